@@ -1,0 +1,1 @@
+"""Evaluation: what steered text reads like, in numbers."""

@@ -1,0 +1,1 @@
+"""Fitting: labelled texts in, a steer out."""

@@ -1,0 +1,140 @@
+"""The head: from hidden states to logits, and from a text's next tokens back to hidden-state space.
+
+Symbols (shapes): ``h`` (.., d) rows that the model feeds to its output embedding, ``E`` (V, d) the output
+embedding, ``b`` (V,) its bias if it has one. The model's logits are ``post(h Eᵀ + b)``, where ``post`` is
+the model's own logit scale (Granite, Cohere) and soft cap (Gemma)::
+
+    post(z) = c tanh(a z / c)        a: logit scale, c: soft cap (c → ∞ gives a z)
+
+The gradient of a next token's log-likelihood with respect to ``h`` is its **residual**::
+
+    r = Σ_v (1[v = y] - p(v | h)) post'(z_v) e_v                                          (d,)
+
+which is ``e_y - Σ_v p(v) e_v`` for a model with neither scale nor cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from lmsteer.errors import ModelError
+
+# What a config calls its logit scale, and whether the model multiplies or divides by it.
+_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
+_SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+
+# Numbers of one piece's (rows, V) matrix: 2²⁵ floats are 128 MiB, small beside any model worth steering.
+_PIECE_NUMBERS = 2**25
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output embedding of a model, with what the model does to its logits afterwards.
+
+    Attributes:
+        module: the linear layer that ``get_output_embeddings()`` names; weight (V, d).
+        scale: the model's logit scale, 1 if it has none.
+        soft_cap: the model's final logit soft cap, or None.
+    """
+
+    module: nn.Module
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Head:
+        """Find a model's head through ``get_output_embeddings()`` and its config.
+
+        Raises:
+            ModelError: the model has no output embedding, or one whose weight is not a plain matrix.
+        """
+        module = model.get_output_embeddings()
+        weight = getattr(module, "weight", None)
+        if not isinstance(module, nn.Module) or not isinstance(weight, Tensor):
+            raise ModelError(f"{type(model).__name__} has no output embedding: there is nothing to steer.")
+        if weight.dim() != 2 or not weight.is_floating_point():
+            raise ModelError(
+                f"the output embedding of {type(model).__name__} is stored as {weight.dtype} of shape "
+                f"{tuple(weight.shape)}; load the model with its head unquantised to fit or analyse."
+            )
+        config = model.config.get_text_config()
+        return cls(module, _logit_scale(config), _soft_cap(config))
+
+    @property
+    def weight(self) -> Tensor:
+        """E (V, d), detached, in the dtype of the model."""
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The head's bias (V,), if it has one."""
+        bias = getattr(self.module, "bias", None)
+        return bias.detach() if isinstance(bias, Tensor) else None
+
+    def raw(self, h: Tensor) -> Tensor:
+        """``h Eᵀ + b`` (.., V) before scale and soft cap, in the dtype of the head."""
+        return nn.functional.linear(h.to(self.weight.dtype), self.weight, self.bias)
+
+    def post(self, z: Tensor) -> Tensor:
+        """What the model does to raw logits ``z`` (.., V): its scale, then its soft cap."""
+        z = z * self.scale if self.scale != 1.0 else z
+        return z if self.soft_cap is None else self.soft_cap * torch.tanh(z / self.soft_cap)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The model's own logits (.., V) of unsteered hidden states ``h`` (.., d), in float32."""
+        return self.post(self.raw(h).float())
+
+    def log_likelihood(self, h: Tensor, targets: Tensor) -> Tensor:
+        """log p(target | h) (N,) of rows ``h`` (N, d), in pieces that never hold an (N, V) matrix."""
+        parts = [_pick(self.logits(rows).log_softmax(-1), y) for rows, y in self.pieces(h, targets)]
+        return torch.cat(parts) if parts else h.new_zeros(0, dtype=torch.float32)
+
+    def residuals(self, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals ``r`` (N, d) and log-likelihoods (N,) of next tokens ``targets`` (N,) after rows ``h``.
+
+        Computed in pieces, in float32 (LM-Steer design: ``r_t = e_{y_t} - Σ_v p(v | h_t) e_v``).
+        """
+        residuals, log_likelihoods = [h.new_zeros((0, h.shape[-1]), dtype=torch.float32)], []
+        for rows, y in self.pieces(h, targets):
+            z = self.logits(rows)
+            log_p = z.log_softmax(-1)
+            error = -log_p.exp()
+            error[torch.arange(len(y)), y] += 1
+            residuals.append((error * self._slope(z)).to(self.weight.dtype) @ self.weight)
+            log_likelihoods.append(_pick(log_p, y))
+        return torch.cat([r.float() for r in residuals]), torch.cat([*log_likelihoods, h.new_zeros(0).float()])
+
+    def pieces(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Cut tensors along their first dimension so that a piece's logits stay under 128 MiB."""
+        size = max(1, _PIECE_NUMBERS // self.weight.shape[0])
+        yield from zip(*(tensor.split(size) for tensor in rows if len(tensor)), strict=True)
+
+    def _slope(self, logits: Tensor) -> Tensor | float:
+        """post'(z), from the final logits: a (1 - tanh²)."""
+        if self.soft_cap is None:
+            return self.scale
+        return self.scale * (1 - (logits / self.soft_cap) ** 2)
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    return values.gather(-1, index[:, None]).squeeze(-1)
+
+
+def _logit_scale(config: PretrainedConfig) -> float:
+    scale = 1.0
+    for name, power in _SCALES.items():
+        value = getattr(config, name, None)
+        scale *= float(value) ** power if value is not None else 1.0
+    return scale
+
+
+def _soft_cap(config: PretrainedConfig) -> float | None:
+    caps = [getattr(config, name, None) for name in _SOFT_CAPS]
+    return next((float(cap) for cap in caps if cap is not None), None)

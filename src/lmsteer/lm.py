@@ -1,0 +1,183 @@
+"""LM: a frozen causal language model with its tokenizer and head.
+
+Every other module sees a model only through this flow::
+
+    texts ──encode──> ids ──hidden_states──> h ──steered head──> logits
+
+Hidden states are read off the head's own input, so no file per architecture is needed: whatever a model
+does after its last layer (norms, projections, scales), ``h`` is what its output embedding is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lmsteer.errors import ModelError
+from lmsteer.head import Head
+from lmsteer.sources import DEFAULT_MODEL, Source, resolve
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.transform import SteerHandle, attach
+
+# Logits that differ by more than this share of their size mean that the head is not what its config says;
+# float32 rounding is 1e-6, bfloat16's 8e-3.
+_HEAD_TOLERANCE = 2e-2
+# Values sampled from each parameter for a fingerprint: enough to tell any two trained models apart.
+_FINGERPRINT_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class LM:
+    """A frozen causal LM.
+
+    Attributes:
+        model: any causal LM of transformers, in evaluation mode.
+        tokenizer: its tokenizer, with a padding token.
+        name: how steer cards name it: a Hub id, a folder's name, or ``smollm2``.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._prove_head()
+
+    @cached_property
+    def head(self) -> Head:
+        """The output embedding, with the model's logit scale and soft cap."""
+        return Head.of(self.model)
+
+    @property
+    def hidden_size(self) -> int:
+        """d."""
+        return self.head.weight.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids go in."""
+        return self.model.device
+
+    @cached_property
+    def max_length(self) -> int:
+        """The longest text in tokens that the model's positions allow."""
+        config = self.model.config.get_text_config()
+        limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+        return min((int(limit) for limit in limits if limit), default=1 << 20)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the model's shape and a sample of every parameter, rounded to bfloat16.
+
+        Rounding makes one model loaded in float32 and in bfloat16 the same base.
+        """
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.model.named_parameters()):
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            digest.update(_sample(parameter.detach()).to(torch.bfloat16).float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """SHA-256 over the vocabulary and its special tokens."""
+        content = [sorted(self.tokenizer.get_vocab().items()), sorted(self.tokenizer.all_special_ids)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, as the tokenizer encodes it (its own special tokens included)."""
+        encoded = self.tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+        return [list(ids) for ids in encoded]
+
+    @torch.inference_mode()
+    def hidden_states(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The rows (B, T, d) that the head is given for right-padded ``ids`` (B, T), unsteered.
+
+        The head itself computes one position only: its logits are not wanted here.
+
+        Raises:
+            ModelError: the model's forward pass does not call its output embedding.
+        """
+        captured: list[Tensor] = []
+
+        def capture(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+            captured.append(args[0])
+            return (args[0][..., -1:, :],)
+
+        with self.head.module.register_forward_pre_hook(capture, prepend=True):
+            self.model(input_ids=ids, attention_mask=attention_mask, use_cache=False)
+        if len(captured) != 1:
+            raise ModelError(
+                f"{type(self.model).__name__} called its output embedding {len(captured)} times in one "
+                "forward pass instead of once; it cannot be steered."
+            )
+        return captured[0]
+
+    def steered(self, mix: Mix) -> SteerHandle:
+        """Steer the model until the handle is removed, or to the end of a ``with`` block.
+
+        Works under ``model.generate``, pipelines and plain forward passes alike.
+
+        Raises:
+            WrongBaseError: a steer of the mix was fitted on another base.
+        """
+        for steer in mix.steers.values():
+            steer.card.check_base(self.name, self.fingerprint)
+        return attach(self.model, mix)
+
+    @torch.inference_mode()
+    def _prove_head(self) -> None:
+        """Refuse a model whose logits are not what ``Head`` makes of its hidden states."""
+        ids = torch.arange(1, 5, device=self.device)[None]
+        mask = torch.ones_like(ids)
+        ours = self.head.logits(self.hidden_states(ids, mask))
+        theirs = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        gap = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
+        if not gap <= _HEAD_TOLERANCE:
+            raise ModelError(
+                f"{type(self.model).__name__}: logits computed from its hidden states differ from its own by "
+                f"{gap:.1%} of their size; it does something to its logits that lmsteer does not know."
+            )
+
+
+def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto", **options: Any) -> LM:
+    """Load a causal LM by Hub id, local folder, ``.gguf`` file, or the name of the packaged default.
+
+    Args:
+        model: what to load.
+        dtype: of the weights; ``"auto"`` takes the checkpoint's own.
+        options: passed on to ``AutoModelForCausalLM.from_pretrained`` (``device_map``,
+            ``quantization_config``, ``attn_implementation`` ...).
+
+    Raises:
+        ModelError: the model cannot be found, fetched, read, or steered.
+    """
+    source = resolve(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, local_files_only=source.local)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source.location, dtype=dtype, local_files_only=source.local, **options
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"cannot load the model {str(model)!r}: {error}") from error
+    return LM(loaded, tokenizer, source.name)
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    flat = parameter.flatten()
+    step = max(1, len(flat) // _FINGERPRINT_SAMPLES)
+    return flat[::step][:_FINGERPRINT_SAMPLES]
+
+
+__all__ = ["LM", "Source", "load"]

@@ -1,0 +1,1 @@
+"""Steers: their mathematics, their form in memory, their mixes and their files."""

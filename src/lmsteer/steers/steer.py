@@ -1,0 +1,135 @@
+"""Steer: the factors of one style dimension, and the card that says where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import SteerError, WrongBaseError
+
+Form = Literal["multiply", "add", "offset"]
+FORMS: tuple[str, ...] = get_args(Form)
+FACTORS = {"multiply": ("A", "B"), "add": ("a",), "offset": ("o",)}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A steer's provenance.
+
+    Attributes:
+        name: what the dimension is called.
+        base: the model that it was fitted on, as its user named it.
+        base_fingerprint: of that model; an empty one marks an import whose base nobody recorded.
+        tokenizer_fingerprint: of its tokenizer.
+        label: what +1 means, in words.
+        data: fingerprint of the labelled texts, with their number.
+        fit: method and settings.
+        held_out: figures read on texts that the fit did not see.
+        strength_range: strengths found safe, or None where nobody has looked.
+    """
+
+    name: str
+    base: str
+    base_fingerprint: str
+    tokenizer_fingerprint: str
+    label: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+    strength_range: tuple[float, float] | None = None
+
+    def check_base(self, name: str, fingerprint: str) -> None:
+        """Refuse another base than the one that the steer was fitted on.
+
+        Raises:
+            WrongBaseError: the fingerprints differ.
+        """
+        if self.base_fingerprint != fingerprint:
+            raise WrongBaseError(
+                f"steer {self.name!r} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), but the "
+                f"model at hand is {name!r} (fingerprint {fingerprint}). Fit it anew on this model."
+            )
+
+
+@dataclass(frozen=True)
+class Steer:
+    """One style dimension of one base model.
+
+    Attributes:
+        form: ``multiply`` (factors A, B (d, r), W = A Bᵀ), ``add`` (a (d,)) or ``offset`` (o (V,)).
+        factors: float32 tensors by those names.
+        hidden_size: d.
+        vocabulary: V.
+        card: its provenance.
+
+    Raises:
+        SteerError: unknown form, or factors of wrong names, shapes or with values that are not finite.
+    """
+
+    form: Form
+    factors: Mapping[str, Tensor]
+    hidden_size: int
+    vocabulary: int
+    card: Card
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise SteerError(f"unknown form {self.form!r}: a steer is one of {', '.join(FORMS)}.")
+        if set(self.factors) != set(FACTORS[self.form]):
+            raise SteerError(f"a steer of form {self.form} has factors {FACTORS[self.form]}, not {set(self.factors)}.")
+        for name, factor in self.factors.items():
+            self._check_factor(name, factor)
+
+    @property
+    def rank(self) -> int:
+        """r of a multiply steer; 1 for the others."""
+        return self.factors["A"].shape[1] if self.form == "multiply" else 1
+
+    @property
+    def parameters(self) -> int:
+        """Numbers stored."""
+        return sum(factor.numel() for factor in self.factors.values())
+
+    def matrix(self) -> Tensor:
+        """W = A Bᵀ (d, d) of a multiply steer.
+
+        Raises:
+            SteerError: the steer has another form.
+        """
+        if self.form != "multiply":
+            raise SteerError(f"a steer of form {self.form} has no matrix.")
+        return self.factors["A"] @ self.factors["B"].T
+
+    def scaled(self, scale: float) -> Steer:
+        """The same steer with its unit of strength ``scale`` times as large."""
+        moved = {FACTORS[self.form][-1]: self.factors[FACTORS[self.form][-1]] * scale}
+        return replace(self, factors={**self.factors, **moved})
+
+    def truncated(self, rank: int) -> Steer:
+        """The nearest multiply steer of a smaller rank (Eckart-Young, on the SVD of W)."""
+        a, b, _ = factorise(self.matrix(), rank)
+        return replace(self, factors={"A": a, "B": b})
+
+    def _check_factor(self, name: str, factor: Tensor) -> None:
+        length = self.vocabulary if self.form == "offset" else self.hidden_size
+        dims = 2 if self.form == "multiply" else 1
+        if factor.dim() != dims or factor.shape[0] != length:
+            raise SteerError(f"factor {name} has shape {tuple(factor.shape)}; its first dimension must be {length}.")
+        if not torch.isfinite(factor).all():
+            raise SteerError(f"factor {name} holds values that are not finite numbers.")
+
+
+def factorise(matrix: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Split W (d, d) into A = U √S and B = V √S (d, r), with all its singular values (d,).
+
+    Signs are fixed (the largest entry of each column of A is positive), so that a rerun gives the same files.
+    """
+    u, spectrum, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
+    root = spectrum.sqrt() * signs
+    a, b = u * root, vt.T * root
+    return a[:, :rank].float().contiguous(), b[:, :rank].float().contiguous(), spectrum.float()
