@@ -1,0 +1,31 @@
+"""Batches by length: texts of like length together, so that little of the model's time goes to padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+TOKENS_PER_BATCH = 2048
+
+
+def by_length(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+    """Indices of texts, in batches whose padded size stays within ``tokens`` (or of one text, if longer)."""
+    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * len(ids[i]) > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def pad(ids: Sequence[Sequence[int]], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Right-padded ids (B, T) and their attention mask (B, T)."""
+    width = max(map(len, ids))
+    padded = [[*text, *[padding] * (width - len(text))] for text in ids]
+    mask = [[1] * len(text) + [0] * (width - len(text)) for text in ids]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)

@@ -1,0 +1,46 @@
+"""Files that are written aside and renamed, so that a kill or a full disk never leaves half of one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder aside to write into; on success it takes the place of ``folder``, else it vanishes."""
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        if folder.exists():
+            former = aside.with_suffix(".former")
+            folder.rename(former)
+            aside.rename(folder)
+            shutil.rmtree(former)
+        else:
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def replace_file(file: Path) -> Iterator[Path]:
+    """Give a path aside to write to; on success it takes the place of ``file``, else it vanishes."""
+    file = file.absolute()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        aside.chmod(0o644)
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,206 @@
+"""Labelled texts: JSONL, CSV, Parquet (each also gzipped where that is usual) or a Hub dataset.
+
+A labelled text is a text and a number in [-1, 1]: where it lies on the style dimension. Class labels are
+mapped to numbers by the user (``negative=-1,positive=1``).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmsteer.errors import DataError
+
+_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """One text with its label in [-1, 1]."""
+
+    text: str
+    label: float
+
+    @property
+    def digest(self) -> int:
+        """A 128-bit digest of text and label: the same in every order, file and process."""
+        content = json.dumps([self.text, self.label]).encode()
+        return int.from_bytes(hashlib.sha256(content).digest()[:16], "big")
+
+
+def read_labelled(
+    source: str | Path,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    label_map: Mapping[str, float] | None = None,
+    split: str = "train",
+) -> list[LabelledText]:
+    """Read labelled texts.
+
+    Args:
+        source: a ``.jsonl``, ``.csv`` or ``.parquet`` file (JSONL and CSV may end in ``.gz``), or a Hub dataset id.
+        text_column: name of the column that holds the texts.
+        label_column: name of the column that holds the labels.
+        label_map: number for each class label, where labels are not numbers already.
+        split: which split of a Hub dataset.
+
+    Raises:
+        DataError: no such file, not UTF-8, no such column, or labels that cannot be used.
+    """
+    rows = _rows(source, split)
+    return check_labelled(
+        (_labelled(row, place, text_column, label_column, label_map) for place, row in rows), str(source)
+    )
+
+
+def check_labelled(texts: Iterable[LabelledText], source: str) -> list[LabelledText]:
+    """Drop blank texts and refuse what no steer can be fitted on.
+
+    Raises:
+        DataError: fewer than two texts, or labels that are all the same.
+    """
+    kept = [labelled for labelled in texts if labelled.text.strip()]
+    if len(kept) < 2:
+        raise DataError(f"{source} holds {len(kept)} texts; a fit needs two at least, and likes hundreds.")
+    if len({labelled.label for labelled in kept}) == 1:
+        raise DataError(
+            f"every label in {source} is {kept[0].label:g}: a dimension needs texts at both of its ends."
+        )
+    return kept
+
+
+def parse_label_map(notation: str) -> dict[str, float]:
+    """Read ``negative=-1,positive=1``.
+
+    Raises:
+        DataError: a part is not NAME=NUMBER.
+    """
+    pairs = [part.rpartition("=") for part in notation.split(",")]
+    try:
+        return {name.strip(): float(number) for name, _, number in pairs if _number_named(name)}
+    except ValueError as error:
+        raise DataError(f"cannot read the label map {notation!r}: write it like 'negative=-1,positive=1'.") from error
+
+
+def _number_named(name: str) -> bool:
+    if not name.strip():
+        raise ValueError("no name")
+    return True
+
+
+def _labelled(
+    row: Mapping[str, Any], place: str, text_column: str, label_column: str, label_map: Mapping[str, float] | None
+) -> LabelledText:
+    for column in (text_column, label_column):
+        if column not in row:
+            raise DataError(
+                f"{place}: no column {column!r}; there are {', '.join(map(repr, row)) or 'none'}. "
+                "Choose with --text-column and --label-column."
+            )
+    text, label = row[text_column], row[label_column]
+    if not isinstance(text, str):
+        raise DataError(f"{place}: the text is {type(text).__name__}, not a string.")
+    return LabelledText(text, _number(label, place, label_map))
+
+
+def _number(label: Any, place: str, label_map: Mapping[str, float] | None) -> float:
+    if label_map is not None:
+        if str(label) not in label_map:
+            raise DataError(f"{place}: label {label!r} is not in the label map ({', '.join(label_map)}).")
+        label = label_map[str(label)]
+    try:
+        number = float(label)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{place}: label {label!r} is not a number; map class labels like --label-map 'negative=-1,positive=1'."
+        ) from error
+    if math.isnan(number) or not -1 <= number <= 1:
+        raise DataError(f"{place}: label {number:g} is outside [-1, 1]; scale or map the labels.")
+    return number
+
+
+def _rows(source: str | Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a file or Hub dataset, each with where it stands."""
+    path = Path(source)
+    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if path.is_file() and kind not in _SUFFIXES:
+        raise DataError(f"{path}: unknown kind of file; labelled texts come as {', '.join(_SUFFIXES)}.")
+    if not path.is_file():
+        if kind in _SUFFIXES or path.is_dir():
+            raise DataError(f"{path}: no such file.")
+        return _hub_rows(str(source), split)
+    if kind == ".parquet":
+        return _parquet_rows(path)
+    lines = _text_of(path)
+    return _csv_rows(path, lines) if kind == ".csv" else _json_rows(path, lines)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 (byte {error.start}); convert it, for example with `iconv -t UTF-8`."
+        ) from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read: {error}.") from error
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    # Only "\n" ends a line of JSONL; str.splitlines would also cut at characters that may stand in a text.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: each line must be an object like {{\"text\": .., \"label\": ..}}.")
+        yield f"{path}, line {number}", row
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            yield f"{path}, line {reader.line_num}", row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}.") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file that can be read: {error}.") from error
+    for number, row in enumerate(rows, 1):
+        yield f"{path}, row {number}", row
+
+
+def _hub_rows(name: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"{name!r} is no file here; to read it as a Hub dataset install `pip install 'lmsteer[hub]'`."
+        ) from error
+    try:
+        rows: Sequence[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the Hub's client raises a dozen unrelated kinds
+        raise DataError(f"{name!r} is no file here, and the Hub dataset cannot be loaded: {error}") from error
+    for number, row in enumerate(rows, 1):
+        yield f"{name} ({split}), row {number}", row

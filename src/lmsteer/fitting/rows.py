@@ -1,0 +1,142 @@
+"""Rows: what one pass of the frozen LM leaves of labelled texts, one row a predicted token.
+
+A text is read to its end: after its last token stands the end-of-text token, whose likelihood is part of
+the text's. For each token that is predicted from something before it, a row holds the hidden state ``h``
+that predicts it, the residual ``r`` (the gradient of its log-likelihood with respect to ``h``), and its
+log-likelihood. None of them depends on the label: another labelling of the same texts needs no second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from lmsteer.batches import by_length, pad
+from lmsteer.errors import DataError
+from lmsteer.fitting.data import LabelledText
+from lmsteer.lm import LM
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of N predicted tokens of some texts.
+
+    Attributes:
+        h: hidden states (N, d).
+        r: residuals (N, d).
+        log_p: log-likelihood of the token (N,).
+        log_p_end: log-likelihood of the end-of-text token in its place (N,); -inf without such a token.
+        target: the token's id (N,).
+        is_end: whether the token is the end of its text (N,).
+        label: the text's label (N,).
+        digest: the text's digest, as two int64 (N, 2); equal rows belong to one text.
+    """
+
+    h: Tensor
+    r: Tensor
+    log_p: Tensor
+    log_p_end: Tensor
+    target: Tensor
+    is_end: Tensor
+    label: Tensor
+    digest: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, index: Tensor) -> Rows:
+        return Rows(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def texts(self) -> tuple[Tensor, int]:
+        """Which text each row belongs to (N,), counted from 0 in order of digest, and how many texts there are."""
+        unique, index = torch.unique(self.digest, dim=0, return_inverse=True)
+        return index, len(unique)
+
+    def per_text(self, values: Tensor) -> Tensor:
+        """Sums over each text's rows of ``values`` (N,)."""
+        index, count = self.texts()
+        return torch.zeros(count, dtype=values.dtype).index_add_(0, index, values)
+
+    @staticmethod
+    def join(parts: Sequence[Rows]) -> Rows:
+        """Several blocks of rows as one."""
+        return Rows(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Rows)})
+
+
+def encode_whole(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None) -> list[list[int]]:
+    """Ids of each text up to and including the end-of-text token.
+
+    Args:
+        lm: the model.
+        texts: the labelled texts.
+        max_tokens: cut longer texts to this many tokens (a cut text gets no end); None cuts none.
+
+    Raises:
+        DataError: texts longer than the model's context, where none may be cut.
+    """
+    encoded = lm.encode([labelled.text for labelled in texts])
+    end = lm.tokenizer.eos_token_id
+    limit = min(max_tokens or lm.max_length, lm.max_length)
+    too_long = [i for i, ids in enumerate(encoded) if len(ids) >= limit]
+    if too_long and max_tokens is None:
+        raise DataError(
+            f"{len(too_long)} texts are longer than the model's context of {limit} tokens, the first of them text "
+            f"{too_long[0] + 1} ({len(encoded[too_long[0]])} tokens); cut them with --max-tokens {limit}."
+        )
+    ended = [ids if end is None or ids[-1:] == [end] else [*ids, end] for ids in encoded]
+    return [ids[:limit] for ids in ended]
+
+
+def batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The batches of a pass, always the same for the same texts, so that an interrupted pass can go on."""
+    return [batch for batch in by_length(ids) if len(ids[batch[-1]]) > 1]
+
+
+@torch.inference_mode()
+def rows_of(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Rows:
+    """Run one batch of texts (with their ids) through the model."""
+    padded, mask = pad(ids, lm.tokenizer.pad_token_id, lm.device)
+    predicted = mask[:, 1:].bool()
+    h = lm.hidden_states(padded, mask)[:, :-1][predicted.to(lm.device)].float()
+    target = padded[:, 1:][predicted]
+    r, log_p = lm.head.residuals(h, target)
+    text = torch.arange(len(ids))[:, None].expand_as(predicted)[predicted.cpu()]
+    last = torch.tensor([len(i) - 1 for i in ids])[text] == _position(predicted.cpu()) + 1
+    digests = torch.tensor([_two_words(labelled.digest) for labelled in texts])
+    end = lm.tokenizer.eos_token_id
+    return Rows(
+        h=h.cpu(),
+        r=r.cpu(),
+        log_p=log_p.cpu(),
+        log_p_end=_log_p_of(lm, h, end).cpu(),
+        target=target.cpu(),
+        is_end=last & (target.cpu() == (-1 if end is None else end)),
+        label=torch.tensor([labelled.label for labelled in texts])[text],
+        digest=digests[text],
+    )
+
+
+def gather(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Iterator[Rows]:
+    """Rows of all texts, a batch at a time."""
+    for batch in batches(ids):
+        yield rows_of(lm, [texts[i] for i in batch], [ids[i] for i in batch])
+
+
+def _position(predicted: Tensor) -> Tensor:
+    """For each predicted token its place in its text, counted from 0."""
+    return (predicted.cumsum(1) - 1)[predicted]
+
+
+def _log_p_of(lm: LM, h: Tensor, token: int | None) -> Tensor:
+    if token is None:
+        return torch.full((len(h),), -torch.inf)
+    return lm.head.log_likelihood(h, torch.full((len(h),), token, device=h.device))
+
+
+def _two_words(digest: int) -> tuple[int, int]:
+    """A 128-bit digest as two signed 64-bit words."""
+    high, low = divmod(digest, 1 << 64)
+    return high - (1 << 63), low - (1 << 63)

@@ -1,0 +1,149 @@
+"""Steers on disk: a folder of ``steer.safetensors`` (factors) and ``steer.json`` (shape and card).
+
+Nothing is ever unpickled on loading. A published ``.pt`` checkpoint is imported through torch's restricted
+loader, which builds tensors and plain containers and executes no code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lmsteer.errors import SteerError
+from lmsteer.files import replace_folder
+from lmsteer.steers.steer import Card, Form, Steer
+
+FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
+STEERS_FOLDER = Path("steers")
+
+# The published code multiplies W by this (its ``--epsilon``), beside factors that it draws from N(0, 1e-2²).
+_PUBLISHED_SCALE = 1e-3
+_PUBLISHED_NAMES = {"projector1": "A", "projector2": "B", "add_vec": "a", "offset_vec": "o"}
+
+
+def save_steer(steer: Steer, folder: str | Path) -> Path:
+    """Write a steer; an older one in the same folder stands until the new one is whole.
+
+    Raises:
+        SteerError: the folder holds something else, or the disk does not take it.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / CARD_FILE).exists():
+        raise SteerError(f"{folder} exists and holds no steer; choose another folder.")
+    try:
+        with replace_folder(folder) as aside:
+            save_file({k: v.contiguous() for k, v in steer.factors.items()}, aside / FACTORS_FILE)
+            (aside / CARD_FILE).write_text(json.dumps(_to_json(steer), indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise SteerError(f"cannot write the steer to {folder}: {error}. What stood there before is untouched.") from error
+    return folder
+
+
+def load_steer(folder: str | Path) -> Steer:
+    """Read a steer.
+
+    Raises:
+        SteerError: no steer there, or a damaged one.
+    """
+    folder = Path(folder)
+    try:
+        fields = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        factors = load_file(folder / FACTORS_FILE)
+        card = Card(**fields["card"])
+        if card.strength_range is not None:
+            low, high = card.strength_range
+            card = dataclasses.replace(card, strength_range=(low, high))
+        return Steer(fields["form"], factors, fields["hidden_size"], fields["vocabulary"], card)
+    except FileNotFoundError as error:
+        raise SteerError(f"no steer in {folder}: {error.filename} is missing.") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise SteerError(f"the steer in {folder} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def find_steer(name: str | Path) -> Steer:
+    """Read a steer by folder, or by name from ``steers/`` of the working directory.
+
+    Raises:
+        SteerError: there is none, naming those that there are.
+    """
+    for folder in (Path(name), STEERS_FOLDER / name):
+        if (folder / CARD_FILE).exists():
+            return load_steer(folder)
+    known = ", ".join(sorted(path.parent.name for path in STEERS_FOLDER.glob(f"*/{CARD_FILE}")))
+    raise SteerError(
+        f"unknown steer {str(name)!r}: neither a folder with a {CARD_FILE}, nor a name in {STEERS_FOLDER}/ "
+        f"(there: {known or 'none'}). `lmsteer fit DATA --name {Path(name).name}` makes one."
+    )
+
+
+def import_published(checkpoint: str | Path, card: Card, hidden_size: int, vocabulary: int) -> list[Steer]:
+    """Read a checkpoint of the published LM-Steer code: a pickled list of arguments, factors and step.
+
+    The file holds ``num_steers`` steers; each becomes one. Its scale on W (``epsilon``) goes into the factors.
+
+    Raises:
+        SteerError: the file is not such a checkpoint, asks for code to be run, or is for another model shape.
+    """
+    arguments, factors = _read_published(Path(checkpoint))
+    scale = float(getattr(arguments, "epsilon", _PUBLISHED_SCALE))
+    named = {_PUBLISHED_NAMES[key]: value.float() for key, value in factors.items() if key in _PUBLISHED_NAMES}
+    forms: dict[frozenset[str], Form] = {
+        frozenset("AB"): "multiply", frozenset("a"): "add", frozenset("o"): "offset"
+    }  # fmt: skip
+    form = forms.get(frozenset(named))
+    if form is None:
+        raise SteerError(f"{checkpoint} holds {sorted(factors)}; expected {sorted(_PUBLISHED_NAMES)}.")
+    count = next(iter(named.values())).shape[0]
+    fit = {"method": "published", "arguments": _plain(vars(arguments))}
+    return [
+        Steer(
+            form,
+            {key: value[k].contiguous() for key, value in named.items()},
+            hidden_size,
+            vocabulary,
+            dataclasses.replace(card, name=card.name if count == 1 else f"{card.name}-{k}", fit=fit),
+        ).scaled(scale)
+        for k in range(count)
+    ]
+
+
+def _read_published(checkpoint: Path) -> tuple[argparse.Namespace, Mapping[str, Tensor]]:
+    try:
+        # Of all classes beside tensors and containers only Namespace is let in, and it runs no code of its own.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise SteerError(f"no such file: {checkpoint}.") from error
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise SteerError(
+            f"{checkpoint} is not a published checkpoint that can be read without running code: {error}"
+        ) from error
+    match content:
+        case [argparse.Namespace() as arguments, Mapping() as factors, *_]:
+            return arguments, factors
+    raise SteerError(f"{checkpoint} is not a published checkpoint (a list of arguments, factors and step).")
+
+
+def _to_json(steer: Steer) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "form": steer.form,
+        "hidden_size": steer.hidden_size,
+        "vocabulary": steer.vocabulary,
+        "rank": steer.rank,
+        "card": dataclasses.asdict(steer.card),
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if isinstance(value, (str, int, float, bool, list, type(None)))}
