@@ -338,16 +338,12 @@ def test_a_converted_gguf_is_the_model_and_the_tokenizer_of_the_file(tiny_gguf, 
     assert (source.name, source.local) == ("tiny", True)
     assert "converting tiny.gguf" in capfd.readouterr().err
     model = AutoModelForCausalLM.from_pretrained(source.location)
-    direct = AutoModelForCausalLM.from_pretrained(
-        tiny_gguf.parent, gguf_file=tiny_gguf.name, dtype=torch.float32
-    )
+    direct = AutoModelForCausalLM.from_pretrained(tiny_gguf.parent, gguf_file=tiny_gguf.name, dtype=torch.float32)
     ids = torch.arange(20)[None]
     assert torch.equal(model(ids).logits, direct(ids).logits)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
-    packed = gguf_format.quants.quantize(
-        tensors()["token_embd.weight"], gguf_format.GGMLQuantizationType.Q8_0
-    )
+    packed = gguf_format.quants.quantize(tensors()["token_embd.weight"], gguf_format.GGMLQuantizationType.Q8_0)
     table = gguf_format.quants.dequantize(packed, gguf_format.GGMLQuantizationType.Q8_0)
     np.testing.assert_array_equal(model.lm_head.weight.detach().numpy(), table)
 

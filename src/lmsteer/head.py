@@ -91,6 +91,15 @@ class Head:
         """The model's own logits (.., V) of unsteered hidden states ``h`` (.., d), in float32."""
         return self.post(self.raw(h).float())
 
+    def direction(self, shift: Tensor) -> Tensor:
+        """How raw logits (.., V) move when the hidden state moves by ``shift`` (.., d), in float32."""
+        return nn.functional.linear(shift.to(self.weight.dtype), self.weight).float()
+
+    def log_likelihood_of(self, raw: Tensor, targets: Tensor) -> Tensor:
+        """log p(target) (N,) under raw logits (N, V)."""
+        z = self.post(raw)
+        return _pick(z, targets) - z.logsumexp(-1)
+
     def log_likelihood(self, h: Tensor, targets: Tensor) -> Tensor:
         """log p(target | h) (N,) of rows ``h`` (N, d), in pieces that never hold an (N, V) matrix."""
         parts = [_pick(self.logits(rows).log_softmax(-1), y) for rows, y in self.pieces(h, targets)]

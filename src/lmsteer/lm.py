@@ -11,6 +11,7 @@ does after its last layer (norms, projections, scales), ``h`` is what its output
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from lmsteer.errors import ModelError
 from lmsteer.head import Head
-from lmsteer.sources import DEFAULT_MODEL, Source, resolve
+from lmsteer.sources import DEFAULT_MODEL, resolve
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.transform import SteerHandle, attach
 
@@ -95,6 +96,17 @@ class LM:
         content = [sorted(self.tokenizer.get_vocab().items()), sorted(self.tokenizer.all_special_ids)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
+    @property
+    def takes_positions(self) -> bool:
+        """Whether the model can be told where in its text each token stands (Mamba and Bloom cannot)."""
+        return "position_ids" in inspect.signature(self.model.forward).parameters
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens at which ``generate`` stops."""
+        end = self.model.generation_config.eos_token_id
+        return [] if end is None else [end] if isinstance(end, int) else list(end)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, as the tokenizer encodes it (its own special tokens included)."""
         encoded = self.tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
@@ -113,7 +125,7 @@ class LM:
 
         def capture(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
             captured.append(args[0])
-            return (args[0][..., -1:, :],)
+            return (args[0][:1, -1:],)
 
         with self.head.module.register_forward_pre_hook(capture, prepend=True):
             self.model(input_ids=ids, attention_mask=attention_mask, use_cache=False)
@@ -178,6 +190,3 @@ def _sample(parameter: Tensor) -> Tensor:
     flat = parameter.flatten()
     step = max(1, len(flat) // _FINGERPRINT_SAMPLES)
     return flat[::step][:_FINGERPRINT_SAMPLES]
-
-
-__all__ = ["LM", "Source", "load"]

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,7 @@ def check_labelled(texts: Iterable[LabelledText], source: str) -> list[LabelledT
     if len(kept) < 2:
         raise DataError(f"{source} holds {len(kept)} texts; a fit needs two at least, and likes hundreds.")
     if len({labelled.label for labelled in kept}) == 1:
-        raise DataError(
-            f"every label in {source} is {kept[0].label:g}: a dimension needs texts at both of its ends."
-        )
+        raise DataError(f"every label in {source} is {kept[0].label:g}: a dimension needs texts at both of its ends.")
     return kept
 
 
@@ -86,19 +85,25 @@ def parse_label_map(notation: str) -> dict[str, float]:
     """
     pairs = [part.rpartition("=") for part in notation.split(",")]
     try:
-        return {name.strip(): float(number) for name, _, number in pairs if _number_named(name)}
-    except ValueError as error:
-        raise DataError(f"cannot read the label map {notation!r}: write it like 'negative=-1,positive=1'.") from error
+        mapping = {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        mapping = {"": math.nan}
+    if "" in mapping:
+        raise DataError(f"cannot read the label map {notation!r}: write it like 'negative=-1,positive=1'.")
+    return mapping
 
 
-def _number_named(name: str) -> bool:
-    if not name.strip():
-        raise ValueError("no name")
-    return True
+def sample_texts(texts: Sequence[LabelledText], count: int, seed: int) -> list[LabelledText]:
+    """Some of the texts, drawn without replacement; all of them where there are no more."""
+    return random.Random(seed).sample(list(texts), min(count, len(texts)))
 
 
 def _labelled(
-    row: Mapping[str, Any], place: str, text_column: str, label_column: str, label_map: Mapping[str, float] | None
+    row: Mapping[str, Any],
+    place: str,
+    text_column: str,
+    label_column: str,
+    label_map: Mapping[str, float] | None,
 ) -> LabelledText:
     for column in (text_column, label_column):
         if column not in row:
@@ -140,11 +145,16 @@ def _rows(source: str | Path, split: str) -> Iterator[tuple[str, Mapping[str, An
         return _hub_rows(str(source), split)
     if kind == ".parquet":
         return _parquet_rows(path)
-    lines = _text_of(path)
+    lines = text_of(path)
     return _csv_rows(path, lines) if kind == ".csv" else _json_rows(path, lines)
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a UTF-8 file, gzipped or not.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return content.decode("utf-8-sig")
@@ -166,7 +176,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]
         except ValueError as error:
             raise DataError(f"{path}, line {number}: not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: each line must be an object like {{\"text\": .., \"label\": ..}}.")
+            raise DataError(f'{path}, line {number}: each line must be an object like {{"text": .., "label": ..}}.')
         yield f"{path}, line {number}", row
 
 

@@ -2,8 +2,8 @@
 
 A text is read to its end: after its last token stands the end-of-text token, whose likelihood is part of
 the text's. For each token that is predicted from something before it, a row holds the hidden state ``h``
-that predicts it, the residual ``r`` (the gradient of its log-likelihood with respect to ``h``), and its
-log-likelihood. None of them depends on the label: another labelling of the same texts needs no second pass.
+that predicts it and the residual ``r`` (the gradient of its log-likelihood with respect to ``h``). Neither
+depends on the label: another labelling of the same texts needs no second pass.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from lmsteer.lm import LM
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of N predicted tokens of some texts.
+    """Rows of N predicted tokens of some texts, float32 on the CPU.
 
     Attributes:
         h: hidden states (N, d).
         r: residuals (N, d).
-        log_p: log-likelihood of the token (N,).
-        log_p_end: log-likelihood of the end-of-text token in its place (N,); -inf without such a token.
+        log_p: log-likelihood of the token, unsteered (N,).
         target: the token's id (N,).
         is_end: whether the token is the end of its text (N,).
         label: the text's label (N,).
@@ -38,7 +37,6 @@ class Rows:
     h: Tensor
     r: Tensor
     log_p: Tensor
-    log_p_end: Tensor
     target: Tensor
     is_end: Tensor
     label: Tensor
@@ -50,15 +48,22 @@ class Rows:
     def __getitem__(self, index: Tensor) -> Rows:
         return Rows(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-    def texts(self) -> tuple[Tensor, int]:
-        """Which text each row belongs to (N,), counted from 0 in order of digest, and how many texts there are."""
+    def texts(self) -> tuple[Tensor, Tensor]:
+        """Which text each row belongs to (N,), counted from 0 in order of digest, and the texts' labels."""
         unique, index = torch.unique(self.digest, dim=0, return_inverse=True)
-        return index, len(unique)
+        return index, torch.zeros(len(unique)).scatter_(0, index, self.label)
 
     def per_text(self, values: Tensor) -> Tensor:
-        """Sums over each text's rows of ``values`` (N,)."""
-        index, count = self.texts()
-        return torch.zeros(count, dtype=values.dtype).index_add_(0, index, values)
+        """Sums over each text's rows of ``values`` (N,), in order of digest."""
+        index, labels = self.texts()
+        return torch.zeros(len(labels), dtype=values.dtype).index_add_(0, index, values)
+
+    @staticmethod
+    def none(hidden_size: int) -> Rows:
+        """No rows."""
+        wide, empty = torch.zeros(0, hidden_size), torch.zeros(0)
+        ids = torch.zeros(0, dtype=torch.int64)
+        return Rows(wide, wide, empty, ids, ids.bool(), empty, ids.reshape(0, 2))
 
     @staticmethod
     def join(parts: Sequence[Rows]) -> Rows:
@@ -92,30 +97,29 @@ def encode_whole(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None =
 
 def batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
     """The batches of a pass, always the same for the same texts, so that an interrupted pass can go on."""
-    return [batch for batch in by_length(ids) if len(ids[batch[-1]]) > 1]
+    readable = [i for i, text in enumerate(ids) if len(text) > 1]
+    return [[readable[j] for j in batch] for batch in by_length([ids[i] for i in readable])]
 
 
 @torch.inference_mode()
 def rows_of(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Rows:
-    """Run one batch of texts (with their ids) through the model."""
+    """Run one batch of texts (with their ids, two at least each) through the model."""
     padded, mask = pad(ids, lm.tokenizer.pad_token_id, lm.device)
     predicted = mask[:, 1:].bool()
-    h = lm.hidden_states(padded, mask)[:, :-1][predicted.to(lm.device)].float()
+    h = lm.hidden_states(padded, mask)[:, :-1][predicted].float()
     target = padded[:, 1:][predicted]
     r, log_p = lm.head.residuals(h, target)
     text = torch.arange(len(ids))[:, None].expand_as(predicted)[predicted.cpu()]
-    last = torch.tensor([len(i) - 1 for i in ids])[text] == _position(predicted.cpu()) + 1
-    digests = torch.tensor([_two_words(labelled.digest) for labelled in texts])
+    is_last = torch.cat([text[1:] != text[:-1], torch.ones(1, dtype=torch.bool)])
     end = lm.tokenizer.eos_token_id
     return Rows(
         h=h.cpu(),
         r=r.cpu(),
         log_p=log_p.cpu(),
-        log_p_end=_log_p_of(lm, h, end).cpu(),
         target=target.cpu(),
-        is_end=last & (target.cpu() == (-1 if end is None else end)),
+        is_end=is_last & (target.cpu() == (-1 if end is None else end)),
         label=torch.tensor([labelled.label for labelled in texts])[text],
-        digest=digests[text],
+        digest=torch.tensor([two_words(labelled.digest) for labelled in texts])[text],
     )
 
 
@@ -125,18 +129,12 @@ def gather(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) 
         yield rows_of(lm, [texts[i] for i in batch], [ids[i] for i in batch])
 
 
-def _position(predicted: Tensor) -> Tensor:
-    """For each predicted token its place in its text, counted from 0."""
-    return (predicted.cumsum(1) - 1)[predicted]
-
-
-def _log_p_of(lm: LM, h: Tensor, token: int | None) -> Tensor:
-    if token is None:
-        return torch.full((len(h),), -torch.inf)
-    return lm.head.log_likelihood(h, torch.full((len(h),), token, device=h.device))
-
-
-def _two_words(digest: int) -> tuple[int, int]:
-    """A 128-bit digest as two signed 64-bit words."""
+def two_words(digest: int) -> tuple[int, int]:
+    """A 128-bit digest as two signed 64-bit words, in the same order."""
     high, low = divmod(digest, 1 << 64)
     return high - (1 << 63), low - (1 << 63)
+
+
+def from_words(high: int, low: int) -> int:
+    """The digest that ``two_words`` cut up."""
+    return (high + (1 << 63) << 64) + low + (1 << 63)

@@ -45,7 +45,9 @@ def save_steer(steer: Steer, folder: str | Path) -> Path:
             save_file({k: v.contiguous() for k, v in steer.factors.items()}, aside / FACTORS_FILE)
             (aside / CARD_FILE).write_text(json.dumps(_to_json(steer), indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        raise SteerError(f"cannot write the steer to {folder}: {error}. What stood there before is untouched.") from error
+        raise SteerError(
+            f"cannot write the steer to {folder}: {error}. What stood there before is untouched."
+        ) from error
     return folder
 
 

@@ -1,0 +1,150 @@
+"""The main job on real data: fit, read and dial, the published recipe beside ours.
+
+    python -m benchmarks.main_job DATA fit          2,000 SST-5 texts; --method gradient: the published recipe
+    python -m benchmarks.main_job DATA read         SST-2 dev under each steer, VADER's own accuracy
+    python -m benchmarks.main_job DATA dial         the curves
+    python -m benchmarks.main_job DATA plot         the picture
+
+DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. Figures go to
+``results/main_job.json``, the picture to ``docs/dial.svg``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lmsteer import load
+from lmsteer.evaluation.dial import dial
+from lmsteer.evaluation.reading import read
+from lmsteer.evaluation.scorers import Vader
+from lmsteer.files import replace_file
+from lmsteer.fitting.data import read_labelled, sample_texts
+from lmsteer.fitting.fit import fit
+from lmsteer.fitting.gradient import Recipe
+from lmsteer.fitting.rows import Rows, encode_whole, gather
+from lmsteer.generation import generate
+from lmsteer.lm import LM
+from lmsteer.progress import bars
+from lmsteer.prompts import read_prompts
+from lmsteer.steers.files import load_steer
+
+RESULTS = Path(__file__).parent / "results"
+WORK = RESULTS / "work"
+PICTURE = Path(__file__).parent.parent / "docs" / "dial.svg"
+TEXTS, PROMPTS, SAMPLES = 2000, 200, 3
+# Of ours, and of the published recipe (which is at its best without its domain steer).
+STRENGTHS = {
+    "closed-form": (-12.0, -9.0, -6.0, -4.5, -3.0, -1.5, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0),
+    "gradient": (-5.0, -3.0, -1.0, 0.0, 1.0, 3.0, 5.0),
+}
+
+app = typer.Typer(add_completion=False)
+Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
+
+
+@app.callback()
+def _state() -> None:
+    RESULTS.mkdir(exist_ok=True)
+
+
+@app.command("fit")
+def fit_both(data: Data, method: str = "closed-form") -> None:
+    """Fit by one method: closed-form or gradient (the published recipe, 1,000 steps)."""
+    texts = sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), TEXTS, seed=0)
+    lm, started = load(), time.perf_counter()
+    done = fit(
+        lm,
+        texts,
+        name=method,
+        method=method,  # type: ignore[arg-type]
+        source="sst5_train",
+        out=WORK / method,
+        resume=True,
+        recipe=Recipe(l2=1e-6),
+        progress=bars(),
+    )
+    seconds = time.perf_counter() - started
+    _keep(f"fit {method}", {"seconds": round(seconds, 1), "rank": done.steer.rank, **asdict(done.steer.card)})
+
+
+@app.command("read")
+def read_both(data: Data) -> None:
+    """Read SST-2 dev under each fitted steer."""
+    lm, dev = load(), read_labelled(data / "sst2_dev.jsonl.gz")
+    rows = Rows.join(list(gather(lm, dev, encode_whole(lm, dev))))
+    for method in STRENGTHS:
+        if (WORK / method).exists():
+            _keep(f"read {method}", read(lm.head, rows, load_steer(WORK / method)).to_json())
+        if (WORK / f"{method}-domain").exists():
+            domain = load_steer(WORK / f"{method}-domain")
+            _keep(f"read {method}, domain on", read(lm.head, rows, load_steer(WORK / method), domain).to_json())
+    verdicts = Vader().verdicts([text.text for text in dev])
+    right = sum(verdict == text.label for verdict, text in zip(verdicts, dev, strict=True))
+    _keep("vader", {"right of all": right / len(dev), "right of its verdicts": right / sum(map(bool, verdicts))})
+
+
+@app.command("dial")
+def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> None:
+    """The curve of one method over neutral prompts."""
+    prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
+    chosen = [float(s) for s in strengths.split(",")] if strengths else STRENGTHS[method]
+    lm: LM = load()
+    settings = [{method: s} for s in chosen]
+    steers = {method: load_steer(WORK / method)}
+    rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=144, progress=bars()))
+    _keep(f"dial {method}", [asdict(point) for point in dial(rows, method, Vader())])
+    shown = [
+        {"prompt": r.prompt, "strength": r.strengths[method], "text": r.text}
+        for r in rows
+        if r.sample == 0 and r.prompt in prompts[:5] and r.strengths[method] in (-6, 0, 6)
+    ]
+    _keep(f"samples {method}", shown)
+
+
+@app.command("plot")
+def plot(data: Data) -> None:
+    """Draw attribute against perplexity for both methods."""
+    from matplotlib.figure import Figure
+
+    results = _results()
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for method, colour, name in (
+        ("closed-form", "#1f7a5a", "closed form"),
+        ("gradient", "#b4462f", "published recipe"),
+    ):
+        points = results.get(f"dial {method}", [])
+        base = next((p["perplexity"] for p in points if p["strength"] == 0), 1)
+        x = [p["perplexity"] / base for p in points]
+        y = [100 * p["positive_share"] for p in points]
+        axes.plot(x, y, "o-", color=colour, label=name)
+        for p, px, py in zip(points, x, y, strict=True):
+            axes.annotate(f"{p['strength']:+g}", (px, py), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    axes.set(xscale="log", xlabel="perplexity, as a multiple of the unsteered model's", ylim=(0, 100))
+    axes.set_ylabel("positive share of VADER's verdicts (%)")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(PICTURE)
+
+
+def _results() -> dict[str, Any]:
+    file = RESULTS / "main_job.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _keep(key: str, value: Any) -> None:
+    results = {**_results(), key: value}
+    with replace_file(RESULTS / "main_job.json") as aside:
+        aside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(key, json.dumps(value, ensure_ascii=False)[:2000])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,280 @@
+"""The command line: parses, calls, prints. Every command is a Python call of the same name and arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lmsteer.errors import LMSteerError
+from lmsteer.sources import DEFAULT_MODEL
+
+app = typer.Typer(
+    help="Turn a language model's style up and down.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+_out, _err = Console(), Console(stderr=True)
+
+Model = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, or the name of the packaged model.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in a message and exit status 2."""
+    _quiet_libraries()
+    try:
+        app()
+    except LMSteerError as error:
+        _err.print(f"lmsteer: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _err.print("lmsteer: interrupted.")
+        sys.exit(130)
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@app.command()
+def fit(
+    data: Annotated[str | None, typer.Argument(help="Labelled texts: JSONL, CSV, Parquet or a Hub dataset.")] = None,
+    name: Annotated[str, typer.Option(help="What the dimension is called.")] = "",
+    model: Model = DEFAULT_MODEL,
+    method: Annotated[str, typer.Option(help="closed-form, or gradient for the published recipe.")] = "closed-form",
+    rank: Annotated[int | None, typer.Option(help="Of the steer; chosen from the spectrum if not given.")] = None,
+    label: Annotated[str, typer.Option(help="What +1 means, in words, for the steer card.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the steer; steers/NAME if not given.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    label_map: Annotated[str | None, typer.Option(help="Like 'negative=-1,positive=1'.")] = None,
+    split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
+    limit: Annotated[int | None, typer.Option(help="Fit on this many of the texts, drawn with --seed.")] = None,
+    statistics: Annotated[list[Path] | None, typer.Option(help="Saved statistics to take in; repeatable.")] = None,
+    save_statistics: Annotated[Path | None, typer.Option(help="Folder to save the statistics to.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts to this many tokens.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted fit.")] = False,
+    steps: Annotated[int, typer.Option(help="Gradient method: steps.")] = 1000,
+    l2: Annotated[float, typer.Option(help="Gradient method: weight of L2.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of --limit and of the gradient method.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a steer from labelled texts.
+
+    Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
+    """
+    from lmsteer.fitting.data import parse_label_map, read_labelled, sample_texts
+    from lmsteer.fitting.fit import fit as run
+    from lmsteer.fitting.gradient import Recipe
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+
+    if not name:
+        raise _usage("give the steer a name: --name NAME.")
+    if method not in ("closed-form", "gradient"):
+        raise _usage(f"--method is closed-form or gradient, not {method!r}.")
+    columns = {"text_column": text_column, "label_column": label_column, "split": split}
+    mapping = parse_label_map(label_map) if label_map else None
+    texts = read_labelled(data, **columns, label_map=mapping) if data else []
+    texts = sample_texts(texts, limit, seed) if limit else texts
+    done = run(
+        load(model),
+        texts,
+        name=name,
+        method=method,  # type: ignore[arg-type]
+        rank=rank,
+        label=label,
+        source=data or "",
+        out=out,
+        statistics=statistics or (),
+        save_statistics=save_statistics,
+        max_tokens=max_tokens,
+        resume=resume,
+        recipe=Recipe(steps=steps, l2=l2, seed=seed),
+        progress=bars(describe_fit),
+    )
+    card = done.steer.card
+    if as_json:
+        _print_json({"folder": str(done.folder), "rank": done.steer.rank, "card": dataclasses.asdict(card)})
+        return
+    reading = done.reading
+    _out.print(f"Steer [bold]{card.name}[/] of rank {done.steer.rank} saved to {done.folder}.")
+    _out.print(
+        f"On {reading.texts} held-out texts: likelihood under their own label {reading.gain:+.4f} nats a token, "
+        f"label told by its sign for {reading.signs:.1%}."
+    )
+    _out.print(f"Try: lmsteer generate 'The weather today' --steer {done.folder}=3")
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Texts to continue.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Prompts: plain lines or JSONL; '-' for standard input.")] = None,
+    steer: Annotated[list[str] | None, typer.Option(help="STEER=STRENGTH or STEER=S1,S2,..; repeatable.")] = None,
+    model: Model = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option(help="Samples for each prompt and strength.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a continuation.")] = 40,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 0.9,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of all samples.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Rows at once.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Write JSONL in the published format.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Continue prompts under steers: every prompt at every strength, side by side.
+
+    Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
+    """
+    from lmsteer.generation import generate as run
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.prompts import as_published, read_prompts, write_jsonl
+    from lmsteer.steers.files import find_steer
+    from lmsteer.steers.mix import parse_settings
+
+    texts = [*(prompts or []), *(read_prompts(file) if file else [])]
+    named, settings = parse_settings(steer or [])
+    steers = {name: find_steer(name) for name in named}
+    options: dict[str, Any] = {
+        "n": n,
+        "max_new_tokens": max_new_tokens,
+        "top_p": top_p,
+        "temperature": temperature,
+    }
+    done = list(run(load(model), texts, steers, settings, seed=seed, batch_size=batch_size, progress=bars(), **options))
+    lines = as_published(done)
+    if out:
+        write_jsonl(out, lines)
+        _err.print(f"{len(done)} continuations written to {out}.")
+    elif as_json:
+        for line in lines:
+            print(json.dumps(line, ensure_ascii=False))
+    else:
+        _print_continuations(lines)
+
+
+@app.command()
+def verify(
+    steer: Annotated[str, typer.Argument(help="A steer's name or folder.")],
+    data: Annotated[str | None, typer.Option(help="Labelled texts; the card's own if not given.")] = None,
+    model: Model = DEFAULT_MODEL,
+    strength: Annotated[float, typer.Option(help="At which the identities are checked.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Prove with numbers that a steer acts on its base, and how much. Exit status 1 if it does not.
+
+    Example: lmsteer verify sentiment --data held_out.jsonl
+    """
+    from lmsteer.fitting.data import read_labelled
+    from lmsteer.lm import load
+    from lmsteer.steers.files import find_steer
+    from lmsteer.verify import verify as run
+
+    found = find_steer(steer)
+    recorded = found.card.data.get("source") or None
+    source = data or (recorded if recorded and Path(recorded).is_file() else None)
+    done = run(load(model), found, read_labelled(source) if source else (), strength=strength)
+    if as_json:
+        _print_json({**dataclasses.asdict(done), "acts": done.acts})
+    else:
+        _print_verification(done, source)
+    if not done.acts:
+        raise typer.Exit(1)
+
+
+@app.command(name="import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt checkpoint of the published LM-Steer code.")],
+    name: Annotated[str, typer.Option(help="What the dimension is called.")],
+    model: Model = DEFAULT_MODEL,
+    out: Annotated[Path | None, typer.Option(help="Folder of the steer; steers/NAME if not given.")] = None,
+) -> None:
+    """Import a published checkpoint; nothing in it is executed.
+
+    Example: lmsteer import checkpoint.pt --name detoxification --model gpt2-large
+    """
+    from lmsteer.lm import load
+    from lmsteer.steers.files import STEERS_FOLDER, import_published, save_steer
+    from lmsteer.steers.steer import Card
+
+    lm = load(model)
+    vocabulary, hidden_size = lm.head.weight.shape
+    card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    for steer in import_published(checkpoint, card, hidden_size, vocabulary):
+        folder = STEERS_FOLDER / steer.card.name if out is None else out.with_name(steer.card.name)
+        _out.print(f"Steer {steer.card.name!r} saved to {save_steer(steer, folder)}.")
+
+
+@app.command()
+def demo(
+    model: Model = DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option(help="Folder of the steer and the report.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option(help="A few texts and samples, to see that all works.")] = False,
+) -> None:
+    """Fit a sentiment steer on the starter texts, turn the dial, write report.html.
+
+    Example: lmsteer demo
+    """
+    from lmsteer.demo import run
+
+    run(model, out, quick=quick, console=_out)
+
+
+def describe_fit(state: Any) -> str:
+    """What a progress bar says of a fit: nats a token so far, or the loss."""
+    if isinstance(state, float):
+        return f"loss {state:.3f} nats a token"
+    held_out = getattr(state, "held_out", None)
+    if held_out is None or not len(held_out):
+        return ""
+    texts = state.texts
+    return f"{texts} texts, unsteered {-float(held_out.log_p.mean()):.3f} nats a token held out"
+
+
+def _print_continuations(lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        _out.print(f"\n[bold]{'':2}{_plain(line['prompt']['text'])}[/]", highlight=False)
+        for generation in line["generations"]:
+            dial = " ".join(f"{name}={s:+g}" for name, s in generation["strengths"].items()) or "unsteered"
+            _out.print(f"  [cyan]{dial}[/] {_plain(generation['text'])}", highlight=False)
+
+
+def _print_verification(done: Any, source: str | None) -> None:
+    table = Table("check", "difference", "limit", "")
+    for check in done.checks:
+        table.add_row(check.what, f"{check.difference:.2e}", f"{check.limit:.0e}", "ok" if check.passed else "FAILED")
+    _out.print(table)
+    if done.reading is None:
+        _out.print("No labelled texts to read: name some with --data.")
+        return
+    reading = done.reading
+    _out.print(
+        f"{reading.texts} held-out texts ({source}): log-likelihood of positive ones at +1 "
+        f"{reading.gain_positive:+.4f}, of negative ones at -1 {reading.gain_negative:+.4f}, of all at their label "
+        f"{reading.gain:+.4f} nats a token ({reading.gain_inside:+.4f} without the end of text); the sign recovers "
+        f"{reading.signs:.1%} of the labels ({reading.signs_inside:.1%} without it)."
+    )
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(text.split()))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _usage(message: str) -> LMSteerError:
+    return LMSteerError(message)

@@ -1,0 +1,191 @@
+"""demo: from starter texts to a dial that turns, and a page to show to somebody."""
+
+from __future__ import annotations
+
+import base64
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from rich.console import Console
+from rich.table import Table
+
+from lmsteer.evaluation.dial import Point, dial
+from lmsteer.evaluation.scorers import Vader
+from lmsteer.files import replace_file
+from lmsteer.fitting.data import LabelledText, read_labelled
+from lmsteer.fitting.fit import Fit, fit
+from lmsteer.generation import Continuation, generate
+from lmsteer.lm import LM, load
+from lmsteer.progress import bars
+
+PROMPTS = (
+    "The weather this morning",
+    "I went to the new restaurant and",
+    "My first week at the office was",
+    "We watched the film last night and",
+    "The neighbours next door are",
+    "Our trip to the coast turned out",
+)
+STRENGTHS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
+_SAMPLES = 4
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made.
+
+    Attributes:
+        fit: of the starter sentiment texts.
+        curve: positive share and perplexity by strength.
+        report: the page.
+    """
+
+    fit: Fit
+    curve: list[Point]
+    report: Path
+
+
+def starter_texts(dimension: str = "sentiment") -> list[LabelledText]:
+    """The texts written for this project: ``sentiment`` (+1 positive) or ``formality`` (+1 formal)."""
+    return read_labelled(starter_file(dimension))
+
+
+def starter_file(dimension: str) -> Path:
+    """Where they lie."""
+    return Path(str(files("lmsteer") / "assets" / "starter" / f"{dimension}.jsonl"))
+
+
+def run(model: str, out: Path, *, quick: bool = False, console: Console | None = None) -> Demo:
+    """Fit, dial, measure, report.
+
+    Args:
+        model: to steer.
+        out: folder of the steer and of ``report.html``.
+        quick: fewer texts and samples.
+        console: to print on.
+    """
+    console = console or Console()
+    lm = load(model)
+    texts = starter_texts()
+    started = time.monotonic()
+    fitted = fit(
+        lm,
+        texts[:160] if quick else texts,
+        name="sentiment",
+        label="positive sentiment",
+        source=str(starter_file("sentiment")),
+        out=out / "sentiment",
+        progress=bars(),
+    )
+    seconds = time.monotonic() - started
+    prompts, samples = (PROMPTS[:2], 1) if quick else (PROMPTS, _SAMPLES)
+    settings = [{"sentiment": s} for s in STRENGTHS]
+    steers = {"sentiment": fitted.steer}
+    rows = list(generate(lm, prompts, steers, settings, n=samples, max_new_tokens=24, score=True, progress=bars()))
+    curve = dial(rows, "sentiment", Vader())
+    _print(console, rows, curve)
+    report = out / "report.html"
+    with replace_file(report) as aside:
+        aside.write_text(_page(lm, fitted, rows, curve, seconds), encoding="utf-8")
+    console.print(f"\nThe page to show to somebody: [bold]{report}[/]")
+    return Demo(fitted, curve, report)
+
+
+def _print(console: Console, rows: Sequence[Continuation], curve: Sequence[Point]) -> None:
+    for prompt in list(dict.fromkeys(row.prompt for row in rows))[:_SHOWN]:
+        table = Table("dial", "continuation", title=f"{prompt} ...", title_justify="left", expand=True)
+        for row in rows:
+            if row.prompt == prompt and row.sample == 0:
+                table.add_row(f"{row.strengths['sentiment']:+g}", " ".join(row.text.split()), style=_style(row))
+        console.print(table)
+    table = Table("dial", "positive share", "perplexity (unsteered model's)", title="Measured", title_justify="left")
+    for point in curve:
+        table.add_row(f"{point.strength:+g}", f"{point.positive_share:.0%}", f"{point.perplexity:.1f}")
+    console.print(table)
+
+
+def _style(row: Continuation) -> str:
+    strength = row.strengths["sentiment"]
+    return "red" if strength < 0 else "green" if strength > 0 else "default"
+
+
+def _page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: list[Point], seconds: float) -> str:
+    template = (files("lmsteer") / "assets" / "report" / "demo.html").read_text(encoding="utf-8")
+    card = fitted.steer.card
+    prompts = [
+        {
+            "text": prompt,
+            "rows": [
+                {"strength": r.strengths["sentiment"], "text": r.text.strip(), "colour": _colour(r)}
+                for r in rows
+                if r.prompt == prompt and r.sample == 0
+            ],
+        }
+        for prompt in dict.fromkeys(row.prompt for row in rows)
+    ]
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            card=card,
+            held_out=fitted.reading,
+            low=curve[0],
+            high=curve[-1],
+            curve=curve,
+            base_perplexity=next(point.perplexity for point in curve if point.strength == 0),
+            prompts=prompts,
+            picture=base64.b64encode(draw(curve).encode()).decode(),
+            scorer=Vader.name,
+            parameters=fitted.steer.parameters,
+            rank=fitted.steer.rank,
+            folder=fitted.folder,
+            seconds=seconds,
+            machine=f"{platform.machine()} with {lm.device.type.upper()}",
+            facts=_facts(asdict(card)),
+        )
+    )
+
+
+def draw(curve: Sequence[Point]) -> str:
+    """Positive share and perplexity against strength, as an SVG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    share, price = figure.subplots(1, 2)
+    s = [point.strength for point in curve]
+    share.plot(s, [100 * point.positive_share for point in curve], "o-", color="#1f7a5a")
+    share.set(xlabel="strength", ylabel="positive share of the verdicts (%)", ylim=(0, 100))
+    price.plot(s, [point.perplexity for point in curve], "o-", color="#b4462f")
+    price.set(xlabel="strength", ylabel="perplexity under the unsteered model", ylim=(0, None))
+    for axes in (share, price):
+        axes.grid(alpha=0.3)
+        axes.axvline(0, color="#98a2b3", linewidth=1)
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()
+
+
+def _colour(row: Continuation) -> str:
+    strength = row.strengths["sentiment"]
+    weight = min(abs(strength) / 6, 1) * 0.16
+    return f"rgba({'180,70,47' if strength < 0 else '31,122,90'},{weight:.2f})"
+
+
+def _facts(card: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A card as rows of a table, nested ones as ``fit: rank_share``."""
+    rows: list[tuple[str, str]] = []
+    for key, value in card.items():
+        if isinstance(value, dict):
+            rows += _facts(value, f"{prefix}{key}: ")
+        elif value not in (None, ""):
+            rows.append((prefix + key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return rows

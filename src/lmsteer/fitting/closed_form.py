@@ -1,0 +1,225 @@
+"""The closed-form fit: one damped natural-gradient step from statistics, no learning rate, steps or seed.
+
+The log-likelihood of the texts under strength s = label has at W = 0 the gradient G and, under the Kronecker
+approximation, the Fisher matrix C ⊗ F. With damping λ₁, λ₂ (in units of the mean diagonal) its natural gradient is::
+
+    W(λ₁, λ₂) = (C + λ₁ I)⁻¹ (G - s̄ D - α D) (F + λ₂ I)⁻¹                                   (d, d)
+
+``s̄`` is the mean label. ``α`` makes W orthogonal to the domain gradient D in the Fisher metric, so that turning
+the dial changes, to first order, nothing in how likely the texts are on the whole: without it, the side of the
+dial that the base model shuns also drifts into the corpus's own manner.
+
+Where a text ends, the last hidden state has seen all of it, and whether it ends is one question with two
+answers. That part is a logistic regression in closed form, along the one direction of the head's input that
+moves the end-of-text token and, weighed by F, as little else as possible (rank one)::
+
+    W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u = (F + λ₂ I)⁻¹ r_end          (d,)
+
+λ₁, λ₂, λ and both scales are chosen on held-out texts. Of the dampings whose held-out gain is within one
+standard error of the best, λ₁ is the largest: what the texts cannot tell apart, the steadier steer decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import DataError
+from lmsteer.fitting.rows import Rows
+from lmsteer.fitting.statistics import Statistics
+from lmsteer.head import Head
+from lmsteer.steers.steer import factorise
+
+_DAMPINGS_1 = (3.0, 10.0, 30.0, 100.0, 300.0)
+_DAMPINGS_2 = (0.1, 0.3, 1.0, 3.0, 10.0)
+_DAMPINGS_END = (0.03, 0.1, 0.3, 1.0, 3.0)
+# The share of the spectrum (squared singular values, in nats) that the chosen rank holds.
+_SPECTRUM_SHARE = 0.95
+# Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
+_SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 5))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A fitted multiply steer's factors, and how they were chosen.
+
+    Attributes:
+        a: factor A (d, r).
+        b: factor B (d, r); W = A Bᵀ.
+        settings: dampings, scales, rank, share of the spectrum that the rank holds.
+    """
+
+    a: Tensor
+    b: Tensor
+    settings: dict[str, Any]
+
+
+class NaturalGradient:
+    """The natural gradient for any damping: C and F are decomposed once, a damping then costs two products."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        n = statistics.counts.tokens
+        sums = statistics.sums
+        self.variance = statistics.counts.label_squared / n - (statistics.counts.label / n) ** 2
+        self.c, self.c_basis = torch.linalg.eigh(sums["C"] / n)
+        self.f, self.f_basis = torch.linalg.eigh(sums["F"] / n)
+        centred = (sums["G"] - statistics.counts.label / n * sums["D"]) / n
+        self._gradient = self.c_basis.T @ centred @ self.f_basis / self.variance
+        self._domain = self.c_basis.T @ (sums["D"] / n) @ self.f_basis
+
+    def whitened(self, damping_1: float, damping_2: float) -> Tensor:
+        """(C + λ₁)^½ W (F + λ₂)^½ (d, d) in the eigenbases: squared singular values are nats (times two)."""
+        gradient, domain = (
+            self._whiten(self._gradient, damping_1, damping_2),
+            self._whiten(self._domain, damping_1, damping_2),
+        )
+        return gradient - (gradient * domain).sum() / (domain * domain).sum().clamp(min=1e-30) * domain
+
+    def factors(self, damping_1: float, damping_2: float, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """A, B (d, r) of the best steer of that rank under the damped Fisher metric, and the whole spectrum (d,)."""
+        root_c, root_f = self._roots(damping_1, damping_2)
+        a, b, spectrum = factorise(self.whitened(damping_1, damping_2), rank)
+        a, b = a.double(), b.double()
+        return self.c_basis @ (a / root_c[:, None]), self.f_basis @ (b / root_f[:, None]), spectrum
+
+    def matrix(self, damping_1: float, damping_2: float) -> Tensor:
+        """W (d, d) at full rank."""
+        root_c, root_f = self._roots(damping_1, damping_2)
+        inner = self.whitened(damping_1, damping_2) / root_c[:, None] / root_f
+        return self.c_basis @ inner @ self.f_basis.T
+
+    def damped_f_solve(self, vector: Tensor, damping_2: float) -> Tensor:
+        """(F + λ₂ I)⁻¹ v (d,)."""
+        return self.f_basis @ ((self.f_basis.T @ vector) / self._roots(0.0, damping_2)[1] ** 2)
+
+    def _roots(self, damping_1: float, damping_2: float) -> tuple[Tensor, Tensor]:
+        damped_c = self.c.clamp(min=0) + damping_1 * self.c.mean()
+        damped_f = self.f.clamp(min=0) + damping_2 * self.f.mean()
+        return damped_c.sqrt(), damped_f.sqrt()
+
+    def _whiten(self, matrix: Tensor, damping_1: float, damping_2: float) -> Tensor:
+        root_c, root_f = self._roots(damping_1, damping_2)
+        return matrix / root_c[:, None] / root_f
+
+
+def solve(statistics: Statistics, head: Head, *, rank: int | None = None) -> Solution:
+    """Fit a steer from statistics.
+
+    Args:
+        statistics: of the labelled texts.
+        head: of the model that they were gathered with; needed to choose the scales.
+        rank: of the steer, the end of a text included; None chooses it from the spectrum.
+
+    Raises:
+        DataError: too few texts to hold some out at both ends of the dimension, or a rank out of range.
+    """
+    _check(statistics, rank)
+    rows = statistics.held_out
+    inside, end = rows[~rows.is_end], rows[rows.is_end]
+    gradient = NaturalGradient(statistics)
+    damping_1, damping_2 = _choose_dampings(gradient, inside)
+    spectrum = gradient.factors(damping_1, damping_2)[2].double() ** 2
+    shares = spectrum.cumsum(0) / spectrum.sum()
+    content_rank = rank - 1 if rank else int((shares < _SPECTRUM_SHARE).sum()) + 1
+    a, b, _ = gradient.factors(damping_1, damping_2, content_rank)
+    scale = _best_scale(head, inside, a, b)
+    settings = {
+        "damping_1": damping_1,
+        "damping_2": damping_2,
+        "scale": scale,
+        "rank_share": float(shares[content_rank - 1]) if content_rank else 0.0,
+    }
+    a, b = a * math.sqrt(scale), b * math.sqrt(scale)
+    w, u, at_end = _fit_end(statistics, gradient, head, end)
+    a, b = torch.cat([a, w[:, None]], 1), torch.cat([b, u[:, None]], 1)
+    return Solution(a.float().contiguous(), b.float().contiguous(), {**settings, **at_end})
+
+
+def _check(statistics: Statistics, rank: int | None) -> None:
+    d = len(statistics.sums["C"])
+    if rank is not None and not 2 <= rank <= d:
+        raise DataError(f"the rank must be from 2 to the model's hidden size, {d}, not {rank}.")
+    _, labels = statistics.held_out.texts()
+    if not (len(labels) and labels.min() < labels.max()) or statistics.counts.tokens < 2:
+        raise DataError(
+            f"too few texts: of {statistics.texts}, {len(labels)} are held out to choose the damping by, and they "
+            "must lie at both ends of the dimension. Give fifty texts or more."
+        )
+    n = statistics.counts
+    if n.label_squared / n.tokens - (n.label / n.tokens) ** 2 < 1e-9:
+        raise DataError("all texts that are not held out have one and the same label: there is no dimension to fit.")
+
+
+def _choose_dampings(gradient: NaturalGradient, inside: Rows) -> tuple[float, float]:
+    """The one-standard-error rule over a grid, by a quadratic model of the held-out likelihood."""
+    hc, rf = inside.h.double() @ gradient.c_basis, inside.r.double() @ gradient.f_basis
+    tried = []
+    for damping_1 in _DAMPINGS_1:
+        for damping_2 in _DAMPINGS_2:
+            root_c, root_f = gradient._roots(damping_1, damping_2)
+            inner = gradient.whitened(damping_1, damping_2) / root_c[:, None] / root_f
+            slope = inside.label * ((hc @ inner) * rf).sum(1)
+            gains = inside.per_text(_quadratic_gain(slope, slope**2))
+            tried.append((float(gains.mean()), float(gains.std() / len(gains) ** 0.5), damping_1, damping_2))
+    best, error, *_ = max(tried)
+    steadiest = max(damping_1 for gain, _, damping_1, _ in tried if gain >= best - error)
+    return max((gain, damping_1, damping_2) for gain, _, damping_1, damping_2 in tried if damping_1 == steadiest)[1:]
+
+
+def _quadratic_gain(slope: Tensor, curvature: Tensor) -> Tensor:
+    """c x - c² y / 2 a token, at the scale c that is best on the whole, or none where none helps."""
+    scale = (slope.sum() / curvature.sum().clamp(min=1e-30)).clamp(min=0)
+    return scale * slope - scale**2 / 2 * curvature
+
+
+def _best_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
+    """The scale of W = A Bᵀ under which the rows are likeliest at strength = label, exactly."""
+    moved = (rows.h.double() @ a) @ b.T
+    slope = rows.label * (moved * rows.r).sum(1)
+    guess = float(slope.sum() / (slope**2).sum().clamp(min=1e-30))
+    if not guess > 0:
+        guess = 1 / float((slope**2).sum().clamp(min=1e-30)) ** 0.5
+    gains = gains_at(head, rows, moved.float(), [guess * factor for factor in _SCALES])
+    return guess * _SCALES[int(gains.sum(1).argmax())]
+
+
+def gains_at(head: Head, rows: Rows, moved: Tensor, scales: Sequence[float]) -> Tensor:
+    """Gain in log-likelihood (S, N) of rows at strength = label, for each scale of ``moved`` = h W (N, d)."""
+    device = head.weight.device
+    parts = [rows.h.new_zeros(len(scales), 0)]
+    for h, shift, y, label in head.pieces(rows.h, moved, rows.target, rows.label):
+        z0, z1 = head.raw(h.to(device)).float(), head.direction(shift.to(device))
+        picked = [
+            head.log_likelihood_of(z0 + (label.to(device) * scale)[:, None] * z1, y.to(device)) for scale in scales
+        ]
+        parts.append((torch.stack(picked) - head.log_likelihood_of(z0, y.to(device))).cpu())
+    return torch.cat(parts, 1)
+
+
+def _fit_end(
+    statistics: Statistics, gradient: NaturalGradient, head: Head, end: Rows
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """The rank-one part w uᵀ (d,), (d,) for the end of a text; zero where texts have no end or it tells nothing."""
+    n, sums, d = statistics.counts.ends, statistics.sums, len(statistics.sums["C"])
+    nothing = torch.zeros(d, dtype=torch.float64)
+    if not n or not len(end):
+        return nothing, nothing, {"damping_end": None, "scale_end": 0.0}
+    u = gradient.damped_f_solve(sums["r_end"] / n, _DAMPINGS_2[0])
+    u = u / (u @ sums["r_end"]) * n
+    c_end = sums["C_end"] / n
+    g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
+    tried = []
+    for damping in _DAMPINGS_END:
+        w = torch.linalg.solve(c_end + damping * c_end.diagonal().mean() * torch.eye(d, dtype=c_end.dtype), g)
+        scale = _best_scale(head, end, w[:, None], u[:, None])
+        gain = gains_at(head, end, torch.outer(end.h.double() @ w, u).float(), [scale]).mean()
+        tried.append((float(gain), damping, scale, w))
+    best, damping, scale, w = max(tried, key=lambda trial: trial[0])
+    if best <= 0:
+        return nothing, nothing, {"damping_end": None, "scale_end": 0.0}
+    return w * scale, u, {"damping_end": damping, "scale_end": scale}

@@ -1,0 +1,251 @@
+"""Statistics: all that a closed-form fit needs of its texts, as sums over tokens.
+
+With ``h_t`` (d,) the hidden state that predicts token t, ``r_t`` (d,) its residual and ``s`` the text's label::
+
+    G = Σ s h rᵀ     the gradient of the log-likelihood at W = 0             (d, d)
+    D = Σ h rᵀ       the domain: what the texts have in common, whatever s   (d, d)
+    C = Σ h hᵀ,  F = Σ r rᵀ       the Kronecker factors of its Fisher matrix (d, d)
+
+over the tokens of the texts, and, where a text ends, apart from those::
+
+    C_end = Σ h hᵀ (d, d),   g_end = Σ s h,   h_end = Σ h,   r_end = Σ r     (d,)
+
+They are plain sums in float64. So they are gathered in a stream at constant memory, merged across machines by
+addition, extended by new texts, and the result is that of all texts at once. C, D, F do not depend on labels.
+
+A few texts are held out of the sums to choose damping and scale by: those whose digest is small, which is the
+same choice in every order, file and process. Their rows are kept, up to a fixed number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lmsteer.errors import StatisticsError, WrongBaseError
+from lmsteer.files import replace_folder
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.rows import Rows, batches, from_words, rows_of, two_words
+from lmsteer.lm import LM
+
+# One text in this many is a candidate for being held out; of those, the first by digest, up to so many rows.
+HELD_OUT_SHARE = 8
+HELD_OUT_ROWS = 8192
+
+_SUMS_FILE, _RECORD_FILE = "statistics.safetensors", "statistics.json"
+_MATRICES = ("C", "D", "F", "G", "C_end")
+_VECTORS = ("g_end", "h_end", "r_end")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was summed over: numbers of texts, tokens and ends, and the sums of their labels."""
+
+    texts: int = 0
+    tokens: int = 0
+    ends: int = 0
+    label: float = 0.0
+    label_squared: float = 0.0
+    end_label: float = 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass
+class Statistics:
+    """The sums of a fit, the rows held out of them, and whose they are.
+
+    Attributes:
+        base: the model's name.
+        base_fingerprint: of the model.
+        tokenizer_fingerprint: of its tokenizer.
+        sums: the sums by name, float64: matrices (d, d), vectors (d,).
+        held_out: rows of the texts that are held out.
+        counts: of the texts in the sums.
+        fingerprint: of all texts, held-out ones included: the sum of their digests, in any order.
+    """
+
+    base: str
+    base_fingerprint: str
+    tokenizer_fingerprint: str
+    sums: dict[str, Tensor]
+    held_out: Rows
+    counts: Counts = field(default_factory=Counts)
+    fingerprint: int = 0
+
+    @classmethod
+    def empty(cls, lm: LM) -> Statistics:
+        """Statistics of no texts, for a model."""
+        d = lm.hidden_size
+        sums = {name: torch.zeros(d, d, dtype=torch.float64) for name in _MATRICES}
+        sums |= {name: torch.zeros(d, dtype=torch.float64) for name in _VECTORS}
+        return cls(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, sums, Rows.none(d))
+
+    @property
+    def texts(self) -> int:
+        """How many texts there are, held-out ones included."""
+        return self.counts.texts + len(self.held_out.texts()[1])
+
+    def add(self, rows: Rows) -> None:
+        """Take in the rows of some whole texts."""
+        self.fingerprint += sum(starmap(from_words, torch.unique(rows.digest, dim=0).tolist()))
+        candidate = is_candidate(rows.digest)
+        self._sum(rows[~candidate])
+        self._hold_out(Rows.join([self.held_out, rows[candidate]]))
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both sets of texts, as if gathered at once.
+
+        Raises:
+            WrongBaseError: they are of different models.
+        """
+        self.check_base(other.base, other.base_fingerprint)
+        merged = replace(
+            self,
+            sums={name: total + other.sums[name] for name, total in self.sums.items()},
+            counts=self.counts + other.counts,
+            fingerprint=self.fingerprint + other.fingerprint,
+        )
+        merged._hold_out(Rows.join([self.held_out, other.held_out]))
+        return merged
+
+    def check_base(self, name: str, fingerprint: str) -> None:
+        """Refuse another base than the one that the statistics were gathered with.
+
+        Raises:
+            WrongBaseError: the fingerprints differ.
+        """
+        if fingerprint != self.base_fingerprint:
+            raise WrongBaseError(
+                f"these statistics are of the model {self.base!r} (fingerprint {self.base_fingerprint}), not of "
+                f"{name!r} (fingerprint {fingerprint}); gather them anew with this model."
+            )
+
+    def save(self, folder: str | Path, **record: Any) -> Path:
+        """Write the statistics to a folder; older ones there stand until the new ones are whole.
+
+        Raises:
+            StatisticsError: the disk does not take them.
+        """
+        tensors = {
+            **self.sums,
+            **{f"held_out.{f.name}": getattr(self.held_out, f.name) for f in fields(Rows)},
+        }
+        about = {
+            "format": 1,
+            "base": self.base,
+            "base_fingerprint": self.base_fingerprint,
+            "tokenizer_fingerprint": self.tokenizer_fingerprint,
+            "counts": asdict(self.counts),
+            "fingerprint": hex(self.fingerprint),
+            **record,
+        }
+        try:
+            with replace_folder(Path(folder)) as aside:
+                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / _SUMS_FILE)
+                (aside / _RECORD_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise StatisticsError(f"cannot write statistics to {folder}: {error}.") from error
+        return Path(folder)
+
+    def _sum(self, rows: Rows) -> None:
+        h, r, s = rows.h.double(), rows.r.double(), rows.label.double()
+        inside, end = ~rows.is_end, rows.is_end
+        hc, rc, sc = h[inside], r[inside], s[inside]
+        self.sums["C"] += hc.T @ hc
+        self.sums["F"] += rc.T @ rc
+        self.sums["D"] += hc.T @ rc
+        self.sums["G"] += (hc * sc[:, None]).T @ rc
+        self.sums["C_end"] += h[end].T @ h[end]
+        self.sums["g_end"] += h[end].T @ s[end]
+        self.sums["h_end"] += h[end].sum(0)
+        self.sums["r_end"] += r[end].sum(0)
+        texts = len(rows.texts()[1])
+        squared, label, at_end = float((sc**2).sum()), float(sc.sum()), float(s[end].sum())
+        self.counts += Counts(texts, int(inside.sum()), int(end.sum()), label, squared, at_end)
+
+    def _hold_out(self, candidates: Rows) -> None:
+        """Keep the first candidates by digest, as many as the limit on rows allows; sum up the others."""
+        index, _ = candidates.texts()
+        lengths = torch.bincount(index) if len(index) else index
+        kept = (lengths.cumsum(0) <= HELD_OUT_ROWS)[index]
+        self.held_out = candidates[kept]
+        self._sum(candidates[~kept])
+
+
+def is_candidate(digest: Tensor) -> Tensor:
+    """Whether texts of these digests (N, 2) may be held out: one in eight, whatever else is fitted."""
+    return digest[:, 0] < -(1 << 63) + (1 << 64) // HELD_OUT_SHARE
+
+
+def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> list[int]:
+    """Which of these texts (with their ids) a fit on all of them holds out, in order of digest."""
+    order = sorted((text.digest, i) for i, text in enumerate(texts) if len(ids[i]) > 1)
+    digests = torch.tensor([two_words(digest) for digest, _ in order], dtype=torch.int64).reshape(-1, 2)
+    candidates = [i for (_, i), yes in zip(order, is_candidate(digests).tolist(), strict=True) if yes]
+    lengths = torch.tensor([len(ids[i]) - 1 for i in candidates], dtype=torch.int64)
+    return candidates[: int((lengths.cumsum(0) <= HELD_OUT_ROWS).sum())]
+
+
+def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
+    """Read statistics from a folder, with the whole record that was saved beside them.
+
+    Raises:
+        StatisticsError: there are none, or damaged ones.
+    """
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / _SUMS_FILE)
+        return (
+            Statistics(
+                base=about["base"],
+                base_fingerprint=about["base_fingerprint"],
+                tokenizer_fingerprint=about["tokenizer_fingerprint"],
+                sums={name: tensors[name] for name in (*_MATRICES, *_VECTORS)},
+                held_out=Rows(**{f.name: tensors[f"held_out.{f.name}"] for f in fields(Rows)}),
+                counts=Counts(**about["counts"]),
+                fingerprint=int(about["fingerprint"], 16),
+            ),
+            about,
+        )
+    except FileNotFoundError as error:
+        raise StatisticsError(f"no statistics in {folder}: {Path(error.filename).name} is missing.") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise StatisticsError(f"the statistics in {folder} are damaged: {type(error).__name__}: {error}.") from error
+
+
+def gather_statistics(
+    lm: LM,
+    texts: Sequence[LabelledText],
+    ids: Sequence[Sequence[int]],
+    statistics: Statistics,
+    *,
+    first_batch: int = 0,
+    after_batch: Callable[[int, int], None] = lambda batch, tokens: None,
+) -> Statistics:
+    """Run texts through the model and take their rows in, a batch at a time.
+
+    Args:
+        lm: the model.
+        texts: labelled texts.
+        ids: their ids, as ``encode_whole`` gives them.
+        statistics: to add to.
+        first_batch: batches before this one are in ``statistics`` already.
+        after_batch: told the number of batches that are in, and the tokens of the last one.
+    """
+    for number, batch in enumerate(batches(ids)[first_batch:], first_batch + 1):
+        rows = rows_of(lm, [texts[i] for i in batch], [ids[i] for i in batch])
+        statistics.add(rows)
+        after_batch(number, len(rows))
+    return statistics

@@ -1,0 +1,252 @@
+"""Generation: prompts × strengths × samples, in batches, with a dial for each row.
+
+Every row draws from its own stream of random numbers, which the seed, the prompt's place and the sample's number
+fix. So a row is the same whatever else is in its batch, and the same sample at two strengths differs by the
+strength alone. The loop itself is transformers' own ``generate``: each model's cache and quirks are its business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from lmsteer.errors import DataError
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Steer
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """One row of a generation.
+
+    Attributes:
+        prompt: what was continued.
+        text: the continuation, without special tokens.
+        strengths: of each steer.
+        sample: which of the samples of its prompt and strengths it is.
+        tokens: how many tokens were drawn, an end of text included.
+        log_p: their log-likelihood under the unsteered model, or nan where it was not asked for.
+    """
+
+    prompt: str
+    text: str
+    strengths: dict[str, float]
+    sample: int
+    tokens: int
+    log_p: float
+
+
+@dataclass(frozen=True)
+class _Row:
+    prompt: int
+    strengths: tuple[float, ...]
+    sample: int
+
+
+@torch.inference_mode()
+def generate(
+    lm: LM,
+    prompts: Sequence[str],
+    steers: Mapping[str, Steer] | None = None,
+    strengths: Sequence[Mapping[str, float]] = ({},),
+    *,
+    n: int = 1,
+    max_new_tokens: int = 20,
+    top_p: float = 0.9,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    score: bool = False,
+    progress: Progress = no_progress,
+) -> Iterator[Continuation]:
+    """Continue prompts, each at each setting of the strengths, ``n`` samples each.
+
+    Args:
+        lm: the model.
+        prompts: texts to continue.
+        steers: steers by name.
+        strengths: settings of the dial: a strength for every steer in each.
+        n: samples for each prompt and setting.
+        max_new_tokens: of a continuation.
+        top_p: draw from the smallest set of tokens that holds this much probability (nucleus sampling).
+        temperature: of the distribution; 0 always takes the likeliest token.
+        seed: of all random streams.
+        batch_size: rows at once.
+        score: also read ``log_p``, at the price of the head's product once more a token.
+        progress: what to tell of the work.
+
+    Yields:
+        Continuations by prompt, then setting, then sample.
+
+    Raises:
+        DataError: no prompts, an empty one, one longer than the context, or a setting out of range.
+        SteerError: a strength that is not a finite number, or missing.
+        WrongBaseError: a steer of another base.
+    """
+    steers = dict(steers or {})
+    _check(prompts, n, max_new_tokens, top_p, temperature)
+    for setting in strengths:
+        Mix(steers, setting)  # refuses bad strengths before any work is done
+    ids = lm.encode(prompts)
+    _check_lengths(lm, prompts, ids, max_new_tokens)
+    rows = [
+        _Row(i, tuple(setting[name] for name in steers), k)
+        for i in range(len(prompts))
+        for setting in strengths
+        for k in range(n)
+    ]
+    sampler_settings = (top_p, temperature, max_new_tokens, score)
+    with progress("generating", len(rows), 0) as step:
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            done = _generate_batch(lm, prompts, ids, steers, batch, seed, *sampler_settings)
+            step(len(batch), done[-1])
+            yield from done
+
+
+def perplexity(continuations: Sequence[Continuation]) -> float:
+    """exp of the mean negative log-likelihood a token under the unsteered model."""
+    tokens = sum(c.tokens for c in continuations)
+    return math.exp(-sum(c.log_p for c in continuations) / tokens) if tokens else math.nan
+
+
+class RowSampler(LogitsProcessor):
+    """Nucleus sampling with one random number a row and step, so that rows do not depend on their batch.
+
+    It draws the token itself, and leaves it as the only possible one.
+    """
+
+    def __init__(self, uniform: Tensor, top_p: float, temperature: float, end: Sequence[int]) -> None:
+        self._uniform, self._top_p, self._temperature = uniform, top_p, temperature
+        self._end = set(end)
+        self._step = 0
+        self.tokens = torch.zeros(len(uniform), dtype=torch.int64)
+        self._alive = torch.ones(len(uniform), dtype=torch.bool)
+        self.drawn: Tensor = torch.zeros(0)
+        self.counted: Tensor = self._alive
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Draw from logits (B, V); gives logits of which all but one token's are -inf."""
+        self.drawn = self._draw(scores)
+        self.counted = self._alive.clone()
+        self.tokens += self._alive
+        ended = torch.tensor([int(y) in self._end for y in self.drawn])
+        self._alive &= ~ended
+        self._step += 1
+        return torch.full_like(scores, -torch.inf).scatter_(1, self.drawn[:, None], 0.0)
+
+    def _draw(self, scores: Tensor) -> Tensor:
+        if self._temperature == 0:
+            return scores.argmax(-1)
+        p, order = (scores.float() / self._temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
+        before = p.cumsum(-1) - p
+        p = p * (before < self._top_p)
+        reached = p.cumsum(-1)
+        u = self._uniform[:, self._step, None].to(scores.device) * reached[:, -1:]
+        place = (reached <= u).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
+        return order.gather(1, place).squeeze(1)
+
+
+class _Scorer(LogitsProcessor):
+    """Adds up what the unsteered model thinks of the tokens that the sampler drew.
+
+    The hidden states before a steer acts are those of the unsteered model on the same text, so that its
+    opinion costs one product with the head and no second pass.
+    """
+
+    def __init__(self, lm: LM, sampler: RowSampler) -> None:
+        self._head, self._sampler = lm.head, sampler
+        self.log_p = torch.zeros(len(sampler.tokens))
+        self._h: Tensor | None = None
+
+    def hook(self, _: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        self._h = args[0][:, -1]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        assert self._h is not None
+        log_p = self._head.log_likelihood_of(self._head.raw(self._h).float(), self._sampler.drawn)
+        self.log_p += log_p.cpu() * self._sampler.counted
+        return scores
+
+
+def _generate_batch(
+    lm: LM,
+    prompts: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    steers: Mapping[str, Steer],
+    batch: Sequence[_Row],
+    seed: int,
+    top_p: float,
+    temperature: float,
+    max_new_tokens: int,
+    score: bool,
+) -> list[Continuation]:
+    padded, mask = _pad_left([ids[row.prompt] for row in batch], lm)
+    columns = list(zip(*(row.strengths for row in batch), strict=True))
+    mix = Mix(steers, dict(zip(steers, columns, strict=True)))
+    uniform = torch.stack([_stream(seed, row, max_new_tokens) for row in batch])
+    sampler = RowSampler(uniform, top_p, temperature, lm.end_ids)
+    processors, scorer = LogitsProcessorList([sampler]), _Scorer(lm, sampler)
+    with lm.steered(mix), lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
+        if score:
+            processors.append(scorer)
+        written = lm.model.generate(  # type: ignore[operator]
+            input_ids=padded,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            logits_processor=processors,
+            pad_token_id=lm.tokenizer.pad_token_id,
+        )
+    texts = lm.tokenizer.batch_decode(written[:, padded.shape[1] :], skip_special_tokens=True)
+    log_p = scorer.log_p.tolist() if score else [math.nan] * len(batch)
+    return [
+        Continuation(prompts[row.prompt], text, dict(zip(steers, row.strengths, strict=True)), row.sample, int(k), p)
+        for row, text, k, p in zip(batch, texts, sampler.tokens, log_p, strict=True)
+    ]
+
+
+def _stream(seed: int, row: _Row, length: int) -> Tensor:
+    """Random numbers in [0, 1) of a row (T,), from seed, prompt and sample: the same at every strength."""
+    key = hash((seed, row.prompt, row.sample)) & ((1 << 63) - 1)
+    return torch.rand(length, generator=torch.Generator().manual_seed(key))
+
+
+def _pad_left(ids: Sequence[Sequence[int]], lm: LM) -> tuple[Tensor, Tensor]:
+    width = max(map(len, ids))
+    padding = lm.tokenizer.pad_token_id
+    padded = [[padding] * (width - len(row)) + list(row) for row in ids]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
+    return torch.tensor(padded, device=lm.device), torch.tensor(mask, device=lm.device)
+
+
+def _check(prompts: Sequence[str], n: int, max_new_tokens: int, top_p: float, temperature: float) -> None:
+    if not prompts:
+        raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
+    for what, value, good in (
+        ("the number of samples", n, n >= 1),
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1),
+        ("top_p", top_p, 0 < top_p <= 1),
+        ("the temperature", temperature, 0 <= temperature < math.inf),
+    ):
+        if not good:
+            raise DataError(f"{what} cannot be {value}.")
+
+
+def _check_lengths(lm: LM, prompts: Sequence[str], ids: Sequence[Sequence[int]], new: int) -> None:
+    for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), 1):
+        if not tokens:
+            raise DataError(f"prompt {number} is empty: there is nothing to continue.")
+        if len(tokens) + new > lm.max_length:
+            raise DataError(
+                f"prompt {number} ({prompt[:40]!r}...) has {len(tokens)} tokens; with {new} new ones it is longer "
+                f"than the model's context of {lm.max_length}."
+            )

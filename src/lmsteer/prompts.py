@@ -1,0 +1,69 @@
+"""Prompts in, continuations out, in the published formats.
+
+Prompts come as plain lines or as JSONL: ``{"prompt": {"text": ..}}`` (published), ``{"prompt": ..}`` or
+``{"text": ..}``.
+Continuations go out as ``{"prompt": .., "generations": [{"text": ..}, ..]}``, a line for each prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmsteer.errors import DataError
+from lmsteer.files import replace_file
+from lmsteer.fitting.data import text_of
+from lmsteer.generation import Continuation
+
+
+def read_prompts(file: str | Path) -> list[str]:
+    """Read prompts from a file, or from standard input for ``-``.
+
+    Raises:
+        DataError: the file cannot be read, holds no prompts, or a JSON line without one.
+    """
+    text = sys.stdin.read() if str(file) == "-" else text_of(Path(file))
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise DataError(f"{file} holds no prompts.")
+    return [_prompt(line, f"{file}, line {number}") for number, line in lines]
+
+
+def as_published(continuations: Iterable[Continuation]) -> list[dict[str, Any]]:
+    """Continuations in the published format, one object for each prompt in turn."""
+    lines: list[dict[str, Any]] = []
+    for c in continuations:
+        if not lines or lines[-1]["prompt"]["text"] != c.prompt:
+            lines.append({"prompt": {"text": c.prompt}, "generations": []})
+        lines[-1]["generations"].append({"text": c.text, "strengths": c.strengths, "sample": c.sample})
+    return lines
+
+
+def write_jsonl(file: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Write objects a line each; an older file stands until the new one is whole.
+
+    Raises:
+        DataError: the disk does not take it.
+    """
+    try:
+        with replace_file(file) as aside:
+            content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            aside.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {error}.") from error
+
+
+def _prompt(line: str, place: str) -> str:
+    if not line.lstrip().startswith("{"):
+        return line.rstrip("\r")
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{place}: not JSON: {error}.") from error
+    match row:
+        case {"prompt": {"text": str(text)}} | {"prompt": str(text)} | {"text": str(text)}:
+            return text
+    raise DataError(f'{place}: no prompt; write {{"prompt": {{"text": ..}}}} or a plain line.')

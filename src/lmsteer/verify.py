@@ -1,0 +1,184 @@
+"""verify: proves with numbers that a steer acts on its base, and how much.
+
+The identities are those that the whole project rests on:
+
+1. strength 0 gives the base model's logits bit for bit;
+2. the steer in flight, the explicit head ``E (I + s W)ᵀ`` and a LoRA on the head (``Aᵀ``, ``s E B``) agree;
+3. several steers stacked are their sum as one steer;
+4. a steer on one row of a batch leaves every other row as it was, bit for bit, whatever the padding side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import DataError
+from lmsteer.evaluation.reading import Reading, read
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.gradient import RowStore
+from lmsteer.fitting.rows import encode_whole
+from lmsteer.fitting.statistics import held_out_of
+from lmsteer.lm import LM
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Steer
+
+_TEXTS = ("The weather this morning is", "I have read the book that you gave me and", "It")
+# Rounding of a float32 product of d terms, and of a bfloat16 one, relative to the largest logit.
+_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was measured.
+
+    Attributes:
+        what: in words.
+        difference: the largest difference of logits, relative to the largest logit.
+        limit: what it must not exceed; for "acts", what it must exceed.
+        passed: whether it does so.
+    """
+
+    what: str
+    difference: float
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks, and the reading of held-out texts.
+
+    Attributes:
+        checks: the identities, and whether the steer acts at all.
+        reading: of held-out texts, or None where there are none.
+    """
+
+    checks: list[Check]
+    reading: Reading | None
+
+    @property
+    def acts(self) -> bool:
+        """Whether all checks passed, and held-out texts, if any, got likelier under their own label."""
+        return all(check.passed for check in self.checks) and (self.reading is None or self.reading.gain > 0)
+
+
+@torch.inference_mode()
+def verify(lm: LM, steer: Steer, texts: Sequence[LabelledText] = (), *, strength: float = 1.0) -> Verification:
+    """Prove a steer on its base.
+
+    Args:
+        lm: the base model.
+        steer: the steer.
+        texts: the labelled texts that it was fitted on (those held out of the fit are read), or others.
+        strength: at which the identities are checked.
+
+    Raises:
+        WrongBaseError: the model is not the steer's base.
+    """
+    steer.card.check_base(lm.name, lm.fingerprint)
+    checks = [
+        _acts(lm, steer, strength),
+        _exact("1. strength 0 = unsteered, bit for bit", _logits(lm), _logits(lm, _mix(steer, 0.0))),
+        _close("2. in flight = explicit head E(I + sW)ᵀ", *_explicit_head(lm, steer, strength)),
+        *([_close("2. in flight = LoRA on the head", *_lora(lm, steer, strength))] if steer.form == "multiply" else []),
+        _close("3. stacked = their sum as one", *_stacked(lm, steer, strength)),
+        *(_neighbours(lm, steer, strength, side) for side in ("left", "right")),
+    ]
+    return Verification(checks, _read_held_out(lm, steer, texts) if texts else None)
+
+
+def _mix(steer: Steer, strength: float | list[float]) -> Mix:
+    return Mix({steer.card.name: steer}, {steer.card.name: strength})
+
+
+def _logits(lm: LM, mix: Mix | None = None, side: str = "right") -> Tensor:
+    """Logits (N, V) of the real tokens of a padded batch of texts; with its rows' bounds lost."""
+    ids, mask = _batch(lm, side)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    extra = {"position_ids": positions} if lm.takes_positions else {}
+    if mix is None:
+        return lm.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[mask.bool()]
+    with lm.steered(mix):
+        return lm.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[mask.bool()]
+
+
+def _batch(lm: LM, side: str) -> tuple[Tensor, Tensor]:
+    encoded = [ids or [0] for ids in lm.encode(_TEXTS)]
+    width, padding = max(map(len, encoded)), lm.tokenizer.pad_token_id
+    gaps = [[padding] * (width - len(ids)) for ids in encoded]
+    left = side == "left"
+    ids = [gap + row if left else row + gap for gap, row in zip(gaps, encoded, strict=True)]
+    ones = [[1] * len(row) for row in encoded]
+    mask = [[0] * len(g) + one if left else one + [0] * len(g) for g, one in zip(gaps, ones, strict=True)]
+    return torch.tensor(ids, device=lm.device), torch.tensor(mask, device=lm.device)
+
+
+def _hidden_states(lm: LM) -> Tensor:
+    ids, mask = _batch(lm, "right")
+    return lm.hidden_states(ids, mask)[mask.bool()]
+
+
+def _acts(lm: LM, steer: Steer, strength: float) -> Check:
+    difference = _difference(_logits(lm), _logits(lm, _mix(steer, strength)))
+    limit = _TOLERANCE.get(lm.model.dtype, 1e-5)
+    return Check(f"the steer moves the logits at strength {strength:g}", difference, limit, difference > limit)
+
+
+def _explicit_head(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
+    h, weight, bias = _hidden_states(lm).float(), lm.head.weight.float(), lm.head.bias
+    raw = bias.float() if bias is not None else torch.zeros(len(weight), device=weight.device)
+    if steer.form == "multiply":
+        weight = weight + strength * weight @ steer.matrix().to(weight.device).T
+    elif steer.form == "add":
+        raw = raw + strength * weight @ steer.factors["a"].to(weight.device)
+    else:
+        raw = raw + strength * steer.factors["o"].to(weight.device)
+    return _logits(lm, _mix(steer, strength)), lm.head.post(h @ weight.T + raw)
+
+
+def _lora(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
+    h, weight = _hidden_states(lm).float(), lm.head.weight.float()
+    lora_a, lora_b = steer.factors["A"].to(h.device).T, strength * weight @ steer.factors["B"].to(h.device)
+    return _logits(lm, _mix(steer, strength)), lm.head.post(lm.head.raw(h).float() + (h @ lora_a.T) @ lora_b.T)
+
+
+def _stacked(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
+    parts = {name: replace(steer, card=replace(steer.card, name=name)) for name in ("a", "b", "c")}
+    shares = dict(zip(parts, (0.5 * strength, 0.75 * strength, -0.25 * strength), strict=True))
+    return _logits(lm, Mix(parts, shares)), _logits(lm, _mix(steer, strength))
+
+
+def _neighbours(lm: LM, steer: Steer, strength: float, side: str) -> Check:
+    _, mask = _batch(lm, side)
+    others = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask.bool()] != 1
+    mixed = _logits(lm, _mix(steer, [0.0, strength, 0.0]), side)
+    base = _logits(lm, None, side)
+    return _exact(f"4. neighbours of a steered row, padded on the {side}", base[others], mixed[others])
+
+
+def _read_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText]) -> Reading:
+    ids = encode_whole(lm, texts, lm.max_length)
+    readable = [i for i, text in enumerate(ids) if len(text) > 1]
+    fingerprint = hex(sum({texts[i].digest for i in readable}))
+    chosen = held_out_of(texts, ids) if fingerprint == steer.card.data.get("fingerprint") else readable
+    if not chosen:
+        raise DataError("none of these texts was held out of the fit: give others to read.")
+    store = RowStore(lm, [texts[i] for i in chosen], [ids[i] for i in chosen])
+    return read(lm.head, store.rows(range(len(chosen))), steer)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).abs().max() / a.float().abs().max().clamp(min=1e-30))
+
+
+def _exact(what: str, a: Tensor, b: Tensor) -> Check:
+    return Check(what, _difference(a, b), 0.0, torch.equal(a, b))
+
+
+def _close(what: str, a: Tensor, b: Tensor) -> Check:
+    difference, limit = _difference(a, b), _TOLERANCE.get(a.dtype, 1e-5)
+    return Check(what, difference, limit, difference <= limit)
