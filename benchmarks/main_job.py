@@ -1,9 +1,9 @@
 """The main job on real data: fit, read and dial, the published recipe beside ours.
 
-    python -m benchmarks.main_job DATA fit          2,000 SST-5 texts; --method gradient: the published recipe
-    python -m benchmarks.main_job DATA read         SST-2 dev under each steer, VADER's own accuracy
-    python -m benchmarks.main_job DATA dial         the curves
-    python -m benchmarks.main_job DATA plot         the picture
+    python -m benchmarks.main_job fit DATA          2,000 SST-5 texts; --method gradient: the published recipe
+    python -m benchmarks.main_job read DATA         SST-2 dev under each steer, VADER's own accuracy
+    python -m benchmarks.main_job dial DATA         the curves
+    python -m benchmarks.main_job plot DATA         the picture
 
 DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. Figures go to
 ``results/main_job.json``, the picture to ``docs/dial.svg``.

@@ -112,6 +112,25 @@ def generate(
             yield from done
 
 
+@torch.inference_mode()
+def own_text(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Text that the unsteered model writes from nothing: hidden states (N, d) and the tokens drawn after them (N,).
+
+    Args:
+        lm: the model.
+        texts: how many texts.
+        tokens: of each; a text that ends sooner counts to its end.
+        seed: of the draws.
+    """
+    start = torch.full((texts, 1), lm.start_id, device=lm.device)
+    uniform = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
+    sampler = RowSampler(uniform, top_p=0.95, temperature=1.0, end=lm.end_ids)
+    recorder = _Recorder(lm, sampler)
+    with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
+        _write(lm, start, torch.ones_like(start), tokens, [sampler, recorder])
+    return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
+
+
 def perplexity(continuations: Sequence[Continuation]) -> float:
     """exp of the mean negative log-likelihood a token under the unsteered model."""
     tokens = sum(c.tokens for c in continuations)
@@ -155,6 +174,26 @@ class RowSampler(LogitsProcessor):
         return order.gather(1, place).squeeze(1)
 
 
+class _Recorder(LogitsProcessor):
+    """Keeps the hidden states and the tokens drawn from them, of the rows that have not ended."""
+
+    def __init__(self, lm: LM, sampler: RowSampler) -> None:
+        self._sampler = sampler
+        self.h: list[Tensor] = []
+        self.drawn: list[Tensor] = []
+        self._last: Tensor | None = None
+
+    def hook(self, _: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        self._last = args[0][:, -1]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        assert self._last is not None
+        counted = self._sampler.counted.to(self._last.device)
+        self.h.append(self._last[counted])
+        self.drawn.append(self._sampler.drawn[counted])
+        return scores
+
+
 class _Scorer(LogitsProcessor):
     """Adds up what the unsteered model thinks of the tokens that the sampler drew.
 
@@ -194,24 +233,29 @@ def _generate_batch(
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
     uniform = torch.stack([_stream(seed, row, max_new_tokens) for row in batch])
     sampler = RowSampler(uniform, top_p, temperature, lm.end_ids)
-    processors, scorer = LogitsProcessorList([sampler]), _Scorer(lm, sampler)
+    scorer = _Scorer(lm, sampler)
+    processors: list[LogitsProcessor] = [sampler, scorer] if score else [sampler]
     with lm.steered(mix), lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
-        if score:
-            processors.append(scorer)
-        written = lm.model.generate(  # type: ignore[operator]
-            input_ids=padded,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            logits_processor=processors,
-            pad_token_id=lm.tokenizer.pad_token_id,
-        )
+        written = _write(lm, padded, mask, max_new_tokens, processors)
     texts = lm.tokenizer.batch_decode(written[:, padded.shape[1] :], skip_special_tokens=True)
     log_p = scorer.log_p.tolist() if score else [math.nan] * len(batch)
     return [
         Continuation(prompts[row.prompt], text, dict(zip(steers, row.strengths, strict=True)), row.sample, int(k), p)
         for row, text, k, p in zip(batch, texts, sampler.tokens, log_p, strict=True)
     ]
+
+
+def _write(lm: LM, ids: Tensor, mask: Tensor, tokens: int, processors: list[LogitsProcessor]) -> Tensor:
+    """transformers' own loop: takes the likeliest token, which the sampler has made the only one."""
+    return lm.model.generate(  # type: ignore[operator]
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=tokens,
+        logits_processor=LogitsProcessorList(processors),
+        pad_token_id=lm.tokenizer.pad_token_id,
+    )
 
 
 def _stream(seed: int, row: _Row, length: int) -> Tensor:

@@ -97,6 +97,13 @@ class LM:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
     @property
+    def start_id(self) -> int:
+        """The token from which the model writes from nothing: what its tokenizer puts first, or ends texts with."""
+        given = self.encode([""])[0]
+        candidates = [*given[:1], self.tokenizer.get_vocab().get("<|endoftext|>"), self.tokenizer.bos_token_id]
+        return next((token for token in (*candidates, self.tokenizer.eos_token_id) if token is not None), 0)
+
+    @property
     def takes_positions(self) -> bool:
         """Whether the model can be told where in its text each token stands (Mamba and Bloom cannot)."""
         return "position_ids" in inspect.signature(self.model.forward).parameters
@@ -109,6 +116,8 @@ class LM:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, as the tokenizer encodes it (its own special tokens included)."""
+        if not texts:
+            return []
         encoded = self.tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
         return [list(ids) for ids in encoded]
 

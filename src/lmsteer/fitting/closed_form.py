@@ -1,7 +1,8 @@
 """The closed-form fit: one damped natural-gradient step from statistics, no learning rate, steps or seed.
 
-The log-likelihood of the texts under strength s = label has at W = 0 the gradient G and, under the Kronecker
-approximation, the Fisher matrix C ⊗ F. With damping λ₁, λ₂ (in units of the mean diagonal) its natural gradient is::
+The log-likelihood of the texts under strength s = label has at W = 0 the gradient G; the Fisher matrix of the
+model's own text is, under the Kronecker approximation, C ⊗ F (``curvature``). With damping λ₁, λ₂ (in units of the
+mean diagonal) its natural gradient is::
 
     W(λ₁, λ₂) = (C + λ₁ I)⁻¹ (G - s̄ D - α D) (F + λ₂ I)⁻¹                                   (d, d)
 
@@ -30,13 +31,14 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
+from lmsteer.fitting.curvature import Curvature
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.head import Head
 from lmsteer.steers.steer import factorise
 
-_DAMPINGS_1 = (3.0, 10.0, 30.0, 100.0, 300.0)
-_DAMPINGS_2 = (0.1, 0.3, 1.0, 3.0, 10.0)
+_DAMPINGS_1 = (3.0, 10.0, 30.0, 100.0)
+_DAMPINGS_2 = (0.1, 0.3, 1.0)
 _DAMPINGS_END = (0.03, 0.1, 0.3, 1.0, 3.0)
 # The share of the spectrum (squared singular values, in nats) that the chosen rank holds.
 _SPECTRUM_SHARE = 0.95
@@ -62,12 +64,12 @@ class Solution:
 class NaturalGradient:
     """The natural gradient for any damping: C and F are decomposed once, a damping then costs two products."""
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, statistics: Statistics, curvature: Curvature) -> None:
         n = statistics.counts.tokens
         sums = statistics.sums
         self.variance = statistics.counts.label_squared / n - (statistics.counts.label / n) ** 2
-        self.c, self.c_basis = torch.linalg.eigh(sums["C"] / n)
-        self.f, self.f_basis = torch.linalg.eigh(sums["F"] / n)
+        self.c, self.c_basis = torch.linalg.eigh(curvature.c)
+        self.f, self.f_basis = torch.linalg.eigh(curvature.f)
         centred = (sums["G"] - statistics.counts.label / n * sums["D"]) / n
         self._gradient = self.c_basis.T @ centred @ self.f_basis / self.variance
         self._domain = self.c_basis.T @ (sums["D"] / n) @ self.f_basis
@@ -107,11 +109,12 @@ class NaturalGradient:
         return matrix / root_c[:, None] / root_f
 
 
-def solve(statistics: Statistics, head: Head, *, rank: int | None = None) -> Solution:
+def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int | None = None) -> Solution:
     """Fit a steer from statistics.
 
     Args:
         statistics: of the labelled texts.
+        curvature: of the model.
         head: of the model that they were gathered with; needed to choose the scales.
         rank: of the steer, the end of a text included; None chooses it from the spectrum.
 
@@ -121,7 +124,7 @@ def solve(statistics: Statistics, head: Head, *, rank: int | None = None) -> Sol
     _check(statistics, rank)
     rows = statistics.held_out
     inside, end = rows[~rows.is_end], rows[rows.is_end]
-    gradient = NaturalGradient(statistics)
+    gradient = NaturalGradient(statistics, curvature)
     damping_1, damping_2 = _choose_dampings(gradient, inside)
     spectrum = gradient.factors(damping_1, damping_2)[2].double() ** 2
     shares = spectrum.cumsum(0) / spectrum.sum()
@@ -141,7 +144,7 @@ def solve(statistics: Statistics, head: Head, *, rank: int | None = None) -> Sol
 
 
 def _check(statistics: Statistics, rank: int | None) -> None:
-    d = len(statistics.sums["C"])
+    d = len(statistics.sums["G"])
     if rank is not None and not 2 <= rank <= d:
         raise DataError(f"the rank must be from 2 to the model's hidden size, {d}, not {rank}.")
     _, labels = statistics.held_out.texts()
@@ -205,7 +208,7 @@ def _fit_end(
     statistics: Statistics, gradient: NaturalGradient, head: Head, end: Rows
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The rank-one part w uᵀ (d,), (d,) for the end of a text; zero where texts have no end or it tells nothing."""
-    n, sums, d = statistics.counts.ends, statistics.sums, len(statistics.sums["C"])
+    n, sums, d = statistics.counts.ends, statistics.sums, len(statistics.sums["G"])
     nothing = torch.zeros(d, dtype=torch.float64)
     if not n or not len(end):
         return nothing, nothing, {"damping_end": None, "scale_end": 0.0}

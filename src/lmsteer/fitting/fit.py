@@ -13,6 +13,7 @@ from typing import Literal
 from lmsteer.errors import DataError, InterruptedFitError
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.closed_form import Solution, solve
+from lmsteer.fitting.curvature import curvature
 from lmsteer.fitting.data import LabelledText, check_labelled
 from lmsteer.fitting.gradient import Recipe, RowStore, Training, train
 from lmsteer.fitting.rows import batches, encode_whole
@@ -150,7 +151,7 @@ def _fit_closed_form(work: _Work, card: Card, rank: int | None, saved: Sequence[
         statistics = statistics.merge(loaded)
     if work.texts:
         statistics = statistics.merge(_gather(work))
-    solution = solve(statistics, work.lm.head, rank=rank)
+    solution = solve(statistics, curvature(work.lm), work.lm.head, rank=rank)
     steer = _steer(work.lm, solution, card)
     reading = read(work.lm.head, statistics.held_out, steer)
     card = dataclasses.replace(

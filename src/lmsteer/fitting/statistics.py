@@ -4,14 +4,14 @@ With ``h_t`` (d,) the hidden state that predicts token t, ``r_t`` (d,) its resid
 
     G = Σ s h rᵀ     the gradient of the log-likelihood at W = 0             (d, d)
     D = Σ h rᵀ       the domain: what the texts have in common, whatever s   (d, d)
-    C = Σ h hᵀ,  F = Σ r rᵀ       the Kronecker factors of its Fisher matrix (d, d)
 
 over the tokens of the texts, and, where a text ends, apart from those::
 
     C_end = Σ h hᵀ (d, d),   g_end = Σ s h,   h_end = Σ h,   r_end = Σ r     (d,)
 
 They are plain sums in float64. So they are gathered in a stream at constant memory, merged across machines by
-addition, extended by new texts, and the result is that of all texts at once. C, D, F do not depend on labels.
+addition, extended by new texts, and the result is that of all texts at once. What such a step costs, the Fisher
+matrix, is the model's own (``curvature``).
 
 A few texts are held out of the sums to choose damping and scale by: those whose digest is small, which is the
 same choice in every order, file and process. Their rows are kept, up to a fixed number.
@@ -42,7 +42,7 @@ HELD_OUT_SHARE = 8
 HELD_OUT_ROWS = 8192
 
 _SUMS_FILE, _RECORD_FILE = "statistics.safetensors", "statistics.json"
-_MATRICES = ("C", "D", "F", "G", "C_end")
+_MATRICES = ("G", "D", "C_end")
 _VECTORS = ("g_end", "h_end", "r_end")
 
 
@@ -162,8 +162,6 @@ class Statistics:
         h, r, s = rows.h.double(), rows.r.double(), rows.label.double()
         inside, end = ~rows.is_end, rows.is_end
         hc, rc, sc = h[inside], r[inside], s[inside]
-        self.sums["C"] += hc.T @ hc
-        self.sums["F"] += rc.T @ rc
         self.sums["D"] += hc.T @ rc
         self.sums["G"] += (hc * sc[:, None]).T @ rc
         self.sums["C_end"] += h[end].T @ h[end]

@@ -1,0 +1,82 @@
+"""The closed form: it solves what it says, and finds a style that is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError
+from lmsteer.fitting.closed_form import NaturalGradient, gains_at, solve
+from lmsteer.fitting.curvature import Curvature, curvature
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.rows import encode_whole
+from lmsteer.fitting.statistics import Statistics, gather_statistics
+from tiny import styled
+
+
+@pytest.fixture(scope="module")
+def statistics(llama) -> Statistics:
+    texts = styled(240)
+    return gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+
+
+@pytest.fixture(scope="module")
+def own(llama, tmp_path_factory) -> Curvature:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMSTEER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return curvature(llama)
+
+
+def test_the_natural_gradient_solves_its_equation(statistics, own):
+    gradient, n = NaturalGradient(statistics, own), statistics.counts.tokens
+    c, f, d = own.c, own.f, statistics.sums["D"] / n
+    mean = statistics.counts.label / n
+    identity = torch.eye(len(c), dtype=torch.float64)
+    damped_c, damped_f = c + 3 * c.diagonal().mean() * identity, f + 0.5 * f.diagonal().mean() * identity
+    centred = (statistics.sums["G"] / n - mean * d) / gradient.variance
+    w = gradient.matrix(3.0, 0.5)
+    alpha = (torch.linalg.solve(damped_c, centred) @ torch.linalg.inv(damped_f) * d).sum()
+    alpha = alpha / (torch.linalg.solve(damped_c, d) @ torch.linalg.inv(damped_f) * d).sum()
+    torch.testing.assert_close(damped_c @ w @ damped_f, centred - alpha * d, rtol=1e-8, atol=1e-8)  # float64
+    assert abs(float((w * d).sum())) < 1e-9 * float(w.norm() * d.norm())  # the domain is left alone
+
+
+def test_factors_are_the_best_of_their_rank(statistics, own):
+    gradient = NaturalGradient(statistics, own)
+    a, b, _ = gradient.factors(3.0, 0.5)
+    # Through float32 factors.
+    torch.testing.assert_close(a @ b.T, gradient.matrix(3.0, 0.5), rtol=1e-3, atol=1e-4)
+    assert gradient.factors(3.0, 0.5, 4)[0].shape == (32, 4)
+
+
+def test_a_style_that_is_there_is_found(llama, statistics, own):
+    solution = solve(statistics, own, llama.head)
+    rows = statistics.held_out
+    moved = (rows.h @ solution.a) @ solution.b.T
+    assert float(gains_at(llama.head, rows, moved, [1.0]).mean()) > 0.1
+    half, more = gains_at(llama.head, rows, moved, [0.5, 2.0]).mean(1).tolist()
+    best = float(gains_at(llama.head, rows, moved, [1.0]).mean())
+    assert best > half
+    assert best > more  # strength 1 is the likeliest
+
+
+def test_the_fit_is_deterministic(llama, statistics, own):
+    one, two = solve(statistics, own, llama.head), solve(statistics, own, llama.head)
+    assert torch.equal(one.a, two.a)
+    assert torch.equal(one.b, two.b)
+
+
+def test_a_rank_is_kept(llama, statistics, own):
+    solution = solve(statistics, own, llama.head, rank=5)
+    assert solution.a.shape == (32, 5)
+    assert solution.settings["rank_share"] < 1
+    for bad in (0, 1, 33):
+        with pytest.raises(DataError, match="rank must be"):
+            solve(statistics, own, llama.head, rank=bad)
+
+
+def test_too_few_texts_are_refused(llama, own):
+    texts = [LabelledText("only", 1.0), LabelledText("two", -1.0)]
+    few = gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+    with pytest.raises(DataError, match="too few texts"):
+        solve(few, own, llama.head)

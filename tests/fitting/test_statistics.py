@@ -1,0 +1,139 @@
+"""Statistics: sums that merge, extend and resume to the same fit, whatever the order."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmsteer.errors import StatisticsError, WrongBaseError
+from lmsteer.files import replace_folder
+from lmsteer.fitting import statistics as module
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.rows import encode_whole, from_words, gather, two_words
+from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of, load_statistics
+
+
+def labelled(count: int, seed: int = 0) -> list[LabelledText]:
+    rng = random.Random(seed)
+    words = ["good", "bad", "fine", "cat", "dog", "rain", "sun"]
+    return [
+        LabelledText(" ".join(rng.choices(words, k=rng.randint(1, 6))) + f" {seed}-{i}", rng.choice([-1.0, 0.5, 1.0]))
+        for i in range(count)
+    ]
+
+
+def gathered(lm, texts) -> Statistics:
+    return gather_statistics(lm, texts, encode_whole(lm, texts), Statistics.empty(lm))
+
+
+def assert_same(one: Statistics, other: Statistics) -> None:
+    assert one.fingerprint == other.fingerprint
+    assert one.counts.texts == other.counts.texts
+    assert torch.equal(torch.unique(one.held_out.digest, dim=0), torch.unique(other.held_out.digest, dim=0))
+    for name, total in one.sums.items():
+        # float32 rows of other batch sizes, summed in another order in float64.
+        torch.testing.assert_close(total, other.sums[name], rtol=1e-4, atol=1e-3)
+
+
+def test_sums_are_what_they_say(llama):
+    texts = labelled(30)
+    found = gathered(llama, texts)
+    chosen = set(held_out_of(texts, encode_whole(llama, texts)))
+    kept = [text for i, text in enumerate(texts) if i not in chosen]
+    assert 0 < len(chosen) < len(texts)
+    assert found.counts.texts == len(kept)
+    rows = list(gather(llama, kept, encode_whole(llama, kept)))
+    h = torch.cat([r.h[~r.is_end] for r in rows]).double()
+    r = torch.cat([r.r[~r.is_end] for r in rows]).double()
+    s = torch.cat([r.label[~r.is_end] for r in rows]).double()
+    torch.testing.assert_close(found.sums["G"], torch.einsum("n,ni,nj->ij", s, h, r), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found.sums["D"], h.T @ r, rtol=1e-4, atol=1e-3)
+    assert found.counts.ends == len(kept)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 40), st.randoms())
+def test_merged_statistics_are_those_of_all_texts_at_once(llama, cut, rng):
+    texts = labelled(40)
+    whole = gathered(llama, texts)
+    rng.shuffle(texts)
+    assert_same(gathered(llama, texts[:cut]).merge(gathered(llama, texts[cut:])), whole)
+
+
+@pytest.mark.parametrize("limit", [20, 60])
+def test_a_limit_on_held_out_rows_keeps_merging_exact(llama, monkeypatch, limit):
+    monkeypatch.setattr(module, "HELD_OUT_ROWS", limit)
+    texts = labelled(80)
+    whole = gathered(llama, texts)
+    assert len(whole.held_out) <= limit
+    assert_same(gathered(llama, texts[:33]).merge(gathered(llama, texts[33:])), whole)
+    chosen = held_out_of(texts, encode_whole(llama, texts))
+    digests = {from_words(*words) for words in whole.held_out.digest.tolist()}
+    assert {texts[i].digest for i in chosen} == digests
+
+
+@given(st.integers(0, (1 << 128) - 1), st.integers(0, (1 << 128) - 1))
+def test_digests_keep_their_value_and_order_as_two_words(a, b):
+    assert from_words(*two_words(a)) == a
+    assert (two_words(a) < two_words(b)) == (a < b)
+
+
+def test_statistics_come_back_from_disk(llama, tmp_path):
+    found = gathered(llama, labelled(20))
+    loaded, record = load_statistics(found.save(tmp_path / "s", note=1))
+    assert record["note"] == 1
+    assert loaded.counts == found.counts
+    assert loaded.fingerprint == found.fingerprint
+    assert all(torch.equal(loaded.sums[name], total) for name, total in found.sums.items())
+
+
+def test_statistics_of_another_model_are_refused(make_lm):
+    one, other = gathered(make_lm("llama"), labelled(3)), gathered(make_lm("qwen3"), labelled(3))
+    with pytest.raises(WrongBaseError, match="tiny-llama"):
+        one.merge(other)
+
+
+def test_damaged_statistics_are_told(llama, tmp_path):
+    with pytest.raises(StatisticsError, match="no statistics in"):
+        load_statistics(tmp_path)
+    folder = Statistics.empty(llama).save(tmp_path / "s")
+    (folder / "statistics.json").write_text("{")
+    with pytest.raises(StatisticsError, match="are damaged"):
+        load_statistics(folder)
+
+
+def test_a_full_disk_is_told_and_the_old_statistics_survive(llama, tmp_path, monkeypatch):
+    found = gathered(llama, labelled(5))
+    found.save(tmp_path / "s")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(StatisticsError, match="No space left"):
+        Statistics.empty(llama).save(tmp_path / "s")
+    assert load_statistics(tmp_path / "s")[0].counts == found.counts
+
+
+def test_a_folder_written_aside_vanishes_on_failure(tmp_path):
+    def fail() -> None:
+        with replace_folder(tmp_path / "x") as aside:
+            (aside / "half").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_extended_fit_counts_every_text(llama):
+    first, more = labelled(20), labelled(15, seed=1)
+    extended = gather_statistics(llama, more, encode_whole(llama, more), gathered(llama, first))
+    assert_same(extended, gathered(llama, first + more))
+    assert extended.texts == 35
+    assert dataclasses.asdict(extended.counts)["tokens"] > 0

@@ -1,0 +1,149 @@
+"""Generation: rows are their own, whatever the batch; the dial turns; transformers' own paths are steered too."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import FAMILIES, random_steer
+from transformers import pipeline
+
+from lmsteer.batches import pad
+from lmsteer.errors import DataError, SteerError
+from lmsteer.generation import RowSampler, generate, own_text, perplexity
+from lmsteer.steers.mix import Mix
+
+PROMPTS = ["The cat", "A much longer prompt, to be padded", "x"]
+
+
+def written(lm, batch_size: int = 64, **options):
+    steers = {"style": random_steer(lm)}
+    dial = [{"style": s} for s in (-2.0, 0.0, 2.0)]
+    return list(generate(lm, PROMPTS, steers, dial, n=2, max_new_tokens=6, batch_size=batch_size, **options))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_do_not_depend_on_their_batch(make_lm, family):
+    lm = make_lm(family)
+    if family == "mamba":
+        pytest.skip("a Mamba of transformers sees its padding when it generates; prompts of one length only")
+    assert [c.text for c in written(lm, 1)] == [c.text for c in written(lm, 5)] == [c.text for c in written(lm, 64)]
+
+
+def test_the_order_is_prompt_strength_sample(llama):
+    rows = written(llama)
+    assert [(c.prompt, c.strengths["style"], c.sample) for c in rows] == [
+        (p, s, k) for p in PROMPTS for s in (-2.0, 0.0, 2.0) for k in (0, 1)
+    ]
+
+
+def test_seeds_repeat_and_differ(llama):
+    assert [c.text for c in written(llama, seed=1)] == [c.text for c in written(llama, seed=1)]
+    assert [c.text for c in written(llama, seed=1)] != [c.text for c in written(llama, seed=2)]
+
+
+def test_strengths_act_and_zero_is_unsteered(llama):
+    rows = written(llama)
+    plain = [c.text for c in generate(llama, PROMPTS, n=2, max_new_tokens=6)]
+    assert [c.text for c in rows if c.strengths["style"] == 0] == plain
+    assert [c.text for c in rows if c.strengths["style"] == 2] != plain
+
+
+def test_scores_are_the_unsteered_models_log_likelihood(llama):
+    for c in written(llama, score=True, top_p=1.0):
+        prompt = llama.encode([c.prompt])[0]
+        new = llama.encode([c.text])[0]
+        if len(new) != c.tokens or llama.tokenizer.decode(new) != c.text or "\ufffd" in c.text:
+            continue  # bytes that are no text, or an end of text, do not come back as the same ids
+        ids, mask = pad([prompt + new], 0, llama.device)
+        h = llama.hidden_states(ids, mask)[0, len(prompt) - 1 : -1]
+        expected = llama.head.log_likelihood(h, torch.tensor(new)).sum()
+        assert c.log_p == pytest.approx(float(expected), rel=1e-4, abs=1e-4)  # float32, through a cache
+
+
+def test_greedy_generation_is_transformers_own(llama):
+    ours = [c.text for c in generate(llama, ["The cat"], temperature=0, max_new_tokens=5)]
+    ids = torch.tensor(llama.encode(["The cat"]))
+    theirs = llama.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=5)
+    assert ours == llama.tokenizer.batch_decode(theirs[:, ids.shape[1] :], skip_special_tokens=True)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=6), st.floats(0.05, 1), st.floats(0, 0.999))
+def test_the_sampler_draws_from_the_nucleus_alone(logits, top_p, u):
+    scores = torch.tensor([logits])
+    p = scores.softmax(-1)[0]
+    sampler = RowSampler(torch.tensor([[u]]), top_p, 1.0, [])
+    only = sampler(torch.zeros(1, 0), scores)
+    drawn = int(sampler.drawn)
+    assert only.isfinite().sum() == 1
+    above = float(p[p > p[drawn]].sum())
+    assert above < top_p + 1e-6  # rounding of float32 sums
+
+
+def test_the_sampler_follows_the_probabilities():
+    u = (torch.arange(1000) + 0.5)[:, None] / 1000
+    scores = torch.tensor([0.5, 0.3, 0.2]).log().expand(1000, 3)
+    sampler = RowSampler(u, 1.0, 1.0, [])
+    sampler(torch.zeros(1000, 0), scores)
+    assert torch.bincount(sampler.drawn).tolist() == pytest.approx([500, 300, 200], abs=1)
+
+
+def test_steers_act_under_pipeline_beams_and_sampling(llama):
+    prompt = llama.tokenizer("The cat", return_tensors="pt")
+    arguments = {"max_new_tokens": 6, "pad_token_id": 0}
+    settings_ = [{"do_sample": False}, {"num_beams": 3, "do_sample": False}, {"do_sample": True}]
+    mix = Mix({"s": random_steer(llama)}, {"s": 4.0})
+
+    def run(**options):
+        torch.manual_seed(0)
+        return llama.model.generate(**prompt, **arguments, **options).tolist()
+
+    before = [run(**options) for options in settings_]
+    with llama.steered(mix) as handle:
+        during = [run(**options) for options in settings_]
+        piped = pipeline("text-generation", model=llama.model, tokenizer=llama.tokenizer)
+        steered = piped("The cat", do_sample=False, max_new_tokens=6)[0]["generated_text"]
+        assert handle.calls > 0
+    assert [run(**options) for options in settings_] == before
+    assert all(a != b for a, b in zip(before, during, strict=True))
+    assert steered == llama.tokenizer.decode(during[0][0], skip_special_tokens=True)
+
+
+def test_own_text_is_the_models_and_the_seeds_alone(llama):
+    h, y = own_text(llama, 5, 7, 0)
+    again = own_text(llama, 5, 7, 0)
+    assert h.shape == (len(y), 32)
+    assert len(y) <= 35
+    assert torch.equal(h, again[0])
+    assert torch.equal(y, again[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "number of samples"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"max_new_tokens": 1 << 21}, "longer than the model's context"),
+    ],
+)
+def test_settings_out_of_range_are_refused(llama, options, message):
+    with pytest.raises(DataError, match=message):
+        list(generate(llama, ["x"], **options))
+
+
+def test_bad_prompts_and_strengths_are_refused(llama):
+    for prompts, message in (([], "no prompts"), ([""], "is empty")):
+        with pytest.raises(DataError, match=message):
+            list(generate(llama, prompts))
+    with pytest.raises(SteerError, match="finite"):
+        list(generate(llama, ["x"], {"style": random_steer(llama)}, [{"style": math.inf}]))
+
+
+def test_perplexity_of_nothing_is_nan():
+    assert math.isnan(perplexity([]))

@@ -1,0 +1,121 @@
+"""LM: hidden states and head of every architecture family are the model's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.batches import pad
+from lmsteer.errors import ModelError, SteerError, WrongBaseError
+from lmsteer.lm import LM, load
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.transform import attach
+from lmsteer.verify import verify
+from tiny import FAMILIES, random_steer, tiny_lm
+
+TEXTS = ["A quick test.", "Something else entirely, a bit longer", "x"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_of_hidden_states_gives_the_models_own_logits(make_lm, family):
+    lm = make_lm(family)
+    ids, mask = pad(lm.encode(TEXTS), 0, lm.device)
+    ours = lm.head.logits(lm.hidden_states(ids, mask))
+    theirs = lm.model(input_ids=ids, attention_mask=mask).logits
+    # The same float32 products in another order of sums.
+    torch.testing.assert_close(ours[mask.bool()], theirs[mask.bool()], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["multiply", "add", "offset"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_identity_holds_on_every_family(make_lm, family, form):
+    lm = make_lm(family)
+    done = verify(lm, random_steer(lm, form), strength=1.5)
+    failed = [check for check in done.checks if not check.passed]
+    assert not failed
+    assert done.checks[0].difference > 0.01  # the steer acts
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_identities_hold_in_half_precision(dtype):
+    lm = tiny_lm("llama", dtype)
+    assert verify(lm, random_steer(lm), strength=2.0).acts
+
+
+def test_residuals_are_the_gradient_of_the_log_likelihood(make_lm):
+    for family in ("llama", "gemma2", "granite", "cohere"):
+        lm = make_lm(family)
+        h = torch.randn(7, 32, requires_grad=True)
+        y = torch.randint(0, lm.head.weight.shape[0], (7,))
+        log_p = lm.head.logits(h).log_softmax(-1).gather(1, y[:, None]).squeeze(1)
+        (gradient,) = torch.autograd.grad(log_p.sum(), h)
+        r, found = lm.head.residuals(h.detach(), y)
+        torch.testing.assert_close(r, gradient, rtol=1e-4, atol=1e-5)  # float32, other order of sums
+        torch.testing.assert_close(found, log_p.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_pieces_do_not_change_the_result(llama, monkeypatch):
+    h, y = torch.randn(9, 32), torch.randint(0, 200, (9,))
+    whole = llama.head.residuals(h, y)
+    monkeypatch.setattr("lmsteer.head._PIECE_NUMBERS", 600)
+    pieces = llama.head.residuals(h, y)
+    for a, b in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # other sizes of matrix products
+
+
+def test_tied_heads_stay_tied_and_untouched(llama):
+    before = llama.head.weight.clone()
+    with llama.steered(Mix({"s": random_steer(llama)}, {"s": 3.0})):
+        llama.model(input_ids=torch.arange(5)[None])
+    assert torch.equal(llama.head.weight, before)
+
+
+def test_a_model_that_does_something_else_to_its_logits_is_refused():
+    lm = tiny_lm("llama")
+    forward = lm.model.forward
+
+    def doubled(*args: object, **options: object) -> object:
+        output = forward(*args, **options)
+        output.logits = output.logits * 2
+        return output
+
+    lm.model.forward = doubled
+    with pytest.raises(ModelError, match="does something to its logits"):
+        LM(lm.model, lm.tokenizer, "odd")
+
+
+def test_fingerprints_tell_models_apart_but_not_dtypes():
+    one, same = tiny_lm("llama"), tiny_lm("llama", torch.bfloat16)
+    assert one.fingerprint == same.fingerprint
+    other = tiny_lm("llama")
+    other.model.model.norm.weight.data += 0.5
+    assert LM(other.model, other.tokenizer, "x").fingerprint != one.fingerprint
+
+
+def test_a_steer_of_another_base_is_refused_with_both_fingerprints(make_lm):
+    llama, mistral = make_lm("llama"), make_lm("qwen3")
+    with pytest.raises(WrongBaseError) as caught:
+        mistral.steered(Mix({"s": random_steer(llama)}, {"s": 1.0}))
+    assert llama.fingerprint in str(caught.value)
+    assert mistral.fingerprint in str(caught.value)
+
+
+def test_a_steer_of_another_shape_is_refused(llama):
+    steer = random_steer(llama)
+    wrong = type(steer)("add", {"a": torch.zeros(8)}, 8, 99, steer.card)
+    with pytest.raises(SteerError, match="hidden size 8 and vocabulary 99"):
+        attach(llama.model, Mix({"s": wrong}, {"s": 1.0}))
+
+
+def test_loading_nothing_says_so(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load(tmp_path)
+
+
+def test_a_saved_model_loads_with_its_tokenizer(llama, tmp_path):
+    llama.model.save_pretrained(tmp_path)
+    llama.tokenizer.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.fingerprint == llama.fingerprint
+    assert loaded.tokenizer_fingerprint == llama.tokenizer_fingerprint

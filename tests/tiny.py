@@ -1,0 +1,98 @@
+"""Tiny random models of every architecture family, random steers on them, and texts with a style."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from lmsteer.fitting.data import LabelledText
+from lmsteer.lm import LM
+from lmsteer.steers.steer import Card, Steer
+
+_COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+_KV = {**_COMMON, "num_key_value_heads": 2}
+_GEMMA = {**_KV, "head_dim": 8, "final_logit_softcapping": 5.0}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": _GPT2,
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+    "gptj": {**_GPT2, "rotary_dim": 4},
+    "gpt_neox": {**_COMMON, "tie_word_embeddings": False},
+    "llama": _KV,
+    "mistral": _KV,
+    "qwen2": _KV,
+    "qwen3": {**_KV, "head_dim": 8},
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "phi3": {**_KV, "pad_token_id": 0},
+    "granite": {**_KV, "logits_scaling": 4.0},
+    "cohere": {**_KV, "logit_scale": 0.25},
+    "opt": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 48,
+        "word_embed_proj_dim": 32,
+    },
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+}
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes are tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_lm(family: str, dtype: torch.dtype = torch.float32) -> LM:
+    """A random model with two layers, 32 wide; its embeddings are spread out enough that steers show."""
+    tokenizer = tiny_tokenizer()
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**ids, **FAMILIES[family]})
+    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    model.get_output_embeddings().weight.data.normal_(0, 0.3)
+    return LM(model, tokenizer, f"tiny-{family}")
+
+
+def card(lm: LM, name: str = "style") -> Card:
+    """A card of a steer on a model."""
+    return Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, label="anything")
+
+
+def random_steer(lm: LM, form: str = "multiply", rank: int = 3, seed: int = 0, name: str = "style") -> Steer:
+    """A random steer of any form, large enough to show."""
+    g = torch.Generator().manual_seed(seed)
+    v, d = lm.head.weight.shape
+    factors = {
+        "multiply": {"A": torch.randn(d, rank, generator=g) / 4, "B": torch.randn(d, rank, generator=g) / 4},
+        "add": {"a": torch.randn(d, generator=g) / 2},
+        "offset": {"o": torch.randn(v, generator=g)},
+    }[form]
+    return Steer(form, factors, d, v, card(lm, name))  # type: ignore[arg-type]
+
+
+def styled(count: int, seed: int = 0) -> list[LabelledText]:
+    """Texts whose letters tell their label."""
+    rng = random.Random(seed)
+    letters = {1.0: "abcdefgh", -1.0: "stuvwxyz"}
+    return [
+        LabelledText("".join(rng.choices(letters[label] + "lmno", k=16)), label)
+        for label in (1.0, -1.0)
+        for _ in range(count // 2)
+    ]
