@@ -1,0 +1,5 @@
+"""``python -m lmsteer``."""
+
+from lmsteer.cli import main
+
+main()

@@ -1,0 +1,114 @@
+"""fit: end to end on a tiny model, interrupted, resumed, extended."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny import styled
+
+from lmsteer.errors import DataError, InterruptedFitError, WrongBaseError
+from lmsteer.fitting import fit as module
+from lmsteer.fitting import statistics as statistics_module
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.fit import fit
+from lmsteer.fitting.gradient import Recipe
+from lmsteer.steers.files import load_steer
+
+TEXTS = styled(240)
+RECIPE = Recipe(steps=8, batch=8, rank=4, epsilon=0.1)
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_fit_is_saved_with_its_card_and_reads_its_texts(llama, tmp_path):
+    done = fit(llama, TEXTS, name="letters", label="early letters", source="styled")
+    card = load_steer(tmp_path / "steers" / "letters").card
+    assert card == done.steer.card
+    assert (card.label, card.data["texts"], card.data["source"]) == ("early letters", 240, "styled")
+    assert card.fit["method"] == "closed-form"
+    assert done.reading.gain > 0.1
+    assert done.reading.signs > 0.9
+    assert card.held_out == done.reading.to_json()
+    assert sorted(p.name for p in (tmp_path / "steers").iterdir()) == ["letters"]
+
+
+def test_merged_and_extended_statistics_give_the_fit_of_all_texts(llama):
+    whole = fit(llama, TEXTS, name="whole")
+    fit(llama, TEXTS[::2], name="a", save_statistics="stats/a")
+    fit(llama, TEXTS[1::2], name="b", save_statistics="stats/b")
+    merged = fit(llama, name="m", statistics=["stats/a", "stats/b"])
+    extended = fit(llama, TEXTS[1::2], name="e", statistics=["stats/a"])
+    for other in (merged, extended):
+        assert other.steer.card.data["fingerprint"] == whole.steer.card.data["fingerprint"]
+        assert other.steer.card.data["texts"] == 240
+        # The same sums in another order, then two solves in float64.
+        torch.testing.assert_close(other.steer.matrix(), whole.steer.matrix(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["closed-form", "gradient"])
+def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypatch, method):
+    monkeypatch.setattr("lmsteer.batches.TOKENS_PER_BATCH", 256)
+    whole = fit(llama, TEXTS, name="whole", method=method, recipe=RECIPE)
+    calls = 0
+    real = {"closed-form": statistics_module.rows_of, "gradient": module.train}[method]
+
+    def stopped(*args: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if method == "gradient":
+            training, store, head, count, after = args
+
+            def after_step(number: int, loss: float) -> None:
+                after(number, loss)
+                if number == 3:
+                    raise KeyboardInterrupt
+
+            return real(training, store, head, count, after_step)
+        if calls > 1:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    where = (statistics_module, "rows_of") if method == "closed-form" else (module, "train")
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, stopped)
+        with pytest.raises(InterruptedFitError, match="--resume"):
+            fit(llama, TEXTS, name="s", method=method, recipe=RECIPE)
+    assert (tmp_path / "steers" / "s.partial").exists()
+    with pytest.raises(DataError, match="of other texts"):
+        fit(llama, TEXTS[1:], name="s", method=method, recipe=RECIPE, resume=True)
+    resumed = fit(llama, TEXTS, name="s", method=method, recipe=RECIPE, resume=True)
+    torch.testing.assert_close(resumed.steer.matrix(), whole.steer.matrix(), rtol=1e-3, atol=1e-4)
+    assert not (tmp_path / "steers" / "s.partial").exists()
+
+
+def test_the_gradient_method_saves_its_domain_steer(llama, tmp_path):
+    done = fit(llama, TEXTS, name="g", method="gradient", recipe=dataclasses.replace(RECIPE, steps=80))
+    assert load_steer(tmp_path / "steers" / "g-domain").card.name == "g-domain"
+    assert done.reading.gain > 0.1
+
+
+def test_what_no_steer_can_be_fitted_on_is_refused(llama, make_lm, tmp_path):
+    with pytest.raises(DataError, match="nothing to fit"):
+        fit(llama, name="x")
+    with pytest.raises(DataError, match="needs two at least"):
+        fit(llama, [LabelledText("one", 1.0)], name="x")
+    with pytest.raises(DataError, match="every label"):
+        fit(llama, [LabelledText(str(i), 1.0) for i in range(9)], name="x")
+    long = [LabelledText("a" * 3000, 1.0), LabelledText("b", -1.0)]
+    with pytest.raises(DataError, match="longer than the model's context"):
+        fit(llama, long, name="x")
+    fit(llama, TEXTS, name="x", save_statistics="stats")
+    with pytest.raises(WrongBaseError, match="statistics are of the model"):
+        fit(make_lm("qwen3"), name="y", statistics=["stats"])
+    assert not (tmp_path / "steers" / "y").exists()
+
+
+def test_long_texts_are_cut_when_asked(llama):
+    done = fit(llama, [*TEXTS, LabelledText("abc " * 900, 1.0)], name="x", max_tokens=64)
+    assert done.steer.card.fit["max_tokens"] == 64

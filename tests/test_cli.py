@@ -1,0 +1,154 @@
+"""The command line: good input works end to end, bad input ends in a message and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import random_steer, styled, tiny_lm
+
+from lmsteer.cli import main
+from lmsteer.steers.files import load_steer, save_steer
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    lm = tiny_lm("llama")
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": t.text, "label": t.label} for t in styled(240)]
+    Path("letters.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def run(tiny_folder, monkeypatch, capsys):
+    def call(*arguments: str, model: bool = True) -> tuple[int, str, str]:
+        line = ["lmsteer", *arguments, *(["--model", str(tiny_folder)] if model else [])]
+        monkeypatch.setattr(sys, "argv", line)
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, " ".join(captured.err.split())
+
+    return call
+
+
+def test_fit_generate_verify(run):
+    status, out, _ = run("fit", "letters.jsonl", "--name", "letters", "--label", "early letters", "--json")
+    assert status == 0
+    assert json.loads(out)["card"]["label"] == "early letters"
+    status, out, _ = run("generate", "abc", "--steer", "letters=-3,0,3", "--n", "2", "--json")
+    assert status == 0
+    assert [g["strengths"]["letters"] for g in json.loads(out)["generations"]] == [-3, -3, 0, 0, 3, 3]
+    status, out, _ = run("verify", "letters", "--json")
+    assert status == 0
+    assert json.loads(out)["reading"]["signs"] > 0.9
+    status, out, _ = run("verify", "letters")
+    assert status == 0
+    assert "ok" in out
+    status, out, _ = run("generate", "abc", "[b]x", "--steer", "letters=1")
+    assert status == 0
+    assert "[b]x" in out
+
+
+def test_generate_writes_a_file_and_reads_one(run, tmp_path):
+    Path("prompts.txt").write_text("abc\nxyz\n")
+    assert run("generate", "--file", "prompts.txt", "--out", "o.jsonl")[0] == 0
+    assert len(Path("o.jsonl").read_text().splitlines()) == 2
+
+
+def test_verify_of_a_steer_that_does_nothing_exits_with_1(run):
+    lm = tiny_lm("llama")
+    steer = random_steer(lm, "add")
+    save_steer(type(steer)("add", {"a": torch.zeros(32)}, 32, steer.vocabulary, steer.card), "dead")
+    status, out, _ = run("verify", "dead")
+    assert status == 1
+    assert "FAILED" in out
+
+
+def test_import_makes_a_steer(run):
+    import argparse
+
+    factors = {"projector1": torch.randn(1, 32, 4), "projector2": torch.randn(1, 32, 4)}
+    torch.save([argparse.Namespace(epsilon=1e-3), factors, 7], "c.pt")
+    assert run("import", "c.pt", "--name", "old")[0] == 0
+    assert load_steer("steers/old").rank == 4
+
+
+BAD = {
+    "no data": (["fit", "--name", "x"], "nothing to fit"),
+    "no name": (["fit", "letters.jsonl"], "--name"),
+    "no such file": (["fit", "gone.jsonl", "--name", "x"], "no such file"),
+    "unknown method": (["fit", "letters.jsonl", "--name", "x", "--method", "magic"], "closed-form or gradient"),
+    "rank out of range": (["fit", "letters.jsonl", "--name", "x", "--rank", "99"], "rank must be"),
+    "no label column": (["fit", "letters.jsonl", "--name", "x", "--label-column", "y"], "no column 'y'"),
+    "empty file": (["fit", "empty.jsonl", "--name", "x"], "holds 0 texts"),
+    "unknown steer": (["generate", "x", "--steer", "nobody=1"], "unknown steer 'nobody'"),
+    "strength nan": (["generate", "x", "--steer", "s=nan"], "finite"),
+    "strength inf": (["generate", "x", "--steer", "s=inf"], "finite"),
+    "no prompts": (["generate"], "no prompts"),
+    "verify unknown": (["verify", "nobody"], "unknown steer"),
+    "other base": (["generate", "x", "--steer", "other=1"], "was fitted on"),
+    "no statistics": (["fit", "--name", "x", "--statistics", "gone"], "no statistics in"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_a_message_and_2(run, case):
+    Path("empty.jsonl").touch()
+    save_steer(random_steer(tiny_lm("qwen3")), "other")
+    arguments, message = BAD[case]
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err + out
+    assert not Path("steers").exists()
+
+
+def test_a_wrong_model_ends_in_2(run):
+    status, _, err = run("generate", "x", "--model", "./nowhere", model=False)
+    assert status == 2
+    assert "no such file or folder" in err
+
+
+def test_usage_errors_exit_with_2(run):
+    assert run("generate", "--temperature", "hot")[0] == 2
+
+
+def test_every_command_has_help_with_an_example(run):
+    for command in ("fit", "generate", "verify", "import", "demo"):
+        status, out, _ = run(command, "--help", model=False)
+        assert status == 0
+        assert f"lmsteer {command}" in out
+
+
+def test_ctrl_c_keeps_what_was_gathered_and_names_the_way_on(tiny_folder, tmp_path):
+    rows = [{"text": t.text * 6, "label": t.label} for t in styled(12000)]
+    Path("many.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [sys.executable, "-m", "lmsteer", "fit", "many.jsonl", "--name", "x", "--model", str(tiny_folder)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    time.sleep(9)
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 2, err
+    assert "--resume" in " ".join(err.split())
+    assert Path("steers/x.partial/statistics.json").exists()

@@ -1,0 +1,60 @@
+"""verify: passes what is sound, fails what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny import random_steer, styled
+
+from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.fitting.fit import fit
+from lmsteer.steers.transform import SteerHandle
+from lmsteer.verify import verify
+
+
+def test_a_steer_that_does_nothing_fails(llama):
+    steer = random_steer(llama)
+    nothing = dataclasses.replace(steer, factors={"A": steer.factors["A"] * 0, "B": steer.factors["B"]})
+    done = verify(llama, nothing)
+    assert not done.acts
+    assert [check.passed for check in done.checks][0] is False
+
+
+@pytest.mark.parametrize("broken", ["skipped", "off by a little", "spilling"])
+def test_a_broken_hook_is_caught(llama, monkeypatch, broken):
+    real = SteerHandle._steer_hidden_states
+
+    def hook(self: SteerHandle, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        (h,) = real(self, module, args)
+        if broken == "skipped":
+            return args
+        if broken == "spilling":
+            return (h + (h - args[0]).sum(0, keepdim=True) * 1e-3,)
+        return (args[0] + (h - args[0]) * 1.01,)
+
+    monkeypatch.setattr(SteerHandle, "_steer_hidden_states", hook)
+    assert not verify(llama, random_steer(llama)).acts
+
+
+def test_held_out_texts_are_read(llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path))
+    texts = styled(240)
+    done = fit(llama, texts, name="letters", out=tmp_path / "s")
+    verified = verify(llama, done.steer, texts)
+    assert verified.acts
+    assert verified.reading is not None
+    # The same rows in other batches.
+    assert verified.reading.gain == pytest.approx(done.reading.gain, abs=1e-4)
+    assert verified.reading.texts == done.reading.texts
+    others = verify(llama, done.steer, styled(40, seed=9)).reading
+    assert others is not None
+    assert others.texts == 40
+    with pytest.raises(DataError, match="held out"):
+        verify(llama, done.steer, [type(texts[0])("", 1.0)])
+
+
+def test_another_base_is_refused(make_lm):
+    with pytest.raises(WrongBaseError):
+        verify(make_lm("qwen3"), random_steer(make_lm("llama")))
