@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import random_steer, styled, tiny_lm
 
 from lmsteer.cli import main
 from lmsteer.steers.files import load_steer, save_steer
+from tiny import random_steer, styled, tiny_lm
 
 
 @pytest.fixture(scope="module")

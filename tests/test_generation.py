@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import FAMILIES, random_steer
 from transformers import pipeline
 
 from lmsteer.batches import pad
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import RowSampler, generate, own_text, perplexity
 from lmsteer.steers.mix import Mix
+from tiny import FAMILIES, random_steer
 
 PROMPTS = ["The cat", "A much longer prompt, to be padded", "x"]
 

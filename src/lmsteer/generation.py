@@ -22,6 +22,9 @@ from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 
+# Tokens among which the nucleus is sought before a whole row is sorted.
+_NUCLEUS = 1024
+
 
 @dataclass(frozen=True)
 class Continuation:
@@ -165,13 +168,23 @@ class RowSampler(LogitsProcessor):
     def _draw(self, scores: Tensor) -> Tensor:
         if self._temperature == 0:
             return scores.argmax(-1)
-        p, order = (scores.float() / self._temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
-        before = p.cumsum(-1) - p
-        p = p * (before < self._top_p)
+        p = (scores.float() / self._temperature).softmax(-1)
+        u = self._uniform[:, self._step].to(scores.device)
+        # The nucleus is nearly always small; only rows where it is not are sorted whole.
+        likeliest, order = p.topk(min(_NUCLEUS, p.shape[-1]), -1)
+        drawn = order.gather(1, self._place(likeliest, u)[:, None]).squeeze(1)
+        wide = (likeliest.sum(-1) < self._top_p).nonzero().squeeze(1)
+        if len(wide):
+            likeliest, order = p[wide].sort(stable=True, dim=-1, descending=True)
+            drawn[wide] = order.gather(1, self._place(likeliest, u[wide])[:, None]).squeeze(1)
+        return drawn
+
+    def _place(self, p: Tensor, u: Tensor) -> Tensor:
+        """Which of the descending probabilities (B, k) the random numbers (B,) fall on, within the nucleus."""
         reached = p.cumsum(-1)
-        u = self._uniform[:, self._step, None].to(scores.device) * reached[:, -1:]
-        place = (reached <= u).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
-        return order.gather(1, place).squeeze(1)
+        inside = reached - p < self._top_p
+        total = (p * inside).sum(-1)
+        return ((reached <= (u * total)[:, None]) & inside).sum(-1).clamp(max=inside.sum(-1) - 1)
 
 
 class _Recorder(LogitsProcessor):

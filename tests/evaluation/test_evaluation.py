@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import random_steer, styled
 
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import log_likelihoods, read
@@ -15,6 +14,7 @@ from lmsteer.evaluation.scorers import Vader, positive_share
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation import Continuation
 from lmsteer.steers.mix import Mix
+from tiny import random_steer, styled
 
 
 @pytest.fixture(scope="module")

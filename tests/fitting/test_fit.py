@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import styled
 
 from lmsteer.errors import DataError, InterruptedFitError, WrongBaseError
 from lmsteer.fitting import fit as module
@@ -15,6 +14,7 @@ from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.steers.files import load_steer
+from tiny import styled
 
 TEXTS = styled(240)
 RECIPE = Recipe(steps=8, batch=8, rank=4, epsilon=0.1)

@@ -49,10 +49,10 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
     Args:
         head: of the steer's base.
         rows: of the texts; the residuals are not used.
-        steer: the steer.
+        steer: the steer, its end part taken in.
         domain: a domain steer, always on at strength 1.
     """
-    low, base, high, own = log_likelihoods(head, rows, steer, [-1.0, 0.0, 1.0, rows.label], domain)
+    low, base, high, own = log_likelihoods(head, rows, steer.reader(), [-1.0, 0.0, 1.0, rows.label], domain)
     gain = own - base
     _, labels = rows.texts()
     told = labels != 0

@@ -16,8 +16,9 @@ moves the end-of-text token and, weighed by F, as little else as possible (rank 
 
     W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u = (F + λ₂ I)⁻¹ r_end          (d,)
 
-λ₁, λ₂, λ and both scales are chosen on held-out texts. Of the dampings whose held-out gain is within one
-standard error of the best, λ₁ is the largest: what the texts cannot tell apart, the steadier steer decides.
+It serves reading alone; when the model writes it is left out. λ₁, λ₂, λ and both scales are chosen on held-out
+texts. Of the dampings whose held-out gain is within one standard error of the best, λ₁ is the largest: what the
+texts cannot tell apart, the steadier steer decides. So it is with the scale: the strongest that is as good.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _DAMPINGS_END = (0.03, 0.1, 0.3, 1.0, 3.0)
 # The share of the spectrum (squared singular values, in nats) that the chosen rank holds.
 _SPECTRUM_SHARE = 0.95
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
-_SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 5))
+_SCALES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,11 @@ class Solution:
     """A fitted multiply steer's factors, and how they were chosen.
 
     Attributes:
-        a: factor A (d, r).
-        b: factor B (d, r); W = A Bᵀ.
+        factors: A, B (d, r), and A_end, B_end (d, 1) where the end of a text tells something.
         settings: dampings, scales, rank, share of the spectrum that the rank holds.
     """
 
-    a: Tensor
-    b: Tensor
+    factors: dict[str, Tensor]
     settings: dict[str, Any]
 
 
@@ -116,7 +115,7 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
         statistics: of the labelled texts.
         curvature: of the model.
         head: of the model that they were gathered with; needed to choose the scales.
-        rank: of the steer, the end of a text included; None chooses it from the spectrum.
+        rank: of the steer, its end part not counted; None chooses it from the spectrum.
 
     Raises:
         DataError: too few texts to hold some out at both ends of the dimension, or a rank out of range.
@@ -128,25 +127,25 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     damping_1, damping_2 = _choose_dampings(gradient, inside)
     spectrum = gradient.factors(damping_1, damping_2)[2].double() ** 2
     shares = spectrum.cumsum(0) / spectrum.sum()
-    content_rank = rank - 1 if rank else int((shares < _SPECTRUM_SHARE).sum()) + 1
-    a, b, _ = gradient.factors(damping_1, damping_2, content_rank)
-    scale = _best_scale(head, inside, a, b)
+    rank = rank or int((shares < _SPECTRUM_SHARE).sum()) + 1
+    a, b, _ = gradient.factors(damping_1, damping_2, rank)
+    scale = _scale_of(head, inside, a, b)
     settings = {
         "damping_1": damping_1,
         "damping_2": damping_2,
         "scale": scale,
-        "rank_share": float(shares[content_rank - 1]) if content_rank else 0.0,
+        "rank_share": float(shares[rank - 1]),
     }
-    a, b = a * math.sqrt(scale), b * math.sqrt(scale)
-    w, u, at_end = _fit_end(statistics, gradient, head, end)
-    a, b = torch.cat([a, w[:, None]], 1), torch.cat([b, u[:, None]], 1)
-    return Solution(a.float().contiguous(), b.float().contiguous(), {**settings, **at_end})
+    factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
+    at_end, end_settings = _fit_end(statistics, gradient, head, end)
+    factors = {name: factor.float().contiguous() for name, factor in {**factors, **at_end}.items()}
+    return Solution(factors, {**settings, **end_settings})
 
 
 def _check(statistics: Statistics, rank: int | None) -> None:
     d = len(statistics.sums["G"])
-    if rank is not None and not 2 <= rank <= d:
-        raise DataError(f"the rank must be from 2 to the model's hidden size, {d}, not {rank}.")
+    if rank is not None and not 1 <= rank <= d:
+        raise DataError(f"the rank must be from 1 to the model's hidden size, {d}, not {rank}.")
     _, labels = statistics.held_out.texts()
     if not (len(labels) and labels.min() < labels.max()) or statistics.counts.tokens < 2:
         raise DataError(
@@ -180,15 +179,31 @@ def _quadratic_gain(slope: Tensor, curvature: Tensor) -> Tensor:
     return scale * slope - scale**2 / 2 * curvature
 
 
-def _best_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
-    """The scale of W = A Bᵀ under which the rows are likeliest at strength = label, exactly."""
+def _scale_of(head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
+    """The largest scale of W = A Bᵀ whose gain at strength = label is within one standard error of the best."""
+    guess, gains = _gains_by_scale(head, rows, a, b)
+    texts = torch.stack([rows.per_text(gain) for gain in gains])
+    best = texts[int(texts.sum(1).argmax())]
+    enough = max(float(best.mean() - best.std() / len(best) ** 0.5), 0.0)
+    good = [factor for factor, gain in zip(_SCALES, texts.mean(1).tolist(), strict=True) if gain >= enough]
+    return guess * max(good, default=_SCALES[0])
+
+
+def _best_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> tuple[float, float]:
+    """The scale of W = A Bᵀ under which the rows are likeliest at strength = label, and that gain a row."""
+    guess, gains = _gains_by_scale(head, rows, a, b)
+    best = int(gains.sum(1).argmax())
+    return guess * _SCALES[best], float(gains[best].mean())
+
+
+def _gains_by_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> tuple[float, Tensor]:
+    """A first guess of the scale, and the exact gains (S, N) at its multiples ``_SCALES``."""
     moved = (rows.h.double() @ a) @ b.T
     slope = rows.label * (moved * rows.r).sum(1)
-    guess = float(slope.sum() / (slope**2).sum().clamp(min=1e-30))
-    if not guess > 0:
-        guess = 1 / float((slope**2).sum().clamp(min=1e-30)) ** 0.5
-    gains = gains_at(head, rows, moved.float(), [guess * factor for factor in _SCALES])
-    return guess * _SCALES[int(gains.sum(1).argmax())]
+    curvature = float((slope**2).sum().clamp(min=1e-30))
+    guess = float(slope.sum()) / curvature
+    guess = guess if guess > 0 else 1 / curvature**0.5
+    return guess, gains_at(head, rows, moved.float(), [guess * factor for factor in _SCALES])
 
 
 def gains_at(head: Head, rows: Rows, moved: Tensor, scales: Sequence[float]) -> Tensor:
@@ -206,23 +221,19 @@ def gains_at(head: Head, rows: Rows, moved: Tensor, scales: Sequence[float]) -> 
 
 def _fit_end(
     statistics: Statistics, gradient: NaturalGradient, head: Head, end: Rows
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """The rank-one part w uᵀ (d,), (d,) for the end of a text; zero where texts have no end or it tells nothing."""
-    n, sums, d = statistics.counts.ends, statistics.sums, len(statistics.sums["G"])
-    nothing = torch.zeros(d, dtype=torch.float64)
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The rank-one end part w uᵀ, as A_end and B_end (d, 1); nothing where texts have no end or it tells nothing."""
+    n, sums = statistics.counts.ends, statistics.sums
     if not n or not len(end):
-        return nothing, nothing, {"damping_end": None, "scale_end": 0.0}
+        return {}, {}
     u = gradient.damped_f_solve(sums["r_end"] / n, _DAMPINGS_2[0])
-    u = u / (u @ sums["r_end"]) * n
-    c_end = sums["C_end"] / n
+    u = (u / (u @ sums["r_end"]) * n)[:, None]
+    c_end, identity = sums["C_end"] / n, torch.eye(len(u), dtype=u.dtype)
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     tried = []
     for damping in _DAMPINGS_END:
-        w = torch.linalg.solve(c_end + damping * c_end.diagonal().mean() * torch.eye(d, dtype=c_end.dtype), g)
-        scale = _best_scale(head, end, w[:, None], u[:, None])
-        gain = gains_at(head, end, torch.outer(end.h.double() @ w, u).float(), [scale]).mean()
-        tried.append((float(gain), damping, scale, w))
-    best, damping, scale, w = max(tried, key=lambda trial: trial[0])
-    if best <= 0:
-        return nothing, nothing, {"damping_end": None, "scale_end": 0.0}
-    return w * scale, u, {"damping_end": damping, "scale_end": scale}
+        w = torch.linalg.solve(c_end + damping * c_end.diagonal().mean() * identity, g)[:, None]
+        scale, gain = _best_scale(head, end, w, u)
+        tried.append((gain, damping, w * scale))
+    gain, damping, w = max(tried, key=lambda trial: trial[0])
+    return ({"A_end": w, "B_end": u}, {"damping_end": damping}) if gain > 0 else ({}, {})

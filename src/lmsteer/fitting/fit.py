@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
+
 from lmsteer.errors import DataError, InterruptedFitError
 from lmsteer.evaluation.reading import Reading, read
-from lmsteer.fitting.closed_form import Solution, solve
+from lmsteer.fitting.closed_form import solve
 from lmsteer.fitting.curvature import curvature
 from lmsteer.fitting.data import LabelledText, check_labelled
 from lmsteer.fitting.gradient import Recipe, RowStore, Training, train
@@ -152,7 +154,7 @@ def _fit_closed_form(work: _Work, card: Card, rank: int | None, saved: Sequence[
     if work.texts:
         statistics = statistics.merge(_gather(work))
     solution = solve(statistics, curvature(work.lm), work.lm.head, rank=rank)
-    steer = _steer(work.lm, solution, card)
+    steer = _steer(work.lm, solution.factors, card)
     reading = read(work.lm.head, statistics.held_out, steer)
     card = dataclasses.replace(
         card,
@@ -236,25 +238,17 @@ def _fit_gradient(work: _Work, card: Card, recipe: Recipe) -> Fit:
     data = {"texts": len(work.texts), "fingerprint": work.fingerprint}
     about = {"method": "gradient", **dataclasses.asdict(recipe)}
     card = dataclasses.replace(card, data=data, fit=about)
-    steer, domain = (
-        _steer(
-            lm,
-            Solution(*training.factors_of(kind), {}),
-            dataclasses.replace(card, name=f"{card.name}{suffix}"),
-        )
-        if kind == "" or recipe.domain
-        else None
-        for kind, suffix in (("", ""), ("_domain", "-domain"))
-    )
-    assert steer is not None
+    steer = _steer(lm, training.factors_of(""), card)
+    named = dataclasses.replace(card, name=f"{card.name}-domain", label="the manner of the texts, always on")
+    domain = _steer(lm, training.factors_of("_domain"), named) if recipe.domain else None
     reading = read(lm.head, rows, steer, domain)
     card = dataclasses.replace(card, held_out=reading.to_json())
     return Fit(dataclasses.replace(steer, card=card), reading, domain=domain)
 
 
-def _steer(lm: LM, solution: Solution, card: Card) -> Steer:
+def _steer(lm: LM, factors: dict[str, Tensor], card: Card) -> Steer:
     vocabulary, hidden_size = lm.head.weight.shape
-    return Steer("multiply", {"A": solution.a, "B": solution.b}, hidden_size, vocabulary, card)
+    return Steer("multiply", factors, hidden_size, vocabulary, card)
 
 
 def _card(lm: LM, name: str, label: str) -> Card:

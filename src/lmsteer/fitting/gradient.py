@@ -87,10 +87,10 @@ class Training:
         self.step += 1
         return total
 
-    def factors_of(self, kind: str) -> tuple[Tensor, Tensor]:
+    def factors_of(self, kind: str) -> dict[str, Tensor]:
         """A, B (d, r) of the steer (``""``) or of the domain steer (``"_domain"``), ε taken into B."""
         a, b = self.factors[f"A{kind}"].detach(), self.factors[f"B{kind}"].detach()
-        return a.clone(), b * self.recipe.epsilon
+        return {"A": a.clone(), "B": b * self.recipe.epsilon}
 
     def save(self, folder: Path, data: str) -> None:
         """Write factors, Adam's moments and the step."""

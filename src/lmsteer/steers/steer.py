@@ -14,6 +14,8 @@ from lmsteer.errors import SteerError, WrongBaseError
 Form = Literal["multiply", "add", "offset"]
 FORMS: tuple[str, ...] = get_args(Form)
 FACTORS = {"multiply": ("A", "B"), "add": ("a",), "offset": ("o",)}
+# What a multiply steer may have beside: its end part, for reading.
+END_FACTORS = ("A_end", "B_end")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ class Steer:
     """One style dimension of one base model.
 
     Attributes:
-        form: ``multiply`` (factors A, B (d, r), W = A Bᵀ), ``add`` (a (d,)) or ``offset`` (o (V,)).
+        form: ``multiply`` (factors A, B (d, r), W = A Bᵀ), ``add`` (a (d,)) or ``offset`` (o (V,)). A multiply
+            steer may also have an **end part** A_end, B_end (d, 1): where a text ends, it weighs the whole of it.
+            It serves reading (``reader()``) and is left out when the model writes, where it would only cut texts
+            short or never let them end.
         factors: float32 tensors by those names.
         hidden_size: d.
         vocabulary: V.
@@ -79,7 +84,7 @@ class Steer:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise SteerError(f"unknown form {self.form!r}: a steer is one of {', '.join(FORMS)}.")
-        if set(self.factors) != set(FACTORS[self.form]):
+        if set(self.factors) - set(END_FACTORS) != set(FACTORS[self.form]) or self._has_half_an_end():
             raise SteerError(f"a steer of form {self.form} has factors {FACTORS[self.form]}, not {set(self.factors)}.")
         for name, factor in self.factors.items():
             self._check_factor(name, factor)
@@ -94,6 +99,13 @@ class Steer:
         """Numbers stored."""
         return sum(factor.numel() for factor in self.factors.values())
 
+    def reader(self) -> Steer:
+        """The steer that reads texts: its end part, if it has one, taken into A and B."""
+        if not set(END_FACTORS) <= set(self.factors):
+            return self
+        a, b = (torch.cat([self.factors[n], self.factors[f"{n}_end"]], 1) for n in ("A", "B"))
+        return replace(self, factors={"A": a, "B": b})
+
     def matrix(self) -> Tensor:
         """W = A Bᵀ (d, d) of a multiply steer.
 
@@ -106,13 +118,21 @@ class Steer:
 
     def scaled(self, scale: float) -> Steer:
         """The same steer with its unit of strength ``scale`` times as large."""
-        moved = {FACTORS[self.form][-1]: self.factors[FACTORS[self.form][-1]] * scale}
+        moved = {
+            name: self.factors[name] * scale
+            for name in (FACTORS[self.form][-1], END_FACTORS[-1])
+            if name in self.factors
+        }
         return replace(self, factors={**self.factors, **moved})
 
     def truncated(self, rank: int) -> Steer:
         """The nearest multiply steer of a smaller rank (Eckart-Young, on the SVD of W)."""
         a, b, _ = factorise(self.matrix(), rank)
-        return replace(self, factors={"A": a, "B": b})
+        return replace(self, factors={**self.factors, "A": a, "B": b})
+
+    def _has_half_an_end(self) -> bool:
+        given = set(END_FACTORS) & set(self.factors)
+        return bool(given) and (len(given) < 2 or self.form != "multiply")
 
     def _check_factor(self, name: str, factor: Tensor) -> None:
         length = self.vocabulary if self.form == "offset" else self.hidden_size
