@@ -1,7 +1,33 @@
 """Steer language models: a linear map on the output word embeddings turns a style up and down."""
 
+from lmsteer.fitting.data import LabelledText, read_labelled
+from lmsteer.fitting.fit import Fit, fit
+from lmsteer.fitting.gradient import Recipe
+from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.lm import LM, load
+from lmsteer.starter import starter_texts
+from lmsteer.steers.files import load_steer, save_steer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card, Steer
+from lmsteer.verify import Verification, verify
 
-__all__ = ["LM", "Card", "Mix", "Steer", "load"]
+__all__ = [
+    "LM",
+    "Card",
+    "Continuation",
+    "Fit",
+    "LabelledText",
+    "Mix",
+    "Recipe",
+    "Steer",
+    "Verification",
+    "fit",
+    "generate",
+    "load",
+    "load_steer",
+    "perplexity",
+    "read_labelled",
+    "save_steer",
+    "starter_texts",
+    "verify",
+]

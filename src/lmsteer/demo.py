@@ -19,11 +19,11 @@ from rich.table import Table
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.files import replace_file
-from lmsteer.fitting.data import LabelledText, read_labelled
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation import Continuation, generate
 from lmsteer.lm import LM, load
 from lmsteer.progress import bars
+from lmsteer.starter import DIMENSIONS, starter_file, starter_texts
 
 PROMPTS = (
     "The weather this morning",
@@ -53,16 +53,6 @@ class Demo:
     report: Path
 
 
-def starter_texts(dimension: str = "sentiment") -> list[LabelledText]:
-    """The texts written for this project: ``sentiment`` (+1 positive) or ``formality`` (+1 formal)."""
-    return read_labelled(starter_file(dimension))
-
-
-def starter_file(dimension: str) -> Path:
-    """Where they lie."""
-    return Path(str(files("lmsteer") / "assets" / "starter" / f"{dimension}.jsonl"))
-
-
 def run(model: str, out: Path, *, quick: bool = False, console: Console | None = None) -> Demo:
     """Fit, dial, measure, report.
 
@@ -80,7 +70,7 @@ def run(model: str, out: Path, *, quick: bool = False, console: Console | None =
         lm,
         texts[:160] if quick else texts,
         name="sentiment",
-        label="positive sentiment",
+        label=DIMENSIONS["sentiment"],
         source=str(starter_file("sentiment")),
         out=out / "sentiment",
         progress=bars(),

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsteer.demo import starter_texts
 from lmsteer.errors import DataError
 from lmsteer.fitting.data import LabelledText, parse_label_map, read_labelled, sample_texts
+from lmsteer.starter import starter_texts
 
 TEXTS = [LabelledText("good", 1.0), LabelledText('so "so", they\nsaid', -0.5), LabelledText("naïve\u2028x", 0.0)]
 
@@ -99,6 +99,11 @@ def test_samples_are_the_seeds_alone():
     assert sample_texts(texts, 10, 0) == sample_texts(texts, 10, 0)
     assert sample_texts(texts, 10, 0) != sample_texts(texts, 10, 1)
     assert sorted(t.text for t in sample_texts(texts, 99, 0)) == sorted(t.text for t in texts)
+
+
+def test_other_starter_texts_are_refused():
+    with pytest.raises(DataError, match="sentiment, formality"):
+        starter_texts("humour")
 
 
 @pytest.mark.parametrize("dimension", ["sentiment", "formality"])

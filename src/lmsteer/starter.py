@@ -1,0 +1,31 @@
+"""Starter texts: written for this project, for a newcomer's first fit and the demo."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from lmsteer.errors import DataError
+from lmsteer.fitting.data import LabelledText, read_labelled
+
+DIMENSIONS = {"sentiment": "positive sentiment", "formality": "formal register"}
+
+
+def starter_texts(dimension: str = "sentiment") -> list[LabelledText]:
+    """Labelled texts of a dimension: ``sentiment`` (+1 positive) or ``formality`` (+1 formal).
+
+    Raises:
+        DataError: there is no such dimension.
+    """
+    return read_labelled(starter_file(dimension))
+
+
+def starter_file(dimension: str) -> Path:
+    """Where they lie, as JSONL.
+
+    Raises:
+        DataError: there is no such dimension.
+    """
+    if dimension not in DIMENSIONS:
+        raise DataError(f"no starter texts for {dimension!r}; there are {', '.join(DIMENSIONS)}.")
+    return Path(str(files("lmsteer") / "assets" / "starter" / f"{dimension}.jsonl"))

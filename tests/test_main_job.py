@@ -1,0 +1,80 @@
+"""The main job on the real default model: fit, read, dial, prove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lmsteer.demo import run as run_demo
+from lmsteer.evaluation.dial import dial
+from lmsteer.evaluation.reading import read
+from lmsteer.evaluation.scorers import Vader
+from lmsteer.fitting.data import read_labelled, sample_texts
+from lmsteer.fitting.fit import Fit, fit
+from lmsteer.fitting.rows import Rows, encode_whole, gather
+from lmsteer.generation import generate
+from lmsteer.lm import LM
+from lmsteer.starter import starter_texts
+from lmsteer.verify import verify
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def sentiment(smollm2, tmp_path_factory) -> Fit:
+    return fit(smollm2, starter_texts("sentiment"), name="sentiment", out=tmp_path_factory.mktemp("fit") / "s")
+
+
+def test_the_starter_steer_reads_held_out_texts(sentiment):
+    assert sentiment.reading.texts > 60
+    assert sentiment.reading.signs >= 0.8
+    assert sentiment.reading.gain >= 0.02
+    assert sentiment.reading.gain_inside > 0
+
+
+def test_the_starter_steer_is_proved(smollm2, sentiment):
+    done = verify(smollm2, sentiment.steer, starter_texts("sentiment"))
+    assert done.acts, done.checks
+    assert done.reading is not None
+    assert done.reading.signs == pytest.approx(sentiment.reading.signs)
+
+
+def test_the_dial_turns_both_ways(smollm2, sentiment):
+    prompts = ["The weather this morning", "My first week at the office was", "We watched the film and", "The house is"]
+    settings = [{"sentiment": s} for s in (-6.0, 0.0, 6.0)]
+    steers = {"sentiment": sentiment.steer}
+    rows = list(generate(smollm2, prompts, steers, settings, n=8, max_new_tokens=20, score=True))
+    low, base, high = dial(rows, "sentiment", Vader())
+    assert low.positive_share < base.positive_share < high.positive_share
+    assert high.positive_share > 0.85
+    assert high.perplexity < 3 * base.perplexity
+
+
+def test_formality_fits_too(smollm2, tmp_path):
+    done = fit(smollm2, sample_texts(starter_texts("formality"), 300, 0), name="formality", out=tmp_path / "f")
+    assert done.reading.signs > 0.7
+    assert done.reading.gain > 0
+
+
+def test_a_quick_demo_writes_one_self_contained_page(tmp_path):
+    done = run_demo("smollm2", tmp_path / "demo", quick=True)
+    page = done.report.read_text(encoding="utf-8")
+    assert "data:image/svg+xml;base64," in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "nan" not in page.lower().replace("finance", "")
+    assert (tmp_path / "demo" / "sentiment" / "steer.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def sst(shared: Path, smollm2: LM, tmp_path_factory) -> Fit:
+    texts = sample_texts(read_labelled(shared / "sst5_train.jsonl.gz"), 2000, seed=0)
+    return fit(smollm2, texts, name="sst", out=tmp_path_factory.mktemp("fit") / "sst")
+
+
+def test_sst2_dev_is_read(shared, smollm2, sst):
+    dev = sample_texts(read_labelled(shared / "sst2_dev.jsonl.gz"), 300, seed=0)
+    rows = Rows.join(list(gather(smollm2, dev, encode_whole(smollm2, dev))))
+    reading = read(smollm2.head, rows, sst.steer)
+    assert reading.signs >= 0.8
+    assert reading.gain >= 0.02
