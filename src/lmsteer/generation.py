@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +18,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
+from lmsteer.sampling import Recorder, RowSampler, Scorer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
-
-# Tokens among which the nucleus is sought before a whole row is sorted.
-_NUCLEUS = 1024
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def own_text(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Tensor, Tensor
     start = torch.full((texts, 1), lm.start_id, device=lm.device)
     uniform = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
     sampler = RowSampler(uniform, top_p=0.95, temperature=1.0, end=lm.end_ids)
-    recorder = _Recorder(lm, sampler)
+    recorder = Recorder(lm, sampler)
     with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
         _write(lm, start, torch.ones_like(start), tokens, [sampler, recorder])
     return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
@@ -138,95 +135,6 @@ def perplexity(continuations: Sequence[Continuation]) -> float:
     """exp of the mean negative log-likelihood a token under the unsteered model."""
     tokens = sum(c.tokens for c in continuations)
     return math.exp(-sum(c.log_p for c in continuations) / tokens) if tokens else math.nan
-
-
-class RowSampler(LogitsProcessor):
-    """Nucleus sampling with one random number a row and step, so that rows do not depend on their batch.
-
-    It draws the token itself, and leaves it as the only possible one.
-    """
-
-    def __init__(self, uniform: Tensor, top_p: float, temperature: float, end: Sequence[int]) -> None:
-        self._uniform, self._top_p, self._temperature = uniform, top_p, temperature
-        self._end = set(end)
-        self._step = 0
-        self.tokens = torch.zeros(len(uniform), dtype=torch.int64)
-        self._alive = torch.ones(len(uniform), dtype=torch.bool)
-        self.drawn: Tensor = torch.zeros(0)
-        self.counted: Tensor = self._alive
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Draw from logits (B, V); gives logits of which all but one token's are -inf."""
-        self.drawn = self._draw(scores)
-        self.counted = self._alive.clone()
-        self.tokens += self._alive
-        ended = torch.tensor([int(y) in self._end for y in self.drawn])
-        self._alive &= ~ended
-        self._step += 1
-        return torch.full_like(scores, -torch.inf).scatter_(1, self.drawn[:, None], 0.0)
-
-    def _draw(self, scores: Tensor) -> Tensor:
-        if self._temperature == 0:
-            return scores.argmax(-1)
-        p = (scores.float() / self._temperature).softmax(-1)
-        u = self._uniform[:, self._step].to(scores.device)
-        # The nucleus is nearly always small; only rows where it is not are sorted whole.
-        likeliest, order = p.topk(min(_NUCLEUS, p.shape[-1]), -1)
-        drawn = order.gather(1, self._place(likeliest, u)[:, None]).squeeze(1)
-        wide = (likeliest.sum(-1) < self._top_p).nonzero().squeeze(1)
-        if len(wide):
-            likeliest, order = p[wide].sort(stable=True, dim=-1, descending=True)
-            drawn[wide] = order.gather(1, self._place(likeliest, u[wide])[:, None]).squeeze(1)
-        return drawn
-
-    def _place(self, p: Tensor, u: Tensor) -> Tensor:
-        """Which of the descending probabilities (B, k) the random numbers (B,) fall on, within the nucleus."""
-        reached = p.cumsum(-1)
-        inside = reached - p < self._top_p
-        total = (p * inside).sum(-1)
-        return ((reached <= (u * total)[:, None]) & inside).sum(-1).clamp(max=inside.sum(-1) - 1)
-
-
-class _Recorder(LogitsProcessor):
-    """Keeps the hidden states and the tokens drawn from them, of the rows that have not ended."""
-
-    def __init__(self, lm: LM, sampler: RowSampler) -> None:
-        self._sampler = sampler
-        self.h: list[Tensor] = []
-        self.drawn: list[Tensor] = []
-        self._last: Tensor | None = None
-
-    def hook(self, _: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        self._last = args[0][:, -1]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        assert self._last is not None
-        counted = self._sampler.counted.to(self._last.device)
-        self.h.append(self._last[counted])
-        self.drawn.append(self._sampler.drawn[counted])
-        return scores
-
-
-class _Scorer(LogitsProcessor):
-    """Adds up what the unsteered model thinks of the tokens that the sampler drew.
-
-    The hidden states before a steer acts are those of the unsteered model on the same text, so that its
-    opinion costs one product with the head and no second pass.
-    """
-
-    def __init__(self, lm: LM, sampler: RowSampler) -> None:
-        self._head, self._sampler = lm.head, sampler
-        self.log_p = torch.zeros(len(sampler.tokens))
-        self._h: Tensor | None = None
-
-    def hook(self, _: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        self._h = args[0][:, -1]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        assert self._h is not None
-        log_p = self._head.log_likelihood_of(self._head.raw(self._h).float(), self._sampler.drawn)
-        self.log_p += log_p.cpu() * self._sampler.counted
-        return scores
 
 
 def _generate_batch(
@@ -246,7 +154,7 @@ def _generate_batch(
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
     uniform = torch.stack([_stream(seed, row, max_new_tokens) for row in batch])
     sampler = RowSampler(uniform, top_p, temperature, lm.end_ids)
-    scorer = _Scorer(lm, sampler)
+    scorer = Scorer(lm, sampler)
     processors: list[LogitsProcessor] = [sampler, scorer] if score else [sampler]
     with lm.steered(mix), lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
         written = _write(lm, padded, mask, max_new_tokens, processors)

@@ -55,8 +55,8 @@ def test_a_style_that_is_there_is_found(llama, statistics, own):
     f = solution.factors
     moved = (rows.h @ f["A"]) @ f["B"].T + (rows.h @ f["A_end"]) @ f["B_end"].T
     assert float(gains_at(llama.head, rows, moved, [1.0]).mean()) > 0.1
-    less, best, more = gains_at(llama.head, rows, moved, [0.25, 1.0, 4.0]).mean(1).tolist()
-    assert best > max(less, more)  # strength 1 is the label
+    one, four = gains_at(llama.head, rows, moved, [1.0, 4.0]).mean(1).tolist()
+    assert one > four  # strength 1 is the label, not a fraction of it
 
 
 def test_the_fit_is_deterministic(llama, statistics, own):

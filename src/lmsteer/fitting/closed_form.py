@@ -44,7 +44,7 @@ _DAMPINGS_END = (0.03, 0.1, 0.3, 1.0, 3.0)
 # The share of the spectrum (squared singular values, in nats) that the chosen rank holds.
 _SPECTRUM_SHARE = 0.95
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
-_SCALES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+_SCALES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)
 
 
 @dataclass(frozen=True)

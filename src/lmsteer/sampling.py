@@ -1,0 +1,108 @@
+"""Sampling as steps of transformers' ``generate``: draw a token a row, and note what the unsteered model thinks.
+
+The hidden states in front of a steer are those of the unsteered model on the same text: what it thinks of a steered
+continuation costs one product with the head a token, and no second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from lmsteer.lm import LM
+
+# Tokens among which the nucleus is sought before a whole row is sorted.
+_NUCLEUS = 1024
+
+
+class RowSampler(LogitsProcessor):
+    """Nucleus sampling with one random number a row and step, so that rows do not depend on their batch.
+
+    It draws the token itself, and leaves it as the only possible one.
+    """
+
+    def __init__(self, uniform: Tensor, top_p: float, temperature: float, end: Sequence[int]) -> None:
+        self._uniform, self._top_p, self._temperature = uniform, top_p, temperature
+        self._end = set(end)
+        self._step = 0
+        self.tokens = torch.zeros(len(uniform), dtype=torch.int64)
+        self._alive = torch.ones(len(uniform), dtype=torch.bool)
+        self.drawn: Tensor = torch.zeros(0)
+        self.counted: Tensor = self._alive
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Draw from logits (B, V); gives logits of which all but one token's are -inf."""
+        self.drawn = self._draw(scores)
+        self.counted = self._alive.clone()
+        self.tokens += self._alive
+        ended = torch.tensor([int(y) in self._end for y in self.drawn])
+        self._alive &= ~ended
+        self._step += 1
+        return torch.full_like(scores, -torch.inf).scatter_(1, self.drawn[:, None], 0.0)
+
+    def _draw(self, scores: Tensor) -> Tensor:
+        if self._temperature == 0:
+            return scores.argmax(-1)
+        p = (scores.float() / self._temperature).softmax(-1)
+        u = self._uniform[:, self._step].to(scores.device)
+        # The nucleus is nearly always small; only rows where it is not are sorted whole.
+        likeliest, order = p.topk(min(_NUCLEUS, p.shape[-1]), -1)
+        drawn = order.gather(1, self._place(likeliest, u)[:, None]).squeeze(1)
+        wide = (likeliest.sum(-1) < self._top_p).nonzero().squeeze(1)
+        if len(wide):
+            likeliest, order = p[wide].sort(stable=True, dim=-1, descending=True)
+            drawn[wide] = order.gather(1, self._place(likeliest, u[wide])[:, None]).squeeze(1)
+        return drawn
+
+    def _place(self, p: Tensor, u: Tensor) -> Tensor:
+        """Which of the descending probabilities (B, k) the random numbers (B,) fall on, within the nucleus."""
+        reached = p.cumsum(-1)
+        inside = reached - p < self._top_p
+        total = (p * inside).sum(-1)
+        return ((reached <= (u * total)[:, None]) & inside).sum(-1).clamp(max=inside.sum(-1) - 1)
+
+
+class _Watcher(LogitsProcessor):
+    """Sees the hidden states in front of any steer, through a hook on the head."""
+
+    def __init__(self, lm: LM, sampler: RowSampler) -> None:
+        self._head, self._sampler = lm.head, sampler
+        self._h = torch.zeros(0)
+
+    def hook(self, _: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """A forward pre-hook: keeps the last position's hidden states (B, d)."""
+        self._h = args[0][:, -1]
+
+
+class Recorder(_Watcher):
+    """Keeps the hidden states and the tokens drawn from them, of the rows that have not ended."""
+
+    def __init__(self, lm: LM, sampler: RowSampler) -> None:
+        super().__init__(lm, sampler)
+        self.h: list[Tensor] = []
+        self.drawn: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Take this step in; the scores stay as they are."""
+        counted = self._sampler.counted.to(self._h.device)
+        self.h.append(self._h[counted])
+        self.drawn.append(self._sampler.drawn[counted])
+        return scores
+
+
+class Scorer(_Watcher):
+    """Adds up what the unsteered model thinks of the tokens that the sampler drew: ``log_p`` (B,)."""
+
+    def __init__(self, lm: LM, sampler: RowSampler) -> None:
+        super().__init__(lm, sampler)
+        self.log_p = torch.zeros(len(sampler.tokens))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Take this step in; the scores stay as they are."""
+        log_p = self._head.log_likelihood_of(self._head.raw(self._h).float(), self._sampler.drawn)
+        self.log_p += log_p.cpu() * self._sampler.counted
+        return scores
