@@ -16,9 +16,8 @@ moves the end-of-text token and, weighed by F, as little else as possible (rank 
 
     W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u = (F + λ₂ I)⁻¹ r_end          (d,)
 
-It serves reading alone; when the model writes it is left out. λ₁, λ₂, λ and both scales are chosen on held-out
-texts. Of the dampings whose held-out gain is within one standard error of the best, λ₁ is the largest: what the
-texts cannot tell apart, the steadier steer decides. So it is with the scale: the strongest that is as good.
+It serves reading alone; when the model writes it is left out. λ₁, λ and both scales are chosen on held-out texts.
+Of the scales whose held-out gain is within one standard error of the best, that of the steer is the largest.
 """
 
 from __future__ import annotations
@@ -39,12 +38,19 @@ from lmsteer.head import Head
 from lmsteer.steers.steer import factorise
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0, 100.0)
-_DAMPINGS_2 = (0.1, 0.3, 1.0)
+# Held-out likelihood cannot tell λ₂ = 0.1 to 1 apart, the dial can: its negative side is best here (docs/log.md).
+_DAMPING_2 = 0.3
+_DAMPING_U = 0.1
 _DAMPINGS_END = (0.03, 0.1, 0.3, 1.0, 3.0)
 # The share of the spectrum (squared singular values, in nats) that the chosen rank holds.
 _SPECTRUM_SHARE = 0.95
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
 _SCALES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)
+
+
+# Shares of the best scale at the ends that are tried on whole texts, and rows of texts to try them on.
+_END_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SOME_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,9 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
         DataError: too few texts to hold some out at both ends of the dimension, or a rank out of range.
     """
     _check(statistics, rank)
-    rows = statistics.held_out
-    inside, end = rows[~rows.is_end], rows[rows.is_end]
+    inside = statistics.held_out[~statistics.held_out.is_end]
     gradient = NaturalGradient(statistics, curvature)
-    damping_1, damping_2 = _choose_dampings(gradient, inside)
+    damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
     spectrum = gradient.factors(damping_1, damping_2)[2].double() ** 2
     shares = spectrum.cumsum(0) / spectrum.sum()
     rank = rank or int((shares < _SPECTRUM_SHARE).sum()) + 1
@@ -137,7 +142,7 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
         "rank_share": float(shares[rank - 1]),
     }
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
-    at_end, end_settings = _fit_end(statistics, gradient, head, end)
+    at_end, end_settings = _fit_end(statistics, gradient, head, factors)
     factors = {name: factor.float().contiguous() for name, factor in {**factors, **at_end}.items()}
     return Solution(factors, {**settings, **end_settings})
 
@@ -157,26 +162,14 @@ def _check(statistics: Statistics, rank: int | None) -> None:
         raise DataError("all texts that are not held out have one and the same label: there is no dimension to fit.")
 
 
-def _choose_dampings(gradient: NaturalGradient, inside: Rows) -> tuple[float, float]:
-    """The one-standard-error rule over a grid, by a quadratic model of the held-out likelihood."""
-    hc, rf = inside.h.double() @ gradient.c_basis, inside.r.double() @ gradient.f_basis
-    tried = []
+def _choose_damping(gradient: NaturalGradient, inside: Rows) -> float:
+    """The λ₁ of the best held-out gain, by a quadratic model of the likelihood."""
+    gains = []
     for damping_1 in _DAMPINGS_1:
-        for damping_2 in _DAMPINGS_2:
-            root_c, root_f = gradient._roots(damping_1, damping_2)
-            inner = gradient.whitened(damping_1, damping_2) / root_c[:, None] / root_f
-            slope = inside.label * ((hc @ inner) * rf).sum(1)
-            gains = inside.per_text(_quadratic_gain(slope, slope**2))
-            tried.append((float(gains.mean()), float(gains.std() / len(gains) ** 0.5), damping_1, damping_2))
-    best, error, *_ = max(tried)
-    steadiest = max(damping_1 for gain, _, damping_1, _ in tried if gain >= best - error)
-    return max((gain, damping_1, damping_2) for gain, _, damping_1, damping_2 in tried if damping_1 == steadiest)[1:]
-
-
-def _quadratic_gain(slope: Tensor, curvature: Tensor) -> Tensor:
-    """c x - c² y / 2 a token, at the scale c that is best on the whole, or none where none helps."""
-    scale = (slope.sum() / curvature.sum().clamp(min=1e-30)).clamp(min=0)
-    return scale * slope - scale**2 / 2 * curvature
+        moved = inside.h.double() @ gradient.matrix(damping_1, _DAMPING_2)
+        slope = inside.label * (moved * inside.r).sum(1)
+        gains.append(float(slope.sum().clamp(min=0) ** 2 / (slope**2).sum().clamp(min=1e-30)))
+    return _DAMPINGS_1[gains.index(max(gains))]
 
 
 def _scale_of(head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
@@ -220,20 +213,33 @@ def gains_at(head: Head, rows: Rows, moved: Tensor, scales: Sequence[float]) -> 
 
 
 def _fit_end(
-    statistics: Statistics, gradient: NaturalGradient, head: Head, end: Rows
+    statistics: Statistics, gradient: NaturalGradient, head: Head, inside: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The rank-one end part w uᵀ, as A_end and B_end (d, 1); nothing where texts have no end or it tells nothing."""
-    n, sums = statistics.counts.ends, statistics.sums
-    if not n or not len(end):
+    n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
+    if not n or not rows.is_end.any():
         return {}, {}
-    u = gradient.damped_f_solve(sums["r_end"] / n, _DAMPINGS_2[0])
+    u = gradient.damped_f_solve(sums["r_end"] / n, _DAMPING_U)
     u = (u / (u @ sums["r_end"]) * n)[:, None]
     c_end, identity = sums["C_end"] / n, torch.eye(len(u), dtype=u.dtype)
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     tried = []
     for damping in _DAMPINGS_END:
         w = torch.linalg.solve(c_end + damping * c_end.diagonal().mean() * identity, g)[:, None]
-        scale, gain = _best_scale(head, end, w, u)
+        scale, gain = _best_scale(head, rows[rows.is_end], w, u)
         tried.append((gain, damping, w * scale))
     gain, damping, w = max(tried, key=lambda trial: trial[0])
-    return ({"A_end": w, "B_end": u}, {"damping_end": damping}) if gain > 0 else ({}, {})
+    # The direction u isolates the end-of-text token, but not wholly: what it costs elsewhere is weighed here.
+    some = _some_texts(rows)
+    base = (some.h.double() @ inside["A"]) @ inside["B"].T
+    moved = (some.h.double() @ w) @ u.T
+    gains = [float(gains_at(head, some, (base + share * moved).float(), [1.0]).mean()) for share in _END_SHARES]
+    share = _END_SHARES[gains.index(max(gains))]
+    return ({"A_end": w * share, "B_end": u}, {"damping_end": damping, "share_end": share}) if share else ({}, {})
+
+
+def _some_texts(rows: Rows) -> Rows:
+    """The first texts by digest, up to ``_SOME_ROWS`` rows."""
+    index, _ = rows.texts()
+    lengths = torch.bincount(index)
+    return rows[((lengths.cumsum(0) <= _SOME_ROWS) | (lengths.cumsum(0) == lengths[0]))[index]]
