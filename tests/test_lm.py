@@ -8,8 +8,8 @@ import torch
 from lmsteer.batches import pad
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.lm import LM, load
+from lmsteer.steers.handle import attach
 from lmsteer.steers.mix import Mix
-from lmsteer.steers.transform import attach
 from lmsteer.verify import verify
 from tiny import FAMILIES, random_steer, tiny_lm
 

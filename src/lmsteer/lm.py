@@ -26,8 +26,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from lmsteer.errors import ModelError
 from lmsteer.head import Head
 from lmsteer.sources import DEFAULT_MODEL, resolve
+from lmsteer.steers.handle import SteerHandle, attach
 from lmsteer.steers.mix import Mix
-from lmsteer.steers.transform import SteerHandle, attach
 
 # Logits that differ by more than this share of their size mean that the head is not what its config says;
 # float32 rounding is 1e-6, bfloat16's 8e-3.
