@@ -101,7 +101,7 @@ def fit(
         max_tokens=max_tokens,
         resume=resume,
         recipe=Recipe(steps=steps, l2=l2, seed=seed),
-        progress=bars(describe_fit),
+        progress=bars(),
     )
     card = done.steer.card
     if as_json:
@@ -228,17 +228,6 @@ def demo(
     from lmsteer.demo import run
 
     run(model, out, quick=quick, console=_out)
-
-
-def describe_fit(state: Any) -> str:
-    """What a progress bar says of a fit: nats a token so far, or the loss."""
-    if isinstance(state, float):
-        return f"loss {state:.3f} nats a token"
-    held_out = getattr(state, "held_out", None)
-    if held_out is None or not len(held_out):
-        return ""
-    texts = state.texts
-    return f"{texts} texts, unsteered {-float(held_out.log_p.mean()):.3f} nats a token held out"
 
 
 def _print_continuations(lines: list[dict[str, Any]]) -> None:

@@ -108,7 +108,7 @@ def generate(
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             done = _generate_batch(lm, prompts, ids, steers, batch, seed, *sampler_settings)
-            step(len(batch), done[-1])
+            step(len(batch), "")
             yield from done
 
 

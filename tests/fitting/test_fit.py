@@ -53,7 +53,6 @@ def test_merged_and_extended_statistics_give_the_fit_of_all_texts(llama):
 
 @pytest.mark.parametrize("method", ["closed-form", "gradient"])
 def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypatch, method):
-    monkeypatch.setattr("lmsteer.batches.TOKENS_PER_BATCH", 256)
     whole = fit(llama, TEXTS, name="whole", method=method, recipe=RECIPE)
     calls = 0
     real = {"closed-form": statistics_module.rows_of, "gradient": module.train}[method]

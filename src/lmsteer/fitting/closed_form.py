@@ -147,6 +147,19 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     return Solution(factors, {**settings, **end_settings})
 
 
+def outlook(statistics: Statistics, curvature: Curvature) -> str:
+    """What the texts so far promise on the held-out ones, to first order and in a few words; empty if nothing yet."""
+    rows = statistics.held_out[~statistics.held_out.is_end]
+    _, labels = rows.texts()
+    if statistics.counts.tokens < 2 or not len(labels) or labels.min() == labels.max():
+        return ""
+    w = NaturalGradient(statistics, curvature).matrix(_DAMPINGS_1[1], _DAMPING_2)
+    evidence = rows.per_text(((rows.h.double() @ w) * rows.r).sum(1))
+    told = labels != 0
+    signs = (evidence.sign() == labels.sign())[told].float().mean()
+    return f"held out: {len(labels)} texts, {float(signs):.0%} of their signs inside the text"
+
+
 def _check(statistics: Statistics, rank: int | None) -> None:
     d = len(statistics.sums["G"])
     if rank is not None and not 1 <= rank <= d:

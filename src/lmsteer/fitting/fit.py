@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lmsteer.errors import DataError, InterruptedFitError
 from lmsteer.evaluation.reading import Reading, read
-from lmsteer.fitting.closed_form import solve
-from lmsteer.fitting.curvature import curvature
+from lmsteer.fitting.closed_form import outlook, solve
+from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledText, check_labelled
 from lmsteer.fitting.gradient import Recipe, RowStore, Training, train
 from lmsteer.fitting.rows import batches, encode_whole
@@ -28,6 +28,8 @@ from lmsteer.steers.steer import Card, Steer
 Method = Literal["closed-form", "gradient"]
 # An interrupted pass loses at most so many seconds of work.
 _SAVE_EVERY = 60.0
+# Seconds, and steps of the gradient method, between two looks at the held-out texts.
+_TELL_EVERY, _TELL_STEPS = 10.0, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +153,10 @@ def _fit_closed_form(work: _Work, card: Card, rank: int | None, saved: Sequence[
         loaded, _ = load_statistics(folder)
         loaded.check_base(work.lm.name, work.lm.fingerprint)
         statistics = statistics.merge(loaded)
+    own = curvature(work.lm)
     if work.texts:
-        statistics = statistics.merge(_gather(work))
-    solution = solve(statistics, curvature(work.lm), work.lm.head, rank=rank)
+        statistics = statistics.merge(_gather(work, own))
+    solution = solve(statistics, own, work.lm.head, rank=rank)
     steer = _steer(work.lm, solution.factors, card)
     reading = read(work.lm.head, statistics.held_out, steer)
     card = dataclasses.replace(
@@ -165,7 +168,7 @@ def _fit_closed_form(work: _Work, card: Card, rank: int | None, saved: Sequence[
     return Fit(dataclasses.replace(steer, card=card), reading, statistics=statistics)
 
 
-def _gather(work: _Work) -> Statistics:
+def _gather(work: _Work, own: Curvature) -> Statistics:
     ids = encode_whole(work.lm, work.texts, work.max_tokens)
     plan = batches(ids)
     statistics, first = Statistics.empty(work.lm), 0
@@ -173,15 +176,20 @@ def _gather(work: _Work) -> Statistics:
         statistics, first = _resumed(work)
     total = sum(len(ids[i]) - 1 for batch in plan for i in batch)
     before = sum(len(ids[i]) - 1 for batch in plan[:first] for i in batch)
-    state = {"batches": first, "saved": time.monotonic()}
+    state = {"batches": first, "saved": time.monotonic(), "told": time.monotonic()}
+    said = ""
 
     def keep() -> None:
         statistics.save(work.partial, texts=work.fingerprint, batches=state["batches"])
         state["saved"] = time.monotonic()
 
     def after_batch(number: int, tokens: int) -> None:
+        nonlocal said
         state["batches"] = number
-        step(tokens, statistics)
+        if time.monotonic() - state["told"] > _TELL_EVERY:
+            said = outlook(statistics, own)
+            state["told"] = time.monotonic()
+        step(tokens, said)
         if time.monotonic() - state["saved"] > _SAVE_EVERY:
             keep()
 
@@ -217,11 +225,14 @@ def _fit_gradient(work: _Work, card: Card, recipe: Recipe) -> Fit:
     training = Training(lm.hidden_size, recipe)
     if work.resumable:
         training.restore(work.partial, work.fingerprint)
-    saved = time.monotonic()
+    saved, said = time.monotonic(), ""
 
     def after_step(number: int, loss: float) -> None:
-        nonlocal saved
-        step(1, loss)
+        nonlocal saved, said
+        if number % _TELL_STEPS == 0:
+            found = read(lm.head, rows, *_trained(lm, training, card))
+            said = f"held out: {found.gain:+.3f} nats a token, {found.signs:.0%} of signs"
+        step(1, f"loss {loss:.3f}, {said}")
         if time.monotonic() - saved > _SAVE_EVERY:
             training.save(work.partial, work.fingerprint)
             saved = time.monotonic()
@@ -238,12 +249,17 @@ def _fit_gradient(work: _Work, card: Card, recipe: Recipe) -> Fit:
     data = {"texts": len(work.texts), "fingerprint": work.fingerprint}
     about = {"method": "gradient", **dataclasses.asdict(recipe)}
     card = dataclasses.replace(card, data=data, fit=about)
-    steer = _steer(lm, training.factors_of(""), card)
-    named = dataclasses.replace(card, name=f"{card.name}-domain", label="the manner of the texts, always on")
-    domain = _steer(lm, training.factors_of("_domain"), named) if recipe.domain else None
+    steer, domain = _trained(lm, training, card)
     reading = read(lm.head, rows, steer, domain)
     card = dataclasses.replace(card, held_out=reading.to_json())
     return Fit(dataclasses.replace(steer, card=card), reading, domain=domain)
+
+
+def _trained(lm: LM, training: Training, card: Card) -> tuple[Steer, Steer | None]:
+    """The steer and the domain steer of a training as it stands."""
+    named = dataclasses.replace(card, name=f"{card.name}-domain", label="the manner of the texts, always on")
+    domain = _steer(lm, training.factors_of("_domain"), named) if training.recipe.domain else None
+    return _steer(lm, training.factors_of(""), card), domain
 
 
 def _steer(lm: LM, factors: dict[str, Tensor], card: Card) -> Steer:
