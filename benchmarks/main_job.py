@@ -24,7 +24,7 @@ from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.files import replace_file
-from lmsteer.fitting.data import read_labelled, sample_texts
+from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.fitting.rows import Rows, encode_whole, gather
@@ -63,7 +63,7 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
         texts,
         name=method,
         method=method,  # type: ignore[arg-type]
-        source="sst5_train",
+        source=LabelledSource("sst5_train"),
         out=WORK / method,
         resume=True,
         recipe=Recipe(l2=1e-6),

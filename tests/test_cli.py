@@ -91,9 +91,40 @@ def test_import_makes_a_steer(run):
     torch.save([argparse.Namespace(epsilon=1e-3), factors, 7], "c.pt")
     assert run("import", "c.pt", "--name", "old")[0] == 0
     assert load_steer("steers/old").rank == 4
+    assert run("import", "c.pt", "--name", "old", "--out", "my/own")[0] == 0
+    assert load_steer("my/own").card.name == "old"
+
+
+def test_verify_reads_the_texts_as_the_fit_did(run):
+    rows = [f"{t.text},{'early' if t.label > 0 else 'late'}" for t in styled(240)]
+    Path("x.csv").write_text("\n".join(["letters,kind", *rows, rows[0]]))
+    columns = ["--text-column", "letters", "--label-column", "kind", "--label-map", "early=1,late=-1"]
+    assert run("fit", "x.csv", "--name", "l", *columns, "--limit", "200")[0] == 0
+    status, out, _ = run("verify", "l", "--json")
+    assert status == 0
+    held_out = load_steer("steers/l").card.held_out
+    assert json.loads(out)["reading"]["texts"] == held_out["texts"]
+    assert run("verify", "l", "--data", "x.csv", "--json")[0] == 0
+
+
+def test_one_sided_parts_are_kept_and_fitted_together(run):
+    texts = styled(240)
+    for name, label in (("early", 1.0), ("late", -1.0)):
+        rows = [json.dumps({"text": t.text, "label": t.label}) for t in texts if t.label == label]
+        Path(f"{name}.jsonl").write_text("\n".join(rows))
+    status, _, err = run("fit", "early.jsonl", "--name", "l", "--save-statistics", "stats")
+    assert status == 2
+    assert "both ends" in err
+    assert run("fit", "late.jsonl", "--name", "l", "--statistics", "stats")[0] == 0
 
 
 BAD = {
+    "limit": (["fit", "letters.jsonl", "--name", "x", "--limit", "-3"], "limit must be"),
+    "max tokens": (["fit", "letters.jsonl", "--name", "x", "--max-tokens", "0"], "two is the least"),
+    "steps": (["fit", "letters.jsonl", "--name", "x", "--method", "gradient", "--steps", "0"], "must be one or more"),
+    "batch size": (["generate", "x", "--batch-size", "-1"], "batch size"),
+    "out is a file": (["fit", "letters.jsonl", "--name", "x", "--out", "letters.jsonl"], "holds no steer"),
+    "out is full": (["fit", "letters.jsonl", "--name", "x", "--out", "."], "holds no steer"),
     "no data": (["fit", "--name", "x"], "nothing to fit"),
     "no name": (["fit", "letters.jsonl"], "--name"),
     "no such file": (["fit", "gone.jsonl", "--name", "x"], "no such file"),

@@ -112,6 +112,13 @@ def test_steers_act_under_pipeline_beams_and_sampling(llama):
     assert steered == llama.tokenizer.decode(during[0][0], skip_special_tokens=True)
 
 
+def test_a_models_own_generation_settings_are_set_aside(llama, monkeypatch):
+    before = [c.text for c in written(llama)]
+    for name, value in (("repetition_penalty", 5.0), ("no_repeat_ngram_size", 1), ("num_beams", 2)):
+        monkeypatch.setattr(llama.model.generation_config, name, value)
+    assert [c.text for c in written(llama)] == before
+
+
 def test_own_text_is_the_models_and_the_seeds_alone(llama):
     h, y = own_text(llama, 5, 7, 0)
     again = own_text(llama, 5, 7, 0)

@@ -33,9 +33,6 @@ def main() -> None:
     except LMSteerError as error:
         _err.print(f"lmsteer: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _err.print("lmsteer: interrupted.")
-        sys.exit(130)
 
 
 def _quiet_libraries() -> None:
@@ -73,7 +70,7 @@ def fit(
 
     Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
     """
-    from lmsteer.fitting.data import parse_label_map, read_labelled, sample_texts
+    from lmsteer.fitting.data import LabelledSource, parse_label_map
     from lmsteer.fitting.fit import fit as run
     from lmsteer.fitting.gradient import Recipe
     from lmsteer.lm import load
@@ -81,12 +78,9 @@ def fit(
 
     if not name:
         raise _usage("give the steer a name: --name NAME.")
-    if method not in ("closed-form", "gradient"):
-        raise _usage(f"--method is closed-form or gradient, not {method!r}.")
-    columns = {"text_column": text_column, "label_column": label_column, "split": split}
     mapping = parse_label_map(label_map) if label_map else None
-    texts = read_labelled(data, **columns, label_map=mapping) if data else []
-    texts = sample_texts(texts, limit, seed) if limit else texts
+    source = LabelledSource(data, text_column, label_column, mapping, split, limit, seed) if data else None
+    texts = source.read() if source else []
     done = run(
         load(model),
         texts,
@@ -94,7 +88,7 @@ def fit(
         method=method,  # type: ignore[arg-type]
         rank=rank,
         label=label,
-        source=data or "",
+        source=source,
         out=out,
         statistics=statistics or (),
         save_statistics=save_statistics,
@@ -113,7 +107,8 @@ def fit(
         f"On {reading.texts} held-out texts: likelihood under their own label {reading.gain:+.4f} nats a token, "
         f"label told by its sign for {reading.signs:.1%}."
     )
-    _out.print(f"Try: lmsteer generate 'The weather today' --steer {done.folder}=3")
+    on = "" if model == DEFAULT_MODEL else f" --model {model}"
+    _out.print(f"Try: lmsteer generate 'The weather today' --steer {out or name}=-6,0,6{on}", highlight=False)
 
 
 @app.command()
@@ -175,19 +170,20 @@ def verify(
 
     Example: lmsteer verify sentiment --data held_out.jsonl
     """
-    from lmsteer.fitting.data import read_labelled
+    from lmsteer.fitting.data import LabelledSource
     from lmsteer.lm import load
     from lmsteer.steers.files import find_steer
     from lmsteer.verify import verify as run
 
     found = find_steer(steer)
-    recorded = found.card.data.get("source") or None
-    source = data or (recorded if recorded and Path(recorded).is_file() else None)
-    done = run(load(model), found, read_labelled(source) if source else (), strength=strength)
+    recorded = LabelledSource(**{"path": "", **found.card.data.get("source", {})})
+    source = dataclasses.replace(recorded, path=data, limit=None) if data else recorded
+    texts = source.read() if data or Path(recorded.path).is_file() else []
+    done = run(load(model), found, texts, fitted_on=data is None, strength=strength)
     if as_json:
         _print_json({**dataclasses.asdict(done), "acts": done.acts})
     else:
-        _print_verification(done, source)
+        _print_verification(done, source.path)
     if not done.acts:
         raise typer.Exit(1)
 
@@ -210,8 +206,10 @@ def import_(
     lm = load(model)
     vocabulary, hidden_size = lm.head.weight.shape
     card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
-    for steer in import_published(checkpoint, card, hidden_size, vocabulary):
-        folder = STEERS_FOLDER / steer.card.name if out is None else out.with_name(steer.card.name)
+    steers = import_published(checkpoint, card, hidden_size, vocabulary)
+    for k, steer in enumerate(steers):
+        folder = (STEERS_FOLDER / name if out is None else out).absolute()
+        folder = folder if len(steers) == 1 else folder.with_name(f"{folder.name}-{k}")
         _out.print(f"Steer {steer.card.name!r} saved to {save_steer(steer, folder)}.")
 
 
@@ -238,7 +236,7 @@ def _print_continuations(lines: list[dict[str, Any]]) -> None:
             _out.print(f"  [cyan]{dial}[/] {_plain(generation['text'])}", highlight=False)
 
 
-def _print_verification(done: Any, source: str | None) -> None:
+def _print_verification(done: Any, source: str) -> None:
     table = Table("check", "difference", "limit", "")
     for check in done.checks:
         table.add_row(check.what, f"{check.difference:.2e}", f"{check.limit:.0e}", "ok" if check.passed else "FAILED")

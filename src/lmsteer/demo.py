@@ -19,9 +19,11 @@ from rich.table import Table
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.files import replace_file
+from lmsteer.fitting.data import LabelledSource
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation import Continuation, generate
 from lmsteer.lm import LM, load
+from lmsteer.packaged import DEFAULT_MODEL
 from lmsteer.progress import bars
 from lmsteer.starter import DIMENSIONS, starter_file, starter_texts
 
@@ -71,7 +73,7 @@ def run(model: str, out: Path, *, quick: bool = False, console: Console | None =
         texts[:160] if quick else texts,
         name="sentiment",
         label=DIMENSIONS["sentiment"],
-        source=str(starter_file("sentiment")),
+        source=LabelledSource(str(starter_file("sentiment"))),
         out=out / "sentiment",
         progress=bars(),
     )
@@ -136,7 +138,8 @@ def _page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: list[Point],
             scorer=Vader.name,
             parameters=fitted.steer.parameters,
             rank=fitted.steer.rank,
-            folder=fitted.folder,
+            folder=_short(fitted.folder),
+            on="" if lm.name == DEFAULT_MODEL else f" --model {lm.name}",
             seconds=seconds,
             machine=f"{platform.machine()} with {lm.device.type.upper()}",
             facts=_facts(asdict(card)),
@@ -168,6 +171,11 @@ def _colour(row: Continuation) -> str:
     strength = row.strengths["sentiment"]
     weight = min(abs(strength) / 6, 1) * 0.16
     return f"rgba({'180,70,47' if strength < 0 else '31,122,90'},{weight:.2f})"
+
+
+def _short(folder: Path) -> Path:
+    """A folder as seen from here, where it lies below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _facts(card: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

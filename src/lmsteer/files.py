@@ -20,10 +20,15 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         yield aside
         aside.chmod(0o755)
         if folder.exists():
-            former = aside.with_suffix(".former")
-            folder.rename(former)
-            aside.rename(folder)
-            shutil.rmtree(former)
+            former = Path(tempfile.mkdtemp(prefix=f".{folder.name}.former.", dir=folder.parent))
+            folder.rename(former / folder.name)
+            try:
+                aside.rename(folder)
+            except OSError:
+                (former / folder.name).rename(folder)
+                raise
+            finally:
+                shutil.rmtree(former, ignore_errors=True)
         else:
             aside.rename(folder)
     finally:

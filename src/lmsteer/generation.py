@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
@@ -92,7 +92,7 @@ def generate(
         WrongBaseError: a steer of another base.
     """
     steers = dict(steers or {})
-    _check(prompts, n, max_new_tokens, top_p, temperature)
+    _check(prompts, n, max_new_tokens, top_p, temperature, batch_size)
     for setting in strengths:
         Mix(steers, setting)  # refuses bad strengths before any work is done
     ids = lm.encode(prompts)
@@ -167,16 +167,24 @@ def _generate_batch(
 
 
 def _write(lm: LM, ids: Tensor, mask: Tensor, tokens: int, processors: list[LogitsProcessor]) -> Tensor:
-    """transformers' own loop: takes the likeliest token, which the sampler has made the only one."""
-    return lm.model.generate(  # type: ignore[operator]
-        input_ids=ids,
-        attention_mask=mask,
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=tokens,
-        logits_processor=LogitsProcessorList(processors),
-        pad_token_id=lm.tokenizer.pad_token_id,
-    )
+    """transformers' own loop: takes the likeliest token, which the sampler has made the only one.
+
+    What a model's own generation config would do to the logits (a repetition penalty, say) is set aside: the
+    sampler draws from the model.
+    """
+    own = lm.model.generation_config
+    ends = lm.end_ids
+    lm.model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=lm.pad_id)
+    try:
+        return lm.model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=tokens,
+            logits_processor=LogitsProcessorList(processors),
+        )
+    finally:
+        lm.model.generation_config = own
 
 
 def _stream(seed: int, row: _Row, length: int) -> Tensor:
@@ -187,17 +195,20 @@ def _stream(seed: int, row: _Row, length: int) -> Tensor:
 
 def _pad_left(ids: Sequence[Sequence[int]], lm: LM) -> tuple[Tensor, Tensor]:
     width = max(map(len, ids))
-    padding = lm.tokenizer.pad_token_id
+    padding = lm.pad_id
     padded = [[padding] * (width - len(row)) + list(row) for row in ids]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
     return torch.tensor(padded, device=lm.device), torch.tensor(mask, device=lm.device)
 
 
-def _check(prompts: Sequence[str], n: int, max_new_tokens: int, top_p: float, temperature: float) -> None:
+def _check(
+    prompts: Sequence[str], n: int, max_new_tokens: int, top_p: float, temperature: float, batch_size: int
+) -> None:
     if not prompts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
     for what, value, good in (
         ("the number of samples", n, n >= 1),
+        ("the batch size", batch_size, batch_size >= 1),
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1),
         ("top_p", top_p, 0 < top_p <= 1),
         ("the temperature", temperature, 0 <= temperature < math.inf),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -42,7 +43,7 @@ class LM:
 
     Attributes:
         model: any causal LM of transformers, in evaluation mode.
-        tokenizer: its tokenizer, with a padding token.
+        tokenizer: its tokenizer.
         name: how steer cards name it: a Hub id, a folder's name, or ``smollm2``.
     """
 
@@ -52,8 +53,6 @@ class LM:
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
         self._prove_head()
 
     @cached_property
@@ -95,6 +94,12 @@ class LM:
         """SHA-256 over the vocabulary and its special tokens."""
         content = [sorted(self.tokenizer.get_vocab().items()), sorted(self.tokenizer.all_special_ids)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+    @property
+    def pad_id(self) -> int:
+        """A token to pad with; it is masked, so that any will do where the tokenizer has none of its own."""
+        given = self.tokenizer.pad_token_id
+        return given if given is not None and 0 <= given < self.head.weight.shape[0] else 0
 
     @property
     def start_id(self) -> int:
@@ -154,7 +159,7 @@ class LM:
             WrongBaseError: a steer of the mix was fitted on another base.
         """
         for steer in mix.steers.values():
-            steer.card.check_base(self.name, self.fingerprint)
+            steer.card.check_base(self.name, self.fingerprint, self.tokenizer_fingerprint)
         return attach(self.model, mix)
 
     @torch.inference_mode()
@@ -178,19 +183,21 @@ def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto"
     Args:
         model: what to load.
         dtype: of the weights; ``"auto"`` takes the checkpoint's own.
-        options: passed on to ``AutoModelForCausalLM.from_pretrained`` (``device_map``,
-            ``quantization_config``, ``attn_implementation`` ...).
+        options: passed on to ``AutoModelForCausalLM.from_pretrained`` (``device_map``, ``quantization_config``,
+            ``attn_implementation`` ...). On a machine with CUDA the model goes there unless ``device_map`` says else.
 
     Raises:
         ModelError: the model cannot be found, fetched, read, or steered.
     """
     source = resolve(model)
+    if torch.cuda.is_available():
+        options.setdefault("device_map", "cuda")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, local_files_only=source.local)
         loaded = AutoModelForCausalLM.from_pretrained(
             source.location, dtype=dtype, local_files_only=source.local, **options
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model {str(model)!r}: {error}") from error
     return LM(loaded, tokenizer, source.name)
 

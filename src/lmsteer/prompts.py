@@ -25,7 +25,10 @@ def read_prompts(file: str | Path) -> list[str]:
     Raises:
         DataError: the file cannot be read, holds no prompts, or a JSON line without one.
     """
-    text = sys.stdin.read() if str(file) == "-" else text_of(Path(file))
+    try:
+        text = sys.stdin.read() if str(file) == "-" else text_of(Path(file))
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not UTF-8: {error}.") from error
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise DataError(f"{file} holds no prompts.")

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.evaluation.reading import Reading, read
-from lmsteer.fitting.data import LabelledText
-from lmsteer.fitting.gradient import RowStore
-from lmsteer.fitting.rows import encode_whole
+from lmsteer.fitting.data import LabelledText, fingerprint_of
+from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.fitting.statistics import held_out_of
 from lmsteer.lm import LM
 from lmsteer.steers.mix import Mix
@@ -67,19 +66,23 @@ class Verification:
 
 
 @torch.inference_mode()
-def verify(lm: LM, steer: Steer, texts: Sequence[LabelledText] = (), *, strength: float = 1.0) -> Verification:
+def verify(
+    lm: LM, steer: Steer, texts: Sequence[LabelledText] = (), *, fitted_on: bool = False, strength: float = 1.0
+) -> Verification:
     """Prove a steer on its base.
 
     Args:
         lm: the base model.
         steer: the steer.
-        texts: the labelled texts that it was fitted on (those held out of the fit are read), or others.
+        texts: labelled texts to read: those that the steer was fitted on, of which the held-out ones are read, or
+            others, which are all read.
+        fitted_on: whether they are known to be of the fit, even where they are not all of its texts.
         strength: at which the identities are checked.
 
     Raises:
         WrongBaseError: the model is not the steer's base.
     """
-    steer.card.check_base(lm.name, lm.fingerprint)
+    steer.card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
     checks = [
         _acts(lm, steer, strength),
         _exact("1. strength 0 = unsteered, bit for bit", _logits(lm), _logits(lm, _mix(steer, 0.0))),
@@ -88,7 +91,7 @@ def verify(lm: LM, steer: Steer, texts: Sequence[LabelledText] = (), *, strength
         _close("3. stacked = their sum as one", *_stacked(lm, steer, strength)),
         *(_neighbours(lm, steer, strength, side) for side in ("left", "right")),
     ]
-    return Verification(checks, _read_held_out(lm, steer, texts) if texts else None)
+    return Verification(checks, _read_held_out(lm, steer, texts, fitted_on) if texts else None)
 
 
 def _mix(steer: Steer, strength: float | list[float]) -> Mix:
@@ -108,7 +111,7 @@ def _logits(lm: LM, mix: Mix | None = None, side: str = "right") -> Tensor:
 
 def _batch(lm: LM, side: str) -> tuple[Tensor, Tensor]:
     encoded = [ids or [0] for ids in lm.encode(_TEXTS)]
-    width, padding = max(map(len, encoded)), lm.tokenizer.pad_token_id
+    width, padding = max(map(len, encoded)), lm.pad_id
     gaps = [[padding] * (width - len(ids)) for ids in encoded]
     left = side == "left"
     ids = [gap + row if left else row + gap for gap, row in zip(gaps, encoded, strict=True)]
@@ -124,8 +127,7 @@ def _hidden_states(lm: LM) -> Tensor:
 
 def _acts(lm: LM, steer: Steer, strength: float) -> Check:
     difference = _difference(_logits(lm), _logits(lm, _mix(steer, strength)))
-    limit = _TOLERANCE.get(lm.model.dtype, 1e-5)
-    return Check(f"the steer moves the logits at strength {strength:g}", difference, limit, difference > limit)
+    return Check(f"the steer moves the logits at strength {strength:g}", difference, 0.0, difference > 0)
 
 
 def _explicit_head(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
@@ -160,15 +162,14 @@ def _neighbours(lm: LM, steer: Steer, strength: float, side: str) -> Check:
     return _exact(f"4. neighbours of a steered row, padded on the {side}", base[others], mixed[others])
 
 
-def _read_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText]) -> Reading:
-    ids = encode_whole(lm, texts, lm.max_length)
-    readable = [i for i, text in enumerate(ids) if len(text) > 1]
-    fingerprint = hex(sum({texts[i].digest for i in readable}))
-    chosen = held_out_of(texts, ids) if fingerprint == steer.card.data.get("fingerprint") else readable
+def _read_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText], fitted_on: bool) -> Reading:
+    texts, ids = readable(lm, texts, steer.card.fit.get("max_tokens") or lm.max_length)
+    fitted_on = fitted_on or hex(fingerprint_of(texts)) == steer.card.data.get("fingerprint")
+    chosen = held_out_of(texts, ids) if fitted_on else list(range(len(texts)))
     if not chosen:
         raise DataError("none of these texts was held out of the fit: give others to read.")
-    store = RowStore(lm, [texts[i] for i in chosen], [ids[i] for i in chosen])
-    return read(lm.head, store.rows(range(len(chosen))), steer)
+    rows = gather(lm, [texts[i] for i in chosen], [ids[i] for i in chosen])
+    return read(lm.head, Rows.join(list(rows)), steer)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -10,7 +10,7 @@ import torch
 from lmsteer.errors import DataError, InterruptedFitError, WrongBaseError
 from lmsteer.fitting import fit as module
 from lmsteer.fitting import statistics as statistics_module
-from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.data import LabelledSource, LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.steers.files import load_steer
@@ -27,10 +27,10 @@ def apart(tmp_path, monkeypatch):
 
 
 def test_a_fit_is_saved_with_its_card_and_reads_its_texts(llama, tmp_path):
-    done = fit(llama, TEXTS, name="letters", label="early letters", source="styled")
+    done = fit(llama, TEXTS, name="letters", label="early letters", source=LabelledSource("styled"))
     card = load_steer(tmp_path / "steers" / "letters").card
     assert card == done.steer.card
-    assert (card.label, card.data["texts"], card.data["source"]) == ("early letters", 240, "styled")
+    assert (card.label, card.data["texts"], card.data["source"]["path"]) == ("early letters", 240, "styled")
     assert card.fit["method"] == "closed-form"
     assert done.reading.gain > 0.1
     assert done.reading.signs > 0.9

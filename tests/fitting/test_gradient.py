@@ -83,6 +83,17 @@ def test_another_run_is_not_gone_on_with(llama, tmp_path):
         Training(32, Recipe(rank=4, seed=1)).restore(tmp_path / "s", "texts")
 
 
+def test_damaged_and_untouched_trainings(llama, tmp_path):
+    fresh = Training(32, RECIPE)
+    fresh.save(tmp_path / "s", "texts")  # interrupted in its first step
+    Training(32, RECIPE).restore(tmp_path / "s", "texts")
+    (tmp_path / "s" / "state.json").write_text("{")
+    with pytest.raises(DataError, match="no training that can be gone on with"):
+        Training(32, RECIPE).restore(tmp_path / "s", "texts")
+    with pytest.raises(DataError, match="must be one or more"):
+        Recipe(rank=0)
+
+
 def test_every_text_is_drawn_once_an_epoch():
     recipe = Recipe(steps=10, batch=6, seed=3)
     drawn = [i for batch in draws(20, recipe) for i in batch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -38,9 +39,9 @@ class Reading:
     signs: float
     signs_inside: float
 
-    def to_json(self) -> dict[str, float]:
-        """The figures, rounded to what they can tell."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
+    def to_json(self) -> dict[str, float | None]:
+        """The figures, rounded to what they can tell; None where there was nothing to read."""
+        return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self).items()}
 
 
 def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> Reading:

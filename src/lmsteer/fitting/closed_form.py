@@ -17,7 +17,7 @@ moves the end-of-text token and, weighed by F, as little else as possible (rank 
     W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u = (F + λ₂ I)⁻¹ r_end          (d,)
 
 It serves reading alone; when the model writes it is left out. λ₁, λ and both scales are chosen on held-out texts.
-The steer's is the largest that keeps three quarters of the best held-out gain.
+The steer's is the largest that keeps a quarter of the best held-out gain inside texts.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _DAMPINGS_END = (0.03, 0.1, 0.3, 1.0, 3.0)
 _SPECTRUM_SHARE = 0.95
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
 _SCALES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8, 4.0, 5.6)
-# Near its best the likelihood is flat: half as much again costs a quarter of the gain, and makes a handier dial.
-_KEPT = 0.75
+# The likelihood is flat near its best, while one unit of a dial should be felt: this much of the gain is kept.
+_KEPT = 0.25
 
 
 # Shares of the best scale at the ends that are tried on whole texts, and rows of texts to try them on.
@@ -126,9 +126,9 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
         rank: of the steer, its end part not counted; None chooses it from the spectrum.
 
     Raises:
-        DataError: too few texts to hold some out at both ends of the dimension, or a rank out of range.
+        DataError: too few texts to hold some out at both ends of the dimension.
     """
-    _check(statistics, rank)
+    _check(statistics)
     inside = statistics.held_out[~statistics.held_out.is_end]
     gradient = NaturalGradient(statistics, curvature)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
@@ -162,10 +162,7 @@ def outlook(statistics: Statistics, curvature: Curvature) -> str:
     return f"held out: {len(labels)} texts, {float(signs):.0%} of their signs inside the text"
 
 
-def _check(statistics: Statistics, rank: int | None) -> None:
-    d = len(statistics.sums["G"])
-    if rank is not None and not 1 <= rank <= d:
-        raise DataError(f"the rank must be from 1 to the model's hidden size, {d}, not {rank}.")
+def _check(statistics: Statistics) -> None:
     _, labels = statistics.held_out.texts()
     if not (len(labels) and labels.min() < labels.max()) or statistics.counts.tokens < 2:
         raise DataError(

@@ -27,6 +27,8 @@ from lmsteer.lm import LM
 # 192 texts of 32 tokens: ten rows for each of the 576 dimensions of the default model, half a minute on two cores.
 _TEXTS, _TOKENS = 192, 32
 _SEED = 0
+# Raised when any of this changes, so that an older cache is not read.
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Curvature:
 
 def curvature(lm: LM) -> Curvature:
     """Measure a model's curvature, or read it from the cache."""
-    file = cache_dir() / f"curvature-{lm.fingerprint}.safetensors"
+    file = cache_dir() / f"curvature-{_FORMAT}-{lm.fingerprint}-{lm.tokenizer_fingerprint[:8]}.safetensors"
     found = _read(file)
     if found is None:
         found = _measure(lm)

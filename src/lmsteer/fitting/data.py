@@ -13,6 +13,7 @@ import io
 import json
 import math
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,47 @@ class LabelledText:
         return int.from_bytes(hashlib.sha256(content).digest()[:16], "big")
 
 
+@dataclass(frozen=True)
+class LabelledSource:
+    """Where labelled texts come from, and how they are read: enough to read the same ones again.
+
+    Attributes:
+        path: a ``.jsonl``, ``.csv`` or ``.parquet`` file (JSONL and CSV may end in ``.gz``), or a Hub dataset id.
+        text_column: name of the column that holds the texts.
+        label_column: name of the column that holds the labels.
+        label_map: number for each class label, where labels are not numbers already.
+        split: which split of a Hub dataset.
+        limit: draw so many of the texts; all if None.
+        seed: of that draw.
+    """
+
+    path: str
+    text_column: str = "text"
+    label_column: str = "label"
+    label_map: Mapping[str, float] | None = None
+    split: str = "train"
+    limit: int | None = None
+    seed: int = 0
+
+    def read(self) -> list[LabelledText]:
+        """The texts that are not blank.
+
+        Raises:
+            DataError: no such file, not UTF-8, no such column, labels that cannot be used, or a bad limit.
+        """
+        if self.limit is not None and self.limit < 2:
+            raise DataError(f"the limit must be two texts or more, not {self.limit}.")
+        rows = _rows(self.path, self.split)
+        texts = [_labelled(row, place, self.text_column, self.label_column, self.label_map) for place, row in rows]
+        kept = [labelled for labelled in texts if labelled.text.strip()]
+        return sample_texts(kept, self.limit, self.seed) if self.limit else kept
+
+
+def fingerprint_of(texts: Iterable[LabelledText]) -> int:
+    """The fingerprint of a set of texts: the sum of their digests, in any order."""
+    return sum(labelled.digest for labelled in texts)
+
+
 def read_labelled(
     source: str | Path,
     *,
@@ -57,24 +99,21 @@ def read_labelled(
     Raises:
         DataError: no such file, not UTF-8, no such column, or labels that cannot be used.
     """
-    rows = _rows(source, split)
-    return check_labelled(
-        (_labelled(row, place, text_column, label_column, label_map) for place, row in rows), str(source)
-    )
+    texts = LabelledSource(str(source), text_column, label_column, label_map, split).read()
+    check_labelled(texts, str(source))
+    return texts
 
 
-def check_labelled(texts: Iterable[LabelledText], source: str) -> list[LabelledText]:
-    """Drop blank texts and refuse what no steer can be fitted on.
+def check_labelled(texts: Sequence[LabelledText], source: str) -> None:
+    """Refuse what no steer can be fitted on.
 
     Raises:
         DataError: fewer than two texts, or labels that are all the same.
     """
-    kept = [labelled for labelled in texts if labelled.text.strip()]
-    if len(kept) < 2:
-        raise DataError(f"{source} holds {len(kept)} texts; a fit needs two at least, and likes hundreds.")
-    if len({labelled.label for labelled in kept}) == 1:
-        raise DataError(f"every label in {source} is {kept[0].label:g}: a dimension needs texts at both of its ends.")
-    return kept
+    if len(texts) < 2:
+        raise DataError(f"{source} holds {len(texts)} texts; a fit needs two at least, and likes hundreds.")
+    if len({labelled.label for labelled in texts}) == 1:
+        raise DataError(f"every label in {source} is {texts[0].label:g}: a dimension needs texts at both of its ends.")
 
 
 def parse_label_map(notation: str) -> dict[str, float]:
@@ -114,6 +153,8 @@ def _labelled(
     text, label = row[text_column], row[label_column]
     if not isinstance(text, str):
         raise DataError(f"{place}: the text is {type(text).__name__}, not a string.")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"{place}: the text holds half of a surrogate pair; it is no valid Unicode.")
     return LabelledText(text, _number(label, place, label_map))
 
 
@@ -162,7 +203,7 @@ def text_of(path: Path) -> str:
         raise DataError(
             f"{path}: not UTF-8 (byte {error.start}); convert it, for example with `iconv -t UTF-8`."
         ) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}.") from error
 
 

@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lmsteer.batches import by_length
 from lmsteer.errors import DataError
 from lmsteer.files import replace_folder
 from lmsteer.fitting.data import LabelledText
@@ -26,6 +28,7 @@ from lmsteer.fitting.rows import Rows, rows_of
 from lmsteer.head import Head
 from lmsteer.lm import LM
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _STATE_FILE, _RECORD_FILE = "state.safetensors", "state.json"
 FACTOR_NAMES = ("A", "B", "A_domain", "B_domain")
 
@@ -44,6 +47,9 @@ class Recipe:
         l2: weight of the mean squared factor in the loss.
         domain: whether a domain steer is trained beside the steer.
         seed: of the factors and of the order of texts.
+
+    Raises:
+        DataError: steps, batch or rank below one.
     """
 
     steps: int = 1000
@@ -55,6 +61,10 @@ class Recipe:
     l2: float = 0.0
     domain: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.rank) < 1:
+            raise DataError(f"steps ({self.steps}), batch ({self.batch}) and rank ({self.rank}) must be one or more.")
 
 
 class Training:
@@ -92,32 +102,44 @@ class Training:
         a, b = self.factors[f"A{kind}"].detach(), self.factors[f"B{kind}"].detach()
         return {"A": a.clone(), "B": b * self.recipe.epsilon}
 
-    def save(self, folder: Path, data: str) -> None:
-        """Write factors, Adam's moments and the step."""
+    def save(self, folder: Path, plan: str) -> None:
+        """Write factors, Adam's moments and the step.
+
+        Raises:
+            DataError: the disk does not take them.
+        """
         tensors = {name: factor.detach() for name, factor in self.factors.items()}
         for name, factor in self.factors.items():
             tensors |= {f"{name}.{key}": value for key, value in self.optimiser.state[factor].items()}
-        with replace_folder(folder) as aside:
-            save_file(tensors, aside / _STATE_FILE)
-            record = {"step": self.step, "data": data, "recipe": asdict(self.recipe)}
-            (aside / _RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        record = {"step": self.step, "plan": plan, "recipe": asdict(self.recipe)}
+        try:
+            with replace_folder(folder) as aside:
+                save_file(tensors, aside / _STATE_FILE)
+                (aside / _RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"cannot keep the training in {folder}: {error}.") from error
 
-    def restore(self, folder: Path, data: str) -> None:
+    def restore(self, folder: Path, plan: str) -> None:
         """Go on from what ``save`` wrote.
 
         Raises:
-            DataError: it belongs to other texts or to another recipe (the number of steps may differ).
+            DataError: it belongs to other texts, another model or another recipe (the number of steps may differ),
+                or is damaged.
         """
-        record = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
-        same = {**record["recipe"], "steps": self.recipe.steps} == asdict(self.recipe)
-        if record["data"] != data or not same:
-            raise DataError(f"{folder} holds an interrupted fit of other texts or settings; remove it to start anew.")
-        tensors = load_file(folder / _STATE_FILE)
-        self.step = record["step"]
-        for name, factor in self.factors.items():
-            factor.data.copy_(tensors[name])
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self.optimiser.state[factor] = {key: tensors[f"{name}.{key}"] for key in keys}
+        try:
+            record = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
+            same = {**record["recipe"], "steps": self.recipe.steps} == asdict(self.recipe)
+            if record["plan"] != plan or not same:
+                raise DataError(
+                    f"{folder} holds an interrupted fit of other texts or settings; remove it to start anew."
+                )
+            tensors = load_file(folder / _STATE_FILE)
+            self.step = record["step"]
+            for name, factor in self.factors.items() if self.step else ():
+                factor.data.copy_(tensors[name])
+                self.optimiser.state[factor] = {key: tensors[f"{name}.{key}"] for key in _MOMENTS}
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise DataError(f"{folder} holds no training that can be gone on with ({error}); remove it.") from error
 
     def _steered(self, h: Tensor, label: Tensor) -> Tensor:
         epsilon, f = self.recipe.epsilon, self.factors
@@ -137,10 +159,11 @@ class RowStore:
     def rows(self, indices: Sequence[int]) -> Rows:
         """Rows of some texts, in their order."""
         missing = [i for i in dict.fromkeys(indices) if i not in self._kept]
-        if missing:
-            block = rows_of(self._lm, [self._texts[i] for i in missing], [self._ids[i] for i in missing])
-            parts = torch.arange(len(block)).split([len(self._ids[i]) - 1 for i in missing])
-            self._kept |= {i: block[part] for i, part in zip(missing, parts, strict=True)}
+        for batch in by_length([self._ids[i] for i in missing]):
+            some = [missing[j] for j in batch]
+            block = rows_of(self._lm, [self._texts[i] for i in some], [self._ids[i] for i in some])
+            parts = torch.arange(len(block)).split([len(self._ids[i]) - 1 for i in some])
+            self._kept |= {i: block[part] for i, part in zip(some, parts, strict=True)}
         return Rows.join([self._kept[i] for i in indices])
 
 

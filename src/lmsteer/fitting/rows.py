@@ -71,6 +71,19 @@ class Rows:
         return Rows(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Rows)})
 
 
+def readable(
+    lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None
+) -> tuple[list[LabelledText], list[list[int]]]:
+    """The texts that a pass reads, each once, with their ids: those that have a token to predict.
+
+    Raises:
+        DataError: as ``encode_whole``.
+    """
+    unique = list({labelled.digest: labelled for labelled in texts}.values())
+    pairs = [pair for pair in zip(unique, encode_whole(lm, unique, max_tokens), strict=True) if len(pair[1]) > 1]
+    return [text for text, _ in pairs], [ids for _, ids in pairs]
+
+
 def encode_whole(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None) -> list[list[int]]:
     """Ids of each text up to and including the end-of-text token.
 
@@ -82,6 +95,8 @@ def encode_whole(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None =
     Raises:
         DataError: texts longer than the model's context, where none may be cut.
     """
+    if max_tokens is not None and max_tokens < 2:
+        raise DataError(f"texts cannot be cut to {max_tokens} tokens; two is the least.")
     encoded = lm.encode([labelled.text for labelled in texts])
     end = lm.tokenizer.eos_token_id
     limit = min(max_tokens or lm.max_length, lm.max_length)
@@ -104,7 +119,7 @@ def batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
 @torch.inference_mode()
 def rows_of(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Rows:
     """Run one batch of texts (with their ids, two at least each) through the model."""
-    padded, mask = pad(ids, lm.tokenizer.pad_token_id, lm.device)
+    padded, mask = pad(ids, lm.pad_id, lm.device)
     predicted = mask[:, 1:].bool()
     h = lm.hidden_states(padded, mask)[:, :-1][predicted].float()
     target = padded[:, 1:][predicted]

@@ -187,8 +187,8 @@ def is_candidate(digest: Tensor) -> Tensor:
 
 
 def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> list[int]:
-    """Which of these texts (with their ids) a fit on all of them holds out, in order of digest."""
-    order = sorted((text.digest, i) for i, text in enumerate(texts) if len(ids[i]) > 1)
+    """Which of these readable texts (with their ids) a fit on all of them holds out, in order of digest."""
+    order = sorted((text.digest, i) for i, text in enumerate(texts))
     digests = torch.tensor([two_words(digest) for digest, _ in order], dtype=torch.int64).reshape(-1, 2)
     candidates = [i for (_, i), yes in zip(order, is_candidate(digests).tolist(), strict=True) if yes]
     lengths = torch.tensor([len(ids[i]) - 1 for i in candidates], dtype=torch.int64)

@@ -31,6 +31,20 @@ _PUBLISHED_SCALE = 1e-3
 _PUBLISHED_NAMES = {"projector1": "A", "projector2": "B", "add_vec": "a", "offset_vec": "o"}
 
 
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds something else than a steer.
+
+    Raises:
+        SteerError: it does, or it is no folder.
+    """
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / CARD_FILE).exists()
+    except OSError as error:
+        raise SteerError(f"cannot use {folder}: {error}.") from error
+    if taken:
+        raise SteerError(f"{folder} exists and holds no steer; choose another folder.")
+
+
 def save_steer(steer: Steer, folder: str | Path) -> Path:
     """Write a steer; an older one in the same folder stands until the new one is whole.
 
@@ -38,8 +52,7 @@ def save_steer(steer: Steer, folder: str | Path) -> Path:
         SteerError: the folder holds something else, or the disk does not take it.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / CARD_FILE).exists():
-        raise SteerError(f"{folder} exists and holds no steer; choose another folder.")
+    check_target(folder)
     try:
         with replace_folder(folder) as aside:
             save_file({k: v.contiguous() for k, v in steer.factors.items()}, aside / FACTORS_FILE)
@@ -97,8 +110,12 @@ def import_published(checkpoint: str | Path, card: Card, hidden_size: int, vocab
         SteerError: the file is not such a checkpoint, asks for code to be run, or is for another model shape.
     """
     arguments, factors = _read_published(Path(checkpoint))
-    scale = float(getattr(arguments, "epsilon", _PUBLISHED_SCALE))
-    named = {_PUBLISHED_NAMES[key]: value.float() for key, value in factors.items() if key in _PUBLISHED_NAMES}
+    scale = float(getattr(arguments, "epsilon", None) or _PUBLISHED_SCALE)
+    named = {
+        _PUBLISHED_NAMES[key]: value.float()
+        for key, value in factors.items()
+        if key in _PUBLISHED_NAMES and isinstance(value, Tensor) and value.dim()
+    }
     forms: dict[frozenset[str], Form] = {
         frozenset("AB"): "multiply", frozenset("a"): "add", frozenset("o"): "offset"
     }  # fmt: skip

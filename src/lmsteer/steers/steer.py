@@ -44,17 +44,23 @@ class Card:
     held_out: Mapping[str, Any] = field(default_factory=dict)
     strength_range: tuple[float, float] | None = None
 
-    def check_base(self, name: str, fingerprint: str) -> None:
-        """Refuse another base than the one that the steer was fitted on.
+    def check_base(self, name: str, fingerprint: str, tokenizer_fingerprint: str) -> None:
+        """Refuse another base, or another tokenizer, than those that the steer was fitted with.
 
         Raises:
             WrongBaseError: the fingerprints differ.
         """
-        if self.base_fingerprint != fingerprint:
+        if (self.base_fingerprint, self.tokenizer_fingerprint) == (fingerprint, tokenizer_fingerprint):
+            return
+        if self.base_fingerprint == fingerprint:
             raise WrongBaseError(
-                f"steer {self.name!r} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), but the "
-                f"model at hand is {name!r} (fingerprint {fingerprint}). Fit it anew on this model."
+                f"steer {self.name!r} was fitted with another tokenizer (fingerprint {self.tokenizer_fingerprint}) "
+                f"than the one that {name!r} has here (fingerprint {tokenizer_fingerprint})."
             )
+        raise WrongBaseError(
+            f"steer {self.name!r} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), but the "
+            f"model at hand is {name!r} (fingerprint {fingerprint}). Fit it anew on this model."
+        )
 
 
 @dataclass(frozen=True)
