@@ -25,9 +25,10 @@ class Reading:
         gain: gain in log-likelihood under s = label against s = 0, nats a token, texts of label 0 included.
         gain_positive: the same over texts of positive label, at s = +1.
         gain_negative: over texts of negative label, at s = -1.
-        gain_inside: ``gain`` without the end-of-text tokens.
+        gain_inside: ``gain`` without the end-of-text tokens, under the steer as it acts when the model writes, that
+            is without its end part.
         signs: share of texts with a label ≠ 0 whose sign is that of log p(text | +1) - log p(text | -1).
-        signs_inside: the same without the end-of-text tokens.
+        signs_inside: the same inside texts, without the end part.
     """
 
     texts: int
@@ -55,23 +56,18 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
     """
     low, base, high, own = log_likelihoods(head, rows, steer.reader(), [-1.0, 0.0, 1.0, rows.label], domain)
     gain = own - base
-    _, labels = rows.texts()
-    told = labels != 0
-
-    def signs(tokens: Tensor) -> float:
-        evidence = rows.per_text((high - low) * tokens)
-        return _mean((evidence.sign() == labels.sign())[told].float())
-
-    inside = ~rows.is_end
+    inside = rows[~rows.is_end]
+    strengths = [-1.0, 0.0, 1.0, inside.label]
+    low_inside, base_inside, high_inside, own_inside = log_likelihoods(head, inside, steer, strengths, domain)
     return Reading(
-        texts=len(labels),
+        texts=len(rows.texts()[1]),
         tokens=len(rows),
         gain=_mean(gain),
         gain_positive=_mean((high - base)[rows.label > 0]),
         gain_negative=_mean((low - base)[rows.label < 0]),
-        gain_inside=_mean(gain[inside]),
-        signs=signs(torch.ones_like(gain)),
-        signs_inside=signs(inside.float()),
+        gain_inside=_mean(own_inside - base_inside),
+        signs=_signs(rows, high - low),
+        signs_inside=_signs(inside, high_inside - low_inside),
     )
 
 
@@ -95,6 +91,13 @@ def log_likelihoods(
         z1 = unit.steer_logits(head.direction(unit.steer_hidden_states(h) - h))
         parts.append(torch.stack([head.log_likelihood_of(z0 + c[:, None] * z1, y) for c in s.T]).cpu())
     return torch.cat(parts, 1)
+
+
+def _signs(rows: Rows, evidence: Tensor) -> float:
+    """Share of texts with a label ≠ 0 whose evidence (N,), summed, has the label's sign."""
+    _, labels = rows.texts()
+    told = labels != 0
+    return _mean((rows.per_text(evidence).sign() == labels.sign())[told].float())
 
 
 def _mean(values: Tensor) -> float:
