@@ -248,8 +248,8 @@ def _print_verification(done: Any, source: str) -> None:
     _out.print(
         f"{reading.texts} held-out texts ({source}): log-likelihood of positive ones at +1 "
         f"{reading.gain_positive:+.4f}, of negative ones at -1 {reading.gain_negative:+.4f}, of all at their label "
-        f"{reading.gain:+.4f} nats a token; the sign recovers {reading.signs:.1%} of the labels. Inside the texts, as the "
-        f"steer acts when the model writes: {reading.gain_inside:+.4f} nats a token, {reading.signs_inside:.1%}."
+        f"{reading.gain:+.4f} nats a token; the sign recovers {reading.signs:.1%} of the labels. Inside the texts, as "
+        f"the steer acts when the model writes: {reading.gain_inside:+.4f} nats a token, {reading.signs_inside:.1%}."
     )
 
 

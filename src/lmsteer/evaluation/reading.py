@@ -57,7 +57,7 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
     low, base, high, own = log_likelihoods(head, rows, steer.reader(), [-1.0, 0.0, 1.0, rows.label], domain)
     gain = own - base
     inside = rows[~rows.is_end]
-    strengths = [-1.0, 0.0, 1.0, inside.label]
+    strengths: list[float | Tensor] = [-1.0, 0.0, 1.0, inside.label]
     low_inside, base_inside, high_inside, own_inside = log_likelihoods(head, inside, steer, strengths, domain)
     return Reading(
         texts=len(rows.texts()[1]),
