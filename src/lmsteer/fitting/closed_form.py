@@ -17,6 +17,7 @@ moves the end-of-text token and, weighed by F, as little else as possible (rank 
     W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u = (F + λ₂ I)⁻¹ r_end          (d,)
 
 It serves reading alone; when the model writes it is left out. λ₁, λ and both scales are chosen on held-out texts.
+λ₁ is the largest whose gain is within one standard error of the best: the less damped, the more of W is of the sample.
 The steer's is the largest that keeps a quarter of the best held-out gain inside texts.
 """
 
@@ -37,7 +38,7 @@ from lmsteer.fitting.statistics import Statistics
 from lmsteer.head import Head
 from lmsteer.steers.steer import factorise
 
-_DAMPINGS_1 = (3.0, 10.0, 30.0, 100.0)
+_DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood cannot tell λ₂ = 0.1 to 1 apart, the dial can: its negative side is best here (docs/log.md).
 _DAMPING_2 = 0.3
 _DAMPING_U = 0.1
@@ -175,13 +176,16 @@ def _check(statistics: Statistics) -> None:
 
 
 def _choose_damping(gradient: NaturalGradient, inside: Rows) -> float:
-    """The λ₁ of the best held-out gain, by a quadratic model of the likelihood."""
-    gains = []
+    """The largest λ₁ whose held-out gain, by a quadratic model, is within one standard error of the best."""
+    tried = []
     for damping_1 in _DAMPINGS_1:
         moved = inside.h.double() @ gradient.matrix(damping_1, _DAMPING_2)
         slope = inside.label * (moved * inside.r).sum(1)
-        gains.append(float(slope.sum().clamp(min=0) ** 2 / (slope**2).sum().clamp(min=1e-30)))
-    return _DAMPINGS_1[gains.index(max(gains))]
+        scale = (slope.sum() / (slope**2).sum().clamp(min=1e-30)).clamp(min=0)
+        gains = inside.per_text(scale * slope - scale**2 / 2 * slope**2)
+        tried.append((float(gains.mean()), float(gains.std() / len(gains) ** 0.5), damping_1))
+    best, error, _ = max(tried)
+    return max(damping_1 for gain, _, damping_1 in tried if gain >= best - error)
 
 
 def _scale_of(head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
