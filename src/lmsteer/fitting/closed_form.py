@@ -18,7 +18,7 @@ moves the end-of-text token and, weighed by F, as little else as possible (rank 
 
 It serves reading alone; when the model writes it is left out. λ₁, λ and both scales are chosen on held-out texts.
 λ₁ is the largest whose gain is within one standard error of the best: the less damped, the more of W is of the sample.
-The steer's is the largest that keeps a quarter of the best held-out gain inside texts.
+The steer's is the largest that keeps three quarters of the best held-out gain inside texts.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _DAMPINGS_END = (0.03, 0.1, 0.3, 1.0, 3.0)
 _SPECTRUM_SHARE = 0.95
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
 _SCALES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8, 4.0, 5.6)
-# The likelihood is flat near its best, while one unit of a dial should be felt: this much of the gain is kept.
-_KEPT = 0.25
+# Near its best the likelihood is flat: a larger unit, which makes a handier dial, costs little. This much is kept.
+_KEPT = 0.75
 
 
 # Shares of the best scale at the ends that are tried on whole texts, and rows of texts to try them on.
