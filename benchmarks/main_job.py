@@ -3,7 +3,7 @@
     python -m benchmarks.main_job fit DATA          2,000 SST-5 texts; --method gradient: the published recipe
     python -m benchmarks.main_job read DATA         SST-2 dev under each steer, VADER's own accuracy
     python -m benchmarks.main_job dial DATA         the curves
-    python -m benchmarks.main_job plot DATA         the picture
+    python -m benchmarks.main_job plot         the picture
 
 DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. Figures go to
 ``results/main_job.json``, the picture to ``docs/dial.svg``.
@@ -108,7 +108,7 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
 
 
 @app.command("plot")
-def plot(data: Data) -> None:
+def plot() -> None:
     """Draw attribute against perplexity for both methods."""
     from matplotlib.figure import Figure
 

@@ -77,7 +77,7 @@ def fit(
     from lmsteer.progress import bars
 
     if not name:
-        raise _usage("give the steer a name: --name NAME.")
+        raise LMSteerError("give the steer a name: --name NAME.")
     mapping = parse_label_map(label_map) if label_map else None
     source = LabelledSource(data, text_column, label_column, mapping, split, limit, seed) if data else None
     texts = source.read() if source else []
@@ -261,7 +261,3 @@ def _plain(text: str) -> str:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _usage(message: str) -> LMSteerError:
-    return LMSteerError(message)
