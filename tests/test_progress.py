@@ -1,17 +1,29 @@
-"""Progress bars tell how far work is."""
+"""Progress tells how far work is: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
+from lmsteer import progress
 from lmsteer.progress import bars, no_progress
 
 
-def test_bars_tell_what_came_of_the_work(capsys):
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
     with bars()("counting", 3, 1) as step:
         step(2, "result 7")
     err = capsys.readouterr().err
     assert "counting" in err
     assert "3/3" in err
     assert "result 7" in err
+
+
+def test_a_log_file_gets_a_line_now_and_then(capsys, monkeypatch):
+    seconds = iter([0.0, 1.0, 31.0, 31.0, 40.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    with bars()("counting", 9, 1) as step:
+        step(2, "too soon")
+        step(3, "result 7")
+        step(1, "too soon again")
+    assert capsys.readouterr().err == "counting: 6 of 9 result 7\n"
 
 
 def test_silence_is_silent(capsys):
