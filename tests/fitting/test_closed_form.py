@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError
-from lmsteer.fitting.closed_form import NaturalGradient, gains_at, solve
+from lmsteer.fitting.closed_form import NaturalGradient, solve
+from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import encode_whole
+from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from tiny import styled
 
@@ -27,18 +29,25 @@ def own(llama, tmp_path_factory) -> Curvature:
         return curvature(llama)
 
 
-def test_the_natural_gradient_solves_its_equation(statistics, own):
-    gradient, n = NaturalGradient(statistics, own), statistics.counts.tokens
-    c, f, d = own.c, own.f, statistics.sums["D"] / n
-    mean = statistics.counts.label / n
-    identity = torch.eye(len(c), dtype=torch.float64)
-    damped_c, damped_f = c + 3 * c.diagonal().mean() * identity, f + 0.5 * f.diagonal().mean() * identity
-    centred = (statistics.sums["G"] / n - mean * d) / gradient.variance
-    w = gradient.matrix(3.0, 0.5)
-    alpha = (torch.linalg.solve(damped_c, centred) @ torch.linalg.inv(damped_f) * d).sum()
-    alpha = alpha / (torch.linalg.solve(damped_c, d) @ torch.linalg.inv(damped_f) * d).sum()
-    torch.testing.assert_close(damped_c @ w @ damped_f, centred - alpha * d, rtol=1e-8, atol=1e-8)  # float64
-    assert abs(float((w * d).sum())) < 1e-9 * float(w.norm() * d.norm())  # the domain is left alone
+@pytest.mark.parametrize("credited", [False, True])
+def test_the_natural_gradient_solves_its_equation(statistics, own, credited):
+    w = torch.randn(32, generator=torch.Generator().manual_seed(0)).double() if credited else None
+    found, n, d = NaturalGradient(statistics, own, w).matrix(3.0, 0.5), statistics.counts.tokens, statistics.sums["D"]
+    identity = torch.eye(32, dtype=torch.float64)
+    c, f = own.c + 3 * own.c.diagonal().mean() * identity, own.f + 0.5 * own.f.diagonal().mean() * identity
+
+    def step(gradient: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.solve(c, gradient) @ torch.linalg.inv(f)
+
+    gradients = [(statistics.sums["G"] - statistics.counts.label / n * d) / n]
+    if w is not None:
+        sample = statistics.sample
+        gradients.append(credited_gradient(sample.h, sample.r, sample.texts()[0], w))
+    # Equal weights in the Fisher metric: tr(gᵀ C⁻¹ g F⁻¹) = 1 each.
+    total = torch.stack([g / (step(g) * g).sum().sqrt() for g in gradients]).sum(0)
+    alpha = (step(total) * d).sum() / (step(d) * d).sum()
+    torch.testing.assert_close(c @ found @ f, total - alpha * d, rtol=1e-8, atol=1e-8)  # float64
+    assert abs(float((found * d).sum())) < 1e-9 * float(found.norm() * d.norm())  # the domain is left alone
 
 
 def test_factors_are_the_best_of_their_rank(statistics, own):

@@ -18,6 +18,9 @@ from lmsteer.fitting.rows import encode_whole, from_words, gather, two_words
 from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of, load_statistics
 
 
+LONGEST = 50  # tokens; more than any text below has
+
+
 def labelled(count: int, seed: int = 0) -> list[LabelledText]:
     rng = random.Random(seed)
     words = ["good", "bad", "fine", "cat", "dog", "rain", "sun"]
@@ -34,7 +37,8 @@ def gathered(lm, texts) -> Statistics:
 def assert_same(one: Statistics, other: Statistics) -> None:
     assert one.fingerprint == other.fingerprint
     assert one.counts.texts == other.counts.texts
-    assert torch.equal(torch.unique(one.held_out.digest, dim=0), torch.unique(other.held_out.digest, dim=0))
+    for rows, others in ((one.held_out, other.held_out), (one.sample, other.sample)):
+        assert torch.equal(torch.unique(rows.digest, dim=0), torch.unique(others.digest, dim=0))
     for name, total in one.sums.items():
         # float32 rows of other batch sizes, summed in another order in float64.
         torch.testing.assert_close(total, other.sums[name], rtol=1e-4, atol=1e-3)
@@ -70,11 +74,24 @@ def test_a_limit_on_held_out_rows_keeps_merging_exact(llama, monkeypatch, limit)
     monkeypatch.setattr(module, "HELD_OUT_ROWS", limit)
     texts = labelled(80)
     whole = gathered(llama, texts)
-    assert len(whole.held_out) <= limit
+    assert limit <= len(whole.held_out) < limit + LONGEST
     assert_same(gathered(llama, texts[:33]).merge(gathered(llama, texts[33:])), whole)
     chosen = held_out_of(texts, encode_whole(llama, texts))
     digests = {from_words(*words) for words in whole.held_out.digest.tolist()}
     assert {texts[i].digest for i in chosen} == digests
+
+
+@pytest.mark.parametrize("limit", [20, 60])
+def test_the_sample_is_of_the_texts_in_the_sums(llama, monkeypatch, limit):
+    monkeypatch.setattr(module, "SAMPLE_ROWS", limit)
+    texts = labelled(80)
+    whole = gathered(llama, texts)
+    for cut in (10, 33, 70):
+        assert_same(gathered(llama, texts[:cut]).merge(gathered(llama, texts[cut:])), whole)
+    assert limit <= len(whole.sample) < limit + LONGEST
+    assert not set(map(tuple, whole.sample.digest.tolist())) & set(map(tuple, whole.held_out.digest.tolist()))
+    index, _ = whole.sample.texts()
+    assert len(torch.unique_consecutive(index)) == len(torch.unique(index))  # text by text, as credit needs them
 
 
 @given(st.integers(0, (1 << 128) - 1), st.integers(0, (1 << 128) - 1))
@@ -90,6 +107,8 @@ def test_statistics_come_back_from_disk(llama, tmp_path):
     assert loaded.counts == found.counts
     assert loaded.fingerprint == found.fingerprint
     assert all(torch.equal(loaded.sums[name], total) for name, total in found.sums.items())
+    assert torch.equal(loaded.sample.h, found.sample.h)
+    assert torch.equal(loaded.held_out.h, found.held_out.h)
 
 
 def test_statistics_of_another_model_are_refused(make_lm):

@@ -14,7 +14,8 @@ addition, extended by new texts, and the result is that of all texts at once. Wh
 matrix, is the model's own (``curvature``).
 
 A few texts are held out of the sums to choose damping and scale by: those whose digest is small, which is the
-same choice in every order, file and process. Their rows are kept, up to a fixed number.
+same choice in every order, file and process. Their rows are kept, up to a fixed number, and so are those of a sample
+of the texts in the sums, to give ``credit`` on.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, batches, from_words, rows_of, two_words
 from lmsteer.lm import LM
 
-# One text in this many is a candidate for being held out; of those, the first by digest, up to so many rows.
+# One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.
 HELD_OUT_SHARE = 8
 HELD_OUT_ROWS = 8192
+# Of the texts in the sums, the rows of the first by digest are kept, till there are so many.
+SAMPLE_ROWS = 16384
 
 _SUMS_FILE, _RECORD_FILE = "statistics.safetensors", "statistics.json"
 _MATRICES = ("G", "D", "C_end")
@@ -63,7 +66,7 @@ class Counts:
 
 @dataclass
 class Statistics:
-    """The sums of a fit, the rows held out of them, and whose they are.
+    """The sums of a fit, the rows held out of them, a sample of those in them, and whose they are.
 
     Attributes:
         base: the model's name.
@@ -71,6 +74,7 @@ class Statistics:
         tokenizer_fingerprint: of its tokenizer.
         sums: the sums by name, float64: matrices (d, d), vectors (d,).
         held_out: rows of the texts that are held out.
+        sample: rows of some texts that are in the sums.
         counts: of the texts in the sums.
         fingerprint: of all texts, held-out ones included: the sum of their digests, in any order.
     """
@@ -80,6 +84,7 @@ class Statistics:
     tokenizer_fingerprint: str
     sums: dict[str, Tensor]
     held_out: Rows
+    sample: Rows
     counts: Counts = field(default_factory=Counts)
     fingerprint: int = 0
 
@@ -89,7 +94,7 @@ class Statistics:
         d = lm.hidden_size
         sums = {name: torch.zeros(d, d, dtype=torch.float64) for name in _MATRICES}
         sums |= {name: torch.zeros(d, dtype=torch.float64) for name in _VECTORS}
-        return cls(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, sums, Rows.none(d))
+        return cls(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, sums, Rows.none(d), Rows.none(d))
 
     @property
     def texts(self) -> int:
@@ -101,6 +106,7 @@ class Statistics:
         self.fingerprint += sum(starmap(from_words, torch.unique(rows.digest, dim=0).tolist()))
         candidate = is_candidate(rows.digest)
         self._sum(rows[~candidate])
+        self.sample, _ = _first(Rows.join([self.sample, rows[~candidate]]), SAMPLE_ROWS)
         self._hold_out(Rows.join([self.held_out, rows[candidate]]))
 
     def merge(self, other: Statistics) -> Statistics:
@@ -113,6 +119,7 @@ class Statistics:
         merged = replace(
             self,
             sums={name: total + other.sums[name] for name, total in self.sums.items()},
+            sample=_first(Rows.join([self.sample, other.sample]), SAMPLE_ROWS)[0],
             counts=self.counts + other.counts,
             fingerprint=self.fingerprint + other.fingerprint,
         )
@@ -140,6 +147,7 @@ class Statistics:
         tensors = {
             **self.sums,
             **{f"held_out.{f.name}": getattr(self.held_out, f.name) for f in fields(Rows)},
+            **{f"sample.{f.name}": getattr(self.sample, f.name) for f in fields(Rows)},
         }
         about = {
             "format": 1,
@@ -173,12 +181,21 @@ class Statistics:
         self.counts += Counts(texts, int(inside.sum()), int(end.sum()), label, squared, at_end)
 
     def _hold_out(self, candidates: Rows) -> None:
-        """Keep the first candidates by digest, as many as the limit on rows allows; sum up the others."""
-        index, _ = candidates.texts()
-        lengths = torch.bincount(index) if len(index) else index
-        kept = (lengths.cumsum(0) <= HELD_OUT_ROWS)[index]
-        self.held_out = candidates[kept]
-        self._sum(candidates[~kept])
+        """Keep the first candidates by digest, till the limit on rows is reached; sum up the others."""
+        self.held_out, others = _first(candidates, HELD_OUT_ROWS)
+        self._sum(others)
+
+
+def _first(rows: Rows, limit: int) -> tuple[Rows, Rows]:
+    """The rows of the first texts by digest, whole texts up to the one that reaches the limit, and the other rows.
+
+    A text is kept if those before it have fewer rows than the limit. So one that is dropped leaves enough rows
+    behind to have every later one dropped too: in whatever order and portions texts come, the same are kept.
+    """
+    index, _ = rows.texts()
+    lengths = torch.bincount(index) if len(index) else index
+    kept = (lengths.cumsum(0) - lengths < limit)[index]
+    return rows[kept], rows[~kept]
 
 
 def is_candidate(digest: Tensor) -> Tensor:
@@ -192,7 +209,7 @@ def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> 
     digests = torch.tensor([two_words(digest) for digest, _ in order], dtype=torch.int64).reshape(-1, 2)
     candidates = [i for (_, i), yes in zip(order, is_candidate(digests).tolist(), strict=True) if yes]
     lengths = torch.tensor([len(ids[i]) - 1 for i in candidates], dtype=torch.int64)
-    return candidates[: int((lengths.cumsum(0) <= HELD_OUT_ROWS).sum())]
+    return candidates[: int((lengths.cumsum(0) - lengths < HELD_OUT_ROWS).sum())]
 
 
 def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
@@ -212,6 +229,7 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
                 tokenizer_fingerprint=about["tokenizer_fingerprint"],
                 sums={name: tensors[name] for name in (*_MATRICES, *_VECTORS)},
                 held_out=Rows(**{f.name: tensors[f"held_out.{f.name}"] for f in fields(Rows)}),
+                sample=Rows(**{f.name: tensors[f"sample.{f.name}"] for f in fields(Rows)}),
                 counts=Counts(**about["counts"]),
                 fingerprint=int(about["fingerprint"], 16),
             ),

@@ -1,0 +1,62 @@
+"""Credit: which tokens of a text bring about what it says.
+
+A label belongs to a whole text; that every token of it gets the same label is right on the whole and noise in
+each. But hidden states can be read: ``w · h``, a regression of the label on the hidden state at the
+end of a text, is a running estimate of the label anywhere in it. So a token's credit is how much the reading rises
+after it::
+
+    q_t = mean of w · h_{t+1} .. w · h_{t+k}  -  w · h_t                                          (k = 8)
+
+and ``E[q h rᵀ]`` is the gradient of what the text will read as: a policy gradient, whose baseline is the reading so
+far. Where the label says what kind of text a token is from, credit says what the token does to it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_AHEAD = 8
+
+
+def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
+    """Ridge regression (d,): ``(M + λ I)⁻¹ v``, with λ in units of the mean diagonal of M.
+
+    Args:
+        second_moment: M (d, d), of what is regressed on.
+        product: v (d,), its mean product with what is regressed.
+        damping: λ.
+    """
+    identity = torch.eye(len(second_moment), dtype=second_moment.dtype)
+    return torch.linalg.solve(second_moment + damping * second_moment.diagonal().mean() * identity, product)
+
+
+def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Credit (N,) of the tokens that follow hidden states, and whether there is something after them to read (N,).
+
+    Args:
+        h: hidden states (N, d), text by text in reading order.
+        text: which text each is of (N,); neighbours of one value are of one text.
+        w: the reader (d,).
+    """
+    reading = h.to(w.dtype) @ w
+    ahead, seen = torch.zeros_like(reading), torch.zeros_like(reading)
+    for distance in range(1, min(_AHEAD, len(h) - 1) + 1):
+        same = text[distance:] == text[:-distance]
+        ahead[:-distance] += reading[distance:] * same
+        seen[:-distance] += same
+    return ahead / seen.clamp(min=1) - reading, seen > 0
+
+
+def credited_gradient(h: Tensor, r: Tensor, text: Tensor, w: Tensor) -> Tensor:
+    """``E[(q - q̄) h rᵀ]`` (d, d), in float64: the gradient of the reading ahead.
+
+    Args:
+        h: hidden states (N, d), text by text in reading order.
+        r: residuals (N, d) of the tokens that follow them.
+        text: which text each is of (N,).
+        w: the reader (d,).
+    """
+    q, seen = credit(h, text, w)
+    q, h, r = q[seen], h[seen].double(), r[seen].double()
+    return (h * (q - q.mean())[:, None]).T @ r / max(len(q), 1)

@@ -1,0 +1,81 @@
+"""The end of a text: where the last hidden state has seen all of it.
+
+Whether a text ends is one question with two answers, and what the whole text says weighs on it. That part of
+a steer has rank one, a regression of the label times the direction of the head's input that moves the
+end-of-text token and, weighed by F, as little else as possible::
+
+    W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u = (F + λ₂ I)⁻¹ r_end          (d,)
+
+It serves reading alone: in flight it would only cut texts short or never let them end. ``w`` by itself is the
+``reader`` that ``credit`` is given by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmsteer.fitting.credit import ridge
+from lmsteer.fitting.curvature import Curvature
+from lmsteer.fitting.rows import Rows
+from lmsteer.fitting.scale import best_scale, gains_at
+from lmsteer.fitting.statistics import Statistics
+from lmsteer.head import Head
+
+_DAMPING_U = 0.1
+_DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
+# Shares of the best scale at the ends that are tried on whole texts, and rows of texts to try them on.
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SOME_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class EndPart:
+    """A fitted end part.
+
+    Attributes:
+        w: the reader (d,), such that ends of texts are likeliest at strength = label under ``w uᵀ``.
+        u: the direction of the end-of-text token (d,).
+        damping: λ.
+    """
+
+    w: Tensor
+    u: Tensor
+    damping: float
+
+
+def fit_end(statistics: Statistics, curvature: Curvature, head: Head) -> EndPart | None:
+    """Fit the end part, its damping and scale by held-out ends; None where texts have no ends."""
+    n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
+    if not n or not rows.is_end.any():
+        return None
+    u = ridge(curvature.f, sums["r_end"] / n, _DAMPING_U)
+    u = u / (u @ sums["r_end"]) * n
+    g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
+    tried = []
+    for damping in _DAMPINGS:
+        w = ridge(sums["C_end"] / n, g, damping)
+        scale, gain = best_scale(head, rows[rows.is_end], w[:, None], u[:, None])
+        tried.append((gain, EndPart(w * scale, u, damping)))
+    return max(tried, key=lambda trial: trial[0])[1]
+
+
+def share_on_whole_texts(end: EndPart, head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
+    """How much of the end part to take beside ``A Bᵀ``, by the held-out gain of whole texts.
+
+    ``u`` isolates the end-of-text token, but not wholly: what it costs elsewhere is weighed here.
+    """
+    some = _some_texts(rows)
+    base = (some.h.double() @ a) @ b.T
+    moved = torch.outer(some.h.double() @ end.w, end.u)
+    gains = [float(gains_at(head, some, (base + share * moved).float(), [1.0]).mean()) for share in _SHARES]
+    return _SHARES[gains.index(max(gains))]
+
+
+def _some_texts(rows: Rows) -> Rows:
+    """The first texts by digest, up to ``_SOME_ROWS`` rows."""
+    index, _ = rows.texts()
+    lengths = torch.bincount(index)
+    return rows[((lengths.cumsum(0) <= _SOME_ROWS) | (lengths.cumsum(0) == lengths[0]))[index]]

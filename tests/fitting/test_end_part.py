@@ -1,0 +1,54 @@
+"""The end part reads the label where a text ends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.fitting.curvature import Curvature
+from lmsteer.fitting.end_part import fit_end, share_on_whole_texts
+from lmsteer.fitting.rows import encode_whole
+from lmsteer.fitting.scale import gains_at
+from lmsteer.fitting.statistics import Statistics, gather_statistics
+from tiny import styled
+
+
+@pytest.fixture(scope="module")
+def statistics(llama) -> Statistics:
+    texts = styled(240)
+    return gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+
+
+@pytest.fixture(scope="module")
+def flat(llama) -> Curvature:
+    identity = torch.eye(llama.hidden_size, dtype=torch.float64)
+    return Curvature(identity, identity)
+
+
+def test_the_reader_tells_labels_at_held_out_ends(llama, statistics, flat):
+    end = fit_end(statistics, flat, llama.head)
+    rows = statistics.held_out[statistics.held_out.is_end]
+    readings = rows.h.double() @ end.w
+    right = ((readings - readings.mean()).sign() == rows.label.sign()).double().mean()
+    assert float(right) > 0.9
+
+
+def test_ends_are_likelier_under_their_label(llama, statistics, flat):
+    end = fit_end(statistics, flat, llama.head)
+    rows = statistics.held_out[statistics.held_out.is_end]
+    moved = torch.outer(rows.h.double() @ end.w, end.u).float()
+    assert float(gains_at(llama.head, rows, moved, [1.0]).mean()) > 0
+
+
+def test_a_part_that_helps_is_taken_whole_and_one_that_harms_not_at_all(llama, statistics, flat):
+    end = fit_end(statistics, flat, llama.head)
+    nothing = torch.zeros(llama.hidden_size, 1, dtype=torch.float64)
+    assert share_on_whole_texts(end, llama.head, statistics.held_out, nothing, nothing) > 0
+    against = type(end)(-50 * end.w, end.u, end.damping)
+    assert share_on_whole_texts(against, llama.head, statistics.held_out, nothing, nothing) == 0
+
+
+def test_texts_without_ends_have_no_end_part(llama, flat):
+    texts = styled(40)
+    cut = gather_statistics(llama, texts, encode_whole(llama, texts, max_tokens=6), Statistics.empty(llama))
+    assert fit_end(cut, flat, llama.head) is None
