@@ -17,7 +17,6 @@ from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import encode_whole, from_words, gather, two_words
 from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of, load_statistics
 
-
 LONGEST = 50  # tokens; more than any text below has
 
 
