@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import pipeline
+from transformers import TopKLogitsWarper, TopPLogitsWarper, pipeline
 
 from lmsteer.batches import pad
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import generate, own_text, perplexity
-from lmsteer.sampling import RowSampler
+from lmsteer.sampling import RowSampler, Sampling
 from lmsteer.steers.mix import Mix
 from tiny import FAMILIES, random_steer
 
@@ -75,7 +75,7 @@ def test_greedy_generation_is_transformers_own(llama):
 def test_the_sampler_draws_from_the_nucleus_alone(logits, top_p, u):
     scores = torch.tensor([logits])
     p = scores.softmax(-1)[0]
-    sampler = RowSampler(torch.tensor([[u]]), top_p, 1.0, [])
+    sampler = RowSampler(torch.tensor([[u]]), Sampling(top_p), [])
     only = sampler(torch.zeros(1, 0), scores)
     drawn = int(sampler.drawn)
     assert only.isfinite().sum() == 1
@@ -83,10 +83,24 @@ def test_the_sampler_draws_from_the_nucleus_alone(logits, top_p, u):
     assert above < top_p + 1e-6  # rounding of float32 sums
 
 
+@settings(deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=6), st.floats(0.05, 1), st.integers(1, 8))
+def test_top_k_then_top_p_is_what_transformers_draws_from(logits, top_p, top_k):
+    scores = torch.tensor([logits])
+    warped = TopKLogitsWarper(top_k)(None, scores.clone()) if top_k < len(logits) else scores
+    p = TopPLogitsWarper(top_p)(None, warped).softmax(-1)[0]
+    u = (torch.arange(2000) + 0.5)[:, None] / 2000
+    sampler = RowSampler(u, Sampling(top_p, top_k), [])
+    sampler(torch.zeros(2000, 0), scores.expand(2000, -1))
+    shares = torch.bincount(sampler.drawn, minlength=len(logits)) / 2000
+    # Equal logits may be cut in another order, so shares are compared in order of size; a step of u is 1/2000.
+    torch.testing.assert_close(shares.sort().values, p.sort().values, atol=2e-3, rtol=0)
+
+
 def test_the_sampler_follows_the_probabilities():
     u = (torch.arange(1000) + 0.5)[:, None] / 1000
     scores = torch.tensor([0.5, 0.3, 0.2]).log().expand(1000, 3)
-    sampler = RowSampler(u, 1.0, 1.0, [])
+    sampler = RowSampler(u, Sampling(1.0), [])
     sampler(torch.zeros(1000, 0), scores)
     assert torch.bincount(sampler.drawn).tolist() == pytest.approx([500, 300, 200], abs=1)
 
@@ -134,6 +148,7 @@ def test_own_text_is_the_models_and_the_seeds_alone(llama):
         ({"n": 0}, "number of samples"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"top_p": 0.0}, "top_p"),
+        ({"top_k": -1}, "top_k"),
         ({"temperature": math.nan}, "temperature"),
         ({"max_new_tokens": 1 << 21}, "longer than the model's context"),
     ],

@@ -120,6 +120,7 @@ def generate(
     n: Annotated[int, typer.Option(help="Samples for each prompt and strength.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="Length of a continuation.")] = 40,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 0.9,
+    top_k: Annotated[int, typer.Option(help="Draw from so many likeliest tokens; 0 for all.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of all samples.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Rows at once.")] = 64,
@@ -144,6 +145,7 @@ def generate(
         "n": n,
         "max_new_tokens": max_new_tokens,
         "top_p": top_p,
+        "top_k": top_k,
         "temperature": temperature,
     }
     done = list(run(load(model), texts, steers, settings, seed=seed, batch_size=batch_size, progress=bars(), **options))

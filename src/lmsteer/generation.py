@@ -18,7 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
-from lmsteer.sampling import Recorder, RowSampler, Scorer
+from lmsteer.sampling import Recorder, RowSampler, Sampling, Scorer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 
@@ -61,6 +61,7 @@ def generate(
     n: int = 1,
     max_new_tokens: int = 20,
     top_p: float = 0.9,
+    top_k: int = 0,
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 64,
@@ -77,6 +78,7 @@ def generate(
         n: samples for each prompt and setting.
         max_new_tokens: of a continuation.
         top_p: draw from the smallest set of tokens that holds this much probability (nucleus sampling).
+        top_k: draw from this many likeliest tokens; 0 for all. (transformers' own ``generate`` takes 50 if not told.)
         temperature: of the distribution; 0 always takes the likeliest token.
         seed: of all random streams.
         batch_size: rows at once.
@@ -92,7 +94,8 @@ def generate(
         WrongBaseError: a steer of another base.
     """
     steers = dict(steers or {})
-    _check(prompts, n, max_new_tokens, top_p, temperature, batch_size)
+    sampling = Sampling(top_p, top_k, temperature)
+    _check(prompts, n, max_new_tokens, sampling, batch_size)
     for setting in strengths:
         Mix(steers, setting)  # refuses bad strengths before any work is done
     ids = lm.encode(prompts)
@@ -103,11 +106,10 @@ def generate(
         for setting in strengths
         for k in range(n)
     ]
-    sampler_settings = (top_p, temperature, max_new_tokens, score)
     with progress("generating", len(rows), 0) as step:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            done = _generate_batch(lm, prompts, ids, steers, batch, seed, *sampler_settings)
+            done = _generate_batch(lm, prompts, ids, steers, batch, seed, sampling, max_new_tokens, score)
             step(len(batch), "")
             yield from done
 
@@ -124,7 +126,7 @@ def own_text(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Tensor, Tensor
     """
     start = torch.full((texts, 1), lm.start_id, device=lm.device)
     uniform = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
-    sampler = RowSampler(uniform, top_p=0.95, temperature=1.0, end=lm.end_ids)
+    sampler = RowSampler(uniform, Sampling(top_p=0.95), lm.end_ids)
     recorder = Recorder(lm, sampler)
     with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
         _write(lm, start, torch.ones_like(start), tokens, [sampler, recorder])
@@ -144,8 +146,7 @@ def _generate_batch(
     steers: Mapping[str, Steer],
     batch: Sequence[_Row],
     seed: int,
-    top_p: float,
-    temperature: float,
+    sampling: Sampling,
     max_new_tokens: int,
     score: bool,
 ) -> list[Continuation]:
@@ -153,7 +154,7 @@ def _generate_batch(
     columns = list(zip(*(row.strengths for row in batch), strict=True))
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
     uniform = torch.stack([_stream(seed, row, max_new_tokens) for row in batch])
-    sampler = RowSampler(uniform, top_p, temperature, lm.end_ids)
+    sampler = RowSampler(uniform, sampling, lm.end_ids)
     scorer = Scorer(lm, sampler)
     processors: list[LogitsProcessor] = [sampler, scorer] if score else [sampler]
     with lm.steered(mix), lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
@@ -201,17 +202,16 @@ def _pad_left(ids: Sequence[Sequence[int]], lm: LM) -> tuple[Tensor, Tensor]:
     return torch.tensor(padded, device=lm.device), torch.tensor(mask, device=lm.device)
 
 
-def _check(
-    prompts: Sequence[str], n: int, max_new_tokens: int, top_p: float, temperature: float, batch_size: int
-) -> None:
+def _check(prompts: Sequence[str], n: int, max_new_tokens: int, sampling: Sampling, batch_size: int) -> None:
     if not prompts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
     for what, value, good in (
         ("the number of samples", n, n >= 1),
         ("the batch size", batch_size, batch_size >= 1),
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1),
-        ("top_p", top_p, 0 < top_p <= 1),
-        ("the temperature", temperature, 0 <= temperature < math.inf),
+        ("top_p", sampling.top_p, 0 < sampling.top_p <= 1),
+        ("top_k", sampling.top_k, sampling.top_k >= 0),
+        ("the temperature", sampling.temperature, 0 <= sampling.temperature < math.inf),
     ):
         if not good:
             raise DataError(f"{what} cannot be {value}.")

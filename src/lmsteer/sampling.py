@@ -7,6 +7,7 @@ continuation costs one product with the head a token, and no second pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,14 +20,29 @@ from lmsteer.lm import LM
 _NUCLEUS = 1024
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What to draw from; as in transformers, temperature comes first, then top-k, then top-p among what is left.
+
+    Attributes:
+        top_p: draw from the smallest set of tokens that holds this much probability (nucleus sampling).
+        top_k: draw from this many likeliest tokens; 0 for all.
+        temperature: of the distribution; 0 always takes the likeliest token.
+    """
+
+    top_p: float = 0.9
+    top_k: int = 0
+    temperature: float = 1.0
+
+
 class RowSampler(LogitsProcessor):
-    """Nucleus sampling with one random number a row and step, so that rows do not depend on their batch.
+    """Sampling with one random number a row and step, so that rows do not depend on their batch.
 
     It draws the token itself, and leaves it as the only possible one.
     """
 
-    def __init__(self, uniform: Tensor, top_p: float, temperature: float, end: Sequence[int]) -> None:
-        self._uniform, self._top_p, self._temperature = uniform, top_p, temperature
+    def __init__(self, uniform: Tensor, sampling: Sampling, end: Sequence[int]) -> None:
+        self._uniform, self._sampling = uniform, sampling
         self._end = set(end)
         self._step = 0
         self.tokens = torch.zeros(len(uniform), dtype=torch.int64)
@@ -45,14 +61,16 @@ class RowSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, self.drawn[:, None], 0.0)
 
     def _draw(self, scores: Tensor) -> Tensor:
-        if self._temperature == 0:
+        top_k, temperature = self._sampling.top_k, self._sampling.temperature
+        if temperature == 0:
             return scores.argmax(-1)
-        p = (scores.float() / self._temperature).softmax(-1)
+        p = (scores.float() / temperature).softmax(-1)
         u = self._uniform[:, self._step].to(scores.device)
         # The nucleus is nearly always small; only rows where it is not are sorted whole.
-        likeliest, order = p.topk(min(_NUCLEUS, p.shape[-1]), -1)
+        likeliest, order = p.topk(min(top_k or _NUCLEUS, p.shape[-1]), -1)
+        likeliest = likeliest / likeliest.sum(-1, keepdim=True) if top_k else likeliest
         drawn = order.gather(1, self._place(likeliest, u)[:, None]).squeeze(1)
-        wide = (likeliest.sum(-1) < self._top_p).nonzero().squeeze(1)
+        wide = (likeliest.sum(-1) < self._sampling.top_p).nonzero().squeeze(1) if not top_k else drawn[:0]
         if len(wide):
             likeliest, order = p[wide].sort(stable=True, dim=-1, descending=True)
             drawn[wide] = order.gather(1, self._place(likeliest, u[wide])[:, None]).squeeze(1)
@@ -61,7 +79,7 @@ class RowSampler(LogitsProcessor):
     def _place(self, p: Tensor, u: Tensor) -> Tensor:
         """Which of the descending probabilities (B, k) the random numbers (B,) fall on, within the nucleus."""
         reached = p.cumsum(-1)
-        inside = reached - p < self._top_p
+        inside = reached - p < self._sampling.top_p
         total = (p * inside).sum(-1)
         return ((reached <= (u * total)[:, None]) & inside).sum(-1).clamp(max=inside.sum(-1) - 1)
 
