@@ -3,7 +3,7 @@
     python -m benchmarks.main_job fit DATA          2,000 SST-5 texts; --method gradient: the published recipe
     python -m benchmarks.main_job read DATA         SST-2 dev under each steer, VADER's own accuracy
     python -m benchmarks.main_job dial DATA         the curves
-    python -m benchmarks.main_job plot         the picture
+    python -m benchmarks.main_job plot              the picture
 
 DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. Figures go to
 ``results/main_job.json``, the picture to ``docs/dial.svg``.
@@ -38,10 +38,12 @@ RESULTS = Path(__file__).parent / "results"
 WORK = RESULTS / "work"
 PICTURE = Path(__file__).parent.parent / "docs" / "dial.svg"
 TEXTS, PROMPTS, SAMPLES = 2000, 200, 3
+# The picture ends at this multiple of the unsteered perplexity; what is worse is no language.
+WORST = 12
 # Of ours, and of the published recipe (which is at its best without its domain steer).
 STRENGTHS = {
-    "closed-form": (-12.0, -9.0, -6.0, -4.5, -3.0, -1.5, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0),
-    "gradient": (-5.0, -3.0, -1.0, 0.0, 1.0, 3.0, 5.0),
+    "closed-form": (-9.0, -7.0, -6.0, -5.0, -4.0, -2.0, 0.0, 2.0, 3.0, 4.0, 4.5, 5.0, 6.0),
+    "gradient": (-5.0, -3.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 3.0, 5.0),
 }
 
 app = typer.Typer(add_completion=False)
@@ -70,6 +72,7 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
         progress=bars(),
     )
     seconds = time.perf_counter() - started
+    _drop(f"dial {method}", f"samples {method}", f"read {method}", f"read {method}, domain on")
     _keep(f"fit {method}", {"seconds": round(seconds, 1), "rank": done.steer.rank, **asdict(done.steer.card)})
 
 
@@ -91,20 +94,23 @@ def read_both(data: Data) -> None:
 
 @app.command("dial")
 def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> None:
-    """The curve of one method over neutral prompts."""
+    """The curve of one method over neutral prompts; strengths measured before and not now are kept."""
     prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
     chosen = [float(s) for s in strengths.split(",")] if strengths else STRENGTHS[method]
     lm: LM = load()
     settings = [{method: s} for s in chosen]
     steers = {method: load_steer(WORK / method)}
     rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=144, progress=bars()))
-    _keep(f"dial {method}", [asdict(point) for point in dial(rows, method, Vader())])
+    points = {p["strength"]: p for p in _results().get(f"dial {method}", [])}
+    points |= {point.strength: asdict(point) for point in dial(rows, method, Vader())}
+    _keep(f"dial {method}", [points[strength] for strength in sorted(points)])
     shown = [
         {"prompt": r.prompt, "strength": r.strengths[method], "text": r.text}
         for r in rows
         if r.sample == 0 and r.prompt in prompts[:5] and r.strengths[method] in (-6, 0, 6)
     ]
-    _keep(f"samples {method}", shown)
+    if shown:
+        _keep(f"samples {method}", shown)
 
 
 @app.command("plot")
@@ -125,8 +131,13 @@ def plot() -> None:
         y = [100 * p["positive_share"] for p in points]
         axes.plot(x, y, "o-", color=colour, label=name)
         for p, px, py in zip(points, x, y, strict=True):
-            axes.annotate(f"{p['strength']:+g}", (px, py), textcoords="offset points", xytext=(5, 4), fontsize=8)
+            if px <= WORST:
+                axes.annotate(f"{p['strength']:+g}", (px, py), textcoords="offset points", xytext=(5, 4), fontsize=8)
     axes.set(xscale="log", xlabel="perplexity, as a multiple of the unsteered model's", ylim=(0, 100))
+    axes.set_xlim(0.9, WORST)
+    ticks = (1, 1.2, 1.5, 2, 2.5, 3, 4, 6, 10)
+    axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
+    axes.minorticks_off()
     axes.set_ylabel("positive share of VADER's verdicts (%)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -140,10 +151,18 @@ def _results() -> dict[str, Any]:
 
 
 def _keep(key: str, value: Any) -> None:
-    results = {**_results(), key: value}
+    _write({**_results(), key: value})
+    print(key, json.dumps(value, ensure_ascii=False)[:2000])
+
+
+def _drop(*keys: str) -> None:
+    """Forget figures of a steer that has been fitted anew."""
+    _write({key: value for key, value in _results().items() if key not in keys})
+
+
+def _write(results: dict[str, Any]) -> None:
     with replace_file(RESULTS / "main_job.json") as aside:
         aside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(key, json.dumps(value, ensure_ascii=False)[:2000])
 
 
 if __name__ == "__main__":

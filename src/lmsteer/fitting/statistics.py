@@ -42,7 +42,7 @@ from lmsteer.lm import LM
 HELD_OUT_SHARE = 8
 HELD_OUT_ROWS = 8192
 # Of the texts in the sums, the rows of the first by digest are kept, till there are so many.
-SAMPLE_ROWS = 16384
+SAMPLE_ROWS = 49152
 
 _SUMS_FILE, _RECORD_FILE = "statistics.safetensors", "statistics.json"
 _MATRICES = ("G", "D", "C_end")
