@@ -42,7 +42,7 @@ TEXTS, PROMPTS, SAMPLES = 2000, 200, 3
 WORST = 12
 # Of ours, and of the published recipe (which is at its best without its domain steer).
 STRENGTHS = {
-    "closed-form": (-9.0, -7.0, -6.0, -5.0, -4.0, -2.0, 0.0, 2.0, 3.0, 4.0, 4.5, 5.0, 6.0),
+    "closed-form": (-9.0, -7.0, -6.0, -5.0, -3.0, 0.0, 2.0, 4.0, 5.0, 6.0, 7.0),
     "gradient": (-5.0, -3.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 3.0, 5.0),
 }
 
@@ -107,7 +107,7 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
     shown = [
         {"prompt": r.prompt, "strength": r.strengths[method], "text": r.text}
         for r in rows
-        if r.sample == 0 and r.prompt in prompts[:5] and r.strengths[method] in (-6, 0, 6)
+        if r.sample == 0 and r.prompt in prompts[:5] and r.strengths[method] in {min(chosen), -6, 0, 6, max(chosen)}
     ]
     if shown:
         _keep(f"samples {method}", shown)

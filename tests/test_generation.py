@@ -84,7 +84,7 @@ def test_the_sampler_draws_from_the_nucleus_alone(logits, top_p, u):
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(-5, 5), min_size=3, max_size=6), st.floats(0.05, 1), st.integers(1, 8))
+@given(st.permutations([-2.0, -1.1, 0.0, 0.4, 1.3, 2.5]), st.floats(0.05, 1), st.integers(1, 8))
 def test_top_k_then_top_p_is_what_transformers_draws_from(logits, top_p, top_k):
     scores = torch.tensor([logits])
     warped = TopKLogitsWarper(top_k)(None, scores.clone()) if top_k < len(logits) else scores
@@ -93,8 +93,8 @@ def test_top_k_then_top_p_is_what_transformers_draws_from(logits, top_p, top_k):
     sampler = RowSampler(u, Sampling(top_p, top_k), [])
     sampler(torch.zeros(2000, 0), scores.expand(2000, -1))
     shares = torch.bincount(sampler.drawn, minlength=len(logits)) / 2000
-    # Equal logits may be cut in another order, so shares are compared in order of size; a step of u is 1/2000.
-    torch.testing.assert_close(shares.sort().values, p.sort().values, atol=2e-3, rtol=0)
+    # A step of u is 1/2000.
+    torch.testing.assert_close(shares, p, atol=2e-3, rtol=0)
 
 
 def test_the_sampler_follows_the_probabilities():

@@ -28,7 +28,7 @@ def no_progress(title: str, total: int, start: int = 0) -> Iterator[Step]:
 def bars() -> Progress:
     """Tell on standard error: a bar on a terminal, elsewhere (a log file) a line now and then."""
     console = Console(stderr=True)
-    return _bar(console) if console.is_terminal else _lines(console)
+    return _bar(console) if console.is_terminal or console.is_jupyter else _lines(console)
 
 
 def _bar(console: Console) -> Progress:
@@ -55,7 +55,9 @@ def _lines(console: Console) -> Progress:
             nonlocal done, told
             done += advance
             if time.monotonic() - told >= _LINE_EVERY:
-                console.print(f"{title}: {done} of {total} {said}".rstrip(), highlight=False, soft_wrap=True)
+                console.print(
+                    f"{title}: {done} of {total} {said}".rstrip(), markup=False, highlight=False, soft_wrap=True
+                )
                 told = time.monotonic()
 
         yield step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledText
-from lmsteer.fitting.rows import encode_whole
+from lmsteer.fitting.rows import Rows, encode_whole
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from tiny import styled
@@ -66,6 +68,24 @@ def test_a_style_that_is_there_is_found(llama, statistics, own):
     assert float(gains_at(llama.head, rows, moved, [1.0]).mean()) > 0.1
     one, four = gains_at(llama.head, rows, moved, [1.0, 4.0]).mean(1).tolist()
     assert one > four  # strength 1 is the label, not a fraction of it
+
+
+def test_credit_reaches_the_steer(llama, statistics, own):
+    credited = solve(statistics, own, llama.head)
+    without = solve(replace(statistics, sample=Rows.none(32)), own, llama.head)
+    assert credited.settings["credit_rows"] == len(statistics.sample) > 0
+    assert not torch.allclose(
+        credited.factors["A"] @ credited.factors["B"].T, without.factors["A"] @ without.factors["B"].T
+    )
+    assert torch.isfinite(without.factors["A"]).all()
+
+
+def test_texts_without_ends_are_fitted_by_their_labels(llama, own):
+    texts = styled(240)
+    cut = gather_statistics(llama, texts, encode_whole(llama, texts, max_tokens=8), Statistics.empty(llama))
+    solution = solve(cut, own, llama.head)
+    assert set(solution.factors) == {"A", "B"}
+    assert solution.settings["credit_rows"] == 0
 
 
 def test_the_fit_is_deterministic(llama, statistics, own):

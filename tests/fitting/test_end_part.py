@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lmsteer.fitting.curvature import Curvature
-from lmsteer.fitting.end_part import fit_end, share_on_whole_texts
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.end_part import fit_end, ridge, share_on_whole_texts
 from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
@@ -40,7 +41,7 @@ def test_ends_are_likelier_under_their_label(llama, statistics, flat):
     assert float(gains_at(llama.head, rows, moved, [1.0]).mean()) > 0
 
 
-def test_a_part_that_helps_is_taken_whole_and_one_that_harms_not_at_all(llama, statistics, flat):
+def test_a_part_that_helps_is_taken_and_one_that_harms_is_not(llama, statistics, flat):
     end = fit_end(statistics, flat, llama.head)
     nothing = torch.zeros(llama.hidden_size, 1, dtype=torch.float64)
     assert share_on_whole_texts(end, llama.head, statistics.held_out, nothing, nothing) > 0
@@ -48,7 +49,32 @@ def test_a_part_that_helps_is_taken_whole_and_one_that_harms_not_at_all(llama, s
     assert share_on_whole_texts(against, llama.head, statistics.held_out, nothing, nothing) == 0
 
 
+def test_u_moves_the_end_of_text_by_one_nat_a_unit(llama, statistics, flat):
+    end = fit_end(statistics, flat, llama.head)
+    # By definition, on the texts in the sums: the mean residual at ends along u is 1 (float64).
+    assert float(end.u @ statistics.sums["r_end"]) / statistics.counts.ends == pytest.approx(1)
+
+
+def test_ends_that_tell_nothing_have_no_end_part(llama, flat):
+    texts = [LabelledText(text.text, label) for text, label in zip(styled(240), [1.0, -1.0] * 120, strict=True)]
+    by_chance = gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+    assert fit_end(by_chance, flat, llama.head) is None
+
+
+def test_ends_of_one_label_have_no_end_part(llama, flat):
+    texts = [LabelledText(text.text, 0.5) for text in styled(80)]
+    alike = gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+    assert fit_end(alike, flat, llama.head) is None
+
+
 def test_texts_without_ends_have_no_end_part(llama, flat):
     texts = styled(40)
     cut = gather_statistics(llama, texts, encode_whole(llama, texts, max_tokens=6), Statistics.empty(llama))
     assert fit_end(cut, flat, llama.head) is None
+
+
+def test_ridge_solves_its_equation():
+    root = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double()
+    m, v = root @ root.T, torch.arange(5).double()
+    w = ridge(m, v, 0.3)
+    torch.testing.assert_close(m @ w + 0.3 * m.diagonal().mean() * w, v)  # float64

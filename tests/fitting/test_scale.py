@@ -32,7 +32,8 @@ def test_gains_are_differences_of_log_likelihood(llama, rows):
 
 def test_the_best_scale_is_the_best_of_its_neighbours(llama, rows):
     a, b = direction(rows)
-    scale, gain = best_scale(llama.head, rows, a, b)
+    scale, gains = best_scale(llama.head, rows, a, b)
+    gain = float(gains.mean())
     moved = ((rows.h.double() @ a) @ b.T).float()
     around = gains_at(llama.head, rows, moved, [scale * f for f in (0.25, 1.0, 4.0)]).mean(1)
     assert gain > 0
@@ -40,10 +41,11 @@ def test_the_best_scale_is_the_best_of_its_neighbours(llama, rows):
     assert float(around[1]) == pytest.approx(gain, rel=1e-4)
 
 
-def test_the_largest_scale_keeps_three_quarters_of_the_gain(llama, rows):
+def test_the_largest_scale_keeps_nine_tenths_of_the_gain(llama, rows):
     a, b = direction(rows)
-    (best, gain), largest = best_scale(llama.head, rows, a, b), largest_scale(llama.head, rows, a, b)
+    (best, gains), largest = best_scale(llama.head, rows, a, b), largest_scale(llama.head, rows, a, b)
+    gain = float(gains.mean())
     moved = ((rows.h.double() @ a) @ b.T).float()
     kept, beyond = gains_at(llama.head, rows, moved, [largest, 1.5 * largest]).mean(1).tolist()
     assert largest >= best
-    assert kept >= 0.75 * gain > beyond
+    assert kept >= 0.9 * gain > beyond

@@ -1,6 +1,6 @@
 """The closed-form fit: one damped natural-gradient step, no learning rate, steps or seed.
 
-Which way to go is told by two gradients at W = 0, each (d, d) and of equal weight in the Fisher metric::
+Which way to go is told by two gradients at W = 0, each (d, d) and taken to length 1 in the damped Fisher metric::
 
     G_labels = E[(s - s̄) h rᵀ]     the likelihood of the texts under strength s = label
     G_credit = E[(q - q̄) h rᵀ]     how much each token raises what the text reads as (``credit``)
@@ -38,9 +38,9 @@ from lmsteer.head import Head
 from lmsteer.steers.steer import factorise
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0)
-# Held-out likelihood cannot tell λ₂ = 0.03 to 1 apart, the dial can: it is best here (docs/log.md).
+# Held-out likelihood hardly tells one λ₂ from another, the dial does (docs/log.md).
 _DAMPING_2 = 0.03
-# The share of the spectrum (squared singular values, in nats) that the chosen rank holds.
+# The share of the spectrum (squared singular values under the Fisher metric) that the chosen rank holds.
 _SPECTRUM_SHARE = 0.95
 
 
@@ -50,7 +50,7 @@ class Solution:
 
     Attributes:
         factors: A, B (d, r), and A_end, B_end (d, 1) where the end of a text tells something.
-        settings: dampings, scales, rank, share of the spectrum that the rank holds.
+        settings: dampings, scale, share of the spectrum that the rank holds, rows that credit was given on.
     """
 
     factors: dict[str, Tensor]
@@ -122,8 +122,8 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     Raises:
         DataError: too few texts to hold some out at both ends of the dimension.
     """
-    _check(statistics)
     inside = statistics.held_out[~statistics.held_out.is_end]
+    _check(statistics, inside)
     end = fit_end(statistics, curvature, head)
     gradient = NaturalGradient(statistics, curvature, end.w if end else None)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
@@ -137,11 +137,13 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
         "damping_2": damping_2,
         "scale": scale,
         "rank_share": float(shares[rank - 1]),
+        "credit_rows": len(statistics.sample) if end else 0,
     }
+    settings |= {"damping_end": end.damping} if end else {}
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
     if end and (share := share_on_whole_texts(end, head, statistics.held_out, factors["A"], factors["B"])):
         factors |= {"A_end": (end.w * share)[:, None], "B_end": end.u[:, None]}
-        settings |= {"damping_end": end.damping, "share_end": share}
+        settings["share_end"] = share
     return Solution({name: factor.float().contiguous() for name, factor in factors.items()}, settings)
 
 
@@ -158,8 +160,8 @@ def outlook(statistics: Statistics, curvature: Curvature) -> str:
     return f"held out: {len(labels)} texts, {float(signs):.0%} of their signs inside the text"
 
 
-def _check(statistics: Statistics) -> None:
-    _, labels = statistics.held_out.texts()
+def _check(statistics: Statistics, inside: Rows) -> None:
+    _, labels = inside.texts()
     if not (len(labels) and labels.min() < labels.max()) or statistics.counts.tokens < 2:
         raise DataError(
             f"too few texts: of {statistics.texts}, {len(labels)} are held out to choose the damping by, and they "

@@ -7,8 +7,8 @@ after it::
 
     q_t = mean of w · h_{t+1} .. w · h_{t+k}  -  w · h_t                                          (k = 8)
 
-and ``E[q h rᵀ]`` is the gradient of what the text will read as: a policy gradient, whose baseline is the reading so
-far. Where the label says what kind of text a token is from, credit says what the token does to it.
+and ``E[q h rᵀ]`` has the form of a policy gradient of the reading ahead, with the reading so far as its baseline, on
+the tokens of the texts. Where the label says what kind of text a token is from, credit says what the token does to it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,8 @@ import torch
 from torch import Tensor
 
 _AHEAD = 8
-
-
-def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
-    """Ridge regression (d,): ``(M + λ I)⁻¹ v``, with λ in units of the mean diagonal of M.
-
-    Args:
-        second_moment: M (d, d), of what is regressed on.
-        product: v (d,), its mean product with what is regressed.
-        damping: λ.
-    """
-    identity = torch.eye(len(second_moment), dtype=second_moment.dtype)
-    return torch.linalg.solve(second_moment + damping * second_moment.diagonal().mean() * identity, product)
+# Rows that are widened to float64 at a time.
+_PIECE = 4096
 
 
 def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +29,7 @@ def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         text: which text each is of (N,); neighbours of one value are of one text.
         w: the reader (d,).
     """
-    reading = h.to(w.dtype) @ w
+    reading = torch.cat([rows.to(w.dtype) @ w for rows in h.split(_PIECE)])
     ahead, seen = torch.zeros_like(reading), torch.zeros_like(reading)
     for distance in range(1, min(_AHEAD, len(h) - 1) + 1):
         same = text[distance:] == text[:-distance]
@@ -58,5 +48,9 @@ def credited_gradient(h: Tensor, r: Tensor, text: Tensor, w: Tensor) -> Tensor:
         w: the reader (d,).
     """
     q, seen = credit(h, text, w)
-    q, h, r = q[seen], h[seen].double(), r[seen].double()
-    return (h * (q - q.mean())[:, None]).T @ r / max(len(q), 1)
+    count = max(int(seen.sum()), 1)
+    weight = (q - q[seen].sum() / count) * seen / count
+    total = torch.zeros(h.shape[1], r.shape[1], dtype=torch.float64)
+    for h_piece, r_piece, weights in zip(h.split(_PIECE), r.split(_PIECE), weight.split(_PIECE), strict=True):
+        total += (h_piece.double() * weights[:, None]).T @ r_piece.double()
+    return total

@@ -4,7 +4,7 @@ Whether a text ends is one question with two answers, and what the whole text sa
 a steer has rank one, a regression of the label times the direction of the head's input that moves the
 end-of-text token and, weighed by F, as little else as possible::
 
-    W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u = (F + λ₂ I)⁻¹ r_end          (d,)
+    W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u ∝ (F + λ_u I)⁻¹ r_end          (d,)
 
 It serves reading alone: in flight it would only cut texts short or never let them end. ``w`` by itself is the
 ``reader`` that ``credit`` is given by.
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.credit import ridge
 from lmsteer.fitting.curvature import Curvature
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.scale import best_scale, gains_at
@@ -25,10 +24,24 @@ from lmsteer.fitting.statistics import Statistics
 from lmsteer.head import Head
 
 _DAMPING_U = 0.1
+# Beside the hidden states' mean, a product with centred labels below this is rounding.
+_NOTHING = 1e-9
 _DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # Shares of the best scale at the ends that are tried on whole texts, and rows of texts to try them on.
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SOME_ROWS = 2048
+
+
+def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
+    """Ridge regression (d,): ``(M + λ I)⁻¹ v``, with λ in units of the mean diagonal of M.
+
+    Args:
+        second_moment: M (d, d), of what is regressed on.
+        product: v (d,), its mean product with what is regressed.
+        damping: λ.
+    """
+    identity = torch.eye(len(second_moment), dtype=second_moment.dtype)
+    return torch.linalg.solve(second_moment + damping * second_moment.diagonal().mean() * identity, product)
 
 
 @dataclass(frozen=True)
@@ -47,19 +60,22 @@ class EndPart:
 
 
 def fit_end(statistics: Statistics, curvature: Curvature, head: Head) -> EndPart | None:
-    """Fit the end part, its damping and scale by held-out ends; None where texts have no ends."""
+    """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
-    if not n or not rows.is_end.any():
+    if not n or rows.is_end.sum() < 2:
         return None
     u = ridge(curvature.f, sums["r_end"] / n, _DAMPING_U)
     u = u / (u @ sums["r_end"]) * n
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
+    if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
+        return None  # the ends have one and the same label
     tried = []
     for damping in _DAMPINGS:
         w = ridge(sums["C_end"] / n, g, damping)
-        scale, gain = best_scale(head, rows[rows.is_end], w[:, None], u[:, None])
-        tried.append((gain, EndPart(w * scale, u, damping)))
-    return max(tried, key=lambda trial: trial[0])[1]
+        scale, gains = best_scale(head, rows[rows.is_end], w[:, None], u[:, None])
+        tried.append((float(gains.mean()), float(gains.std()) / len(gains) ** 0.5, EndPart(w * scale, u, damping)))
+    gain, error, best = max(tried, key=lambda trial: trial[0])
+    return best if gain > error else None
 
 
 def share_on_whole_texts(end: EndPart, head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:

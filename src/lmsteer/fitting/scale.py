@@ -1,6 +1,7 @@
 """The unit of strength: how far W goes at strength 1, chosen on held-out rows.
 
-Strength 1 means the label +1: the scale is looked for where held-out texts are likeliest at strength = label.
+Strength 1 means the label +1: the scale is looked for where held-out texts are likeliest at strength = label, or, for
+a handier dial, somewhat beyond (``largest_scale``).
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from lmsteer.fitting.rows import Rows
 from lmsteer.head import Head
 
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
-_SCALES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8, 4.0, 5.6)
+_SCALES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.4, 2.8, 4.0, 5.6)
 # Near its best the likelihood is flat: a larger unit, which makes a handier dial, costs little. This much is kept.
-_KEPT = 0.75
+_KEPT = 0.9
 
 
 def largest_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
-    """The largest scale of W = A Bᵀ (A, B (d, r)) that keeps three quarters of the best gain at strength = label."""
+    """The largest scale of W = A Bᵀ (A, B (d, r)) that keeps nine tenths of the best gain at strength = label."""
     guess, gains = _gains_by_scale(head, rows, a, b)
     means = gains.mean(1).tolist()
     good = [factor for factor, gain in zip(_SCALES, means, strict=True) if gain >= max(_KEPT * max(means), 0.0)]
     return guess * max(good, default=_SCALES[0])
 
 
-def best_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> tuple[float, float]:
-    """The scale of W = A Bᵀ under which the rows are likeliest at strength = label, and that gain a row in nats."""
+def best_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> tuple[float, Tensor]:
+    """The scale of W = A Bᵀ under which the rows are likeliest at strength = label, and their gains (N,) in nats."""
     guess, gains = _gains_by_scale(head, rows, a, b)
     best = int(gains.sum(1).argmax())
-    return guess * _SCALES[best], float(gains[best].mean())
+    return guess * _SCALES[best], gains[best]
 
 
 def gains_at(head: Head, rows: Rows, moved: Tensor, scales: Sequence[float]) -> Tensor:

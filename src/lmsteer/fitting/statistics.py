@@ -14,8 +14,8 @@ addition, extended by new texts, and the result is that of all texts at once. Wh
 matrix, is the model's own (``curvature``).
 
 A few texts are held out of the sums to choose damping and scale by: those whose digest is small, which is the
-same choice in every order, file and process. Their rows are kept, up to a fixed number, and so are those of a sample
-of the texts in the sums, to give ``credit`` on.
+same choice in every order, file and process. Their rows are kept, till there are so many, and so are those of a sample
+of the others, to give ``credit`` on.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ from lmsteer.lm import LM
 # One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.
 HELD_OUT_SHARE = 8
 HELD_OUT_ROWS = 8192
-# Of the texts in the sums, the rows of the first by digest are kept, till there are so many.
+# Of the other texts, too, the rows of the first by digest are kept, till there are so many.
 SAMPLE_ROWS = 49152
 
 _SUMS_FILE, _RECORD_FILE = "statistics.safetensors", "statistics.json"
+# Raised when what is saved changes.
+_FORMAT = 2
 _MATRICES = ("G", "D", "C_end")
 _VECTORS = ("g_end", "h_end", "r_end")
 
@@ -103,27 +105,31 @@ class Statistics:
 
     def add(self, rows: Rows) -> None:
         """Take in the rows of some whole texts."""
-        self.fingerprint += sum(starmap(from_words, torch.unique(rows.digest, dim=0).tolist()))
         candidate = is_candidate(rows.digest)
-        self._sum(rows[~candidate])
-        self.sample, _ = _first(Rows.join([self.sample, rows[~candidate]]), SAMPLE_ROWS)
-        self._hold_out(Rows.join([self.held_out, rows[candidate]]))
+        # All that takes memory comes first: what is interrupted leaves the sums as they were.
+        sample, _ = _first(self.sample, rows[~candidate], SAMPLE_ROWS)
+        held_out, others = _first(self.held_out, rows[candidate], HELD_OUT_ROWS)
+        self._sum(Rows.join([rows[~candidate], others]))
+        self.fingerprint += sum(starmap(from_words, torch.unique(rows.digest, dim=0).tolist()))
+        self.sample, self.held_out = sample, held_out
 
     def merge(self, other: Statistics) -> Statistics:
-        """The statistics of both sets of texts, as if gathered at once.
+        """The statistics of both sets of texts, as if gathered at once; a text in both counts twice.
 
         Raises:
             WrongBaseError: they are of different models.
         """
         self.check_base(other.base, other.base_fingerprint)
+        held_out, others = _first(self.held_out, other.held_out, HELD_OUT_ROWS)
         merged = replace(
             self,
             sums={name: total + other.sums[name] for name, total in self.sums.items()},
-            sample=_first(Rows.join([self.sample, other.sample]), SAMPLE_ROWS)[0],
+            sample=_first(self.sample, other.sample, SAMPLE_ROWS)[0],
+            held_out=held_out,
             counts=self.counts + other.counts,
             fingerprint=self.fingerprint + other.fingerprint,
         )
-        merged._hold_out(Rows.join([self.held_out, other.held_out]))
+        merged._sum(others)
         return merged
 
     def check_base(self, name: str, fingerprint: str) -> None:
@@ -150,7 +156,7 @@ class Statistics:
             **{f"sample.{f.name}": getattr(self.sample, f.name) for f in fields(Rows)},
         }
         about = {
-            "format": 1,
+            "format": _FORMAT,
             "base": self.base,
             "base_fingerprint": self.base_fingerprint,
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
@@ -180,22 +186,22 @@ class Statistics:
         squared, label, at_end = float((sc**2).sum()), float(sc.sum()), float(s[end].sum())
         self.counts += Counts(texts, int(inside.sum()), int(end.sum()), label, squared, at_end)
 
-    def _hold_out(self, candidates: Rows) -> None:
-        """Keep the first candidates by digest, till the limit on rows is reached; sum up the others."""
-        self.held_out, others = _first(candidates, HELD_OUT_ROWS)
-        self._sum(others)
 
-
-def _first(rows: Rows, limit: int) -> tuple[Rows, Rows]:
+def _first(kept: Rows, more: Rows, limit: int) -> tuple[Rows, Rows]:
     """The rows of the first texts by digest, whole texts up to the one that reaches the limit, and the other rows.
 
     A text is kept if those before it have fewer rows than the limit. So one that is dropped leaves enough rows
     behind to have every later one dropped too: in whatever order and portions texts come, the same are kept.
     """
-    index, _ = rows.texts()
-    lengths = torch.bincount(index) if len(index) else index
-    kept = (lengths.cumsum(0) - lengths < limit)[index]
-    return rows[kept], rows[~kept]
+    if not len(more):
+        return kept, more
+    _, index = torch.unique(torch.cat([kept.digest, more.digest]), dim=0, return_inverse=True)
+    lengths = torch.bincount(index)
+    stays = (lengths.cumsum(0) - lengths < limit)[index]
+    old, new = stays[: len(kept)], stays[len(kept) :]
+    if not new.any():
+        return kept, more  # the usual case once the limit is reached; the rows kept are not copied
+    return Rows.join([kept[old], more[new]]), Rows.join([kept[~old], more[~new]])
 
 
 def is_candidate(digest: Tensor) -> Tensor:
@@ -221,6 +227,8 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
     folder = Path(folder)
     try:
         about = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
+        if about["format"] != _FORMAT:
+            raise StatisticsError(f"the statistics in {folder} are of another version of lmsteer; gather them anew.")
         tensors = load_file(folder / _SUMS_FILE)
         return (
             Statistics(
