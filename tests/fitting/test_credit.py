@@ -20,7 +20,7 @@ def naive(readings: list[float], texts: list[int]) -> list[float | None]:
 
 
 @given(st.lists(st.integers(1, 12), min_size=0, max_size=5), st.integers(0, 99))
-def test_credit_is_the_mean_reading_ahead_less_the_one_so_far(lengths, seed):
+def test_credit_and_its_gradient_are_what_they_say(lengths, seed):
     text = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64))
     h = torch.randn(len(text), 3, generator=torch.Generator().manual_seed(seed)).double()
     w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -29,6 +29,11 @@ def test_credit_is_the_mean_reading_ahead_less_the_one_so_far(lengths, seed):
     assert seen.tolist() == [value is not None for value in expected]
     # float64, another order of summing.
     torch.testing.assert_close(q[seen], torch.tensor([v for v in expected if v is not None], dtype=torch.float64))
+    r = h.flip(1)
+    mean = sum(v for v in expected if v is not None) / max(int(seen.sum()), 1)
+    terms = [(v - mean) * torch.outer(h[i], r[i]) for i, v in enumerate(expected) if v is not None]
+    gradient = sum(terms, torch.zeros(3, 3).double()) / max(len(terms), 1)
+    torch.testing.assert_close(credited_gradient(h, r, text, w), gradient)
 
 
 def test_texts_do_not_look_into_each_other():
