@@ -130,10 +130,16 @@ def plot() -> None:
         x = [p["perplexity"] / base for p in points]
         y = [100 * p["positive_share"] for p in points]
         axes.plot(x, y, "o-", color=colour, label=name)
-        for p, px, py in zip(points, x, y, strict=True):
+        for number, (p, px, py) in enumerate(zip(points, x, y, strict=True)):
+            # Above the falling branch; by turns left and right of the steep rising one.
+            left = p["strength"] > 0 and number % 2 == 0
+            text = f"{p['strength']:+g}" if p["strength"] else "0"
+            at = (-6, 3) if left else (6, 3) if p["strength"] < 0 else (6, -9)
             if px <= WORST:
-                axes.annotate(f"{p['strength']:+g}", (px, py), textcoords="offset points", xytext=(5, 4), fontsize=8)
-    axes.set(xscale="log", xlabel="perplexity, as a multiple of the unsteered model's", ylim=(0, 100))
+                axes.annotate(
+                    text, (px, py), textcoords="offset points", xytext=at, fontsize=8, ha="right" if left else "left"
+                )
+    axes.set(xscale="log", xlabel="perplexity, as a multiple of the unsteered model's", ylim=(0, 103))
     axes.set_xlim(0.9, WORST)
     ticks = (1, 1.2, 1.5, 2, 2.5, 3, 4, 6, 10)
     axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
@@ -141,7 +147,7 @@ def plot() -> None:
     axes.set_ylabel("positive share of VADER's verdicts (%)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     figure.savefig(PICTURE)
 
 
