@@ -109,15 +109,17 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
         for r in rows
         if r.sample == 0 and r.prompt in prompts[:5] and r.strengths[method] in {min(chosen), -6, 0, 6, max(chosen)}
     ]
-    if shown:
-        _keep(f"samples {method}", shown)
+    before = [s for s in _results().get(f"samples {method}", []) if s["strength"] not in chosen]
+    _keep(f"samples {method}", before + shown)
 
 
 @app.command("plot")
 def plot() -> None:
     """Draw attribute against perplexity for both methods."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    mpl.rcParams["svg.hashsalt"] = "lmsteer"  # the same file on a rerun
     results = _results()
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -148,7 +150,7 @@ def plot() -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    figure.savefig(PICTURE)
+    figure.savefig(PICTURE, metadata={"Date": None})
 
 
 def _results() -> dict[str, Any]:

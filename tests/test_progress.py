@@ -17,6 +17,7 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
 
 
 def test_a_log_file_gets_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     seconds = iter([0.0, 1.0, 31.0, 31.0, 40.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
     with bars()("counting", 9, 1) as step:

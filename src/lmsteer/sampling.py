@@ -61,20 +61,25 @@ class RowSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, self.drawn[:, None], 0.0)
 
     def _draw(self, scores: Tensor) -> Tensor:
-        top_k, temperature = self._sampling.top_k, self._sampling.temperature
-        if temperature == 0:
+        if self._sampling.temperature == 0:
             return scores.argmax(-1)
-        p = (scores.float() / temperature).softmax(-1)
+        p = self._among_top_k(scores.float() / self._sampling.temperature).softmax(-1)
         u = self._uniform[:, self._step].to(scores.device)
         # The nucleus is nearly always small; only rows where it is not are sorted whole.
-        likeliest, order = p.topk(min(top_k or _NUCLEUS, p.shape[-1]), -1)
-        likeliest = likeliest / likeliest.sum(-1, keepdim=True) if top_k else likeliest
+        likeliest, order = p.topk(min(_NUCLEUS, p.shape[-1]), -1)
         drawn = order.gather(1, self._place(likeliest, u)[:, None]).squeeze(1)
-        wide = (likeliest.sum(-1) < self._sampling.top_p).nonzero().squeeze(1) if not top_k else drawn[:0]
+        wide = (likeliest.sum(-1) < self._sampling.top_p).nonzero().squeeze(1)
         if len(wide):
             likeliest, order = p[wide].sort(stable=True, dim=-1, descending=True)
             drawn[wide] = order.gather(1, self._place(likeliest, u[wide])[:, None]).squeeze(1)
         return drawn
+
+    def _among_top_k(self, scores: Tensor) -> Tensor:
+        """Logits (B, V) of which those below the k-th are -inf."""
+        if not self._sampling.top_k:
+            return scores
+        least = scores.topk(min(self._sampling.top_k, scores.shape[-1]), -1).values[:, -1:]
+        return scores.masked_fill(scores < least, -torch.inf)
 
     def _place(self, p: Tensor, u: Tensor) -> Tensor:
         """Which of the descending probabilities (B, k) the random numbers (B,) fall on, within the nucleus."""

@@ -58,7 +58,7 @@ class Solution:
 
 
 class NaturalGradient:
-    """The natural gradient for any damping: C and F are decomposed once, a damping then costs two products.
+    """The natural gradient for any damping, which costs two products in the eigenbases of C and F.
 
     Args:
         statistics: of the labelled texts.
@@ -68,8 +68,8 @@ class NaturalGradient:
 
     def __init__(self, statistics: Statistics, curvature: Curvature, reader: Tensor | None = None) -> None:
         n, sums = statistics.counts.tokens, statistics.sums
-        self.c, self.c_basis = torch.linalg.eigh(curvature.c)
-        self.f, self.f_basis = torch.linalg.eigh(curvature.f)
+        self.c, self.c_basis = curvature.c_eigen
+        self.f, self.f_basis = curvature.f_eigen
         gradients = [(sums["G"] - statistics.counts.label / n * sums["D"]) / n]
         if reader is not None:
             sample = statistics.sample
@@ -84,10 +84,10 @@ class NaturalGradient:
         domain = self._whiten(self._domain, damping_1, damping_2)
         return gradient - (gradient * domain).sum() / (domain * domain).sum().clamp(min=1e-30) * domain
 
-    def factors(self, damping_1: float, damping_2: float, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """A, B (d, r) of the best steer of that rank under the damped Fisher metric, and the whole spectrum (d,)."""
+    def factors(self, damping_1: float, damping_2: float) -> tuple[Tensor, Tensor, Tensor]:
+        """A, B (d, d), whose first r columns are the best steer of rank r in the damped Fisher metric; the spectrum."""
         root_c, root_f = self._roots(damping_1, damping_2)
-        a, b, spectrum = factorise(self.whitened(damping_1, damping_2), rank)
+        a, b, spectrum = factorise(self.whitened(damping_1, damping_2))
         a, b = a.double(), b.double()
         return self.c_basis @ (a / root_c[:, None]), self.f_basis @ (b / root_f[:, None]), spectrum
 
@@ -127,10 +127,11 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     end = fit_end(statistics, curvature, head)
     gradient = NaturalGradient(statistics, curvature, end.w if end else None)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
-    spectrum = gradient.factors(damping_1, damping_2)[2].double() ** 2
+    a, b, singular_values = gradient.factors(damping_1, damping_2)
+    spectrum = singular_values.double() ** 2
     shares = spectrum.cumsum(0) / spectrum.sum()
     rank = rank or int((shares < _SPECTRUM_SHARE).sum()) + 1
-    a, b, _ = gradient.factors(damping_1, damping_2, rank)
+    a, b = a[:, :rank], b[:, :rank]
     scale = largest_scale(head, inside, a, b)
     settings = {
         "damping_1": damping_1,

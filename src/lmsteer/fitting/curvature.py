@@ -13,8 +13,10 @@ model's are measured once and kept in the cache.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -42,6 +44,18 @@ class Curvature:
 
     c: Tensor
     f: Tensor
+
+    @cached_property
+    def c_eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d,) and eigenvectors (d, d) of C; kept, as every look at the held-out texts takes them."""
+        values, vectors = torch.linalg.eigh(self.c)
+        return values, vectors
+
+    @cached_property
+    def f_eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d,) and eigenvectors (d, d) of F; kept likewise."""
+        values, vectors = torch.linalg.eigh(self.f)
+        return values, vectors
 
 
 def curvature(lm: LM) -> Curvature:

@@ -48,6 +48,7 @@ _SUMS_FILE, _RECORD_FILE = "statistics.safetensors", "statistics.json"
 # Raised when what is saved changes.
 _FORMAT = 2
 _MATRICES = ("G", "D", "C_end")
+_KEPT = ("held_out", "sample")
 _VECTORS = ("g_end", "h_end", "r_end")
 
 
@@ -152,8 +153,7 @@ class Statistics:
         """
         tensors = {
             **self.sums,
-            **{f"held_out.{f.name}": getattr(self.held_out, f.name) for f in fields(Rows)},
-            **{f"sample.{f.name}": getattr(self.sample, f.name) for f in fields(Rows)},
+            **{f"{kept}.{f.name}": getattr(getattr(self, kept), f.name) for kept in _KEPT for f in fields(Rows)},
         }
         about = {
             "format": _FORMAT,
@@ -236,8 +236,7 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
                 base_fingerprint=about["base_fingerprint"],
                 tokenizer_fingerprint=about["tokenizer_fingerprint"],
                 sums={name: tensors[name] for name in (*_MATRICES, *_VECTORS)},
-                held_out=Rows(**{f.name: tensors[f"held_out.{f.name}"] for f in fields(Rows)}),
-                sample=Rows(**{f.name: tensors[f"sample.{f.name}"] for f in fields(Rows)}),
+                **{kept: Rows(**{f.name: tensors[f"{kept}.{f.name}"] for f in fields(Rows)}) for kept in _KEPT},
                 counts=Counts(**about["counts"]),
                 fingerprint=int(about["fingerprint"], 16),
             ),
