@@ -60,9 +60,8 @@ def test_formality_fits_too(smollm2, tmp_path):
 def test_a_quick_demo_writes_one_self_contained_page(tmp_path):
     done = run_demo("smollm2", tmp_path / "demo", quick=True)
     page = done.report.read_text(encoding="utf-8")
-    assert "data:image/svg+xml;base64," in page
     assert "http" not in page.replace("http://www.w3.org", "")
-    assert "nan" not in page.lower().replace("finance", "")
+    assert page.count("data:image/svg+xml;base64,") == 2
     assert (tmp_path / "demo" / "sentiment" / "steer.json").is_file()
 
 

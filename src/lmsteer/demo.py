@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -83,15 +84,16 @@ def run(model: str, out: Path, *, quick: bool = False, console: Console | None =
     steers = {"sentiment": fitted.steer}
     rows = list(generate(lm, prompts, steers, settings, n=samples, max_new_tokens=24, score=True, progress=bars()))
     curve = dial(rows, "sentiment", Vader())
-    _print(console, rows, curve)
+    show(console, rows, curve)
     report = out / "report.html"
     with replace_file(report) as aside:
-        aside.write_text(_page(lm, fitted, rows, curve, seconds), encoding="utf-8")
+        aside.write_text(page(lm, fitted, rows, curve, seconds), encoding="utf-8")
     console.print(f"\nThe page to show to somebody: [bold]{report}[/]")
     return Demo(fitted, curve, report)
 
 
-def _print(console: Console, rows: Sequence[Continuation], curve: Sequence[Point]) -> None:
+def show(console: Console, rows: Sequence[Continuation], curve: Sequence[Point]) -> None:
+    """Print the same prompts at each strength, and the curve."""
     for prompt in list(dict.fromkeys(row.prompt for row in rows))[:_SHOWN]:
         table = Table("dial", "continuation", title=f"{prompt} ...", title_justify="left", expand=True)
         for row in rows:
@@ -100,8 +102,13 @@ def _print(console: Console, rows: Sequence[Continuation], curve: Sequence[Point
         console.print(table)
     table = Table("dial", "positive share", "perplexity (unsteered model's)", title="Measured", title_justify="left")
     for point in curve:
-        table.add_row(f"{point.strength:+g}", f"{point.positive_share:.0%}", f"{point.perplexity:.1f}")
+        table.add_row(f"{point.strength:+g}", _percent(point.positive_share), f"{point.perplexity:.1f}")
     console.print(table)
+
+
+def _percent(share: float) -> str:
+    """A share as a percentage; a dash where there was no verdict to take a share of."""
+    return "–" if math.isnan(share) else f"{share:.0%}"
 
 
 def _style(row: Continuation) -> str:
@@ -109,7 +116,8 @@ def _style(row: Continuation) -> str:
     return "red" if strength < 0 else "green" if strength > 0 else "default"
 
 
-def _page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: list[Point], seconds: float) -> str:
+def page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: Sequence[Point], seconds: float) -> str:
+    """The report, one self-contained HTML page; ``seconds`` is what the fit took."""
     template = (files("lmsteer") / "assets" / "report" / "demo.html").read_text(encoding="utf-8")
     card = fitted.steer.card
     prompts = [
@@ -123,47 +131,52 @@ def _page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: list[Point],
         }
         for prompt in dict.fromkeys(row.prompt for row in rows)
     ]
-    return (
-        Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            card=card,
-            held_out=fitted.reading,
-            low=curve[0],
-            high=curve[-1],
-            curve=curve,
-            base_perplexity=next(point.perplexity for point in curve if point.strength == 0),
-            prompts=prompts,
-            picture=base64.b64encode(draw(curve).encode()).decode(),
-            scorer=Vader.name,
-            parameters=fitted.steer.parameters,
-            rank=fitted.steer.rank,
-            folder=_short(fitted.folder),
-            on="" if lm.name == DEFAULT_MODEL else f" --model {lm.name}",
-            seconds=seconds,
-            machine=f"{platform.machine()} with {lm.device.type.upper()}",
-            facts=_facts(asdict(card)),
-        )
+    environment = Environment(autoescape=True)
+    environment.filters["percent"] = _percent
+    return environment.from_string(template).render(
+        card=card,
+        held_out=fitted.reading,
+        low=curve[0],
+        high=curve[-1],
+        curve=curve,
+        base_perplexity=next(point.perplexity for point in curve if point.strength == 0),
+        prompts=prompts,
+        pictures=[base64.b64encode(picture.encode()).decode() for picture in draw(curve)],
+        scorer=Vader.name,
+        parameters=fitted.steer.parameters,
+        rank=fitted.steer.rank,
+        folder=_short(fitted.folder),
+        on="" if lm.name == DEFAULT_MODEL else f" --model {lm.name}",
+        seconds=seconds,
+        machine=f"{platform.machine()} with {lm.device.type.upper()}",
+        facts=_facts(asdict(card)),
     )
 
 
-def draw(curve: Sequence[Point]) -> str:
-    """Positive share and perplexity against strength, as an SVG."""
+def draw(curve: Sequence[Point]) -> list[str]:
+    """Positive share, and perplexity, against strength: two SVGs, which a narrow page sets below each other."""
+    strengths = [point.strength for point in curve]
+    shares, prices = [100 * point.positive_share for point in curve], [point.perplexity for point in curve]
+    return [
+        _picture(strengths, shares, "positive share of the verdicts (%)", 100, "#1f7a5a"),
+        _picture(strengths, prices, "perplexity under the unsteered model", None, "#b4462f"),
+    ]
+
+
+def _picture(strengths: list[float], values: list[float], what: str, top: float | None, colour: str) -> str:
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
-    share, price = figure.subplots(1, 2)
-    s = [point.strength for point in curve]
-    share.plot(s, [100 * point.positive_share for point in curve], "o-", color="#1f7a5a")
-    share.set(xlabel="strength", ylabel="positive share of the verdicts (%)", ylim=(0, 100))
-    price.plot(s, [point.perplexity for point in curve], "o-", color="#b4462f")
-    price.set(xlabel="strength", ylabel="perplexity under the unsteered model", ylim=(0, None))
-    for axes in (share, price):
-        axes.grid(alpha=0.3)
-        axes.axvline(0, color="#98a2b3", linewidth=1)
-        axes.spines[["top", "right"]].set_visible(False)
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(strengths, values, "o-", color=colour, clip_on=False)
+    axes.set(xlabel="strength", ylabel=what, ylim=(0, top))
+    axes.grid(alpha=0.3)
+    axes.axvline(0, color="#98a2b3", linewidth=1)
+    axes.spines[["top", "right"]].set_visible(False)
     buffer = StringIO()
-    figure.savefig(buffer, format="svg")
+    with mpl.rc_context({"svg.hashsalt": "lmsteer"}):  # the same picture on a rerun
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 

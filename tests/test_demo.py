@@ -1,0 +1,56 @@
+"""The demo's page, from figures made up for it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from lmsteer.demo import STRENGTHS, draw, page, show
+from lmsteer.evaluation.dial import Point
+from lmsteer.evaluation.reading import Reading
+from lmsteer.fitting.fit import Fit
+from lmsteer.generation import Continuation
+from tiny import random_steer
+
+
+@pytest.fixture
+def rows() -> list[Continuation]:
+    return [Continuation("Well,", f"<it is {s}>", {"sentiment": s}, 0, 4, -8.0) for s in STRENGTHS]
+
+
+@pytest.fixture
+def curve() -> list[Point]:
+    """The lowest strength got no verdict."""
+    shares = [math.nan, 0.25, 0.5, 0.5, 0.75, 1.0, 1.0]
+    return [
+        Point(s, share, 0 if math.isnan(share) else 4, 4, 10 + abs(s), 4.0)
+        for s, share in zip(STRENGTHS, shares, strict=True)
+    ]
+
+
+def test_the_page_shows_a_dash_where_there_was_no_verdict(llama, rows, curve):
+    fitted = Fit(random_steer(llama), Reading(8, 80, 0.1, 0.1, 0.1, 0.01, 0.9, 0.8), Path("demo/sentiment"))
+    html = page(llama, fitted, rows, curve, seconds=1.0)
+    assert "nan" not in html
+    assert "– → 100%" in html
+    assert "&lt;it is 6.0&gt;" in html
+
+
+def test_the_terminal_shows_it_too(rows, curve):
+    console = Console(width=100, record=True)
+    show(console, rows, curve)
+    text = console.export_text()
+    assert "nan" not in text
+    assert "–" in text
+    assert "25%" in text
+
+
+def test_the_pictures_are_svg_and_the_same_on_a_rerun(curve):
+    pictures = draw(curve)
+    assert len(pictures) == 2
+    assert all(ElementTree.fromstring(picture).tag.endswith("svg") for picture in pictures)
+    assert draw(curve) == pictures
