@@ -36,7 +36,7 @@ def test_the_page_shows_a_dash_where_there_was_no_verdict(llama, rows, curve):
     fitted = Fit(random_steer(llama), Reading(8, 80, 0.1, 0.1, 0.1, 0.01, 0.9, 0.8), Path("demo/sentiment"))
     html = page(llama, fitted, rows, curve, seconds=1.0)
     assert "nan" not in html
-    assert "– → 100%" in html
+    assert "– → 100\N{NO-BREAK SPACE}%" in html
     assert "&lt;it is 6.0&gt;" in html
 
 
@@ -46,7 +46,7 @@ def test_the_terminal_shows_it_too(rows, curve):
     text = console.export_text()
     assert "nan" not in text
     assert "–" in text
-    assert "25%" in text
+    assert "25\N{NO-BREAK SPACE}%" in text
 
 
 def test_the_pictures_are_svg_and_the_same_on_a_rerun(curve):

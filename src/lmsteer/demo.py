@@ -108,7 +108,7 @@ def show(console: Console, rows: Sequence[Continuation], curve: Sequence[Point])
 
 def _percent(share: float) -> str:
     """A share as a percentage; a dash where there was no verdict to take a share of."""
-    return "–" if math.isnan(share) else f"{share:.0%}"
+    return "–" if math.isnan(share) else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _style(row: Continuation) -> str:
