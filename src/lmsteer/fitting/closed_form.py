@@ -124,7 +124,7 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     """
     inside = statistics.held_out[~statistics.held_out.is_end]
     _check(statistics, inside)
-    end = fit_end(statistics, curvature, head)
+    end = fit_end(statistics, head)
     gradient = NaturalGradient(statistics, curvature, end.w if end else None)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
     a, b, singular_values = gradient.factors(damping_1, damping_2)

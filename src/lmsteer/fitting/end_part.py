@@ -2,12 +2,12 @@
 
 Whether a text ends is one question with two answers, and what the whole text says weighs on it. That part of
 a steer has rank one, a regression of the label times the direction of the head's input that moves the
-end-of-text token and, weighed by F, as little else as possible::
+end-of-text token and, weighed by the residuals R of the texts, as little else as possible::
 
-    W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u ∝ (F + λ_u I)⁻¹ r_end          (d,)
+    W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u ∝ (R + λ_u I)⁻¹ r_end,   R = E[r rᵀ]          (d,)
 
-It serves reading alone: in flight it would only cut texts short or never let them end. ``w`` by itself is the
-``reader`` that ``credit`` is given by.
+R is of the texts, not of the model's own writing, for the part serves reading alone: in flight it would only cut texts
+short or never let them end. ``w`` by itself is the ``reader`` that ``credit`` is given by.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.curvature import Curvature
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.scale import best_scale, gains_at
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.head import Head
 
-_DAMPING_U = 0.1
+_DAMPING_U = 0.01
 # Beside the hidden states' mean, a product with centred labels below this is rounding.
 _NOTHING = 1e-9
 _DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -59,12 +58,12 @@ class EndPart:
     damping: float
 
 
-def fit_end(statistics: Statistics, curvature: Curvature, head: Head) -> EndPart | None:
+def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
     """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
     if not n or rows.is_end.sum() < 2:
         return None
-    u = ridge(curvature.f, sums["r_end"] / n, _DAMPING_U)
+    u = ridge(_second_moment(statistics.sample.r), sums["r_end"] / n, _DAMPING_U)
     u = u / (u @ sums["r_end"]) * n
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
@@ -76,6 +75,14 @@ def fit_end(statistics: Statistics, curvature: Curvature, head: Head) -> EndPart
         tried.append((float(gains.mean()), float(gains.std()) / len(gains) ** 0.5, EndPart(w * scale, u, damping)))
     gain, error, best = max(tried, key=lambda trial: trial[0])
     return best if gain > error else None
+
+
+def _second_moment(r: Tensor) -> Tensor:
+    """E[r rᵀ] (d, d) of residuals (N, d), in float64, some rows at a time."""
+    total = torch.zeros(r.shape[1], r.shape[1], dtype=torch.float64)
+    for piece in r.split(_SOME_ROWS):
+        total += piece.double().T @ piece.double()
+    return total / len(r)
 
 
 def share_on_whole_texts(end: EndPart, head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
