@@ -3,17 +3,20 @@
 Every row draws from its own stream of random numbers, which the seed, the prompt's place and the sample's number
 fix. So a row is the same whatever else is in its batch, and the same sample at two strengths differs by the
 strength alone. The loop itself is transformers' own ``generate``: each model's cache and quirks are its business.
+A prompt runs through the model once, whatever the number of its samples and strengths: they start from its cache.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
@@ -21,6 +24,10 @@ from lmsteer.progress import Progress, no_progress
 from lmsteer.sampling import Recorder, RowSampler, Sampling, Scorer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
+
+
+# What this release of transformers calls the cache.
+_CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def own_text(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Tensor, Tensor
     sampler = RowSampler(uniform, Sampling(top_p=0.95), lm.end_ids)
     recorder = Recorder(lm, sampler)
     with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
-        _write(lm, start, torch.ones_like(start), tokens, [sampler, recorder])
+        _write(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
     return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
 
 
@@ -150,16 +157,16 @@ def _generate_batch(
     max_new_tokens: int,
     score: bool,
 ) -> list[Continuation]:
-    padded, mask = _pad_left([ids[row.prompt] for row in batch], lm)
     columns = list(zip(*(row.strengths for row in batch), strict=True))
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
     uniform = torch.stack([_stream(seed, row, max_new_tokens) for row in batch])
     sampler = RowSampler(uniform, sampling, lm.end_ids)
     scorer = Scorer(lm, sampler)
     processors: list[LogitsProcessor] = [sampler, scorer] if score else [sampler]
+    start = _start(lm, [row.prompt for row in batch], ids)
     with lm.steered(mix), lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
-        written = _write(lm, padded, mask, max_new_tokens, processors)
-    texts = lm.tokenizer.batch_decode(written[:, padded.shape[1] :], skip_special_tokens=True)
+        written = _write(lm, start, max_new_tokens, processors).sequences
+    texts = lm.tokenizer.batch_decode(written[:, start["input_ids"].shape[1] :], skip_special_tokens=True)
     log_p = scorer.log_p.tolist() if score else [math.nan] * len(batch)
     return [
         Continuation(prompts[row.prompt], text, dict(zip(steers, row.strengths, strict=True)), row.sample, int(k), p)
@@ -167,7 +174,25 @@ def _generate_batch(
     ]
 
 
-def _write(lm: LM, ids: Tensor, mask: Tensor, tokens: int, processors: list[LogitsProcessor]) -> Tensor:
+def _start(lm: LM, prompts: Sequence[int], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """What ``generate`` starts from: the rows' prompts (B, T), and a cache of all of them but their last tokens.
+
+    A prompt of several rows is run once, and its cache, whatever it is made of, copied to each of them.
+    """
+    unique = list(dict.fromkeys(prompts))
+    padded, mask = _pad_left([ids[prompt] for prompt in unique], lm)
+    place = torch.tensor([unique.index(prompt) for prompt in prompts], device=lm.device)
+    rows = {"input_ids": padded[place], "attention_mask": mask[place]}
+    if len(unique) == len(prompts) or padded.shape[1] < 2:
+        return rows
+    cache = getattr(_write(lm, {"input_ids": padded[:, :-1], "attention_mask": mask[:, :-1]}, 1, []), _CACHE)
+    cache.reorder_cache(place)
+    return rows | {_CACHE: cache}
+
+
+def _write(
+    lm: LM, start: dict[str, Any], tokens: int, processors: list[LogitsProcessor]
+) -> GenerateDecoderOnlyOutput:
     """transformers' own loop: takes the likeliest token, which the sampler has made the only one.
 
     What a model's own generation config would do to the logits (a repetition penalty, say) is set aside: the
@@ -178,11 +203,11 @@ def _write(lm: LM, ids: Tensor, mask: Tensor, tokens: int, processors: list[Logi
     lm.model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=lm.pad_id)
     try:
         return lm.model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
+            **start,
             do_sample=False,
             max_new_tokens=tokens,
             logits_processor=LogitsProcessorList(processors),
+            return_dict_in_generate=True,
         )
     finally:
         lm.model.generation_config = own

@@ -1,0 +1,90 @@
+"""The published loops of LM-Steer (Han et al., ACL 2024), written plainly: what a user of its scripts pays today.
+
+Same mathematics as ours, without any of the savings: the steer sits in the model as another output layer of rank
+1,000, the whole model runs at every step of the fit, one text at a time when generating, and one copy of the text for
+every strength when analysing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lmsteer.lm import LM
+
+RANK, EPSILON, INITIAL, LEARNING_RATE = 1000, 1e-3, 1e-2, 1e-2
+
+
+class PublishedHead(nn.Module):
+    """The published output layer: ``logits = (h + ε s (h P₁) P₂ᵀ) Eᵀ``, with a domain steer always on."""
+
+    def __init__(self, embedding: Tensor, strengths: Tensor) -> None:
+        super().__init__()
+        d = embedding.shape[1]
+        self.weight = nn.Parameter(embedding, requires_grad=False)
+        self.strengths = strengths
+        random = torch.Generator().manual_seed(0)
+        self.p1, self.p2 = (nn.Parameter(torch.randn(2, d, RANK, generator=random) * INITIAL) for _ in range(2))
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Logits (B, T, V) of hidden states (B, T, d), with one strength a row and the domain steer at 1."""
+        moved = torch.einsum("btd,kdr->kbtr", state, self.p1)
+        moved = torch.einsum("kbtr,kdr->kbtd", moved, self.p2)
+        both = torch.stack([self.strengths, torch.ones_like(self.strengths)])
+        return (state + EPSILON * (moved * both[:, :, None, None]).sum(0)) @ self.weight.T
+
+
+class Published:
+    """A model with the published output layer in place of its own, until ``close``."""
+
+    def __init__(self, lm: LM) -> None:
+        self.lm = lm
+        self._own = lm.model.get_output_embeddings()
+        self.head = PublishedHead(lm.head.weight, torch.zeros(1))
+        lm.model.set_output_embeddings(self.head)
+        self._optimiser = torch.optim.Adam([self.head.p1, self.head.p2], lr=LEARNING_RATE)
+
+    def close(self) -> None:
+        """Give the model its own output layer back."""
+        self.lm.model.set_output_embeddings(self._own)
+
+    def fit_step(self, texts: Sequence[str], labels: Sequence[float]) -> float:
+        """One step of Adam on a batch, through the whole model."""
+        tokenizer = self.lm.tokenizer
+        batch = tokenizer(list(texts), padding=True, return_tensors="pt")
+        self.head.strengths = torch.tensor(labels)
+        targets = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        loss = self.lm.model(**batch, labels=targets).loss
+        self._optimiser.zero_grad()
+        loss.backward()
+        self._optimiser.step()
+        return float(loss)
+
+    @torch.no_grad()
+    def generate(self, prompt: str, strength: float, tokens: int, seed: int) -> str:
+        """One continuation of one prompt."""
+        torch.manual_seed(seed)
+        self.head.strengths = torch.tensor([strength])
+        ids = self.lm.tokenizer(prompt, return_tensors="pt")
+        done = self.lm.model.generate(  # type: ignore[operator]
+            **ids, do_sample=True, top_p=0.9, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=self.lm.pad_id
+        )
+        return str(self.lm.tokenizer.decode(done[0, ids["input_ids"].shape[1] :]))
+
+    @torch.no_grad()
+    def analyse(self, text: str, strengths: Sequence[float]) -> tuple[list[float], Tensor]:
+        """Log-likelihood of a text at each strength, and each token's evidence (T - 1,): three more passes."""
+        ids = self.lm.tokenizer(text, return_tensors="pt")["input_ids"]
+        losses = []
+        for strength in strengths:
+            self.head.strengths = torch.tensor([strength])
+            losses.append(-float(self.lm.model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1))
+        low, high = (self._token_log_likelihoods(ids, strength) for strength in (min(strengths), max(strengths)))
+        return losses, high - low
+
+    def _token_log_likelihoods(self, ids: Tensor, strength: float) -> Tensor:
+        self.head.strengths = torch.tensor([strength])
+        log_p = self.lm.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        return log_p.gather(1, ids[0, 1:, None]).squeeze(1)
