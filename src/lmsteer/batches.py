@@ -11,8 +11,11 @@ TOKENS_PER_BATCH = 2048
 
 
 def by_length(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
-    """Indices of texts, in batches whose padded size stays within ``tokens`` (or of one text, if longer)."""
-    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+    """Indices of texts, in batches whose padded size stays within ``tokens`` (or of one text, if longer).
+
+    The same texts make the same batches in whatever order they come.
+    """
+    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), list(ids[i])))
     batch: list[int] = []
     for i in order:
         if batch and (len(batch) + 1) * len(ids[i]) > tokens:

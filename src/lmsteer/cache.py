@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,6 +26,9 @@ from lmsteer.files import replace_folder
 # Raised when the conversion changes, so that folders of an older lmsteer are built again.
 _FORMAT = 1
 _RECORD = "source.json"
+# Where stores of hidden states lie, and the file of each that tells what it is of.
+STORES, STORE_RECORD = "states", "states.json"
+KINDS = ("models", "states", "curvature")
 
 
 def cache_dir() -> Path:
@@ -87,6 +91,62 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache.
+
+    Attributes:
+        path: of its folder or file.
+        kind: ``models``, ``states`` (stores of hidden states) or ``curvature``.
+        about: what it is of.
+        size: in bytes.
+    """
+
+    path: Path
+    kind: str
+    about: str
+    size: int
+
+
+def entries() -> list[Entry]:
+    """What the cache holds, by kind."""
+    root = cache_dir()
+    found = [
+        *(("models", record.parent, record.parent.name) for record in root.glob(f"*/{_RECORD}")),
+        *(("states", record.parent, _contents(record)) for record in root.glob(f"{STORES}/*/{STORE_RECORD}")),
+        *(("curvature", file, file.stem) for file in root.glob("curvature-*.safetensors")),
+    ]
+    return [Entry(path, kind, about, size_of(path)) for kind, path, about in sorted(found)]
+
+
+def clear(kind: str) -> list[Entry]:
+    """Remove what the cache holds of a kind, or ``all``; gives what was removed.
+
+    Raises:
+        ModelError: no such kind.
+    """
+    if kind not in ("all", *KINDS):
+        raise ModelError(f"the cache holds {', '.join(KINDS)}, or all of them, not {kind!r}.")
+    removed = [entry for entry in entries() if kind in ("all", entry.kind)]
+    for entry in removed:
+        shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
+    return removed
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _contents(record: Path) -> str:
+    try:
+        about = json.loads(record.read_text(encoding="utf-8"))
+        return f"{about['texts']:,} texts, {about['tokens']:,} tokens of {about['base']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return record.parent.name
 
 
 def sha256(file: Path) -> str:

@@ -61,6 +61,7 @@ def fit(
     save_statistics: Annotated[Path | None, typer.Option(help="Folder to save the statistics to.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts to this many tokens.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted fit.")] = False,
+    store: Annotated[bool, typer.Option(help="Keep hidden states: another fit on these texts takes seconds.")] = False,
     steps: Annotated[int, typer.Option(help="Gradient method: steps.")] = 1000,
     l2: Annotated[float, typer.Option(help="Gradient method: weight of L2.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of --limit and of the gradient method.")] = 0,
@@ -94,6 +95,7 @@ def fit(
         save_statistics=save_statistics,
         max_tokens=max_tokens,
         resume=resume,
+        store=store,
         recipe=Recipe(steps=steps, l2=l2, seed=seed),
         progress=bars(),
     )
@@ -213,6 +215,30 @@ def import_(
         folder = (STEERS_FOLDER / name if out is None else out).absolute()
         folder = folder if len(steers) == 1 else folder.with_name(f"{folder.name}-{k}")
         _out.print(f"Steer {steer.card.name!r} saved to {save_steer(steer, folder)}.")
+
+
+@app.command()
+def cache(
+    clear: Annotated[str | None, typer.Option(help="Remove models, states, curvature, or all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what the cache holds (models, hidden states of texts, curvature of models), or clear it.
+
+    Example: lmsteer cache --clear states
+    """
+    from lmsteer.cache import cache_dir, entries
+    from lmsteer.cache import clear as run
+
+    found = run(clear) if clear else entries()
+    if as_json:
+        _print_json([{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found])
+        return
+    table = Table("kind", "of", "MB", title=f"{'Removed from' if clear else 'In'} {cache_dir()}", title_justify="left")
+    for entry in found:
+        table.add_row(entry.kind, entry.about, f"{entry.size / 1e6:,.1f}")
+    table.add_section()
+    table.add_row("all", "", f"{sum(entry.size for entry in found) / 1e6:,.1f}")
+    _out.print(table)
 
 
 @app.command()

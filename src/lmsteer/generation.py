@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
@@ -24,7 +24,6 @@ from lmsteer.progress import Progress, no_progress
 from lmsteer.sampling import Recorder, RowSampler, Sampling, Scorer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
-
 
 # What this release of transformers calls the cache.
 _CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
@@ -190,9 +189,7 @@ def _start(lm: LM, prompts: Sequence[int], ids: Sequence[Sequence[int]]) -> dict
     return rows | {_CACHE: cache}
 
 
-def _write(
-    lm: LM, start: dict[str, Any], tokens: int, processors: list[LogitsProcessor]
-) -> GenerateDecoderOnlyOutput:
+def _write(lm: LM, start: dict[str, Any], tokens: int, processors: list[LogitsProcessor]) -> GenerateDecoderOnlyOutput:
     """transformers' own loop: takes the likeliest token, which the sampler has made the only one.
 
     What a model's own generation config would do to the logits (a repetition penalty, say) is set aside: the

@@ -15,13 +15,14 @@ from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, encode_whole
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
+from lmsteer.fitting.store import HiddenStates
 from tiny import styled
 
 
 @pytest.fixture(scope="module")
 def statistics(llama) -> Statistics:
     texts = styled(240)
-    return gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+    return gather_statistics(HiddenStates(llama, encode_whole(llama, texts)), texts, Statistics.empty(llama))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,9 @@ def test_credit_reaches_the_steer(llama, statistics, own):
 
 def test_texts_without_ends_are_fitted_by_their_labels(llama, own):
     texts = styled(240)
-    cut = gather_statistics(llama, texts, encode_whole(llama, texts, max_tokens=8), Statistics.empty(llama))
+    cut = gather_statistics(
+        HiddenStates(llama, encode_whole(llama, texts, max_tokens=8)), texts, Statistics.empty(llama)
+    )
     solution = solve(cut, own, llama.head)
     assert set(solution.factors) == {"A", "B"}
     assert solution.settings["credit_rows"] == 0
@@ -105,6 +108,6 @@ def test_a_rank_is_kept(llama, statistics, own):
 
 def test_too_few_texts_are_refused(llama, own):
     texts = [LabelledText("only", 1.0), LabelledText("two", -1.0)]
-    few = gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+    few = gather_statistics(HiddenStates(llama, encode_whole(llama, texts)), texts, Statistics.empty(llama))
     with pytest.raises(DataError, match="too few texts"):
         solve(few, own, llama.head)

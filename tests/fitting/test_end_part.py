@@ -10,13 +10,14 @@ from lmsteer.fitting.end_part import fit_end, ridge, share_on_whole_texts
 from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
+from lmsteer.fitting.store import HiddenStates
 from tiny import styled
 
 
 @pytest.fixture(scope="module")
 def statistics(llama) -> Statistics:
     texts = styled(240)
-    return gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+    return gather_statistics(HiddenStates(llama, encode_whole(llama, texts)), texts, Statistics.empty(llama))
 
 
 def test_the_reader_tells_labels_at_held_out_ends(llama, statistics):
@@ -59,19 +60,21 @@ def test_u_moves_other_tokens_less_than_the_plain_direction_does(llama, statisti
 
 def test_ends_that_tell_nothing_have_no_end_part(llama):
     texts = [LabelledText(text.text, label) for text, label in zip(styled(240), [1.0, -1.0] * 120, strict=True)]
-    by_chance = gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+    by_chance = gather_statistics(HiddenStates(llama, encode_whole(llama, texts)), texts, Statistics.empty(llama))
     assert fit_end(by_chance, llama.head) is None
 
 
 def test_ends_of_one_label_have_no_end_part(llama):
     texts = [LabelledText(text.text, 0.5) for text in styled(80)]
-    alike = gather_statistics(llama, texts, encode_whole(llama, texts), Statistics.empty(llama))
+    alike = gather_statistics(HiddenStates(llama, encode_whole(llama, texts)), texts, Statistics.empty(llama))
     assert fit_end(alike, llama.head) is None
 
 
 def test_texts_without_ends_have_no_end_part(llama):
     texts = styled(40)
-    cut = gather_statistics(llama, texts, encode_whole(llama, texts, max_tokens=6), Statistics.empty(llama))
+    cut = gather_statistics(
+        HiddenStates(llama, encode_whole(llama, texts, max_tokens=6)), texts, Statistics.empty(llama)
+    )
     assert fit_end(cut, llama.head) is None
 
 

@@ -9,7 +9,7 @@ import torch
 
 from lmsteer.errors import DataError, InterruptedFitError, WrongBaseError
 from lmsteer.fitting import fit as module
-from lmsteer.fitting import statistics as statistics_module
+from lmsteer.fitting import store as store_module
 from lmsteer.fitting.data import LabelledSource, LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
@@ -55,7 +55,7 @@ def test_merged_and_extended_statistics_give_the_fit_of_all_texts(llama):
 def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypatch, method):
     whole = fit(llama, TEXTS, name="whole", method=method, recipe=RECIPE)
     calls = 0
-    real = {"closed-form": statistics_module.rows_of, "gradient": module.train}[method]
+    real = {"closed-form": store_module.states_of, "gradient": module.train}[method]
 
     def stopped(*args: object, **options: object) -> object:
         nonlocal calls
@@ -73,7 +73,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypat
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    where = (statistics_module, "rows_of") if method == "closed-form" else (module, "train")
+    where = (store_module, "states_of") if method == "closed-form" else (module, "train")
     with monkeypatch.context() as patch:
         patch.setattr(*where, stopped)
         with pytest.raises(InterruptedFitError, match="--resume"):

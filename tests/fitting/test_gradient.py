@@ -8,8 +8,9 @@ from torch import nn
 
 from lmsteer.batches import pad
 from lmsteer.errors import DataError
-from lmsteer.fitting.gradient import Recipe, RowStore, Training, draws, train
+from lmsteer.fitting.gradient import Recipe, TextRows, Training, draws, train
 from lmsteer.fitting.rows import encode_whole
+from lmsteer.fitting.store import HiddenStates
 from tiny import styled
 
 TEXTS = styled(24)
@@ -19,7 +20,13 @@ RECIPE = Recipe(steps=6, batch=5, rank=4, initial=0.1, epsilon=0.5, l2=1e-3)
 def trained(lm, recipe: Recipe = RECIPE) -> tuple[Training, list[float]]:
     ids = encode_whole(lm, TEXTS)
     training, losses = Training(lm.hidden_size, recipe), []
-    train(training, RowStore(lm, TEXTS, ids), lm.head, len(TEXTS), lambda _, loss: losses.append(loss))
+    train(
+        training,
+        TextRows(HiddenStates(lm, ids), TEXTS),
+        lm.head,
+        range(len(TEXTS)),
+        lambda _, loss: losses.append(loss),
+    )
     return training, losses
 
 
@@ -63,11 +70,11 @@ def test_a_killed_run_goes_on_exactly(llama, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(first, RowStore(llama, TEXTS, ids), llama.head, len(TEXTS), kill)
+        train(first, TextRows(HiddenStates(llama, ids), TEXTS), llama.head, range(len(TEXTS)), kill)
     second = Training(llama.hidden_size, RECIPE)
     second.restore(tmp_path / "state", "texts")
     assert second.step == 3
-    train(second, RowStore(llama, TEXTS, ids), llama.head, len(TEXTS), lambda *_: None)
+    train(second, TextRows(HiddenStates(llama, ids), TEXTS), llama.head, range(len(TEXTS)), lambda *_: None)
     for name, factor in whole.factors.items():
         # The store gathers other texts together after a restart; nothing else differs.
         torch.testing.assert_close(factor, second.factors[name], rtol=1e-4, atol=1e-5)

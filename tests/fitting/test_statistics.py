@@ -16,6 +16,7 @@ from lmsteer.fitting import statistics as module
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, encode_whole, from_words, gather, two_words
 from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of, load_statistics
+from lmsteer.fitting.store import HiddenStates
 
 LONGEST = 50  # tokens; more than any text below has
 
@@ -30,7 +31,7 @@ def labelled(count: int, seed: int = 0) -> list[LabelledText]:
 
 
 def gathered(lm, texts) -> Statistics:
-    return gather_statistics(lm, texts, encode_whole(lm, texts), Statistics.empty(lm))
+    return gather_statistics(HiddenStates(lm, encode_whole(lm, texts)), texts, Statistics.empty(lm))
 
 
 def assert_same_rows(one: Rows, other: Rows) -> None:
@@ -162,7 +163,7 @@ def test_a_folder_written_aside_vanishes_on_failure(tmp_path):
 
 def test_an_extended_fit_counts_every_text(llama):
     first, more = labelled(20), labelled(15, seed=1)
-    extended = gather_statistics(llama, more, encode_whole(llama, more), gathered(llama, first))
+    extended = gather_statistics(HiddenStates(llama, encode_whole(llama, more)), more, gathered(llama, first))
     assert_same(extended, gathered(llama, first + more))
     assert extended.texts == 35
     assert dataclasses.asdict(extended.counts)["tokens"] > 0

@@ -16,8 +16,7 @@ from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledSource, LabelledText, check_labelled, fingerprint_of
-from lmsteer.fitting.gradient import Recipe, RowStore, Training, train
-from lmsteer.fitting.rows import batches
+from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of, load_statistics
 from lmsteer.fitting.work import Work
 from lmsteer.interrupts import interruptible_steps
@@ -66,6 +65,7 @@ def fit(
     save_statistics: str | Path | None = None,
     max_tokens: int | None = None,
     resume: bool = False,
+    store: bool = False,
     recipe: Recipe | None = None,
     progress: Progress = no_progress,
 ) -> Fit:
@@ -84,6 +84,8 @@ def fit(
         save_statistics: folder to save the statistics of all texts to.
         max_tokens: cut longer texts.
         resume: go on with a fit that was interrupted.
+        store: keep hidden states and residuals in the cache, so that another fit on these texts, by either method,
+            needs no pass; and use those that are kept.
         recipe: settings of the gradient method.
         progress: what to tell of the work.
 
@@ -106,7 +108,7 @@ def fit(
     is_part = bool(statistics) or save_statistics is not None
     if (source is not None and not texts) or not is_part:
         check_labelled(texts, source.path if source else "the data")
-    work = Work(lm, texts, folder.with_name(f"{folder.name}.partial"), max_tokens, resume, progress)
+    work = Work(lm, texts, folder.with_name(f"{folder.name}.partial"), max_tokens, resume, store, progress)
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
     card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, label=label, data=origin)
     if method == "closed-form":
@@ -140,7 +142,7 @@ def _statistics(work: Work, saved: Sequence[str | Path]) -> Statistics:
 
 
 def _gather(work: Work, own: Curvature) -> Statistics:
-    plan = batches(work.ids)
+    plan = work.states.batches
     statistics, first = _resumed(work) if work.resumable else (Statistics.empty(work.lm), 0)
     sizes = [sum(len(work.ids[i]) - 1 for i in batch) for batch in plan]
     saved = told = time.monotonic()
@@ -159,7 +161,7 @@ def _gather(work: Work, own: Curvature) -> Statistics:
 
     with work.progress("reading texts", sum(sizes), sum(sizes[:first])) as step, interruptible_steps() as check:
         try:
-            gather_statistics(work.lm, work.texts, work.ids, statistics, first_batch=first, after_batch=after_batch)
+            gather_statistics(work.states, work.texts, statistics, first_batch=first, after_batch=after_batch)
         finally:
             # Kept to the end of the fit: choosing the scale takes a while, too.
             statistics.save(work.partial, plan=work.plan, batches=done)
@@ -194,8 +196,8 @@ def _train(work: Work, card: Card, recipe: Recipe, folder: Path) -> Fit:
     seen = sorted(set(range(len(texts))) - set(chosen))
     if not chosen or not seen:
         raise DataError("too few texts: none could be held out. Give fifty texts or more.")
-    store = RowStore(lm, [texts[i] for i in seen], [ids[i] for i in seen])
-    rows = RowStore(lm, [texts[i] for i in chosen], [ids[i] for i in chosen]).rows(range(len(chosen)))
+    store = TextRows(work.states, texts)
+    rows = store.rows(chosen)
     training = Training(lm.hidden_size, recipe)
     if work.resumable:
         training.restore(work.partial, work.plan)
@@ -218,7 +220,7 @@ def _train(work: Work, card: Card, recipe: Recipe, folder: Path) -> Fit:
         interruptible_steps() as check,
     ):
         try:
-            train(training, store, lm.head, len(seen), after_step)
+            train(training, store, lm.head, seen, after_step)
         finally:
             training.save(work.partial, work.plan)
     about: dict[str, Any] = {"texts": len(texts), "fingerprint": hex(fingerprint_of(texts))}

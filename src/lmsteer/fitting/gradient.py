@@ -5,7 +5,7 @@ always on; the model is frozen. Adam, learning rate 1e-2, 1000 steps of 32 texts
 drawn N(0, 1e-2²), optional L2.
 
 As the steer stands after the model's last layer, the hidden states do not change while it is trained: each text
-runs through the model once, the first time that it is drawn, and its rows are kept.
+runs through the model once, when it or another of its batch is first drawn, and its rows are kept.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmsteer.batches import by_length
 from lmsteer.errors import DataError
 from lmsteer.files import replace_folder
 from lmsteer.fitting.data import LabelledText
-from lmsteer.fitting.rows import Rows, rows_of
+from lmsteer.fitting.rows import Rows
+from lmsteer.fitting.store import HiddenStates
 from lmsteer.head import Head
-from lmsteer.lm import LM
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _STATE_FILE, _RECORD_FILE = "state.safetensors", "state.json"
@@ -149,22 +148,30 @@ class Training:
         return h + epsilon * moved
 
 
-class RowStore:
-    """Rows of texts, gathered when first asked for and kept."""
+class TextRows:
+    """Rows of single texts, out of the batches that their hidden states are gathered or stored in.
 
-    def __init__(self, lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> None:
-        self._lm, self._texts, self._ids = lm, texts, ids
+    A batch is read when one of its texts is first drawn, and kept: mapped into memory, where there is a store.
+    """
+
+    def __init__(self, states: HiddenStates, texts: Sequence[LabelledText]) -> None:
+        self._states, self._texts = states, texts
+        self._place = {i: (number, k) for number, batch in enumerate(states.batches) for k, i in enumerate(batch)}
         self._kept: dict[int, Rows] = {}
+        self._bounds: dict[int, Tensor] = {}
 
     def rows(self, indices: Sequence[int]) -> Rows:
         """Rows of some texts, in their order."""
-        missing = [i for i in dict.fromkeys(indices) if i not in self._kept]
-        for batch in by_length([self._ids[i] for i in missing]):
-            some = [missing[j] for j in batch]
-            block = rows_of(self._lm, [self._texts[i] for i in some], [self._ids[i] for i in some])
-            parts = torch.arange(len(block)).split([len(self._ids[i]) - 1 for i in some])
-            self._kept |= {i: block[part] for i, part in zip(some, parts, strict=True)}
-        return Rows.join([self._kept[i] for i in indices])
+        return Rows.join([self._of(*self._place[i]) for i in indices])
+
+    def _of(self, number: int, k: int) -> Rows:
+        if number not in self._kept:
+            states = self._states.states(number)
+            batch = [self._texts[i] for i in self._states.batches[number]]
+            self._kept[number] = states.labelled(batch)
+            self._bounds[number] = torch.bincount(states.text).cumsum(0)
+        bounds = self._bounds[number]
+        return self._kept[number][torch.arange(int(bounds[k - 1]) if k else 0, int(bounds[k]))]
 
 
 def draws(count: int, recipe: Recipe) -> Iterator[list[int]]:
@@ -180,9 +187,9 @@ def draws(count: int, recipe: Recipe) -> Iterator[list[int]]:
 
 
 def train(
-    training: Training, store: RowStore, head: Head, count: int, after_step: Callable[[int, float], None]
+    training: Training, texts: TextRows, head: Head, chosen: Sequence[int], after_step: Callable[[int, float], None]
 ) -> None:
-    """Take the steps that are left of a training."""
-    for number, batch in enumerate(draws(count, training.recipe), 1):
+    """Take the steps that are left of a training on the chosen ones of some texts."""
+    for number, batch in enumerate(draws(len(chosen), training.recipe), 1):
         if number > training.step:
-            after_step(number, training.train_on(head, store.rows(batch)))
+            after_step(number, training.train_on(head, texts.rows([chosen[i] for i in batch])))

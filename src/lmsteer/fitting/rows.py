@@ -21,6 +21,33 @@ from lmsteer.lm import LM
 
 
 @dataclass(frozen=True)
+class States:
+    """What a pass leaves of some texts before they have labels: N predicted tokens, float32 on the CPU.
+
+    Attributes:
+        h: hidden states (N, d).
+        r: residuals (N, d).
+        log_p: log-likelihood of the token, unsteered (N,).
+        target: the token's id (N,).
+        is_end: whether the token is the end of its text (N,).
+        text: which of the texts it is of (N,), counted from 0.
+    """
+
+    h: Tensor
+    r: Tensor
+    log_p: Tensor
+    target: Tensor
+    is_end: Tensor
+    text: Tensor
+
+    def labelled(self, texts: Sequence[LabelledText]) -> Rows:
+        """The rows of these texts, with their labels."""
+        label = torch.tensor([text.label for text in texts])[self.text]
+        digest = torch.tensor([two_words(text.digest) for text in texts])[self.text]
+        return Rows(self.h, self.r, self.log_p, self.target, self.is_end, label, digest)
+
+
+@dataclass(frozen=True)
 class Rows:
     """Rows of N predicted tokens of some texts, float32 on the CPU.
 
@@ -117,8 +144,8 @@ def batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def rows_of(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Rows:
-    """Run one batch of texts (with their ids, two at least each) through the model."""
+def states_of(lm: LM, ids: Sequence[Sequence[int]]) -> States:
+    """Run one batch of texts (their ids, two at least each) through the model."""
     padded, mask = pad(ids, lm.pad_id, lm.device)
     predicted = mask[:, 1:].bool()
     h = lm.hidden_states(padded, mask)[:, :-1][predicted].float()
@@ -127,21 +154,14 @@ def rows_of(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]])
     text = torch.arange(len(ids))[:, None].expand_as(predicted)[predicted.cpu()]
     is_last = torch.cat([text[1:] != text[:-1], torch.ones(1, dtype=torch.bool)])
     end = lm.tokenizer.eos_token_id
-    return Rows(
-        h=h.cpu(),
-        r=r.cpu(),
-        log_p=log_p.cpu(),
-        target=target.cpu(),
-        is_end=is_last & (target.cpu() == (-1 if end is None else end)),
-        label=torch.tensor([labelled.label for labelled in texts])[text],
-        digest=torch.tensor([two_words(labelled.digest) for labelled in texts])[text],
-    )
+    is_end = is_last & (target.cpu() == (-1 if end is None else end))
+    return States(h.cpu(), r.cpu(), log_p.cpu(), target.cpu(), is_end, text)
 
 
 def gather(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Iterator[Rows]:
     """Rows of all texts, a batch at a time."""
     for batch in batches(ids):
-        yield rows_of(lm, [texts[i] for i in batch], [ids[i] for i in batch])
+        yield states_of(lm, [ids[i] for i in batch]).labelled([texts[i] for i in batch])
 
 
 def two_words(digest: int) -> tuple[int, int]:

@@ -35,7 +35,8 @@ from torch import Tensor
 from lmsteer.errors import StatisticsError, WrongBaseError
 from lmsteer.files import replace_folder
 from lmsteer.fitting.data import LabelledText
-from lmsteer.fitting.rows import Rows, batches, from_words, rows_of, two_words
+from lmsteer.fitting.rows import Rows, from_words, two_words
+from lmsteer.fitting.store import HiddenStates
 from lmsteer.lm import LM
 
 # One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.
@@ -249,26 +250,24 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
 
 
 def gather_statistics(
-    lm: LM,
+    states: HiddenStates,
     texts: Sequence[LabelledText],
-    ids: Sequence[Sequence[int]],
     statistics: Statistics,
     *,
     first_batch: int = 0,
     after_batch: Callable[[int, int], None] = lambda batch, tokens: None,
 ) -> Statistics:
-    """Run texts through the model and take their rows in, a batch at a time.
+    """Take the rows of texts in, a batch at a time.
 
     Args:
-        lm: the model.
-        texts: labelled texts.
-        ids: their ids, as ``encode_whole`` gives them.
+        states: of the texts.
+        texts: the texts, with their labels.
         statistics: to add to.
         first_batch: batches before this one are in ``statistics`` already.
         after_batch: told the number of batches that are in, and the tokens of the last one.
     """
-    for number, batch in enumerate(batches(ids)[first_batch:], first_batch + 1):
-        rows = rows_of(lm, [texts[i] for i in batch], [ids[i] for i in batch])
+    for number in range(first_batch, len(states.batches)):
+        rows = states.rows(number, texts)
         statistics.add(rows)
-        after_batch(number, len(rows))
+        after_batch(number + 1, len(rows))
     return statistics

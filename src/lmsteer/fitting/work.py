@@ -13,6 +13,7 @@ from pathlib import Path
 from lmsteer.errors import InterruptedFitError
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import readable
+from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.lm import LM
 from lmsteer.progress import Progress
 
@@ -27,6 +28,7 @@ class Work:
         partial: folder that an interrupted fit is kept in.
         max_tokens: cut longer texts.
         resume: whether to go on with what is kept.
+        store: whether hidden states are kept for the next fit.
         progress: what to tell of the work.
     """
 
@@ -35,6 +37,7 @@ class Work:
     partial: Path
     max_tokens: int | None
     resume: bool
+    store: bool
     progress: Progress
 
     @cached_property
@@ -50,6 +53,11 @@ class Work:
     def ids(self) -> list[list[int]]:
         """Their ids."""
         return self._readable[1]
+
+    @cached_property
+    def states(self) -> HiddenStates:
+        """Their hidden states and residuals."""
+        return HiddenStates(self.lm, self.ids, open_store(self.lm, self.ids) if self.store else None)
 
     @cached_property
     def plan(self) -> str:
