@@ -69,9 +69,9 @@ def test_a_style_that_is_there_is_found(llama, statistics, own):
     solution = solve(statistics, own, llama.head)
     rows = statistics.held_out
     f = solution.factors
-    moved = (rows.h @ f["A"]) @ f["B"].T + (rows.h @ f["A_end"]) @ f["B_end"].T
-    assert float(gains_at(llama.head, rows, moved, [1.0]).mean()) > 0.1
-    one, four = gains_at(llama.head, rows, moved, [1.0, 4.0]).mean(1).tolist()
+    a, b = torch.cat([f["A"], f["A_end"]], 1), torch.cat([f["B"], f["B_end"]], 1)
+    one, four = gains_at(llama.head, rows, [(a, b)], [1.0, 4.0])[0].mean(1).tolist()
+    assert one > 0.1
     assert one > four  # strength 1 is the label, not a fraction of it
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmsteer.fitting.rows import Rows, encode_whole, gather
-from lmsteer.fitting.scale import best_scale, gains_at, largest_scale
+from lmsteer.fitting.scale import best_scales, gains_at, largest_scale
 from tiny import styled
 
 
@@ -22,20 +22,20 @@ def direction(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_gains_are_differences_of_log_likelihood(llama, rows):
-    moved = torch.randn(rows.h.shape, generator=torch.Generator().manual_seed(0)) * 0.1
-    steered = llama.head.log_likelihood(rows.h + 2 * rows.label[:, None] * moved, rows.target)
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(llama.hidden_size, 3, generator=random) * 0.2 for _ in range(2))
+    steered = llama.head.log_likelihood(rows.h + 2 * rows.label[:, None] * (rows.h @ a @ b.T), rows.target)
     # float32, the shift added before the head and after it.
     torch.testing.assert_close(
-        gains_at(llama.head, rows, moved, [0.0, 2.0])[1], steered - rows.log_p, atol=1e-4, rtol=0
+        gains_at(llama.head, rows, [(a, b)], [0.0, 2.0])[0, 1], steered - rows.log_p, atol=1e-4, rtol=0
     )
 
 
 def test_the_best_scale_is_the_best_of_its_neighbours(llama, rows):
     a, b = direction(rows)
-    scale, gains = best_scale(llama.head, rows, a, b)
+    ((scale, gains),) = best_scales(llama.head, rows, [(a, b)])
     gain = float(gains.mean())
-    moved = ((rows.h.double() @ a) @ b.T).float()
-    around = gains_at(llama.head, rows, moved, [scale * f for f in (0.25, 1.0, 4.0)]).mean(1)
+    around = gains_at(llama.head, rows, [(a, b)], [scale * f for f in (0.25, 1.0, 4.0)])[0].mean(1)
     assert gain > 0
     assert int(around.argmax()) == 1
     assert float(around[1]) == pytest.approx(gain, rel=1e-4)
@@ -43,9 +43,22 @@ def test_the_best_scale_is_the_best_of_its_neighbours(llama, rows):
 
 def test_the_largest_scale_keeps_nine_tenths_of_the_gain(llama, rows):
     a, b = direction(rows)
-    (best, gains), largest = best_scale(llama.head, rows, a, b), largest_scale(llama.head, rows, a, b)
+    ((best, gains),), largest = best_scales(llama.head, rows, [(a, b)]), largest_scale(llama.head, rows, a, b)
     gain = float(gains.mean())
-    moved = ((rows.h.double() @ a) @ b.T).float()
-    kept, beyond = gains_at(llama.head, rows, moved, [largest, 1.5 * largest]).mean(1).tolist()
+    kept, beyond = gains_at(llama.head, rows, [(a, b)], [largest, 1.5 * largest])[0].mean(1).tolist()
     assert largest >= best
     assert kept >= 0.9 * gain > beyond
+
+
+def test_some_rows_tell_how_the_gain_of_all_bends(llama, rows, monkeypatch):
+    a, b = direction(rows)
+    whole = largest_scale(llama.head, rows, a, b)
+    monkeypatch.setattr("lmsteer.fitting.scale._SOME_ROWS", len(rows) // 4)
+    assert largest_scale(llama.head, rows, a, b) == pytest.approx(whole, rel=0.35)  # two steps of the grid
+
+
+def test_several_scales_are_each_their_own(llama, rows):
+    a, b = direction(rows)
+    both = best_scales(llama.head, rows, [(a, b), (3 * a, b)])
+    assert both[0][0] == pytest.approx(3 * both[1][0])
+    torch.testing.assert_close(both[0][1], both[1][1], rtol=1e-4, atol=1e-4)  # float32

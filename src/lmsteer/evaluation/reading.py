@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor
 
 from lmsteer.fitting.rows import Rows
 from lmsteer.head import Head
-from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
+from lmsteer.sweep import Direction, sweep
 
 
 @dataclass(frozen=True)
@@ -54,43 +52,22 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
         steer: the steer, its end part taken in.
         domain: a domain steer, always on at strength 1.
     """
-    low, base, high, own = log_likelihoods(head, rows, steer.reader(), [-1.0, 0.0, 1.0, rows.label], domain)
-    gain = own - base
-    inside = rows[~rows.is_end]
-    strengths: list[float | Tensor] = [-1.0, 0.0, 1.0, inside.label]
-    low_inside, base_inside, high_inside, own_inside = log_likelihoods(head, inside, steer, strengths, domain)
+    reader, in_flight = (Direction.of_steer(head, one) for one in (steer.reader(), steer))
+    whole, inside = sweep(head, rows.h, rows.target, [reader, in_flight], [-1.0, 1.0, rows.label], domain)
+    base = rows.log_p if domain is None else sweep(head, rows.h, rows.target, [reader], [0.0], domain)[0, 0]
+    low, high, own = whole
+    is_inside = ~rows.is_end
+    low_inside, high_inside, own_inside = inside[:, is_inside]
     return Reading(
         texts=len(rows.texts()[1]),
         tokens=len(rows),
-        gain=_mean(gain),
+        gain=_mean(own - base),
         gain_positive=_mean((high - base)[rows.label > 0]),
         gain_negative=_mean((low - base)[rows.label < 0]),
-        gain_inside=_mean(own_inside - base_inside),
+        gain_inside=_mean(own_inside - base[is_inside]),
         signs=_signs(rows, high - low),
-        signs_inside=_signs(inside, high_inside - low_inside),
+        signs_inside=_signs(rows[is_inside], high_inside - low_inside),
     )
-
-
-def log_likelihoods(
-    head: Head, rows: Rows, steer: Steer, strengths: Sequence[float | Tensor], domain: Steer | None = None
-) -> Tensor:
-    """Log-likelihood (S, N) of the rows' tokens at each strength (a number, or one a row (N,)).
-
-    ``z(s) = z₀ + s z₁`` is linear in s, so that two products with the head serve every strength.
-    """
-    device = head.weight.device
-    name = steer.card.name
-    full = [torch.as_tensor(s, dtype=torch.float32).expand(len(rows)) for s in strengths]
-    table = torch.stack(full, 1) if full else torch.zeros(len(rows), 0)
-    base = Mix({"domain": domain}, {"domain": 1.0}) if domain is not None else Mix({}, {})
-    unit = Mix({name: steer}, {name: 1.0})
-    parts = [torch.zeros(len(strengths), 0)]
-    for h, y, s in head.pieces(rows.h, rows.target, table):
-        h, y, s = h.to(device), y.to(device), s.to(device)
-        z0 = base.steer_logits(head.raw(base.steer_hidden_states(h)).float())
-        z1 = unit.steer_logits(head.direction(unit.steer_hidden_states(h) - h))
-        parts.append(torch.stack([head.log_likelihood_of(z0 + c[:, None] * z1, y) for c in s.T]).cpu())
-    return torch.cat(parts, 1)
 
 
 def _signs(rows: Rows, evidence: Tensor) -> float:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from lmsteer.fitting.rows import Rows
-from lmsteer.fitting.scale import best_scale, gains_at
+from lmsteer.fitting.scale import best_scales
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.head import Head
+from lmsteer.sweep import Direction, sweep
 
 _DAMPING_U = 0.01
 # Beside the hidden states' mean, a product with centred labels below this is rounding.
@@ -28,7 +29,9 @@ _NOTHING = 1e-9
 _DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # Shares of the best scale at the ends that are tried on whole texts, and rows of texts to try them on.
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_SOME_ROWS = 2048
+_SOME_ROWS = 1024
+# Rows that are widened to float64 at a time.
+_PIECE = 4096
 
 
 def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
@@ -68,19 +71,19 @@ def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
         return None  # the ends have one and the same label
-    tried = []
-    for damping in _DAMPINGS:
-        w = ridge(sums["C_end"] / n, g, damping)
-        scale, gains = best_scale(head, rows[rows.is_end], w[:, None], u[:, None])
-        tried.append((float(gains.mean()), float(gains.std()) / len(gains) ** 0.5, EndPart(w * scale, u, damping)))
-    gain, error, best = max(tried, key=lambda trial: trial[0])
-    return best if gain > error else None
+    readers = [ridge(sums["C_end"] / n, g, damping) for damping in _DAMPINGS]
+    scaled = best_scales(head, rows[rows.is_end], [(w[:, None], u[:, None]) for w in readers])
+    best = max(range(len(readers)), key=lambda k: float(scaled[k][1].mean()))
+    scale, gains = scaled[best]
+    if gains.mean() <= gains.std() / len(gains) ** 0.5:
+        return None
+    return EndPart(readers[best] * scale, u, _DAMPINGS[best])
 
 
 def _second_moment(r: Tensor) -> Tensor:
     """E[r rᵀ] (d, d) of residuals (N, d), in float64, some rows at a time."""
     total = torch.zeros(r.shape[1], r.shape[1], dtype=torch.float64)
-    for piece in r.split(_SOME_ROWS):
+    for piece in r.split(_PIECE):
         total += piece.double().T @ piece.double()
     return total / len(r)
 
@@ -90,15 +93,9 @@ def share_on_whole_texts(end: EndPart, head: Head, rows: Rows, a: Tensor, b: Ten
 
     ``u`` isolates the end-of-text token, but not wholly: what it costs elsewhere is weighed here.
     """
-    some = _some_texts(rows)
-    base = (some.h.double() @ a) @ b.T
-    moved = torch.outer(some.h.double() @ end.w, end.u)
-    gains = [float(gains_at(head, some, (base + share * moved).float(), [1.0]).mean()) for share in _SHARES]
-    return _SHARES[gains.index(max(gains))]
-
-
-def _some_texts(rows: Rows) -> Rows:
-    """The first texts by digest, up to ``_SOME_ROWS`` rows."""
-    index, _ = rows.texts()
-    lengths = torch.bincount(index)
-    return rows[((lengths.cumsum(0) <= _SOME_ROWS) | (lengths.cumsum(0) == lengths[0]))[index]]
+    some = rows.first_texts(_SOME_ROWS)
+    both = [torch.cat([a, share * end.w[:, None]], 1) for share in _SHARES]
+    b = torch.cat([b, end.u[:, None]], 1)
+    directions = [Direction.of_factors(head, a, b) for a in both]
+    gains = sweep(head, some.h, some.target, directions, [some.label]).mean((1, 2))
+    return _SHARES[int(gains.argmax())]

@@ -85,6 +85,12 @@ class Rows:
         index, labels = self.texts()
         return torch.zeros(len(labels), dtype=values.dtype).index_add_(0, index, values)
 
+    def first_texts(self, limit: int) -> Rows:
+        """The rows of the first texts by digest, as many as have ``limit`` rows together, and of one at least."""
+        index, _ = self.texts()
+        reached = torch.bincount(index).cumsum(0)
+        return self[((reached <= limit) | (reached == reached[:1]))[index]]
+
     @staticmethod
     def none(hidden_size: int) -> Rows:
         """No rows."""

@@ -1,0 +1,95 @@
+"""Sweeps: what many strengths make of a text, from one pass.
+
+A steer moves raw logits along a line, so that two products with the head serve every strength::
+
+    z(s) = z₀ + s z₁,   z₀ = h Eᵀ,   z₁ = (h A) (E B)ᵀ (multiply),  E a (add),  o (offset)          (N, V)
+
+Pieces are small enough to stay in a CPU's cache while strength after strength goes over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmsteer.head import PIECE_NUMBERS, Head
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Steer
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Where a steer moves raw logits to, for each unit of strength: ``(h A) Yᵀ`` or, for all rows alike, ``o``.
+
+    Attributes:
+        a: A (d, r), or None.
+        b: B (d, r), or None.
+        eb: E B (V, r), where it is no larger than a piece; else None, and ``(h A) Bᵀ`` goes through the head.
+        offset: o (V,), or None.
+    """
+
+    a: Tensor | None = None
+    b: Tensor | None = None
+    eb: Tensor | None = None
+    offset: Tensor | None = None
+
+    @classmethod
+    def of_factors(cls, head: Head, a: Tensor, b: Tensor) -> Direction:
+        """Of W = A Bᵀ, with A, B (d, r)."""
+        a, b = (factor.to(head.weight.device, torch.float32) for factor in (a, b))
+        small = b.shape[1] * head.weight.shape[0] <= PIECE_NUMBERS
+        return cls(a, b, head.direction(b.T).T.contiguous() if small else None)
+
+    @classmethod
+    def of_steer(cls, head: Head, steer: Steer) -> Direction:
+        """Of a steer of any form."""
+        if steer.form == "multiply":
+            return cls.of_factors(head, steer.factors["A"], steer.factors["B"])
+        if steer.form == "add":
+            return cls(offset=head.direction(steer.factors["a"].to(head.weight.device)))
+        return cls(offset=steer.factors["o"].to(head.weight.device, torch.float32))
+
+    def logits(self, head: Head, h: Tensor) -> Tensor:
+        """z₁ (N, V), or (1, V) for all rows alike, of rows ``h`` (N, d)."""
+        if self.a is None or self.b is None:
+            assert self.offset is not None
+            return self.offset[None]
+        x = h.float() @ self.a
+        return x @ self.eb.T if self.eb is not None else head.direction(x @ self.b.T)
+
+
+def sweep(
+    head: Head,
+    h: Tensor,
+    targets: Tensor,
+    directions: Sequence[Direction],
+    strengths: Sequence[float | Tensor],
+    domain: Steer | None = None,
+) -> Tensor:
+    """Log-likelihood (K, S, N) of next tokens along each of K directions, at each of S strengths.
+
+    Args:
+        head: of the base model.
+        h: unsteered hidden states (N, d).
+        targets: the tokens that follow them (N,).
+        directions: each taken alone.
+        strengths: numbers, or one a row (N,).
+        domain: a steer that is always on at strength 1.
+    """
+    device = head.weight.device
+    base = Mix({"domain": domain}, {"domain": 1.0}) if domain is not None else Mix({}, {})
+    table = torch.stack([torch.as_tensor(s, dtype=torch.float32).expand(len(h)) for s in strengths], 1)
+    parts = [torch.zeros(len(directions), len(strengths), 0)]
+    for rows, y, s in head.pieces(h, targets, table):
+        rows, y, s = rows.to(device), y.to(device), s.to(device)
+        z0 = base.steer_logits(head.raw(base.steer_hidden_states(rows)).float())
+        buffer = torch.empty_like(z0)
+        found = []
+        for direction in directions:
+            z1 = direction.logits(head, rows)
+            found.append([head.log_likelihood_of(torch.addcmul(z0, c[:, None], z1, out=buffer), y) for c in s.T])
+        parts.append(torch.stack([torch.stack(line) for line in found]).cpu())
+    return torch.cat(parts, 2)

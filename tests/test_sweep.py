@@ -1,0 +1,55 @@
+"""Sweeps: every strength from two products is what the model says at that strength."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.fitting.rows import Rows, encode_whole, gather
+from lmsteer.steers.mix import Mix
+from lmsteer.sweep import Direction, sweep
+from tiny import random_steer, styled
+
+
+@pytest.mark.parametrize("form", ["multiply", "add", "offset"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "gptj"])
+def test_one_pass_serves_every_strength(make_lm, family, form):
+    lm = make_lm(family)
+    texts = styled(6)
+    rows = Rows.join(list(gather(lm, texts, encode_whole(lm, texts))))
+    steer, domain = random_steer(lm, form), random_steer(lm, seed=5, name="domain")
+    strengths = [-1.5, 0.0, rows.label]
+    found = sweep(lm.head, rows.h, rows.target, [Direction.of_steer(lm.head, steer)], strengths, domain)[0]
+    for strength, values in zip(strengths, found, strict=True):
+        s = strength.tolist() if isinstance(strength, torch.Tensor) else strength
+        mix = Mix({"style": steer, "domain": domain}, {"style": s, "domain": 1.0})
+        z = lm.head.post(mix.steer_logits(lm.head.raw(mix.steer_hidden_states(rows.h)).float()))
+        expected = z.log_softmax(-1).gather(1, rows.target[:, None]).squeeze(1)
+        # float32: h W E is summed in another order than (h + h W) E.
+        torch.testing.assert_close(values, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_direction_too_large_for_a_piece_goes_through_the_head(llama, monkeypatch):
+    steer = random_steer(llama, rank=5)
+    h, y = torch.randn(7, 32, generator=torch.Generator().manual_seed(0)), torch.arange(7)
+    kept = Direction.of_steer(llama.head, steer)
+    monkeypatch.setattr("lmsteer.sweep.PIECE_NUMBERS", 600)
+    direct = Direction.of_steer(llama.head, steer)
+    assert kept.eb is not None
+    assert direct.eb is None
+    one, other = (sweep(llama.head, h, y, [direction], [2.0]) for direction in (kept, direct))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)  # float32, another order of products
+
+
+def test_several_directions_are_each_taken_alone(llama):
+    h, y = torch.randn(9, 32, generator=torch.Generator().manual_seed(0)), torch.arange(9)
+    two = [Direction.of_steer(llama.head, random_steer(llama, form)) for form in ("multiply", "offset")]
+    together = sweep(llama.head, h, y, two, [-1.0, 3.0])
+    assert together.shape == (2, 2, 9)
+    for direction, found in zip(two, together, strict=True):
+        assert torch.equal(sweep(llama.head, h, y, [direction], [-1.0, 3.0])[0], found)
+
+
+def test_no_rows_give_no_figures(llama):
+    steer = Direction.of_steer(llama.head, random_steer(llama))
+    assert sweep(llama.head, torch.zeros(0, 32), torch.zeros(0, dtype=torch.int64), [steer], [1.0]).shape == (1, 1, 0)
