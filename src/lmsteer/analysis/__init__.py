@@ -1,0 +1,1 @@
+"""What a steer says of texts: their likelihood as a function of its strength."""
