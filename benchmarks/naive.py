@@ -7,7 +7,8 @@ every strength when analysing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,26 +38,30 @@ class PublishedHead(nn.Module):
 
 
 class Published:
-    """A model with the published output layer in place of its own, until ``close``."""
+    """The published code's calls; the model has its own output layer again after each."""
 
     def __init__(self, lm: LM) -> None:
         self.lm = lm
-        self._own = lm.model.get_output_embeddings()
         self.head = PublishedHead(lm.head.weight, torch.zeros(1))
-        lm.model.set_output_embeddings(self.head)
         self._optimiser = torch.optim.Adam([self.head.p1, self.head.p2], lr=LEARNING_RATE)
 
-    def close(self) -> None:
-        """Give the model its own output layer back."""
-        self.lm.model.set_output_embeddings(self._own)
+    @contextmanager
+    def _installed(self, strengths: Sequence[float]) -> Iterator[None]:
+        own = self.lm.model.get_output_embeddings()
+        self.head.strengths = torch.tensor(strengths)
+        self.lm.model.set_output_embeddings(self.head)
+        try:
+            yield
+        finally:
+            self.lm.model.set_output_embeddings(own)
 
     def fit_step(self, texts: Sequence[str], labels: Sequence[float]) -> float:
         """One step of Adam on a batch, through the whole model."""
         tokenizer = self.lm.tokenizer
         batch = tokenizer(list(texts), padding=True, return_tensors="pt")
-        self.head.strengths = torch.tensor(labels)
         targets = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        loss = self.lm.model(**batch, labels=targets).loss
+        with self._installed(labels):
+            loss = self.lm.model(**batch, labels=targets).loss
         self._optimiser.zero_grad()
         loss.backward()
         self._optimiser.step()
@@ -66,25 +71,26 @@ class Published:
     def generate(self, prompt: str, strength: float, tokens: int, seed: int) -> str:
         """One continuation of one prompt."""
         torch.manual_seed(seed)
-        self.head.strengths = torch.tensor([strength])
         ids = self.lm.tokenizer(prompt, return_tensors="pt")
-        done = self.lm.model.generate(  # type: ignore[operator]
-            **ids, do_sample=True, top_p=0.9, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=self.lm.pad_id
-        )
+        length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+        with self._installed([strength]):
+            done = self.lm.model.generate(  # type: ignore[operator]
+                **ids, **length, do_sample=True, top_p=0.9, pad_token_id=self.lm.pad_id
+            )
         return str(self.lm.tokenizer.decode(done[0, ids["input_ids"].shape[1] :]))
 
     @torch.no_grad()
     def analyse(self, text: str, strengths: Sequence[float]) -> tuple[list[float], Tensor]:
-        """Log-likelihood of a text at each strength, and each token's evidence (T - 1,): three more passes."""
+        """Log-likelihood of a text at each strength, and each token's evidence (T - 1,): two more passes."""
         ids = self.lm.tokenizer(text, return_tensors="pt")["input_ids"]
         losses = []
         for strength in strengths:
-            self.head.strengths = torch.tensor([strength])
-            losses.append(-float(self.lm.model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1))
+            with self._installed([strength]):
+                losses.append(-float(self.lm.model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1))
         low, high = (self._token_log_likelihoods(ids, strength) for strength in (min(strengths), max(strengths)))
         return losses, high - low
 
     def _token_log_likelihoods(self, ids: Tensor, strength: float) -> Tensor:
-        self.head.strengths = torch.tensor([strength])
-        log_p = self.lm.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        with self._installed([strength]):
+            log_p = self.lm.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         return log_p.gather(1, ids[0, 1:, None]).squeeze(1)

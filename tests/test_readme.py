@@ -26,8 +26,8 @@ def folder(tmp_path_factory) -> Path:
     texts = starter_texts("sentiment")[:240]
     with (folder / "reviews.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows((t.text, "good" if t.label > 0 else "bad") for t in texts)
+        writer.writerow(["text", "label", "length"])
+        writer.writerows((t.text, "good" if t.label > 0 else "bad", (len(t.text) > 88) * 2 - 1) for t in texts)
     for name, part in (("monday", texts[:160]), ("tuesday", texts[160:])):
         lines = (json.dumps({"text": t.text, "label": t.label}) for t in part)
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
