@@ -35,8 +35,21 @@ def largest_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
     scales = torch.tensor(_SCALES, dtype=torch.float64) * guess
     remainder = scales * _slopes(some, a, b).mean() - gains_at(head, some, [(a, b)], scales.tolist())[0].mean(1)
     gains = scales * _slopes(rows, a, b).mean() - remainder
-    good = scales[gains >= max(_KEPT * float(gains.max()), 0.0)]
-    return float(good.max() if len(good) else scales[0])
+    return _crossing(scales.tolist(), gains.tolist(), _KEPT * float(gains.max()))
+
+
+def _crossing(scales: Sequence[float], gains: Sequence[float], level: float) -> float:
+    """Where gains that rise and fall again cross a level on their way down, between the scales that were tried.
+
+    A step to the nearest one would make the unit of strength jump where a rounding error decides between two.
+    """
+    if level <= 0:
+        return scales[0]
+    last = max(k for k, gain in enumerate(gains) if gain >= level)
+    if last + 1 == len(scales):
+        return scales[last]
+    share = (gains[last] - level) / (gains[last] - gains[last + 1])
+    return scales[last] + share * (scales[last + 1] - scales[last])
 
 
 def best_scales(head: Head, rows: Rows, factors: Sequence[Factors]) -> list[tuple[float, Tensor]]:
