@@ -95,6 +95,64 @@ def test_import_makes_a_steer(run):
     assert load_steer("my/own").card.name == "old"
 
 
+def test_what_is_no_checkpoint_is_refused(run):
+    for content in (b"text,label\n", b"\x80\x02.", b"", b"PK\x03\x04"):
+        Path("c.pt").write_bytes(content)
+        status, _, err = run("import", "c.pt", "--name", "old")
+        assert status == 2
+        assert "not a published checkpoint" in err
+
+
+def test_verify_reads_other_texts_by_their_own_columns(run):
+    run("fit", "letters.jsonl", "--name", "letters")
+    rows = [f"{t.text},{'early' if t.label > 0 else 'late'}" for t in styled(40, seed=3)]
+    Path("x.csv").write_text("\n".join(["letters,kind", *rows]))
+    columns = ["--text-column", "letters", "--label-column", "kind", "--label-map", "early=1,late=-1"]
+    status, out, _ = run("verify", "letters", "--data", "x.csv", *columns, "--json")
+    assert status == 0
+    assert json.loads(out)["reading"]["texts"] == 40
+    assert "--text-column" in run("verify", "letters", "--data", "x.csv")[2]
+
+
+def test_verify_of_one_side_prints_no_nan(run):
+    run("fit", "letters.jsonl", "--name", "letters")
+    Path("up.jsonl").write_text("\n".join(json.dumps({"text": t.text, "label": 1}) for t in styled(40) if t.label > 0))
+    status, out, _ = run("verify", "letters", "--data", "up.jsonl")
+    assert status == 0
+    assert "positive ones at +1" in out
+    assert "nan" not in out
+    assert "negative ones" not in out
+
+
+def test_verify_says_where_it_looked_and_refuses_strength_0(run):
+    run("fit", "letters.jsonl", "--name", "letters")
+    Path("letters.jsonl").unlink()
+    status, out, _ = run("verify", "letters")
+    assert status == 0
+    assert "letters.jsonl" in out
+    status, _, err = run("verify", "letters", "--strength", "0")
+    assert status == 2
+    assert "no steer acts" in err
+
+
+def test_few_texts_are_said_to_be_few(run):
+    Path("few.jsonl").write_text("\n".join(json.dumps({"text": t.text, "label": t.label}) for t in styled(120)))
+    assert "which is few" in run("fit", "few.jsonl", "--name", "few")[1]
+    assert "which is few" not in run("fit", "letters.jsonl", "--name", "many")[1]
+
+
+def test_the_cache_is_listed_and_cleared(run):
+    run("fit", "letters.jsonl", "--name", "letters", "--store")
+    listed = json.loads(run("cache", "--json", model=False)[1])
+    assert {entry["kind"] for entry in listed} == {"states", "curvature"}
+    assert "240 texts" in run("cache", model=False)[1]
+    assert run("cache", "--clear", "all", "--json", model=False)[0] == 0
+    assert json.loads(run("cache", "--json", model=False)[1]) == []
+    status, _, err = run("cache", "--clear", "everything", model=False)
+    assert status == 2
+    assert "states" in err
+
+
 def test_verify_reads_the_texts_as_the_fit_did(run):
     rows = [f"{t.text},{'early' if t.label > 0 else 'late'}" for t in styled(240)]
     Path("x.csv").write_text("\n".join(["letters,kind", *rows, rows[0]]))

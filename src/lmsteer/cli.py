@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
@@ -22,6 +21,7 @@ app = typer.Typer(
 _out, _err = Console(), Console(stderr=True)
 
 Model = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, or the name of the packaged model.")]
+LabelMap = Annotated[str | None, typer.Option(help="Numbers for class labels, like 'negative=-1,positive=1'.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 
 
@@ -46,7 +46,7 @@ def _quiet_libraries() -> None:
 @app.command()
 def fit(
     data: Annotated[str | None, typer.Argument(help="Labelled texts: JSONL, CSV, Parquet or a Hub dataset.")] = None,
-    name: Annotated[str, typer.Option(help="What the dimension is called.")] = "",
+    name: Annotated[str, typer.Option(help="What the dimension is called (needed).")] = "",
     model: Model = DEFAULT_MODEL,
     method: Annotated[str, typer.Option(help="closed-form, or gradient for the published recipe.")] = "closed-form",
     rank: Annotated[int | None, typer.Option(help="Of the steer; chosen from the spectrum if not given.")] = None,
@@ -54,13 +54,13 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="Folder of the steer; steers/NAME if not given.")] = None,
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     label_column: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
-    label_map: Annotated[str | None, typer.Option(help="Like 'negative=-1,positive=1'.")] = None,
+    label_map: LabelMap = None,
     split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
     limit: Annotated[int | None, typer.Option(help="Fit on this many of the texts, drawn with --seed.")] = None,
     statistics: Annotated[list[Path] | None, typer.Option(help="Saved statistics to take in; repeatable.")] = None,
     save_statistics: Annotated[Path | None, typer.Option(help="Folder to save the statistics to.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts to this many tokens.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted fit.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted fit of the same name and texts.")] = False,
     store: Annotated[bool, typer.Option(help="Keep hidden states: another fit on these texts takes seconds.")] = False,
     steps: Annotated[int, typer.Option(help="Gradient method: steps.")] = 1000,
     l2: Annotated[float, typer.Option(help="Gradient method: weight of L2.")] = 0.0,
@@ -71,6 +71,7 @@ def fit(
 
     Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
     """
+    from lmsteer import printing
     from lmsteer.fitting.data import LabelledSource, parse_label_map
     from lmsteer.fitting.fit import fit as run
     from lmsteer.fitting.gradient import Recipe
@@ -101,16 +102,10 @@ def fit(
     )
     card = done.steer.card
     if as_json:
-        _print_json({"folder": str(done.folder), "rank": done.steer.rank, "card": dataclasses.asdict(card)})
-        return
-    reading = done.reading
-    _out.print(f"Steer [bold]{card.name}[/] of rank {done.steer.rank} saved to {done.folder}.")
-    _out.print(
-        f"On {reading.texts} held-out texts: likelihood under their own label {reading.gain:+.4f} nats a token, "
-        f"label told by its sign for {reading.signs:.1%}."
-    )
-    on = "" if model == DEFAULT_MODEL else f" --model {model}"
-    _out.print(f"Try: lmsteer generate 'The weather today' --steer {out or name}=-6,0,6{on}", highlight=False)
+        printing.as_json({"folder": str(done.folder), "rank": done.steer.rank, "card": dataclasses.asdict(card)})
+    else:
+        on = "" if model == DEFAULT_MODEL else f" --model {model}"
+        printing.fitted(_out, done, card.data["texts"], str(out or name), on)
 
 
 @app.command()
@@ -133,6 +128,7 @@ def generate(
 
     Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
     """
+    from lmsteer import printing
     from lmsteer.generation import generate as run
     from lmsteer.lm import load
     from lmsteer.progress import bars
@@ -159,13 +155,16 @@ def generate(
         for line in lines:
             print(json.dumps(line, ensure_ascii=False))
     else:
-        _print_continuations(lines)
+        printing.continuations(_out, lines)
 
 
 @app.command()
 def verify(
     steer: Annotated[str, typer.Argument(help="A steer's name or folder.")],
     data: Annotated[str | None, typer.Option(help="Labelled texts; the card's own if not given.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts; as in the fit if not given.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of the labels; as in the fit if not given.")] = None,
+    label_map: LabelMap = None,
     model: Model = DEFAULT_MODEL,
     strength: Annotated[float, typer.Option(help="At which the identities are checked.")] = 1.0,
     as_json: AsJson = False,
@@ -174,20 +173,28 @@ def verify(
 
     Example: lmsteer verify sentiment --data held_out.jsonl
     """
-    from lmsteer.fitting.data import LabelledSource
+    from lmsteer import printing
+    from lmsteer.fitting.data import LabelledSource, parse_label_map
     from lmsteer.lm import load
     from lmsteer.steers.files import find_steer
     from lmsteer.verify import verify as run
 
     found = find_steer(steer)
     recorded = LabelledSource(**{"path": "", **found.card.data.get("source", {})})
-    source = dataclasses.replace(recorded, path=data, limit=None) if data else recorded
+    told = {
+        "path": data,
+        "text_column": text_column,
+        "label_column": label_column,
+        "label_map": parse_label_map(label_map) if label_map else None,
+    }
+    named = {key: value for key, value in told.items() if value is not None}
+    source = dataclasses.replace(recorded, **named, limit=None) if data else recorded  # type: ignore[arg-type]
     texts = source.read() if data or Path(recorded.path).is_file() else []
     done = run(load(model), found, texts, fitted_on=data is None, strength=strength)
     if as_json:
-        _print_json({**dataclasses.asdict(done), "acts": done.acts})
+        printing.as_json({**dataclasses.asdict(done), "acts": done.acts})
     else:
-        _print_verification(done, source.path)
+        printing.verification(_out, done, source.path)
     if not done.acts:
         raise typer.Exit(1)
 
@@ -226,19 +233,15 @@ def cache(
 
     Example: lmsteer cache --clear states
     """
+    from lmsteer import printing
     from lmsteer.cache import cache_dir, entries
     from lmsteer.cache import clear as run
 
     found = run(clear) if clear else entries()
     if as_json:
-        _print_json([{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found])
-        return
-    table = Table("kind", "of", "MB", title=f"{'Removed from' if clear else 'In'} {cache_dir()}", title_justify="left")
-    for entry in found:
-        table.add_row(entry.kind, entry.about, f"{entry.size / 1e6:,.1f}")
-    table.add_section()
-    table.add_row("all", "", f"{sum(entry.size for entry in found) / 1e6:,.1f}")
-    _out.print(table)
+        printing.as_json(printing.entries_as_json(found))
+    else:
+        printing.cached(_out, found, f"{'Removed from' if clear else 'In'} {cache_dir()}")
 
 
 @app.command()
@@ -254,38 +257,3 @@ def demo(
     from lmsteer.demo import run
 
     run(model, out, quick=quick, console=_out)
-
-
-def _print_continuations(lines: list[dict[str, Any]]) -> None:
-    for line in lines:
-        _out.print(f"\n[bold]{'':2}{_plain(line['prompt']['text'])}[/]", highlight=False)
-        for generation in line["generations"]:
-            dial = " ".join(f"{name}={s:+g}" for name, s in generation["strengths"].items()) or "unsteered"
-            _out.print(f"  [cyan]{dial}[/] {_plain(generation['text'])}", highlight=False)
-
-
-def _print_verification(done: Any, source: str) -> None:
-    table = Table("check", "difference", "limit", "")
-    for check in done.checks:
-        table.add_row(check.what, f"{check.difference:.2e}", f"{check.limit:.0e}", "ok" if check.passed else "FAILED")
-    _out.print(table)
-    if done.reading is None:
-        _out.print("No labelled texts to read: name some with --data.")
-        return
-    reading = done.reading
-    _out.print(
-        f"{reading.texts} held-out texts ({source}): log-likelihood of positive ones at +1 "
-        f"{reading.gain_positive:+.4f}, of negative ones at -1 {reading.gain_negative:+.4f}, of all at their label "
-        f"{reading.gain:+.4f} nats a token; the sign recovers {reading.signs:.1%} of the labels. Inside the texts, as "
-        f"the steer acts when the model writes: {reading.gain_inside:+.4f} nats a token, {reading.signs_inside:.1%}."
-    )
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(" ".join(text.split()))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

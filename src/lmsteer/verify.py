@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.data import LabelledText, fingerprint_of
 from lmsteer.fitting.rows import Rows, gather, readable
@@ -37,14 +37,16 @@ class Check:
     Attributes:
         what: in words.
         difference: the largest difference of logits, relative to the largest logit.
-        limit: what it must not exceed; for "acts", what it must exceed.
+        limit: what it must not exceed.
         passed: whether it does so.
+        at_least: whether it must, on the contrary, exceed the limit.
     """
 
     what: str
     difference: float
     limit: float
     passed: bool
+    at_least: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ def verify(
 
     Raises:
         WrongBaseError: the model is not the steer's base.
+        SteerError: strength 0, at which no steer acts.
     """
+    if strength == 0:
+        raise SteerError("at strength 0 no steer acts: verify it at another.")
     steer.card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
     checks = [
         _acts(lm, steer, strength),
@@ -127,7 +132,7 @@ def _hidden_states(lm: LM) -> Tensor:
 
 def _acts(lm: LM, steer: Steer, strength: float) -> Check:
     difference = _difference(_logits(lm), _logits(lm, _mix(steer, strength)))
-    return Check(f"the steer moves the logits at strength {strength:g}", difference, 0.0, difference > 0)
+    return Check(f"the steer moves the logits at strength {strength:g}", difference, 0.0, difference > 0, True)
 
 
 def _explicit_head(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:

@@ -204,7 +204,8 @@ def text_of(path: Path) -> str:
             f"{path}: not UTF-8 (byte {error.start}); convert it, for example with `iconv -t UTF-8`."
         ) from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read: {reason}.") from error
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,0 +1,102 @@
+"""How the commands print what they found, for people and for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lmsteer.cache import Entry
+from lmsteer.evaluation.reading import Reading
+from lmsteer.fitting.fit import Fit
+from lmsteer.verify import Check, Verification
+
+# Below this many texts the outer strengths are rough.
+_FEW = 200
+
+
+def as_json(value: Any) -> None:
+    """Print one JSON object."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
+    """A fit: where the steer lies, what held-out texts say of it, and what to try with it."""
+    reading = done.reading
+    out.print(f"Steer [bold]{done.steer.card.name}[/] of rank {done.steer.rank} saved to {done.folder}.")
+    out.print(
+        f"On {reading.texts} held-out texts: likelihood under their own label {reading.gain:+.4f} nats a token, "
+        f"label told by its sign for {reading.signs:.1%}."
+    )
+    if texts < _FEW:
+        out.print(f"That was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")
+    outer = 2 if texts < _FEW else 6
+    out.print(f"Try: lmsteer generate 'The weather today' --steer {again}=-{outer},0,{outer}{on}", highlight=False)
+
+
+def continuations(out: Console, lines: Sequence[dict[str, Any]]) -> None:
+    """Prompts with their continuations below each other, one a line."""
+    for line in lines:
+        out.print(f"\n[bold]{'':2}{_plain(line['prompt']['text'])}[/]", highlight=False, soft_wrap=True)
+        for generation in line["generations"]:
+            dial = " ".join(f"{name}={_signed(s)}" for name, s in generation["strengths"].items()) or "unsteered"
+            text = generation["text"]
+            joined = "" if text[:1].isspace() or not text else "…"  # the prompt's last word goes on
+            out.print(f"  [cyan]{dial}[/] {joined}{_plain(text)}", highlight=False, soft_wrap=True)
+
+
+def verification(out: Console, done: Verification, source: str) -> None:
+    """The checks as a table, and the reading of held-out texts."""
+    table = Table("check", "difference", "must be", "")
+    for check in done.checks:
+        table.add_row(check.what, f"{check.difference:.2e}", _bound(check), "ok" if check.passed else "FAILED")
+    out.print(table)
+    if done.reading is None:
+        where = f"The card's texts ({source}) are not here. " if source else ""
+        out.print(f"{where}No labelled texts were read: name some with --data.")
+        return
+    out.print(f"{done.reading.texts} held-out texts ({source}): {_reading(done.reading)}")
+
+
+def cached(out: Console, found: Sequence[Entry], title: str) -> None:
+    """What the cache holds, or held, with its size."""
+    table = Table("kind", "of", "MB", title=title, title_justify="left")
+    for entry in found:
+        table.add_row(entry.kind, entry.about, f"{entry.size / 1e6:,.1f}")
+    table.add_section()
+    table.add_row("all", "", f"{sum(entry.size for entry in found) / 1e6:,.1f}")
+    out.print(table)
+
+
+def entries_as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The same for machines."""
+    return [{**dataclasses.asdict(entry), "path": str(Path(entry.path))} for entry in found]
+
+
+def _reading(reading: Reading) -> str:
+    sides = (("positive ones at +1", reading.gain_positive), ("negative ones at -1", reading.gain_negative))
+    told = "".join(f"of {which} {gain:+.4f}, " for which, gain in sides if not math.isnan(gain))
+    return (
+        f"log-likelihood {told}of all at their label {reading.gain:+.4f} nats a token; the sign recovers "
+        f"{reading.signs:.1%} of the labels. Inside the texts, as the steer acts when the model writes: "
+        f"{reading.gain_inside:+.4f} nats a token, {reading.signs_inside:.1%}."
+    )
+
+
+def _bound(check: Check) -> str:
+    return "more than 0" if check.at_least else "0" if check.limit == 0 else f"at most {check.limit:.0e}"
+
+
+def _signed(strength: float) -> str:
+    return f"{strength:+g}" if strength else "0"
+
+
+def _plain(text: str) -> str:
+    return escape(" ".join(text.split()))
