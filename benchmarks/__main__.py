@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +21,8 @@ RESULTS = Path(__file__).parent / "results" / "speed.json"
 
 def main() -> None:
     """Measure every line, print the table, keep the figures."""
-    console, lines = Console(), []
+    console, lines = Console(width=150), []
     with TemporaryDirectory() as folder:
-        os.environ["LMSTEER_STORE_GB"] = os.environ.get("LMSTEER_STORE_GB", "8")
         lm, machine = load(), Machine.measured()
         bench = Bench(lm, machine, Path(folder))
         for line in bench.lines():

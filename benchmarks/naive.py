@@ -65,7 +65,7 @@ class Published:
         self._optimiser.zero_grad()
         loss.backward()
         self._optimiser.step()
-        return float(loss)
+        return float(loss.detach())
 
     @torch.no_grad()
     def generate(self, prompt: str, strength: float, tokens: int, seed: int) -> str:

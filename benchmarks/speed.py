@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import resource
-import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import torch
 
 from benchmarks.measure import Line, Machine, in_turn, seconds
@@ -111,7 +111,7 @@ class Bench:
         tokens = len(self.lm.encode([PROMPT])[0]) - 1 + count * TOKENS
         note = "" if count == 1 else f"published: {count} x one"
         floor = max(self.floor(tokens, count * TOKENS), TOKENS * self._weights() / self.machine.bandwidth)
-        return Line(f"{count} continuations of {TOKENS} tokens", count * one, all_of_ours, floor, note)
+        return Line(f"{_count(count, 'continuation')} of {TOKENS} tokens", count * one, all_of_ours, floor, note)
 
     def analysis(self, count: int) -> Line:
         """Likelihood at 13 strengths and evidence of texts of about 100 tokens."""
@@ -126,7 +126,7 @@ class Bench:
         )
         rows = sum(len(text) - 1 for text in self.lm.encode(texts))
         note = "" if count == 1 else f"published: {count} x one"
-        what = f"{count} texts of 100 tokens at {len(STRENGTHS)} strengths, with evidence"
+        what = f"{_count(count, 'text')} of 100 tokens at {len(STRENGTHS)} strengths, with evidence"
         return Line(
             what, count * one, all_of_ours, self.floor(rows, rows * (1 + steer.rank / self.lm.hidden_size)), note
         )
@@ -156,6 +156,10 @@ class Bench:
         return sum(p.numel() * p.element_size() for p in self.lm.model.parameters())
 
 
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def memory_of_a_fit() -> float:
     """Peak bytes above the loaded model while a fit runs, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -164,15 +168,23 @@ def memory_of_a_fit() -> float:
 
 def _memory_of_a_fit() -> float:
     lm = load()
-    lm.fingerprint  # noqa: B018 (touches the weights, which are mapped into memory as they are read)
-    with torch.inference_mode():
-        lm.hidden_states(torch.ones(1, 8, dtype=torch.int64), torch.ones(1, 8, dtype=torch.int64))
+    ids = torch.ones(1, 8, dtype=torch.int64)
+    lm.head.logits(lm.hidden_states(ids, torch.ones_like(ids)))  # touches the weights, which are mapped when read
     gc.collect()
-    before = _peak()
-    with TemporaryDirectory() as folder:
-        fit(lm, starter_texts("sentiment"), name="s", out=Path(folder) / "s")
-    return _peak() - before
+    process, peak, done = psutil.Process(), 0, threading.Event()
+    before = process.memory_info().rss
 
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with TemporaryDirectory() as folder:
+            fit(lm, starter_texts("sentiment"), name="s", out=Path(folder) / "s")
+    finally:
+        done.set()
+        watcher.join()
+    return peak - before
