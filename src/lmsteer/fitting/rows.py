@@ -21,8 +21,8 @@ from lmsteer.lm import LM
 
 
 @dataclass(frozen=True)
-class States:
-    """What a pass leaves of some texts before they have labels: N predicted tokens, float32 on the CPU.
+class Predicted:
+    """N predicted tokens of some texts, float32 on the CPU.
 
     Attributes:
         h: hidden states (N, d).
@@ -30,7 +30,6 @@ class States:
         log_p: log-likelihood of the token, unsteered (N,).
         target: the token's id (N,).
         is_end: whether the token is the end of its text (N,).
-        text: which of the texts it is of (N,), counted from 0.
     """
 
     h: Tensor
@@ -38,6 +37,19 @@ class States:
     log_p: Tensor
     target: Tensor
     is_end: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+@dataclass(frozen=True)
+class States(Predicted):
+    """What a pass leaves of some texts before they have labels.
+
+    Attributes:
+        text: which of the texts each token is of (N,), counted from 0.
+    """
+
     text: Tensor
 
     def labelled(self, texts: Sequence[LabelledText]) -> Rows:
@@ -48,29 +60,16 @@ class States:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of N predicted tokens of some texts, float32 on the CPU.
+class Rows(Predicted):
+    """Predicted tokens with the labels of their texts.
 
     Attributes:
-        h: hidden states (N, d).
-        r: residuals (N, d).
-        log_p: log-likelihood of the token, unsteered (N,).
-        target: the token's id (N,).
-        is_end: whether the token is the end of its text (N,).
         label: the text's label (N,).
         digest: the text's digest, as two int64 (N, 2); equal rows belong to one text.
     """
 
-    h: Tensor
-    r: Tensor
-    log_p: Tensor
-    target: Tensor
-    is_end: Tensor
     label: Tensor
     digest: Tensor
-
-    def __len__(self) -> int:
-        return len(self.target)
 
     def __getitem__(self, index: Tensor) -> Rows:
         return Rows(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
