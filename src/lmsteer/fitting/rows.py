@@ -9,12 +9,14 @@ depends on the label: another labelling of the same texts needs no second pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from lmsteer.batches import by_length, pad
+from lmsteer.cache import say
 from lmsteer.errors import DataError
 from lmsteer.fitting.data import LabelledText
 from lmsteer.lm import LM
@@ -148,9 +150,30 @@ def batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
     return [[readable[j] for j in batch] for batch in by_length([ids[i] for i in readable])]
 
 
-@torch.inference_mode()
 def states_of(lm: LM, ids: Sequence[Sequence[int]]) -> States:
-    """Run one batch of texts (their ids, two at least each) through the model."""
+    """Run one batch of texts (their ids, two at least each) through the model; in halves, where memory is short.
+
+    Raises:
+        DataError: memory is short for a single text.
+    """
+    try:
+        return _run(lm, ids)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        if len(ids) == 1:
+            raise DataError(
+                f"out of memory on a text of {len(ids[0])} tokens: cut texts with --max-tokens, or free memory."
+            ) from error
+    half = len(ids) // 2
+    say(f"out of memory on a batch of {len(ids)} texts; trying it in halves ...")
+    first, second = states_of(lm, ids[:half]), states_of(lm, ids[half:])
+    second = replace(second, text=second.text + half)
+    return States(**{f.name: torch.cat([getattr(part, f.name) for part in (first, second)]) for f in fields(States)})
+
+
+@torch.inference_mode()
+def _run(lm: LM, ids: Sequence[Sequence[int]]) -> States:
     padded, mask = pad(ids, lm.pad_id, lm.device)
     predicted = mask[:, 1:].bool()
     h = lm.hidden_states(padded, mask)[:, :-1][predicted].float()

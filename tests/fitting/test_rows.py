@@ -1,0 +1,47 @@
+"""Rows: whole batches, or their halves where memory is short."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError
+from lmsteer.fitting import rows as module
+from lmsteer.fitting.rows import encode_whole, states_of
+from tiny import styled
+
+FULL = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried too much"
+
+
+def test_a_batch_that_memory_is_short_for_is_run_in_halves(llama, monkeypatch, capsys):
+    ids = encode_whole(llama, styled(7))
+    whole, real, sizes = states_of(llama, ids), module._run, []
+
+    def narrow(lm, some):
+        sizes.append(len(some))
+        if len(some) > 2:
+            raise RuntimeError(FULL)
+        return real(lm, some)
+
+    monkeypatch.setattr(module, "_run", narrow)
+    halves = states_of(llama, ids)
+    assert sizes == [6, 3, 1, 2, 3, 1, 2]
+    assert capsys.readouterr().err.count("in halves") == 3
+    assert torch.equal(halves.text, whole.text)
+    assert torch.equal(halves.target, whole.target)
+    torch.testing.assert_close(halves.r, whole.r, rtol=1e-4, atol=1e-5)  # float32, another batch
+
+
+def test_other_errors_and_single_texts_are_not_tried_again(llama, monkeypatch):
+    ids = encode_whole(llama, styled(4))
+
+    def broken(*_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(module, "_run", broken)
+    message = "shapes do not fit"
+    with pytest.raises(RuntimeError, match="shapes"):
+        states_of(llama, ids)
+    message = FULL
+    with pytest.raises(DataError, match="--max-tokens"):
+        states_of(llama, ids[:1])
