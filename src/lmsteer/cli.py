@@ -75,6 +75,7 @@ def fit(
     from lmsteer.fitting.data import LabelledSource, parse_label_map
     from lmsteer.fitting.fit import fit as run
     from lmsteer.fitting.gradient import Recipe
+    from lmsteer.fitting.processes import Processes
     from lmsteer.lm import load
     from lmsteer.progress import bars
 
@@ -100,6 +101,8 @@ def fit(
         recipe=Recipe(steps=steps, l2=l2, seed=seed),
         progress=bars(),
     )
+    if not Processes.here().is_first:
+        return
     card = done.steer.card
     if as_json:
         printing.as_json({"folder": str(done.folder), "rank": done.steer.rank, "card": dataclasses.asdict(card)})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,7 +192,7 @@ def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto"
     """
     source = resolve(model)
     if torch.cuda.is_available():
-        options.setdefault("device_map", "cuda")
+        options.setdefault("device_map", f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # one a process of a launch
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, local_files_only=source.local)
         loaded = AutoModelForCausalLM.from_pretrained(

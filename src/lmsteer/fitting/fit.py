@@ -17,6 +17,7 @@ from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledSource, LabelledText, check_labelled, fingerprint_of
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
+from lmsteer.fitting.processes import Processes
 from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of, load_statistics
 from lmsteer.fitting.work import Work
 from lmsteer.interrupts import interruptible_steps
@@ -108,12 +109,18 @@ def fit(
     is_part = bool(statistics) or save_statistics is not None
     if (source is not None and not texts) or not is_part:
         check_labelled(texts, source.path if source else "the data")
-    work = Work(lm, texts, folder.with_name(f"{folder.name}.partial"), max_tokens, resume, store, progress)
+    processes = Processes.here()
+    if processes.count > 1 and method == "gradient":
+        raise DataError("the gradient method runs in one process; the closed form takes as many as there are.")
+    parts = processes.folders(folder.with_name(f"{folder.name}.partial"))
+    if not processes.is_first:
+        progress = no_progress
+    work = Work(lm, processes.share(texts), parts[processes.index], max_tokens, resume, store, progress)
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
     card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, label=label, data=origin)
     if method == "closed-form":
-        all_statistics = _statistics(work, statistics)
-        if save_statistics is not None:
+        all_statistics = _statistics(work, statistics, processes, parts)
+        if save_statistics is not None and processes.is_first:
             all_statistics.save(save_statistics)
         done = _solve(work, card, rank, all_statistics, folder)
     elif statistics or save_statistics is not None:
@@ -121,24 +128,33 @@ def fit(
     else:
         recipe = recipe or Recipe()
         done = _train(work, card, recipe if rank is None else replace(recipe, rank=rank), folder)
-    save_steer(done.steer, folder)
+    if processes.is_first:
+        save_steer(done.steer, folder)
     if done.domain is not None:
         save_steer(done.domain, folder.with_name(f"{folder.name}-domain"))
+    processes.wait()
     shutil.rmtree(work.partial, ignore_errors=True)
     return done
 
 
-def _statistics(work: Work, saved: Sequence[str | Path]) -> Statistics:
-    """The statistics of the work's texts and of saved ones."""
+def _statistics(work: Work, saved: Sequence[str | Path], processes: Processes, parts: Sequence[Path]) -> Statistics:
+    """The statistics of the work's texts, of the other processes' and of saved ones."""
     statistics = Statistics.empty(work.lm)
     for folder in saved:
         loaded, _ = load_statistics(folder)
         loaded.check_base(work.lm.name, work.lm.fingerprint)
         statistics = statistics.merge(loaded)
-    if not work.texts:
+    if not work.given and processes.count == 1:
         return statistics
     with work.interruptible("the statistics gathered so far are"):
-        return statistics.merge(_gather(work, curvature(work.lm)))
+        with processes.first_goes_first():
+            own = curvature(work.lm)
+        gathered = _gather(work, own)
+    processes.wait()
+    for index, part in enumerate(parts):
+        statistics = statistics.merge(gathered if index == processes.index else load_statistics(part)[0])
+    processes.wait()
+    return statistics
 
 
 def _gather(work: Work, own: Curvature) -> Statistics:
