@@ -1,9 +1,13 @@
-"""python -m benchmarks: ours beside the published loops, on this machine; a table, and results/speed.json."""
+"""Ours beside the published loops, on this machine: a table, and results/speed.json.
+
+python -m benchmarks [DATA]      DATA: a folder of sst5_train.jsonl.gz and sst2_dev.jsonl.gz, for what needs them
+"""
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +29,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         lm, machine = load(), Machine.measured()
         bench = Bench(lm, machine, Path(folder))
-        for line in bench.lines():
+        for line in bench.lines(Path(sys.argv[1]) if len(sys.argv) > 1 else None):
             lines.append(line)
             console.print(f"{line.what}: {line.naive:.2f} s, {line.ours:.2f} s", highlight=False)
     memory = memory_of_a_fit()

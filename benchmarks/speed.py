@@ -16,10 +16,11 @@ import torch
 from benchmarks.measure import Line, Machine, in_turn, seconds
 from benchmarks.naive import Published
 from lmsteer.analysis.likelihood import likelihoods
-from lmsteer.fitting.data import LabelledText
-from lmsteer.fitting.fit import fit
+from lmsteer.evaluation.reading import read
+from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
+from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.gradient import Recipe, TextRows, Training
-from lmsteer.fitting.rows import encode_whole, states_of
+from lmsteer.fitting.rows import Rows, encode_whole, gather, states_of
 from lmsteer.fitting.store import HiddenStates
 from lmsteer.generation import generate
 from lmsteer.lm import LM, load
@@ -49,8 +50,8 @@ class Bench:
         """Seconds of so many tokens through the body and so many rows through the head."""
         return (body_tokens * self.body + head_products * self.head) / self.machine.matrix_rate
 
-    def lines(self) -> Iterator[Line]:
-        """All lines of the table, one after the other."""
+    def lines(self, data: Path | None = None) -> Iterator[Line]:
+        """All lines of the table, one after the other; some only with the folder of SST data."""
         yield self.recipe_step()
         yield self.fit()
         yield self.next_dimension()
@@ -60,6 +61,8 @@ class Bench:
         yield self.analysis(1)
         yield self.analysis(64)
         yield self.steered()
+        if data is not None:
+            yield self.recipes_result(data, 250)
 
     def recipe_step(self) -> Line:
         """A step of the published recipe: through the whole model, and on stored rows."""
@@ -143,6 +146,19 @@ class Bench:
 
         plain, ours = in_turn(run(None), run(3.0), repeats=7)
         return Line(f"{SAMPLES} continuations, unsteered against steered", plain, ours)
+
+    def recipes_result(self, data: Path, texts: int) -> Line:
+        """A steer from a few SST-5 texts, and what it reads of SST-2 dev; published: the recipe's 1,000 steps."""
+        few = sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), texts, seed=0)
+        batch = few[:BATCH]
+        (step,) = in_turn(lambda: self.theirs.fit_step([t.text for t in batch], [t.label for t in batch]), repeats=3)
+        done: list[Fit] = []
+        ours = seconds(lambda: done.append(fit(self.lm, few, name="few", out=self.folder / "few")))
+        dev = read_labelled(data / "sst2_dev.jsonl.gz")
+        rows = Rows.join(list(gather(self.lm, dev, encode_whole(self.lm, dev))))
+        reading = read(self.lm.head, rows, done[0].steer)
+        note = f"SST-2 dev: {reading.signs:.1%} of signs, {reading.gain:+.3f} nats; published: {STEPS} x its step"
+        return Line(f"a steer from {texts} SST-5 texts", STEPS * step, ours, note=note)
 
     def _fit(self, texts: list[LabelledText], name: str) -> None:
         done = fit(self.lm, texts, name=name, out=self.folder / name, store=True)
