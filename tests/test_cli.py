@@ -84,6 +84,13 @@ def test_verify_of_a_steer_that_does_nothing_exits_with_1(run):
     assert "FAILED" in out
 
 
+def test_names_that_look_like_markup_are_printed_as_they_are(run):
+    status, out, _ = run("fit", "letters.jsonl", "--name", "[old]", "--out", "a[/b]")
+    assert status == 0
+    assert "[old]" in out
+    assert "a[/b]" in out
+
+
 def test_import_makes_a_steer(run):
     import argparse
 
@@ -122,6 +129,11 @@ def test_verify_of_one_side_prints_no_nan(run):
     assert "positive ones at +1" in out
     assert "nan" not in out
     assert "negative ones" not in out
+    status, out, _ = run("verify", "letters", "--data", "up.jsonl", "--json")
+    assert json.loads(out, parse_constant=lambda name: pytest.fail(name))["reading"]["gain_negative"] is None
+    status, _, err = run("verify", "letters", "--label-column", "kind")
+    assert status == 2
+    assert "--data" in err
 
 
 def test_verify_says_where_it_looked_and_refuses_strength_0(run):

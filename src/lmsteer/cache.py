@@ -114,7 +114,7 @@ def entries() -> list[Entry]:
     """What the cache holds, by kind."""
     root = cache_dir()
     found = [
-        *(("models", record.parent, record.parent.name) for record in root.glob(f"*/{_RECORD}")),
+        *(("models", record.parent, record.parent.name) for record in root.glob(f"[!.]*/{_RECORD}")),
         *(("states", record.parent, _contents(record)) for record in root.glob(f"{STORES}/*/{STORE_RECORD}")),
         *(("curvature", file, file.stem) for file in root.glob("curvature-*.safetensors")),
     ]
@@ -125,20 +125,30 @@ def clear(kind: str) -> list[Entry]:
     """Remove what the cache holds of a kind, or ``all``; gives what was removed.
 
     Raises:
-        ModelError: no such kind.
+        ModelError: no such kind, or something that cannot be removed.
     """
     if kind not in ("all", *KINDS):
         raise ModelError(f"the cache holds {', '.join(KINDS)}, or all of them, not {kind!r}.")
     removed = [entry for entry in entries() if kind in ("all", entry.kind)]
-    for entry in removed:
-        shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
+    try:
+        for entry in removed:
+            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(f"cannot clear the cache: {error}.") from error
     return removed
 
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(_bytes(file) for file in files)
+
+
+def _bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:
+        return 0  # gone meanwhile
 
 
 def _contents(record: Path) -> str:

@@ -84,6 +84,7 @@ def fit(
     mapping = parse_label_map(label_map) if label_map else None
     source = LabelledSource(data, text_column, label_column, mapping, split, limit, seed) if data else None
     texts = source.read() if source else []
+    processes = Processes.here()
     done = run(
         load(model),
         texts,
@@ -99,9 +100,10 @@ def fit(
         resume=resume,
         store=store,
         recipe=Recipe(steps=steps, l2=l2, seed=seed),
+        processes=processes,
         progress=bars(),
     )
-    if not Processes.here().is_first:
+    if not processes.is_first:
         return
     card = done.steer.card
     if as_json:
@@ -182,6 +184,8 @@ def verify(
     from lmsteer.steers.files import find_steer
     from lmsteer.verify import verify as run
 
+    if data is None and (text_column or label_column or label_map):
+        raise LMSteerError("columns and a label map are of --data: name the file, too.")
     found = find_steer(steer)
     recorded = LabelledSource(**{"path": "", **found.card.data.get("source", {})})
     told = {
@@ -195,7 +199,7 @@ def verify(
     texts = source.read() if data or Path(recorded.path).is_file() else []
     done = run(load(model), found, texts, fitted_on=data is None, strength=strength)
     if as_json:
-        printing.as_json({**dataclasses.asdict(done), "acts": done.acts})
+        printing.as_json(printing.verification_as_json(done))
     else:
         printing.verification(_out, done, source.path)
     if not done.acts:

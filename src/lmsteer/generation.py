@@ -1,8 +1,8 @@
 """Generation: prompts × strengths × samples, in batches, with a dial for each row.
 
 Every row draws from its own stream of random numbers, which the seed, the prompt's place and the sample's number
-fix. So a row is the same whatever else is in its batch, and the same sample at two strengths differs by the
-strength alone. The loop itself is transformers' own ``generate``: each model's cache and quirks are its business.
+fix. So a row is the same, but for rounding, whatever else is in its batch, and the same sample at two strengths differs
+by the strength alone. The loop itself is transformers' own ``generate``: a model's cache and quirks are its business.
 A prompt runs through the model once, whatever the number of its samples and strengths: they start from its cache.
 """
 
@@ -182,7 +182,7 @@ def _start(lm: LM, prompts: Sequence[int], ids: Sequence[Sequence[int]]) -> dict
     padded, mask = _pad_left([ids[prompt] for prompt in unique], lm)
     place = torch.tensor([unique.index(prompt) for prompt in prompts], device=lm.device)
     rows = {"input_ids": padded[place], "attention_mask": mask[place]}
-    if len(unique) == len(prompts) or padded.shape[1] < 2:
+    if len(unique) == len(prompts) or min(len(ids[prompt]) for prompt in unique) < 2:
         return rows
     cache = getattr(_write(lm, {"input_ids": padded[:, :-1], "attention_mask": mask[:, :-1]}, 1, []), _CACHE)
     cache.reorder_cache(place)

@@ -24,13 +24,15 @@ _FEW = 200
 
 def as_json(value: Any) -> None:
     """Print one JSON object."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
     """A fit: where the steer lies, what held-out texts say of it, and what to try with it."""
     reading = done.reading
-    out.print(f"Steer [bold]{done.steer.card.name}[/] of rank {done.steer.rank} saved to {done.folder}.")
+    out.print(
+        f"Steer [bold]{escape(done.steer.card.name)}[/] of rank {done.steer.rank} saved to {escape(str(done.folder))}."
+    )
     out.print(
         f"On {reading.texts} held-out texts: likelihood under their own label {reading.gain:+.4f} nats a token, "
         f"label told by its sign for {reading.signs:.1%}."
@@ -38,7 +40,8 @@ def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
     if texts < _FEW:
         out.print(f"That was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")
     outer = 2 if texts < _FEW else 6
-    out.print(f"Try: lmsteer generate 'The weather today' --steer {again}=-{outer},0,{outer}{on}", highlight=False)
+    line = f"lmsteer generate 'The weather today' --steer {again}=-{outer},0,{outer}{on}"
+    out.print(f"Try: {escape(line)}", highlight=False)
 
 
 def continuations(out: Console, lines: Sequence[dict[str, Any]]) -> None:
@@ -59,10 +62,16 @@ def verification(out: Console, done: Verification, source: str) -> None:
         table.add_row(check.what, f"{check.difference:.2e}", _bound(check), "ok" if check.passed else "FAILED")
     out.print(table)
     if done.reading is None:
-        where = f"The card's texts ({source}) are not here. " if source else ""
+        where = f"The card's texts ({escape(source)}) are not here. " if source else ""
         out.print(f"{where}No labelled texts were read: name some with --data.")
         return
-    out.print(f"{done.reading.texts} held-out texts ({source}): {_reading(done.reading)}")
+    out.print(f"{done.reading.texts} held-out texts ({escape(source)}): {_reading(done.reading)}")
+
+
+def verification_as_json(done: Verification) -> dict[str, Any]:
+    """The same for machines; what there was nothing to read of is null."""
+    reading = done.reading.to_json() if done.reading else None
+    return {"checks": [dataclasses.asdict(check) for check in done.checks], "reading": reading, "acts": done.acts}
 
 
 def cached(out: Console, found: Sequence[Entry], title: str) -> None:
@@ -83,10 +92,11 @@ def entries_as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
 def _reading(reading: Reading) -> str:
     sides = (("positive ones at +1", reading.gain_positive), ("negative ones at -1", reading.gain_negative))
     told = "".join(f"of {which} {gain:+.4f}, " for which, gain in sides if not math.isnan(gain))
+    signs = "" if math.isnan(reading.signs) else f"; the sign recovers {reading.signs:.1%} of the labels"
+    signs_inside = "" if math.isnan(reading.signs_inside) else f", {reading.signs_inside:.1%}"
     return (
-        f"log-likelihood {told}of all at their label {reading.gain:+.4f} nats a token; the sign recovers "
-        f"{reading.signs:.1%} of the labels. Inside the texts, as the steer acts when the model writes: "
-        f"{reading.gain_inside:+.4f} nats a token, {reading.signs_inside:.1%}."
+        f"log-likelihood {told}of all at their label {reading.gain:+.4f} nats a token{signs}. Inside the texts, as the "
+        f"steer acts when the model writes: {reading.gain_inside:+.4f} nats a token{signs_inside}."
     )
 
 

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from lmsteer.errors import StatisticsError
+from lmsteer.fitting.fit import fit
 from lmsteer.fitting.processes import Processes
+from lmsteer.fitting.statistics import Statistics
 from lmsteer.steers.files import load_steer
 from tiny import styled, tiny_lm
 
@@ -21,7 +25,8 @@ def folder(tmp_path) -> Path:
     lm = tiny_lm("llama")
     lm.model.save_pretrained(tmp_path / "tiny")
     lm.tokenizer.save_pretrained(tmp_path / "tiny")
-    rows = [{"text": t.text, "label": t.label} for t in styled(241)]
+    # Some of them twice: in two shares, which must not count them twice.
+    rows = [{"text": t.text, "label": t.label} for t in [*styled(240), *styled(240)[:31]]]
     (tmp_path / "letters.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path
 
@@ -45,7 +50,7 @@ def test_two_processes_fit_what_one_does(folder):
     assert two.stdout.count("saved to") == 1
     alone, together = load_steer(folder / "steers" / "one"), load_steer(folder / "steers" / "two")
     assert together.card.data["fingerprint"] == alone.card.data["fingerprint"]
-    assert together.card.data["texts"] == 240  # one of the 241 is odd: the sides are even
+    assert together.card.data["texts"] == 240
     for name, factor in alone.factors.items():
         # The same sums in another order (float64), of rows from other batches (float32), then two solves.
         torch.testing.assert_close(together.factors[name], factor, rtol=1e-3, atol=1e-3)
@@ -53,10 +58,23 @@ def test_two_processes_fit_what_one_does(folder):
     assert (folder / "stats" / "statistics.json").exists()
 
 
-def test_the_gradient_method_is_refused_several_processes(folder):
-    done = run(folder, LAUNCH, "two", "--method", "gradient")
-    assert done.returncode != 0
-    assert "one process" in done.stderr
+def test_what_is_for_one_process_is_refused_several(folder):
+    for more in (["--method", "gradient"], ["--store"]):
+        done = run(folder, LAUNCH, "two", *more)
+        assert done.returncode != 0
+        assert "for one process" in done.stderr
+
+
+def test_the_share_of_another_launch_is_not_taken_in(tmp_path, llama, monkeypatch):
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Processes, "wait", lambda self: None)
+    monkeypatch.setattr(Processes, "first_goes_first", lambda self: nullcontext())
+    texts = styled(240)
+    Statistics.empty(llama).save(tmp_path / "s.partial-1", share="2 of 2 of other texts", batches=3, of=3)
+    with pytest.raises(StatisticsError, match="disk in common"):
+        fit(llama, texts, name="s", out=tmp_path / "s", processes=Processes(0, 2))
+    with pytest.raises(StatisticsError, match="no statistics in"):
+        fit(llama, texts, name="t", out=tmp_path / "t", processes=Processes(0, 2))
 
 
 def test_shares_and_folders_make_a_whole():

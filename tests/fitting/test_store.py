@@ -13,6 +13,7 @@ from lmsteer.cache import clear, entries
 from lmsteer.errors import ModelError, StatisticsError
 from lmsteer.fitting import store as module
 from lmsteer.fitting.fit import fit
+from lmsteer.fitting.gradient import TextRows
 from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.store import HiddenStates, open_store
 from tiny import styled
@@ -125,6 +126,34 @@ def test_a_full_disk_does_not_stop_a_fit(llama, ids, monkeypatch, capsys):
     states.states(1)
     assert capsys.readouterr().err.count("going on without") == 1
     assert [file.name for file in folder.iterdir()] == ["states.json"]
+
+
+def test_a_store_cleared_while_in_use_stays_cleared(llama, ids):
+    folder = open_store(llama, ids)
+    states = HiddenStates(llama, ids, folder)
+    states.states(0)
+    clear("states")
+    assert len(states.states(1).target) > 0
+    assert not folder.exists()
+
+
+def test_a_limit_that_is_no_number_is_refused(llama, ids, monkeypatch):
+    monkeypatch.setenv("LMSTEER_STORE_GB", "10GB")
+    with pytest.raises(StatisticsError, match="number of gigabytes"):
+        open_store(llama, ids)
+
+
+def test_single_texts_come_from_the_store_or_are_run_alone(llama, ids, monkeypatch):
+    wanted, runs, real = [3, 40, 250], [], module.states_of
+    monkeypatch.setattr(module, "states_of", lambda lm, some: runs.append(len(some)) or real(lm, some))
+    alone = TextRows(HiddenStates(llama, ids), TEXTS).rows(wanted)
+    assert runs == [3]
+    _, files = stored(llama, ids)
+    forbid_the_model(monkeypatch)
+    kept = TextRows(HiddenStates(llama, ids, files[0].parent), TEXTS).rows(wanted)
+    assert torch.equal(kept.target, alone.target)
+    assert torch.equal(kept.digest, alone.digest)
+    torch.testing.assert_close(kept.h, alone.h, rtol=1e-4, atol=1e-5)  # float32, another batch
 
 
 def test_the_cache_is_listed_and_cleared(llama, ids):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, StatisticsError
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.curvature import Curvature, curvature
@@ -27,6 +27,7 @@ from lmsteer.steers.files import STEERS_FOLDER, check_target, save_steer
 from lmsteer.steers.steer import Card, Steer
 
 Method = Literal["closed-form", "gradient"]
+_ALONE = Processes()
 # An interrupted fit loses at most so many seconds of work.
 _SAVE_EVERY = 60.0
 # Seconds, and steps of the gradient method, between two looks at the held-out texts.
@@ -68,6 +69,7 @@ def fit(
     resume: bool = False,
     store: bool = False,
     recipe: Recipe | None = None,
+    processes: Processes = _ALONE,
     progress: Progress = no_progress,
 ) -> Fit:
     """Fit a steer and save it.
@@ -88,6 +90,7 @@ def fit(
         store: keep hidden states and residuals in the cache, so that another fit on these texts, by either method,
             needs no pass; and use those that are kept.
         recipe: settings of the gradient method.
+        processes: those that share the work, each with the same arguments and its own index (closed form only).
         progress: what to tell of the work.
 
     Raises:
@@ -109,17 +112,24 @@ def fit(
     is_part = bool(statistics) or save_statistics is not None
     if (source is not None and not texts) or not is_part:
         check_labelled(texts, source.path if source else "the data")
-    processes = Processes.here()
-    if processes.count > 1 and method == "gradient":
-        raise DataError("the gradient method runs in one process; the closed form takes as many as there are.")
-    parts = processes.folders(folder.with_name(f"{folder.name}.partial"))
-    if not processes.is_first:
-        progress = no_progress
-    work = Work(lm, processes.share(texts), parts[processes.index], max_tokens, resume, store, progress)
+    if processes.count > 1 and (method == "gradient" or store):
+        raise DataError("the gradient method and the store are for one process; leave them out, or run one.")
+    texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
+    whole, parts = fingerprint_of(texts), processes.folders(folder.with_name(f"{folder.name}.partial"))
+    work = Work(
+        lm,
+        processes.share(texts),
+        parts[processes.index],
+        max_tokens,
+        resume,
+        store,
+        progress if processes.is_first else no_progress,
+        _share(whole, processes.index, processes.count),
+    )
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
     card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, label=label, data=origin)
     if method == "closed-form":
-        all_statistics = _statistics(work, statistics, processes, parts)
+        all_statistics = _statistics(work, statistics, processes, parts, whole)
         if save_statistics is not None and processes.is_first:
             all_statistics.save(save_statistics)
         done = _solve(work, card, rank, all_statistics, folder)
@@ -137,7 +147,9 @@ def fit(
     return done
 
 
-def _statistics(work: Work, saved: Sequence[str | Path], processes: Processes, parts: Sequence[Path]) -> Statistics:
+def _statistics(
+    work: Work, saved: Sequence[str | Path], processes: Processes, parts: Sequence[Path], whole: int
+) -> Statistics:
     """The statistics of the work's texts, of the other processes' and of saved ones."""
     statistics = Statistics.empty(work.lm)
     for folder in saved:
@@ -150,10 +162,23 @@ def _statistics(work: Work, saved: Sequence[str | Path], processes: Processes, p
         with processes.first_goes_first():
             own = curvature(work.lm)
         gathered = _gather(work, own)
-    processes.wait()
-    for index, part in enumerate(parts):
-        statistics = statistics.merge(gathered if index == processes.index else load_statistics(part)[0])
-    processes.wait()
+        processes.wait()
+        for index, part in enumerate(parts):
+            share = _share(whole, index, processes.count)
+            statistics = statistics.merge(gathered if index == processes.index else _part(part, share))
+        processes.wait()
+    return statistics
+
+
+def _share(whole: int, index: int, count: int) -> str:
+    return f"{index + 1} of {count} of {whole:x}" if count > 1 else ""
+
+
+def _part(folder: Path, share: str) -> Statistics:
+    """The statistics of another process, which must be whole and of the same launch's texts."""
+    statistics, record = load_statistics(folder)
+    if record.get("share") != share or record.get("batches") != record.get("of"):
+        raise StatisticsError(f"{folder} does not hold share {share}: the processes must have a disk in common.")
     return statistics
 
 
@@ -171,7 +196,7 @@ def _gather(work: Work, own: Curvature) -> Statistics:
             said, told = outlook(statistics, own), time.monotonic()
         step(tokens, said)
         if time.monotonic() - saved > _SAVE_EVERY:
-            statistics.save(work.partial, plan=work.plan, batches=done)
+            statistics.save(work.partial, plan=work.plan, batches=done, of=len(plan), share=work.share)
             saved = time.monotonic()
         check()
 
@@ -180,7 +205,7 @@ def _gather(work: Work, own: Curvature) -> Statistics:
             gather_statistics(work.states, work.texts, statistics, first_batch=first, after_batch=after_batch)
         finally:
             # Kept to the end of the fit: choosing the scale takes a while, too.
-            statistics.save(work.partial, plan=work.plan, batches=done)
+            statistics.save(work.partial, plan=work.plan, batches=done, of=len(plan), share=work.share)
     return statistics
 
 

@@ -5,7 +5,7 @@ always on; the model is frozen. Adam, learning rate 1e-2, 1000 steps of 32 texts
 drawn N(0, 1e-2²), optional L2.
 
 As the steer stands after the model's last layer, the hidden states do not change while it is trained: each text
-runs through the model once, when it or another of its batch is first drawn, and its rows are kept.
+runs through the model once, the first time that it is drawn, and its rows are kept.
 """
 
 from __future__ import annotations
@@ -149,29 +149,20 @@ class Training:
 
 
 class TextRows:
-    """Rows of single texts, out of the batches that their hidden states are gathered or stored in.
-
-    A batch is read when one of its texts is first drawn, and kept: mapped into memory, where there is a store.
-    """
+    """Rows of single texts, gathered when first drawn and kept; read from the store where there is one."""
 
     def __init__(self, states: HiddenStates, texts: Sequence[LabelledText]) -> None:
         self._states, self._texts = states, texts
-        self._place = {i: (number, k) for number, batch in enumerate(states.batches) for k, i in enumerate(batch)}
         self._kept: dict[int, Rows] = {}
-        self._bounds: dict[int, Tensor] = {}
 
     def rows(self, indices: Sequence[int]) -> Rows:
         """Rows of some texts, in their order."""
-        return Rows.join([self._of(*self._place[i]) for i in indices])
-
-    def _of(self, number: int, k: int) -> Rows:
-        if number not in self._kept:
-            states = self._states.states(number)
-            batch = [self._texts[i] for i in self._states.batches[number]]
-            self._kept[number] = states.labelled(batch)
-            self._bounds[number] = torch.bincount(states.text).cumsum(0)
-        bounds = self._bounds[number]
-        return self._kept[number][torch.arange(int(bounds[k - 1]) if k else 0, int(bounds[k]))]
+        missing = {i: None for i in indices if i not in self._kept}
+        for batch, states in self._states.of_texts(list(missing)):
+            rows = states.labelled([self._texts[i] for i in batch])
+            parts = torch.arange(len(rows)).split(torch.bincount(states.text).tolist())
+            self._kept |= {i: rows[part] for i, part in zip(batch, parts, strict=True) if i in missing}
+        return Rows.join([self._kept[i] for i in indices])
 
 
 def draws(count: int, recipe: Recipe) -> Iterator[list[int]]:

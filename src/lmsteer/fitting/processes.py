@@ -1,7 +1,8 @@
 """Several processes, under ``accelerate launch``: each reads its share of the texts, and the sums are added.
 
-They meet in files: each saves the statistics of its share beside the steer, waits for the others, and takes all of them
-in. Machines that share no disk can do the same by hand, with ``--save-statistics`` and ``--statistics``.
+They meet in files: each saves the statistics of its share beside the steer, waits for the others, and takes all of
+them in, so that they need a disk in common. Machines that share none can do the same by hand, with
+``--save-statistics`` and ``--statistics``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +19,8 @@ import torch
 from accelerate import PartialState
 
 T = TypeVar("T")
+# One share may take hours longer than another, most of all when an interrupted fit is gone on with.
+_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -71,4 +75,4 @@ class Processes:
 
 def _state() -> PartialState:
     """accelerate's own; without a GPU it has to be told to look for other processes."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)

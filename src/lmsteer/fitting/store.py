@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, States, batches, states_of
 from lmsteer.lm import LM
 
+# Raised when what a pass leaves changes, so that stores of an older lmsteer are not read.
+_FORMAT = 1
 # What all stores together may take, in GB; the environment variable LMSTEER_STORE_GB says otherwise.
 _LIMIT_GB = 8.0
 
@@ -53,7 +55,20 @@ class HiddenStates:
             found = states_of(self._lm, ids)
             if file and not _keep(found, file):
                 self._folder = None
+            elif file:
+                found = _read(file, ids) or found  # mapped, where the other lies in memory
         return found
+
+    def of_texts(self, indices: Sequence[int]) -> Iterator[tuple[list[int], States]]:
+        """Those of some texts, in batches (which texts, and their states): with a store whole ones, of others too."""
+        if self._folder:
+            wanted = set(indices)
+            numbers = [number for number, batch in enumerate(self.batches) if not wanted.isdisjoint(batch)]
+            yield from ((self.batches[number], self.states(number)) for number in numbers)
+        else:
+            for batch in batches([self._ids[i] for i in indices]):
+                chosen = [indices[i] for i in batch]
+                yield chosen, states_of(self._lm, [self._ids[i] for i in chosen])
 
     def rows(self, number: int, texts: Sequence[LabelledText]) -> Rows:
         """Those of one batch with the labels of its texts; ``texts`` are all texts."""
@@ -66,7 +81,7 @@ def open_store(lm: LM, ids: Sequence[Sequence[int]]) -> Path:
     Raises:
         StatisticsError: it would be larger than all stores together may be, or cannot be made.
     """
-    content = json.dumps([lm.fingerprint, str(lm.model.dtype), sorted(map(list, ids))])
+    content = json.dumps([_FORMAT, lm.fingerprint, str(lm.model.dtype), sorted(map(list, ids))])
     folder = cache_dir() / STORES / hashlib.sha256(content.encode()).hexdigest()[:32]
     tokens = sum(max(len(text) - 1, 0) for text in ids)
     about = {"base": lm.name, "texts": len(ids), "tokens": tokens}
@@ -80,7 +95,10 @@ def open_store(lm: LM, ids: Sequence[Sequence[int]]) -> Path:
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    limit = float(os.environ.get("LMSTEER_STORE_GB") or _LIMIT_GB) * 1e9
+    try:
+        limit = float(os.environ.get("LMSTEER_STORE_GB") or _LIMIT_GB) * 1e9
+    except ValueError as error:
+        raise StatisticsError(f"LMSTEER_STORE_GB is a number of gigabytes, not {error.args[0][-20:]}.") from error
     if needed > limit:
         raise StatisticsError(
             f"a store of these texts takes {needed / 1e9:.1f} GB, all stores together may take {limit / 1e9:g}; "
@@ -91,7 +109,7 @@ def _make_room(folder: Path, needed: int) -> None:
     for other in sorted(others, key=lambda other: (other / STORE_RECORD).stat().st_mtime):
         if needed + sum(sizes.values()) > limit:
             say(f"removing the store {other}, unused for longest, to make room ...")
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)
             del sizes[other]
 
 
@@ -111,6 +129,8 @@ def _read(file: Path, ids: Sequence[Sequence[int]]) -> States | None:
 
 
 def _keep(states: States, file: Path) -> bool:
+    if not (file.parent / STORE_RECORD).exists():  # cleared meanwhile: what is not listed would never be cleared again
+        return False
     try:
         with replace_file(file) as aside:
             save_file({name: tensor.contiguous() for name, tensor in vars(states).items()}, aside)

@@ -29,6 +29,7 @@ class Work:
         max_tokens: cut longer texts.
         resume: whether to go on with what is kept.
         store: whether hidden states are kept for the next fit.
+        share: which share of which texts these are, where several processes work.
         progress: what to tell of the work.
     """
 
@@ -39,6 +40,7 @@ class Work:
     resume: bool
     store: bool
     progress: Progress
+    share: str = ""
 
     @cached_property
     def _readable(self) -> tuple[list[LabelledText], list[list[int]]]:
@@ -63,7 +65,7 @@ class Work:
     def plan(self) -> str:
         """What must be the same for an interrupted fit to be gone on with: model, ids and labels in their order."""
         labels = [text.label for text in self.texts]
-        content = json.dumps([self.lm.fingerprint, self.ids, labels])
+        content = json.dumps([self.lm.fingerprint, self.ids, labels, self.share])
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
