@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from lmsteer.batches import pad
 from lmsteer.errors import ModelError
 from lmsteer.head import Head
 from lmsteer.sources import DEFAULT_MODEL, resolve
@@ -150,6 +151,15 @@ class LM:
                 "forward pass instead of once; it cannot be steered."
             )
         return captured[0]
+
+    def predicting(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """The hidden states (N, d) that predict tokens of some texts, and those tokens (N,), text by text.
+
+        Every token of a text but its first is predicted: N is the sum of their lengths, less one each.
+        """
+        padded, mask = pad(ids, self.pad_id, self.device)
+        predicted = mask[:, 1:].bool()
+        return self.hidden_states(padded, mask)[:, :-1][predicted], padded[:, 1:][predicted]
 
     def steered(self, mix: Mix) -> SteerHandle:
         """Steer the model until the handle is removed, or to the end of a ``with`` block.

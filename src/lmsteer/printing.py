@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -86,7 +85,7 @@ def cached(out: Console, found: Sequence[Entry], title: str) -> None:
 
 def entries_as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
     """The same for machines."""
-    return [{**dataclasses.asdict(entry), "path": str(Path(entry.path))} for entry in found]
+    return [{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found]
 
 
 def _reading(reading: Reading) -> str:

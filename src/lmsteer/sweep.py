@@ -10,7 +10,7 @@ Pieces are small enough to stay in a CPU's cache while strength after strength g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from lmsteer.steers.steer import Steer
 
 @dataclass(frozen=True)
 class Direction:
-    """Where a steer moves raw logits to, for each unit of strength: ``(h A) Yᵀ`` or, for all rows alike, ``o``.
+    """Where a steer moves raw logits to, for each unit of strength: ``(h A) (E B)ᵀ`` or, for all rows alike, ``o``.
 
     Attributes:
         a: A (d, r), or None.
@@ -51,6 +51,10 @@ class Direction:
         if steer.form == "add":
             return cls(offset=head.direction(steer.factors["a"].to(head.weight.device)))
         return cls(offset=steer.factors["o"].to(head.weight.device, torch.float32))
+
+    def scaled(self, columns: Tensor) -> Direction:
+        """The same with each column of A times a number (r,): E B is not computed again."""
+        return self if self.a is None else replace(self, a=self.a * columns.to(self.a))
 
     def logits(self, head: Head, h: Tensor) -> Tensor:
         """z₁ (N, V), or (1, V) for all rows alike, of rows ``h`` (N, d)."""

@@ -81,7 +81,8 @@ def test_shares_and_folders_make_a_whole():
     processes = [Processes(index, 3) for index in range(3)]
     shares = [list(each.share(range(8))) for each in processes]
     assert sorted(item for share in shares for item in share) == list(range(8))
-    folders = processes[1].folders(Path("a/s.partial"))
-    assert [folder.name for folder in folders] == ["s.partial-0", "s.partial-1", "s.partial-2"]
-    assert Processes().folders(Path("s.partial")) == [Path("s.partial")]
+    parts = processes[1].parts(Path("a/s.partial"), "t")
+    assert [folder.name for folder, _ in parts] == ["s.partial-0", "s.partial-1", "s.partial-2"]
+    assert [share for _, share in parts] == ["1 of 3 of t", "2 of 3 of t", "3 of 3 of t"]
+    assert Processes().parts(Path("s.partial"), "t") == [(Path("s.partial"), "")]
     assert [each.is_first for each in processes] == [True, False, False]

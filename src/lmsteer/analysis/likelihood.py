@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.batches import by_length, pad
+from lmsteer.batches import by_length
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
@@ -66,8 +66,7 @@ def likelihoods(
     steer.card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
     if not strengths:
         raise DataError("no strengths to read texts at.")
-    for strength in strengths:
-        Mix({"s": steer}, {"s": strength})  # refuses what is not a finite number
+    Mix({"s": steer}, {"s": strengths})  # refuses what is not a finite number
     ids = lm.encode(texts)
     _check_lengths(lm, ids)
     direction = Direction.of_steer(lm.head, steer.reader())
@@ -76,9 +75,7 @@ def likelihoods(
     with progress("reading texts", len(long_enough), 0) as step:
         for batch in by_length([ids[i] for i in long_enough]):
             chosen = [long_enough[i] for i in batch]
-            padded, mask = pad([ids[i] for i in chosen], lm.pad_id, lm.device)
-            predicted = mask[:, 1:].bool()
-            h, y = lm.hidden_states(padded, mask)[:, :-1][predicted], padded[:, 1:][predicted]
+            h, y = lm.predicting([ids[i] for i in chosen])
             lines = sweep(lm.head, h, y, [direction], list(strengths))[0]
             found |= dict(zip(chosen, lines.split([len(ids[i]) - 1 for i in chosen], dim=1), strict=True))
             step(len(chosen), "")

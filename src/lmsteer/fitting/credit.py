@@ -50,7 +50,12 @@ def credited_gradient(h: Tensor, r: Tensor, text: Tensor, w: Tensor) -> Tensor:
     q, seen = credit(h, text, w)
     count = max(int(seen.sum()), 1)
     weight = (q - q[seen].sum() / count) * seen / count
-    total = torch.zeros(h.shape[1], r.shape[1], dtype=torch.float64)
-    for h_piece, r_piece, weights in zip(h.split(_PIECE), r.split(_PIECE), weight.split(_PIECE), strict=True):
-        total += (h_piece.double() * weights[:, None]).T @ r_piece.double()
+    return weighted_product(h, r, weight)
+
+
+def weighted_product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """``Σ w x yᵀ`` (d, d) over rows of x, y (N, d) with weights (N,), in float64, some rows at a time."""
+    total = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+    for some_x, some_y, weights in zip(x.split(_PIECE), y.split(_PIECE), weight.split(_PIECE), strict=True):
+        total += (some_x.double() * weights[:, None]).T @ some_y.double()
     return total

@@ -16,6 +16,7 @@ import random
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class LabelledText:
     text: str
     label: float
 
-    @property
+    @cached_property
     def digest(self) -> int:
         """A 128-bit digest of text and label: the same in every order, file and process."""
         content = json.dumps([self.text, self.label]).encode()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmsteer.fitting.credit import weighted_product
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.scale import best_scales
 from lmsteer.fitting.statistics import Statistics
@@ -30,8 +31,6 @@ _DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # Shares of the best scale at the ends that are tried on whole texts, and rows of texts to try them on.
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SOME_ROWS = 1024
-# Rows that are widened to float64 at a time.
-_PIECE = 4096
 
 
 def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
@@ -64,9 +63,11 @@ class EndPart:
 def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
     """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
-    if not n or rows.is_end.sum() < 2:
+    r = statistics.sample.r
+    if not n or not len(r) or rows.is_end.sum() < 2:
         return None
-    u = ridge(_second_moment(statistics.sample.r), sums["r_end"] / n, _DAMPING_U)
+    evenly = torch.full((len(r),), 1 / len(r), dtype=torch.float64)
+    u = ridge(weighted_product(r, r, evenly), sums["r_end"] / n, _DAMPING_U)
     u = u / (u @ sums["r_end"]) * n
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
@@ -80,22 +81,14 @@ def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
     return EndPart(readers[best] * scale, u, _DAMPINGS[best])
 
 
-def _second_moment(r: Tensor) -> Tensor:
-    """E[r rᵀ] (d, d) of residuals (N, d), in float64, some rows at a time."""
-    total = torch.zeros(r.shape[1], r.shape[1], dtype=torch.float64)
-    for piece in r.split(_PIECE):
-        total += piece.double().T @ piece.double()
-    return total / len(r)
-
-
 def share_on_whole_texts(end: EndPart, head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
     """How much of the end part to take beside ``A Bᵀ``, by the held-out gain of whole texts.
 
     ``u`` isolates the end-of-text token, but not wholly: what it costs elsewhere is weighed here.
     """
     some = rows.first_texts(_SOME_ROWS)
-    both = [torch.cat([a, share * end.w[:, None]], 1) for share in _SHARES]
-    b = torch.cat([b, end.u[:, None]], 1)
-    directions = [Direction.of_factors(head, a, b) for a in both]
+    whole = Direction.of_factors(head, torch.cat([a, end.w[:, None]], 1), torch.cat([b, end.u[:, None]], 1))
+    columns = [torch.cat([torch.ones(a.shape[1]), torch.tensor([share])]) for share in _SHARES]
+    directions = [whole.scaled(each) for each in columns]
     gains = sweep(head, some.h, some.target, directions, [some.label]).mean((1, 2))
     return _SHARES[int(gains.argmax())]

@@ -115,21 +115,14 @@ def fit(
     if processes.count > 1 and (method == "gradient" or store):
         raise DataError("the gradient method and the store are for one process; leave them out, or run one.")
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
-    whole, parts = fingerprint_of(texts), processes.folders(folder.with_name(f"{folder.name}.partial"))
-    work = Work(
-        lm,
-        processes.share(texts),
-        parts[processes.index],
-        max_tokens,
-        resume,
-        store,
-        progress if processes.is_first else no_progress,
-        _share(whole, processes.index, processes.count),
-    )
+    parts = processes.parts(folder.with_name(f"{folder.name}.partial"), f"{fingerprint_of(texts):x}")
+    partial, share = parts[processes.index]
+    tell = progress if processes.is_first else no_progress
+    work = Work(lm, processes.share(texts), partial, max_tokens, resume, store, tell, share)
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
     card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, label=label, data=origin)
     if method == "closed-form":
-        all_statistics = _statistics(work, statistics, processes, parts, whole)
+        all_statistics = _statistics(work, statistics, processes, parts)
         if save_statistics is not None and processes.is_first:
             all_statistics.save(save_statistics)
         done = _solve(work, card, rank, all_statistics, folder)
@@ -148,7 +141,7 @@ def fit(
 
 
 def _statistics(
-    work: Work, saved: Sequence[str | Path], processes: Processes, parts: Sequence[Path], whole: int
+    work: Work, saved: Sequence[str | Path], processes: Processes, parts: Sequence[tuple[Path, str]]
 ) -> Statistics:
     """The statistics of the work's texts, of the other processes' and of saved ones."""
     statistics = Statistics.empty(work.lm)
@@ -163,15 +156,10 @@ def _statistics(
             own = curvature(work.lm)
         gathered = _gather(work, own)
         processes.wait()
-        for index, part in enumerate(parts):
-            share = _share(whole, index, processes.count)
-            statistics = statistics.merge(gathered if index == processes.index else _part(part, share))
+        for part, share in parts:
+            statistics = statistics.merge(gathered if part == work.partial else _part(part, share))
         processes.wait()
     return statistics
-
-
-def _share(whole: int, index: int, count: int) -> str:
-    return f"{index + 1} of {count} of {whole:x}" if count > 1 else ""
 
 
 def _part(folder: Path, share: str) -> Statistics:

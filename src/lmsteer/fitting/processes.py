@@ -52,11 +52,14 @@ class Processes:
         """This process's share."""
         return items[self.index :: self.count]
 
-    def folders(self, folder: Path) -> list[Path]:
-        """One folder beside ``folder`` for each process; ``folder`` itself for a single one."""
+    def parts(self, folder: Path, whole: str) -> list[tuple[Path, str]]:
+        """For each process, its folder beside ``folder`` and which share of the ``whole`` it holds."""
         if self.count == 1:
-            return [folder]
-        return [folder.with_name(f"{folder.name}-{index}") for index in range(self.count)]
+            return [(folder, "")]
+        return [
+            (folder.with_name(f"{folder.name}-{index}"), f"{index + 1} of {self.count} of {whole}")
+            for index in range(self.count)
+        ]
 
     def wait(self) -> None:
         """Go on when all processes are here."""

@@ -15,7 +15,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from lmsteer.batches import by_length, pad
+from lmsteer.batches import by_length
 from lmsteer.cache import say
 from lmsteer.errors import DataError
 from lmsteer.fitting.data import LabelledText
@@ -174,12 +174,10 @@ def states_of(lm: LM, ids: Sequence[Sequence[int]]) -> States:
 
 @torch.inference_mode()
 def _run(lm: LM, ids: Sequence[Sequence[int]]) -> States:
-    padded, mask = pad(ids, lm.pad_id, lm.device)
-    predicted = mask[:, 1:].bool()
-    h = lm.hidden_states(padded, mask)[:, :-1][predicted].float()
-    target = padded[:, 1:][predicted]
+    h, target = lm.predicting(ids)
+    h = h.float()
     r, log_p = lm.head.residuals(h, target)
-    text = torch.arange(len(ids))[:, None].expand_as(predicted)[predicted.cpu()]
+    text = torch.repeat_interleave(torch.tensor([len(tokens) - 1 for tokens in ids]))
     is_last = torch.cat([text[1:] != text[:-1], torch.ones(1, dtype=torch.bool)])
     end = lm.tokenizer.eos_token_id
     is_end = is_last & (target.cpu() == (-1 if end is None else end))

@@ -49,15 +49,15 @@ class HiddenStates:
     def states(self, number: int) -> States:
         """Those of one batch."""
         ids = [self._ids[i] for i in self.batches[number]]
-        file = self._folder / f"{number:06d}.safetensors" if self._folder else None
-        found = _read(file, ids) if file else None
-        if found is None:
-            found = states_of(self._lm, ids)
-            if file and not _keep(found, file):
-                self._folder = None
-            elif file:
-                found = _read(file, ids) or found  # mapped, where the other lies in memory
-        return found
+        if self._folder is None:
+            return states_of(self._lm, ids)
+        file = self._folder / f"{number:06d}.safetensors"
+        if (kept := _read(file, ids)) is not None:
+            return kept
+        fresh = states_of(self._lm, ids)
+        if not _keep(fresh, file):
+            self._folder = None
+        return _read(file, ids) or fresh  # mapped, where the fresh ones lie in memory
 
     def of_texts(self, indices: Sequence[int]) -> Iterator[tuple[list[int], States]]:
         """Those of some texts, in batches (which texts, and their states): with a store whole ones, of others too."""
