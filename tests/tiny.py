@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmsteer.fitting.data import LabelledText
 from lmsteer.lm import LM
+from lmsteer.products import quicken
 from lmsteer.steers.steer import Card, Steer
 
 _COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -59,15 +60,21 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_lm(family: str, dtype: torch.dtype = torch.float32) -> LM:
+def tiny_model(family: str) -> PreTrainedModel:
     """A random model with two layers, 32 wide; its embeddings are spread out enough that steers show."""
-    tokenizer = tiny_tokenizer()
-    ids = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    ids = {"vocab_size": len(tiny_tokenizer()), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**ids, **FAMILIES[family]})
-    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.get_output_embeddings().weight.data.normal_(0, 0.3)
-    return LM(model, tokenizer, f"tiny-{family}")
+    return model.eval()
+
+
+def tiny_lm(family: str, dtype: torch.dtype = torch.float32) -> LM:
+    """A tiny model with its tokenizer, as ``load`` would give it."""
+    model = tiny_model(family).to(dtype)
+    quicken(model)
+    return LM(model, tiny_tokenizer(), f"tiny-{family}")
 
 
 def card(lm: LM, name: str = "style") -> Card:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-TOKENS_PER_BATCH = 2048
+# Products of a thousand rows reach a CPU's full rate; what stands between them then still stays in its cache.
+TOKENS_PER_BATCH = 1024
 
 
 def by_length(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:

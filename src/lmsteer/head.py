@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lmsteer.errors import ModelError
+from lmsteer.products import linear
 
 # What a config calls its logit scale, and whether the model multiplies or divides by it.
 _SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
@@ -81,7 +82,7 @@ class Head:
 
     def raw(self, h: Tensor) -> Tensor:
         """``h Eᵀ + b`` (.., V) before scale and soft cap, in the dtype of the head."""
-        return nn.functional.linear(h.to(self.weight.dtype), self.weight, self.bias)
+        return linear(h.to(self.weight.dtype), self.weight, self.bias)
 
     def post(self, z: Tensor) -> Tensor:
         """What the model does to raw logits ``z`` (.., V): its scale, then its soft cap."""
@@ -94,7 +95,7 @@ class Head:
 
     def direction(self, shift: Tensor) -> Tensor:
         """How raw logits (.., V) move when the hidden state moves by ``shift`` (.., d), in float32."""
-        return nn.functional.linear(shift.to(self.weight.dtype), self.weight).float()
+        return linear(shift.to(self.weight.dtype), self.weight).float()
 
     def log_likelihood_of(self, raw: Tensor, targets: Tensor) -> Tensor:
         """log p(target) (N,) under raw logits (N, V)."""
@@ -111,15 +112,15 @@ class Head:
 
         Computed in pieces, in float32 (LM-Steer design: ``r_t = e_{y_t} - Σ_v p(v | h_t) e_v``).
         """
-        residuals, log_likelihoods = [h.new_zeros((0, h.shape[-1]), dtype=torch.float32)], []
+        residuals, log_likelihoods = [h.new_zeros((0, h.shape[-1]), dtype=torch.float32)], [h.new_zeros(0).float()]
         for rows, y in self.pieces(h, targets):
             z = self.logits(rows)
-            log_p = z.log_softmax(-1)
-            error = -log_p.exp()
-            error[torch.arange(len(y)), y] += 1
-            residuals.append((error * self._slope(z)).to(self.weight.dtype) @ self.weight)
-            log_likelihoods.append(_pick(log_p, y))
-        return torch.cat([r.float() for r in residuals]), torch.cat([*log_likelihoods, h.new_zeros(0).float()])
+            of_target, likeliest, slope = _pick(z, y), z.amax(-1), self._slope(z)
+            error = torch.softmax(z, -1, out=z)  # in place: fresh memory costs as much time as the numbers in it
+            log_likelihoods.append(of_target - (likeliest - error.amax(-1).log()))
+            error[torch.arange(len(y)), y] -= 1
+            residuals.append(linear(error.mul_(-slope).to(self.weight.dtype), self.weight.T).float())
+        return torch.cat(residuals), torch.cat(log_likelihoods)
 
     def pieces(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Cut tensors along their first dimension so that a piece's logits stay under 32 MiB."""

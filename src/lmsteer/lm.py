@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from lmsteer.batches import pad
 from lmsteer.errors import ModelError
 from lmsteer.head import Head
+from lmsteer.products import quicken
 from lmsteer.sources import DEFAULT_MODEL, resolve
 from lmsteer.steers.handle import SteerHandle, attach
 from lmsteer.steers.mix import Mix
@@ -210,10 +211,10 @@ def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto"
         )
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model {str(model)!r}: {error}") from error
+    quicken(loaded)
     return LM(loaded, tokenizer, source.name)
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    flat = parameter.flatten()
-    step = max(1, len(flat) // _FINGERPRINT_SAMPLES)
-    return flat[::step][:_FINGERPRINT_SAMPLES]
+    places = torch.arange(0, parameter.numel(), max(1, parameter.numel() // _FINGERPRINT_SAMPLES))
+    return parameter[torch.unravel_index(places[:_FINGERPRINT_SAMPLES].to(parameter.device), parameter.shape)]

@@ -16,8 +16,8 @@ from transformers import LogitsProcessor
 
 from lmsteer.lm import LM
 
-# Tokens among which the nucleus is sought before a whole row is sorted.
-_NUCLEUS = 1024
+# Tokens among which the nucleus is sought, till it is among them: finding many takes long, and it is mostly small.
+_NUCLEUS = (64, 1024)
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,15 @@ class RowSampler(LogitsProcessor):
             return scores.argmax(-1)
         p = self._among_top_k(scores.float() / self._sampling.temperature).softmax(-1)
         u = self._uniform[:, self._step].to(scores.device)
-        # The nucleus is nearly always small; only rows where it is not are sorted whole.
-        likeliest, order = p.topk(min(_NUCLEUS, p.shape[-1]), -1)
-        drawn = order.gather(1, self._place(likeliest, u)[:, None]).squeeze(1)
-        wide = (likeliest.sum(-1) < self._sampling.top_p).nonzero().squeeze(1)
-        if len(wide):
-            likeliest, order = p[wide].sort(stable=True, dim=-1, descending=True)
-            drawn[wide] = order.gather(1, self._place(likeliest, u[wide])[:, None]).squeeze(1)
+        drawn = torch.empty(len(p), dtype=torch.int64, device=p.device)
+        rows = torch.arange(len(p), device=p.device)
+        for width in (*_NUCLEUS, p.shape[-1]):
+            all_of_them = width >= p.shape[-1]
+            likeliest, order = p[rows].sort(stable=True, descending=True) if all_of_them else p[rows].topk(width)
+            drawn[rows] = order.gather(1, self._place(likeliest, u[rows])[:, None]).squeeze(1)
+            rows = rows[likeliest.sum(-1) < self._sampling.top_p]
+            if not len(rows):
+                break
         return drawn
 
     def _among_top_k(self, scores: Tensor) -> Tensor:
