@@ -98,13 +98,13 @@ class Head:
         return linear(shift.to(self.weight.dtype), self.weight).float()
 
     def log_likelihood_of(self, raw: Tensor, targets: Tensor) -> Tensor:
-        """log p(target) (N,) under raw logits (N, V)."""
+        """log p(target) (N,) under raw logits (N, V), which it works in and so overwrites, unless they have a gradient."""
         z = self.post(raw)
-        return _pick(z, targets) - z.logsumexp(-1)
+        return _pick(torch.log_softmax(z, -1, out=None if z.requires_grad else z), targets)
 
     def log_likelihood(self, h: Tensor, targets: Tensor) -> Tensor:
         """log p(target | h) (N,) of rows ``h`` (N, d), in pieces that never hold an (N, V) matrix."""
-        parts = [_pick(self.logits(rows).log_softmax(-1), y) for rows, y in self.pieces(h, targets)]
+        parts = [self.log_likelihood_of(self.raw(rows).float(), y) for rows, y in self.pieces(h, targets)]
         return torch.cat(parts) if parts else h.new_zeros(0, dtype=torch.float32)
 
     def residuals(self, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
