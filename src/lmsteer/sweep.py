@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.head import PIECE_NUMBERS, Head
+from lmsteer.products import linear
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 
@@ -62,7 +63,7 @@ class Direction:
             assert self.offset is not None
             return self.offset[None]
         x = h.float() @ self.a
-        return x @ self.eb.T if self.eb is not None else head.direction(x @ self.b.T)
+        return linear(x, self.eb) if self.eb is not None else head.direction(x @ self.b.T)
 
 
 def sweep(
