@@ -1,8 +1,8 @@
 """The published loops of LM-Steer (Han et al., ACL 2024), written plainly: what a user of its scripts pays today.
 
-Same mathematics as ours, without any of the savings: the steer sits in the model as another output layer of rank
-1,000, the whole model runs at every step of the fit, one text at a time when generating, and one copy of the text for
-every strength when analysing.
+Same mathematics as ours, without any of the savings: the model as transformers loads it, the steer in it as another
+output layer of rank 1,000, the whole model run at every step of the fit, one text at a time when generating, and one
+copy of the text for every strength when analysing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmsteer.lm import LM
+from lmsteer.sources import DEFAULT_MODEL, resolve
 
 RANK, EPSILON, INITIAL, LEARNING_RATE = 1000, 1e-3, 1e-2, 1e-2
 
@@ -21,13 +23,13 @@ RANK, EPSILON, INITIAL, LEARNING_RATE = 1000, 1e-3, 1e-2, 1e-2
 class PublishedHead(nn.Module):
     """The published output layer: ``logits = (h + ε s (h P₁) P₂ᵀ) Eᵀ``, with a domain steer always on."""
 
-    def __init__(self, embedding: Tensor, strengths: Tensor) -> None:
+    def __init__(self, embedding: Tensor, strengths: Tensor, rank: int) -> None:
         super().__init__()
         d = embedding.shape[1]
         self.weight = nn.Parameter(embedding, requires_grad=False)
         self.strengths = strengths
         random = torch.Generator().manual_seed(0)
-        self.p1, self.p2 = (nn.Parameter(torch.randn(2, d, RANK, generator=random) * INITIAL) for _ in range(2))
+        self.p1, self.p2 = (nn.Parameter(torch.randn(2, d, rank, generator=random) * INITIAL) for _ in range(2))
 
     def forward(self, state: Tensor) -> Tensor:
         """Logits (B, T, V) of hidden states (B, T, d), with one strength a row and the domain steer at 1."""
@@ -38,11 +40,13 @@ class PublishedHead(nn.Module):
 
 
 class Published:
-    """The published code's calls; the model has its own output layer again after each."""
+    """The published code's calls on the default model, which has its own output layer again after each."""
 
-    def __init__(self, lm: LM) -> None:
-        self.lm = lm
-        self.head = PublishedHead(lm.head.weight, torch.zeros(1))
+    def __init__(self, rank: int = RANK) -> None:
+        source = resolve(DEFAULT_MODEL)
+        model = AutoModelForCausalLM.from_pretrained(source.location, local_files_only=source.local)
+        self.lm = LM(model, AutoTokenizer.from_pretrained(source.location), source.name)
+        self.head = PublishedHead(self.lm.head.weight, torch.zeros(1), rank)
         self._optimiser = torch.optim.Adam([self.head.p1, self.head.p2], lr=LEARNING_RATE)
 
     @contextmanager

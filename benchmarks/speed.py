@@ -1,209 +1,240 @@
-"""Speed and memory, ours beside the published loops, in one process."""
+"""Speed and memory, ours beside the published loops: one function a line of the table."""
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ParamSpec, TypeVar
 
-import psutil
 import torch
+from torch import nn
 
-from benchmarks.measure import Line, Machine, in_turn, seconds
+from benchmarks.measure import Line, Machine, Ways, peak_bytes
 from benchmarks.naive import Published
 from lmsteer.analysis.likelihood import likelihoods
-from lmsteer.evaluation.reading import read
-from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
-from lmsteer.fitting.fit import Fit, fit
+from lmsteer.batches import pad
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe, TextRows, Training
-from lmsteer.fitting.rows import Rows, batches, encode_whole, gather, readable, states_of
+from lmsteer.fitting.rows import batches, encode_whole, readable, states_of
 from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation import generate
 from lmsteer.lm import LM, load
 from lmsteer.starter import starter_texts
-from lmsteer.steers.steer import Steer
+from lmsteer.steers.steer import Card, Steer
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PROMPT = "I went to the new restaurant on the corner and"
 TOKENS, SAMPLES = 20, 25
 STRENGTHS = [float(s) for s in range(-6, 7)]
 STEPS, BATCH = 1000, 32
+# That of the steers that a fit makes of SST texts.
+RANK = 128
 
 
 class Bench:
-    """The model, a steer on it, and texts to work on."""
+    """The model, as we and as others load it, and texts to work on."""
 
-    def __init__(self, lm: LM, machine: Machine, folder: Path) -> None:
-        self.lm, self.machine, self.folder = lm, machine, folder
+    def __init__(self, machine: Machine, folder: Path) -> None:
+        self.lm, self.theirs, self.machine, self.folder = load(), Published(), machine, folder
         self.texts = starter_texts("sentiment")
-        parameters = sum(p.numel() for p in lm.model.parameters())
-        self.head = 2 * lm.head.weight.numel()
-        self.body = 2 * (parameters - lm.head.weight.numel())
-        self.theirs = Published(lm)
-        self.step = 0.0
-        self.steer: Steer | None = None
+        self.steer = lru_cache(lambda rank: steer_of(self.lm, rank))
+        parameters = sum(p.numel() for p in self.lm.model.parameters())
+        self.head_operations = 2 * self.lm.head.weight.numel()
+        self.body_operations = 2 * parameters - self.head_operations
+        self.weight_bytes = sum(p.numel() * p.element_size() for p in self.lm.model.parameters())
+        for lm in (self.lm, self.theirs.lm):  # touches the weights, which may be mapped, and have them counted
+            lm.head.logits(lm.hidden_states(*pad([[1] * 8], 0, lm.device)))
 
     def floor(self, body_tokens: float, head_products: float) -> float:
         """Seconds of so many tokens through the body and so many rows through the head."""
-        return (body_tokens * self.body + head_products * self.head) / self.machine.matrix_rate
+        return (body_tokens * self.body_operations + head_products * self.head_operations) / self.machine.matrix_rate
 
-    def lines(self, data: Path | None = None) -> Iterator[Line]:
-        """All lines of the table, one after the other; some only with the folder of SST data."""
-        yield self.recipe_step()
-        yield self.fit()
-        yield self.next_dimension()
-        yield self.one_pass()
-        yield self.continuations(1)
-        yield self.continuations(SAMPLES)
-        yield self.analysis(1)
-        yield self.analysis(64)
-        yield self.steered()
-        if data is not None:
-            yield self.recipes_result(data, 250)
-
-    def recipe_step(self) -> Line:
+    def recipe_step(self) -> Ways:
         """A step of the published recipe: through the whole model, and on stored rows."""
         texts = self.texts[:BATCH]
-        ids = encode_whole(self.lm, texts)
-        rows = TextRows(HiddenStates(self.lm, ids), texts).rows(range(BATCH))
+        rows = TextRows(HiddenStates(self.lm, encode_whole(self.lm, texts)), texts).rows(range(BATCH))
         training = Training(self.lm.hidden_size, Recipe())
-        naive, ours = in_turn(
-            lambda: self.theirs.fit_step([text.text for text in texts], [text.label for text in texts]),
+        return Ways(
+            f"a step of the published recipe, {BATCH} texts",
+            lambda: self._their_step(texts),
             lambda: training.train_on(self.lm.head, rows),
+            floor=self.floor(0, 2 * len(rows)),
         )
-        self.step = naive
-        return Line(f"a step of the published recipe, {BATCH} texts", naive, ours, self.floor(0, 2 * len(rows)))
 
-    def fit(self) -> Line:
+    def fit(self) -> Ways:
         """Our whole fit, the store filled on the way; published: 1,000 of its steps."""
-        shutil.rmtree(open_store(self.lm, readable(self.lm, self.texts)[1]))  # of an earlier run
-        ours = seconds(lambda: self._fit(self.texts, "first"))
-        return Line(
-            f"a steer from {len(self.texts)} texts", STEPS * self.step, ours, note=f"published: {STEPS} x its step"
+
+        def ours() -> None:
+            shutil.rmtree(open_store(self.lm, readable(self.lm, self.texts)[1]))
+            self._fit(self.texts)
+
+        return Ways(
+            f"a steer from {len(self.texts)} texts",
+            lambda: self._their_step(self.texts[:BATCH]),
+            ours,
+            times=STEPS,
+            note=f"published: {STEPS:,} x a step",
+            repeats=1,
         )
 
-    def next_dimension(self) -> Line:
-        """Another labelling of the same texts."""
+    def next_dimension(self) -> Ways:
+        """Another labelling of the same texts; published: 1,000 steps again."""
+        self._fit(self.texts)
         turned = [replace(text, label=-text.label) for text in self.texts]
-        (ours,) = in_turn(lambda: self._fit(turned, "next"), repeats=3)
-        return Line("the next dimension on the same texts", STEPS * self.step, ours, note="from the store")
+        return replace(
+            self.fit(), what="the next dimension on the same texts", ours=lambda: self._fit(turned), repeats=3
+        )
 
-    def one_pass(self) -> Line:
+    def one_pass(self) -> Ways:
         """A pass over some texts; published: the steps that see as many."""
         ids = encode_whole(self.lm, self.texts)[:128]
         tokens = sum(len(text) - 1 for text in ids)
-        (ours,) = in_turn(lambda: [states_of(self.lm, [ids[i] for i in batch]) for batch in batches(ids)], repeats=3)
-        naive = self.step * len(ids) / BATCH
-        return Line(
+        return Ways(
             f"a pass over {len(ids)} texts",
-            naive,
-            ours,
-            self.floor(tokens, 2 * tokens),
-            "published: steps that see them",
-        )
-
-    def continuations(self, count: int) -> Line:
-        """Continuations of one prompt, steered."""
-        steers = {"s": self._steer()}
-        one, all_of_ours = in_turn(
-            lambda: self.theirs.generate(PROMPT, 3.0, TOKENS, seed=0),
-            lambda: list(generate(self.lm, [PROMPT], steers, [{"s": 3.0}], n=count, max_new_tokens=TOKENS)),
-        )
-        tokens = len(self.lm.encode([PROMPT])[0]) - 1 + count * TOKENS
-        note = "" if count == 1 else f"published: {count} x one"
-        floor = max(self.floor(tokens, count * TOKENS), TOKENS * self._weights() / self.machine.bandwidth)
-        return Line(f"{_count(count, 'continuation')} of {TOKENS} tokens", count * one, all_of_ours, floor, note)
-
-    def analysis(self, count: int) -> Line:
-        """Likelihood at 13 strengths and evidence of texts of about 100 tokens."""
-        long = " ".join(text.text for text in self.texts)
-        ids = self.lm.encode([long])[0]
-        texts = [str(self.lm.tokenizer.decode(ids[100 * i : 100 * (i + 1)])) for i in range(count)]
-        steer = self._steer()
-        one, all_of_ours = in_turn(
-            lambda: self.theirs.analyse(texts[0], STRENGTHS),
-            lambda: [found.evidence() for found in likelihoods(self.lm, texts, steer, STRENGTHS)],
+            lambda: self._their_step(self.texts[:BATCH]),
+            lambda: [states_of(self.lm, [ids[i] for i in batch]) for batch in batches(ids)],
+            times=len(ids) / BATCH,
+            floor=self.floor(tokens, 2 * tokens),
+            note="published: steps that see them",
             repeats=3,
         )
-        rows = sum(len(text) - 1 for text in self.lm.encode(texts))
-        note = "" if count == 1 else f"published: {count} x one"
-        what = f"{_count(count, 'text')} of 100 tokens at {len(STRENGTHS)} strengths, with evidence"
-        return Line(
-            what, count * one, all_of_ours, self.floor(rows, rows * (1 + steer.rank / self.lm.hidden_size)), note
+
+    def body(self) -> Ways:
+        """The body of the model alone, in the batches of a pass."""
+        ids = encode_whole(self.lm, self.texts)[:128]
+        padded = [pad([ids[i] for i in batch], 0, self.lm.device) for batch in batches(ids)]
+        return Ways(
+            f"the body of that pass, {1 - sum(map(len, ids)) / sum(p.numel() for p, _ in padded):.0%} of it padding",
+            lambda: [self.theirs.lm.hidden_states(*batch) for batch in padded],
+            lambda: [self.lm.hidden_states(*batch) for batch in padded],
+            floor=self.floor(sum(batch.numel() for batch, _ in padded), 0),
+            note="published: the model as transformers loads it",
         )
 
-    def steered(self) -> Line:
+    def one_continuation(self) -> Ways:
+        """One continuation of a prompt, steered."""
+        return self.continuations(1)
+
+    def many_continuations(self) -> Ways:
+        """Several of one prompt."""
+        return self.continuations(SAMPLES)
+
+    def continuations(self, count: int, rank: int = RANK) -> Ways:
+        """Some continuations of one prompt; published: that many times one."""
+        tokens = len(self.lm.encode([PROMPT])[0]) - 1 + count * TOKENS
+        bytes_read = TOKENS * self.weight_bytes
+        return Ways(
+            f"{count} continuation{'s' * (count > 1)} of {TOKENS} tokens",
+            lambda: self.theirs.generate(PROMPT, 3.0, TOKENS, seed=0),
+            lambda: self._generate(count, 1.0, rank),
+            times=count,
+            floor=max(self.floor(tokens, count * TOKENS), bytes_read / self.machine.bandwidth),
+            note="" if count == 1 else f"published: {count} x one",
+        )
+
+    def one_analysis(self) -> Ways:
+        """One text read at 13 strengths, with evidence."""
+        return self.analysis(1, STRENGTHS)
+
+    def many_analyses(self) -> Ways:
+        """Many texts."""
+        return self.analysis(64, STRENGTHS)
+
+    def analysis(self, count: int, strengths: list[float]) -> Ways:
+        """Likelihood at some strengths, and evidence, of texts of about 100 tokens; published: that many times one."""
+        ids = self.lm.encode([" ".join(text.text for text in self.texts)])[0]
+        texts = [str(self.lm.tokenizer.decode(ids[100 * i : 100 * (i + 1)])) for i in range(count)]
+        rows = sum(len(text) - 1 for text in self.lm.encode(texts))
+        steer = self.steer(RANK)
+        return Ways(
+            f"{count} text{'s' * (count > 1)} of 100 tokens at {len(strengths)} strengths, with evidence",
+            lambda: self.theirs.analyse(texts[0], strengths),
+            lambda: [found.evidence() for found in likelihoods(self.lm, texts, steer, strengths)],
+            times=count,
+            floor=self.floor(rows, rows * (1 + RANK / self.lm.hidden_size)),
+            note="" if count == 1 else f"published: {count} x one",
+            repeats=3,
+        )
+
+    def steered(self, rank: int = RANK) -> Ways:
         """Our decoding without a steer beside that with one: a ratio below one is what the steer costs."""
-        steers = {"s": self._steer()}
+        return Ways(
+            f"{SAMPLES} continuations, unsteered against steered",
+            lambda: self._generate(SAMPLES, None),
+            lambda: self._generate(SAMPLES, 1.0, rank),
+            repeats=15,
+        )
 
-        def run(strength: float | None) -> Callable[[], object]:
-            named = {"s": strength} if strength is not None else {}
-            return lambda: list(
-                generate(self.lm, [PROMPT], steers if named else {}, [named], n=SAMPLES, max_new_tokens=TOKENS)
-            )
+    def merged(self) -> Ways:
+        """Our decoding beside that with the steer merged into a head of its own."""
+        module, own = self.lm.head.module, self.lm.head.weight
+        merged = own + own @ self.steer(RANK).matrix().T
 
-        plain, ours = in_turn(run(None), run(3.0), repeats=7)
-        return Line(f"{SAMPLES} continuations, unsteered against steered", plain, ours)
+        def ours() -> None:
+            module.weight = nn.Parameter(merged, requires_grad=False)
+            try:
+                self._generate(SAMPLES, None)
+            finally:
+                module.weight = nn.Parameter(own, requires_grad=False)
 
-    def recipes_result(self, data: Path, texts: int) -> Line:
-        """A steer from a few SST-5 texts, and what it reads of SST-2 dev; published: the recipe's 1,000 steps."""
-        few = sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), texts, seed=0)
-        batch = few[:BATCH]
-        (step,) = in_turn(lambda: self.theirs.fit_step([t.text for t in batch], [t.label for t in batch]), repeats=3)
-        done: list[Fit] = []
-        ours = seconds(lambda: done.append(fit(self.lm, few, name="few", out=self.folder / "few")))
-        dev = read_labelled(data / "sst2_dev.jsonl.gz")
-        rows = Rows.join(list(gather(self.lm, dev, encode_whole(self.lm, dev))))
-        reading = read(self.lm.head, rows, done[0].steer)
-        note = f"SST-2 dev: {reading.signs:.1%} of signs, {reading.gain:+.3f} nats; published: {STEPS} x its step"
-        return Line(f"a steer from {texts} SST-5 texts", STEPS * step, ours, note=note)
+        what = f"{SAMPLES} continuations, unsteered against merged"
+        return Ways(what, lambda: self._generate(SAMPLES, None), ours, repeats=15)
 
-    def _fit(self, texts: list[LabelledText], name: str) -> None:
-        done = fit(self.lm, texts, name=name, out=self.folder / name, store=True)
-        self.steer = done.steer
+    def _their_step(self, texts: list[LabelledText]) -> None:
+        self.theirs.fit_step([text.text for text in texts], [text.label for text in texts])
 
-    def _steer(self) -> Steer:
-        assert self.steer is not None
-        return self.steer
+    def _fit(self, texts: list[LabelledText]) -> None:
+        fit(self.lm, texts, name="s", out=self.folder / "s", store=True)
 
-    def _weights(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self.lm.model.parameters())
+    def _generate(self, count: int, strength: float | None, rank: int = RANK) -> None:
+        steers = {} if strength is None else {"s": self.steer(rank)}
+        setting = {} if strength is None else {"s": strength}
+        list(generate(self.lm, [PROMPT], steers, [setting], n=count, max_new_tokens=TOKENS))
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+LINES: list[Callable[[Bench], Ways]] = [
+    Bench.recipe_step,
+    Bench.fit,
+    Bench.next_dimension,
+    Bench.one_pass,
+    Bench.body,
+    Bench.one_continuation,
+    Bench.many_continuations,
+    Bench.one_analysis,
+    Bench.many_analyses,
+    Bench.steered,
+    Bench.merged,
+]
 
 
-def memory_of_a_fit() -> float:
-    """Peak bytes above the loaded model while a fit runs, in a process of its own."""
+def steer_of(lm: LM, rank: int) -> Steer:
+    """A small random steer: what steering costs does not depend on the numbers in it."""
+    vocabulary, d = lm.head.weight.shape
+    random = torch.Generator().manual_seed(0)
+    factors = {name: torch.randn(d, rank, generator=random) * 1e-3 for name in ("A", "B")}
+    return Steer("multiply", factors, d, vocabulary, Card("s", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
+
+
+def with_memory(line: Line, number: int) -> Line:
+    """A line with the peaks of both ways, each run in a process of its own."""
+    naive, ours = (alone(_peak_of, number, way) for way in ("naive", "ours"))
+    return replace(line, naive_bytes=naive, our_bytes=ours)
+
+
+def alone(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Run something in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_memory_of_a_fit).result()
+        return pool.submit(work, *arguments, **named).result()
 
 
-def _memory_of_a_fit() -> float:
-    lm = load()
-    ids = torch.ones(1, 8, dtype=torch.int64)
-    lm.head.logits(lm.hidden_states(ids, torch.ones_like(ids)))  # touches the weights, which are mapped when read
-    gc.collect()
-    process, peak, done = psutil.Process(), 0, threading.Event()
-    before = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.01):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        with TemporaryDirectory() as folder:
-            fit(lm, starter_texts("sentiment"), name="s", out=Path(folder) / "s")
-    finally:
-        done.set()
-        watcher.join()
-    return peak - before
+def _peak_of(number: int, way: str) -> float:
+    with TemporaryDirectory() as folder:
+        return peak_bytes(getattr(LINES[number](Bench(Machine(1, 1, 1), Path(folder))), way))

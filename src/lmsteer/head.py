@@ -29,9 +29,9 @@ from lmsteer.products import linear
 _SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 
-# Numbers of one piece's (rows, V) matrix: 2²³ floats are 32 MiB. Smaller pieces make slower products, larger ones do
-# not stay in a CPU's cache while they are normalised.
-PIECE_NUMBERS = 2**23
+# Numbers of one piece's (rows, V) matrix: 2²⁴ floats are 64 MiB. Smaller pieces make slower products; and what exceeds
+# 32 MiB glibc's allocator gives back at once, where smaller matrices that come and go leave holes in its heap.
+PIECE_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Head:
         return linear(shift.to(self.weight.dtype), self.weight).float()
 
     def log_likelihood_of(self, raw: Tensor, targets: Tensor) -> Tensor:
-        """log p(target) (N,) under raw logits (N, V), which it works in and so overwrites, unless they have a gradient."""
+        """log p(target) (N,) under raw logits (N, V); it works in them, which overwrites those without a gradient."""
         z = self.post(raw)
         return _pick(torch.log_softmax(z, -1, out=None if z.requires_grad else z), targets)
 
@@ -123,7 +123,7 @@ class Head:
         return torch.cat(residuals), torch.cat(log_likelihoods)
 
     def pieces(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Cut tensors along their first dimension so that a piece's logits stay under 32 MiB."""
+        """Cut tensors along their first dimension so that a piece's logits stay under 64 MiB."""
         size = max(1, PIECE_NUMBERS // self.weight.shape[0])
         yield from zip(*(tensor.split(size) for tensor in rows if len(tensor)), strict=True)
 

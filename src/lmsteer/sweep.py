@@ -4,7 +4,7 @@ A steer moves raw logits along a line, so that two products with the head serve 
 
     z(s) = z₀ + s z₁,   z₀ = h Eᵀ,   z₁ = (h A) (E B)ᵀ (multiply),  E a (add),  o (offset)          (N, V)
 
-Pieces are small enough to stay in a CPU's cache while strength after strength goes over them.
+Strength after strength is then a sum and a softmax over the same piece, a tenth of what a product takes.
 """
 
 from __future__ import annotations

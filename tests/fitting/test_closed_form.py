@@ -44,8 +44,8 @@ def test_the_natural_gradient_solves_its_equation(statistics, own, credited):
 
     gradients = [(statistics.sums["G"] - statistics.counts.label / n * d) / n]
     if w is not None:
-        sample = statistics.sample
-        gradients.append(credited_gradient(sample.h, sample.r, sample.texts()[0], w))
+        sample = Rows.join(statistics.sample)
+        gradients.append(credited_gradient([(sample.h, sample.r, sample.texts()[0])], w))
     # Equal weights in the Fisher metric: tr(gᵀ C⁻¹ g F⁻¹) = 1 each.
     total = torch.stack([g / (step(g) * g).sum().sqrt() for g in gradients]).sum(0)
     alpha = (step(total) * d).sum() / (step(d) * d).sum()
@@ -77,8 +77,8 @@ def test_a_style_that_is_there_is_found(llama, statistics, own):
 
 def test_credit_reaches_the_steer(llama, statistics, own):
     credited = solve(statistics, own, llama.head)
-    without = solve(replace(statistics, sample=Rows.none(32)), own, llama.head)
-    assert credited.settings["credit_rows"] == len(statistics.sample) > 0
+    without = solve(replace(statistics, sample=()), own, llama.head)
+    assert credited.settings["credit_rows"] == sum(map(len, statistics.sample)) > 0
     assert not torch.allclose(
         credited.factors["A"] @ credited.factors["B"].T, without.factors["A"] @ without.factors["B"].T
     )

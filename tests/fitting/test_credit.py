@@ -33,7 +33,10 @@ def test_credit_and_its_gradient_are_what_they_say(lengths, seed):
     mean = sum(v for v in expected if v is not None) / max(int(seen.sum()), 1)
     terms = [(v - mean) * torch.outer(h[i], r[i]) for i, v in enumerate(expected) if v is not None]
     gradient = sum(terms, torch.zeros(3, 3).double()) / max(len(terms), 1)
-    torch.testing.assert_close(credited_gradient(h, r, text, w), gradient)
+    torch.testing.assert_close(credited_gradient([(h, r, text)], w), gradient)
+    cut = sum(lengths[: len(lengths) // 2])
+    blocks = [(h[:cut], r[:cut], text[:cut]), (h[cut:], r[cut:], text[cut:])]
+    torch.testing.assert_close(credited_gradient(blocks, w), gradient)
 
 
 def test_texts_do_not_look_into_each_other():
@@ -44,11 +47,12 @@ def test_texts_do_not_look_into_each_other():
 
 def test_a_token_that_turns_the_reading_gets_the_credit():
     # Residual i marks token i; only the second raises the reading that follows.
-    h = torch.tensor([[0.0, 1], [0, 1], [1, 1], [1, 1]])
-    gradient = credited_gradient(h, torch.eye(4), torch.zeros(4, dtype=torch.int64), torch.tensor([1.0, 0.0]).double())
+    h = torch.tensor([[0.0, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]])
+    one_text, reader = torch.zeros(4, dtype=torch.int64), torch.tensor([1.0, 0, 0, 0]).double()
+    gradient = credited_gradient([(h, torch.eye(4), one_text)], reader)
     assert gradient[1].argmax() == 1
 
 
 def test_no_credit_where_nothing_follows():
-    gradient = credited_gradient(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3), torch.ones(2).double())
+    gradient = credited_gradient([(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3))], torch.ones(2).double())
     assert torch.equal(gradient, torch.zeros(2, 2, dtype=torch.float64))

@@ -7,7 +7,7 @@ import torch
 
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.end_part import fit_end, ridge, share_on_whole_texts
-from lmsteer.fitting.rows import encode_whole
+from lmsteer.fitting.rows import Rows, encode_whole
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates
@@ -49,7 +49,7 @@ def test_u_moves_the_end_of_text_by_one_nat_a_unit(llama, statistics):
 
 
 def test_u_moves_other_tokens_less_than_the_plain_direction_does(llama, statistics):
-    end, rows = fit_end(statistics, llama.head), statistics.sample
+    end, rows = fit_end(statistics, llama.head), Rows.join(statistics.sample)
     plain = statistics.sums["r_end"] / statistics.counts.ends
     plain = plain / (plain @ plain)
     inside = rows.r[~rows.is_end].double()

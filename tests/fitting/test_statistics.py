@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 
 import pytest
@@ -47,8 +48,8 @@ def assert_same_rows(one: Rows, other: Rows) -> None:
 def assert_same(one: Statistics, other: Statistics) -> None:
     assert one.fingerprint == other.fingerprint
     assert one.counts.texts == other.counts.texts
-    for rows, others in ((one.held_out, other.held_out), (one.sample, other.sample)):
-        assert_same_rows(rows, others)
+    assert_same_rows(one.held_out, other.held_out)
+    assert_same_rows(Rows.join(one.sample), Rows.join(other.sample))
     for name, total in one.sums.items():
         # float32 rows of other batch sizes, summed in another order in float64.
         torch.testing.assert_close(total, other.sums[name], rtol=1e-4, atol=1e-3)
@@ -98,8 +99,20 @@ def test_the_sample_is_of_the_texts_in_the_sums(llama, monkeypatch, limit):
     whole = gathered(llama, texts)
     for cut in (10, 33, 70):
         assert_same(gathered(llama, texts[:cut]).merge(gathered(llama, texts[cut:])), whole)
-    assert limit <= len(whole.sample) < limit + LONGEST
-    assert not set(map(tuple, whole.sample.digest.tolist())) & set(map(tuple, whole.held_out.digest.tolist()))
+    sample = Rows.join(whole.sample)
+    assert limit <= len(sample) < limit + LONGEST
+    assert not set(map(tuple, sample.digest.tolist())) & set(map(tuple, whole.held_out.digest.tolist()))
+
+
+def test_a_sample_is_kept_in_blocks_of_some_size_and_bounded_in_bytes(llama, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 40)
+    texts = labelled(200)
+    whole = gathered(llama, texts)
+    sizes = [len(block) for block in whole.sample]
+    assert all(one + other > 40 for one, other in itertools.pairwise(sizes))
+    monkeypatch.setattr(module, "_SAMPLE_BYTES", 60 * 8 * llama.hidden_size)
+    bounded = gathered(llama, texts)
+    assert 60 <= sum(map(len, bounded.sample)) < 60 + LONGEST < sum(sizes)
 
 
 @given(st.integers(0, (1 << 128) - 1), st.integers(0, (1 << 128) - 1))
@@ -115,7 +128,7 @@ def test_statistics_come_back_from_disk(llama, tmp_path):
     assert loaded.counts == found.counts
     assert loaded.fingerprint == found.fingerprint
     assert all(torch.equal(loaded.sums[name], total) for name, total in found.sums.items())
-    assert torch.equal(loaded.sample.h, found.sample.h)
+    assert torch.equal(Rows.join(loaded.sample).h, Rows.join(found.sample).h)
     assert torch.equal(loaded.held_out.h, found.held_out.h)
 
 

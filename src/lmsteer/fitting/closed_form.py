@@ -72,8 +72,8 @@ class NaturalGradient:
         self.f, self.f_basis = curvature.f_eigen
         gradients = [(sums["G"] - statistics.counts.label / n * sums["D"]) / n]
         if reader is not None:
-            sample = statistics.sample
-            gradients.append(credited_gradient(sample.h, sample.r, sample.texts()[0], reader))
+            blocks = [(rows.h, rows.r, rows.texts()[0]) for rows in statistics.sample]
+            gradients.append(credited_gradient(blocks, reader))
         self._gradients = [self._rotate(gradient) for gradient in gradients]
         self._domain = self._rotate(sums["D"] / n)
 
@@ -138,7 +138,7 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
         "damping_2": damping_2,
         "scale": scale,
         "rank_share": float(shares[rank - 1]),
-        "credit_rows": len(statistics.sample) if end else 0,
+        "credit_rows": sum(map(len, statistics.sample)) if end else 0,
     }
     settings |= {"damping_end": end.damping} if end else {}
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}

@@ -13,6 +13,8 @@ the tokens of the texts. Where the label says what kind of text a token is from,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,19 +40,21 @@ def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return ahead / seen.clamp(min=1) - reading, seen > 0
 
 
-def credited_gradient(h: Tensor, r: Tensor, text: Tensor, w: Tensor) -> Tensor:
+def credited_gradient(blocks: Sequence[tuple[Tensor, Tensor, Tensor]], w: Tensor) -> Tensor:
     """``E[(q - q̄) h rᵀ]`` (d, d), in float64: the gradient of the reading ahead.
 
     Args:
-        h: hidden states (N, d), text by text in reading order.
-        r: residuals (N, d) of the tokens that follow them.
-        text: which text each is of (N,).
+        blocks: of whole texts: their hidden states h (N, d), text by text in reading order, residuals r (N, d) of the
+            tokens that follow them, and which text each is of (N,).
         w: the reader (d,).
     """
-    q, seen = credit(h, text, w)
-    count = max(int(seen.sum()), 1)
-    weight = (q - q[seen].sum() / count) * seen / count
-    return weighted_product(h, r, weight)
+    credits = [credit(h, text, w) for h, _, text in blocks]
+    count = max(sum(int(seen.sum()) for _, seen in credits), 1)
+    mean = sum((float(q[seen].sum()) for q, seen in credits), 0.0) / count
+    gradient = torch.zeros(len(w), len(w), dtype=torch.float64)
+    for (h, r, _), (q, seen) in zip(blocks, credits, strict=True):
+        gradient += weighted_product(h, r, (q - mean) * seen / count)
+    return gradient
 
 
 def weighted_product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:

@@ -63,11 +63,11 @@ class EndPart:
 def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
     """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
-    r = statistics.sample.r
-    if not n or not len(r) or rows.is_end.sum() < 2:
+    sampled = sum(map(len, statistics.sample))
+    if not n or not sampled or rows.is_end.sum() < 2:
         return None
-    evenly = torch.full((len(r),), 1 / len(r), dtype=torch.float64)
-    u = ridge(weighted_product(r, r, evenly), sums["r_end"] / n, _DAMPING_U)
+    priced = [weighted_product(b.r, b.r, torch.full_like(b.log_p, 1 / sampled).double()) for b in statistics.sample]
+    u = ridge(torch.stack(priced).sum(0), sums["r_end"] / n, _DAMPING_U)
     u = u / (u @ sums["r_end"]) * n
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:

@@ -42,14 +42,16 @@ from lmsteer.lm import LM
 # One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.
 HELD_OUT_SHARE = 8
 HELD_OUT_ROWS = 8192
-# Of the other texts, too, the rows of the first by digest are kept, till there are so many.
+# Of the other texts, too, the rows of the first by digest are kept, till there are so many, or so many bytes of them.
 SAMPLE_ROWS = 49152
+_SAMPLE_BYTES = 2**29
+# Smaller blocks of the sample are joined.
+_BLOCK_ROWS = 1024
 
 _SUMS_FILE, _RECORD_FILE = "statistics.safetensors", "statistics.json"
 # Raised when what is saved changes.
-_FORMAT = 2
+_FORMAT = 3
 _MATRICES = ("G", "D", "C_end")
-_KEPT = ("held_out", "sample")
 _VECTORS = ("g_end", "h_end", "r_end")
 
 
@@ -78,7 +80,8 @@ class Statistics:
         tokenizer_fingerprint: of its tokenizer.
         sums: the sums by name, float64: matrices (d, d), vectors (d,).
         held_out: rows of the texts that are held out.
-        sample: rows of some texts that are in the sums.
+        sample: rows of some texts that are in the sums, in blocks of whole texts: as one they would be copied whole
+            whenever a text is added.
         counts: of the texts in the sums.
         fingerprint: of all texts, held-out ones included: the sum of their digests, in any order.
     """
@@ -88,7 +91,7 @@ class Statistics:
     tokenizer_fingerprint: str
     sums: dict[str, Tensor]
     held_out: Rows
-    sample: Rows
+    sample: tuple[Rows, ...] = ()
     counts: Counts = field(default_factory=Counts)
     fingerprint: int = 0
 
@@ -98,7 +101,7 @@ class Statistics:
         d = lm.hidden_size
         sums = {name: torch.zeros(d, d, dtype=torch.float64) for name in _MATRICES}
         sums |= {name: torch.zeros(d, dtype=torch.float64) for name in _VECTORS}
-        return cls(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, sums, Rows.none(d), Rows.none(d))
+        return cls(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, sums, Rows.none(d))
 
     @property
     def texts(self) -> int:
@@ -109,11 +112,11 @@ class Statistics:
         """Take in the rows of some whole texts."""
         candidate = is_candidate(rows.digest)
         # All that takes memory comes first: what is interrupted leaves the sums as they were.
-        sample, _ = _first(self.sample, rows[~candidate], SAMPLE_ROWS)
-        held_out, others = _first(self.held_out, rows[candidate], HELD_OUT_ROWS)
-        self._sum(Rows.join([rows[~candidate], others]))
+        sample = self._sampled(self.sample, (rows[~candidate],))
+        held_out, others = _first((self.held_out, rows[candidate]), HELD_OUT_ROWS)
+        self._sum(Rows.join([rows[~candidate], *others]))
         self.fingerprint += sum(starmap(from_words, torch.unique(rows.digest, dim=0).tolist()))
-        self.sample, self.held_out = sample, held_out
+        self.sample, self.held_out = sample, Rows.join(held_out).settled()
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both sets of texts, as if gathered at once; a text in both counts twice.
@@ -122,16 +125,16 @@ class Statistics:
             WrongBaseError: they are of different models.
         """
         self.check_base(other.base, other.base_fingerprint)
-        held_out, others = _first(self.held_out, other.held_out, HELD_OUT_ROWS)
+        held_out, others = _first((self.held_out, other.held_out), HELD_OUT_ROWS)
         merged = replace(
             self,
             sums={name: total + other.sums[name] for name, total in self.sums.items()},
-            sample=_first(self.sample, other.sample, SAMPLE_ROWS)[0],
-            held_out=held_out,
+            sample=self._sampled(self.sample, other.sample),
+            held_out=Rows.join(held_out).settled(),
             counts=self.counts + other.counts,
             fingerprint=self.fingerprint + other.fingerprint,
         )
-        merged._sum(others)
+        merged._sum(Rows.join(others))
         return merged
 
     def check_base(self, name: str, fingerprint: str) -> None:
@@ -152,16 +155,16 @@ class Statistics:
         Raises:
             StatisticsError: the disk does not take them.
         """
-        tensors = {
-            **self.sums,
-            **{f"{kept}.{f.name}": getattr(getattr(self, kept), f.name) for kept in _KEPT for f in fields(Rows)},
-        }
+        tensors = dict(self.sums)
+        for name, rows in (("held_out", self.held_out), *((f"sample.{i}", b) for i, b in enumerate(self.sample))):
+            tensors |= {f"{name}.{f.name}": getattr(rows, f.name) for f in fields(Rows)}
         about = {
             "format": _FORMAT,
             "base": self.base,
             "base_fingerprint": self.base_fingerprint,
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
             "counts": asdict(self.counts),
+            "sample_blocks": len(self.sample),
             "fingerprint": hex(self.fingerprint),
             **record,
         }
@@ -172,6 +175,16 @@ class Statistics:
         except (OSError, SafetensorError) as error:
             raise StatisticsError(f"cannot write statistics to {folder}: {error}.") from error
         return Path(folder)
+
+    def _sampled(self, sample: Sequence[Rows], more: Sequence[Rows]) -> tuple[Rows, ...]:
+        """What is kept of a sample when more rows come, in blocks that are not too small."""
+        limit = min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * self.held_out.h.shape[1]))
+        before, blocks = set(map(id, sample)), list[Rows]()
+        for block in _first((*sample, *more), limit)[0]:
+            if blocks and len(blocks[-1]) + len(block) <= _BLOCK_ROWS:
+                block = Rows.join([blocks.pop(), block])
+            blocks.append(block)
+        return tuple(block if id(block) in before else block.settled() for block in blocks)
 
     def _sum(self, rows: Rows) -> None:
         h, r, s = rows.h.double(), rows.r.double(), rows.label.double()
@@ -188,21 +201,21 @@ class Statistics:
         self.counts += Counts(texts, int(inside.sum()), int(end.sum()), label, squared, at_end)
 
 
-def _first(kept: Rows, more: Rows, limit: int) -> tuple[Rows, Rows]:
+def _first(blocks: Sequence[Rows], limit: int) -> tuple[list[Rows], list[Rows]]:
     """The rows of the first texts by digest, whole texts up to the one that reaches the limit, and the other rows.
 
     A text is kept if those before it have fewer rows than the limit. So one that is dropped leaves enough rows
     behind to have every later one dropped too: in whatever order and portions texts come, the same are kept.
     """
-    if not len(more):
-        return kept, more
-    _, index = torch.unique(torch.cat([kept.digest, more.digest]), dim=0, return_inverse=True)
+    if not blocks:
+        return [], []
+    _, index = torch.unique(torch.cat([block.digest for block in blocks]), dim=0, return_inverse=True)
     lengths = torch.bincount(index)
-    stays = (lengths.cumsum(0) - lengths < limit)[index]
-    old, new = stays[: len(kept)], stays[len(kept) :]
-    if not new.any():
-        return kept, more  # the usual case once the limit is reached; the rows kept are not copied
-    return Rows.join([kept[old], more[new]]), Rows.join([kept[~old], more[~new]])
+    stays = (lengths.cumsum(0) - lengths < limit)[index].split([len(block) for block in blocks])
+    # Blocks that stay whole, which most do, are not copied.
+    kept = [block if stay.all() else block[stay] for block, stay in zip(blocks, stays, strict=True)]
+    others = [block[~stay] for block, stay in zip(blocks, stays, strict=True)]
+    return [block for block in kept if len(block)] or kept[:1], others
 
 
 def is_candidate(digest: Tensor) -> Tensor:
@@ -217,6 +230,10 @@ def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> 
     candidates = [i for (_, i), yes in zip(order, is_candidate(digests).tolist(), strict=True) if yes]
     lengths = torch.tensor([len(ids[i]) - 1 for i in candidates], dtype=torch.int64)
     return candidates[: int((lengths.cumsum(0) - lengths < HELD_OUT_ROWS).sum())]
+
+
+def _rows_of(tensors: dict[str, Tensor], name: str) -> Rows:
+    return Rows(**{f.name: tensors[f"{name}.{f.name}"] for f in fields(Rows)})
 
 
 def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
@@ -237,7 +254,8 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
                 base_fingerprint=about["base_fingerprint"],
                 tokenizer_fingerprint=about["tokenizer_fingerprint"],
                 sums={name: tensors[name] for name in (*_MATRICES, *_VECTORS)},
-                **{kept: Rows(**{f.name: tensors[f"{kept}.{f.name}"] for f in fields(Rows)}) for kept in _KEPT},
+                held_out=_rows_of(tensors, "held_out"),
+                sample=tuple(_rows_of(tensors, f"sample.{i}") for i in range(about["sample_blocks"])),
                 counts=Counts(**about["counts"]),
                 fingerprint=int(about["fingerprint"], 16),
             ),
