@@ -9,6 +9,7 @@ from lmsteer.starter import starter_texts
 from lmsteer.steers.files import load_steer, save_steer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card, Steer
+from lmsteer.streaming import stream
 from lmsteer.verify import Verification, verify
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "read_labelled",
     "save_steer",
     "starter_texts",
+    "stream",
     "verify",
 ]

@@ -127,6 +127,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of all samples.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Rows at once.")] = 64,
     out: Annotated[Path | None, typer.Option(help="Write JSONL in the published format.")] = None,
+    stream: Annotated[bool, typer.Option(help="Print one continuation as it is written.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts under steers: every prompt at every strength, side by side.
@@ -140,18 +141,24 @@ def generate(
     from lmsteer.prompts import as_published, read_prompts, write_jsonl
     from lmsteer.steers.files import find_steer
     from lmsteer.steers.mix import parse_settings
+    from lmsteer.streaming import stream as as_it_comes
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
     named, settings = parse_settings(steer or [])
     steers = {name: find_steer(name) for name in named}
     options: dict[str, Any] = {
-        "n": n,
         "max_new_tokens": max_new_tokens,
         "top_p": top_p,
         "top_k": top_k,
         "temperature": temperature,
+        "seed": seed,
     }
-    done = list(run(load(model), texts, steers, settings, seed=seed, batch_size=batch_size, progress=bars(), **options))
+    if stream:
+        if len(texts) * len(settings) * n != 1 or out or as_json:
+            raise LMSteerError("--stream prints one continuation: give one prompt and one strength a steer.")
+        printing.streamed(texts[0], as_it_comes(load(model), texts[0], steers, settings[0], **options))
+        return
+    done = list(run(load(model), texts, steers, settings, n=n, batch_size=batch_size, progress=bars(), **options))
     lines = as_published(done)
     if out:
         write_jsonl(out, lines)

@@ -2,31 +2,27 @@
 
 Every row draws from its own stream of random numbers, which the seed, the prompt's place and the sample's number
 fix. So a row is the same, but for rounding, whatever else is in its batch, and the same sample at two strengths differs
-by the strength alone. The loop itself is transformers' own ``generate``: a model's cache and quirks are its business.
-A prompt runs through the model once, whatever the number of its samples and strengths: they start from its cache.
+by the strength alone. A prompt runs through the model once, whatever the number of its samples and strengths: they
+start from its cache.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.generation.utils import GenerateDecoderOnlyOutput
+from transformers import LogitsProcessor
 
+from lmsteer.decoding import Row, start_of, write
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.sampling import Recorder, RowSampler, Sampling, Scorer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
-
-# What this release of transformers calls the cache.
-_CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
 
 
 @dataclass(frozen=True)
@@ -48,13 +44,6 @@ class Continuation:
     sample: int
     tokens: int
     log_p: float
-
-
-@dataclass(frozen=True)
-class _Row:
-    prompt: int
-    strengths: tuple[float, ...]
-    sample: int
 
 
 @torch.inference_mode()
@@ -99,15 +88,13 @@ def generate(
         SteerError: a strength that is not a finite number, or missing.
         WrongBaseError: a steer of another base.
     """
-    steers = dict(steers or {})
-    sampling = Sampling(top_p, top_k, temperature)
-    _check(prompts, n, max_new_tokens, sampling, batch_size)
+    steers, sampling = dict(steers or {}), Sampling(top_p, top_k, temperature)
+    check_settings(n, max_new_tokens, sampling, batch_size)
     for setting in strengths:
         Mix(steers, setting)  # refuses bad strengths before any work is done
-    ids = lm.encode(prompts)
-    _check_lengths(lm, prompts, ids, max_new_tokens)
+    ids = encode_prompts(lm, prompts, max_new_tokens)
     rows = [
-        _Row(i, tuple(setting[name] for name in steers), k)
+        Row(i, tuple(setting[name] for name in steers), k)
         for i in range(len(prompts))
         for setting in strengths
         for k in range(n)
@@ -135,7 +122,7 @@ def own_text(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Tensor, Tensor
     sampler = RowSampler(uniform, Sampling(top_p=0.95), lm.end_ids)
     recorder = Recorder(lm, sampler)
     with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
-        _write(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
+        write(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
     return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
 
 
@@ -150,7 +137,7 @@ def _generate_batch(
     prompts: Sequence[str],
     ids: Sequence[Sequence[int]],
     steers: Mapping[str, Steer],
-    batch: Sequence[_Row],
+    batch: Sequence[Row],
     seed: int,
     sampling: Sampling,
     max_new_tokens: int,
@@ -158,13 +145,13 @@ def _generate_batch(
 ) -> list[Continuation]:
     columns = list(zip(*(row.strengths for row in batch), strict=True))
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
-    uniform = torch.stack([_stream(seed, row, max_new_tokens) for row in batch])
+    uniform = torch.stack([row.uniform(seed, max_new_tokens) for row in batch])
     sampler = RowSampler(uniform, sampling, lm.end_ids)
     scorer = Scorer(lm, sampler)
     processors: list[LogitsProcessor] = [sampler, scorer] if score else [sampler]
-    start = _start(lm, [row.prompt for row in batch], ids)
+    start = start_of(lm, [row.prompt for row in batch], ids)
     with lm.steered(mix), lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
-        written = _write(lm, start, max_new_tokens, processors).sequences
+        written = write(lm, start, max_new_tokens, processors).sequences
     texts = lm.tokenizer.batch_decode(written[:, start["input_ids"].shape[1] :], skip_special_tokens=True)
     log_p = scorer.log_p.tolist() if score else [math.nan] * len(batch)
     return [
@@ -173,60 +160,12 @@ def _generate_batch(
     ]
 
 
-def _start(lm: LM, prompts: Sequence[int], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """What ``generate`` starts from: the rows' prompts (B, T), and a cache of all of them but their last tokens.
+def check_settings(n: int, max_new_tokens: int, sampling: Sampling, batch_size: int) -> None:
+    """Refuse settings out of range.
 
-    A prompt of several rows is run once, and its cache, whatever it is made of, copied to each of them.
+    Raises:
+        DataError: one of them is.
     """
-    unique = list(dict.fromkeys(prompts))
-    padded, mask = _pad_left([ids[prompt] for prompt in unique], lm)
-    place = torch.tensor([unique.index(prompt) for prompt in prompts], device=lm.device)
-    rows = {"input_ids": padded[place], "attention_mask": mask[place]}
-    if len(unique) == len(prompts) or min(len(ids[prompt]) for prompt in unique) < 2:
-        return rows
-    cache = getattr(_write(lm, {"input_ids": padded[:, :-1], "attention_mask": mask[:, :-1]}, 1, []), _CACHE)
-    cache.reorder_cache(place)
-    return rows | {_CACHE: cache}
-
-
-def _write(lm: LM, start: dict[str, Any], tokens: int, processors: list[LogitsProcessor]) -> GenerateDecoderOnlyOutput:
-    """transformers' own loop: takes the likeliest token, which the sampler has made the only one.
-
-    What a model's own generation config would do to the logits (a repetition penalty, say) is set aside: the
-    sampler draws from the model.
-    """
-    own = lm.model.generation_config
-    ends = lm.end_ids
-    lm.model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=lm.pad_id)
-    try:
-        return lm.model.generate(  # type: ignore[operator]
-            **start,
-            do_sample=False,
-            max_new_tokens=tokens,
-            logits_processor=LogitsProcessorList(processors),
-            return_dict_in_generate=True,
-        )
-    finally:
-        lm.model.generation_config = own
-
-
-def _stream(seed: int, row: _Row, length: int) -> Tensor:
-    """Random numbers in [0, 1) of a row (T,), from seed, prompt and sample: the same at every strength."""
-    key = hash((seed, row.prompt, row.sample)) & ((1 << 63) - 1)
-    return torch.rand(length, generator=torch.Generator().manual_seed(key))
-
-
-def _pad_left(ids: Sequence[Sequence[int]], lm: LM) -> tuple[Tensor, Tensor]:
-    width = max(map(len, ids))
-    padding = lm.pad_id
-    padded = [[padding] * (width - len(row)) + list(row) for row in ids]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
-    return torch.tensor(padded, device=lm.device), torch.tensor(mask, device=lm.device)
-
-
-def _check(prompts: Sequence[str], n: int, max_new_tokens: int, sampling: Sampling, batch_size: int) -> None:
-    if not prompts:
-        raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
     for what, value, good in (
         ("the number of samples", n, n >= 1),
         ("the batch size", batch_size, batch_size >= 1),
@@ -239,7 +178,15 @@ def _check(prompts: Sequence[str], n: int, max_new_tokens: int, sampling: Sampli
             raise DataError(f"{what} cannot be {value}.")
 
 
-def _check_lengths(lm: LM, prompts: Sequence[str], ids: Sequence[Sequence[int]], new: int) -> None:
+def encode_prompts(lm: LM, prompts: Sequence[str], new: int) -> list[list[int]]:
+    """Ids of prompts, with room for ``new`` tokens after each.
+
+    Raises:
+        DataError: there are none, or one is empty or too long.
+    """
+    if not prompts:
+        raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
+    ids = lm.encode(prompts)
     for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), 1):
         if not tokens:
             raise DataError(f"prompt {number} is empty: there is nothing to continue.")
@@ -248,3 +195,4 @@ def _check_lengths(lm: LM, prompts: Sequence[str], ids: Sequence[Sequence[int]],
                 f"prompt {number} ({prompt[:40]!r}...) has {len(tokens)} tokens; with {new} new ones it is longer "
                 f"than the model's context of {lm.max_length}."
             )
+    return ids

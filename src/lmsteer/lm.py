@@ -170,9 +170,17 @@ class LM:
         Raises:
             WrongBaseError: a steer of the mix was fitted on another base.
         """
+        self.check_base(mix)
+        return attach(self.model, mix)
+
+    def check_base(self, mix: Mix) -> None:
+        """Refuse steers of another base.
+
+        Raises:
+            WrongBaseError: there is one.
+        """
         for steer in mix.steers.values():
             steer.card.check_base(self.name, self.fingerprint, self.tokenizer_fingerprint)
-        return attach(self.model, mix)
 
     @torch.inference_mode()
     def _prove_head(self) -> None:

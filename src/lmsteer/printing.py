@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -41,6 +41,14 @@ def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
     outer = 2 if texts < _FEW else 6
     line = f"lmsteer generate 'The weather today' --steer {again}=-{outer},0,{outer}{on}"
     out.print(f"Try: {escape(line)}", highlight=False)
+
+
+def streamed(prompt: str, pieces: Iterable[str]) -> None:
+    """A continuation as it comes, after its prompt."""
+    print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 def continuations(out: Console, lines: Sequence[dict[str, Any]]) -> None:

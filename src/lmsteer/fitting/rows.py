@@ -202,7 +202,7 @@ def gather(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) 
 def _apart(tensor: Tensor) -> Tensor:
     if not tensor.numel():
         return tensor
-    memory = mmap.mmap(-1, tensor.numel() * tensor.element_size())
+    memory = mmap.mmap(-1, tensor.numel() * tensor.element_size(), access=mmap.ACCESS_COPY)
     return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
 
 

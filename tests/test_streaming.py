@@ -1,0 +1,64 @@
+"""Streaming: the text of generate in pieces, steered while it is read, stopped when it is dropped."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError, SteerError, WrongBaseError
+from lmsteer.generation import generate
+from lmsteer.streaming import stream
+from tiny import FAMILIES, random_steer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_pieces_are_the_text_that_generate_gives(make_lm, family, temperature):
+    lm = make_lm(family)
+    steers, options = {"style": random_steer(lm)}, {"max_new_tokens": 12, "temperature": temperature, "seed": 3}
+    (whole,) = generate(lm, ["The cat"], steers, [{"style": 2.0}], **options)
+    assert "".join(stream(lm, "The cat", steers, {"style": 2.0}, **options)) == whole.text
+
+
+def test_text_comes_in_pieces(smollm2):
+    pieces = list(stream(smollm2, "The weather this morning", max_new_tokens=12))
+    (whole,) = generate(smollm2, ["The weather this morning"], max_new_tokens=12)
+    assert len(pieces) > 3
+    assert "".join(pieces) == whole.text
+
+
+def test_a_stream_that_is_dropped_stops_writing_and_steering(smollm2):
+    before, threads = smollm2.model(torch.tensor([[1, 2]])).logits, threading.active_count()
+    steers = {"style": random_steer(smollm2)}
+    pieces = stream(smollm2, "The weather this morning", steers, {"style": 1.0}, max_new_tokens=2000)
+    next(pieces)
+    started = time.monotonic()
+    pieces.close()
+    assert time.monotonic() - started < 30  # two thousand tokens take longer than a minute
+    assert threading.active_count() == threads
+    assert torch.equal(smollm2.model(torch.tensor([[1, 2]])).logits, before)
+
+
+def test_what_goes_wrong_while_writing_is_raised_where_it_is_read(llama, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(llama.model, "generate", broken)
+    with pytest.raises(RuntimeError, match="no memory"):
+        list(stream(llama, "The cat"))
+
+
+def test_bad_input_is_refused_before_anything_is_read(make_lm, llama):
+    style = {"style": random_steer(make_lm("qwen3"))}
+    for error, arguments, options in (
+        (DataError, ("",), {}),
+        (DataError, ("x" * 3000,), {}),
+        (DataError, ("x",), {"top_p": 0.0}),
+        (SteerError, ("x", style, {"style": float("nan")}), {}),
+        (WrongBaseError, ("x", style, {"style": 1.0}), {}),
+    ):
+        with pytest.raises(error):
+            stream(llama, *arguments, **options)
