@@ -1,18 +1,20 @@
 """Ours beside the published loops, on this machine: a table, results/speed.json and docs/growth.svg.
 
 python -m benchmarks [DATA]      DATA: a folder of sst5_train.jsonl.gz and sst2_dev.jsonl.gz, for what needs them
+python -m benchmarks --line many_continuations --line steered      those anew, the others as they were
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -26,29 +28,66 @@ RESULTS = Path(__file__).parent / "results" / "speed.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "growth.svg"
 
 
-def main() -> None:
+def main(
+    data: Annotated[Path | None, typer.Argument(help="Folder of sst5_train and sst2_dev, for what needs them.")] = None,
+    line: Annotated[list[str] | None, typer.Option(help="Measure this line alone, and keep the others.")] = None,
+) -> None:
     """Measure every line, print the table, keep the figures."""
     console, machine = Console(width=170), Machine.measured()
-    lines: list[Line] = []
+    results = _Results.read() if line else _Results(machine)
     with TemporaryDirectory() as folder:
         bench = Bench(machine, Path(folder))
         for number, ways in enumerate(LINES):
-            lines.append(with_memory(ways(bench).measured(), number))
-            console.print(_short(lines[-1]), highlight=False)
-        found = list(curves(bench))
-    step = lines[0].naive
-    fits = list(fits_of_texts(Path(sys.argv[1]))) if len(sys.argv) > 1 else []
-    lines += [_line_of(fit, step) for fit in fits]
-    found += _curves_of(fits, step)
+            if not line or ways.__name__ in line:
+                results.lines[ways.__name__] = with_memory(ways(bench).measured(), number)
+                console.print(_short(results.lines[ways.__name__]), highlight=False)
+                results.write()
+        if not line:
+            results.curves = list(curves(bench))
+    if data and not line:
+        results.fits = list(fits_of_texts(data))
+    results.write()
+    lines, found = results.all_lines(), results.all_curves()
     console.print(_table(lines))
     console.print(
         f"{platform.processor() or platform.machine()}: {machine.matrix_rate / 1e9:.0f} GFLOP/s "
         f"({machine.torch_rate / 1e9:.0f} by torch's own product), {machine.bandwidth / 1e9:.0f} GB/s.",
         highlight=False,
     )
-    _keep(machine, lines, found, fits)
-    if fits:
+    if results.fits:
         draw(found, PICTURE)
+
+
+@dataclass
+class _Results:
+    """What was measured; written whenever there is more of it."""
+
+    machine: Machine
+    lines: dict[str, Line] = field(default_factory=dict)
+    curves: list[Curve] = field(default_factory=list)
+    fits: list[FitOfTexts] = field(default_factory=list)
+
+    @classmethod
+    def read(cls) -> _Results:
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))
+        return cls(
+            Machine(**found["machine"]),
+            {name: Line(**line) for name, line in found["lines"].items()},
+            [Curve(**curve) for curve in found["curves"]],
+            [FitOfTexts(**fit) for fit in found["fits"]],
+        )
+
+    def write(self) -> None:
+        RESULTS.parent.mkdir(exist_ok=True)
+        with replace_file(RESULTS) as aside:
+            aside.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    def all_lines(self) -> list[Line]:
+        step = self.lines["recipe_step"].naive
+        return [*self.lines.values(), *(_line_of(fit, step) for fit in self.fits)]
+
+    def all_curves(self) -> list[Curve]:
+        return [*self.curves, *_curves_of(self.fits, self.lines["recipe_step"].naive)]
 
 
 def _line_of(fit: FitOfTexts, step: float) -> Line:
@@ -64,18 +103,6 @@ def _curves_of(fits: Sequence[FitOfTexts], step: float) -> list[Curve]:
         Curve("seconds of a fit", "texts", texts, [STEPS * step for _ in fits], [fit.seconds for fit in fits]),
         Curve("MB beside the model in a fit", "texts", texts, None, [fit.peak / 1e6 for fit in fits]),
     ]
-
-
-def _keep(machine: Machine, lines: list[Line], found: list[Curve], fits: list[FitOfTexts]) -> None:
-    everything = {
-        "machine": asdict(machine),
-        "lines": [asdict(line) for line in lines],
-        "curves": [asdict(curve) for curve in found],
-        "fits": [asdict(fit) for fit in fits],
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with replace_file(RESULTS) as aside:
-        aside.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
 
 
 def _short(line: Line) -> str:
@@ -94,4 +121,4 @@ def _table(lines: list[Line]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -9,6 +9,9 @@ of the residuals, and of the gradient Σ h rᵀ that a fit sums them up in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +41,8 @@ def main() -> None:
         some = torch.nn.functional.embedding_bag(words, head.weight, per_sample_weights=values, mode="sum")
         return some + (1 - values.sum(-1, keepdim=True)) * mean
 
-    ways = {"all": lambda: linear(p, head.weight.T), **{str(k): lambda k=k: likeliest(k) for k in WIDTHS}}  # type: ignore[misc]
+    ways: dict[str, Callable[[], Tensor]] = {"all": lambda: linear(p, head.weight.T)}
+    ways |= {str(width): partial(likeliest, width) for width in WIDTHS}
     times = in_turn(*ways.values())
     own = head.weight[y]
     exact = own - ways["all"]()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper, pipeline
 
+from lmsteer import sampling
 from lmsteer.batches import pad
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import generate, own_text, perplexity
@@ -91,7 +92,7 @@ def test_top_k_then_top_p_is_what_transformers_draws_from(logits, top_p, top_k):
     p = TopPLogitsWarper(top_p)(None, warped).softmax(-1)[0]
     u = (torch.arange(2000) + 0.5)[:, None] / 2000
     sampler = RowSampler(u, Sampling(top_p, top_k), [])
-    sampler(torch.zeros(2000, 0), scores.expand(2000, -1))
+    sampler(torch.zeros(2000, 0), scores.repeat(2000, 1))
     shares = torch.bincount(sampler.drawn, minlength=len(logits)) / 2000
     # A step of u is 1/2000.
     torch.testing.assert_close(shares, p, atol=2e-3, rtol=0)
@@ -99,10 +100,25 @@ def test_top_k_then_top_p_is_what_transformers_draws_from(logits, top_p, top_k):
 
 def test_the_sampler_follows_the_probabilities():
     u = (torch.arange(1000) + 0.5)[:, None] / 1000
-    scores = torch.tensor([0.5, 0.3, 0.2]).log().expand(1000, 3)
+    scores = torch.tensor([0.5, 0.3, 0.2]).log().repeat(1000, 1)
     sampler = RowSampler(u, Sampling(1.0), [])
     sampler(torch.zeros(1000, 0), scores)
     assert torch.bincount(sampler.drawn).tolist() == pytest.approx([500, 300, 200], abs=1)
+
+
+def test_narrow_and_wide_nuclei_are_drawn_from_as_whole_rows_are(monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    # From a few likely words in 3,000 to all of them alike.
+    scores = torch.randn(60, 3000, generator=random) * torch.linspace(0, 8, 60)[:, None]
+    drawn = []
+    for widths in (sampling._NUCLEUS, ()):
+        monkeypatch.setattr(sampling, "_NUCLEUS", widths)
+        sampler = RowSampler(torch.rand(60, 1, generator=torch.Generator().manual_seed(1)), Sampling(0.9), [])
+        sampler(torch.zeros(60, 0), scores.clone())
+        drawn.append(sampler.drawn)
+    held = scores.softmax(-1).topk(64).values.sum(-1)
+    assert held.min() < 0.9 < held.max()
+    assert torch.equal(*drawn)
 
 
 def test_steers_act_under_pipeline_beams_and_sampling(llama):

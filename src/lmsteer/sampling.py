@@ -51,29 +51,31 @@ class RowSampler(LogitsProcessor):
         self.counted: Tensor = self._alive
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Draw from logits (B, V); gives logits of which all but one token's are -inf."""
+        """Draw from logits (B, V), which it overwrites; gives logits of which all but one token's are -inf."""
         self.drawn = self._draw(scores)
         self.counted = self._alive.clone()
         self.tokens += self._alive
         ended = torch.tensor([int(y) in self._end for y in self.drawn])
         self._alive &= ~ended
         self._step += 1
-        return torch.full_like(scores, -torch.inf).scatter_(1, self.drawn[:, None], 0.0)
+        return scores.fill_(-torch.inf).scatter_(1, self.drawn[:, None], 0.0)
 
     def _draw(self, scores: Tensor) -> Tensor:
         if self._sampling.temperature == 0:
             return scores.argmax(-1)
-        p = self._among_top_k(scores.float() / self._sampling.temperature).softmax(-1)
+        z = self._among_top_k(scores.float().div_(self._sampling.temperature))
+        p = torch.softmax(z, -1, out=z)
         u = self._uniform[:, self._step].to(scores.device)
         drawn = torch.empty(len(p), dtype=torch.int64, device=p.device)
         rows = torch.arange(len(p), device=p.device)
         for width in (*_NUCLEUS, p.shape[-1]):
             all_of_them = width >= p.shape[-1]
-            likeliest, order = p[rows].sort(stable=True, descending=True) if all_of_them else p[rows].topk(width)
+            likeliest, order = p.sort(stable=True, descending=True) if all_of_them else p.topk(width)
             drawn[rows] = order.gather(1, self._place(likeliest, u[rows])[:, None]).squeeze(1)
-            rows = rows[likeliest.sum(-1) < self._sampling.top_p]
-            if not len(rows):
+            wider = likeliest.sum(-1) < self._sampling.top_p
+            if all_of_them or not wider.any():
                 break
+            rows, p = rows[wider], p[wider]
         return drawn
 
     def _among_top_k(self, scores: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def test_statistics_of_another_model_are_refused(make_lm):
 
 
 def test_damaged_statistics_are_told(llama, tmp_path):
-    with pytest.raises(StatisticsError, match="no statistics in"):
+    with pytest.raises(StatisticsError, match="no whole statistics in"):
         load_statistics(tmp_path)
     folder = Statistics.empty(llama).save(tmp_path / "old", format=1)
     with pytest.raises(StatisticsError, match="another version"):
@@ -147,6 +147,14 @@ def test_damaged_statistics_are_told(llama, tmp_path):
     folder = Statistics.empty(llama).save(tmp_path / "s")
     (folder / "statistics.json").write_text("{")
     with pytest.raises(StatisticsError, match="are damaged"):
+        load_statistics(folder)
+    folder = gathered(llama, labelled(5)).save(tmp_path / "cut")
+    block = folder / "sample-0000.safetensors"
+    block.write_bytes(block.read_bytes()[:-1])
+    with pytest.raises(StatisticsError, match="are damaged"):
+        load_statistics(folder)
+    block.unlink()
+    with pytest.raises(StatisticsError, match="missing"):
         load_statistics(folder)
 
 

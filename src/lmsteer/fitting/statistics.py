@@ -48,7 +48,7 @@ _SAMPLE_BYTES = 2**29
 # Smaller blocks of the sample are joined.
 _BLOCK_ROWS = 1024
 
-_SUMS_FILE, _RECORD_FILE = "statistics.safetensors", "statistics.json"
+_SUMS_FILE, _SAMPLE_FILE, _RECORD_FILE = "statistics.safetensors", "sample-{:04d}.safetensors", "statistics.json"
 # Raised when what is saved changes.
 _FORMAT = 3
 _MATRICES = ("G", "D", "C_end")
@@ -155,9 +155,6 @@ class Statistics:
         Raises:
             StatisticsError: the disk does not take them.
         """
-        tensors = dict(self.sums)
-        for name, rows in (("held_out", self.held_out), *((f"sample.{i}", b) for i, b in enumerate(self.sample))):
-            tensors |= {f"{name}.{f.name}": getattr(rows, f.name) for f in fields(Rows)}
         about = {
             "format": _FORMAT,
             "base": self.base,
@@ -170,7 +167,9 @@ class Statistics:
         }
         try:
             with replace_folder(Path(folder)) as aside:
-                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / _SUMS_FILE)
+                save_file({**self.sums, **_tensors(self.held_out)}, aside / _SUMS_FILE)
+                for number, block in enumerate(self.sample):  # a file each: what is written is first copied
+                    save_file(_tensors(block), aside / _SAMPLE_FILE.format(number))
                 (aside / _RECORD_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise StatisticsError(f"cannot write statistics to {folder}: {error}.") from error
@@ -232,8 +231,12 @@ def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> 
     return candidates[: int((lengths.cumsum(0) - lengths < HELD_OUT_ROWS).sum())]
 
 
-def _rows_of(tensors: dict[str, Tensor], name: str) -> Rows:
-    return Rows(**{f.name: tensors[f"{name}.{f.name}"] for f in fields(Rows)})
+def _tensors(rows: Rows) -> dict[str, Tensor]:
+    return {f.name: getattr(rows, f.name).contiguous() for f in fields(Rows)}
+
+
+def _rows(tensors: dict[str, Tensor]) -> Rows:
+    return Rows(**{f.name: tensors[f.name] for f in fields(Rows)})
 
 
 def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
@@ -254,15 +257,16 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
                 base_fingerprint=about["base_fingerprint"],
                 tokenizer_fingerprint=about["tokenizer_fingerprint"],
                 sums={name: tensors[name] for name in (*_MATRICES, *_VECTORS)},
-                held_out=_rows_of(tensors, "held_out"),
-                sample=tuple(_rows_of(tensors, f"sample.{i}") for i in range(about["sample_blocks"])),
+                held_out=_rows(tensors),
+                sample=tuple(_rows(load_file(folder / _SAMPLE_FILE.format(i))) for i in range(about["sample_blocks"])),
                 counts=Counts(**about["counts"]),
                 fingerprint=int(about["fingerprint"], 16),
             ),
             about,
         )
     except FileNotFoundError as error:
-        raise StatisticsError(f"no statistics in {folder}: {Path(error.filename).name} is missing.") from error
+        missing = Path(error.filename).name if error.filename else error  # safetensors names it in words
+        raise StatisticsError(f"no whole statistics in {folder}; missing: {missing}.") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StatisticsError(f"the statistics in {folder} are damaged: {type(error).__name__}: {error}.") from error
 
