@@ -219,7 +219,7 @@ BAD = {
     "no prompts": (["generate"], "no prompts"),
     "verify unknown": (["verify", "nobody"], "unknown steer"),
     "other base": (["generate", "x", "--steer", "other=1"], "was fitted on"),
-    "no statistics": (["fit", "--name", "x", "--statistics", "gone"], "no statistics in"),
+    "no statistics": (["fit", "--name", "x", "--statistics", "gone"], "no whole statistics in"),
 }
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper, pipeline
 
-from lmsteer import sampling
+from lmsteer import decoding, sampling
 from lmsteer.batches import pad
+from lmsteer.decoding import write
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import generate, own_text, perplexity
 from lmsteer.sampling import RowSampler, Sampling
@@ -31,6 +32,28 @@ def written(lm, batch_size: int = 64, **options):
 def test_rows_do_not_depend_on_their_batch(make_lm, family):
     lm = make_lm(family)
     assert [c.text for c in written(lm, 1)] == [c.text for c in written(lm, 5)] == [c.text for c in written(lm, 64)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_end_leave_the_batch_and_the_others_go_on(make_lm, family, monkeypatch):
+    lm = make_lm(family)
+    monkeypatch.setattr(decoding, "_STRETCH", 2)
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, 260, 7)))
+    sizes = []
+    monkeypatch.setattr(
+        decoding, "write", lambda lm, start, *rest: sizes.append(len(start["input_ids"])) or write(lm, start, *rest)
+    )
+    prompts, options = ["The cat", "A longer prompt"], {"n": 5, "max_new_tokens": 12, "score": True, "temperature": 4.0}
+    dial = [{"style": s} for s in (0.0, 2.0)]
+    steers = {"style": random_steer(lm)}
+    together = list(generate(lm, prompts, steers, dial, **options))
+    sizes_together, sizes[:] = list(sizes), []
+    alone = list(generate(lm, prompts, steers, dial, batch_size=1, **options))
+    assert [(c.text, c.tokens) for c in together] == [(c.text, c.tokens) for c in alone]
+    # float32 sums of up to twelve numbers of size five, padded and not.
+    assert [c.log_p for c in together] == pytest.approx([c.log_p for c in alone], abs=1e-4, rel=0)
+    assert len({c.tokens for c in together}) > 3
+    assert sizes_together[-1] < 20 == max(sizes_together) or lm.is_recurrent
 
 
 def test_the_order_is_prompt_strength_sample(llama):

@@ -1,6 +1,7 @@
 """Decoding: transformers' own loop, started from one prefill a prompt, with a random stream for every row.
 
-A model's cache and quirks are transformers' business; what is drawn is the sampler's.
+A model's cache and quirks are transformers' business; what is drawn is the sampler's. The loop runs in stretches,
+between which rows that have ended leave the batch.
 """
 
 from __future__ import annotations
@@ -15,9 +16,15 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lmsteer.lm import LM
+from lmsteer.sampling import RowSampler
+from lmsteer.steers.handle import SteerHandle
 
 # What this release of transformers calls the cache.
 _CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
+
+
+# Tokens between two looks at which rows have ended: a look costs as much as half a token.
+_STRETCH = 16
 
 
 @dataclass(frozen=True)
@@ -37,17 +44,57 @@ class Row:
 def start_of(lm: LM, prompts: Sequence[int], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
     """What ``generate`` starts from: the rows' prompts (B, T), and a cache of all of them but their last tokens.
 
-    A prompt of several rows is run once, and its cache, whatever it is made of, copied to each of them.
+    A prompt of several rows is run once, and its cache copied to each of them; but for recurrent models, which start
+    from the prompts alone.
     """
     unique = list(dict.fromkeys(prompts))
     padded, mask = _pad_left([ids[prompt] for prompt in unique], lm)
     place = torch.tensor([unique.index(prompt) for prompt in prompts], device=lm.device)
     rows = {"input_ids": padded[place], "attention_mask": mask[place]}
-    if len(unique) == len(prompts) or min(len(ids[prompt]) for prompt in unique) < 2:
+    if lm.is_recurrent or len(unique) == len(prompts) or min(len(ids[prompt]) for prompt in unique) < 2:
         return rows
     cache = getattr(write(lm, {"input_ids": padded[:, :-1], "attention_mask": mask[:, :-1]}, 1, []), _CACHE)
     cache.reorder_cache(place)
     return rows | {_CACHE: cache}
+
+
+def write_rows(
+    lm: LM,
+    start: dict[str, Any],
+    tokens: int,
+    sampler: RowSampler,
+    watchers: Sequence[LogitsProcessor],
+    handle: SteerHandle,
+) -> Tensor:
+    """Prompts and what follows them (B, T + ``tokens``), padded on the right; a row that has ended costs no more.
+
+    Args:
+        lm: the model.
+        start: as ``start_of`` gives it.
+        tokens: to write, at most.
+        sampler: for the rows; it is told which of them are left, and so is ``handle``.
+        watchers: processors that come after it.
+        handle: of the steers at work.
+    """
+    width = start["input_ids"].shape[1]
+    done = torch.full((len(start["input_ids"]), width + tokens), lm.pad_id, device=lm.device)
+    done[:, :width] = start["input_ids"]
+    stretch = tokens if lm.is_recurrent else _STRETCH
+    for first in range(0, tokens, stretch):
+        written = write(lm, start, min(stretch, tokens - first), [sampler, *watchers])
+        ids, cache = written.sequences, getattr(written, _CACHE)
+        done[sampler.rows, : ids.shape[1]] = ids
+        left = sampler.drop_ended()
+        if not len(left):
+            break
+        mask = torch.nn.functional.pad(
+            start["attention_mask"], (0, ids.shape[1] - start["attention_mask"].shape[1]), value=1
+        )
+        if len(left) < len(ids):
+            cache.reorder_cache(left)
+            handle.mix = handle.mix.for_rows(left)
+        start = {"input_ids": ids[left], "attention_mask": mask[left], _CACHE: cache}
+    return done
 
 
 def write(

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
-from lmsteer.decoding import Row, start_of, write
+from lmsteer.decoding import Row, start_of, write, write_rows
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
@@ -148,10 +147,9 @@ def _generate_batch(
     uniform = torch.stack([row.uniform(seed, max_new_tokens) for row in batch])
     sampler = RowSampler(uniform, sampling, lm.end_ids)
     scorer = Scorer(lm, sampler)
-    processors: list[LogitsProcessor] = [sampler, scorer] if score else [sampler]
     start = start_of(lm, [row.prompt for row in batch], ids)
-    with lm.steered(mix), lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
-        written = write(lm, start, max_new_tokens, processors).sequences
+    with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
+        written = write_rows(lm, start, max_new_tokens, sampler, [scorer] if score else [], handle)
     texts = lm.tokenizer.batch_decode(written[:, start["input_ids"].shape[1] :], skip_special_tokens=True)
     log_p = scorer.log_p.tolist() if score else [math.nan] * len(batch)
     return [

@@ -117,6 +117,15 @@ class LM:
         return "position_ids" in inspect.signature(self.model.forward).parameters
 
     @property
+    def is_recurrent(self) -> bool:
+        """Whether the model keeps a state in place of its past (Mamba and its like).
+
+        transformers' ``generate`` does not go on exactly from such a state: it applies the mask of the whole past to
+        the one token that is new.
+        """
+        return bool(getattr(self.model, "_is_stateful", False))
+
+    @property
     def end_ids(self) -> list[int]:
         """The tokens at which ``generate`` stops."""
         end = self.model.generation_config.eos_token_id

@@ -39,14 +39,21 @@ class RowSampler(LogitsProcessor):
     """Sampling with one random number a row and step, so that rows do not depend on their batch.
 
     It draws the token itself, and leaves it as the only possible one.
+
+    Attributes:
+        rows: which of the rows that it began with are in the batch (B,).
+        tokens: how many each of all rows has been drawn, an end of text included.
+        drawn: the last step's tokens (B,).
+        counted: which rows had not ended before them (B,).
     """
 
     def __init__(self, uniform: Tensor, sampling: Sampling, end: Sequence[int]) -> None:
         self._uniform, self._sampling = uniform, sampling
         self._end = set(end)
         self._step = 0
-        self.tokens = torch.zeros(len(uniform), dtype=torch.int64)
         self._alive = torch.ones(len(uniform), dtype=torch.bool)
+        self.rows = torch.arange(len(uniform))
+        self.tokens = torch.zeros(len(uniform), dtype=torch.int64)
         self.drawn: Tensor = torch.zeros(0)
         self.counted: Tensor = self._alive
 
@@ -54,18 +61,24 @@ class RowSampler(LogitsProcessor):
         """Draw from logits (B, V), which it overwrites; gives logits of which all but one token's are -inf."""
         self.drawn = self._draw(scores)
         self.counted = self._alive.clone()
-        self.tokens += self._alive
+        self.tokens[self.rows] += self._alive
         ended = torch.tensor([int(y) in self._end for y in self.drawn])
         self._alive &= ~ended
         self._step += 1
         return scores.fill_(-torch.inf).scatter_(1, self.drawn[:, None], 0.0)
+
+    def drop_ended(self) -> Tensor:
+        """Go on with the rows that have not ended: gives their places in the batch as it was."""
+        left = self._alive.nonzero().squeeze(1)
+        self.rows, self._alive = self.rows[left], self._alive[left]
+        return left
 
     def _draw(self, scores: Tensor) -> Tensor:
         if self._sampling.temperature == 0:
             return scores.argmax(-1)
         z = self._among_top_k(scores.float().div_(self._sampling.temperature))
         p = torch.softmax(z, -1, out=z)
-        u = self._uniform[:, self._step].to(scores.device)
+        u = self._uniform[self.rows, self._step].to(scores.device)
         drawn = torch.empty(len(p), dtype=torch.int64, device=p.device)
         rows = torch.arange(len(p), device=p.device)
         for width in (*_NUCLEUS, p.shape[-1]):
@@ -131,5 +144,5 @@ class Scorer(_Watcher):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Take this step in; the scores stay as they are."""
         log_p = self._head.log_likelihood_of(self._head.raw(self._h).float(), self._sampler.drawn)
-        self.log_p += log_p.cpu() * self._sampler.counted
+        self.log_p[self._sampler.rows] += log_p.cpu() * self._sampler.counted
         return scores

@@ -73,7 +73,7 @@ def test_the_share_of_another_launch_is_not_taken_in(tmp_path, llama, monkeypatc
     Statistics.empty(llama).save(tmp_path / "s.partial-1", share="2 of 2 of other texts", batches=3, of=3)
     with pytest.raises(StatisticsError, match="disk in common"):
         fit(llama, texts, name="s", out=tmp_path / "s", processes=Processes(0, 2))
-    with pytest.raises(StatisticsError, match="no statistics in"):
+    with pytest.raises(StatisticsError, match="no whole statistics in"):
         fit(llama, texts, name="t", out=tmp_path / "t", processes=Processes(0, 2))
 
 

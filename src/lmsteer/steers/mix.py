@@ -46,6 +46,12 @@ class Mix:
         columns = dict(zip(self.steers, self.strengths.unbind(1), strict=True))
         return Mix(self.steers, {**columns, **strengths})
 
+    def for_rows(self, rows: Tensor) -> Mix:
+        """The same for some rows of the batch (N,)."""
+        if len(self.strengths) == 1:
+            return self
+        return Mix(self.steers, dict(zip(self.steers, self.strengths[rows.cpu()].T, strict=True)))
+
     def steer_hidden_states(self, h: Tensor) -> Tensor:
         """h' of ``h`` (B, .., d): what the head is given in its place."""
         a, b, vectors, _ = self._on_device(h.device)
