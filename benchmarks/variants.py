@@ -32,9 +32,10 @@ from lmsteer.fitting.curvature import _SEED, _TEXTS, _TOKENS, Curvature, curvatu
 from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
 from lmsteer.fitting.end_part import fit_end
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
+from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, encode_whole, gather, readable
 from lmsteer.fitting.scale import gains_at, largest_scale
-from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of
+from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation import generate, own_text
 from lmsteer.lm import LM, load

@@ -84,8 +84,8 @@ def write_rows(
         written = write(lm, start, min(stretch, tokens - first), [sampler, *watchers])
         ids, cache = written.sequences, getattr(written, _CACHE)
         done[sampler.rows, : ids.shape[1]] = ids
-        left = sampler.drop_ended()
-        if not len(left):
+        left = sampler.drop_ended().to(lm.device)
+        if not len(left) or first + stretch >= tokens:
             break
         mask = torch.nn.functional.pad(
             start["attention_mask"], (0, ids.shape[1] - start["attention_mask"].shape[1]), value=1

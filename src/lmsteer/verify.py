@@ -19,8 +19,8 @@ from torch import Tensor
 from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.data import LabelledText, fingerprint_of
+from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, gather, readable
-from lmsteer.fitting.statistics import held_out_of
 from lmsteer.lm import LM
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from lmsteer.errors import StatisticsError, WrongBaseError
 from lmsteer.files import replace_folder
+from lmsteer.fitting import kept
 from lmsteer.fitting import statistics as module
 from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, encode_whole, from_words, gather, two_words
-from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of, load_statistics
+from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.fitting.store import HiddenStates
 
 LONGEST = 50  # tokens; more than any text below has
@@ -59,16 +61,16 @@ def test_sums_are_what_they_say(llama):
     texts = labelled(30)
     found = gathered(llama, texts)
     chosen = set(held_out_of(texts, encode_whole(llama, texts)))
-    kept = [text for i, text in enumerate(texts) if i not in chosen]
+    others = [text for i, text in enumerate(texts) if i not in chosen]
     assert 0 < len(chosen) < len(texts)
-    assert found.counts.texts == len(kept)
-    rows = list(gather(llama, kept, encode_whole(llama, kept)))
+    assert found.counts.texts == len(others)
+    rows = list(gather(llama, others, encode_whole(llama, others)))
     h = torch.cat([r.h[~r.is_end] for r in rows]).double()
     r = torch.cat([r.r[~r.is_end] for r in rows]).double()
     s = torch.cat([r.label[~r.is_end] for r in rows]).double()
     torch.testing.assert_close(found.sums["G"], torch.einsum("n,ni,nj->ij", s, h, r), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(found.sums["D"], h.T @ r, rtol=1e-4, atol=1e-3)
-    assert found.counts.ends == len(kept)
+    assert found.counts.ends == len(others)
 
 
 @settings(max_examples=10, deadline=None)
@@ -82,7 +84,7 @@ def test_merged_statistics_are_those_of_all_texts_at_once(llama, cut, rng):
 
 @pytest.mark.parametrize("limit", [20, 60])
 def test_a_limit_on_held_out_rows_keeps_merging_exact(llama, monkeypatch, limit):
-    monkeypatch.setattr(module, "HELD_OUT_ROWS", limit)
+    monkeypatch.setattr(kept, "HELD_OUT_ROWS", limit)
     texts = labelled(80)
     whole = gathered(llama, texts)
     assert limit <= len(whole.held_out) < limit + LONGEST
@@ -94,7 +96,7 @@ def test_a_limit_on_held_out_rows_keeps_merging_exact(llama, monkeypatch, limit)
 
 @pytest.mark.parametrize("limit", [20, 60])
 def test_the_sample_is_of_the_texts_in_the_sums(llama, monkeypatch, limit):
-    monkeypatch.setattr(module, "SAMPLE_ROWS", limit)
+    monkeypatch.setattr(kept, "SAMPLE_ROWS", limit)
     texts = labelled(80)
     whole = gathered(llama, texts)
     for cut in (10, 33, 70):
@@ -105,12 +107,12 @@ def test_the_sample_is_of_the_texts_in_the_sums(llama, monkeypatch, limit):
 
 
 def test_a_sample_is_kept_in_blocks_of_some_size_and_bounded_in_bytes(llama, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 40)
+    monkeypatch.setattr(kept, "_BLOCK_ROWS", 40)
     texts = labelled(200)
     whole = gathered(llama, texts)
     sizes = [len(block) for block in whole.sample]
     assert all(one + other > 40 for one, other in itertools.pairwise(sizes))
-    monkeypatch.setattr(module, "_SAMPLE_BYTES", 60 * 8 * llama.hidden_size)
+    monkeypatch.setattr(kept, "_SAMPLE_BYTES", 60 * 8 * llama.hidden_size)
     bounded = gathered(llama, texts)
     assert 60 <= sum(map(len, bounded.sample)) < 60 + LONGEST < sum(sizes)
 

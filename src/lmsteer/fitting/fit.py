@@ -17,8 +17,9 @@ from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledSource, LabelledText, check_labelled, fingerprint_of
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
+from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.processes import Processes
-from lmsteer.fitting.statistics import Statistics, gather_statistics, held_out_of, load_statistics
+from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.fitting.work import Work
 from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM

@@ -35,18 +35,10 @@ from torch import Tensor
 from lmsteer.errors import StatisticsError, WrongBaseError
 from lmsteer.files import replace_folder
 from lmsteer.fitting.data import LabelledText
-from lmsteer.fitting.rows import Rows, from_words, two_words
+from lmsteer.fitting.kept import held, is_candidate, sampled
+from lmsteer.fitting.rows import Rows, from_words
 from lmsteer.fitting.store import HiddenStates
 from lmsteer.lm import LM
-
-# One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.
-HELD_OUT_SHARE = 8
-HELD_OUT_ROWS = 8192
-# Of the other texts, too, the rows of the first by digest are kept, till there are so many, or so many bytes of them.
-SAMPLE_ROWS = 49152
-_SAMPLE_BYTES = 2**29
-# Smaller blocks of the sample are joined.
-_BLOCK_ROWS = 1024
 
 _SUMS_FILE, _SAMPLE_FILE, _RECORD_FILE = "statistics.safetensors", "sample-{:04d}.safetensors", "statistics.json"
 # Raised when what is saved changes.
@@ -112,11 +104,11 @@ class Statistics:
         """Take in the rows of some whole texts."""
         candidate = is_candidate(rows.digest)
         # All that takes memory comes first: what is interrupted leaves the sums as they were.
-        sample = self._sampled(self.sample, (rows[~candidate],))
-        held_out, others = _first((self.held_out, rows[candidate]), HELD_OUT_ROWS)
-        self._sum(Rows.join([rows[~candidate], *others]))
+        sample = sampled(self.sample, (rows[~candidate],))
+        held_out, others = held((self.held_out, rows[candidate]))
+        self._sum(Rows.join([rows[~candidate], others]))
         self.fingerprint += sum(starmap(from_words, torch.unique(rows.digest, dim=0).tolist()))
-        self.sample, self.held_out = sample, Rows.join(held_out).settled()
+        self.sample, self.held_out = sample, held_out
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both sets of texts, as if gathered at once; a text in both counts twice.
@@ -125,16 +117,16 @@ class Statistics:
             WrongBaseError: they are of different models.
         """
         self.check_base(other.base, other.base_fingerprint)
-        held_out, others = _first((self.held_out, other.held_out), HELD_OUT_ROWS)
+        held_out, others = held((self.held_out, other.held_out))
         merged = replace(
             self,
             sums={name: total + other.sums[name] for name, total in self.sums.items()},
-            sample=self._sampled(self.sample, other.sample),
-            held_out=Rows.join(held_out).settled(),
+            sample=sampled(self.sample, other.sample),
+            held_out=held_out,
             counts=self.counts + other.counts,
             fingerprint=self.fingerprint + other.fingerprint,
         )
-        merged._sum(Rows.join(others))
+        merged._sum(others)
         return merged
 
     def check_base(self, name: str, fingerprint: str) -> None:
@@ -175,16 +167,6 @@ class Statistics:
             raise StatisticsError(f"cannot write statistics to {folder}: {error}.") from error
         return Path(folder)
 
-    def _sampled(self, sample: Sequence[Rows], more: Sequence[Rows]) -> tuple[Rows, ...]:
-        """What is kept of a sample when more rows come, in blocks that are not too small."""
-        limit = min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * self.held_out.h.shape[1]))
-        before, blocks = set(map(id, sample)), list[Rows]()
-        for block in _first((*sample, *more), limit)[0]:
-            if blocks and len(blocks[-1]) + len(block) <= _BLOCK_ROWS:
-                block = Rows.join([blocks.pop(), block])
-            blocks.append(block)
-        return tuple(block if id(block) in before else block.settled() for block in blocks)
-
     def _sum(self, rows: Rows) -> None:
         h, r, s = rows.h.double(), rows.r.double(), rows.label.double()
         inside, end = ~rows.is_end, rows.is_end
@@ -198,37 +180,6 @@ class Statistics:
         texts = len(rows.texts()[1])
         squared, label, at_end = float((sc**2).sum()), float(sc.sum()), float(s[end].sum())
         self.counts += Counts(texts, int(inside.sum()), int(end.sum()), label, squared, at_end)
-
-
-def _first(blocks: Sequence[Rows], limit: int) -> tuple[list[Rows], list[Rows]]:
-    """The rows of the first texts by digest, whole texts up to the one that reaches the limit, and the other rows.
-
-    A text is kept if those before it have fewer rows than the limit. So one that is dropped leaves enough rows
-    behind to have every later one dropped too: in whatever order and portions texts come, the same are kept.
-    """
-    if not blocks:
-        return [], []
-    _, index = torch.unique(torch.cat([block.digest for block in blocks]), dim=0, return_inverse=True)
-    lengths = torch.bincount(index)
-    stays = (lengths.cumsum(0) - lengths < limit)[index].split([len(block) for block in blocks])
-    # Blocks that stay whole, which most do, are not copied.
-    kept = [block if stay.all() else block[stay] for block, stay in zip(blocks, stays, strict=True)]
-    others = [block[~stay] for block, stay in zip(blocks, stays, strict=True)]
-    return [block for block in kept if len(block)] or kept[:1], others
-
-
-def is_candidate(digest: Tensor) -> Tensor:
-    """Whether texts of these digests (N, 2) may be held out: one in eight, whatever else is fitted."""
-    return digest[:, 0] < -(1 << 63) + (1 << 64) // HELD_OUT_SHARE
-
-
-def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> list[int]:
-    """Which of these readable texts (with their ids) a fit on all of them holds out, in order of digest."""
-    order = sorted((text.digest, i) for i, text in enumerate(texts))
-    digests = torch.tensor([two_words(digest) for digest, _ in order], dtype=torch.int64).reshape(-1, 2)
-    candidates = [i for (_, i), yes in zip(order, is_candidate(digests).tolist(), strict=True) if yes]
-    lengths = torch.tensor([len(ids[i]) - 1 for i in candidates], dtype=torch.int64)
-    return candidates[: int((lengths.cumsum(0) - lengths < HELD_OUT_ROWS).sum())]
 
 
 def _tensors(rows: Rows) -> dict[str, Tensor]:

@@ -1,0 +1,71 @@
+"""Which rows of texts are kept beside their sums: those of held-out texts, and of a sample of the others.
+
+Both are of the first texts by digest, so that in whatever order and portions texts come, the same are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.rows import Rows, two_words
+
+# One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.
+HELD_OUT_SHARE = 8
+HELD_OUT_ROWS = 8192
+# Of the other texts, too, the rows of the first by digest are kept, till there are so many, or so many bytes of them.
+SAMPLE_ROWS = 49152
+_SAMPLE_BYTES = 2**29
+# Smaller blocks of the sample are joined.
+_BLOCK_ROWS = 1024
+
+
+def held(blocks: Sequence[Rows]) -> tuple[Rows, Rows]:
+    """Of candidates in blocks, the rows that are held out, and the others."""
+    kept, others = _first(blocks, HELD_OUT_ROWS)
+    return Rows.join(kept).settled(), Rows.join(others)
+
+
+def sampled(sample: Sequence[Rows], more: Sequence[Rows]) -> tuple[Rows, ...]:
+    """What is kept of a sample when more rows come, in blocks that are not too small."""
+    hidden_size = next((block.h.shape[1] for block in (*sample, *more)), 1)
+    before, blocks = set(map(id, sample)), list[Rows]()
+    for block in _first((*sample, *more), min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size)))[0]:
+        if blocks and len(blocks[-1]) + len(block) <= _BLOCK_ROWS:
+            block = Rows.join([blocks.pop(), block])
+        blocks.append(block)
+    return tuple(block if id(block) in before else block.settled() for block in blocks)
+
+
+def is_candidate(digest: Tensor) -> Tensor:
+    """Whether texts of these digests (N, 2) may be held out: one in eight, whatever else is fitted."""
+    return digest[:, 0] < -(1 << 63) + (1 << 64) // HELD_OUT_SHARE
+
+
+def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> list[int]:
+    """Which of these readable texts (with their ids) a fit on all of them holds out, in order of digest."""
+    order = sorted((text.digest, i) for i, text in enumerate(texts))
+    digests = torch.tensor([two_words(digest) for digest, _ in order], dtype=torch.int64).reshape(-1, 2)
+    candidates = [i for (_, i), yes in zip(order, is_candidate(digests).tolist(), strict=True) if yes]
+    lengths = torch.tensor([len(ids[i]) - 1 for i in candidates], dtype=torch.int64)
+    return candidates[: int((lengths.cumsum(0) - lengths < HELD_OUT_ROWS).sum())]
+
+
+def _first(blocks: Sequence[Rows], limit: int) -> tuple[list[Rows], list[Rows]]:
+    """The rows of the first texts by digest, whole texts up to the one that reaches the limit, and the other rows.
+
+    A text is kept if those before it have fewer rows than the limit. So one that is dropped leaves enough rows
+    behind to have every later one dropped too: in whatever order and portions texts come, the same are kept.
+    """
+    if not blocks:
+        return [], []
+    _, index = torch.unique(torch.cat([block.digest for block in blocks]), dim=0, return_inverse=True)
+    lengths = torch.bincount(index)
+    stays = (lengths.cumsum(0) - lengths < limit)[index].split([len(block) for block in blocks])
+    # Blocks that stay whole, which most do, are not copied.
+    kept = [block if stay.all() else block[stay] for block, stay in zip(blocks, stays, strict=True)]
+    others = [block[~stay] for block, stay in zip(blocks, stays, strict=True)]
+    return [block for block in kept if len(block)] or kept[:1], others
