@@ -157,7 +157,7 @@ def by_evidence(texts: Texts) -> Factors:
 
 
 def second_step(texts: Texts) -> Factors:
-    """The gradient taken again where the first step has led, and its step, a half as long, added."""
+    """The gradient taken again where the first step has led, and the best of a quarter to all of its step added."""
     head, first = texts.lm.head, texts.solved()
 
     def residuals(rows: Rows) -> Tensor:

@@ -26,7 +26,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Gradients reach ``x`` through the fast product, weights through torch's own.
     """
-    if not _suits_one_dnn(x, weight) or (torch.is_grad_enabled() and weight.requires_grad):
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if not _suits_one_dnn(x, weight) or (torch.is_grad_enabled() and trained):
         return nn.functional.linear(x, weight, bias)
     if torch.is_grad_enabled() and x.requires_grad:
         product: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]

@@ -66,8 +66,10 @@ def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
     sampled = sum(map(len, statistics.sample))
     if not n or not sampled or rows.is_end.sum() < 2:
         return None
-    priced = [weighted_product(b.r, b.r, torch.full_like(b.log_p, 1 / sampled).double()) for b in statistics.sample]
-    u = ridge(torch.stack(priced).sum(0), sums["r_end"] / n, _DAMPING_U)
+    priced = torch.zeros_like(sums["C_end"])
+    for block in statistics.sample:
+        priced += weighted_product(block.r, block.r, torch.full((len(block),), 1 / sampled, dtype=torch.float64))
+    u = ridge(priced, sums["r_end"] / n, _DAMPING_U)
     u = u / (u @ sums["r_end"]) * n
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
