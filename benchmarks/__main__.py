@@ -33,6 +33,8 @@ def main(
     line: Annotated[list[str] | None, typer.Option(help="Measure this line alone, and keep the others.")] = None,
 ) -> None:
     """Measure every line, print the table, keep the figures."""
+    if unknown := set(line or ()) - {ways.__name__ for ways in LINES}:
+        raise typer.BadParameter(f"no such line: {', '.join(sorted(unknown))}.")
     console, machine = Console(width=170), Machine.measured()
     results = _Results.read() if line else _Results(machine)
     with TemporaryDirectory() as folder:

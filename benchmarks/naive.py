@@ -61,11 +61,14 @@ class Published:
 
     def fit_step(self, texts: Sequence[str], labels: Sequence[float]) -> float:
         """One step of Adam on a batch, through the whole model."""
-        tokenizer = self.lm.tokenizer
-        batch = tokenizer(list(texts), padding=True, return_tensors="pt")
-        targets = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        batch = self.lm.tokenizer(list(texts), padding=True, return_tensors="pt")
+        return self.step_on(batch["input_ids"], batch["attention_mask"], labels)
+
+    def step_on(self, ids: Tensor, attention_mask: Tensor, labels: Sequence[float]) -> float:
+        """The same on ids (B, T)."""
+        targets = ids.masked_fill(attention_mask == 0, -100)
         with self._installed(labels):
-            loss = self.lm.model(**batch, labels=targets).loss
+            loss = self.lm.model(input_ids=ids, attention_mask=attention_mask, labels=targets).loss
         self._optimiser.zero_grad()
         loss.backward()
         self._optimiser.step()

@@ -21,8 +21,6 @@ from lmsteer.steers.handle import SteerHandle
 
 # What this release of transformers calls the cache.
 _CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
-
-
 # Tokens between two looks at which rows have ended: a look costs as much as half a token.
 _STRETCH = 16
 

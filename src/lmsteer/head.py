@@ -117,7 +117,7 @@ class Head:
             z = self.logits(rows)
             of_target, likeliest, slope = _pick(z, y), z.amax(-1), self._slope(z)
             error = torch.softmax(z, -1, out=z)  # in place: fresh memory costs as much time as the numbers in it
-            log_likelihoods.append(of_target - (likeliest - error.amax(-1).log()))
+            log_likelihoods.append(of_target - likeliest + error.amax(-1).log())
             error[torch.arange(len(y)), y] -= 1
             residuals.append(linear(error.mul_(-slope).to(self.weight.dtype), self.weight.T).float())
         return torch.cat(residuals), torch.cat(log_likelihoods)

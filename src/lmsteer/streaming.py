@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from threading import Event, Thread
 from typing import Any
 
@@ -30,9 +29,10 @@ def stream(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Continue a prompt: the text that ``generate`` gives for it, in pieces as soon as they are whole words.
+    """Continue a prompt: the text that ``generate`` gives for it, in pieces as soon as they are certain.
 
-    The model is steered while the iterator is in use, and writes no further when it is dropped: one at a time.
+    The model is steered while the iterator is in use, and writes no further when it is dropped. Till then nothing else
+    may use the model: it writes on its own, ahead of a slow reader.
 
     Args:
         lm: the model.
@@ -77,7 +77,7 @@ def _pieces(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler,
             streamer.end()
 
     writer = Thread(target=run, daemon=True)
-    with lm.steered(mix) if mix.steers else nullcontext():
+    with lm.steered(mix):
         writer.start()
         try:
             yield from (piece for piece in streamer if piece)

@@ -138,7 +138,7 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
         "damping_2": damping_2,
         "scale": scale,
         "rank_share": float(shares[rank - 1]),
-        "credit_rows": sum(map(len, statistics.sample)) if end else 0,
+        "credit_rows": statistics.sample_rows if end else 0,
     }
     settings |= {"damping_end": end.damping} if end else {}
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}

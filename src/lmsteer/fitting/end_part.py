@@ -63,7 +63,7 @@ class EndPart:
 def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
     """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
-    sampled = sum(map(len, statistics.sample))
+    sampled = statistics.sample_rows
     if not n or not sampled or rows.is_end.sum() < 2:
         return None
     priced = torch.zeros_like(sums["C_end"])

@@ -23,21 +23,27 @@ _SAMPLE_BYTES = 2**29
 _BLOCK_ROWS = 1024
 
 
-def held(blocks: Sequence[Rows]) -> tuple[Rows, Rows]:
-    """Of candidates in blocks, the rows that are held out, and the others."""
-    kept, others = _first(blocks, HELD_OUT_ROWS)
-    return Rows.join(kept).settled(), Rows.join(others)
+def held(kept: Rows, more: Rows) -> tuple[Rows, Rows]:
+    """Of the rows held out so far and more candidates, those that are held out, and the others."""
+    old, new = _stay((kept, more), HELD_OUT_ROWS)
+    others = Rows.join([kept[~old], more[~new]])
+    if not new.any():
+        return kept, others  # the usual case once the limit is reached; the rows kept are not copied
+    return Rows.join([kept[old], more[new]]).settled(), others
 
 
 def sampled(sample: Sequence[Rows], more: Sequence[Rows]) -> tuple[Rows, ...]:
     """What is kept of a sample when more rows come, in blocks that are not too small."""
-    hidden_size = next((block.h.shape[1] for block in (*sample, *more)), 1)
-    before, blocks = set(map(id, sample)), list[Rows]()
-    for block in _first((*sample, *more), min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size)))[0]:
+    everything, before, blocks = (*sample, *more), set(map(id, sample)), list[Rows]()
+    hidden_size = next((block.h.shape[1] for block in everything), 1)
+    stays = _stay(everything, min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size)))
+    for block, stay in zip(everything, stays, strict=True):
+        if not stay.all():  # blocks that stay whole, which most do, are not copied
+            block = block[stay]
         if blocks and len(blocks[-1]) + len(block) <= _BLOCK_ROWS:
             block = Rows.join([blocks.pop(), block])
         blocks.append(block)
-    return tuple(block if id(block) in before else block.settled() for block in blocks)
+    return tuple(block if id(block) in before else block.settled() for block in blocks if len(block))
 
 
 def is_candidate(digest: Tensor) -> Tensor:
@@ -54,18 +60,14 @@ def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> 
     return candidates[: int((lengths.cumsum(0) - lengths < HELD_OUT_ROWS).sum())]
 
 
-def _first(blocks: Sequence[Rows], limit: int) -> tuple[list[Rows], list[Rows]]:
-    """The rows of the first texts by digest, whole texts up to the one that reaches the limit, and the other rows.
+def _stay(blocks: Sequence[Rows], limit: int) -> Sequence[Tensor]:
+    """For each block, whether its rows (N,) are of the first texts, whole ones up to that which reaches the limit.
 
     A text is kept if those before it have fewer rows than the limit. So one that is dropped leaves enough rows
     behind to have every later one dropped too: in whatever order and portions texts come, the same are kept.
     """
     if not blocks:
-        return [], []
+        return []
     _, index = torch.unique(torch.cat([block.digest for block in blocks]), dim=0, return_inverse=True)
     lengths = torch.bincount(index)
-    stays = (lengths.cumsum(0) - lengths < limit)[index].split([len(block) for block in blocks])
-    # Blocks that stay whole, which most do, are not copied.
-    kept = [block if stay.all() else block[stay] for block, stay in zip(blocks, stays, strict=True)]
-    others = [block[~stay] for block, stay in zip(blocks, stays, strict=True)]
-    return [block for block in kept if len(block)] or kept[:1], others
+    return (lengths.cumsum(0) - lengths < limit)[index].split([len(block) for block in blocks])

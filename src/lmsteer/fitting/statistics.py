@@ -100,12 +100,17 @@ class Statistics:
         """How many texts there are, held-out ones included."""
         return self.counts.texts + len(self.held_out.texts()[1])
 
+    @property
+    def sample_rows(self) -> int:
+        """How many rows the sample has."""
+        return sum(map(len, self.sample))
+
     def add(self, rows: Rows) -> None:
         """Take in the rows of some whole texts."""
         candidate = is_candidate(rows.digest)
         # All that takes memory comes first: what is interrupted leaves the sums as they were.
         sample = sampled(self.sample, (rows[~candidate],))
-        held_out, others = held((self.held_out, rows[candidate]))
+        held_out, others = held(self.held_out, rows[candidate])
         self._sum(Rows.join([rows[~candidate], others]))
         self.fingerprint += sum(starmap(from_words, torch.unique(rows.digest, dim=0).tolist()))
         self.sample, self.held_out = sample, held_out
@@ -117,7 +122,7 @@ class Statistics:
             WrongBaseError: they are of different models.
         """
         self.check_base(other.base, other.base_fingerprint)
-        held_out, others = held((self.held_out, other.held_out))
+        held_out, others = held(self.held_out, other.held_out)
         merged = replace(
             self,
             sums={name: total + other.sums[name] for name, total in self.sums.items()},

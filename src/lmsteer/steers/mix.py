@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from itertools import product
 
@@ -48,9 +49,9 @@ class Mix:
 
     def for_rows(self, rows: Tensor) -> Mix:
         """The same for some rows of the batch (N,)."""
-        if len(self.strengths) == 1:
-            return self
-        return Mix(self.steers, dict(zip(self.steers, self.strengths[rows.cpu()].T, strict=True)))
+        some = copy(self)  # which shares the factors on their device
+        some.strengths = self.strengths if len(self.strengths) == 1 else self.strengths[rows.cpu()]
+        return some
 
     def steer_hidden_states(self, h: Tensor) -> Tensor:
         """h' of ``h`` (B, .., d): what the head is given in its place."""
