@@ -53,3 +53,13 @@ def test_several_directions_are_each_taken_alone(llama):
 def test_no_rows_give_no_figures(llama):
     steer = Direction.of_steer(llama.head, random_steer(llama))
     assert sweep(llama.head, torch.zeros(0, 32), torch.zeros(0, dtype=torch.int64), [steer], [1.0]).shape == (1, 1, 0)
+
+
+def test_pieces_are_put_together_in_their_order(llama, monkeypatch):
+    h, y = torch.randn(11, 32, generator=torch.Generator().manual_seed(0)), torch.arange(11)
+    directions = [Direction.of_steer(llama.head, random_steer(llama, form)) for form in ("multiply", "offset")]
+    strengths = [0.5, torch.linspace(-1, 1, 11)]
+    whole = sweep(llama.head, h, y, directions, strengths)
+    monkeypatch.setattr("lmsteer.head.PIECE_NUMBERS", 4 * llama.head.weight.shape[0])
+    # float32: products of four rows are summed in another order.
+    torch.testing.assert_close(sweep(llama.head, h, y, directions, strengths), whole, rtol=1e-5, atol=1e-5)

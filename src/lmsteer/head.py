@@ -29,9 +29,9 @@ from lmsteer.products import linear
 _SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 
-# Numbers of one piece's (rows, V) matrix: 2²⁴ floats are 64 MiB. Smaller pieces make slower products; and what exceeds
-# 32 MiB glibc's allocator gives back at once, where smaller matrices that come and go leave holes in its heap.
-PIECE_NUMBERS = 2**24
+# Numbers of one piece's (rows, V) matrix, 48 MiB of floats. Smaller pieces make slower products; and what exceeds 32 MiB
+# glibc's allocator gives back at once, where smaller matrices that come and go leave holes in its heap.
+PIECE_NUMBERS = 3 * 2**22
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,19 @@ class Head:
 
         Computed in pieces, in float32 (LM-Steer design: ``r_t = e_{y_t} - Σ_v p(v | h_t) e_v``).
         """
-        residuals, log_likelihoods = [h.new_zeros((0, h.shape[-1]), dtype=torch.float32)], [h.new_zeros(0).float()]
-        for rows, y in self.pieces(h, targets):
+        residuals, log_likelihoods = torch.empty_like(h, dtype=torch.float32), torch.empty(len(h), device=h.device)
+        out = self.pieces(residuals, log_likelihoods)
+        for (rows, y), (residual, log_likelihood) in zip(self.pieces(h, targets), out, strict=True):
             z = self.logits(rows)
             of_target, likeliest, slope = _pick(z, y), z.amax(-1), self._slope(z)
             error = torch.softmax(z, -1, out=z)  # in place: fresh memory costs as much time as the numbers in it
-            log_likelihoods.append(of_target - likeliest + error.amax(-1).log())
+            log_likelihood.copy_(of_target - likeliest + error.amax(-1).log())
             error[torch.arange(len(y)), y] -= 1
-            residuals.append(linear(error.mul_(-slope).to(self.weight.dtype), self.weight.T).float())
-        return torch.cat(residuals), torch.cat(log_likelihoods)
+            residual.copy_(linear(error.mul_(-slope).to(self.weight.dtype), self.weight.T))
+        return residuals, log_likelihoods
 
     def pieces(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Cut tensors along their first dimension so that a piece's logits stay under 64 MiB."""
+        """Cut tensors along their first dimension so that a piece's logits stay under 48 MiB."""
         size = max(1, PIECE_NUMBERS // self.weight.shape[0])
         yield from zip(*(tensor.split(size) for tensor in rows if len(tensor)), strict=True)
 

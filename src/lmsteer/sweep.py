@@ -87,14 +87,14 @@ def sweep(
     device = head.weight.device
     base = Mix({"domain": domain}, {"domain": 1.0}) if domain is not None else Mix({}, {})
     table = torch.stack([torch.as_tensor(s, dtype=torch.float32).expand(len(h)) for s in strengths], 1)
-    parts = [torch.zeros(len(directions), len(strengths), 0)]
-    for rows, y, s in head.pieces(h, targets, table):
+    # Written where they belong: what is kept of each piece, small as it is, would leave the heap a hole behind each.
+    found = torch.empty(len(h), len(directions), len(strengths))
+    for rows, y, s, here in head.pieces(h, targets, table, found):
         rows, y, s = rows.to(device), y.to(device), s.to(device)
         z0 = base.steer_logits(head.raw(base.steer_hidden_states(rows)).float())
         buffer = torch.empty_like(z0)
-        found = []
-        for direction in directions:
+        for k, direction in enumerate(directions):
             z1 = direction.logits(head, rows)
-            found.append([head.log_likelihood_of(torch.addcmul(z0, c[:, None], z1, out=buffer), y) for c in s.T])
-        parts.append(torch.stack([torch.stack(line) for line in found]).cpu())
-    return torch.cat(parts, 2)
+            for j, column in enumerate(s.T):
+                here[:, k, j] = head.log_likelihood_of(torch.addcmul(z0, column[:, None], z1, out=buffer), y)
+    return found.permute(1, 2, 0)

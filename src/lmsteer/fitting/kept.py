@@ -29,12 +29,12 @@ def held(kept: Rows, more: Rows) -> tuple[Rows, Rows]:
     others = Rows.join([kept[~old], more[~new]])
     if not new.any():
         return kept, others  # the usual case once the limit is reached; the rows kept are not copied
-    return Rows.join([kept[old], more[new]]).settled(), others
+    return Rows.join([kept[old], more[new]]), others
 
 
 def sampled(sample: Sequence[Rows], more: Sequence[Rows]) -> tuple[Rows, ...]:
     """What is kept of a sample when more rows come, in blocks that are not too small."""
-    everything, before, blocks = (*sample, *more), set(map(id, sample)), list[Rows]()
+    everything, blocks = (*sample, *more), list[Rows]()
     hidden_size = next((block.h.shape[1] for block in everything), 1)
     stays = _stay(everything, min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size)))
     for block, stay in zip(everything, stays, strict=True):
@@ -43,7 +43,7 @@ def sampled(sample: Sequence[Rows], more: Sequence[Rows]) -> tuple[Rows, ...]:
         if blocks and len(blocks[-1]) + len(block) <= _BLOCK_ROWS:
             block = Rows.join([blocks.pop(), block])
         blocks.append(block)
-    return tuple(block if id(block) in before else block.settled() for block in blocks if len(block))
+    return tuple(block for block in blocks if len(block))
 
 
 def is_candidate(digest: Tensor) -> Tensor:

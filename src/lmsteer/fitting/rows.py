@@ -8,7 +8,6 @@ depends on the label: another labelling of the same texts needs no second pass.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -92,14 +91,6 @@ class Rows(Predicted):
         index, _ = self.texts()
         reached = torch.bincount(index).cumsum(0)
         return self[((reached <= limit) | (reached == reached[:1]))[index]]
-
-    def settled(self) -> Rows:
-        """The same rows, to be kept for long: in memory of their own.
-
-        Among large tensors that come and go, long-lived ones leave the allocator holes that the next large one does not
-        fit: a fit took a gigabyte more.
-        """
-        return replace(self, h=_apart(self.h), r=_apart(self.r))
 
     @staticmethod
     def none(hidden_size: int) -> Rows:
@@ -197,13 +188,6 @@ def gather(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) 
     """Rows of all texts, a batch at a time."""
     for batch in batches(ids):
         yield states_of(lm, [ids[i] for i in batch]).labelled([texts[i] for i in batch])
-
-
-def _apart(tensor: Tensor) -> Tensor:
-    if not tensor.numel():
-        return tensor
-    memory = mmap.mmap(-1, tensor.numel() * tensor.element_size(), access=mmap.ACCESS_COPY)
-    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def two_words(digest: int) -> tuple[int, int]:

@@ -39,12 +39,15 @@ from lmsteer.fitting.kept import held, is_candidate, sampled
 from lmsteer.fitting.rows import Rows, from_words
 from lmsteer.fitting.store import HiddenStates
 from lmsteer.lm import LM
+from lmsteer.memory import give_back
 
 _SUMS_FILE, _SAMPLE_FILE, _RECORD_FILE = "statistics.safetensors", "sample-{:04d}.safetensors", "statistics.json"
 # Raised when what is saved changes.
 _FORMAT = 3
 _MATRICES = ("G", "D", "C_end")
 _VECTORS = ("g_end", "h_end", "r_end")
+# Memory is given back after so many batches: what is given back must be fetched anew, after each it would cost a tenth.
+_BATCHES_TO_GIVE_BACK = 8
 
 
 @dataclass(frozen=True)
@@ -247,5 +250,8 @@ def gather_statistics(
     for number in range(first_batch, len(states.batches)):
         rows = states.rows(number, texts)
         statistics.add(rows)
+        if number % _BATCHES_TO_GIVE_BACK == 0:
+            give_back()
         after_batch(number + 1, len(rows))
+    give_back()
     return statistics
