@@ -29,8 +29,8 @@ from lmsteer.products import linear
 _SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 
-# Numbers of one piece's (rows, V) matrix, 48 MiB of floats. Smaller pieces make slower products; and what exceeds 32 MiB
-# glibc's allocator gives back at once, where smaller matrices that come and go leave holes in its heap.
+# Numbers of one piece's (rows, V) matrix: 48 MiB of floats. Smaller pieces make slower products; and what exceeds
+# 32 MiB glibc's allocator gives back at once, where smaller matrices that come and go leave holes in its heap.
 PIECE_NUMBERS = 3 * 2**22
 
 

@@ -1,7 +1,7 @@
 """Memory that is free is given back to the system.
 
-Among large tensors that come and go, small ones that stay leave glibc's heap holes that the next large one does not fit:
-a pass over 8,538 texts grew to 860 MB that way, of which 500 were in use.
+Among large tensors that come and go, small ones that stay leave glibc's heap holes that the next large one does not
+fit: a pass over 8,538 texts grew to 860 MB that way, of which 500 were in use.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def give_back() -> None:
-    """Give the free pages of the heap back, in some ten milliseconds; does nothing where the C library has no way to."""
+    """Give the heap's free pages back, which takes some ten milliseconds; nothing where the C library has no way to."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
