@@ -30,6 +30,15 @@ def test_a_product_is_torchs_own(shape, m, n, with_bias, weight_by_columns, x_by
     torch.testing.assert_close(ours, theirs, **TOLERANCE)
 
 
+def test_a_compiled_product_is_torchs_own():
+    # inductor takes oneDNN's operator for constant weights only, and fails on others.
+    graphs = []
+    compiled = torch.compile(linear, backend=lambda graph, _: graphs.append(graph.code) or graph.forward)
+    x, weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)), torch.eye(4, 7)
+    torch.testing.assert_close(compiled(x, weight), x @ weight.T, **TOLERANCE)
+    assert "mkldnn" not in "".join(graphs)
+
+
 @pytest.mark.skipif(not products._HAS_ONE_DNN, reason="this torch has no oneDNN on this processor")
 def test_float32_on_a_cpu_goes_to_one_dnn_and_nothing_else_does(monkeypatch):
     asked = []

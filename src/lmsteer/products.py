@@ -71,7 +71,9 @@ class _Product(torch.autograd.Function):
 
 def _suits_one_dnn(x: Tensor, weight: Tensor) -> bool:
     float32_on_cpu = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
-    return _HAS_ONE_DNN and float32_on_cpu and bool(x.numel()) and not torch.is_autocast_enabled("cpu")
+    # A compiler has products of its own, and inductor fails on this one where weights are no constants.
+    is_plain = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    return _HAS_ONE_DNN and float32_on_cpu and is_plain and bool(x.numel())
 
 
 def _one_dnn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
