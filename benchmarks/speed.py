@@ -152,12 +152,13 @@ class Bench:
         """Likelihood at some strengths, and evidence, of texts of about 100 tokens; published: that many times one."""
         ids = self.lm.encode([" ".join(text.text for text in self.texts)])[0]
         texts = [str(self.lm.tokenizer.decode(ids[100 * i : 100 * (i + 1)])) for i in range(count)]
-        rows = sum(len(text) - 1 for text in self.lm.encode(texts))
+        encoded = self.lm.encode(texts)
+        rows = sum(len(text) - 1 for text in encoded)
         steer = self.steer(RANK)
         return Ways(
             f"{count} text{'s' * (count > 1)} of 100 tokens at {len(strengths)} strengths, with evidence",
             lambda: self.theirs.analyse(texts[0], strengths),
-            lambda: [found.evidence() for found in likelihoods(self.lm, texts, steer, strengths)],
+            lambda: [found[0, -1] - found[0, 0] for found in likelihoods(self.lm, encoded, [steer], strengths)],
             times=count,
             floor=self.floor(rows, rows * (1 + RANK / self.lm.hidden_size)),
             note="" if count == 1 else f"published: {count} x one",

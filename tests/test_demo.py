@@ -33,7 +33,9 @@ def curve() -> list[Point]:
 
 
 def test_the_page_shows_a_dash_where_there_was_no_verdict(llama, rows, curve):
-    fitted = Fit(random_steer(llama), Reading(8, 80, 0.1, 0.1, 0.1, 0.01, 0.9, 0.8), Path("demo/sentiment"))
+    fitted = Fit(
+        random_steer(llama), Reading(8, 80, 0.1, 0.1, 0.1, 0.01, 0.9, 0.8, 0.95, 0.5, 0.0), Path("demo/sentiment")
+    )
     html = page(llama, fitted, rows, curve, seconds=1.0)
     assert "nan" not in html
     assert "– → 100\N{NO-BREAK SPACE}%" in html

@@ -171,6 +171,80 @@ def generate(
 
 
 @app.command()
+def analyse(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to read.")] = None,
+    steer: Annotated[list[str] | None, typer.Option(help="A steer's name or folder; repeatable.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Texts: plain lines or JSONL; '-' for standard input.")] = None,
+    document: Annotated[Path | None, typer.Option(help="A file that is one text.")] = None,
+    model: Model = DEFAULT_MODEL,
+    spans: Annotated[int, typer.Option(help="Evidence spans a text, at most.")] = 3,
+    window: Annotated[int | None, typer.Option(help="Tokens read at once; the model's context if not given.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the words shaded.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text, for machines.")] = False,
+) -> None:
+    """Read where texts lie on the dimensions of steers, and which words put them there.
+
+    Example: lmsteer analyse 'The plot is thin, but I loved every minute.' --steer sentiment
+    """
+    from lmsteer import printing
+    from lmsteer.analysis.analyse import analyse as run
+    from lmsteer.analysis.page import page
+    from lmsteer.fitting.data import text_of
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.prompts import read_prompts, write_text
+    from lmsteer.steers.files import find_steer
+
+    given = [*(texts or []), *(read_prompts(file) if file else []), *([text_of(document)] if document else [])]
+    if not given:
+        raise LMSteerError("nothing to read: give a text, --file or --document.")
+    steers = {name: find_steer(name) for name in steer or ()}
+    found = run(load(model), given, steers, spans=spans, window=window, progress=bars())
+    if html:
+        write_text(html, page(found, steers))
+        _err.print(f"{len(found)} texts written to {html}.")
+    if as_json:
+        for analysis in found:
+            print(json.dumps(printing.analysis_as_json(analysis), ensure_ascii=False))
+    elif not html:
+        printing.analyses(_out, found)
+
+
+@app.command()
+def lens(
+    steer: Annotated[list[str], typer.Argument(help="A steer's name or folder; several, as NAME=STRENGTH, as one.")],
+    model: Model = DEFAULT_MODEL,
+    components: Annotated[int, typer.Option(help="Shown at most.")] = 5,
+    words: Annotated[int, typer.Option(help="At each end of a component, at most.")] = 12,
+    picture: Annotated[Path | None, typer.Option(help="Draw a map of the words to this file (.svg, .png).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the words at both ends of what a steer does.
+
+    Example: lmsteer lens sentiment --picture words.svg
+    """
+    from lmsteer import printing
+    from lmsteer.analysis.lens import lens as run
+    from lmsteer.analysis.word_map import draw
+    from lmsteer.lm import load
+    from lmsteer.steers.files import find_steer
+    from lmsteer.steers.mix import Mix, parse_settings
+
+    named, settings = parse_settings([name if "=" in name else f"{name}=1" for name in steer])
+    if len(settings) > 1:
+        raise LMSteerError("a lens looks at one strength of each steer.")
+    steers = {name: find_steer(name) for name in named}
+    found = run(load(model), Mix(steers, settings[0]), components=components, words=words)
+    if picture:
+        draw(found, picture)
+        _err.print(f"A map of the words drawn to {picture}.")
+    if as_json:
+        printing.as_json([printing.component_as_json(component) for component in found])
+    else:
+        printing.components(_out, found)
+
+
+@app.command()
 def verify(
     steer: Annotated[str, typer.Argument(help="A steer's name or folder.")],
     data: Annotated[str | None, typer.Option(help="Labelled texts; the card's own if not given.")] = None,

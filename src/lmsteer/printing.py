@@ -10,8 +10,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
+from lmsteer.analysis.analyse import Analysis
+from lmsteer.analysis.lens import Component
+from lmsteer.analysis.page import Piece, pieces, span_text
 from lmsteer.cache import Entry
 from lmsteer.evaluation.reading import Reading
 from lmsteer.fitting.fit import Fit
@@ -19,6 +24,9 @@ from lmsteer.verify import Check, Verification
 
 # Below this many texts the outer strengths are rough.
 _FEW = 200
+# Words whose shade is below this are not shaded on a terminal, whose shades are few.
+_FAINT = 0.1
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def as_json(value: Any) -> None:
@@ -60,6 +68,84 @@ def continuations(out: Console, lines: Sequence[dict[str, Any]]) -> None:
             text = generation["text"]
             joined = "" if text[:1].isspace() or not text else "…"  # the prompt's last word goes on
             out.print(f"  [cyan]{dial}[/] {joined}{_plain(text)}", highlight=False, soft_wrap=True)
+
+
+def analyses(out: Console, found: Sequence[Analysis]) -> None:
+    """Texts with their words shaded, a block for each dimension."""
+    for analysis in found:
+        for name, dimension in analysis.dimensions.items():
+            position = dimension.position
+            told = "" if position.probability is None else f", {position.probability:.0%} positive"
+            out.print(
+                f"\n[bold]{escape(name)}[/] {position.score:+.2f} nats{told}, likeliest at {position.best:+.1f} "
+                f"{_sparkline(position.shares)} ({position.strengths[0]:+g} to {position.strengths[-1]:+g})",
+                highlight=False,
+            )
+            shown = Text("  ")
+            for piece in pieces(analysis, dimension):
+                shown.append(" ".join(piece.before.split("\n")))
+                shown.append(piece.text, style=_shade(piece))
+            out.print(shown, soft_wrap=True)
+            lines = [(span.score, escape(span_text(analysis, span))) for span in dimension.spans]
+            lines += [(dimension.end, "[dim]the whole, read at its end[/]")] if dimension.end else []
+            for score, what in lines:
+                out.print(f"  [{'red' if score < 0 else 'green'}]{score:+6.2f}[/] {what}", highlight=False)
+
+
+def analysis_as_json(analysis: Analysis) -> dict[str, Any]:
+    """A text's analysis for machines: words and spans with the characters that they stand for."""
+    return {
+        "text": analysis.text,
+        "dimensions": {
+            name: {
+                **dataclasses.asdict(d.position),
+                "end": d.end,
+                "words": [
+                    {"text": analysis.text[w.start : w.end], "start": w.start, "end": w.end, "evidence": evidence}
+                    for w, evidence in zip(analysis.words, d.word_evidence, strict=True)
+                ],
+                "spans": [
+                    {
+                        "text": span_text(analysis, span),
+                        "start": analysis.words[span.start].start,
+                        "end": analysis.words[span.end - 1].end,
+                        "evidence": span.score,
+                    }
+                    for span in d.spans
+                ],
+            }
+            for name, d in analysis.dimensions.items()
+        },
+    }
+
+
+def _shade(piece: Piece) -> Style:
+    """A word's background: towards red or green, on a dark ground or a light one."""
+    weight = piece.shade**0.5 if piece.shade > _FAINT else 0.0
+    if not weight:
+        return Style(underline=bool(piece.span))
+    low, high = (120, 30, 20), (20, 95, 60)
+    red, green, blue = (round(40 + weight * (c - 40)) for c in (low if piece.evidence < 0 else high))
+    return Style(color="white", bgcolor=f"rgb({red},{green},{blue})", underline=bool(piece.span))
+
+
+def _sparkline(shares: Sequence[float]) -> str:
+    return "".join(_BLOCKS[round(share / max(shares) * (len(_BLOCKS) - 1))] for share in shares)
+
+
+def components(out: Console, found: Sequence[Component]) -> None:
+    """The words at both ends of each component of a steer."""
+    table = Table("share", "at + strengths, likelier words", "at - strengths", show_lines=True)
+    for component in found:
+        ends = [", ".join(f"{word.text} {word.weight:+.1f}" for word in e) for e in (component.upper, component.lower)]
+        table.add_row(f"{component.share:.0%}", *map(escape, ends))
+    out.print(table)
+
+
+def component_as_json(component: Component) -> dict[str, Any]:
+    """The same of one, for machines."""
+    upper, lower = ({word.text: word.weight for word in end} for end in (component.upper, component.lower))
+    return {"share": component.share, "upper": upper, "lower": lower}
 
 
 def verification(out: Console, done: Verification, source: str) -> None:

@@ -46,14 +46,18 @@ def as_published(continuations: Iterable[Continuation]) -> list[dict[str, Any]]:
 
 
 def write_jsonl(file: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Write objects a line each; an older file stands until the new one is whole.
+    """Write objects a line each, as ``write_text`` does."""
+    write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_text(file: Path, content: str) -> None:
+    """Write a text file; an older one stands until the new one is whole.
 
     Raises:
         DataError: the disk does not take it.
     """
     try:
         with replace_file(file) as aside:
-            content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             aside.write_text(content, encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {file}: {error}.") from error

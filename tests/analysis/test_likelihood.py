@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lmsteer.analysis.likelihood import likelihoods
+from lmsteer.analysis.likelihood import likelihoods, windows
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.steers.mix import Mix
 from tiny import FAMILIES, random_steer
@@ -16,39 +18,63 @@ TEXTS = ["The cat", "A much longer text, to be padded", "", "x", "The cat sat"]
 STRENGTHS = (-2.0, 0.0, 1.5)
 
 
+def said(lm, ids, steer, strength):
+    """Log-likelihood (T - 1,) of a text's tokens after its first, by the steered model itself."""
+    ids = torch.tensor([ids])
+    with lm.steered(Mix({"style": steer}, {"style": strength})), torch.no_grad():
+        log_p = lm.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float().log_softmax(-1)
+    return log_p[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_they_are_what_the_steered_model_says(make_lm, family):
     lm = make_lm(family)
-    steer = random_steer(lm)
-    for text, found in zip(TEXTS, likelihoods(lm, TEXTS, steer, STRENGTHS), strict=True):
-        (expected_ids,) = lm.encode([text])
-        assert found.ids == expected_ids
-        assert found.log_p.shape == (3, max(len(found.ids) - 1, 0))
-        if len(found.ids) < 2:
+    steers, encoded = [random_steer(lm), random_steer(lm, "offset", seed=3)], lm.encode(TEXTS)
+    for ids, found in zip(encoded, likelihoods(lm, encoded, steers, STRENGTHS), strict=True):
+        assert found.shape == (2, 3, max(len(ids) - 1, 0))
+        if len(ids) < 2:
             continue
-        ids = torch.tensor([found.ids])
-        for strength, line in zip(STRENGTHS, found.log_p, strict=True):
-            with lm.steered(Mix({"style": steer}, {"style": strength})), torch.no_grad():
-                log_p = lm.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float().log_softmax(-1)
-            expected = log_p[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
-            # float32: h W E is summed in another order than (h + h W) E, and the text was padded.
-            torch.testing.assert_close(line, expected, rtol=1e-3, atol=1e-3)
+        for steer, lines in zip(steers, found, strict=True):
+            for strength, line in zip(STRENGTHS, lines, strict=True):
+                # float32: h W E is summed in another order than (h + h W) E, and the text was padded.
+                torch.testing.assert_close(line, said(lm, ids, steer, strength), rtol=1e-3, atol=1e-3)
 
 
-def test_totals_and_evidence_add_up(llama):
-    (found,) = likelihoods(llama, ["The cat sat"], random_steer(llama), STRENGTHS)
-    assert float(found.evidence().sum()) == pytest.approx(float(found.total[-1] - found.total[0]), abs=1e-4)
-    assert torch.equal(found.evidence(1, 1), torch.zeros(len(found.ids) - 1))
+@given(st.integers(0, 60), st.integers(2, 20))
+def test_windows_tell_each_token_but_the_first_once_after_enough_of_the_text(length, size):
+    found = list(windows(length, size))
+    assert [token for window in found for token in range(window.first, window.end)] == list(range(1, length))
+    for window in found:
+        assert 0 <= window.start < window.first < window.end <= length
+        assert window.end - window.start <= size
+        assert window.first - window.start >= (size // 2 if window.start else 1)
+
+
+def test_a_long_text_is_read_in_windows(llama, make_lm):
+    ids, steer = llama.encode(["A much longer text, to be read in windows"])[0], random_steer(llama)
+    (found,) = likelihoods(llama, [ids], [steer], [2.0], window=8)
+    expected = torch.cat(
+        [said(llama, ids[w.start : w.end], steer, 2.0)[w.first - w.start - 1 :] for w in windows(len(ids), 8)]
+    )
+    torch.testing.assert_close(found[0, 0], expected, rtol=1e-3, atol=1e-3)  # as above
+    gpt2 = make_lm("gpt2")
+    steer, longer = random_steer(gpt2), ids * 10
+    assert len(longer) > 2 * gpt2.max_length
+    (found,) = likelihoods(gpt2, [longer], [steer], [2.0])
+    assert found.shape == (1, 1, len(longer) - 1)
+    first = said(gpt2, longer[: gpt2.max_length], steer, 2.0)
+    torch.testing.assert_close(found[0, 0, : len(first)], first, rtol=1e-3, atol=1e-3)
 
 
 def test_what_cannot_be_read_is_refused(llama, make_lm):
-    steer = random_steer(llama)
+    ids, steer = llama.encode(TEXTS), random_steer(llama)
     with pytest.raises(DataError, match="no strengths"):
-        likelihoods(llama, TEXTS, steer, [])
+        likelihoods(llama, ids, [steer], [])
     with pytest.raises(SteerError, match="finite"):
-        likelihoods(llama, TEXTS, steer, [math.nan])
-    with pytest.raises(DataError, match="text 2 has"):
-        likelihoods(llama, ["a", "b" * (llama.max_length + 1)], steer, [1.0])
+        likelihoods(llama, ids, [steer], [math.nan])
+    for window in (1, llama.max_length + 1):
+        with pytest.raises(DataError, match=f"window of {window} tokens"):
+            likelihoods(llama, ids, [steer], [1.0], window=window)
     with pytest.raises(WrongBaseError):
-        likelihoods(make_lm("qwen2"), TEXTS, steer, [1.0])
-    assert likelihoods(llama, [], steer, [1.0]) == []
+        likelihoods(make_lm("qwen2"), ids, [steer], [1.0])
+    assert likelihoods(llama, [], [steer], [1.0]) == []

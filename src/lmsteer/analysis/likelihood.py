@@ -1,13 +1,14 @@
 """The likelihood of texts as a function of strength: one pass of the model, whatever the number of strengths.
 
 Published code runs a copy of the text through the model for every strength; as ``z(s) = z₀ + s z₁`` (LM-Steer, Han et
-al., ACL 2024, section 5), the hidden states of one pass serve them all.
+al., ACL 2024, section 5), the hidden states of one pass serve them all, and all steers. What is longer than the
+model's context is read in windows that overlap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,70 +22,77 @@ from lmsteer.steers.steer import Steer
 from lmsteer.sweep import Direction, sweep
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """A text's log-likelihood, token by token, at each strength.
+class Window(NamedTuple):
+    """A part of a text that is read at once: tokens ``start`` to ``end``, of which those from ``first`` on are told."""
 
-    Attributes:
-        ids: the text's tokens (T,); the first is predicted from nothing and has no likelihood.
-        strengths: (S,).
-        log_p: log-likelihood (S, T - 1) of the tokens after the first.
+    start: int
+    end: int
+    first: int
+
+
+def windows(length: int, size: int) -> Iterator[Window]:
+    """Windows of ``size`` tokens over a text of ``length``: each token but the first is told once.
+
+    Where a text is cut, half a window or more comes before what is told.
     """
-
-    ids: list[int]
-    strengths: tuple[float, ...]
-    log_p: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """Log-likelihood (S,) of the whole text at each strength."""
-        return self.log_p.sum(1)
-
-    def evidence(self, low: int = 0, high: int = -1) -> Tensor:
-        """Log-likelihood (T - 1,) at one of the strengths less that at another, a token: what speaks for ``high``."""
-        return self.log_p[high] - self.log_p[low]
+    told = 1
+    while told < length:
+        end = min(told + size - size // 2, length) if told > 1 else min(size, length)
+        yield Window(max(end - size, 0), end, told)
+        told = end
 
 
 @torch.inference_mode()
 def likelihoods(
-    lm: LM, texts: Sequence[str], steer: Steer, strengths: Sequence[float], *, progress: Progress = no_progress
-) -> list[Likelihood]:
-    """Read texts at several strengths of a steer, its end part taken in.
+    lm: LM,
+    ids: Sequence[Sequence[int]],
+    steers: Sequence[Steer],
+    strengths: Sequence[float],
+    *,
+    window: int | None = None,
+    progress: Progress = no_progress,
+) -> list[Tensor]:
+    """Log-likelihoods (K, S, T - 1) of a text's tokens after its first, for each text.
+
+    Each of K steers is taken alone, its end part taken in, at each of S strengths.
 
     Args:
-        lm: the steer's base.
-        texts: to read; what the tokenizer makes of them, no end of text added.
-        steer: of any form.
-        strengths: of the steer.
+        lm: the steers' base.
+        ids: of the texts.
+        steers: of any form.
+        strengths: of the steers.
+        window: tokens that are read at once, at most; the model's context if None.
         progress: what to tell of the work.
 
     Raises:
-        DataError: a text longer than the model's context, or no strengths.
+        DataError: no strengths, or a window of another size than from 2 to the model's context.
         SteerError: a strength that is not a finite number.
         WrongBaseError: a steer of another base.
     """
-    steer.card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
     if not strengths:
         raise DataError("no strengths to read texts at.")
-    Mix({"s": steer}, {"s": strengths})  # refuses what is not a finite number
-    ids = lm.encode(texts)
-    _check_lengths(lm, ids)
-    direction = Direction.of_steer(lm.head, steer.reader())
-    found: dict[int, Tensor] = {i: torch.zeros(len(strengths), 0) for i in range(len(ids))}
-    long_enough = [i for i in range(len(ids)) if len(ids[i]) > 1]
-    with progress("reading texts", len(long_enough), 0) as step:
-        for batch in by_length([ids[i] for i in long_enough]):
-            chosen = [long_enough[i] for i in batch]
-            h, y = lm.predicting([ids[i] for i in chosen])
-            lines = sweep(lm.head, h, y, [direction], list(strengths))[0]
-            found |= dict(zip(chosen, lines.split([len(ids[i]) - 1 for i in chosen], dim=1), strict=True))
-            step(len(chosen), "")
-    return [Likelihood(ids[i], tuple(map(float, strengths)), found[i]) for i in range(len(ids))]
+    for steer in steers:
+        lm.check_base(Mix({"s": steer}, {"s": strengths}))  # which refuses what is not a finite number
+    size = lm.max_length if window is None else window
+    if not 2 <= size <= lm.max_length:
+        raise DataError(f"a window of {size} tokens; it must have from 2 to the model's {lm.max_length}.")
+    directions = [Direction.of_steer(lm.head, steer.reader()) for steer in steers]
+    parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size)]
+    pieces = [ids[text][part.start : part.end] for text, part in parts]
+    found = [torch.zeros(len(steers), len(strengths), max(len(tokens) - 1, 0)) for tokens in ids]
+    with progress("reading texts", len(parts), 0) as step:
+        for batch in by_length(pieces):
+            h, y = lm.predicting([pieces[i] for i in batch])
+            keep, lengths = _told([parts[i][1] for i in batch])
+            lines = sweep(lm.head, h[keep], y[keep], directions, list(strengths))
+            for i, line in zip(batch, lines.split(lengths, dim=2), strict=True):
+                text, part = parts[i]
+                found[text][:, :, part.first - 1 : part.end - 1] = line
+            step(len(batch), "")
+    return found
 
 
-def _check_lengths(lm: LM, ids: Sequence[Sequence[int]]) -> None:
-    for number, text in enumerate(ids, 1):
-        if len(text) > lm.max_length:
-            raise DataError(
-                f"text {number} has {len(text)} tokens, more than the model's context of {lm.max_length}; cut it up."
-            )
+def _told(parts: Sequence[Window]) -> tuple[Tensor, list[int]]:
+    """Which of the predicted rows of some windows (N,) are told, and how many of each."""
+    keep = [torch.arange(part.start + 1, part.end) >= part.first for part in parts]
+    return torch.cat(keep), [int(some.sum()) for some in keep]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
+from lmsteer.evaluation.calibration import auc, calibrate
 from lmsteer.fitting.rows import Rows
 from lmsteer.head import Head
 from lmsteer.steers.steer import Steer
@@ -27,6 +28,9 @@ class Reading:
             is without its end part.
         signs: share of texts with a label ≠ 0 whose sign is that of log p(text | +1) - log p(text | -1).
         signs_inside: the same inside texts, without the end part.
+        auc: area under the curve of that difference, over texts of positive label against those of negative.
+        slope: with ``offset``, of the ``Calibration`` that makes a probability of it.
+        offset: see ``slope``.
     """
 
     texts: int
@@ -37,6 +41,9 @@ class Reading:
     gain_inside: float
     signs: float
     signs_inside: float
+    auc: float
+    slope: float
+    offset: float
 
     def to_json(self) -> dict[str, float | None]:
         """The figures, rounded to what they can tell; None where there was nothing to read."""
@@ -58,6 +65,8 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
     low, high, own = whole
     is_inside = ~rows.is_end
     low_inside, high_inside, own_inside = inside[:, is_inside]
+    evidence, labels = _told(rows, high - low)
+    calibration = calibrate(evidence, labels > 0)
     return Reading(
         texts=len(rows.texts()[1]),
         tokens=len(rows),
@@ -65,16 +74,23 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
         gain_positive=_mean((high - base)[rows.label > 0]),
         gain_negative=_mean((low - base)[rows.label < 0]),
         gain_inside=_mean(own_inside - base[is_inside]),
-        signs=_signs(rows, high - low),
-        signs_inside=_signs(rows[is_inside], high_inside - low_inside),
+        signs=_signs(evidence, labels),
+        signs_inside=_signs(*_told(rows[is_inside], high_inside - low_inside)),
+        auc=auc(evidence, labels > 0),
+        slope=calibration.slope,
+        offset=calibration.offset,
     )
 
 
-def _signs(rows: Rows, evidence: Tensor) -> float:
-    """Share of texts with a label ≠ 0 whose evidence (N,), summed, has the label's sign."""
+def _told(rows: Rows, evidence: Tensor) -> tuple[Tensor, Tensor]:
+    """Evidence (N,) summed for each text with a label ≠ 0, and those labels."""
     _, labels = rows.texts()
-    told = labels != 0
-    return _mean((rows.per_text(evidence).sign() == labels.sign())[told].float())
+    return rows.per_text(evidence)[labels != 0], labels[labels != 0]
+
+
+def _signs(evidence: Tensor, labels: Tensor) -> float:
+    """Share of texts whose evidence has the label's sign."""
+    return _mean((evidence.sign() == labels.sign()).float())
 
 
 def _mean(values: Tensor) -> float:

@@ -30,7 +30,7 @@ from lmsteer.lm import LM
 _TEXTS, _TOKENS = 192, 32
 _SEED = 0
 # Raised when any of this changes, so that an older cache is not read.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,12 @@ class Curvature:
     Attributes:
         c: C (d, d), of hidden states.
         f: F (d, d), of residuals.
+        mean: of hidden states (d,).
     """
 
     c: Tensor
     f: Tensor
+    mean: Tensor
 
     @cached_property
     def c_eigen(self) -> tuple[Tensor, Tensor]:
@@ -72,13 +74,13 @@ def _measure(lm: LM) -> Curvature:
     h, targets = own_text(lm, _TEXTS, _TOKENS, _SEED)
     r, _ = lm.head.residuals(h, targets)
     h, r = h.cpu().double(), r.cpu().double()
-    return Curvature(h.T @ h / len(h), r.T @ r / len(r))
+    return Curvature(h.T @ h / len(h), r.T @ r / len(r), h.mean(0))
 
 
 def _read(file: Path) -> Curvature | None:
     try:
         tensors = load_file(file)
-        return Curvature(tensors["c"], tensors["f"])
+        return Curvature(tensors["c"], tensors["f"], tensors["mean"])
     except (OSError, SafetensorError, KeyError):
         return None
 
@@ -86,6 +88,6 @@ def _read(file: Path) -> Curvature | None:
 def _keep(found: Curvature, file: Path) -> None:
     try:
         with replace_file(file) as aside:
-            save_file({"c": found.c.contiguous(), "f": found.f.contiguous()}, aside)
+            save_file({"c": found.c.contiguous(), "f": found.f.contiguous(), "mean": found.mean}, aside)
     except (OSError, SafetensorError):
         return  # without a cache the next fit measures again

@@ -1,0 +1,132 @@
+"""analyse: where texts lie on dimensions, and the words that put them there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lmsteer.analysis.evidence import Span, best_spans
+from lmsteer.analysis.likelihood import likelihoods
+from lmsteer.analysis.position import Position, position
+from lmsteer.analysis.words import Bounds, Word, encode_with_bounds, words_of
+from lmsteer.errors import DataError
+from lmsteer.evaluation.calibration import Calibration
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+from lmsteer.steers.steer import Steer
+
+# As far as label and habit go; where the likelihood peaks beyond, the end of the line tells enough.
+STRENGTHS = tuple(k / 2 for k in range(-6, 7))
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A text on one dimension.
+
+    Attributes:
+        position: where it lies.
+        evidence: of each token, log-likelihood at +1 less that at -1, nats.
+        word_evidence: of each word, its tokens' summed.
+        end: evidence of the end of the text, where the model has read all of it; 0 where the tokenizer has no end.
+        spans: the runs of words that speak loudest.
+    """
+
+    position: Position
+    evidence: tuple[float, ...]
+    word_evidence: tuple[float, ...]
+    end: float
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A text, read.
+
+    Attributes:
+        text: the text.
+        tokens: where each stands: first character, and one past the last. The end of the text is one, too.
+        words: what the tokens make, the end left out.
+        dimensions: by steer.
+    """
+
+    text: str
+    tokens: tuple[Bounds, ...]
+    words: tuple[Word, ...]
+    dimensions: Mapping[str, Dimension]
+
+
+def analyse(
+    lm: LM,
+    texts: Sequence[str],
+    steers: Mapping[str, Steer],
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    spans: int = 3,
+    window: int | None = None,
+    progress: Progress = no_progress,
+) -> list[Analysis]:
+    """Read texts to their end on the dimensions of some steers.
+
+    A text is read after the token that the model starts from, so that its first word counts.
+
+    Args:
+        lm: the steers' base.
+        texts: whole texts; what exceeds the model's context is read in windows.
+        steers: by name.
+        strengths: to find positions among.
+        spans: evidence spans a text, at most.
+        window: tokens that are read at once, at most; the model's context if None.
+        progress: what to tell of the work.
+
+    Raises:
+        DataError: no steer, no strengths, a text with nothing to read, or a window out of range.
+        SteerError: a strength that is not a finite number.
+        WrongBaseError: a steer of another base.
+        ModelError: a tokenizer that cannot tell where its tokens stand.
+    """
+    if not steers:
+        raise DataError("no steer to read the texts by.")
+    if spans < 0:
+        raise DataError(f"cannot find {spans} spans.")
+    line = sorted({-1.0, 1.0, *map(float, strengths)}) if strengths else []
+    encoded = [_encode(lm, text, number) for number, text in enumerate(texts, 1)]
+    found = likelihoods(lm, [ids for ids, _ in encoded], [*steers.values()], line, window=window, progress=progress)
+    analyses = []
+    for text, (_, bounds), log_p in zip(texts, encoded, found, strict=True):
+        words = words_of(text, [token for token in bounds if token != (len(text), len(text))])
+        dimensions = {
+            name: _dimension(lines, line, words, Calibration.of_figures(steer.card.held_out), spans)
+            for (name, steer), lines in zip(steers.items(), log_p, strict=True)
+        }
+        analyses.append(Analysis(text, tuple(bounds), tuple(words), dimensions))
+    return analyses
+
+
+def _encode(lm: LM, text: str, number: int) -> tuple[list[int], list[Bounds]]:
+    """A text's ids after the token that the model starts from, and where they stand, that token left out."""
+    if not text.strip():
+        raise DataError(f"text {number} is empty: there is nothing to read.")
+    ids, bounds = encode_with_bounds(lm, text)
+    if ids[0] == lm.start_id:
+        ids, bounds = ids[1:], bounds[1:]
+    end = lm.tokenizer.eos_token_id
+    if end is not None and ids[-1:] != [end]:
+        ids, bounds = [*ids, end], [*bounds, (len(text), len(text))]
+    return [lm.start_id, *ids], bounds
+
+
+def _dimension(
+    lines: Tensor, strengths: Sequence[float], words: Sequence[Word], calibration: Calibration | None, spans: int
+) -> Dimension:
+    """From log-likelihoods (S, T) of a text's tokens."""
+    evidence = (lines[strengths.index(1.0)] - lines[strengths.index(-1.0)]).tolist()
+    of_words = [sum(evidence[word.first : word.last]) for word in words]
+    return Dimension(
+        position=position(lines.double().sum(1), strengths, sum(evidence), calibration),
+        evidence=tuple(evidence),
+        word_evidence=tuple(of_words),
+        end=sum(evidence[words[-1].last :]),
+        spans=tuple(best_spans(of_words, spans)),
+    )

@@ -1,0 +1,102 @@
+"""Lens: the words at both ends of what a steer does.
+
+At strength 1 a steer moves the logits of a hidden state ``h`` by ``h W Eᵀ``. How much a part of W does is told by the
+model's own text, whose hidden states have second moment C and whose residuals have F (``curvature``): the singular
+values of ::
+
+    C^½ W F^½ = U S Vᵀ                                                                       (d, d)
+
+squared, add up to twice the Kullback-Leibler divergence of the steered model from the unsteered one, to second order
+and with C and F taken to be independent. A singular vector ``u`` reads ``h`` by ``a = C^-½ u``, whose readings have
+mean square 1, and moves the logits along ``E b``, ``b = Wᵀ C^½ u``: the words where that is highest and lowest are the
+two ends of the component. Signs are such that the mean hidden state is read as positive: at positive strengths, the
+upper end rises. (LM-Steer, Han et al., ACL 2024, section 5.1, takes the SVD of W itself, whatever the model feeds it.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmsteer.analysis.whole_words import WholeWords, Word
+from lmsteer.errors import SteerError
+from lmsteer.fitting.curvature import Curvature, curvature
+from lmsteer.lm import LM
+from lmsteer.steers.mix import Mix
+
+# Components beyond these are not looked at.
+_MOST = 32
+# Eigenvalues of C below this share of the largest are rounding.
+_FLOOR = 1e-9
+
+
+@dataclass(frozen=True)
+class Component:
+    """One thing that a steer does.
+
+    Attributes:
+        share: of all that it does, in nats on the model's own text.
+        upper: words whose logits rise at positive strengths, with by how much at strength 1.
+        lower: words whose logits fall.
+        logits: how the logit of each token moves at strength 1 (V,).
+    """
+
+    share: float
+    upper: tuple[Word, ...]
+    lower: tuple[Word, ...]
+    logits: Tensor
+
+
+def lens(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Component]:
+    """The components of a steer, or of several as one, those that do most first.
+
+    Args:
+        lm: the steers' base.
+        mix: one steer of any form, or several multiply steers, with one strength each.
+        components: at most; a steer of form add or offset is one.
+        words: at each end, at most.
+
+    Raises:
+        SteerError: several steers, not all of them multiply, strengths row by row, or steers that do nothing.
+        WrongBaseError: a steer of another base.
+    """
+    lm.check_base(mix)
+    forms = {steer.form for steer in mix.steers.values()}
+    if forms == {"multiply"}:
+        shares, logits = _of_matrix(lm, mix.matrix(), curvature(lm))
+    elif len(mix.steers) == 1 and len(mix.strengths) == 1:
+        shares, logits = torch.ones(1), _of_vector(lm, mix)
+    else:
+        raise SteerError("a lens looks through one steer, or through several of form multiply, at one strength each.")
+    if not logits.any():
+        raise SteerError("the steer does nothing: there are no words to show.")
+    whole = WholeWords(lm)
+    return [
+        Component(float(share), whole.first(line, words), whole.first(-line, words, -1.0), line)
+        for share, line in zip(shares[:components], logits[:components], strict=True)
+    ]
+
+
+def _of_matrix(lm: LM, w: Tensor, own: Curvature) -> tuple[Tensor, Tensor]:
+    """Shares (r,) and logits (r, V) of the components of W (d, d)."""
+    w = w.double()
+    root_c, root_f = (_root(*eigen) for eigen in (own.c_eigen, own.f_eigen))
+    u, spectrum, _ = torch.linalg.svd(root_c @ w @ root_f)
+    # a = C^-½ u reads the mean hidden state m as m C^-½ u.
+    values, basis = own.c_eigen
+    readings = ((own.mean @ basis) / values.clamp(min=values.max() * _FLOOR).sqrt()) @ (basis.T @ u)
+    b = w.T @ root_c @ (u * torch.where(readings < 0, -1.0, 1.0))
+    return spectrum**2 / (spectrum**2).sum(), lm.head.direction(b.T[:_MOST].to(lm.device, torch.float32)).cpu()
+
+
+def _of_vector(lm: LM, mix: Mix) -> Tensor:
+    """Logits (1, V) of a steer that moves all rows alike."""
+    nothing = torch.zeros(1, lm.hidden_size, device=lm.device)
+    moved = lm.head.direction(mix.steer_hidden_states(nothing))
+    return mix.steer_logits(moved).cpu()
+
+
+def _root(values: Tensor, vectors: Tensor) -> Tensor:
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -1,0 +1,86 @@
+"""The page of an analysis: texts with their words shaded by evidence, for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment
+
+from lmsteer.analysis.analyse import Analysis, Dimension
+from lmsteer.analysis.evidence import Span
+from lmsteer.steers.steer import Steer
+
+# Evidence of a word that is shaded most, where no word of the text has more: a text that says little looks so.
+_LOUD = 1.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A word as it is shown.
+
+    Attributes:
+        before: what stands between the word before and this one.
+        text: the word; empty for a token that is white space.
+        evidence: nats.
+        shade: from 0 to 1.
+        span: ``above`` or ``below`` in an evidence span, by its sign; else empty.
+        goes_on: whether the word before is of the same span.
+    """
+
+    before: str
+    text: str
+    evidence: float
+    shade: float
+    span: str
+    goes_on: bool
+
+
+def page(analyses: Sequence[Analysis], steers: Mapping[str, Steer]) -> str:
+    """One self-contained HTML page; ``steers`` are those of the analyses."""
+    template = (files("lmsteer") / "assets" / "report" / "analysis.html").read_text(encoding="utf-8")
+    strengths = next((d.position.strengths for a in analyses for d in a.dimensions.values()), (0.0,))
+    texts = [[_shown(a, name, steers[name].card.label, d) for name, d in a.dimensions.items()] for a in analyses]
+    environment = Environment(autoescape=True)
+    return environment.from_string(template).render(
+        names=list(steers), texts=texts, low=strengths[0], high=strengths[-1]
+    )
+
+
+def pieces(analysis: Analysis, dimension: Dimension) -> Iterator[Piece]:
+    """The words of a text in order, with all that stands between them."""
+    loudest = max([_LOUD, *map(abs, dimension.word_evidence)])
+    done = 0
+    for number, (word, evidence) in enumerate(zip(analysis.words, dimension.word_evidence, strict=True)):
+        before, text = analysis.text[done : word.start], analysis.text[word.start : word.end]
+        span = next((span for span in dimension.spans if span.start <= number < span.end), None)
+        goes_on = span is not None and span.start < number
+        yield Piece(before, text, evidence, abs(evidence) / loudest, _side(span), goes_on)
+        done = max(done, word.end)
+
+
+def span_text(analysis: Analysis, span: Span) -> str:
+    """The words of a span as they stand in the text, on one line."""
+    first, last = analysis.words[span.start], analysis.words[span.end - 1]
+    return " ".join(analysis.text[first.start : last.end].split())
+
+
+def _shown(analysis: Analysis, name: str, label: str, dimension: Dimension) -> dict[str, Any]:
+    position = dimension.position
+    highest = max(position.shares)
+    return {
+        "name": name,
+        "label": label,
+        "position": position,
+        "bars": [(s, share / highest) for s, share in zip(position.strengths, position.shares, strict=True)],
+        "pieces": list(pieces(analysis, dimension)),
+        "rest": analysis.text[analysis.words[-1].end :],
+        "end": dimension.end,
+        "spans": [{"score": span.score, "text": span_text(analysis, span)} for span in dimension.spans],
+    }
+
+
+def _side(span: Span | None) -> str:
+    return "" if span is None else "below" if span.score < 0 else "above"

@@ -1,0 +1,68 @@
+"""A map of words: how the first two components of a steer move them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from lmsteer.analysis.lens import Component
+from lmsteer.errors import DataError
+from lmsteer.files import replace_file
+
+_BELOW, _ABOVE = "#b4462f", "#1f7a5a"
+
+
+def draw(components: Sequence[Component], file: Path) -> None:
+    """Draw the words at the ends of the first two components; the file's suffix says in which format.
+
+    Raises:
+        DataError: no such format, less than two components, or the disk does not take it.
+    """
+    if len(components) < 2:
+        raise DataError("a map takes two components; this steer has one.")
+    first, second = components[:2]
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    FigureCanvasAgg(figure)  # which measures the words
+    axes = figure.subplots()
+    axes.axhline(0, color="#98a2b3", linewidth=1)
+    axes.axvline(0, color="#98a2b3", linewidth=1)
+    axes.set(xlabel=_what("first", first), ylabel=_what("second", second))
+    axes.spines[["top", "right"]].set_visible(False)
+    words = {word.token: word.text for c in (first, second) for end in (c.upper, c.lower) for word in end}
+    places = [(float(first.logits[token]), float(second.logits[token]), text) for token, text in words.items()]
+    _write(figure, axes, sorted(places, key=lambda place: -abs(place[0]) - abs(place[1])))
+    if file.suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
+        raise DataError(f"cannot draw to {file}: name it .svg, .png or .pdf.")
+    try:
+        with mpl.rc_context({"svg.hashsalt": "lmsteer"}), replace_file(file) as aside:  # the same picture on a rerun
+            metadata = {"Date": None} if file.suffix == ".svg" else {}
+            figure.savefig(aside, format=file.suffix.removeprefix("."), metadata=metadata)
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {error}.") from error
+
+
+def _write(figure: Figure, axes: Axes, places: Sequence[tuple[float, float, str]]) -> None:
+    """Write words where they belong; of those that would cover each other, the one that is moved most."""
+    right, top = 1.15 * max(abs(x) for x, _, _ in places), 1.15 * max(abs(y) for _, y, _ in places)
+    axes.set(xlim=(-right, right), ylim=(-top, top))
+    figure.draw_without_rendering()
+    taken: list[Bbox] = []
+    for x, y, text in places:
+        colour = _ABOVE if x > 0 else _BELOW
+        written = axes.text(x, y, text, color=colour, ha="center", va="center", fontsize=9)
+        box = written.get_window_extent()
+        if box.count_overlaps(taken):
+            written.remove()
+            axes.plot(x, y, ".", color=colour, markersize=3, alpha=0.5)
+        else:
+            taken.append(box)
+
+
+def _what(which: str, component: Component) -> str:
+    return f"{which} component ({component.share:.0%}): logits at strength 1"

@@ -1,0 +1,104 @@
+"""Analyses add up: tokens to words, words to texts, texts to a place on the dimension."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lmsteer.analysis.analyse import analyse
+from lmsteer.analysis.page import page, pieces, span_text
+from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.steers.mix import Mix
+from tiny import FAMILIES, random_steer
+
+TEXT = "A well-made <film>, & naïve."
+
+
+def calibrated(steer, slope=0.5, offset=0.1):
+    return replace(steer, card=replace(steer.card, held_out={"slope": slope, "offset": offset}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evidence_adds_up_to_the_position(make_lm, family):
+    lm = make_lm(family)
+    steers = {"one": calibrated(random_steer(lm)), "two": random_steer(lm, "add", seed=2)}
+    (found,) = analyse(lm, [TEXT], steers, strengths=[-2.0, 0.0, 2.0])
+    assert found.text == TEXT
+    assert list(found.dimensions) == ["one", "two"]
+    for dimension in found.dimensions.values():
+        position = dimension.position
+        assert position.strengths == (-2.0, -1.0, 0.0, 1.0, 2.0)
+        assert len(dimension.evidence) == len(found.tokens)
+        assert sum(dimension.evidence) == pytest.approx(position.score)
+        assert sum(dimension.word_evidence) + dimension.end == pytest.approx(position.score)
+        assert dimension.end == dimension.evidence[-1] != 0
+        # float32 log-likelihoods of some thirty tokens, summed in float64
+        assert position.log_p[3] - position.log_p[1] == pytest.approx(position.score, abs=1e-4)
+        assert sum(position.shares) == pytest.approx(1)
+        for span in dimension.spans:
+            assert span.score == pytest.approx(sum(dimension.word_evidence[span.start : span.end]))
+    assert found.dimensions["one"].position.probability is not None
+    assert found.dimensions["two"].position.probability is None
+
+
+def test_pieces_are_the_text_again(llama):
+    text = f"\n {TEXT}  \n"
+    (found,) = analyse(llama, [text], {"s": random_steer(llama)})
+    shown = list(pieces(found, found.dimensions["s"]))
+    rest = text[found.words[-1].end :]
+    assert "".join(piece.before + piece.text for piece in shown) + rest == text
+    assert all(0 <= piece.shade <= 1 for piece in shown)
+    for span in found.dimensions["s"].spans:
+        inside = shown[span.start : span.end]
+        assert {piece.span for piece in inside} == {"above" if span.score > 0 else "below"}
+        assert [piece.goes_on for piece in inside] == [False, *[True] * (len(inside) - 1)]
+        assert span_text(found, span) in " ".join(text.split())
+
+
+def test_the_page_shows_texts_as_they_are(llama):
+    steers = {"style": calibrated(random_steer(llama))}
+    html = page(analyse(llama, [TEXT, "Another"], steers), steers)
+    assert html.count("<article>") == 2
+    assert "<film>" not in html
+    assert "film" in html
+    assert "&lt;" in html
+    assert "%</b> positive" in html
+
+
+def test_long_texts_are_read_in_windows(make_lm):
+    gpt2, text = make_lm("gpt2"), "All work and no play. " * 20
+    (found,) = analyse(gpt2, [text], {"s": random_steer(gpt2)})
+    assert len(found.tokens) > gpt2.max_length
+    assert len(found.dimensions["s"].evidence) == len(found.tokens)
+
+
+def test_what_says_nothing_is_refused(llama, make_lm):
+    steers = {"s": random_steer(llama)}
+    with pytest.raises(DataError, match="text 2 is empty"):
+        analyse(llama, ["a", " \n"], steers)
+    with pytest.raises(DataError, match="no steer"):
+        analyse(llama, ["a"], {})
+    with pytest.raises(DataError, match="no strengths"):
+        analyse(llama, ["a"], steers, strengths=[])
+    with pytest.raises(DataError, match="-1 spans"):
+        analyse(llama, ["a"], steers, spans=-1)
+    with pytest.raises(WrongBaseError):
+        analyse(make_lm("qwen2"), ["a"], steers)
+    (found,) = analyse(llama, ["a"], steers)
+    assert found.tokens == ((0, 1), (1, 1))  # the letter and the end
+
+
+def test_the_first_word_is_read_after_the_token_that_the_model_starts_from(llama):
+    steer = random_steer(llama)
+    (found,) = analyse(llama, ["ab"], {"s": steer})
+    ids = torch.tensor([[llama.start_id, *llama.encode(["ab"])[0], llama.tokenizer.eos_token_id]])
+    by_strength = []
+    for strength in (1.0, -1.0):
+        with llama.steered(Mix({"s": steer}, {"s": strength})), torch.no_grad():
+            log_p = llama.model(input_ids=ids).logits.log_softmax(-1)[0, :-1]
+        by_strength.append(log_p.gather(1, ids[0, 1:, None]).squeeze(1))
+    expected = (by_strength[0] - by_strength[1]).tolist()
+    # float32: h W E is summed in another order than (h + h W) E.
+    assert found.dimensions["s"].evidence == pytest.approx(expected, abs=1e-4)

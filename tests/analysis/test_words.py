@@ -1,0 +1,71 @@
+"""Words are made of tokens, and every token is of one word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmsteer.analysis.words import encode_with_bounds, words_of
+from lmsteer.errors import ModelError
+
+
+@given(st.text(max_size=30), st.data())
+def test_words_partition_the_tokens_whatever_the_text(text, data):
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    bounds = list(zip([0, *cuts], [*cuts, len(text)], strict=True))
+    words = words_of(text, bounds)
+    assert [token for word in words for token in range(word.first, word.last)] == list(range(len(bounds)))
+    assert all(0 <= word.start <= word.end <= len(text) for word in words)
+    assert all(one.start <= other.start for one, other in pairwise(words))
+
+
+def test_words_are_those_of_the_text():
+    text = "It isn't  a  well-made film, naïve… 好"
+    bounds = [(k, k + 1) for k in range(len(text))]
+    shown = [text[word.start : word.end] for word in words_of(text, bounds)]
+    assert [word for word in shown if word] == ["It", "isn't", "a", "well-made", "film", ",", "naïve", "…", "好"]
+
+
+def test_a_token_belongs_to_the_word_that_it_begins_in():
+    text = "one two three"
+    words = words_of(text, [(0, 2), (2, 5), (5, 9), (9, 13), (13, 13)])
+    assert [(text[w.start : w.end], w.first, w.last) for w in words] == [
+        ("one t", 0, 2),
+        ("wo t", 2, 3),
+        ("hree", 3, 4),
+        ("", 4, 5),
+    ]
+
+
+def test_bounds_are_those_of_the_tokens(llama):
+    text = "naïve café"
+    ids, bounds = encode_with_bounds(llama, text)
+    assert ids == llama.encode([text])[0]
+    assert "".join(text[start:end] for start, end in dict.fromkeys(bounds)) == text  # the two bytes of ï share bounds
+
+
+class Slow:
+    """A tokenizer that does not tell where its tokens stand."""
+
+    is_fast = False
+
+    def __init__(self, fast):
+        self.fast = fast
+
+    def __call__(self, texts, **options):
+        return self.fast(texts, **options)
+
+    def decode(self, ids, **options):
+        return self.fast.decode(ids, **options)
+
+
+def test_a_slow_tokenizer_is_asked_token_by_token_or_refused(llama):
+    expected = encode_with_bounds(llama, "plain text")
+    slow = replace(llama, tokenizer=Slow(llama.tokenizer))
+    assert encode_with_bounds(slow, "plain text") == expected
+    with pytest.raises(ModelError, match="where tokens stand"):
+        encode_with_bounds(slow, "naïve")
