@@ -2,6 +2,7 @@
 
 python -m benchmarks [DATA]      DATA: a folder of sst5_train.jsonl.gz and sst2_dev.jsonl.gz, for what needs them
 python -m benchmarks --line many_continuations --line steered      those anew, the others as they were
+python -m benchmarks DATA --line fits                              the same of the fits of SST-5 texts
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main(
     line: Annotated[list[str] | None, typer.Option(help="Measure this line alone, and keep the others.")] = None,
 ) -> None:
     """Measure every line, print the table, keep the figures."""
-    if unknown := set(line or ()) - {ways.__name__ for ways in LINES}:
+    if unknown := set(line or ()) - {ways.__name__ for ways in LINES} - {"fits"}:
         raise typer.BadParameter(f"no such line: {', '.join(sorted(unknown))}.")
     console, machine = Console(width=170), Machine.measured()
     results = _Results.read() if line else _Results(machine)
@@ -46,7 +47,7 @@ def main(
                 results.write()
         if not line:
             results.curves = list(curves(bench))
-    if data and not line:
+    if data and (not line or "fits" in line):
         results.fits = list(fits_of_texts(data))
     results.write()
     lines, found = results.all_lines(), results.all_curves()

@@ -146,7 +146,7 @@ def by_surprise(texts: Texts) -> Factors:
 
 def by_evidence(texts: Texts) -> Factors:
     """Each token weighed by how far the reading of the text up to it agrees with the label."""
-    end = fit_end(texts.statistics, texts.lm.head)
+    end = fit_end(texts.statistics, texts.curvature, texts.lm.head)
     assert end is not None
     readings = torch.cat([rows.h.double() @ end.w for rows in texts.statistics.sample])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.steers.mix import Mix
-from lmsteer.sweep import Direction, sweep
+from lmsteer.sweep import Direction, sweep, sweep_texts
 from tiny import random_steer, styled
 
 
@@ -63,3 +65,19 @@ def test_pieces_are_put_together_in_their_order(llama, monkeypatch):
     monkeypatch.setattr("lmsteer.head.PIECE_NUMBERS", 4 * llama.head.weight.shape[0])
     # float32: products of four rows are summed in another order.
     torch.testing.assert_close(sweep(llama.head, h, y, directions, strengths), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_end_part_of_a_steer_acts_where_texts_end(llama):
+    texts = styled(6)
+    rows = Rows.join(list(gather(llama, texts, encode_whole(llama, texts))))
+    plain = random_steer(llama)
+    ended = replace(plain, factors={**plain.factors, "A_end": torch.ones(32, 1) / 8, "B_end": torch.ones(32, 1) / 4})
+    of_texts, strengths = (rows.h, rows.target, rows.is_end), [1.0, rows.label]
+    found = sweep_texts(llama.head, *of_texts, [ended, plain], strengths)
+    assert rows.is_end.sum() == 6
+    assert torch.equal(found[0, :, ~rows.is_end], found[1, :, ~rows.is_end])
+    for steer, lines in ((ended.reader(), found[0]), (plain, found[1])):
+        expected = sweep(llama.head, rows.h, rows.target, [Direction.of_steer(llama.head, steer)], strengths)[0]
+        # float32: other rows are in the product
+        torch.testing.assert_close(lines[:, rows.is_end], expected[:, rows.is_end], rtol=1e-5, atol=1e-5)
+    assert (found[0] != found[1])[:, rows.is_end].all()

@@ -98,3 +98,31 @@ def sweep(
             for j, column in enumerate(s.T):
                 here[:, k, j] = head.log_likelihood_of(torch.addcmul(z0, column[:, None], z1, out=buffer), y)
     return found.permute(1, 2, 0)
+
+
+def sweep_texts(
+    head: Head,
+    h: Tensor,
+    targets: Tensor,
+    is_end: Tensor,
+    steers: Sequence[Steer],
+    strengths: Sequence[float | Tensor],
+    domain: Steer | None = None,
+) -> Tensor:
+    """Log-likelihood (K, S, N) of texts' tokens under each of K steers, whose end part acts where a text ends.
+
+    Args:
+        head: as in ``sweep``.
+        h: likewise.
+        targets: likewise.
+        is_end: which of the tokens are the end of their text (N,).
+        steers: each taken alone.
+        strengths: as in ``sweep``.
+        domain: likewise.
+    """
+    found = torch.empty(len(steers), len(strengths), len(h))
+    for where, some in ((~is_end, steers), (is_end, [steer.reader() for steer in steers])):
+        directions = [Direction.of_steer(head, steer) for steer in some]
+        at = [s[where.cpu()] if isinstance(s, Tensor) else s for s in strengths]
+        found[:, :, where.cpu()] = sweep(head, h[where], targets[where], directions, at, domain)
+    return found

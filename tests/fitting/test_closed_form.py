@@ -13,10 +13,10 @@ from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, encode_whole
-from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates
-from tiny import styled
+from lmsteer.sweep import sweep_texts
+from tiny import random_steer, styled
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,9 @@ def test_factors_are_the_best_of_their_rank(statistics, own):
 def test_a_style_that_is_there_is_found(llama, statistics, own):
     solution = solve(statistics, own, llama.head)
     rows = statistics.held_out
-    f = solution.factors
-    a, b = torch.cat([f["A"], f["A_end"]], 1), torch.cat([f["B"], f["B_end"]], 1)
-    one, four = gains_at(llama.head, rows, [(a, b)], [1.0, 4.0])[0].mean(1).tolist()
+    steer = replace(random_steer(llama), factors=solution.factors)
+    log_p = sweep_texts(llama.head, rows.h, rows.target, rows.is_end, [steer], [rows.label, 4 * rows.label])[0]
+    one, four = (log_p - rows.log_p).mean(1).tolist()
     assert one > 0.1
     assert one > four  # strength 1 is the label, not a fraction of it
 

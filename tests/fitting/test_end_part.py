@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledText
-from lmsteer.fitting.end_part import fit_end, ridge, share_on_whole_texts
-from lmsteer.fitting.rows import Rows, encode_whole
+from lmsteer.fitting.end_part import fit_end, ridge
+from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates
@@ -20,61 +21,57 @@ def statistics(llama) -> Statistics:
     return gather_statistics(HiddenStates(llama, encode_whole(llama, texts)), texts, Statistics.empty(llama))
 
 
-def test_the_reader_tells_labels_at_held_out_ends(llama, statistics):
-    end = fit_end(statistics, llama.head)
+@pytest.fixture(scope="module")
+def own(llama) -> Curvature:
+    return curvature(llama)
+
+
+def test_the_reader_tells_labels_at_held_out_ends(llama, statistics, own):
+    end = fit_end(statistics, own, llama.head)
     rows = statistics.held_out[statistics.held_out.is_end]
     readings = rows.h.double() @ end.w
     right = ((readings - readings.mean()).sign() == rows.label.sign()).double().mean()
     assert float(right) > 0.9
 
 
-def test_ends_are_likelier_under_their_label(llama, statistics):
-    end = fit_end(statistics, llama.head)
+def test_ends_are_likelier_under_their_label(llama, statistics, own):
+    end = fit_end(statistics, own, llama.head)
     rows = statistics.held_out[statistics.held_out.is_end]
     assert float(gains_at(llama.head, rows, [(end.w[:, None], end.u[:, None])], [1.0]).mean()) > 0
 
 
-def test_a_part_that_helps_is_taken_and_one_that_harms_is_not(llama, statistics):
-    end = fit_end(statistics, llama.head)
-    nothing = torch.zeros(llama.hidden_size, 1, dtype=torch.float64)
-    assert share_on_whole_texts(end, llama.head, statistics.held_out, nothing, nothing) > 0
-    against = type(end)(-50 * end.w, end.u, end.damping)
-    assert share_on_whole_texts(against, llama.head, statistics.held_out, nothing, nothing) == 0
-
-
-def test_u_moves_the_end_of_text_by_one_nat_a_unit(llama, statistics):
-    end = fit_end(statistics, llama.head)
+def test_u_moves_the_end_of_text_by_one_nat_a_unit(llama, statistics, own):
+    end = fit_end(statistics, own, llama.head)
     # By definition, on the texts in the sums: the mean residual at ends along u is 1 (float64).
     assert float(end.u @ statistics.sums["r_end"]) / statistics.counts.ends == pytest.approx(1)
 
 
-def test_u_moves_other_tokens_less_than_the_plain_direction_does(llama, statistics):
-    end, rows = fit_end(statistics, llama.head), Rows.join(statistics.sample)
+def test_u_costs_less_than_the_plain_direction_does(llama, statistics, own):
+    end = fit_end(statistics, own, llama.head)
     plain = statistics.sums["r_end"] / statistics.counts.ends
     plain = plain / (plain @ plain)
-    inside = rows.r[~rows.is_end].double()
-    # Both move the end of text by one nat. u is the least under this very measure, but for its damping.
-    assert float(((inside @ end.u) ** 2).mean()) < float(((inside @ plain) ** 2).mean())
+    # Both move the end of text by one nat. u is the least by what the model's own text tells, but for its damping.
+    assert float(end.u @ own.f @ end.u) < float(plain @ own.f @ plain)
 
 
-def test_ends_that_tell_nothing_have_no_end_part(llama):
+def test_ends_that_tell_nothing_have_no_end_part(llama, own):
     texts = [LabelledText(text.text, label) for text, label in zip(styled(240), [1.0, -1.0] * 120, strict=True)]
     by_chance = gather_statistics(HiddenStates(llama, encode_whole(llama, texts)), texts, Statistics.empty(llama))
-    assert fit_end(by_chance, llama.head) is None
+    assert fit_end(by_chance, own, llama.head) is None
 
 
-def test_ends_of_one_label_have_no_end_part(llama):
+def test_ends_of_one_label_have_no_end_part(llama, own):
     texts = [LabelledText(text.text, 0.5) for text in styled(80)]
     alike = gather_statistics(HiddenStates(llama, encode_whole(llama, texts)), texts, Statistics.empty(llama))
-    assert fit_end(alike, llama.head) is None
+    assert fit_end(alike, own, llama.head) is None
 
 
-def test_texts_without_ends_have_no_end_part(llama):
+def test_texts_without_ends_have_no_end_part(llama, own):
     texts = styled(40)
     cut = gather_statistics(
         HiddenStates(llama, encode_whole(llama, texts, max_tokens=6)), texts, Statistics.empty(llama)
     )
-    assert fit_end(cut, llama.head) is None
+    assert fit_end(cut, own, llama.head) is None
 
 
 def test_ridge_solves_its_equation():

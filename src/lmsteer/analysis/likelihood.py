@@ -19,7 +19,7 @@ from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
-from lmsteer.sweep import Direction, sweep
+from lmsteer.sweep import sweep_texts
 
 
 class Window(NamedTuple):
@@ -54,7 +54,7 @@ def likelihoods(
 ) -> list[Tensor]:
     """Log-likelihoods (K, S, T - 1) of a text's tokens after its first, for each text.
 
-    Each of K steers is taken alone, its end part taken in, at each of S strengths.
+    Each of K steers is taken alone, at each of S strengths; its end part acts on the end-of-text token at a text's end.
 
     Args:
         lm: the steers' base.
@@ -76,7 +76,6 @@ def likelihoods(
     size = lm.max_length if window is None else window
     if not 2 <= size <= lm.max_length:
         raise DataError(f"a window of {size} tokens; it must have from 2 to the model's {lm.max_length}.")
-    directions = [Direction.of_steer(lm.head, steer.reader()) for steer in steers]
     parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size)]
     pieces = [ids[text][part.start : part.end] for text, part in parts]
     found = [torch.zeros(len(steers), len(strengths), max(len(tokens) - 1, 0)) for tokens in ids]
@@ -84,7 +83,8 @@ def likelihoods(
         for batch in by_length(pieces):
             h, y = lm.predicting([pieces[i] for i in batch])
             keep, lengths = _told([parts[i][1] for i in batch])
-            lines = sweep(lm.head, h[keep], y[keep], directions, list(strengths))
+            h, y, is_end = h[keep], y[keep], _ends(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
+            lines = sweep_texts(lm.head, h, y, is_end, steers, list(strengths))
             for i, line in zip(batch, lines.split(lengths, dim=2), strict=True):
                 text, part = parts[i]
                 found[text][:, :, part.first - 1 : part.end - 1] = line
@@ -96,3 +96,13 @@ def _told(parts: Sequence[Window]) -> tuple[Tensor, list[int]]:
     """Which of the predicted rows of some windows (N,) are told, and how many of each."""
     keep = [torch.arange(part.start + 1, part.end) >= part.first for part in parts]
     return torch.cat(keep), [int(some.sum()) for some in keep]
+
+
+def _ends(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> Tensor:
+    """Which of the rows that windows of some texts tell (N,) are the end of their text."""
+    last = [part.end == len(tokens) and tokens[-1] == lm.tokenizer.eos_token_id for tokens, part in parts]
+    ends = [
+        torch.arange(part.first, part.end) == (part.end - 1 if yes else -1)
+        for (_, part), yes in zip(parts, last, strict=True)
+    ]
+    return torch.cat(ends)

@@ -11,7 +11,7 @@ from lmsteer.evaluation.calibration import auc, calibrate
 from lmsteer.fitting.rows import Rows
 from lmsteer.head import Head
 from lmsteer.steers.steer import Steer
-from lmsteer.sweep import Direction, sweep
+from lmsteer.sweep import sweep_texts
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,9 @@ class Reading:
         gain: gain in log-likelihood under s = label against s = 0, nats a token, texts of label 0 included.
         gain_positive: the same over texts of positive label, at s = +1.
         gain_negative: over texts of negative label, at s = -1.
-        gain_inside: ``gain`` without the end-of-text tokens, under the steer as it acts when the model writes, that
-            is without its end part.
+        gain_inside: ``gain`` without the end-of-text tokens, where the steer acts as when the model writes.
         signs: share of texts with a label ≠ 0 whose sign is that of log p(text | +1) - log p(text | -1).
-        signs_inside: the same inside texts, without the end part.
+        signs_inside: the same without the end-of-text tokens.
         auc: area under the curve of that difference, over texts of positive label against those of negative.
         slope: with ``offset``, of the ``Calibration`` that makes a probability of it.
         offset: see ``slope``.
@@ -56,15 +55,13 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
     Args:
         head: of the steer's base.
         rows: of the texts; the residuals are not used.
-        steer: the steer, its end part taken in.
+        steer: the steer; its end part acts where a text ends.
         domain: a domain steer, always on at strength 1.
     """
-    reader, in_flight = (Direction.of_steer(head, one) for one in (steer.reader(), steer))
-    whole, inside = sweep(head, rows.h, rows.target, [reader, in_flight], [-1.0, 1.0, rows.label], domain)
-    base = rows.log_p if domain is None else sweep(head, rows.h, rows.target, [reader], [0.0], domain)[0, 0]
-    low, high, own = whole
-    is_inside = ~rows.is_end
-    low_inside, high_inside, own_inside = inside[:, is_inside]
+    of_texts = rows.h, rows.target, rows.is_end
+    low, high, own = sweep_texts(head, *of_texts, [steer], [-1.0, 1.0, rows.label], domain)[0]
+    base = rows.log_p if domain is None else sweep_texts(head, *of_texts, [steer], [0.0], domain)[0, 0]
+    inside = ~rows.is_end
     evidence, labels = _told(rows, high - low)
     calibration = calibrate(evidence, labels > 0)
     return Reading(
@@ -73,9 +70,9 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
         gain=_mean(own - base),
         gain_positive=_mean((high - base)[rows.label > 0]),
         gain_negative=_mean((low - base)[rows.label < 0]),
-        gain_inside=_mean(own_inside - base[is_inside]),
+        gain_inside=_mean((own - base)[inside]),
         signs=_signs(evidence, labels),
-        signs_inside=_signs(*_told(rows[is_inside], high_inside - low_inside)),
+        signs_inside=_signs(*_told(rows[inside], (high - low)[inside])),
         auc=auc(evidence, labels > 0),
         slope=calibration.slope,
         offset=calibration.offset,

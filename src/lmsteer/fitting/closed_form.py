@@ -30,7 +30,7 @@ from torch import Tensor
 from lmsteer.errors import DataError
 from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.curvature import Curvature
-from lmsteer.fitting.end_part import fit_end, share_on_whole_texts
+from lmsteer.fitting.end_part import fit_end
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.scale import largest_scale
 from lmsteer.fitting.statistics import Statistics
@@ -124,7 +124,7 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     """
     inside = statistics.held_out[~statistics.held_out.is_end]
     _check(statistics, inside)
-    end = fit_end(statistics, head)
+    end = fit_end(statistics, curvature, head)
     gradient = NaturalGradient(statistics, curvature, end.w if end else None)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
     a, b, singular_values = gradient.factors(damping_1, damping_2)
@@ -142,9 +142,7 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     }
     settings |= {"damping_end": end.damping} if end else {}
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
-    if end and (share := share_on_whole_texts(end, head, statistics.held_out, factors["A"], factors["B"])):
-        factors |= {"A_end": (end.w * share)[:, None], "B_end": end.u[:, None]}
-        settings["share_end"] = share
+    factors |= {"A_end": end.w[:, None], "B_end": end.u[:, None]} if end else {}
     return Solution({name: factor.float().contiguous() for name, factor in factors.items()}, settings)
 
 

@@ -2,11 +2,11 @@
 
 Whether a text ends is one question with two answers, and what the whole text says weighs on it. That part of
 a steer has rank one, a regression of the label times the direction of the head's input that moves the
-end-of-text token and, weighed by the residuals R of the texts, as little else as possible::
+end-of-text token and as little else as possible::
 
-    W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u ∝ (R + λ_u I)⁻¹ r_end,   R = E[r rᵀ]          (d,)
+    W_end = w uᵀ,   w = (C_end + λ I)⁻¹ (g_end - s̄ h_end),   u ∝ (F + λ_u I)⁻¹ r_end                        (d,)
 
-R is of the texts, not of the model's own writing, for the part serves reading alone: in flight it would only cut texts
+It acts on the one hidden state that a text ends at, when a text is read: when the model writes, it would only cut texts
 short or never let them end. ``w`` by itself is the ``reader`` that ``credit`` is given by.
 """
 
@@ -17,20 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.credit import weighted_product
-from lmsteer.fitting.rows import Rows
+from lmsteer.fitting.curvature import Curvature
 from lmsteer.fitting.scale import best_scales
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.head import Head
-from lmsteer.sweep import Direction, sweep
 
 _DAMPING_U = 0.01
 # Beside the hidden states' mean, a product with centred labels below this is rounding.
 _NOTHING = 1e-9
 _DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
-# Shares of the best scale at the ends that are tried on whole texts, and rows of texts to try them on.
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_SOME_ROWS = 1024
 
 
 def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
@@ -60,16 +55,12 @@ class EndPart:
     damping: float
 
 
-def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
+def fit_end(statistics: Statistics, curvature: Curvature, head: Head) -> EndPart | None:
     """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
-    sampled = statistics.sample_rows
-    if not n or not sampled or rows.is_end.sum() < 2:
+    if not n or rows.is_end.sum() < 2:
         return None
-    priced = torch.zeros_like(sums["C_end"])
-    for block in statistics.sample:
-        priced += weighted_product(block.r, block.r, torch.full((len(block),), 1 / sampled, dtype=torch.float64))
-    u = ridge(priced, sums["r_end"] / n, _DAMPING_U)
+    u = ridge(curvature.f, sums["r_end"] / n, _DAMPING_U)
     u = u / (u @ sums["r_end"]) * n
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
@@ -81,16 +72,3 @@ def fit_end(statistics: Statistics, head: Head) -> EndPart | None:
     if gains.mean() <= gains.std() / len(gains) ** 0.5:
         return None
     return EndPart(readers[best] * scale, u, _DAMPINGS[best])
-
-
-def share_on_whole_texts(end: EndPart, head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
-    """How much of the end part to take beside ``A Bᵀ``, by the held-out gain of whole texts.
-
-    ``u`` isolates the end-of-text token, but not wholly: what it costs elsewhere is weighed here.
-    """
-    some = rows.first_texts(_SOME_ROWS)
-    whole = Direction.of_factors(head, torch.cat([a, end.w[:, None]], 1), torch.cat([b, end.u[:, None]], 1))
-    columns = [torch.cat([torch.ones(a.shape[1]), torch.tensor([share])]) for share in _SHARES]
-    directions = [whole.scaled(each) for each in columns]
-    gains = sweep(head, some.h, some.target, directions, [some.label]).mean((1, 2))
-    return _SHARES[int(gains.argmax())]
