@@ -268,3 +268,56 @@ def test_ctrl_c_keeps_what_was_gathered_and_names_the_way_on(tiny_folder, tmp_pa
     assert started.returncode == 2, err
     assert "--resume" in " ".join(err.split())
     assert Path("steers/x.partial/statistics.json").exists()
+
+
+def test_analyse_and_lens(run, tmp_path):
+    assert run("fit", "letters.jsonl", "--name", "letters")[0] == 0
+    status, out, _ = run("analyse", "abc  def.", "--steer", "letters", "--json")
+    assert status == 0
+    found = json.loads(out)
+    dimension = found["dimensions"]["letters"]
+    assert [word["text"] for word in dimension["words"] if word["text"]] == ["abc", "def", "."]
+    assert 0 <= dimension["probability"] <= 1
+    assert sum(word["evidence"] for word in dimension["words"]) + dimension["end"] == pytest.approx(dimension["score"])
+    Path("lines.txt").write_text("abc\nxyz\n")
+    status, out, err = run("analyse", "--file", "lines.txt", "--steer", "letters", "--html", "page.html")
+    assert status == 0
+    assert "2 texts written to page.html" in err
+    assert Path("page.html").read_text(encoding="utf-8").count("<article>") == 2
+    status, out, _ = run("analyse", "--document", "lines.txt", "--steer", "letters")
+    assert status == 0
+    assert "abc xyz" in out
+    assert "positive, likeliest at" in out
+    status, out, _ = run("lens", "letters", "--json", "--components", "2", "--words", "3", "--picture", "map.svg")
+    assert status == 0
+    assert len(json.loads(out)) == 2
+    assert "<svg" in Path("map.svg").read_text(encoding="utf-8")
+    status, out, _ = run("lens", "letters=-1", "--components", "1")
+    assert status == 0
+    assert "likelier words" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["analyse", "--steer", "letters"], "nothing to read: give a text"),
+        (["analyse", "abc"], "no steer to read the texts by"),
+        (["analyse", "abc", "--steer", "nosuch"], "unknown steer 'nosuch'"),
+        (["analyse", "abc", " ", "--steer", "letters"], "text 2 is empty"),
+        (["analyse", "abc", "--steer", "letters", "--window", "1"], "a window of 1 tokens"),
+        (["analyse", "abc", "--steer", "letters", "--spans", "-1"], "cannot find -1 spans"),
+        (["analyse", "--file", "nosuch.txt", "--steer", "letters"], "nosuch.txt"),
+        (["analyse", "abc", "--steer", "letters", "--html", "letters.jsonl/page.html"], "cannot write"),
+        (["lens", "letters=1,2"], "one strength of each steer"),
+        (["lens", "letters=x"], "cannot read 'letters=x'"),
+        (["lens", "letters", "--picture", "map.docx"], "name it .svg, .png or .pdf"),
+        (["lens", "letters=0"], "does nothing"),
+    ],
+)
+def test_analyse_and_lens_refuse_what_makes_no_sense(run, tiny_folder, arguments, message):
+    from lmsteer.lm import load
+
+    save_steer(random_steer(load(tiny_folder)), "steers/letters")
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert message in err

@@ -28,6 +28,7 @@ def folder(tmp_path_factory) -> Path:
         writer = csv.writer(file)
         writer.writerow(["text", "label", "length"])
         writer.writerows((t.text, "good" if t.label > 0 else "bad", (len(t.text) > 88) * 2 - 1) for t in texts)
+    (folder / "reviews.txt").write_text("\n".join(t.text for t in texts[:8]))
     for name, part in (("monday", texts[:160]), ("tuesday", texts[160:])):
         lines = (json.dumps({"text": t.text, "label": t.label}) for t in part)
         (folder / f"{name}.jsonl").write_text("\n".join(lines))

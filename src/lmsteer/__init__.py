@@ -1,5 +1,7 @@
 """Steer language models: a linear map on the output word embeddings turns a style up and down."""
 
+from lmsteer.analysis.analyse import Analysis, analyse
+from lmsteer.analysis.lens import Component, lens
 from lmsteer.fitting.data import LabelledText, read_labelled
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.gradient import Recipe
@@ -14,7 +16,9 @@ from lmsteer.verify import Verification, verify
 
 __all__ = [
     "LM",
+    "Analysis",
     "Card",
+    "Component",
     "Continuation",
     "Fit",
     "LabelledText",
@@ -22,8 +26,10 @@ __all__ = [
     "Recipe",
     "Steer",
     "Verification",
+    "analyse",
     "fit",
     "generate",
+    "lens",
     "load",
     "load_steer",
     "perplexity",

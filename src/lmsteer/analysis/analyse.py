@@ -128,5 +128,5 @@ def _dimension(
         evidence=tuple(evidence),
         word_evidence=tuple(of_words),
         end=sum(evidence[words[-1].last :]),
-        spans=tuple(best_spans(of_words, spans)),
+        spans=tuple(best_spans([e if w.start < w.end else 0.0 for w, e in zip(words, of_words, strict=True)], spans)),
     )
