@@ -1,0 +1,113 @@
+"""How well evidence points at the words that matter, for the sentiment steer of ``benchmarks.dimensions``.
+
+    python -m benchmarks.evidence DATA
+
+Planted: sentences of nothing in particular, with one word that says something. Rationales: words of SST-2 test
+sentences that are themselves labelled phrases of ``sst2_phrases_train``. Figures go to ``results/evidence.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import torch
+import typer
+
+from benchmarks.dimensions import WORK
+from lmsteer.analysis.analyse import Analysis, analyse
+from lmsteer.evaluation.calibration import auc
+from lmsteer.files import replace_file
+from lmsteer.fitting.data import read_labelled
+from lmsteer.lm import load
+from lmsteer.progress import bars
+from lmsteer.steers.files import load_steer
+
+RESULTS = Path(__file__).parent / "results" / "evidence.json"
+CARRIERS = (
+    "We spent a {} afternoon at the station.",
+    "The letter about the meeting was {} and two pages long.",
+    "On Tuesday the committee met for a {} talk on parking.",
+    "My cousin moved into a {} flat near the river.",
+    "They served a {} soup before the lecture began.",
+    "The second chapter is {} and covers the years after the war.",
+    "He drove a {} car to the office every morning.",
+    "It was a {} film about a family in the north.",
+    "The clerk gave a {} answer to the question about the form.",
+    "She read a {} report on the water supply.",
+)
+WORDS = {
+    1: [
+        "wonderful",
+        "delightful",
+        "brilliant",
+        "charming",
+        "excellent",
+        "lovely",
+        "superb",
+        "delicious",
+        "fascinating",
+        "beautiful",
+    ],
+    -1: [
+        "awful",
+        "dreadful",
+        "boring",
+        "horrible",
+        "terrible",
+        "dull",
+        "disgusting",
+        "pathetic",
+        "miserable",
+        "tedious",
+    ],
+}
+
+
+def main(data: Path) -> None:
+    """Measure and print."""
+    lm, steers = load(), {"sentiment": load_steer(WORK / "sentiment")}
+    planted = [(carrier, word, sign) for sign, words in WORDS.items() for carrier, word in product(CARRIERS, words)]
+    found = analyse(lm, [carrier.format(word) for carrier, word, _ in planted], steers, progress=bars())
+    hits = [_hits(analysis, word, sign) for analysis, (_, word, sign) in zip(found, planted, strict=True)]
+    lexicon = {
+        text.text.strip().lower(): text.label
+        for text in read_labelled(data / "sst2_phrases_train.jsonl.gz")
+        if len(text.text.split()) == 1
+    }
+    test = [text.text for text in read_labelled(data / "sst2_test.jsonl.gz")]
+    words = [pair for analysis in analyse(lm, test, steers, progress=bars()) for pair in _words(analysis)]
+    told = torch.tensor([(evidence, lexicon[word]) for word, evidence in words if word in lexicon])
+    results = {
+        "planted": len(planted),
+        "in the first span": sum(first for first, _ in hits) / len(hits),
+        "in one of three": sum(any_ for _, any_ in hits) / len(hits),
+        "rationales": len(told),
+        "auc": auc(told[:, 0], told[:, 1] > 0),
+        "signs": float((told[:, 0].sign() == told[:, 1].sign()).float().mean()),
+    }
+    with replace_file(RESULTS) as aside:
+        aside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=1))
+
+
+def _hits(analysis: Analysis, word: str, sign: int) -> tuple[bool, bool]:
+    """Whether the loudest span, and whether any, has the planted word in it and speaks for its side."""
+    spans = sorted(analysis.dimensions["sentiment"].spans, key=lambda span: -abs(span.score))
+    right = [
+        span.score * sign > 0
+        and word in [analysis.text[w.start : w.end] for w in analysis.words[span.start : span.end]]
+        for span in spans
+    ]
+    return bool(right) and right[0], any(right)
+
+
+def _words(analysis: Analysis) -> list[tuple[str, float]]:
+    """Words of a text in small letters, with their evidence."""
+    evidence = analysis.dimensions["sentiment"].word_evidence
+    return [(analysis.text[w.start : w.end].lower(), e) for w, e in zip(analysis.words, evidence, strict=True)]
+
+
+if __name__ == "__main__":
+    typer.run(main)
