@@ -37,32 +37,19 @@ CARRIERS = (
     "The clerk gave a {} answer to the question about the form.",
     "She read a {} report on the water supply.",
 )
-WORDS = {
-    1: [
-        "wonderful",
-        "delightful",
-        "brilliant",
-        "charming",
-        "excellent",
-        "lovely",
-        "superb",
-        "delicious",
-        "fascinating",
-        "beautiful",
-    ],
-    -1: [
-        "awful",
-        "dreadful",
-        "boring",
-        "horrible",
-        "terrible",
-        "dull",
-        "disgusting",
-        "pathetic",
-        "miserable",
-        "tedious",
-    ],
-}
+PLEASANT = (
+    "wonderful",
+    "delightful",
+    "brilliant",
+    "charming",
+    "excellent",
+    "lovely",
+    "superb",
+    "delicious",
+    "beautiful",
+)
+UNPLEASANT = ("awful", "dreadful", "boring", "horrible", "terrible", "dull", "disgusting", "miserable", "tedious")
+WORDS = {1: PLEASANT, -1: UNPLEASANT}
 
 
 def main(data: Path) -> None:
