@@ -9,7 +9,7 @@ import torch
 
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.steers.mix import Mix
-from lmsteer.sweep import Direction, sweep, sweep_texts
+from lmsteer.sweep import Direction, directions_of, sweep, sweep_texts
 from tiny import random_steer, styled
 
 
@@ -72,8 +72,9 @@ def test_the_end_part_of_a_steer_acts_where_texts_end(llama):
     rows = Rows.join(list(gather(llama, texts, encode_whole(llama, texts))))
     plain = random_steer(llama)
     ended = replace(plain, factors={**plain.factors, "A_end": torch.ones(32, 1) / 8, "B_end": torch.ones(32, 1) / 4})
-    of_texts, strengths = (rows.h, rows.target, rows.is_end), [1.0, rows.label]
-    found = sweep_texts(llama.head, *of_texts, [ended, plain], strengths)
+    directions, strengths = directions_of(llama.head, [ended, plain]), [1.0, rows.label]
+    assert directions[0][1] is directions[1][1]  # what has no end part is the same everywhere
+    found = sweep_texts(llama.head, rows.h, rows.target, rows.is_end, directions, strengths)
     assert rows.is_end.sum() == 6
     assert torch.equal(found[0, :, ~rows.is_end], found[1, :, ~rows.is_end])
     for steer, lines in ((ended.reader(), found[0]), (plain, found[1])):

@@ -100,12 +100,25 @@ def sweep(
     return found.permute(1, 2, 0)
 
 
+Directions = tuple[list[Direction], list[Direction]]
+
+
+def directions_of(head: Head, steers: Sequence[Steer]) -> Directions:
+    """Where steers move raw logits to when texts are read: inside them, and where they end."""
+    inside = [Direction.of_steer(head, steer) for steer in steers]
+    at_end = [
+        same if steer.reader() is steer else Direction.of_steer(head, steer.reader())
+        for steer, same in zip(steers, inside, strict=True)
+    ]
+    return inside, at_end
+
+
 def sweep_texts(
     head: Head,
     h: Tensor,
     targets: Tensor,
     is_end: Tensor,
-    steers: Sequence[Steer],
+    directions: Directions,
     strengths: Sequence[float | Tensor],
     domain: Steer | None = None,
 ) -> Tensor:
@@ -115,14 +128,13 @@ def sweep_texts(
         head: as in ``sweep``.
         h: likewise.
         targets: likewise.
-        is_end: which of the tokens are the end of their text (N,).
-        steers: each taken alone.
+        is_end: which of the tokens are the end of their text (N,), on the CPU.
+        directions: of the steers, each taken alone.
         strengths: as in ``sweep``.
         domain: likewise.
     """
-    found = torch.empty(len(steers), len(strengths), len(h))
-    for where, some in ((~is_end, steers), (is_end, [steer.reader() for steer in steers])):
-        directions = [Direction.of_steer(head, steer) for steer in some]
-        at = [s[where.cpu()] if isinstance(s, Tensor) else s for s in strengths]
-        found[:, :, where.cpu()] = sweep(head, h[where], targets[where], directions, at, domain)
+    found = torch.empty(len(directions[0]), len(strengths), len(h))
+    for where, some in zip((~is_end, is_end), directions, strict=True):
+        at = [s[where] if isinstance(s, Tensor) else s for s in strengths]
+        found[:, :, where] = sweep(head, h[where], targets[where], some, at, domain)
     return found

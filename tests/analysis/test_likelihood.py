@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,20 @@ def test_a_long_text_is_read_in_windows(llama, make_lm):
     assert found.shape == (1, 1, len(longer) - 1)
     first = said(gpt2, longer[: gpt2.max_length], steer, 2.0)
     torch.testing.assert_close(found[0, 0, : len(first)], first, rtol=1e-3, atol=1e-3)
+
+
+def test_the_end_part_of_a_steer_acts_on_the_end_of_a_text_alone(llama):
+    end, plain = llama.tokenizer.eos_token_id, random_steer(llama)
+    part = {"A_end": torch.ones(32, 1), "B_end": torch.ones(32, 1) / 4}
+    ended = replace(plain, factors={**plain.factors, **part})
+    texts = [[40, end, 41, 42, 43, 44, end], [40, 41, 42, 43, 44, 45, 46]]
+    for window in (None, 4):
+        for ids, found in zip(texts, likelihoods(llama, texts, [ended, plain], [1.0], window=window), strict=True):
+            differs = found[0, 0] != found[1, 0]
+            assert differs.tolist() == [False] * 5 + [ids[-1] == end]
+    expected = said(llama, texts[0], ended.reader(), 1.0)[-1]
+    found = likelihoods(llama, texts[:1], [ended], [1.0])[0][0, 0, -1]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # as above
 
 
 def test_what_cannot_be_read_is_refused(llama, make_lm):

@@ -15,7 +15,7 @@ from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, encode_whole
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates
-from lmsteer.sweep import sweep_texts
+from lmsteer.sweep import directions_of, sweep_texts
 from tiny import random_steer, styled
 
 
@@ -69,7 +69,8 @@ def test_a_style_that_is_there_is_found(llama, statistics, own):
     solution = solve(statistics, own, llama.head)
     rows = statistics.held_out
     steer = replace(random_steer(llama), factors=solution.factors)
-    log_p = sweep_texts(llama.head, rows.h, rows.target, rows.is_end, [steer], [rows.label, 4 * rows.label])[0]
+    of_texts = rows.h, rows.target, rows.is_end, directions_of(llama.head, [steer])
+    log_p = sweep_texts(llama.head, *of_texts, [rows.label, 4 * rows.label])[0]
     one, four = (log_p - rows.log_p).mean(1).tolist()
     assert one > 0.1
     assert one > four  # strength 1 is the label, not a fraction of it

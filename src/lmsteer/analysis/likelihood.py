@@ -19,7 +19,7 @@ from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
-from lmsteer.sweep import sweep_texts
+from lmsteer.sweep import directions_of, sweep_texts
 
 
 class Window(NamedTuple):
@@ -76,6 +76,7 @@ def likelihoods(
     size = lm.max_length if window is None else window
     if not 2 <= size <= lm.max_length:
         raise DataError(f"a window of {size} tokens; it must have from 2 to the model's {lm.max_length}.")
+    directions = directions_of(lm.head, steers)
     parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size)]
     pieces = [ids[text][part.start : part.end] for text, part in parts]
     found = [torch.zeros(len(steers), len(strengths), max(len(tokens) - 1, 0)) for tokens in ids]
@@ -84,7 +85,7 @@ def likelihoods(
             h, y = lm.predicting([pieces[i] for i in batch])
             keep, lengths = _told([parts[i][1] for i in batch])
             h, y, is_end = h[keep], y[keep], _ends(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
-            lines = sweep_texts(lm.head, h, y, is_end, steers, list(strengths))
+            lines = sweep_texts(lm.head, h, y, is_end, directions, list(strengths))
             for i, line in zip(batch, lines.split(lengths, dim=2), strict=True):
                 text, part = parts[i]
                 found[text][:, :, part.first - 1 : part.end - 1] = line

@@ -11,7 +11,7 @@ from lmsteer.evaluation.calibration import auc, calibrate
 from lmsteer.fitting.rows import Rows
 from lmsteer.head import Head
 from lmsteer.steers.steer import Steer
-from lmsteer.sweep import sweep_texts
+from lmsteer.sweep import directions_of, sweep_texts
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
         steer: the steer; its end part acts where a text ends.
         domain: a domain steer, always on at strength 1.
     """
-    of_texts = rows.h, rows.target, rows.is_end
-    low, high, own = sweep_texts(head, *of_texts, [steer], [-1.0, 1.0, rows.label], domain)[0]
-    base = rows.log_p if domain is None else sweep_texts(head, *of_texts, [steer], [0.0], domain)[0, 0]
+    of_texts = rows.h, rows.target, rows.is_end, directions_of(head, [steer])
+    low, high, own = sweep_texts(head, *of_texts, [-1.0, 1.0, rows.label], domain)[0]
+    base = rows.log_p if domain is None else sweep_texts(head, *of_texts, [0.0], domain)[0, 0]
     inside = ~rows.is_end
     evidence, labels = _told(rows, high - low)
     calibration = calibrate(evidence, labels > 0)
