@@ -55,7 +55,8 @@ def test_probabilities_are_those_of_two_sides(evidence):
 def test_the_area_counts_pairs(texts):
     ones = [e for e, positive in texts if positive]
     zeros = [e for e, positive in texts if not positive]
-    found = auc(torch.tensor([float(e) for e, _ in texts]), torch.tensor([p for _, p in texts], dtype=torch.bool))
+    table = torch.tensor([(float(e), float(p)) for e, p in texts]).reshape(-1, 2)
+    found = auc(table[:, 0], table[:, 1] > 0)
     if not ones or not zeros:
         assert math.isnan(found)
         return

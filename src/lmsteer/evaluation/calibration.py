@@ -65,6 +65,7 @@ def calibrate(evidence: Tensor, positive: Tensor) -> Calibration:
 
 def auc(evidence: Tensor, positive: Tensor) -> float:
     """Area under the curve: how often a positive text has more evidence than one that is not, ties counted half."""
+    evidence = evidence.contiguous()
     ordered = evidence.sort().values
     ranks = (torch.searchsorted(ordered, evidence) + torch.searchsorted(ordered, evidence, right=True) + 1).double() / 2
     ones = int(positive.sum())
