@@ -101,8 +101,8 @@ def read_all(data: Data) -> None:
             f"{row['regression_auc']:.3f}",
         ]
         table.add_row(name, str(len(test)), *cells)
-    with replace_file(RESULTS) as aside:
-        aside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        with replace_file(RESULTS) as aside:
+            aside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     Console(width=110).print(table)
 
 
