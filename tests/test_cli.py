@@ -287,7 +287,7 @@ def test_analyse_and_lens(run, tmp_path):
     status, out, _ = run("analyse", "--document", "lines.txt", "--steer", "letters")
     assert status == 0
     assert "abc xyz" in out
-    assert "positive, likeliest at" in out
+    assert "%, likeliest at" in out
     status, out, _ = run("lens", "letters", "--json", "--components", "2", "--words", "3", "--picture", "map.svg")
     assert status == 0
     assert len(json.loads(out)) == 2

@@ -75,7 +75,7 @@ def analyses(out: Console, found: Sequence[Analysis]) -> None:
     for analysis in found:
         for name, dimension in analysis.dimensions.items():
             position = dimension.position
-            told = "" if position.probability is None else f", {position.probability:.0%} positive"
+            told = "" if position.probability is None else f", p(+1) = {position.probability:.0%}"
             out.print(
                 f"\n[bold]{escape(name)}[/] {position.score:+.2f} nats{told}, likeliest at {position.best:+.1f} "
                 f"{_sparkline(position.shares)} ({position.strengths[0]:+g} to {position.strengths[-1]:+g})",

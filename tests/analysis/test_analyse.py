@@ -64,7 +64,7 @@ def test_the_page_shows_texts_as_they_are(llama):
     assert "<film>" not in html
     assert "film" in html
     assert "&lt;" in html
-    assert "%</b> positive" in html
+    assert "p(+1) = <b>" in html
 
 
 def test_long_texts_are_read_in_windows(make_lm):
