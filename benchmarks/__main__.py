@@ -23,7 +23,7 @@ from benchmarks.growth import Curve, FitOfTexts, curves, fits_of_texts
 from benchmarks.measure import Line, Machine
 from benchmarks.picture import draw
 from benchmarks.speed import LINES, STEPS, Bench, with_memory
-from lmsteer.files import replace_file
+from lmsteer.files import write_file
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "growth.svg"
@@ -81,9 +81,7 @@ class _Results:
         )
 
     def write(self) -> None:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with replace_file(RESULTS) as aside:
-            aside.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_file(RESULTS, json.dumps(asdict(self), indent=1) + "\n")
 
     def all_lines(self) -> list[Line]:
         step = self.lines["recipe_step"].naive

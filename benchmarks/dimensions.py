@@ -27,7 +27,7 @@ from torch import Tensor
 from lmsteer.analysis.analyse import analyse
 from lmsteer.batches import by_length, pad
 from lmsteer.evaluation.calibration import auc
-from lmsteer.files import replace_file
+from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledSource, LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM, load
@@ -74,7 +74,8 @@ def fit_all(data: Data) -> None:
     for name, dimension in DIMENSIONS.items():
         if not (WORK / name).exists():
             source = LabelledSource(str(data / f"{dimension.train}.jsonl.gz"))
-            fit(lm, source.read(), name=name, label=dimension.label, source=source, out=WORK / name, progress=bars())
+            texts, out = source.read(), WORK / name
+            fit(lm, texts, name=name, label=dimension.label, source=source, out=out, resume=True, progress=bars())
 
 
 @app.command("read")
@@ -101,8 +102,7 @@ def read_all(data: Data) -> None:
             f"{row['regression_auc']:.3f}",
         ]
         table.add_row(name, str(len(test)), *cells)
-        with replace_file(RESULTS) as aside:
-            aside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_file(RESULTS, json.dumps(results, indent=1) + "\n")
     Console(width=110).print(table)
 
 

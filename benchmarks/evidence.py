@@ -18,7 +18,7 @@ import typer
 from benchmarks.dimensions import WORK
 from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.evaluation.calibration import auc
-from lmsteer.files import replace_file
+from lmsteer.files import write_file
 from lmsteer.fitting.data import read_labelled
 from lmsteer.lm import load
 from lmsteer.progress import bars
@@ -74,8 +74,7 @@ def main(data: Path) -> None:
         "auc": auc(told[:, 0], told[:, 1] > 0),
         "signs": float((told[:, 0].sign() == told[:, 1].sign()).float().mean()),
     }
-    with replace_file(RESULTS) as aside:
-        aside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_file(RESULTS, json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
 

@@ -23,13 +23,14 @@ from lmsteer import load
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.files import replace_file
+from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation import generate
 from lmsteer.lm import LM
+from lmsteer.pictures import rendered
 from lmsteer.progress import bars
 from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import load_steer
@@ -116,10 +117,8 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
 @app.command("plot")
 def plot() -> None:
     """Draw attribute against perplexity for both methods."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "lmsteer"  # the same file on a rerun
     results = _results()
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -150,7 +149,7 @@ def plot() -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    figure.savefig(PICTURE, metadata={"Date": None})
+    write_file(PICTURE, rendered(figure))
 
 
 def _results() -> dict[str, Any]:
@@ -169,8 +168,7 @@ def _drop(*keys: str) -> None:
 
 
 def _write(results: dict[str, Any]) -> None:
-    with replace_file(RESULTS / "main_job.json") as aside:
-        aside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_file(RESULTS / "main_job.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

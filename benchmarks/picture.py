@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.growth import Curve
+from lmsteer.files import write_file
+from lmsteer.pictures import rendered
 
 OURS, PUBLISHED = "#1f7a5a", "#b4462f"
 COLUMNS = 3
@@ -17,7 +18,6 @@ COLUMNS = 3
 
 def draw(curves: Sequence[Curve], file: Path) -> None:
     """Draw curves on double logarithmic axes."""
-    mpl.rcParams["svg.hashsalt"] = "lmsteer"  # the same file on a rerun
     rows = -(-len(curves) // COLUMNS)
     figure = Figure(figsize=(3.6 * COLUMNS, 3 * rows), layout="constrained")
     charts = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
@@ -27,7 +27,7 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
         axes.set_visible(False)
     lines = {line.get_label(): line for axes in charts for line in axes.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(file, metadata={"Date": None})
+    write_file(file, rendered(figure))
 
 
 def _draw(axes: Axes, curve: Curve) -> None:

@@ -25,7 +25,7 @@ from benchmarks.main_job import TEXTS
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.files import replace_file
+from lmsteer.files import write_file
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
 from lmsteer.fitting.curvature import _SEED, _TEXTS, _TOKENS, Curvature, curvature
@@ -214,9 +214,7 @@ def main(data: Path) -> None:
         found[variant.__name__] = {"reading": reading.to_json(), "dial": [asdict(point) for point in points]}
         table.add_row((variant.__doc__ or "").split("\n")[0], *_cells(reading, points))
         console.print(variant.__name__, *_cells(reading, points), highlight=False)
-        RESULTS.parent.mkdir(exist_ok=True)
-        with replace_file(RESULTS) as aside:
-            aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_file(RESULTS, json.dumps(found, indent=1) + "\n")
     console.print(table)
 
 

@@ -8,23 +8,23 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.files import replace_file
+from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledSource
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation import Continuation, generate
 from lmsteer.lm import LM, load
 from lmsteer.packaged import DEFAULT_MODEL
+from lmsteer.pages import filled
+from lmsteer.pictures import rendered
 from lmsteer.progress import bars
 from lmsteer.starter import DIMENSIONS, starter_file, starter_texts
 
@@ -86,8 +86,7 @@ def run(model: str, out: Path, *, quick: bool = False, console: Console | None =
     curve = dial(rows, "sentiment", Vader())
     show(console, rows, curve)
     report = out / "report.html"
-    with replace_file(report) as aside:
-        aside.write_text(page(lm, fitted, rows, curve, seconds), encoding="utf-8")
+    write_file(report, page(lm, fitted, rows, curve, seconds))
     console.print(f"\nThe page to show to somebody: [bold]{report}[/]")
     return Demo(fitted, curve, report)
 
@@ -118,7 +117,6 @@ def _style(row: Continuation) -> str:
 
 def page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: Sequence[Point], seconds: float) -> str:
     """The report, one self-contained HTML page; ``seconds`` is what the fit took."""
-    template = (files("lmsteer") / "assets" / "report" / "demo.html").read_text(encoding="utf-8")
     card = fitted.steer.card
     prompts = [
         {
@@ -131,9 +129,9 @@ def page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: Sequence[Poin
         }
         for prompt in dict.fromkeys(row.prompt for row in rows)
     ]
-    environment = Environment(autoescape=True)
-    environment.filters["percent"] = _percent
-    return environment.from_string(template).render(
+    return filled(
+        "demo.html",
+        percent=_percent,
         card=card,
         held_out=fitted.reading,
         low=curve[0],
@@ -164,9 +162,6 @@ def draw(curve: Sequence[Point]) -> list[str]:
 
 
 def _picture(strengths: list[float], values: list[float], what: str, top: float | None, colour: str) -> str:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(strengths, values, "o-", color=colour, clip_on=False)
@@ -174,10 +169,7 @@ def _picture(strengths: list[float], values: list[float], what: str, top: float 
     axes.grid(alpha=0.3)
     axes.axvline(0, color="#98a2b3", linewidth=1)
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = StringIO()
-    with mpl.rc_context({"svg.hashsalt": "lmsteer"}):  # the same picture on a rerun
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return rendered(figure).decode()
 
 
 def _colour(row: Continuation) -> str:

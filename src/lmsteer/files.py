@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lmsteer.errors import DataError
+
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
@@ -33,6 +35,19 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_file(file: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8; an older one stands until the new one is whole.
+
+    Raises:
+        DataError: the disk does not take it.
+    """
+    try:
+        with replace_file(file) as aside:
+            aside.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {error}.") from error
 
 
 @contextmanager

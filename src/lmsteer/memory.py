@@ -1,7 +1,7 @@
 """Memory that is free is given back to the system.
 
 Among large tensors that come and go, small ones that stay leave glibc's heap holes that the next large one does not
-fit: a pass over 8,538 texts grew to 860 MB that way, of which 500 were in use.
+fit, and a long pass would grow and grow (docs/log.md, "Memory").
 """
 
 from __future__ import annotations

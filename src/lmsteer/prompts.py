@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.errors import DataError
-from lmsteer.files import replace_file
+from lmsteer.files import write_file
 from lmsteer.fitting.data import text_of
 from lmsteer.generation import Continuation
 
@@ -46,21 +46,8 @@ def as_published(continuations: Iterable[Continuation]) -> list[dict[str, Any]]:
 
 
 def write_jsonl(file: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Write objects a line each, as ``write_text`` does."""
-    write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def write_text(file: Path, content: str) -> None:
-    """Write a text file; an older one stands until the new one is whole.
-
-    Raises:
-        DataError: the disk does not take it.
-    """
-    try:
-        with replace_file(file) as aside:
-            aside.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {file}: {error}.") from error
+    """Write objects a line each, as ``write_file`` does."""
+    write_file(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _prompt(line: str, place: str) -> str:

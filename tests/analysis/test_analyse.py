@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import processors
 
 from lmsteer.analysis.analyse import analyse
 from lmsteer.analysis.page import page, pieces, span_text
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.steers.mix import Mix
-from tiny import FAMILIES, random_steer
+from tiny import FAMILIES, random_steer, tiny_tokenizer
 
 TEXT = "A well-made <film>, & naïve."
 
@@ -88,6 +89,34 @@ def test_what_says_nothing_is_refused(llama, make_lm):
         analyse(make_lm("qwen2"), ["a"], steers)
     (found,) = analyse(llama, ["a"], steers)
     assert found.tokens == ((0, 1), (1, 1))  # the letter and the end
+
+
+def adding_tokenizer(lm):
+    """The model with a tokenizer that puts a token before each text and one behind it."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return replace(lm, tokenizer=tokenizer)
+
+
+def test_tokens_that_the_tokenizer_adds_stand_for_no_text(llama):
+    lm = adding_tokenizer(llama)
+    assert lm.encode(["ab"])[0][0] == 1
+    assert lm.encode(["ab"])[0][-1] == 2
+    (found,) = analyse(lm, ["ab"], {"s": random_steer(lm)})
+    assert found.tokens == ((0, 1), (1, 2), (2, 2))
+    assert found.words[-1].end == 2
+
+
+def test_special_tokens_in_a_text_are_text(llama):
+    steers = {"s": random_steer(llama)}
+    for text in ("</s>", "ab</s>", "<s>ab</s>", "<s></s>"):
+        (found,) = analyse(llama, [text], steers)
+        assert found.tokens[-1] == (len(text), len(text))
+        assert found.tokens[-2][1] == len(text)
+        dimension = found.dimensions["s"]
+        assert sum(dimension.word_evidence) + dimension.end == pytest.approx(dimension.position.score)
 
 
 def test_the_first_word_is_read_after_the_token_that_the_model_starts_from(llama):

@@ -38,9 +38,10 @@ def test_a_steer_of_rank_one_is_one_component(llama):
 
 
 def test_components_share_all_that_the_steer_does(llama):
-    found = look(llama, random_steer(llama, rank=7), components=32)
+    found = look(llama, random_steer(llama, rank=7), components=99)
     shares = [component.share for component in found]
     assert sum(shares) == pytest.approx(1)
+    assert len(shares) == 32  # d: there are no more
     assert shares == sorted(shares, reverse=True)
     assert shares[6] > 1e-6 > 1e-9 > shares[7]
 
@@ -88,6 +89,9 @@ def test_what_has_no_words_is_refused(llama, make_lm):
         lens(llama, Mix({"one": steers["one"]}, {"one": 0.0}))
     with pytest.raises(WrongBaseError):
         look(make_lm("qwen2"), steers["one"])
+    for options in ({"components": 0}, {"words": -1}):
+        with pytest.raises(DataError, match="show one at least"):
+            look(llama, steers["one"], **options)
 
 
 def test_a_map_is_drawn_the_same_twice(llama, tmp_path):

@@ -32,6 +32,13 @@ def test_a_reading_adds_up(llama, rows):
     assert reading.to_json()["texts"] == 20
 
 
+def test_figures_are_rounded_to_what_they_tell_however_small(llama, rows):
+    reading = replace(read(llama.head, rows, random_steer(llama)), slope=1.23456e-6, gain=0.123456, offset=math.nan)
+    told = reading.to_json()
+    assert (told["slope"], told["gain"], told["offset"]) == (1.235e-6, 0.1235, None)
+    assert replace(reading, slope=math.nan).to_json()["slope"] is None
+
+
 def test_vader_judges_and_abstains():
     assert Vader().verdicts(["This is wonderful!", "A horrible, sad mess.", "The table has four legs."]) == [1, -1, 0]
 

@@ -109,10 +109,13 @@ def _encode(lm: LM, text: str, number: int) -> tuple[list[int], list[Bounds]]:
     if not text.strip():
         raise DataError(f"text {number} is empty: there is nothing to read.")
     ids, bounds = encode_with_bounds(lm, text)
-    if ids[0] == lm.start_id:
+    # Where the tokenizer, not the text, put a token first or last, it stands for no character.
+    if ids[0] == lm.start_id and bounds[0][0] == bounds[0][1]:
         ids, bounds = ids[1:], bounds[1:]
     end = lm.tokenizer.eos_token_id
-    if end is not None and ids[-1:] != [end]:
+    if ids[-1] == end and bounds[-1][0] == bounds[-1][1]:
+        ids, bounds = ids[:-1], bounds[:-1]
+    if end is not None:
         ids, bounds = [*ids, end], [*bounds, (len(text), len(text))]
     return [lm.start_id, *ids], bounds
 

@@ -21,13 +21,11 @@ import torch
 from torch import Tensor
 
 from lmsteer.analysis.whole_words import WholeWords, Word
-from lmsteer.errors import SteerError
+from lmsteer.errors import DataError, SteerError
 from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.lm import LM
 from lmsteer.steers.mix import Mix
 
-# Components beyond these are not looked at.
-_MOST = 32
 # Eigenvalues of C below this share of the largest are rounding.
 _FLOOR = 1e-9
 
@@ -59,13 +57,16 @@ def lens(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Comp
         words: at each end, at most.
 
     Raises:
+        DataError: less than one component or word.
         SteerError: several steers, not all of them multiply, strengths row by row, or steers that do nothing.
         WrongBaseError: a steer of another base.
     """
+    if components < 1 or words < 1:
+        raise DataError(f"cannot show {components} components of {words} words; show one at least.")
     lm.check_base(mix)
     forms = {steer.form for steer in mix.steers.values()}
     if forms == {"multiply"}:
-        shares, logits = _of_matrix(lm, mix.matrix(), curvature(lm))
+        shares, logits = _of_matrix(lm, mix.matrix(), curvature(lm), components)
     elif len(mix.steers) == 1 and len(mix.strengths) == 1:
         shares, logits = torch.ones(1), _of_vector(lm, mix)
     else:
@@ -75,12 +76,12 @@ def lens(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Comp
     whole = WholeWords(lm)
     return [
         Component(float(share), whole.first(line, words), whole.first(-line, words, -1.0), line)
-        for share, line in zip(shares[:components], logits[:components], strict=True)
+        for share, line in zip(shares, logits, strict=True)
     ]
 
 
-def _of_matrix(lm: LM, w: Tensor, own: Curvature) -> tuple[Tensor, Tensor]:
-    """Shares (r,) and logits (r, V) of the components of W (d, d)."""
+def _of_matrix(lm: LM, w: Tensor, own: Curvature, count: int) -> tuple[Tensor, Tensor]:
+    """Shares (N,) and logits (N, V) of the first ``count`` components of W (d, d)."""
     w = w.double()
     root_c, root_f = (_root(*eigen) for eigen in (own.c_eigen, own.f_eigen))
     u, spectrum, _ = torch.linalg.svd(root_c @ w @ root_f)
@@ -88,7 +89,8 @@ def _of_matrix(lm: LM, w: Tensor, own: Curvature) -> tuple[Tensor, Tensor]:
     values, basis = own.c_eigen
     readings = ((own.mean @ basis) / values.clamp(min=values.max() * _FLOOR).sqrt()) @ (basis.T @ u)
     b = w.T @ root_c @ (u * torch.where(readings < 0, -1.0, 1.0))
-    return spectrum**2 / (spectrum**2).sum(), lm.head.direction(b.T[:_MOST].to(lm.device, torch.float32)).cpu()
+    shares = spectrum**2 / (spectrum**2).sum()
+    return shares[:count], lm.head.direction(b.T[:count].to(lm.device, torch.float32)).cpu()
 
 
 def _of_vector(lm: LM, mix: Mix) -> Tensor:

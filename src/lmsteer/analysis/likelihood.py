@@ -83,9 +83,9 @@ def likelihoods(
     with progress("reading texts", len(parts), 0) as step:
         for batch in by_length(pieces):
             h, y = lm.predicting([pieces[i] for i in batch])
-            keep, lengths = _told([parts[i][1] for i in batch])
-            h, y, is_end = h[keep], y[keep], _ends(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
-            lines = sweep_texts(lm.head, h, y, is_end, directions, list(strengths))
+            told, is_end = _places(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
+            lines = sweep_texts(lm.head, h[told], y[told], is_end[told], directions, list(strengths))
+            lengths = [parts[i][1].end - parts[i][1].first for i in batch]
             for i, line in zip(batch, lines.split(lengths, dim=2), strict=True):
                 text, part = parts[i]
                 found[text][:, :, part.first - 1 : part.end - 1] = line
@@ -93,17 +93,11 @@ def likelihoods(
     return found
 
 
-def _told(parts: Sequence[Window]) -> tuple[Tensor, list[int]]:
-    """Which of the predicted rows of some windows (N,) are told, and how many of each."""
-    keep = [torch.arange(part.start + 1, part.end) >= part.first for part in parts]
-    return torch.cat(keep), [int(some.sum()) for some in keep]
-
-
-def _ends(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> Tensor:
-    """Which of the rows that windows of some texts tell (N,) are the end of their text."""
-    last = [part.end == len(tokens) and tokens[-1] == lm.tokenizer.eos_token_id for tokens, part in parts]
-    ends = [
-        torch.arange(part.first, part.end) == (part.end - 1 if yes else -1)
-        for (_, part), yes in zip(parts, last, strict=True)
-    ]
-    return torch.cat(ends)
+def _places(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> tuple[Tensor, Tensor]:
+    """Of the predicted tokens (N,) of windows of some texts: which are told, and which are the end of their text."""
+    told, is_end = [], []
+    for tokens, window in parts:
+        place = torch.arange(window.start + 1, window.end)
+        told.append(place >= window.first)
+        is_end.append((place == len(tokens) - 1) & (tokens[-1] == lm.tokenizer.eos_token_id))
+    return torch.cat(told), torch.cat(is_end)

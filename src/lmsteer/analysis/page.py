@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import Environment
 
 from lmsteer.analysis.analyse import Analysis, Dimension
 from lmsteer.analysis.evidence import Span
+from lmsteer.pages import filled
 from lmsteer.steers.steer import Steer
 
 # Evidence of a word that is shaded most, where no word of the text has more: a text that says little looks so.
@@ -40,13 +38,9 @@ class Piece:
 
 def page(analyses: Sequence[Analysis], steers: Mapping[str, Steer]) -> str:
     """One self-contained HTML page; ``steers`` are those of the analyses."""
-    template = (files("lmsteer") / "assets" / "report" / "analysis.html").read_text(encoding="utf-8")
     strengths = next((d.position.strengths for a in analyses for d in a.dimensions.values()), (0.0,))
     texts = [[_shown(a, name, steers[name].card.label, d) for name, d in a.dimensions.items()] for a in analyses]
-    environment = Environment(autoescape=True)
-    return environment.from_string(template).render(
-        names=list(steers), texts=texts, low=strengths[0], high=strengths[-1]
-    )
+    return filled("analysis.html", names=list(steers), texts=texts, low=strengths[0], high=strengths[-1])
 
 
 def pieces(analysis: Analysis, dimension: Dimension) -> Iterator[Piece]:

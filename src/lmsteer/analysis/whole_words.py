@@ -15,7 +15,7 @@ from torch import Tensor
 from lmsteer.lm import LM
 
 # What byte-level and sentencepiece tokenizers write for the space before a word.
-_SPACES = ("\u0120", "\u2581")
+_SPACES = frozenset("\u0120\u2581")
 # Candidates that are looked at for each word that is wanted.
 _CANDIDATES = 8
 
@@ -34,11 +34,13 @@ class WholeWords:
     def __init__(self, lm: LM) -> None:
         self._lm = lm
         tokens = _tokens(lm)
-        begins = [token[:1] in _SPACES and token[1:].isalpha() and len(token) > 2 for token in tokens]
+        # Decoded, for byte-level tokens write letters beyond ASCII as other signs.
+        texts = [str(lm.tokenizer.decode([i])).strip() if token else "" for i, token in enumerate(tokens)]
+        spaced = [token[:1] in _SPACES for token in tokens]
+        begins = [space and text.isalpha() and len(text) > 1 for space, text in zip(spaced, texts, strict=True)]
         # Where no token begins with a space, as in tokenizers of bytes, any letters will do.
-        letters = begins if any(begins) else [str(lm.tokenizer.decode([i])).isalpha() for i in range(len(tokens))]
-        self._begins = torch.tensor(letters)
-        longer = [token[:1].isalnum() and token[:1] not in _SPACES for token in tokens]
+        self._begins = torch.tensor(begins if any(begins) else [text.isalpha() for text in texts])
+        longer = [text[:1].isalnum() and not space for space, text in zip(spaced, texts, strict=True)]
         self._goes_on = torch.tensor(longer) if any(begins) else None
         self._known: dict[int, bool] = {}
 
@@ -64,8 +66,9 @@ class WholeWords:
             return
         ids = torch.tensor([[self._lm.start_id, token] for token in tokens], device=self._lm.device)
         h = self._lm.hidden_states(ids, torch.ones_like(ids))[:, 1]
-        p = self._lm.head.logits(h).softmax(-1).cpu()
-        longer = p[:, self._goes_on].sum(1)
+        longer = torch.empty(len(tokens))
+        for rows, here in self._lm.head.pieces(h, longer):
+            here[:] = self._lm.head.logits(rows).softmax(-1)[:, self._goes_on].sum(1)
         self._known |= {token: bool(share < 0.5) for token, share in zip(tokens, longer, strict=True)}
 
 

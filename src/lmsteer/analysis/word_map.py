@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,8 +12,10 @@ from matplotlib.transforms import Bbox
 
 from lmsteer.analysis.lens import Component
 from lmsteer.errors import DataError
-from lmsteer.files import replace_file
+from lmsteer.files import write_file
+from lmsteer.pictures import rendered
 
+_FORMS = ("svg", "png", "pdf")
 _BELOW, _ABOVE = "#b4462f", "#1f7a5a"
 
 
@@ -24,6 +25,9 @@ def draw(components: Sequence[Component], file: Path) -> None:
     Raises:
         DataError: no such format, less than two components, or the disk does not take it.
     """
+    form = file.suffix.removeprefix(".")
+    if form not in _FORMS:
+        raise DataError(f"cannot draw to {file}: name it .{', .'.join(_FORMS[:-1])} or .{_FORMS[-1]}.")
     if len(components) < 2:
         raise DataError("a map takes two components; this steer has one.")
     first, second = components[:2]
@@ -37,14 +41,7 @@ def draw(components: Sequence[Component], file: Path) -> None:
     words = {word.token: word.text for c in (first, second) for end in (c.upper, c.lower) for word in end}
     places = [(float(first.logits[token]), float(second.logits[token]), text) for token, text in words.items()]
     _write(figure, axes, sorted(places, key=lambda place: -abs(place[0]) - abs(place[1])))
-    if file.suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
-        raise DataError(f"cannot draw to {file}: name it .svg, .png or .pdf.")
-    try:
-        with mpl.rc_context({"svg.hashsalt": "lmsteer"}), replace_file(file) as aside:  # the same picture on a rerun
-            metadata = {"Date": None} if file.suffix == ".svg" else {}
-            figure.savefig(aside, format=file.suffix.removeprefix("."), metadata=metadata)
-    except OSError as error:
-        raise DataError(f"cannot write {file}: {error}.") from error
+    write_file(file, rendered(figure, form))
 
 
 def _write(figure: Figure, axes: Axes, places: Sequence[tuple[float, float, str]]) -> None:

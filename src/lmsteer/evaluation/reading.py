@@ -46,7 +46,9 @@ class Reading:
 
     def to_json(self) -> dict[str, float | None]:
         """The figures, rounded to what they can tell; None where there was nothing to read."""
-        return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self).items()}
+        rounded = {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self).items()}
+        # Of long texts, whose evidence is large, the slope is small.
+        return rounded | {"slope": None if math.isnan(self.slope) else float(f"{self.slope:.4g}")}
 
 
 def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> Reading:

@@ -106,7 +106,7 @@ class Steer:
         return sum(factor.numel() for factor in self.factors.values())
 
     def reader(self) -> Steer:
-        """The steer that reads texts: its end part, if it has one, taken into A and B."""
+        """The steer as it acts where a text that is read ends: its end part, if it has one, taken into A and B."""
         if not set(END_FACTORS) <= set(self.factors):
             return self
         a, b = (torch.cat([self.factors[n], self.factors[f"{n}_end"]], 1) for n in ("A", "B"))

@@ -1,0 +1,132 @@
+"""Commands that read: texts (analyse), steers (lens), and the proof that a steer acts (verify)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsteer.cli.app import AsJson, LabelMap, Model, app, stderr, stdout
+from lmsteer.errors import LMSteerError
+from lmsteer.sources import DEFAULT_MODEL
+
+
+@app.command()
+def analyse(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to read.")] = None,
+    steer: Annotated[list[str] | None, typer.Option(help="A steer's name or folder; repeatable.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Texts: plain lines or JSONL; '-' for standard input.")] = None,
+    document: Annotated[Path | None, typer.Option(help="A file that is one text.")] = None,
+    model: Model = DEFAULT_MODEL,
+    spans: Annotated[int, typer.Option(help="Evidence spans a text, at most.")] = 3,
+    window: Annotated[int | None, typer.Option(help="Tokens read at once; the model's context if not given.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the words shaded.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text, for machines.")] = False,
+) -> None:
+    """Read where texts lie on the dimensions of steers, and which words put them there.
+
+    Example: lmsteer analyse 'The plot is thin, but I loved every minute.' --steer sentiment
+    """
+    from lmsteer import printing
+    from lmsteer.analysis.analyse import analyse as run
+    from lmsteer.analysis.page import page
+    from lmsteer.files import write_file
+    from lmsteer.fitting.data import text_of
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.prompts import read_prompts
+    from lmsteer.steers.files import find_steer
+
+    given = [*(texts or []), *(read_prompts(file) if file else []), *([text_of(document)] if document else [])]
+    if not given:
+        raise LMSteerError("nothing to read: give a text, --file or --document.")
+    steers = {name: find_steer(name) for name in steer or ()}
+    found = run(load(model), given, steers, spans=spans, window=window, progress=bars())
+    if html:
+        write_file(html, page(found, steers))
+        stderr.print(f"{len(found)} texts written to {html}.")
+    if as_json:
+        for analysis in found:
+            print(json.dumps(printing.analysis_as_json(analysis), ensure_ascii=False))
+    elif not html:
+        printing.analyses(stdout, found)
+
+
+@app.command()
+def lens(
+    steer: Annotated[list[str], typer.Argument(help="A steer's name or folder; several, as NAME=STRENGTH, as one.")],
+    model: Model = DEFAULT_MODEL,
+    components: Annotated[int, typer.Option(help="Shown at most.")] = 5,
+    words: Annotated[int, typer.Option(help="At each end of a component, at most.")] = 12,
+    picture: Annotated[Path | None, typer.Option(help="Draw a map of the words to this file (.svg, .png).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the words at both ends of what a steer does.
+
+    Example: lmsteer lens sentiment --picture words.svg
+    """
+    from lmsteer import printing
+    from lmsteer.analysis.lens import lens as run
+    from lmsteer.analysis.word_map import draw
+    from lmsteer.lm import load
+    from lmsteer.steers.files import find_steer
+    from lmsteer.steers.mix import Mix, parse_settings
+
+    named, settings = parse_settings([name if "=" in name else f"{name}=1" for name in steer])
+    if len(settings) > 1:
+        raise LMSteerError("a lens looks at one strength of each steer.")
+    steers = {name: find_steer(name) for name in named}
+    found = run(load(model), Mix(steers, settings[0]), components=components, words=words)
+    if picture:
+        draw(found, picture)
+        stderr.print(f"A map of the words drawn to {picture}.")
+    if as_json:
+        printing.as_json([printing.component_as_json(component) for component in found])
+    else:
+        printing.components(stdout, found)
+
+
+@app.command()
+def verify(
+    steer: Annotated[str, typer.Argument(help="A steer's name or folder.")],
+    data: Annotated[str | None, typer.Option(help="Labelled texts; the card's own if not given.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts; as in the fit if not given.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of the labels; as in the fit if not given.")] = None,
+    label_map: LabelMap = None,
+    model: Model = DEFAULT_MODEL,
+    strength: Annotated[float, typer.Option(help="At which the identities are checked.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Prove with numbers that a steer acts on its base, and how much. Exit status 1 if it does not.
+
+    Example: lmsteer verify sentiment --data heldstdout.jsonl
+    """
+    from lmsteer import printing
+    from lmsteer.fitting.data import LabelledSource, parse_label_map
+    from lmsteer.lm import load
+    from lmsteer.steers.files import find_steer
+    from lmsteer.verify import verify as run
+
+    if data is None and (text_column or label_column or label_map):
+        raise LMSteerError("columns and a label map are of --data: name the file, too.")
+    found = find_steer(steer)
+    recorded = LabelledSource(**{"path": "", **found.card.data.get("source", {})})
+    told = {
+        "path": data,
+        "text_column": text_column,
+        "label_column": label_column,
+        "label_map": parse_label_map(label_map) if label_map else None,
+    }
+    named = {key: value for key, value in told.items() if value is not None}
+    source = dataclasses.replace(recorded, **named, limit=None) if data else recorded  # type: ignore[arg-type]
+    texts = source.read() if data or Path(recorded.path).is_file() else []
+    done = run(load(model), found, texts, fitted_on=data is None, strength=strength)
+    if as_json:
+        printing.as_json(printing.verification_as_json(done))
+    else:
+        printing.verification(stdout, done, source.path)
+    if not done.acts:
+        raise typer.Exit(1)

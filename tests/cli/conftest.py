@@ -1,0 +1,45 @@
+"""The command line, run in this process on a tiny model, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmsteer.cli import main
+from tiny import styled, tiny_lm
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    lm = tiny_lm("llama")
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": t.text, "label": t.label} for t in styled(240)]
+    Path("letters.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def run(tiny_folder, monkeypatch, capsys):
+    def call(*arguments: str, model: bool = True) -> tuple[int, str, str]:
+        line = ["lmsteer", *arguments, *(["--model", str(tiny_folder)] if model else [])]
+        monkeypatch.setattr(sys, "argv", line)
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, " ".join(captured.err.split())
+
+    return call

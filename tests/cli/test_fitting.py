@@ -1,0 +1,77 @@
+"""fit and import make steers, and keep what was gathered when stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from lmsteer.steers.files import load_steer
+from tiny import styled
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(run):
+    status, out, _ = run("fit", "letters.jsonl", "--name", "[old]", "--out", "a[/b]")
+    assert status == 0
+    assert "[old]" in out
+    assert "a[/b]" in out
+
+
+def test_import_makes_a_steer(run):
+    import argparse
+
+    factors = {"projector1": torch.randn(1, 32, 4), "projector2": torch.randn(1, 32, 4)}
+    torch.save([argparse.Namespace(epsilon=1e-3), factors, 7], "c.pt")
+    assert run("import", "c.pt", "--name", "old")[0] == 0
+    assert load_steer("steers/old").rank == 4
+    assert run("import", "c.pt", "--name", "old", "--out", "my/own")[0] == 0
+    assert load_steer("my/own").card.name == "old"
+
+
+def test_what_is_no_checkpoint_is_refused(run):
+    for content in (b"text,label\n", b"\x80\x02.", b"", b"PK\x03\x04"):
+        Path("c.pt").write_bytes(content)
+        status, _, err = run("import", "c.pt", "--name", "old")
+        assert status == 2
+        assert "not a published checkpoint" in err
+
+
+def test_few_texts_are_said_to_be_few(run):
+    Path("few.jsonl").write_text("\n".join(json.dumps({"text": t.text, "label": t.label}) for t in styled(120)))
+    assert "which is few" in run("fit", "few.jsonl", "--name", "few")[1]
+    assert "which is few" not in run("fit", "letters.jsonl", "--name", "many")[1]
+
+
+def test_one_sided_parts_are_kept_and_fitted_together(run):
+    texts = styled(240)
+    for name, label in (("early", 1.0), ("late", -1.0)):
+        rows = [json.dumps({"text": t.text, "label": t.label}) for t in texts if t.label == label]
+        Path(f"{name}.jsonl").write_text("\n".join(rows))
+    status, _, err = run("fit", "early.jsonl", "--name", "l", "--save-statistics", "stats")
+    assert status == 2
+    assert "both ends" in err
+    assert run("fit", "late.jsonl", "--name", "l", "--statistics", "stats")[0] == 0
+
+
+def test_ctrl_c_keeps_what_was_gathered_and_names_the_way_on(tiny_folder, tmp_path):
+    rows = [{"text": t.text * 6, "label": t.label} for t in styled(12000)]
+    Path("many.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [sys.executable, "-m", "lmsteer", "fit", "many.jsonl", "--name", "x", "--model", str(tiny_folder)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    # The curvature is kept just before the pass begins, which takes half a minute.
+    waited = time.monotonic() + 60
+    while not list(Path(os.environ["LMSTEER_CACHE"]).glob("curvature-*")) and time.monotonic() < waited:
+        time.sleep(0.05)
+    time.sleep(5)
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 2, err
+    assert "--resume" in " ".join(err.split())
+    assert Path("steers/x.partial/statistics.json").exists()
