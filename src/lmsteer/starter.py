@@ -1,4 +1,4 @@
-"""Starter texts: written for this project, for a newcomer's first fit and the demo."""
+"""Starter texts and prompts: written for this project, for a newcomer's first fit, the demo, and to turn dials on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from lmsteer.errors import DataError
 from lmsteer.fitting.data import LabelledText, read_labelled
 
+_STARTER = Path(str(files("lmsteer") / "assets" / "starter"))
 DIMENSIONS = {"sentiment": "positive sentiment", "formality": "formal register"}
 
 
@@ -28,4 +29,9 @@ def starter_file(dimension: str) -> Path:
     """
     if dimension not in DIMENSIONS:
         raise DataError(f"no starter texts for {dimension!r}; there are {', '.join(DIMENSIONS)}.")
-    return Path(str(files("lmsteer") / "assets" / "starter" / f"{dimension}.jsonl"))
+    return _STARTER / f"{dimension}.jsonl"
+
+
+def starter_prompts() -> list[str]:
+    """Sixty openings of texts that say nothing in particular yet."""
+    return (_STARTER / "prompts.txt").read_text(encoding="utf-8").splitlines()

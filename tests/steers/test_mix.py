@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError
-from lmsteer.steers.mix import Mix, parse_settings
+from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card, Steer, factorise
 from tiny import card, random_steer
 
@@ -84,28 +84,6 @@ def test_mixes_that_make_no_sense_are_refused(make_lm):
     other = Steer("add", {"a": torch.zeros(32)}, 32, one.vocabulary, Card("o", "b", "another", "t"))
     with pytest.raises(SteerError, match="different base models"):
         Mix({"a": one, "b": other}, {"a": 1.0, "b": 1.0})
-
-
-@given(
-    st.dictionaries(
-        st.from_regex(r"[a-z/._-]{1,8}", fullmatch=True),
-        st.lists(strengths, min_size=1, max_size=3),
-        min_size=1,
-        max_size=3,
-    )
-)
-def test_settings_are_read_as_they_are_written(dials):
-    names, found = parse_settings([f"{name}={','.join(map(str, values))}" for name, values in dials.items()])
-    assert names == list(dials)
-    assert {s for setting in found for s in setting.items()} == {(n, v) for n, vs in dials.items() for v in vs}
-
-
-@pytest.mark.parametrize("bad", ["sentiment", "=1", "s=", "s=x", "s=nan", "s=1,inf"])
-def test_settings_that_cannot_be_read_say_how_to_write_them(bad):
-    with pytest.raises(SteerError, match="write NAME=STRENGTH"):
-        parse_settings([bad])
-    with pytest.raises(SteerError, match="named twice"):
-        parse_settings(["s=1", "s=2"])
 
 
 @given(st.integers(1, 6))

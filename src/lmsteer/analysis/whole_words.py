@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.lm import LM
+from lmsteer.vocabulary import token_texts
 
-# What byte-level and sentencepiece tokenizers write for the space before a word.
-_SPACES = frozenset("\u0120\u2581")
 # Candidates that are looked at for each word that is wanted.
 _CANDIDATES = 8
 
@@ -33,14 +32,13 @@ class WholeWords:
 
     def __init__(self, lm: LM) -> None:
         self._lm = lm
-        tokens = _tokens(lm)
-        # Decoded, for byte-level tokens write letters beyond ASCII as other signs.
-        texts = [str(lm.tokenizer.decode([i])).strip() if token else "" for i, token in enumerate(tokens)]
-        spaced = [token[:1] in _SPACES for token in tokens]
-        begins = [space and text.isalpha() and len(text) > 1 for space, text in zip(spaced, texts, strict=True)]
+        texts = token_texts(lm)
+        spaced = [text.startswith(" ") for text in texts]
+        words = [text.strip() for text in texts]
+        begins = [space and word.isalpha() and len(word) > 1 for space, word in zip(spaced, words, strict=True)]
         # Where no token begins with a space, as in tokenizers of bytes, any letters will do.
-        self._begins = torch.tensor(begins if any(begins) else [text.isalpha() for text in texts])
-        longer = [text[:1].isalnum() and not space for space, text in zip(spaced, texts, strict=True)]
+        self._begins = torch.tensor(begins if any(begins) else [word.isalpha() for word in words])
+        longer = [word[:1].isalnum() and not space for space, word in zip(spaced, words, strict=True)]
         self._goes_on = torch.tensor(longer) if any(begins) else None
         self._known: dict[int, bool] = {}
 
@@ -70,11 +68,3 @@ class WholeWords:
         for rows, here in self._lm.head.pieces(h, longer):
             here[:] = self._lm.head.logits(rows).softmax(-1)[:, self._goes_on].sum(1)
         self._known |= {token: bool(share < 0.5) for token, share in zip(tokens, longer, strict=True)}
-
-
-def _tokens(lm: LM) -> list[str]:
-    """The tokens (V,) as the tokenizer writes them; empty ones where the head has more rows than it knows."""
-    size = lm.head.weight.shape[0]
-    special = set(lm.tokenizer.all_special_ids)
-    known = {token_id: token for token, token_id in lm.tokenizer.get_vocab().items()}
-    return ["" if i in special else known.get(i, "") for i in range(size)]

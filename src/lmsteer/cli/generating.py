@@ -40,12 +40,11 @@ def generate(
     from lmsteer.progress import bars
     from lmsteer.prompts import as_published, read_prompts, write_jsonl
     from lmsteer.steers.files import find_steer
-    from lmsteer.steers.mix import parse_settings
+    from lmsteer.steers.notation import parse_settings
     from lmsteer.streaming import stream as as_it_comes
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
-    named, settings = parse_settings(steer or [])
-    steers = {name: find_steer(name) for name in named}
+    steers, settings = parse_settings(steer or [], find_steer)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "top_p": top_p,

@@ -73,12 +73,12 @@ def lens(
     from lmsteer.analysis.word_map import draw
     from lmsteer.lm import load
     from lmsteer.steers.files import find_steer
-    from lmsteer.steers.mix import Mix, parse_settings
+    from lmsteer.steers.mix import Mix
+    from lmsteer.steers.notation import parse_settings
 
-    named, settings = parse_settings([name if "=" in name else f"{name}=1" for name in steer])
+    steers, settings = parse_settings([name if "=" in name else f"{name}=1" for name in steer], find_steer)
     if len(settings) > 1:
         raise LMSteerError("a lens looks at one strength of each steer.")
-    steers = {name: find_steer(name) for name in named}
     found = run(load(model), Mix(steers, settings[0]), components=components, words=words)
     if picture:
         draw(found, picture)

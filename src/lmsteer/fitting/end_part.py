@@ -29,11 +29,11 @@ _DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
-    """Ridge regression (d,): ``(M + λ I)⁻¹ v``, with λ in units of the mean diagonal of M.
+    """Ridge regression (d,) or (d, r): ``(M + λ I)⁻¹ v``, with λ in units of the mean diagonal of M.
 
     Args:
         second_moment: M (d, d), of what is regressed on.
-        product: v (d,), its mean product with what is regressed.
+        product: v (d,) or (d, r), its mean product with what is regressed.
         damping: λ.
     """
     identity = torch.eye(len(second_moment), dtype=second_moment.dtype)
@@ -55,13 +55,18 @@ class EndPart:
     damping: float
 
 
+def end_direction(curvature: Curvature, r_end: Tensor) -> Tensor:
+    """u (d,), which moves the end-of-text token and as little else as possible, of the mean residual there (d,)."""
+    u = ridge(curvature.f, r_end, _DAMPING_U)
+    return u / (u @ r_end)
+
+
 def fit_end(statistics: Statistics, curvature: Curvature, head: Head) -> EndPart | None:
     """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
     if not n or rows.is_end.sum() < 2:
         return None
-    u = ridge(curvature.f, sums["r_end"] / n, _DAMPING_U)
-    u = u / (u @ sums["r_end"]) * n
+    u = end_direction(curvature, sums["r_end"] / n)
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
         return None  # the ends have one and the same label

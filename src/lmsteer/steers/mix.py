@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import lru_cache
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -114,27 +113,6 @@ class Mix:
         bases = {steer.card.base_fingerprint: name for name, steer in self.steers.items()}
         if len(bases) > 1:
             raise SteerError(f"steers of different base models cannot be mixed: {', '.join(bases.values())}.")
-
-
-def parse_settings(notations: Sequence[str]) -> tuple[list[str], list[dict[str, float]]]:
-    """Read ``NAME=S`` or ``NAME=S1,S2,..`` a steer: the names, and every combination of their strengths.
-
-    Raises:
-        SteerError: a part is not of that form, a steer stands twice, or a strength is not a finite number.
-    """
-    dials: dict[str, list[float]] = {}
-    for notation in notations:
-        name, equals, numbers = notation.rpartition("=")
-        try:
-            strengths = [float(number) for number in numbers.split(",")]
-        except ValueError:
-            strengths = [math.nan]
-        if not equals or not name or not all(map(math.isfinite, strengths)):
-            raise SteerError(f"cannot read {notation!r}: write NAME=STRENGTH, with finite numbers, like sentiment=2.5.")
-        if name in dials:
-            raise SteerError(f"steer {name!r} is named twice; give it several strengths as {name}=1,2.")
-        dials[name] = strengths
-    return list(dials), [dict(zip(dials, values, strict=True)) for values in product(*dials.values())]
 
 
 def _strength_table(strengths: Sequence[Strength], names: Sequence[str]) -> Tensor:

@@ -32,6 +32,7 @@ class Card:
         fit: method and settings.
         held_out: figures read on texts that the fit did not see.
         strength_range: strengths found safe, or None where nobody has looked.
+        dial: how they were found, and what else was found about strengths (``evaluation.calibrate``).
     """
 
     name: str
@@ -43,6 +44,7 @@ class Card:
     fit: Mapping[str, Any] = field(default_factory=dict)
     held_out: Mapping[str, Any] = field(default_factory=dict)
     strength_range: tuple[float, float] | None = None
+    dial: Mapping[str, Any] = field(default_factory=dict)
 
     def check_base(self, name: str, fingerprint: str, tokenizer_fingerprint: str) -> None:
         """Refuse another base, or another tokenizer, than those that the steer was fitted with.
@@ -69,9 +71,9 @@ class Steer:
 
     Attributes:
         form: ``multiply`` (factors A, B (d, r), W = A Bᵀ), ``add`` (a (d,)) or ``offset`` (o (V,)). A multiply
-            steer may also have an **end part** A_end, B_end (d, 1): where a text ends, it weighs the whole of it.
-            It serves reading (``reader()``) and is left out when the model writes, where it would only cut texts
-            short or never let them end.
+            steer may also have an **end part** A_end, B_end (d, 1; (d, K) of a sum of K): where a text ends, it weighs
+            the whole of it. It serves reading (``reader()``) and is left out when the model writes, where it would
+            only cut texts short or never let them end.
         factors: float32 tensors by those names.
         hidden_size: d.
         vocabulary: V.

@@ -1,0 +1,144 @@
+"""Transfer between SmolLM2 135M and Gemma 3 270M, both ways, beside a steer fitted on the target itself.
+
+    python -m benchmarks.transfer fit DATA       a steer on each model, from 2,000 SST-5 texts
+    python -m benchmarks.transfer read DATA      SST-2 dev texts by the target's own steer, and by those carried
+    python -m benchmarks.transfer dial DATA      what the dial does to neutral prompts: own, and carried
+    python -m benchmarks.transfer table          all of it
+
+DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. The second model comes
+under terms, which ``LMSTEER_ACCEPT_TERMS=gemma3-270m`` accepts. Figures go to ``results/transfer.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lmsteer import load
+from lmsteer.evaluation.dial import dial
+from lmsteer.evaluation.reading import read
+from lmsteer.evaluation.scorers import Vader
+from lmsteer.files import write_file
+from lmsteer.fitting.curvature import curvature
+from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
+from lmsteer.fitting.fit import fit
+from lmsteer.fitting.rows import Rows, gather, readable
+from lmsteer.generation import generate
+from lmsteer.progress import bars
+from lmsteer.prompts import read_prompts
+from lmsteer.steers.files import load_steer, save_steer
+from lmsteer.transfer.maps import WORD_MAPS
+from lmsteer.transfer.transfer import transfer
+
+RESULTS = Path(__file__).parent / "results" / "transfer.json"
+WORK = Path(__file__).parent / "results" / "work" / "transfer"
+MODELS = ("smollm2", "gemma3-270m")
+WAYS = (MODELS, MODELS[::-1])
+TEXTS, READ, PROMPTS, SAMPLES = 2000, 300, 100, 2
+STRENGTHS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
+OWN = "own"
+MAPS = (*((how, 0.5) for how in WORD_MAPS), ("gradient", 0.0), ("gradient", 1.0))
+
+app = typer.Typer(add_completion=False)
+Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
+
+
+@app.command("fit")
+def fit_both(data: Data) -> None:
+    """Fit a steer on each model."""
+    texts = sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), TEXTS, seed=0)
+    for model in MODELS:
+        started = time.perf_counter()
+        source = LabelledSource("sst5_train")
+        fit(
+            load(model),
+            texts,
+            name="sentiment",
+            source=source,
+            out=WORK / model,
+            resume=True,
+            progress=bars(),
+        )
+        _keep(f"fit {model}", {"seconds": round(time.perf_counter() - started, 1)})
+
+
+@app.command("read")
+def read_all(data: Data) -> None:
+    """Carry the steers over by each map, and read labelled texts under them."""
+    dev = read_labelled(data / "sst2_dev.jsonl.gz")[:READ]
+    for source_name, target_name in WAYS:
+        source, target = load(source_name), load(target_name)
+        for lm in (source, target):
+            curvature(lm)  # a model's is measured once, whatever is done with it
+        steer = load_steer(WORK / source_name)
+        rows = Rows.join(list(gather(target, *readable(target, dev))))
+        way = f"{source_name} -> {target_name}"
+        _keep(f"{way}: {OWN}", _read(target.head, rows, load_steer(WORK / target_name)))
+        for how, power in MAPS:
+            started = time.perf_counter()
+            carried = transfer(source, steer, target, how=how, power=power, progress=bars())  # type: ignore[arg-type]
+            seconds = time.perf_counter() - started
+            if (how, power) == MAPS[0]:
+                save_steer(carried, WORK / f"{source_name}-{target_name}")
+            about = {name: carried.card.fit[name] for name in ("pairs", "shared_words", "their_frequency")}
+            figures = {"seconds": round(seconds, 1), **about, **_read(target.head, rows, carried)}
+            _keep(f"{way}: {how}, frequency^{power:g}", figures)
+
+
+@app.command("dial")
+def dial_all(data: Data) -> None:
+    """Turn the dials on neutral prompts."""
+    prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
+    for source_name, target_name in WAYS:
+        lm = load(target_name)
+        for name, folder in ((OWN, target_name), ("carried", f"{source_name}-{target_name}")):
+            steers = {"s": load_steer(WORK / folder)}
+            settings = [{"s": strength} for strength in STRENGTHS]
+            rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=128, progress=bars()))
+            points = [asdict(point) for point in dial(rows, "s", Vader())]
+            _keep(f"dial {source_name} -> {target_name}: {name}", points)
+
+
+@app.command("table")
+def table() -> None:
+    """Print what was measured."""
+    console, results = Console(width=120), _results()
+    reading = Table("way", "steer", "signs", "area", "gain, nats a token", "inside", "seconds")
+    turned = Table("way", "steer", *(f"{strength:+g}" for strength in STRENGTHS), title="positive share (perplexity ×)")
+    for key, value in results.items():
+        way, _, name = key.partition(": ")
+        if key.startswith("dial "):
+            base = next(point["perplexity"] for point in value if not point["strength"])
+            cells = [f"{point['positive_share']:.0%} ({point['perplexity'] / base:.2f})" for point in value]
+            turned.add_row(way.removeprefix("dial "), name, *cells)
+        elif name:
+            figures = [f"{value['signs']:.1%}", f"{value['auc']:.3f}"]
+            figures += [f"{value['gain']:+.4f}", f"{value['gain_inside']:+.5f}"]
+            reading.add_row(way, name, *figures, str(value.get("seconds", "")))
+    console.print(reading)
+    console.print(turned)
+
+
+def _read(head: Any, rows: Rows, steer: Any) -> dict[str, Any]:
+    return read(head, rows, steer).to_json()
+
+
+def _results() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def _keep(key: str, value: dict[str, Any] | Sequence[dict[str, Any]]) -> None:
+    write_file(RESULTS, json.dumps({**_results(), key: value}, indent=1) + "\n")
+    print(key, json.dumps(value)[:400], flush=True)
+
+
+if __name__ == "__main__":
+    app()

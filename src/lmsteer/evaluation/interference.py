@@ -1,0 +1,112 @@
+"""Interference: what each steer of a mix does alone, and what is left of that in the mix.
+
+Prompts are continued without a steer, under each steer alone, and under all of them; every dimension is then read from
+every continuation. A dimension's reader is its own steer, by the evidence of the text in nats, or any judge of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmsteer.analysis.analyse import analyse
+from lmsteer.errors import DataError
+from lmsteer.generation import Continuation, generate
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Steer
+
+# What a dimension is read by: a number for each text.
+Reader = Callable[[Sequence[str]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Interference:
+    """How K steers of a mix get in each other's way.
+
+    Attributes:
+        strengths: of the steers in the mix, by name.
+        alone: what each steer alone (row) does to each dimension (column): its mean reading less that of unsteered
+            text (K, K).
+        mixed: what the mix does to each dimension (K,).
+        errors: standard errors of ``mixed``, over prompts (K,).
+        texts: continuations a setting.
+    """
+
+    strengths: dict[str, float]
+    alone: Tensor
+    mixed: Tensor
+    errors: Tensor
+    texts: int
+
+    @property
+    def kept(self) -> Tensor:
+        """Share of its own effect that each steer keeps in the mix (K,)."""
+        return self.mixed / self.alone.diagonal()
+
+
+def interference(
+    lm: LM,
+    mix: Mix,
+    prompts: Sequence[str],
+    *,
+    readers: Mapping[str, Reader] | None = None,
+    n: int = 4,
+    max_new_tokens: int = 24,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Interference:
+    """Measure the interference of a mix.
+
+    Args:
+        lm: the model.
+        mix: two steers or more, with strengths that are one for all rows and none of them 0.
+        prompts: to continue.
+        readers: of dimensions, by the steers' names; those not named are read by their steer.
+        n: continuations a prompt and setting.
+        max_new_tokens: of each.
+        seed: of the draws, which are the same for every setting.
+        progress: what to tell of the work.
+
+    Raises:
+        DataError: less than two steers, strengths row by row or 0, or what ``generate`` refuses.
+        WrongBaseError: a steer of another base.
+    """
+    if len(mix.steers) < 2 or len(mix.strengths) != 1 or not mix.strengths.all():
+        raise DataError("interference is of two steers or more, each at one strength other than 0.")
+    strengths = dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True))
+    nothing = dict.fromkeys(strengths, 0.0)
+    settings = [nothing, *({**nothing, name: s} for name, s in strengths.items()), strengths]
+    rows = list(
+        generate(lm, prompts, mix.steers, settings, n=n, max_new_tokens=max_new_tokens, seed=seed, progress=progress)
+    )
+    read = [(readers or {}).get(name) or own_reader(lm, steer, progress=progress) for name, steer in mix.steers.items()]
+    readings = _readings(rows, settings, len(prompts), n, read)
+    effects = readings - readings[:1]  # (K + 2, prompts, K)
+    means = effects.mean(1)
+    errors = effects[-1].std(0) / len(prompts) ** 0.5
+    return Interference(strengths, means[1:-1], means[-1], errors, len(prompts) * n)
+
+
+def own_reader(lm: LM, steer: Steer, *, progress: Progress = no_progress) -> Reader:
+    """Read texts by a steer: the evidence of each, in nats; that of nothing is 0."""
+
+    def read(texts: Sequence[str]) -> list[float]:
+        told = [text for text in texts if text.strip()]
+        found = iter(analyse(lm, told, {"": steer}, strengths=(0.0,), spans=0, progress=progress))
+        return [next(found).dimensions[""].position.score if text.strip() else 0.0 for text in texts]
+
+    return read
+
+
+def _readings(
+    rows: Sequence[Continuation], settings: Sequence[dict[str, float]], prompts: int, n: int, readers: Sequence[Reader]
+) -> Tensor:
+    """Mean readings (settings, prompts, K) of rows that stand by prompt, then setting, then sample."""
+    texts = [row.text for row in rows]
+    columns = torch.tensor([list(reader(texts)) for reader in readers], dtype=torch.float64)
+    return columns.reshape(len(readers), prompts, len(settings), n).mean(3).permute(2, 1, 0)

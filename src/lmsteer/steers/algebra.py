@@ -1,0 +1,129 @@
+"""Steers made of steers: sums, what one has beyond others, and strengths that keep them out of each other's way.
+
+Two steers are as alike as what they do to the model. In nats, with the Kronecker factors C, F of the model's Fisher
+matrix, that is an inner product of their matrices, and few numbers for steers of low rank::
+
+    ⟨W₁, W₂⟩ = tr(W₁ᵀ C W₂ F) = Σ (A₁ᵀ C A₂) ∘ (B₁ᵀ F B₂),   W = A Bᵀ
+
+A steer fitted in closed form is W_k = C⁻¹ G_k F⁻¹, with G_k the gradient of the likelihood of its texts. So, to first
+order, a mix Σ_j s_j W_j moves the likelihood along dimension k by Σ_j s_j ⟨W_j, W_k⟩.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import SteerError
+from lmsteer.fitting.curvature import Curvature
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import END_FACTORS, FACTORS, Card, Steer
+
+# What is left of a steer must be more than this share of it, squared: else there is nothing to tell it from the others.
+_LEFT = 1e-3
+
+
+def overlaps(steers: Sequence[Steer], curvature: Curvature) -> Tensor:
+    """⟨W_j, W_k⟩ (K, K) of multiply steers, in nats at strength 1, float64.
+
+    Raises:
+        SteerError: a steer of another form.
+    """
+    factors = [_factors(steer) for steer in steers]
+    found = torch.zeros(len(steers), len(steers), dtype=torch.float64)
+    for j, (a1, b1) in enumerate(factors):
+        ca, fb = curvature.c @ a1, curvature.f @ b1
+        for k, (a2, b2) in enumerate(factors):
+            found[j, k] = ((ca.T @ a2) * (fb.T @ b2)).sum()
+    return (found + found.T) / 2
+
+
+def summed(mix: Mix, name: str, label: str = "") -> Steer:
+    """A mix as one steer, at strength 1: ``W = Σ_k s_k W_k``, and likewise for the other forms.
+
+    Args:
+        mix: steers of one form, with strengths that are one for all rows.
+        name: of the new steer.
+        label: what its +1 means; the mix itself if not given.
+
+    Raises:
+        SteerError: no steers, several forms, or strengths row by row.
+    """
+    steers, strengths = [*mix.steers.values()], mix.strengths
+    forms = {steer.form for steer in steers}
+    if len(forms) != 1 or len(strengths) != 1:
+        raise SteerError("one steer can be made of steers of one form, with one strength each.")
+    told = dict(zip(mix.steers, strengths[0].tolist(), strict=True))
+    card = Card(
+        name,
+        steers[0].card.base,
+        steers[0].card.base_fingerprint,
+        steers[0].card.tokenizer_fingerprint,
+        label or " ".join(f"{key}={strength:g}" for key, strength in told.items()),
+        fit={"method": "mix", "of": [_part(mix.steers[key].card, strength) for key, strength in told.items()]},
+    )
+    scaled = [steer.scaled(strength) for steer, strength in zip(steers, told.values(), strict=True)]
+    (form,) = forms
+    names = [key for key in (*FACTORS[form], *END_FACTORS) if any(key in steer.factors for steer in scaled)]
+    columns = {key: [steer.factors[key] for steer in scaled if key in steer.factors] for key in names}
+    join = torch.hstack if form == "multiply" else lambda parts: torch.stack(parts).sum(0)
+    return Steer(form, {key: join(parts) for key, parts in columns.items()}, *_shape(steers[0]), card)
+
+
+def apart(steer: Steer, others: Mapping[str, Steer], curvature: Curvature) -> Steer:
+    """What a steer has beyond others: to first order it moves its own dimension as before, and none of theirs.
+
+    ``W - Σ_j c_j W_j``, orthogonal to every W_j in the Fisher metric, its unit of strength kept. What reads the end of
+    texts stays as it is.
+
+    Raises:
+        SteerError: a form other than multiply, or nothing that is its own.
+    """
+    m = overlaps([steer, *others.values()], curvature)
+    weights = torch.linalg.lstsq(m[1:, 1:], m[1:, 0]).solution
+    left = float(1 - weights @ m[1:, 0] / m[0, 0].clamp(min=1e-30))
+    if left < _LEFT:
+        raise SteerError(f"steer {steer.card.name!r} does nothing that {', '.join(others)} do not.")
+    parts = [(1.0, steer), *((-float(w), other) for w, other in zip(weights, others.values(), strict=True))]
+    factors = {
+        "A": torch.hstack([part.factors["A"] for _, part in parts]),
+        "B": torch.hstack([weight / left * part.factors["B"] for weight, part in parts]),
+    }
+    taken = [_part(other.card, -float(w)) for w, other in zip(weights, others.values(), strict=True)]
+    card = replace(steer.card, fit={**steer.card.fit, "apart_from": taken}, strength_range=None)
+    return replace(steer, factors={**steer.factors, **factors}, card=card)
+
+
+def balanced(mix: Mix, curvature: Curvature) -> dict[str, float]:
+    """Strengths at which each steer of a mix does, to first order, what it would do alone at its own strength.
+
+    Raises:
+        SteerError: a form other than multiply, strengths row by row, or steers that cannot be told apart.
+    """
+    if len(mix.strengths) != 1:
+        raise SteerError("strengths that differ from row to row cannot be balanced.")
+    m = overlaps([*mix.steers.values()], curvature)
+    scale = m.diagonal().clamp(min=1e-30).rsqrt()
+    cosines = scale[:, None] * m * scale
+    if float(torch.linalg.eigvalsh(cosines)[0]) < _LEFT:
+        raise SteerError(f"{', '.join(mix.steers)} do the same thing, or nothing: they cannot be balanced.")
+    wanted = m.diagonal() * mix.strengths[0].double()
+    return dict(zip(mix.steers, torch.linalg.solve(m, wanted).tolist(), strict=True))
+
+
+def _factors(steer: Steer) -> tuple[Tensor, Tensor]:
+    if steer.form != "multiply":
+        raise SteerError(f"steer {steer.card.name!r} is of form {steer.form}: only multiply steers can be compared.")
+    return steer.factors["A"].double(), steer.factors["B"].double()
+
+
+def _shape(steer: Steer) -> tuple[int, int]:
+    return steer.hidden_size, steer.vocabulary
+
+
+def _part(card: Card, strength: float) -> dict[str, object]:
+    """What a card tells of a steer that went into another."""
+    return {"name": card.name, "strength": strength, "label": card.label, "data": card.data.get("fingerprint", "")}

@@ -1,0 +1,74 @@
+"""Notation: how steers and their strengths are written, on the command line and in requests.
+
+::
+
+    sentiment=2.5          a strength
+    sentiment=-3,0,3       several, each to be taken in turn
+    sentiment=50%          a share of the strengths found safe; sentiment=-100% is the lowest of them
+    sentiment=auto         the strength that `lmsteer calibrate` found to do
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import product
+
+from lmsteer.errors import SteerError
+from lmsteer.steers.steer import Card, Steer
+
+Settings = list[dict[str, float]]
+
+
+def parse_settings(notations: Sequence[str], find: Callable[[str], Steer]) -> tuple[dict[str, Steer], Settings]:
+    """Read ``NAME=S`` or ``NAME=S1,S2,..`` a steer: the steers, and every combination of their strengths.
+
+    Args:
+        notations: one a steer.
+        find: gives the steer of a name.
+
+    Raises:
+        SteerError: a part is not of that form, a steer stands twice or is not found, or a strength is not a finite
+            number, or relative to a safe range that the steer's card does not have.
+    """
+    dials: dict[str, list[str]] = {}
+    for notation in notations:
+        name, equals, strengths = notation.rpartition("=")
+        dial = [strength.strip() for strength in strengths.split(",")]
+        if not equals or not name or not all(map(_is_strength, dial)):
+            raise SteerError(
+                f"cannot read {notation!r}: write NAME=STRENGTH, like sentiment=2.5, with finite numbers, percents of "
+                "the safe range (sentiment=50%), or auto."
+            )
+        if name in dials:
+            raise SteerError(f"steer {name!r} is named twice; give it several strengths as {name}=1,2.")
+        dials[name] = dial
+    steers = {name: find(name) for name in dials}
+    values = [[strength_of(dial, steers[name].card) for dial in dials[name]] for name in dials]
+    return steers, [dict(zip(dials, setting, strict=True)) for setting in product(*values)]
+
+
+def strength_of(notation: str, card: Card) -> float:
+    """The strength that ``2.5``, ``50%`` or ``auto`` stands for.
+
+    Raises:
+        SteerError: the card has no safe range to take it from.
+    """
+    if notation != "auto" and not notation.endswith("%"):
+        return float(notation)
+    if card.strength_range is None:
+        raise SteerError(
+            f"steer {card.name!r} has no safe range that {notation} could be of; `lmsteer calibrate` finds one."
+        )
+    if notation == "auto":
+        return float(card.dial.get("auto", card.strength_range[1]))
+    share = float(notation.removesuffix("%")) / 100
+    low, high = card.strength_range
+    return share * (high if share > 0 else -low)
+
+
+def _is_strength(notation: str) -> bool:
+    try:
+        return notation == "auto" or math.isfinite(float(notation.removesuffix("%")))
+    except ValueError:
+        return False

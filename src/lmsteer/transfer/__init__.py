@@ -1,0 +1,1 @@
+"""Transfer: a steer carried to another model, in closed form."""

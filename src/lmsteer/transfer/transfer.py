@@ -1,0 +1,139 @@
+"""transfer: a steer of one model as a steer of another, with another tokenizer if need be; no labelled text is needed.
+
+The unit of strength is carried by price: at strength 1 the steer costs the target as many nats, by its own Fisher
+matrix, as it costs the source. A few labelled texts, where there are some, choose the units instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import DataError, SteerError
+from lmsteer.evaluation.reading import read
+from lmsteer.fitting.curvature import Curvature, curvature
+from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.end_part import end_direction
+from lmsteer.fitting.rows import Rows, gather, readable
+from lmsteer.fitting.scale import best_scales, largest_scale
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+from lmsteer.starter import DIMENSIONS, starter_texts
+from lmsteer.steers.steer import Card, Steer
+from lmsteer.transfer.maps import WORD_MAPS, WordMap, carry_reading, carry_writing
+from lmsteer.transfer.pairs import Pairs, paired_states
+from lmsteer.transfer.words import shared_words
+
+# Of the frequency that words are weighed by (docs/log.md, "Transfer").
+_POWER = 0.5
+
+
+def transfer(
+    source: LM,
+    steer: Steer,
+    target: LM,
+    *,
+    texts: Sequence[str] = (),
+    labelled: Sequence[LabelledText] = (),
+    how: WordMap = "gradient",
+    power: float = _POWER,
+    progress: Progress = no_progress,
+) -> Steer:
+    """Carry a steer over to another model.
+
+    Args:
+        source: the steer's base.
+        steer: of form multiply or add.
+        target: the model to carry it to.
+        texts: any, of any style, for both models to read; the starter texts if none.
+        labelled: a few labelled texts, to choose the units of strength by; may be none.
+        how: the map of words (``maps``).
+        power: of the frequency that words are weighed by.
+        progress: what to tell of the work.
+
+    Returns:
+        The steer of the target. Its card tells where it comes from; held-out figures are those of ``labelled``.
+
+    Raises:
+        WrongBaseError: the steer is of another model than ``source``.
+        SteerError: a steer of form offset, or one of which nothing arrives.
+        DataError: an unknown map, or texts that cannot be read.
+        ModelError: no words in common, or a tokenizer that cannot tell where its tokens stand.
+    """
+    steer.card.check_base(source.name, source.fingerprint, source.tokenizer_fingerprint)
+    if how not in WORD_MAPS:
+        raise DataError(f"the map of words is one of {', '.join(WORD_MAPS)}, not {how!r}.")
+    if steer.form == "offset":
+        raise SteerError("a steer of form offset moves single words and cannot be carried over; fit it anew.")
+    texts = texts or [text.text for dimension in DIMENSIONS for text in starter_texts(dimension)]
+    of_source, of_target = curvature(source), curvature(target)
+    pairs = paired_states(source, target, texts, progress=progress)
+    words = shared_words(source, target, pairs, power)
+    factors = {name: factor.double() for name, factor in steer.factors.items()}
+    written = factors["B"] if steer.form == "multiply" else factors["a"][:, None]
+    carried = {"B": carry_writing(how, words, of_source, of_target, written)}
+    if steer.form == "multiply":
+        carried["A"] = carry_reading(pairs, factors["A"])
+    before, after = _price(of_source, written, factors.get("A")), _price(of_target, carried["B"], carried.get("A"))
+    if not after > 0:
+        raise SteerError(f"nothing of steer {steer.card.name!r} arrives at {target.name}.")
+    carried["B"] *= (before / after) ** 0.5
+    carried |= _ends(target, of_target, pairs, factors)
+    card = Card(
+        steer.card.name,
+        target.name,
+        target.fingerprint,
+        target.tokenizer_fingerprint,
+        steer.card.label,
+        data=steer.card.data,
+        fit={
+            "method": "transfer",
+            "from": {"base": steer.card.base, "fingerprint": steer.card.base_fingerprint, "fit": steer.card.fit},
+            "map": how,
+            "power": power,
+            "pairs": pairs.count,
+            "shared_words": len(words.weights),
+            "their_frequency": round(words.frequency, 4),
+        },
+    )
+    found = {name: factor.float().contiguous() for name, factor in carried.items()}
+    if steer.form == "add":
+        found = {"a": found["B"].squeeze(1)}
+    vocabulary, hidden_size = target.head.weight.shape
+    moved = Steer(steer.form, found, hidden_size, vocabulary, card)
+    return _measured(target, moved, labelled) if labelled else moved
+
+
+def _price(curvature: Curvature, b: Tensor, a: Tensor | None) -> float:
+    """Nats that W = A Bᵀ, or a shift b, costs at strength 1, twice, to second order."""
+    of_states = torch.ones(1, 1, dtype=b.dtype) if a is None else a.T @ curvature.c @ a
+    return float((of_states * (b.T @ curvature.f @ b)).sum())
+
+
+def _ends(target: LM, of_target: Curvature, pairs: Pairs, factors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The end part: its reader carried over, its direction the target's own."""
+    end = target.tokenizer.eos_token_id
+    if "A_end" not in factors or end is None or not len(pairs.target_ends):
+        return {}
+    ends = pairs.target_ends.to(target.device)
+    r, _ = target.head.residuals(ends, torch.full((len(ends),), end, device=target.device))
+    u = end_direction(of_target, r.double().mean(0).cpu())
+    reader = carry_reading(pairs, factors["A_end"])
+    return {"A_end": reader, "B_end": u[:, None].repeat(1, reader.shape[1])}
+
+
+def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Steer:
+    """The steer with units of strength, and figures, from labelled texts."""
+    rows = Rows.join(list(gather(target, *readable(target, labelled))))
+    inside, ends = rows[~rows.is_end], rows[rows.is_end]
+    factors = dict(steer.factors)
+    if steer.form == "multiply":
+        factors["B"] = factors["B"] * largest_scale(target.head, inside, factors["A"], factors["B"])
+    if "A_end" in factors and len(ends):
+        [(scale, _)] = best_scales(target.head, ends, [(factors["A_end"], factors["B_end"])])
+        factors["A_end"] = factors["A_end"] * scale
+    steer = replace(steer, factors=factors)
+    return replace(steer, card=replace(steer.card, held_out=read(target.head, rows, steer).to_json()))

@@ -1,0 +1,63 @@
+"""Interference: alone and in the mix, by whatever reads the texts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError
+from lmsteer.evaluation.interference import interference, own_reader
+from lmsteer.generation import generate
+from lmsteer.steers.mix import Mix
+from tiny import random_steer
+
+PROMPTS = ["abc", "The end", "x"]
+
+
+@pytest.fixture(scope="module")
+def mix(llama):
+    steers = {name: random_steer(llama, seed=k, name=name) for k, name in enumerate(("one", "two"))}
+    return Mix(steers, {"one": 2.0, "two": -1.0})
+
+
+def test_effects_are_means_of_what_readers_say(llama, mix):
+    def length(texts):
+        return [float(len(text)) for text in texts]
+
+    def vowels(texts):
+        return [float(sum(letter in "aeiou" for letter in text)) for text in texts]
+
+    found = interference(llama, mix, PROMPTS, readers={"one": length, "two": vowels}, n=3, max_new_tokens=8)
+    settings = [
+        {"one": 0.0, "two": 0.0},
+        {"one": 2.0, "two": 0.0},
+        {"one": 0.0, "two": -1.0},
+        {"one": 2.0, "two": -1.0},
+    ]
+    means = []
+    for setting in settings:
+        rows = list(generate(llama, PROMPTS, mix.steers, [setting], n=3, max_new_tokens=8))
+        means.append([sum(read([row.text for row in rows])) / len(rows) for read in (length, vowels)])
+    means = torch.tensor(means, dtype=torch.float64)
+    torch.testing.assert_close(found.alone, means[1:3] - means[0])
+    torch.testing.assert_close(found.mixed, means[3] - means[0])
+    torch.testing.assert_close(found.kept, (means[3] - means[0]) / (means[1:3] - means[0]).diagonal())
+    assert found.texts == 9
+    assert found.errors[0] > 0
+
+
+def test_steers_read_their_own_dimension(llama, mix):
+    found = interference(llama, mix, PROMPTS, n=2, max_new_tokens=8)
+    readers = {name: own_reader(llama, steer) for name, steer in mix.steers.items()}
+    again = interference(llama, mix, PROMPTS, readers=readers, n=2, max_new_tokens=8)
+    assert found.alone.abs().min() > 0
+    assert found.alone.equal(again.alone)
+    assert found.mixed.equal(again.mixed)
+    read = own_reader(llama, mix.steers["one"])
+    assert read(["ab", " ", "ab"]) == [pytest.approx(read(["ab"])[0]), 0.0, pytest.approx(read(["ab"])[0])]
+
+
+@pytest.mark.parametrize("strengths", [{"one": 1.0}, {"one": 1.0, "two": 0.0}, {"one": [1.0, 2.0], "two": 1.0}])
+def test_what_is_no_mix_is_refused(llama, mix, strengths):
+    with pytest.raises(DataError, match="two steers or more"):
+        interference(llama, Mix({name: mix.steers[name] for name in strengths}, strengths), PROMPTS)

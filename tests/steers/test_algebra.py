@@ -1,0 +1,110 @@
+"""Steers made of steers do what their parts do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmsteer.errors import SteerError
+from lmsteer.fitting.curvature import Curvature
+from lmsteer.steers.algebra import apart, balanced, overlaps, summed
+from lmsteer.steers.mix import Mix
+from tiny import random_steer
+
+
+@pytest.fixture(scope="module")
+def curvature():
+    g = torch.Generator().manual_seed(0)
+    h, r = (torch.randn(200, 32, generator=g, dtype=torch.float64) for _ in range(2))
+    return Curvature(h.T @ h / 200, r.T @ r / 200, h.mean(0))
+
+
+def with_end(lm, seed):
+    steer = random_steer(lm, seed=seed, name=f"s{seed}")
+    g = torch.Generator().manual_seed(seed + 50)
+    return replace(
+        steer, factors={**steer.factors, "A_end": torch.randn(32, 1, generator=g), "B_end": torch.ones(32, 1)}
+    )
+
+
+def test_overlaps_are_inner_products_of_matrices(llama, curvature):
+    steers = [random_steer(llama, rank=rank, seed=rank) for rank in (2, 3, 5)]
+    found = overlaps(steers, curvature)
+    for j, one in enumerate(steers):
+        for k, other in enumerate(steers):
+            w1, w2 = one.matrix().double(), other.matrix().double()
+            expected = (w1.T @ curvature.c @ w2 @ curvature.f).trace()
+            assert float(found[j, k]) == pytest.approx(float(expected), rel=1e-5)  # W is made in float32
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    strengths=st.lists(st.floats(-8, 8), min_size=1, max_size=4), form=st.sampled_from(["multiply", "add", "offset"])
+)
+def test_a_sum_acts_as_its_mix(llama, strengths, form):
+    steers = {f"s{k}": random_steer(llama, form, seed=k, name=f"s{k}") for k in range(len(strengths))}
+    mix = Mix(steers, {f"s{k}": s for k, s in enumerate(strengths)})
+    one = summed(mix, "sum")
+    alone = Mix({"sum": one}, {"sum": 1.0})
+    h = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(1))
+    z = torch.randn(3, 4, one.vocabulary, generator=torch.Generator().manual_seed(1))
+    # float32: strengths are multiplied into A B^T before the product in place of after it
+    torch.testing.assert_close(alone.steer_hidden_states(h), mix.steer_hidden_states(h), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone.steer_logits(z), mix.steer_logits(z), rtol=1e-4, atol=1e-4)
+    assert [part["name"] for part in one.card.fit["of"]] == list(steers)
+    assert [part["strength"] for part in one.card.fit["of"]] == pytest.approx(strengths)
+
+
+def test_a_sum_reads_what_its_parts_read(llama):
+    one, two = with_end(llama, 1), with_end(llama, 2)
+    together = summed(Mix({"one": one, "two": two}, {"one": 2.0, "two": -0.5}), "sum", "both")
+    expected = 2 * one.reader().matrix() - 0.5 * two.reader().matrix()
+    torch.testing.assert_close(together.reader().matrix(), expected, rtol=1e-4, atol=1e-5)  # float32
+    assert together.card.label == "both"
+    plain = summed(Mix({"one": one, "plain": random_steer(llama)}, {"one": 1.0, "plain": 1.0}), "sum")
+    assert plain.factors["A_end"].shape == (32, 1)
+
+
+def test_apart_leaves_the_others_alone_and_keeps_its_own_effect(llama, curvature):
+    steer, one, two = (random_steer(llama, seed=k, name=f"s{k}") for k in range(3))
+    steer = summed(Mix({"a": steer, "b": one}, {"a": 1.0, "b": 0.7}), "steer")  # leans on one
+    before = overlaps([steer, one, two], curvature)
+    after = overlaps([apart(steer, {"one": one, "two": two}, curvature), steer, one, two], curvature)
+    assert abs(float(before[0, 1])) > 0.1 * float(before[0, 0])
+    assert float(after[0, 1]) == pytest.approx(float(before[0, 0]), rel=1e-5)  # factors are float32
+    for k in (2, 3):
+        assert float(after[0, k]) == pytest.approx(0, abs=1e-5 * float(before[0, 0]))
+
+
+def test_balanced_strengths_give_each_its_own_effect(llama, curvature):
+    one, two = random_steer(llama, seed=1), random_steer(llama, seed=2)
+    two = summed(Mix({"one": one, "two": two}, {"one": -0.6, "two": 1.0}), "two")
+    mix = Mix({"one": one, "two": two}, {"one": 3.0, "two": -2.0})
+    strengths = balanced(mix, curvature)
+    m = overlaps([one, two], curvature)
+    effects = m @ torch.tensor(list(strengths.values()), dtype=torch.float64)
+    torch.testing.assert_close(effects, m.diagonal() * torch.tensor([3.0, -2.0], dtype=torch.float64))
+    lone = Mix({"one": one}, {"one": 3.0})
+    assert balanced(lone, curvature) == {"one": pytest.approx(3.0)}
+
+
+def test_what_makes_no_steer_is_refused(llama, curvature):
+    one, shift = random_steer(llama), random_steer(llama, "add")
+    with pytest.raises(SteerError, match="of one form"):
+        summed(Mix({"one": one, "shift": shift}, {"one": 1.0, "shift": 1.0}), "sum")
+    with pytest.raises(SteerError, match="one strength each"):
+        summed(Mix({"one": one}, {"one": [1.0, 2.0]}), "sum")
+    with pytest.raises(SteerError, match="of one form"):
+        summed(Mix({}, {}), "sum")
+    with pytest.raises(SteerError, match="only multiply"):
+        overlaps([one, shift], curvature)
+    with pytest.raises(SteerError, match="does nothing that same do not"):
+        apart(one, {"same": one.scaled(2.0)}, curvature)
+    with pytest.raises(SteerError, match="cannot be balanced"):
+        balanced(Mix({"one": one, "same": one.scaled(-2.0)}, {"one": 1.0, "same": 1.0}), curvature)
+    with pytest.raises(SteerError, match="from row to row"):
+        balanced(Mix({"one": one}, {"one": [1.0, 2.0]}), curvature)

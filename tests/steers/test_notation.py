@@ -1,0 +1,61 @@
+"""Notation: what is written is what is read, and what cannot be read says how to write it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmsteer.errors import SteerError
+from lmsteer.steers.notation import parse_settings, strength_of
+from lmsteer.steers.steer import Card
+
+CARD = Card("style", "base", "f", "t", strength_range=(-8.0, 5.0))
+strengths = st.floats(-8, 8, width=32)
+
+
+class Found:
+    """What stands for a steer here: the notation needs its card only."""
+
+    def __init__(self, name: str) -> None:
+        self.card = replace(CARD, name=name)
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z/._=-]{0,7}[a-z]", fullmatch=True),
+        st.lists(strengths, min_size=1, max_size=3),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_settings_are_read_as_they_are_written(dials):
+    steers, found = parse_settings([f"{name}={','.join(map(str, values))}" for name, values in dials.items()], Found)
+    assert [(name, steer.card.name) for name, steer in steers.items()] == [(name, name) for name in dials]
+    assert {s for setting in found for s in setting.items()} == {(n, v) for n, vs in dials.items() for v in vs}
+
+
+@given(st.floats(-200, 200, width=32))
+def test_percents_are_of_the_safe_range(share):
+    end = 5 if share > 0 else 8
+    assert strength_of(f"{share}%", CARD) == pytest.approx(share / 100 * end)
+
+
+def test_auto_is_what_calibration_found_or_the_upper_end():
+    assert strength_of("auto", CARD) == 5
+    assert strength_of("auto", replace(CARD, dial={"auto": 3.5})) == 3.5
+    _, found = parse_settings(["s=auto, -50%,1"], Found)
+    assert found == [{"s": 5.0}, {"s": -4.0}, {"s": 1.0}]
+    for notation in ("auto", "10%"):
+        with pytest.raises(SteerError, match="no safe range"):
+            strength_of(notation, replace(CARD, strength_range=None))
+
+
+@pytest.mark.parametrize("bad", ["sentiment", "=1", "s=", "s=x", "s=nan", "s=1,inf", "s=%", "s=nan%", "s=automatic"])
+def test_settings_that_cannot_be_read_say_how_to_write_them(bad):
+    with pytest.raises(SteerError, match="write NAME=STRENGTH"):
+        parse_settings([bad], Found)
+    with pytest.raises(SteerError, match="named twice"):
+        parse_settings(["s=1", "s=2"], Found)
