@@ -22,7 +22,8 @@ import typer
 from lmsteer import load
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
-from lmsteer.evaluation.scorers import Vader
+from lmsteer.evaluation.scorers.base import UNDECIDED
+from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
@@ -88,9 +89,10 @@ def read_both(data: Data) -> None:
         if (WORK / f"{method}-domain").exists():
             domain = load_steer(WORK / f"{method}-domain")
             _keep(f"read {method}, domain on", read(lm.head, rows, load_steer(WORK / method), domain).to_json())
-    verdicts = Vader().verdicts([text.text for text in dev])
-    right = sum(verdict == text.label for verdict, text in zip(verdicts, dev, strict=True))
-    _keep("vader", {"right of all": right / len(dev), "right of its verdicts": right / sum(map(bool, verdicts))})
+    scores = Vader().scores([text.text for text in dev])
+    right = sum(score == (text.label > 0) for score, text in zip(scores, dev, strict=True))
+    verdicts = len(dev) - scores.count(UNDECIDED)
+    _keep("vader", {"right of all": right / len(dev), "right of its verdicts": right / verdicts})
 
 
 @app.command("dial")

@@ -5,8 +5,8 @@
     python -m benchmarks.transfer dial DATA      what the dial does to neutral prompts: own, and carried
     python -m benchmarks.transfer table          all of it
 
-DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. The second model comes
-under terms, which ``LMSTEER_ACCEPT_TERMS=gemma3-270m`` accepts. Figures go to ``results/transfer.json``.
+DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. The second model
+comes under terms, which ``LMSTEER_ACCEPT_TERMS=gemma3-270m`` accepts. Figures go to ``results/transfer.json``.
 """
 
 from __future__ import annotations

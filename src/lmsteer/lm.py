@@ -109,7 +109,8 @@ class LM:
         """The token from which the model writes from nothing: what its tokenizer puts first, or ends texts with."""
         given = self.encode([""])[0]
         candidates = [*given[:1], self.tokenizer.get_vocab().get("<|endoftext|>"), self.tokenizer.bos_token_id]
-        return next((token for token in (*candidates, self.tokenizer.eos_token_id) if token is not None), 0)
+        rows = range(self.head.weight.shape[0])
+        return next((token for token in (*candidates, self.tokenizer.eos_token_id) if token in rows), 0)
 
     @property
     def takes_positions(self) -> bool:

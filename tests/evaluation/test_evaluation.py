@@ -40,12 +40,13 @@ def test_figures_are_rounded_to_what_they_tell_however_small(llama, rows):
 
 
 def test_vader_judges_and_abstains():
-    assert Vader().verdicts(["This is wonderful!", "A horrible, sad mess.", "The table has four legs."]) == [1, -1, 0]
+    texts = ["This is wonderful!", "A horrible, sad mess.", "The table has four legs."]
+    assert Vader().scores(texts) == [1, 0, 0.5]
 
 
 def test_positive_share_is_among_verdicts_only():
-    assert positive_share([1, 1, -1, 0, 0]) == pytest.approx(2 / 3)
-    assert math.isnan(positive_share([0]))
+    assert positive_share([0.9, 1, 0, 0.5, 0.5]) == pytest.approx(2 / 3)
+    assert math.isnan(positive_share([0.5]))
 
 
 def test_a_dial_groups_by_strength():

@@ -1,4 +1,4 @@
-"""Commands that make steers: demo, fit, import."""
+"""Commands that make steers of texts and checkpoints: demo, fit, import."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmsteer.evaluation.scorers import Scorer, positive_share
+from lmsteer.evaluation.scorers.base import UNDECIDED, Scorer, positive_share
 from lmsteer.generation import Continuation, perplexity
 
 
@@ -39,7 +39,7 @@ def dial(continuations: Sequence[Continuation], name: str, scorer: Scorer) -> li
 
 
 def _point(strength: float, group: Sequence[Continuation], scorer: Scorer) -> Point:
-    verdicts = scorer.verdicts([c.text for c in group])
-    given = len(group) - verdicts.count(0)
+    scores = scorer.scores([c.text for c in group])
+    given = len(group) - scores.count(UNDECIDED)
     mean_tokens = sum(c.tokens for c in group) / len(group)
-    return Point(strength, positive_share(verdicts), given, len(group), perplexity(group), mean_tokens)
+    return Point(strength, positive_share(scores), given, len(group), perplexity(group), mean_tokens)

@@ -84,20 +84,29 @@ def load_steer(folder: str | Path) -> Steer:
         raise SteerError(f"the steer in {folder} is damaged: {type(error).__name__}: {error}.") from error
 
 
-def find_steer(name: str | Path) -> Steer:
-    """Read a steer by folder, or by name from ``steers/`` of the working directory.
+def find_folder(name: str | Path) -> Path:
+    """The folder of a steer: a folder itself, or one of that name in ``steers/`` of the working directory.
 
     Raises:
         SteerError: there is none, naming those that there are.
     """
     for folder in (Path(name), STEERS_FOLDER / name):
         if (folder / CARD_FILE).exists():
-            return load_steer(folder)
+            return folder
     known = ", ".join(sorted(path.parent.name for path in STEERS_FOLDER.glob(f"*/{CARD_FILE}")))
     raise SteerError(
         f"unknown steer {str(name)!r}: neither a folder with a {CARD_FILE}, nor a name in {STEERS_FOLDER}/ "
         f"(there: {known or 'none'}). `lmsteer fit DATA --name {Path(name).name}` makes one."
     )
+
+
+def find_steer(name: str | Path) -> Steer:
+    """Read a steer by folder or name, as ``find_folder`` finds it.
+
+    Raises:
+        SteerError: there is none, or a damaged one.
+    """
+    return load_steer(find_folder(name))
 
 
 def import_published(checkpoint: str | Path, card: Card, hidden_size: int, vocabulary: int) -> list[Steer]:

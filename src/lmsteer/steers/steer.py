@@ -134,7 +134,13 @@ class Steer:
         return replace(self, factors={**self.factors, **moved})
 
     def truncated(self, rank: int) -> Steer:
-        """The nearest multiply steer of a smaller rank (Eckart-Young, on the SVD of W)."""
+        """The nearest multiply steer of a smaller rank (Eckart-Young, on the SVD of W).
+
+        Raises:
+            SteerError: a rank out of range, or a steer of another form.
+        """
+        if not 1 <= rank <= self.hidden_size:
+            raise SteerError(f"the rank must be from 1 to the hidden size, {self.hidden_size}, not {rank}.")
         a, b, _ = factorise(self.matrix(), rank)
         return replace(self, factors={**self.factors, "A": a, "B": b})
 

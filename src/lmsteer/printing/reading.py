@@ -1,11 +1,10 @@
-"""How the commands print what they found, for people and for machines."""
+"""How readings are printed: texts, steers and proofs."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,57 +16,12 @@ from rich.text import Text
 from lmsteer.analysis.analyse import Analysis
 from lmsteer.analysis.lens import Component
 from lmsteer.analysis.page import Piece, pieces, span_text
-from lmsteer.cache import Entry
 from lmsteer.evaluation.reading import Reading
-from lmsteer.fitting.fit import Fit
 from lmsteer.verify import Check, Verification
 
-# Below this many texts the outer strengths are rough.
-_FEW = 200
 # Words whose shade is below this are not shaded on a terminal, whose shades are few.
 _FAINT = 0.1
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-def as_json(value: Any) -> None:
-    """Print one JSON object."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
-    """A fit: where the steer lies, what held-out texts say of it, and what to try with it."""
-    reading = done.reading
-    out.print(
-        f"Steer [bold]{escape(done.steer.card.name)}[/] of rank {done.steer.rank} saved to {escape(str(done.folder))}."
-    )
-    out.print(
-        f"On {reading.texts} held-out texts: likelihood under their own label {reading.gain:+.4f} nats a token, "
-        f"label told by its sign for {reading.signs:.1%}."
-    )
-    if texts < _FEW:
-        out.print(f"That was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")
-    outer = 2 if texts < _FEW else 6
-    line = f"lmsteer generate 'The weather today' --steer {again}=-{outer},0,{outer}{on}"
-    out.print(f"Try: {escape(line)}", highlight=False)
-
-
-def streamed(prompt: str, pieces: Iterable[str]) -> None:
-    """A continuation as it comes, after its prompt."""
-    print(prompt, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
-
-
-def continuations(out: Console, lines: Sequence[dict[str, Any]]) -> None:
-    """Prompts with their continuations below each other, one a line."""
-    for line in lines:
-        out.print(f"\n[bold]{'':2}{_plain(line['prompt']['text'])}[/]", highlight=False, soft_wrap=True)
-        for generation in line["generations"]:
-            dial = " ".join(f"{name}={_signed(s)}" for name, s in generation["strengths"].items()) or "unsteered"
-            text = generation["text"]
-            joined = "" if text[:1].isspace() or not text else "…"  # the prompt's last word goes on
-            out.print(f"  [cyan]{dial}[/] {joined}{_plain(text)}", highlight=False, soft_wrap=True)
 
 
 def analyses(out: Console, found: Sequence[Analysis]) -> None:
@@ -167,21 +121,6 @@ def verification_as_json(done: Verification) -> dict[str, Any]:
     return {"checks": [dataclasses.asdict(check) for check in done.checks], "reading": reading, "acts": done.acts}
 
 
-def cached(out: Console, found: Sequence[Entry], title: str) -> None:
-    """What the cache holds, or held, with its size."""
-    table = Table("kind", "of", "MB", title=title, title_justify="left")
-    for entry in found:
-        table.add_row(entry.kind, entry.about, f"{entry.size / 1e6:,.1f}")
-    table.add_section()
-    table.add_row("all", "", f"{sum(entry.size for entry in found) / 1e6:,.1f}")
-    out.print(table)
-
-
-def entries_as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The same for machines."""
-    return [{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found]
-
-
 def _reading(reading: Reading) -> str:
     sides = (("positive ones at +1", reading.gain_positive), ("negative ones at -1", reading.gain_negative))
     told = "".join(f"of {which} {gain:+.4f}, " for which, gain in sides if not math.isnan(gain))
@@ -195,11 +134,3 @@ def _reading(reading: Reading) -> str:
 
 def _bound(check: Check) -> str:
     return "more than 0" if check.at_least else "0" if check.limit == 0 else f"at most {check.limit:.0e}"
-
-
-def _signed(strength: float) -> str:
-    return f"{strength:+g}" if strength else "0"
-
-
-def _plain(text: str) -> str:
-    return escape(" ".join(text.split()))

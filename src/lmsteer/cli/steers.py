@@ -1,0 +1,164 @@
+"""Commands that make steers of steers: transfer, mix, and calibrate, which completes one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsteer.cli.app import AsJson, LabelMap, Model, app, stderr, stdout
+from lmsteer.errors import LMSteerError
+from lmsteer.sources import DEFAULT_MODEL
+
+Prompts = Annotated[Path | None, typer.Option("--file", help="Prompts to measure on; sixty neutral ones if not given.")]
+
+
+@app.command()
+def transfer(
+    steer: Annotated[str, typer.Argument(help="A steer's name or folder.")],
+    to: Annotated[str, typer.Option(help="The model to carry it to.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new steer.")],
+    model: Model = DEFAULT_MODEL,
+    texts: Annotated[Path | None, typer.Option(help="Any texts to read; the starter texts if not given.")] = None,
+    data: Annotated[str | None, typer.Option(help="A few labelled texts, to choose the unit of strength by.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of their texts.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of their labels.")] = "label",
+    label_map: LabelMap = None,
+    how: Annotated[str, typer.Option("--map", help="Of words: gradient, ridge or procrustes.")] = "gradient",
+    as_json: AsJson = False,
+) -> None:
+    """Carry a steer of --model over to another model; no labelled texts are needed.
+
+    Example: lmsteer transfer sentiment --to Qwen/Qwen3-0.6B --out steers/sentiment-qwen
+    """
+    from lmsteer import printing
+    from lmsteer.fitting.data import LabelledSource, parse_label_map
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.prompts import read_prompts
+    from lmsteer.steers.files import check_target, find_steer, save_steer
+    from lmsteer.transfer.transfer import transfer as run
+
+    check_target(out.absolute())
+    found, given = find_steer(steer), read_prompts(texts) if texts else ()
+    mapping = parse_label_map(label_map) if label_map else None
+    labelled = LabelledSource(data, text_column, label_column, mapping).read() if data else ()
+    moved = run(load(model), found, load(to), texts=given, labelled=labelled, how=how, progress=bars())  # type: ignore[arg-type]
+    folder = save_steer(moved, out)
+    if as_json:
+        printing.as_json({"folder": str(folder), "card": dataclasses.asdict(moved.card)})
+    else:
+        printing.transferred(stdout, moved, folder)
+
+
+@app.command()
+def mix(
+    steer: Annotated[list[str], typer.Argument(help="Steers as NAME=STRENGTH.")],
+    out: Annotated[Path | None, typer.Option(help="Save the mix as one steer, at strength 1, to this folder.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the new steer; the folder's if not given.")] = None,
+    label: Annotated[str, typer.Option(help="What +1 of it means; the mix itself if not given.")] = "",
+    against: Annotated[list[str] | None, typer.Option(help="A steer whose dimension it must not move.")] = None,
+    balance: Annotated[bool, typer.Option(help="Take strengths at which each does as much as it does alone.")] = False,
+    rank: Annotated[int | None, typer.Option(help="Keep the nearest steer of this rank.")] = None,
+    measure: Annotated[bool, typer.Option(help="Write under each steer alone and under the mix, and compare.")] = False,
+    file: Prompts = None,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Make one steer of several, and see how they get in each other's way.
+
+    Example: lmsteer mix sentiment=3 politeness=2 --balance --out steers/kind
+    """
+    from lmsteer import printing
+    from lmsteer.evaluation.interference import interference
+    from lmsteer.fitting.curvature import curvature
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.prompts import read_prompts
+    from lmsteer.starter import starter_prompts
+    from lmsteer.steers.algebra import apart, balanced, summed
+    from lmsteer.steers.files import check_target, find_steer, save_steer
+    from lmsteer.steers.mix import Mix
+    from lmsteer.steers.notation import parse_settings
+
+    steers, settings = parse_settings(steer, find_steer)
+    if len(settings) > 1:
+        raise LMSteerError("a mix has one strength of each steer.")
+    if rank is not None and out is None:
+        raise LMSteerError("--rank is of the steer that --out saves: give both.")
+    if out is not None:
+        check_target(out.absolute())
+    lm = load(model)
+    mixed = Mix(steers, settings[0])
+    lm.check_base(mixed)
+    if against:
+        others = {other: find_steer(other) for other in against}
+        steers = {key: apart(one, others, curvature(lm)) for key, one in steers.items()}
+        mixed = Mix(steers, settings[0])
+    if balance:
+        mixed = Mix(steers, balanced(mixed, curvature(lm)))
+    prompts = read_prompts(file) if file else starter_prompts()
+    found = interference(lm, mixed, prompts, progress=bars()) if measure else None
+    told = printing.mix_as_json(mixed, curvature(lm), found)
+    if out is not None:
+        one = summed(mixed, name or out.name, label)
+        save_steer(one if rank is None else one.truncated(rank), out)
+        stderr.print(f"Steer {name or out.name!r} saved to {out}.", markup=False)
+    if as_json:
+        printing.as_json(told)
+    else:
+        printing.mix(stdout, told)
+
+
+@app.command()
+def calibrate(
+    steer: Annotated[str, typer.Argument(help="A steer's name or folder; its card is completed.")],
+    ratio: Annotated[float, typer.Option(help="Perplexity may rise to this multiple of unsteered text's.")] = 1.5,
+    scorer: Annotated[str | None, typer.Option(help="Judge of texts, for --level.")] = None,
+    level: Annotated[float | None, typer.Option(help="Wanted mean score, 0 to 1: 'auto' becomes its strength.")] = None,
+    file: Prompts = None,
+    n: Annotated[int, typer.Option(help="Continuations a prompt and strength.")] = 2,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a continuation.")] = 24,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Save the steer here, not to its own folder.")] = None,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Find the strengths under which a steer's text stays sound, and keep them on its card.
+
+    Then --steer NAME=50% is half of what is safe, and NAME=auto the wanted level, or all that is safe.
+
+    Example: lmsteer calibrate sentiment --ratio 1.5 --scorer sentiment --level 0.9
+    """
+    from lmsteer import printing
+    from lmsteer.evaluation.safe_range import calibrate as run
+    from lmsteer.evaluation.scorers import scorer as named
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.prompts import read_prompts
+    from lmsteer.starter import starter_prompts
+    from lmsteer.steers.files import check_target, find_folder, load_steer, save_steer
+
+    folder = find_folder(steer)
+    if out is not None:
+        check_target(out.absolute())
+    found = load_steer(folder)
+    done = run(
+        load(model),
+        found,
+        read_prompts(file) if file else starter_prompts(),
+        ratio=ratio,
+        attribute=named(scorer).scores if scorer else None,
+        level=level,
+        n=n,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        progress=bars(),
+    )
+    save_steer(dataclasses.replace(found, card=done.on(found.card)), out or folder)
+    if as_json:
+        printing.as_json(printing.range_as_json(done))
+    else:
+        printing.safe_range(stdout, steer, done, level)

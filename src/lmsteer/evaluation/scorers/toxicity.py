@@ -1,0 +1,29 @@
+"""A judge of toxicity: alt-profanity-check, linear on words (of Davidson's tweets and Jigsaw's comments)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from lmsteer.errors import DataError
+
+
+class Toxicity:
+    """Clean language: 1 is clean, 0 is offensive. What it learned from is no data to judge it by."""
+
+    name = "toxicity"
+
+    def __init__(self) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the version of scikit-learn that its model was written by
+                from profanity_check import predict_prob
+        except ImportError as error:
+            raise DataError(
+                "the scorer 'toxicity' needs alt-profanity-check: pip install 'lmsteer[scorers]'."
+            ) from error
+        self._offensive = predict_prob
+
+    def scores(self, texts: Sequence[str]) -> list[float]:
+        """Probability that each text is clean."""
+        return [1 - float(p) for p in self._offensive(list(texts))] if texts else []

@@ -1,0 +1,34 @@
+"""How the commands print what they found, for people and for machines."""
+
+from lmsteer.printing.common import as_json
+from lmsteer.printing.keeping import cached, entries_as_json
+from lmsteer.printing.reading import (
+    analyses,
+    analysis_as_json,
+    component_as_json,
+    components,
+    verification,
+    verification_as_json,
+)
+from lmsteer.printing.steers import mix, mix_as_json, range_as_json, safe_range, transferred
+from lmsteer.printing.writing import continuations, fitted, streamed
+
+__all__ = [
+    "analyses",
+    "analysis_as_json",
+    "as_json",
+    "cached",
+    "component_as_json",
+    "components",
+    "continuations",
+    "entries_as_json",
+    "fitted",
+    "mix",
+    "mix_as_json",
+    "range_as_json",
+    "safe_range",
+    "streamed",
+    "transferred",
+    "verification",
+    "verification_as_json",
+]

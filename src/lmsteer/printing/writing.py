@@ -1,0 +1,51 @@
+"""How fits and generations are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from lmsteer.fitting.fit import Fit
+from lmsteer.printing.common import plain, signed
+
+# Below this many texts the outer strengths are rough.
+_FEW = 200
+
+
+def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
+    """A fit: where the steer lies, what held-out texts say of it, and what to try with it."""
+    reading = done.reading
+    out.print(
+        f"Steer [bold]{escape(done.steer.card.name)}[/] of rank {done.steer.rank} saved to {escape(str(done.folder))}."
+    )
+    out.print(
+        f"On {reading.texts} held-out texts: likelihood under their own label {reading.gain:+.4f} nats a token, "
+        f"label told by its sign for {reading.signs:.1%}."
+    )
+    if texts < _FEW:
+        out.print(f"That was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")
+    outer = 2 if texts < _FEW else 6
+    line = f"lmsteer generate 'The weather today' --steer {again}=-{outer},0,{outer}{on}"
+    out.print(f"Try: {escape(line)}", highlight=False)
+
+
+def streamed(prompt: str, pieces: Iterable[str]) -> None:
+    """A continuation as it comes, after its prompt."""
+    print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def continuations(out: Console, lines: Sequence[dict[str, Any]]) -> None:
+    """Prompts with their continuations below each other, one a line."""
+    for line in lines:
+        out.print(f"\n[bold]{'':2}{plain(line['prompt']['text'])}[/]", highlight=False, soft_wrap=True)
+        for generation in line["generations"]:
+            dial = " ".join(f"{name}={signed(s)}" for name, s in generation["strengths"].items()) or "unsteered"
+            text = generation["text"]
+            joined = "" if text[:1].isspace() or not text else "…"  # the prompt's last word goes on
+            out.print(f"  [cyan]{dial}[/] {joined}{plain(text)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,169 @@
+"""Transfer: exact to a model that is the same in disguise, and honest about what cannot be carried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from lmsteer.analysis.words import encode_with_bounds
+from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
+from lmsteer.fitting.curvature import curvature
+from lmsteer.fitting.fit import fit
+from lmsteer.lm import LM
+from lmsteer.steers.algebra import overlaps
+from lmsteer.transfer import maps
+from lmsteer.transfer.maps import WORD_MAPS
+from lmsteer.transfer.pairs import paired_states
+from lmsteer.transfer.transfer import transfer
+from lmsteer.transfer.words import shared_words
+from lmsteer.vocabulary import token_texts
+from tiny import random_steer, styled, tiny_model, tiny_tokenizer
+
+TEXTS = [text.text for text in styled(120)]
+ORDER = torch.randperm(32, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def disguised():
+    """The tiny Llama with its hidden dimensions in another order: the same model to all who look at its logits."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("embed_tokens.weight", "lm_head.weight")) or "norm" in name:
+                parameter.copy_(parameter[..., ORDER])
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.copy_(parameter[ORDER])
+            else:
+                parameter.copy_(parameter[:, ORDER])
+    return LM(model, tiny_tokenizer(), "disguised")
+
+
+@pytest.fixture(scope="module")
+def by_pairs(make_lm):
+    """Another family, whose tokenizer makes one token of some pairs of letters."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("a", "b"), ("l", "m"), ("s", "t"), ("Ġ", "a")]
+    vocabulary = ["<pad>", "<s>", "</s>", *alphabet, *("".join(pair) for pair in merges)]
+    # as many as the tiny models have rows
+    kept = [token for token in vocabulary if token not in '!"#$']
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(kept)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+    return replace(make_lm("qwen2"), tokenizer=fast, name="by pairs")
+
+
+def in_order(steer):
+    back = torch.argsort(ORDER)
+    return steer.matrix()[back][:, back] if steer.form == "multiply" else steer.factors["a"][back]
+
+
+@pytest.mark.parametrize("how", WORD_MAPS)
+@pytest.mark.parametrize("form", ["multiply", "add"])
+def test_a_model_in_disguise_gets_the_same_steer(llama, disguised, monkeypatch, how, form):
+    for name in ("_OF_STATES", "_OF_WORDS"):
+        monkeypatch.setattr(maps, name, 1e-9)
+    steer = random_steer(llama, form)
+    moved = transfer(llama, steer, disguised, texts=TEXTS, how=how)
+    expected = steer.matrix() if form == "multiply" else steer.factors["a"]
+    # regressions on float32 states, some of whose directions are small
+    torch.testing.assert_close(in_order(moved), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+    assert moved.card.base == "disguised"
+    assert moved.card.fit["from"]["base"] == steer.card.base
+
+
+def test_what_is_damped_points_the_same_way_and_costs_the_same(llama, disguised):
+    steer = random_steer(llama)
+    moved = transfer(llama, steer, disguised, texts=TEXTS)
+    a, b = (moved.factors[name][torch.argsort(ORDER)] for name in ("A", "B"))
+    m = overlaps([steer, replace(steer, factors={"A": a, "B": b})], curvature(llama))
+    assert float(m[0, 1] / (m[0, 0] * m[1, 1]).sqrt()) > 0.9  # 1 without damping, as above
+    assert float(m[1, 1]) == pytest.approx(float(m[0, 0]), rel=0.01)  # the two curvatures are measured apart
+
+
+def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
+    done = fit(llama, styled(240), name="letters", out=tmp_path / "letters")
+    moved = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))
+    assert set(moved.factors) == {"A", "B", "A_end", "B_end"}
+    assert moved.card.held_out["texts"] == 60
+    assert moved.card.held_out["signs"] > 0.9
+    assert moved.card.held_out["gain"] > 0.5 * done.reading.gain
+    again = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))
+    assert all(torch.equal(moved.factors[name], again.factors[name]) for name in moved.factors)
+
+
+def test_models_of_different_tokenizers_are_paired_where_tokens_end(llama, by_pairs):
+    texts = ["ab", "xlmy", " a", ""]
+    pairs = paired_states(llama, by_pairs, texts)
+    assert [len(by_pairs.encode([text])[0]) for text in texts] == [1, 3, 1, 0]
+    assert pairs.count == 1 + 3 + 1
+    h1, h2 = [], []
+    for text in texts[:3]:
+        ends = [{end: k for k, (_, end) in enumerate(encode_with_bounds(lm, text)[1])} for lm in (llama, by_pairs)]
+        states = [
+            lm.hidden_states(torch.tensor([lm.encode([text])[0]]), torch.ones(1, len(lm.encode([text])[0])))[0]
+            for lm in (llama, by_pairs)
+        ]
+        for end in sorted(ends[0].keys() & ends[1].keys()):
+            h1.append(states[0][ends[0][end]])
+            h2.append(states[1][ends[1][end]])
+    h1, h2 = torch.stack(h1).double(), torch.stack(h2).double()
+    # float32: texts are padded in batches
+    torch.testing.assert_close(pairs.second_moment, h2.T @ h2 / 5, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pairs.product, h2.T @ h1 / 5, rtol=1e-4, atol=1e-5)
+    assert len(pairs.source_ends) == len(pairs.target_ends) == 3
+    torch.testing.assert_close(pairs.target_ends, h2[[0, 3, 4]].float(), rtol=1e-4, atol=1e-5)
+
+
+def test_words_are_shared_by_what_they_stand_for(llama, by_pairs):
+    words = shared_words(llama, by_pairs, paired_states(llama, by_pairs, TEXTS), 0.5)
+    assert 90 < len(words.weights) < 256  # letters and signs, without the four that were left out and lone bytes
+    assert float(words.weights.sum()) == pytest.approx(1)
+    assert words.weights.min() > 0
+    assert (words.weights @ words.source).abs().max() < 1e-12
+    assert 0 < words.frequency < 1
+    common = sorted((set(token_texts(llama)) & set(token_texts(by_pairs))) - {""})
+    y, z = common.index("y"), common.index("z")
+    for lm, rows in ((llama, words.source), (by_pairs, words.target)):
+        e = [lm.head.weight[lm.tokenizer.convert_tokens_to_ids(letter)].double() for letter in "yz"]
+        torch.testing.assert_close(rows[z] - rows[y], e[1] - e[0])
+
+
+def test_what_cannot_be_carried_is_refused(llama, disguised, make_lm):
+    steer = random_steer(llama)
+    with pytest.raises(WrongBaseError):
+        transfer(make_lm("qwen2"), steer, disguised, texts=TEXTS)
+    with pytest.raises(SteerError, match="offset"):
+        transfer(llama, random_steer(llama, "offset"), disguised, texts=TEXTS)
+    with pytest.raises(DataError, match="gradient, ridge, procrustes"):
+        transfer(llama, steer, disguised, texts=TEXTS, how="magic")
+    with pytest.raises(DataError, match="too few"):
+        transfer(llama, steer, disguised, texts=[" "])
+    with pytest.raises(DataError, match="longer than the context"):
+        transfer(llama, steer, make_lm("gpt2"), texts=["a" * 200])
+    nothing = replace(steer, factors={name: torch.zeros_like(factor) for name, factor in steer.factors.items()})
+    with pytest.raises(SteerError, match="nothing of steer"):
+        transfer(llama, nothing, disguised, texts=TEXTS)
+    strange = replace(
+        disguised,
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>")), unk_token="<unk>"
+        ),
+    )
+    with pytest.raises((ModelError, DataError)):
+        transfer(llama, steer, strange, texts=TEXTS)
