@@ -41,7 +41,7 @@ TESTS = {
     "toxicity": ("paradetox_test", "toxicity_wikipedia_test"),
 }
 # Inverse weights of L2, chosen on SST-2 dev.
-OF_NGRAMS, OF_STATES = 30.0, 0.003
+OF_NGRAMS, OF_STATES = 3.0, 0.03
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 

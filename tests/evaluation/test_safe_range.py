@@ -76,7 +76,13 @@ def test_without_a_border_the_search_ends():
 
 @pytest.mark.parametrize(
     ("levels", "wanted", "expected"),
-    [([0.5, 0.7, 0.9], 0.8, 1.5), ([0.5, 0.3, 0.1], 0.2, 1.5), ([0.5, 0.7], 0.9, None), ([0.5, 0.7, 0.4], 0.7, 1.0), ([0.5, 0.5], 0.5, 0.0)],
+    [
+        ([0.5, 0.7, 0.9], 0.8, 1.5),
+        ([0.5, 0.3, 0.1], 0.2, 1.5),
+        ([0.5, 0.7], 0.9, None),
+        ([0.5, 0.7, 0.4], 0.7, 1.0),
+        ([0.5, 0.5], 0.5, 0.0),
+    ],
 )
 def test_levels_are_found_between_strengths(levels, wanted, expected):
     assert _reached([Trial(float(k), 1.0, 0.0, level) for k, level in enumerate(levels)], wanted) == expected

@@ -16,6 +16,7 @@ from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM
 from lmsteer.steers.algebra import overlaps
 from lmsteer.transfer import maps
+from lmsteer.transfer import transfer as module
 from lmsteer.transfer.maps import WORD_MAPS
 from lmsteer.transfer.pairs import paired_states
 from lmsteer.transfer.transfer import transfer
@@ -78,6 +79,7 @@ def in_order(steer):
 def test_a_model_in_disguise_gets_the_same_steer(llama, disguised, monkeypatch, how, form):
     for name in ("_OF_STATES", "_OF_WORDS"):
         monkeypatch.setattr(maps, name, 1e-9)
+    monkeypatch.setattr(module, "_PRICE", 1.0)
     steer = random_steer(llama, form)
     moved = transfer(llama, steer, disguised, texts=TEXTS, how=how)
     expected = steer.matrix() if form == "multiply" else steer.factors["a"]
@@ -87,13 +89,13 @@ def test_a_model_in_disguise_gets_the_same_steer(llama, disguised, monkeypatch, 
     assert moved.card.fit["from"]["base"] == steer.card.base
 
 
-def test_what_is_damped_points_the_same_way_and_costs_the_same(llama, disguised):
+def test_what_is_damped_points_the_same_way_and_costs_half(llama, disguised):
     steer = random_steer(llama)
     moved = transfer(llama, steer, disguised, texts=TEXTS)
     a, b = (moved.factors[name][torch.argsort(ORDER)] for name in ("A", "B"))
     m = overlaps([steer, replace(steer, factors={"A": a, "B": b})], curvature(llama))
     assert float(m[0, 1] / (m[0, 0] * m[1, 1]).sqrt()) > 0.9  # 1 without damping, as above
-    assert float(m[1, 1]) == pytest.approx(float(m[0, 0]), rel=0.01)  # the two curvatures are measured apart
+    assert float(m[1, 1]) == pytest.approx(0.5 * float(m[0, 0]), rel=0.01)  # the two curvatures are measured apart
 
 
 def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
@@ -105,6 +107,16 @@ def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
     assert moved.card.held_out["gain"] > 0.5 * done.reading.gain
     again = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))
     assert all(torch.equal(moved.factors[name], again.factors[name]) for name in moved.factors)
+
+
+def test_readings_of_ends_keep_their_mean_and_spread(llama, by_pairs):
+    pairs = paired_states(llama, by_pairs, TEXTS)
+    a = torch.randn(32, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    before = pairs.source_ends.double() @ a
+    after = pairs.target_ends.double() @ maps.carry_end_reading(pairs, a)
+    assert float(after.mean()) == pytest.approx(float(before.mean()), abs=1e-9)
+    assert float(after.std()) == pytest.approx(float(before.std()), rel=0.05)  # the constant varies a little
+    assert float(torch.corrcoef(torch.hstack([before, after]).T)[0, 1]) > 0.3
 
 
 def test_models_of_different_tokenizers_are_paired_where_tokens_end(llama, by_pairs):

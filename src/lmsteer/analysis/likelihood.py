@@ -93,6 +93,18 @@ def likelihoods(
     return found
 
 
+@torch.inference_mode()
+def plain_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Log-likelihoods (T - 1,) of a text's tokens after its first under the unsteered model, for each text."""
+    found = [torch.zeros(0)] * len(ids)
+    for batch in by_length(ids):
+        h, y = lm.predicting([ids[i] for i in batch])
+        lines = lm.head.log_likelihood(h, y).cpu().split([len(ids[i]) - 1 for i in batch])
+        for i, line in zip(batch, lines, strict=True):
+            found[i] = line
+    return found
+
+
 def _places(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> tuple[Tensor, Tensor]:
     """Of the predicted tokens (N,) of windows of some texts: which are told, and which are the end of their text."""
     told, is_end = [], []

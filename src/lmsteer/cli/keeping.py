@@ -1,4 +1,4 @@
-"""The command that looks after what is kept: cache."""
+"""Commands that tell what there is: steers, and what the cache keeps."""
 
 from __future__ import annotations
 
@@ -27,3 +27,22 @@ def cache(
         printing.as_json(printing.entries_as_json(found))
     else:
         printing.cached(stdout, found, f"{'Removed from' if clear else 'In'} {cache_dir()}")
+
+
+@app.command()
+def steers(
+    as_json: AsJson = False,
+) -> None:
+    """List the steers that are known by name: those in steers/ here, and those that ship.
+
+    Example: lmsteer steers
+    """
+    from lmsteer import printing
+    from lmsteer.steers.files import SHIPPED_FOLDER, STEERS_FOLDER, known_in, load_steer
+
+    folders = [*known_in(STEERS_FOLDER), *known_in(SHIPPED_FOLDER)]
+    found = {str(folder): load_steer(folder) for folder in folders}
+    if as_json:
+        printing.as_json(printing.steers_as_json(found))
+    else:
+        printing.steers(stdout, found, str(SHIPPED_FOLDER))

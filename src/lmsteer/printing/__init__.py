@@ -1,7 +1,8 @@
 """How the commands print what they found, for people and for machines."""
 
 from lmsteer.printing.common import as_json
-from lmsteer.printing.keeping import cached, entries_as_json
+from lmsteer.printing.evaluating import outcomes
+from lmsteer.printing.keeping import cached, entries_as_json, steers, steers_as_json
 from lmsteer.printing.reading import (
     analyses,
     analysis_as_json,
@@ -25,8 +26,11 @@ __all__ = [
     "fitted",
     "mix",
     "mix_as_json",
+    "outcomes",
     "range_as_json",
     "safe_range",
+    "steers",
+    "steers_as_json",
     "streamed",
     "transferred",
     "verification",

@@ -1,15 +1,18 @@
-"""How the cache is printed."""
+"""How lists of what there is are printed: steers, and the cache."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lmsteer.cache import Entry
+from lmsteer.printing.common import signed
+from lmsteer.steers.steer import Steer
 
 
 def cached(out: Console, found: Sequence[Entry], title: str) -> None:
@@ -25,3 +28,24 @@ def cached(out: Console, found: Sequence[Entry], title: str) -> None:
 def entries_as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
     """The same for machines."""
     return [{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found]
+
+
+def steers(out: Console, found: Mapping[str, Steer], shipped: str) -> None:
+    """Steers by folder: what they do, how well they read, how far they may be turned."""
+    table = Table("name", "+1 means", "base", "rank", "labels told", "safe strengths", "where")
+    for folder, steer in found.items():
+        card = steer.card
+        test = card.held_out.get("test", card.held_out)
+        told = f"{test['signs']:.0%} of {test['texts']:,}" if test.get("signs") is not None else ""
+        ends = "" if card.strength_range is None else " to ".join(map(signed, card.strength_range))
+        where = "ships" if folder.startswith(shipped) else folder
+        table.add_row(*map(escape, (card.name, card.label, card.base, str(steer.rank), told, ends, where)))
+    out.print(table)
+
+
+def steers_as_json(found: Mapping[str, Steer]) -> list[dict[str, Any]]:
+    """The same for machines, with whole cards."""
+    return [
+        {"folder": folder, "form": steer.form, "rank": steer.rank, "card": dataclasses.asdict(steer.card)}
+        for folder, steer in found.items()
+    ]

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from lmsteer.steers.steer import Card, Form, Steer
 
 FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
 STEERS_FOLDER = Path("steers")
+# Fitted steers that come with the package, of its default model.
+SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "steers"))
 
 # The published code multiplies W by this (its ``--epsilon``), beside factors that it draws from N(0, 1e-2²).
 _PUBLISHED_SCALE = 1e-3
@@ -85,19 +88,25 @@ def load_steer(folder: str | Path) -> Steer:
 
 
 def find_folder(name: str | Path) -> Path:
-    """The folder of a steer: a folder itself, or one of that name in ``steers/`` of the working directory.
+    """The folder of a steer: a folder itself, or one by name, of ``steers/`` here or of those that ship.
 
     Raises:
         SteerError: there is none, naming those that there are.
     """
-    for folder in (Path(name), STEERS_FOLDER / name):
+    for folder in (Path(name), STEERS_FOLDER / name, SHIPPED_FOLDER / name):
         if (folder / CARD_FILE).exists():
             return folder
-    known = ", ".join(sorted(path.parent.name for path in STEERS_FOLDER.glob(f"*/{CARD_FILE}")))
+    own, shipped = (", ".join(folder.name for folder in known_in(where)) for where in (STEERS_FOLDER, SHIPPED_FOLDER))
     raise SteerError(
         f"unknown steer {str(name)!r}: neither a folder with a {CARD_FILE}, nor a name in {STEERS_FOLDER}/ "
-        f"(there: {known or 'none'}). `lmsteer fit DATA --name {Path(name).name}` makes one."
+        f"(there: {own or 'none'}), nor one that ships ({shipped or 'none'}). "
+        f"`lmsteer fit DATA --name {Path(name).name}` makes one."
     )
+
+
+def known_in(where: Path) -> list[Path]:
+    """The folders of steers in a folder, by name."""
+    return sorted(card.parent for card in where.glob(f"*/{CARD_FILE}"))
 
 
 def find_steer(name: str | Path) -> Steer:

@@ -32,11 +32,28 @@ WordMap = Literal["gradient", "ridge", "procrustes"]
 WORD_MAPS: tuple[str, ...] = get_args(WordMap)
 # In units of the mean diagonal: of states, of words, and of prices as in a fit (docs/log.md, "Transfer").
 _OF_STATES, _OF_WORDS, _OF_PRICES = 0.03, 0.1, 0.03
+_OF_MEAN = 0.001
 
 
 def carry_reading(pairs: Pairs, a: Tensor) -> Tensor:
     """A₂ (d₂, r) that reads the target's states as A₁ (d₁, r) reads the source's."""
     return ridge(pairs.second_moment, pairs.product @ a, _OF_STATES)
+
+
+def carry_end_reading(pairs: Pairs, a: Tensor) -> Tensor:
+    """The same for what reads the ends of texts, where its readings keep their mean and their spread.
+
+    A regression's readings spread less than what they stand for, and a text's end is unlike other places. The mean is
+    set right along the direction that reads 1 at the mean end and varies least.
+    """
+    read = carry_reading(pairs, a)
+    of_source, of_target = pairs.source_ends.double() @ a, pairs.target_ends.double() @ read
+    read = read * (of_source.std(0) / of_target.std(0).clamp(min=1e-30))
+    h = pairs.target_ends.double()
+    mean = h.mean(0)
+    constant = ridge(h.T @ h / len(h), mean, _OF_MEAN)
+    missing = of_source.mean(0) - mean @ read
+    return read + (constant / (constant @ mean))[:, None] * missing
 
 
 def carry_writing(how: WordMap, words: SharedWords, source: Curvature, target: Curvature, b: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """transfer: a steer of one model as a steer of another, with another tokenizer if need be; no labelled text is needed.
 
-The unit of strength is carried by price: at strength 1 the steer costs the target as many nats, by its own Fisher
-matrix, as it costs the source. A few labelled texts, where there are some, choose the units instead.
+The unit of strength is carried by price: at strength 1 the steer costs the target half as many nats, by its own Fisher
+matrix, as it costs the source, for about half of what it does arrives. A few labelled texts, where there are some,
+choose the units instead.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.starter import DIMENSIONS, starter_texts
 from lmsteer.steers.steer import Card, Steer
-from lmsteer.transfer.maps import WORD_MAPS, WordMap, carry_reading, carry_writing
+from lmsteer.transfer.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
 from lmsteer.transfer.pairs import Pairs, paired_states
 from lmsteer.transfer.words import shared_words
 
+# Of what a steer costs its own base, what it may cost the target.
+_PRICE = 0.5
+# Ends of texts that the reader of ends is carried over by, at least.
+_FEWEST_ENDS = 20
 # Of the frequency that words are weighed by (docs/log.md, "Transfer").
 _POWER = 0.5
 
@@ -80,7 +85,7 @@ def transfer(
     before, after = _price(of_source, written, factors.get("A")), _price(of_target, carried["B"], carried.get("A"))
     if not after > 0:
         raise SteerError(f"nothing of steer {steer.card.name!r} arrives at {target.name}.")
-    carried["B"] *= (before / after) ** 0.5
+    carried["B"] *= (_PRICE * before / after) ** 0.5
     carried |= _ends(target, of_target, pairs, factors)
     card = Card(
         steer.card.name,
@@ -116,12 +121,12 @@ def _price(curvature: Curvature, b: Tensor, a: Tensor | None) -> float:
 def _ends(target: LM, of_target: Curvature, pairs: Pairs, factors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The end part: its reader carried over, its direction the target's own."""
     end = target.tokenizer.eos_token_id
-    if "A_end" not in factors or end is None or not len(pairs.target_ends):
+    if "A_end" not in factors or end is None or len(pairs.target_ends) < _FEWEST_ENDS:
         return {}
     ends = pairs.target_ends.to(target.device)
     r, _ = target.head.residuals(ends, torch.full((len(ends),), end, device=target.device))
     u = end_direction(of_target, r.double().mean(0).cpu())
-    reader = carry_reading(pairs, factors["A_end"])
+    reader = carry_end_reading(pairs, factors["A_end"])
     return {"A_end": reader, "B_end": u[:, None].repeat(1, reader.shape[1])}
 
 

@@ -1,0 +1,86 @@
+"""The command that measures generation: evaluate."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsteer.cli.app import AsJson, Model, app, stderr, stdout
+from lmsteer.errors import LMSteerError
+from lmsteer.sources import DEFAULT_MODEL
+
+
+@app.command()
+def evaluate(
+    prompts: Annotated[Path, typer.Argument(help="Prompts: plain lines or JSONL in the published format.")],
+    steer: Annotated[str, typer.Option(help="The steer with its strengths, as NAME=S1,S2,..")],
+    out: Annotated[Path, typer.Option(help="Folder of continuations, figures and report.html.")],
+    scorer: Annotated[str, typer.Option(help="Judge of the attribute, or hf:MODEL=CLASS.")] = "sentiment",
+    baseline: Annotated[list[str] | None, typer.Option(help="prompting, words or best-of-n; repeatable.")] = None,
+    low: Annotated[str, typer.Option(help="Instruction before the prompt towards -1, for prompting.")] = "",
+    high: Annotated[str, typer.Option(help="Instruction before the prompt towards +1, for prompting.")] = "",
+    judge: Annotated[str | None, typer.Option(help="Model whose perplexity is told; --model if not given.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Take this many of the prompts, from the first on.")] = None,
+    n: Annotated[int, typer.Option(help="Continuations a prompt.")] = 25,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a continuation.")] = 20,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a steer does to continuations of prompts, beside what it must beat; goes on where it was stopped.
+
+    Example: lmsteer evaluate prompts.jsonl --steer sentiment=-5,-2,2,5 --baseline words --out evaluation
+    """
+    from lmsteer import printing
+    from lmsteer.evaluation.arms import arms_of
+    from lmsteer.evaluation.protocol import Protocol
+    from lmsteer.evaluation.protocol import evaluate as run
+    from lmsteer.evaluation.report import report
+    from lmsteer.evaluation.scorers import accuracy_of
+    from lmsteer.evaluation.scorers import scorer as named
+    from lmsteer.files import write_file
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.prompts import read_prompts
+    from lmsteer.steers.files import find_steer
+    from lmsteer.steers.notation import parse_settings
+
+    if limit is not None and limit < 1:
+        raise LMSteerError(f"--limit must be one or more, not {limit}.")
+    steers, settings = parse_settings([steer], find_steer)
+    ((name, found),) = steers.items()
+    texts = read_prompts(prompts)[:limit]
+    judging = named(scorer)
+    lm = load(model)
+    prefixes = [low, high] if low and high else []
+    arms = arms_of(lm, name, found, [setting[name] for setting in settings], baseline or (), prefixes)
+    outcomes = run(
+        lm,
+        texts,
+        arms,
+        judging,
+        out,
+        judge=load(judge) if judge else None,
+        protocol=Protocol(n, max_new_tokens, top_p, seed),
+        progress=bars(),
+    )
+    about = {
+        "model": lm.name,
+        "steer": f"{name} ({found.card.label or 'no label'})",
+        "scorer": judging.name,
+        "how good the scorer is": accuracy_of(judging.name) or "not measured here",
+        "judge": judge or lm.name,
+        "prompts": f"{len(texts)} of {prompts}",
+        "sampling": f"{n} continuations of {max_new_tokens} tokens, top-p {top_p:g}, seed {seed}",
+        "machine": platform.machine(),
+    }
+    write_file(out / "report.html", report(outcomes, about))
+    stderr.print(f"Report, figures and continuations written to {out}.", markup=False)
+    if as_json:
+        printing.as_json({"about": about, "arms": [each.to_json() for each in outcomes]})
+    else:
+        printing.outcomes(stdout, outcomes, about)

@@ -1,0 +1,119 @@
+"""Arms of an evaluation: the ways of turning a style that are compared on the same prompts.
+
+Beside a steer at several strengths stand what it must beat: nothing at all, an instruction before the prompt (and the
+same under the steer), a list of words made likelier or less likely, and the best of several unsteered continuations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from lmsteer.analysis.lens import lens
+from lmsteer.errors import DataError
+from lmsteer.lm import LM
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Steer
+
+# Words of each end of a steer that make its list.
+_LISTED = 100
+# How much likelier the words of a list are made, in nats.
+_LIST_STRENGTHS = (1.0, 2.0, 4.0)
+# Of so many unsteered continuations the best is taken.
+_BEST_OF = 8
+BASELINES = ("prompting", "words", "best-of-n")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of writing.
+
+    Attributes:
+        name: of the arm, for tables and files.
+        method: what arms of one curve have in common.
+        strength: where on its curve it stands.
+        steers: by name.
+        strengths: of the steers.
+        prefix: put before each prompt.
+        best_of: so many continuations are written for each that is kept.
+        reader: the steer that tells which of them is kept: that of most evidence times ``strength``'s sign.
+    """
+
+    name: str
+    method: str
+    strength: float
+    steers: Mapping[str, Steer] = field(default_factory=dict)
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    prefix: str = ""
+    best_of: int = 1
+    reader: Steer | None = None
+
+
+def arms_of(
+    lm: LM,
+    name: str,
+    steer: Steer,
+    strengths: Sequence[float],
+    baselines: Sequence[str] = (),
+    prefixes: Sequence[str] = (),
+) -> list[Arm]:
+    """The arms of one steer: unsteered, each strength, and those of some baselines.
+
+    Args:
+        lm: its base.
+        name: of the steer.
+        steer: the steer.
+        strengths: of its curve.
+        baselines: some of ``BASELINES``.
+        prefixes: instructions for the -1 end and the +1 end, for ``prompting``.
+
+    Raises:
+        DataError: an unknown baseline, prompting without two instructions, or no strengths.
+    """
+    if unknown := set(baselines) - set(BASELINES):
+        raise DataError(f"unknown baselines {', '.join(sorted(unknown))}: there are {', '.join(BASELINES)}.")
+    if not strengths:
+        raise DataError("no strengths to evaluate the steer at.")
+    curve = [_steered(name, steer, strength) for strength in sorted({0.0, *strengths})]
+    found = {
+        "prompting": lambda: _prompting(curve, prefixes),
+        "words": lambda: _words(lm, steer),
+        "best-of-n": lambda: _best_of(steer),
+    }
+    return [*curve, *(arm for baseline in BASELINES if baseline in baselines for arm in found[baseline]())]
+
+
+def _steered(name: str, steer: Steer, strength: float) -> Arm:
+    if not strength:
+        return Arm("unsteered", "steer", 0.0)
+    return Arm(f"{name}={strength:+g}", "steer", strength, {name: steer}, {name: strength})
+
+
+def _prompting(curve: Sequence[Arm], prefixes: Sequence[str]) -> Iterator[Arm]:
+    """Each instruction alone, and with the steer on its side."""
+    if len(prefixes) != 2:
+        raise DataError("prompting needs two instructions: for the -1 end and for the +1 end.")
+    for sign, prefix in zip((-1.0, 1.0), prefixes, strict=True):
+        for arm in curve:
+            if not arm.strength:
+                yield Arm(f"prompt {sign:+g}", "prompting", sign, prefix=prefix)
+            elif arm.strength * sign > 0:
+                yield replace(arm, name=f"prompt & {arm.name}", method="prompting + steer", prefix=prefix)
+
+
+def _words(lm: LM, steer: Steer) -> Iterator[Arm]:
+    """The words at both ends of the steer's first component, made likelier and less likely by as many nats."""
+    (component,) = lens(lm, Mix({"s": steer}, {"s": 1.0}), components=1, words=_LISTED)
+    offset = torch.zeros(steer.vocabulary)
+    for end, sign in ((component.upper, 1.0), (component.lower, -1.0)):
+        offset[[word.token for word in end]] = sign
+    listed = Steer("offset", {"o": offset}, steer.hidden_size, steer.vocabulary, steer.card)
+    for strength in (*(-s for s in _LIST_STRENGTHS[::-1]), *_LIST_STRENGTHS):
+        yield Arm(f"words {strength:+g}", "words", strength, {"words": listed}, {"words": strength})
+
+
+def _best_of(steer: Steer) -> Iterator[Arm]:
+    for sign in (-1.0, 1.0):
+        yield Arm(f"best of {_BEST_OF} {sign:+g}", "best-of-n", sign, best_of=_BEST_OF, reader=steer)

@@ -1,0 +1,182 @@
+"""evaluate: the published protocol, for every arm: prompts × continuations × tokens, judged.
+
+For each arm, some prompts at a time, continuations are written; a scorer judges them; a second model, which has no part
+in the writing, reads how likely they are; and all is kept as JSON lines. What is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lmsteer.analysis.likelihood import plain_likelihoods
+from lmsteer.analysis.words import encode_with_bounds
+from lmsteer.errors import DataError
+from lmsteer.evaluation.arms import Arm
+from lmsteer.evaluation.interference import own_reader
+from lmsteer.evaluation.outcome import Judged, Outcome, outcome
+from lmsteer.evaluation.scorers.base import Scorer
+from lmsteer.files import write_file
+from lmsteer.generation import generate
+from lmsteer.interrupts import interruptible_steps
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+
+# Prompts whose continuations are written, judged and kept together.
+_BLOCK = 20
+_SETTINGS, _RESULTS = "settings.json", "results.json"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How much is written for each prompt, and how.
+
+    Attributes:
+        n: continuations a prompt.
+        max_new_tokens: of each.
+        top_p: of nucleus sampling.
+        seed: of the draws, which are the same for every arm.
+    """
+
+    n: int = 25
+    max_new_tokens: int = 20
+    top_p: float = 0.9
+    seed: int = 0
+
+
+def evaluate(
+    lm: LM,
+    prompts: Sequence[str],
+    arms: Sequence[Arm],
+    scorer: Scorer,
+    out: Path,
+    *,
+    judge: LM | None = None,
+    protocol: Protocol | None = None,
+    progress: Progress = no_progress,
+) -> list[Outcome]:
+    """Evaluate arms on prompts; what an earlier run of the same settings has kept is taken as it is.
+
+    Args:
+        lm: the model.
+        prompts: to continue.
+        arms: ways of writing.
+        scorer: of the attribute.
+        out: folder of the continuations and figures.
+        judge: the model whose perplexity is told; ``lm`` itself if None.
+        protocol: how much is written.
+        progress: what to tell of the work.
+
+    Raises:
+        DataError: no arms, a folder of another evaluation, or what ``generate`` refuses.
+        WrongBaseError: a steer of another base.
+    """
+    protocol, judge = protocol or Protocol(), judge or lm
+    if not arms or not prompts:
+        raise DataError("nothing to evaluate: give prompts, and a steer with strengths.")
+    _settle(out, lm, prompts, arms, scorer, judge, protocol)
+    found = []
+    blocks = [prompts[start : start + _BLOCK] for start in range(0, len(prompts), _BLOCK)]
+    done = sum((out / _file(arm, number)).exists() for arm in arms for number in range(len(blocks)))
+    with progress("evaluating", len(arms) * len(blocks), done) as step, interruptible_steps() as check:
+        for arm in arms:
+            rows: list[Judged] = []
+            for number, block in enumerate(blocks):
+                file = out / _file(arm, number)
+                if not file.exists():
+                    written = _judged(lm, block, number * _BLOCK, arm, scorer, judge, protocol)
+                    lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in written)
+                    write_file(file, "".join(lines))
+                    step(1, arm.name)
+                    check()
+                rows += [Judged(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+            found.append(outcome(arm, rows))
+    write_file(out / _RESULTS, json.dumps([each.to_json() for each in found], indent=1) + "\n")
+    return found
+
+
+def _judged(
+    lm: LM, prompts: Sequence[str], first: int, arm: Arm, scorer: Scorer, judge: LM, protocol: Protocol
+) -> list[Judged]:
+    """Continuations of some prompts under one arm, the first of which is number ``first`` of all."""
+    rows = list(
+        generate(
+            lm,
+            [arm.prefix + prompt for prompt in prompts],
+            arm.steers,
+            [dict(arm.strengths)],
+            n=protocol.n * arm.best_of,
+            max_new_tokens=protocol.max_new_tokens,
+            top_p=protocol.top_p,
+            seed=protocol.seed + first,
+            batch_size=128,
+        )
+    )
+    texts = _best([row.text for row in rows], arm, lm)
+    of_prompts = [prompt for prompt in prompts for _ in range(protocol.n)]
+    scores = scorer.scores(texts)
+    read = continuation_likelihoods(judge, of_prompts, texts)
+    return [
+        Judged(first + k // protocol.n, prompt, text, score, log_p, tokens)
+        for k, (prompt, text, score, (log_p, tokens)) in enumerate(zip(of_prompts, texts, scores, read, strict=True))
+    ]
+
+
+def _best(texts: list[str], arm: Arm, lm: LM) -> list[str]:
+    """Of each ``best_of`` texts in turn, that of most evidence on the arm's side."""
+    if arm.best_of == 1 or arm.reader is None:
+        return texts
+    evidence = own_reader(lm, arm.reader)(texts)
+    groups = [range(start, start + arm.best_of) for start in range(0, len(texts), arm.best_of)]
+    return [texts[max(group, key=lambda k: arm.strength * evidence[k])] for group in groups]
+
+
+def continuation_likelihoods(lm: LM, prompts: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:
+    """Log-likelihood of each continuation after its prompt, and its number of tokens, as a model reads them.
+
+    A token that the end of the prompt falls into is the continuation's.
+    """
+    read = [encode_with_bounds(lm, prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
+    ids = [tokens if tokens[:1] == [lm.start_id] else [lm.start_id, *tokens] for tokens, _ in read]
+    own = [sum(end > len(prompt) for _, end in bounds) for prompt, (_, bounds) in zip(prompts, read, strict=True)]
+    return [
+        (float(log_p[len(log_p) - count :].sum()), count)
+        for log_p, count in zip(plain_likelihoods(lm, ids), own, strict=True)
+    ]
+
+
+def _settle(
+    out: Path, lm: LM, prompts: Sequence[str], arms: Sequence[Arm], scorer: Scorer, judge: LM, protocol: Protocol
+) -> None:
+    """Keep the settings of the run, or see that they are those of the run before."""
+    settings: dict[str, Any] = {
+        "model": lm.name,
+        "fingerprint": lm.fingerprint,
+        "judge": judge.name,
+        "scorer": scorer.name,
+        "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:32],
+        **asdict(protocol),
+    }
+    file = out / _SETTINGS
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if different := [key for key in settings if kept.get(key) != settings[key]]:
+            raise DataError(
+                f"{out} holds an evaluation of another {', '.join(different)}; remove it, or choose another folder."
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not empty and holds no evaluation; choose another folder.")
+    write_file(file, json.dumps(settings, indent=1) + "\n")
+
+
+def _file(arm: Arm, number: int) -> str:
+    """Where the rows of a block lie; an arm of another steer of the same name lies elsewhere."""
+    content = [
+        sorted((name, factor.sum().item()) for name, factor in steer.factors.items()) for steer in arm.steers.values()
+    ]
+    about = json.dumps([arm.name, arm.prefix, arm.best_of, dict(arm.strengths), content])
+    return f"rows/{hashlib.sha256(about.encode()).hexdigest()[:16]}-{number:04d}.jsonl"

@@ -1,0 +1,162 @@
+"""Evaluations: what is told is what was written, blocks that are there are not written again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.evaluation import protocol as module
+from lmsteer.evaluation.arms import BASELINES, Arm, arms_of
+from lmsteer.evaluation.interference import own_reader
+from lmsteer.evaluation.outcome import Judged, outcome
+from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
+from lmsteer.evaluation.report import report
+from lmsteer.generation import generate
+from tiny import random_steer
+
+PROMPTS = [f"{letter}bc" for letter in "abcdefghijklmnopqrstuvwx"]
+SMALL = Protocol(n=3, max_new_tokens=6)
+
+
+class Long:
+    """Judges by length."""
+
+    name = "long"
+
+    def scores(self, texts):
+        return [min(len(text) / 10, 1.0) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def arms(llama):
+    return arms_of(llama, "s", random_steer(llama), [-2.0, 3.0], BASELINES, ["Bad. ", "Good. "])
+
+
+def test_arms_are_the_curve_and_what_it_must_beat(llama, arms):
+    names = [arm.name for arm in arms]
+    assert names[:3] == ["s=-2", "unsteered", "s=+3"]
+    assert {"prompt -1", "prompt +1", "prompt & s=-2", "prompt & s=+3", "best of 8 -1", "best of 8 +1"} < set(names)
+    by_name = {arm.name: arm for arm in arms}
+    assert by_name["prompt & s=-2"].prefix == "Bad. "
+    assert by_name["prompt & s=+3"].strengths == {"s": 3.0}
+    listed = by_name["words +2"].steers["words"]
+    assert listed.form == "offset"
+    assert set(listed.factors["o"].tolist()) == {-1.0, 0.0, 1.0}
+    assert len({arm.name for arm in arms}) == len(arms)
+    with pytest.raises(DataError, match="unknown baselines magic"):
+        arms_of(llama, "s", random_steer(llama), [1.0], ["magic"])
+    with pytest.raises(DataError, match="two instructions"):
+        arms_of(llama, "s", random_steer(llama), [1.0], ["prompting"])
+    with pytest.raises(DataError, match="no strengths"):
+        arms_of(llama, "s", random_steer(llama), [])
+
+
+def test_what_is_told_is_of_what_was_written(llama, arms, tmp_path):
+    chosen = [arm for arm in arms if arm.name in ("unsteered", "s=+3", "prompt & s=+3")]
+    found = evaluate(llama, PROMPTS, chosen, Long(), tmp_path / "e", protocol=SMALL)
+    assert [each.name for each in found] == [arm.name for arm in chosen]
+    assert [each["name"] for each in json.loads((tmp_path / "e" / "results.json").read_text())] == [
+        each.name for each in found
+    ]
+    for arm, each in zip(chosen, found, strict=True):
+        written = [
+            row
+            for start in (0, 20)
+            for row in generate(
+                llama,
+                [arm.prefix + prompt for prompt in PROMPTS[start : start + 20]],
+                arm.steers,
+                [dict(arm.strengths)],
+                n=3,
+                max_new_tokens=6,
+                seed=start,
+            )
+        ]
+        assert (each.prompts, each.continuations) == (24, 72)
+        scores = torch.tensor(Long().scores([row.text for row in written])).reshape(24, 3)
+        assert each.score.mean == pytest.approx(float(scores.mean()))
+        assert each.highest.mean == pytest.approx(float(scores.amax(1).mean()))
+        assert each.lowest.mean == pytest.approx(float(scores.amin(1).mean()))
+        assert each.any_above.mean == pytest.approx(float((scores.amax(1) > 0.5).float().mean()))
+        assert each.score.low <= each.score.mean <= each.score.high
+        prompts = [prompt for prompt in PROMPTS for _ in range(3)]
+        read = continuation_likelihoods(llama, prompts, [row.text for row in written])
+        nats = -sum(log_p for log_p, _ in read) / sum(tokens for _, tokens in read)
+        assert each.perplexity.mean == pytest.approx(float(torch.tensor(nats).exp()), rel=1e-4)  # batches differ
+
+
+def test_continuations_are_read_after_their_prompts(llama):
+    ((log_p, tokens), (nothing, none)) = continuation_likelihoods(llama, ["ab", "ab"], ["cd", ""])
+    ids = torch.tensor([[llama.start_id, *llama.encode(["abcd"])[0]]])
+    with torch.no_grad():
+        line = llama.model(ids).logits.log_softmax(-1)[0]
+    assert tokens == 2
+    assert log_p == pytest.approx(float(line[2, ids[0, 3]] + line[3, ids[0, 4]]), abs=1e-4)  # float32
+    assert (nothing, none) == (0.0, 0)
+
+
+def test_the_best_of_several_is_that_of_most_evidence(llama, arms, tmp_path):
+    for sign in ("-1", "+1"):
+        arm = next(arm for arm in arms if arm.name == f"best of 8 {sign}")
+        evaluate(llama, PROMPTS[:2], [arm], Long(), tmp_path / sign, protocol=SMALL)
+        (file,) = (tmp_path / sign / "rows").iterdir()
+        kept = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
+        texts = [row.text for row in generate(llama, PROMPTS[:2], n=24, max_new_tokens=6)]
+        evidence = own_reader(llama, arm.reader)(texts)
+        for k, text in enumerate(kept):
+            group = range(8 * k, 8 * k + 8)
+            assert text == texts[max(group, key=lambda i: arm.strength * evidence[i])]
+
+
+def test_a_run_goes_on_where_it_stopped(llama, arms, tmp_path, monkeypatch):
+    whole = evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL)
+    calls = []
+    judged = module._judged
+    monkeypatch.setattr(module, "_judged", lambda *a: calls.append(a) or judged(*a))
+    assert evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL) == whole
+    assert calls == []
+    sorted((tmp_path / "e" / "rows").iterdir())[1].unlink()
+    assert evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL) == whole
+    assert len(calls) == 1
+    more = evaluate(llama, PROMPTS, arms[:3], Long(), tmp_path / "e", protocol=SMALL)
+    assert more[:2] == whole
+    assert len(calls) == 3
+
+
+def test_other_settings_and_other_folders_are_refused(llama, make_lm, arms, tmp_path):
+    evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+    with pytest.raises(DataError, match="another prompts, n;"):
+        evaluate(llama, PROMPTS[:3], arms[:1], Long(), tmp_path / "e", protocol=Protocol(n=2, max_new_tokens=6))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    with pytest.raises(DataError, match="holds no evaluation"):
+        evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "full", protocol=SMALL)
+    with pytest.raises(DataError, match="nothing to evaluate"):
+        evaluate(llama, [], arms[:1], Long(), tmp_path / "new", protocol=SMALL)
+    with pytest.raises(WrongBaseError):
+        evaluate(make_lm("qwen2"), PROMPTS[:2], arms[:1], Long(), tmp_path / "other", protocol=SMALL)
+
+
+def test_outcomes_of_nothing_written_have_no_nan_scores(llama):
+    rows = [Judged(0, "a", "", 0.5, 0.0, 0), Judged(1, "b", "", 0.5, 0.0, 0)]
+    found = outcome(Arm("x", "steer", 1.0), rows)
+    assert found.score.mean == 0.5
+    assert found.any_above.mean == found.any_below.mean == 0
+    assert found.repetition == 0
+
+
+def test_the_report_shows_every_arm_and_takes_nothing_for_html(llama, arms, tmp_path):
+    found = evaluate(llama, PROMPTS[:3], arms, Long(), tmp_path / "e", protocol=SMALL)
+    about = {"model": "m", "steer": "<b>s</b>", "scorer": "long", "judge": "m"}
+    page = report(found, about)
+    assert page == report(found, about)
+    for each in found:
+        assert SimpleNamespace(name=each.name).name.replace("&", "&amp;") in page
+    assert "<b>s</b>" not in page
+    assert "data:image/svg+xml;base64," in page
+    Path(tmp_path / "report.html").write_text(page, encoding="utf-8")
