@@ -122,11 +122,11 @@ def calibrate(
     n: Annotated[int, typer.Option(help="Continuations a prompt and strength.")] = 2,
     max_new_tokens: Annotated[int, typer.Option(help="Length of a continuation.")] = 24,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Save the steer here, not to its own folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Save it here; else to its own folder, or steers/NAME.")] = None,
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
-    """Find the strengths under which a steer's text stays sound, and keep them on its card.
+    """Find the strengths under which the text of a steer stays sound, and keep them on its card.
 
     Then --steer NAME=50% is half of what is safe, and NAME=auto the wanted level, or all that is safe.
 
@@ -139,7 +139,14 @@ def calibrate(
     from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.starter import starter_prompts
-    from lmsteer.steers.files import check_target, find_folder, load_steer, save_steer
+    from lmsteer.steers.files import (
+        SHIPPED_FOLDER,
+        STEERS_FOLDER,
+        check_target,
+        find_folder,
+        load_steer,
+        save_steer,
+    )
 
     folder = find_folder(steer)
     if out is not None:
@@ -157,7 +164,9 @@ def calibrate(
         seed=seed,
         progress=bars(),
     )
-    save_steer(dataclasses.replace(found, card=done.on(found.card)), out or folder)
+    # Those that ship are not the user's to write to.
+    kept = STEERS_FOLDER / folder.name if folder.parent == SHIPPED_FOLDER else folder
+    save_steer(dataclasses.replace(found, card=done.on(found.card)), out or kept)
     if as_json:
         printing.as_json(printing.range_as_json(done))
     else:

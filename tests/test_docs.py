@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands and its Python run as they stand."""
+"""The README and the guide tell the truth: their commands and their Python run as they stand, in their order."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest
 from lmsteer.starter import starter_texts
 
 README = Path(__file__).parent.parent / "README.md"
+GUIDE = README.parent / "docs" / "guide.md"
+OTHER_MODEL = "gemma3-270m"
 pytestmark = pytest.mark.model
 
 
@@ -35,8 +37,14 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
+    """Language and content of each block of some languages."""
+    found = re.findall(r"```(\w+)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [block for block in found if block[0] in languages]
+
+
+def commands(block: str) -> list[str]:
+    return [line for line in block.splitlines() if line.startswith("lmsteer ")]
 
 
 def run(folder: Path, command: list[str]) -> None:
@@ -44,23 +52,37 @@ def run(folder: Path, command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_commands_run_in_their_order(folder):
-    lines = [line for block in blocks("console") for line in block.splitlines() if line.startswith("lmsteer ")]
+def test_the_commands_of_the_readme_run(folder):
+    lines = [line for _, block in blocks(README, "console") for line in commands(block)]
     assert len(lines) >= 5
     for line in lines:
         run(folder, [sys.executable, "-m", *shlex.split(line)])
 
 
-def test_the_python_runs(folder):
-    for block in blocks("python"):
+def test_the_python_of_the_readme_runs(folder):
+    for _, block in blocks(README, "python"):
         run(
             folder,
             [sys.executable, "-c", block.replace('starter_texts("sentiment")', 'starter_texts("sentiment")[:160]')],
         )
 
 
+def test_the_guide_runs_from_top_to_bottom(tmp_path):
+    steps = 0
+    for language, block in blocks(GUIDE, "console", "python"):
+        if language == "python":
+            run(tmp_path, [sys.executable, "-c", block])
+        for line in commands(block) if language == "console" else []:
+            # Fetching that model is the user's to agree to.
+            if OTHER_MODEL not in line or OTHER_MODEL in os.environ.get("LMSTEER_ACCEPT_TERMS", ""):
+                run(tmp_path, [sys.executable, "-m", *shlex.split(line)])
+                steps += 1
+    assert steps >= 12
+    assert (tmp_path / "evaluation" / "report.html").is_file()
+
+
 def test_the_make_commands_exist():
-    targets = re.findall(r"^make (\w+)", "\n".join(blocks("console")), re.MULTILINE)
+    targets = re.findall(r"^make (\w+)", "\n".join(block for _, block in blocks(README, "console")), re.MULTILINE)
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
     assert targets == ["demo", "test"]
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)

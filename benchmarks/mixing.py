@@ -1,0 +1,107 @@
+"""Mixes of the steers that ship: how much of itself each keeps, and a plane of two of them.
+
+    python -m benchmarks.mixing table     three steers, alone and mixed, as they are and balanced
+    python -m benchmarks.mixing plane     a grid of strengths of two steers, docs/plane.svg
+
+Dimensions are read by their own steers, in nats of evidence, from continuations of the sixty starter prompts; sentiment
+is judged by VADER, too. Figures go to ``results/mixing.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from lmsteer import printing
+from lmsteer.evaluation.interference import interference, own_reader
+from lmsteer.evaluation.scorers import scorer
+from lmsteer.files import write_file
+from lmsteer.fitting.curvature import curvature
+from lmsteer.generation import generate
+from lmsteer.lm import load
+from lmsteer.pictures import rendered
+from lmsteer.progress import bars
+from lmsteer.starter import starter_prompts
+from lmsteer.steers.algebra import balanced
+from lmsteer.steers.files import find_steer
+from lmsteer.steers.mix import Mix
+
+RESULTS = Path(__file__).parent / "results" / "mixing.json"
+PICTURE = Path(__file__).parent.parent / "docs" / "plane.svg"
+THREE = {"sentiment": 3.0, "politeness": 3.0, "clickbait": 3.0}
+TWO, GRID = ("sentiment", "politeness"), (-4.0, -2.0, 0.0, 2.0, 4.0)
+SAMPLES, TOKENS = 4, 24
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def table() -> None:
+    """Each steer's own effect alone and in the mix."""
+    lm, own = load(), None
+    steers = {name: find_steer(name) for name in THREE}
+    own = curvature(lm)
+    plain = Mix(steers, THREE)
+    mixes = {"as they are": plain, "balanced": Mix(steers, balanced(plain, own))}
+    judges = {"": None, ", sentiment by sentiment-vader": {"sentiment": scorer("sentiment-vader").scores}}
+    console = Console(width=120)
+    for how, mix in mixes.items():
+        for by, readers in judges.items():
+            found = interference(
+                lm, mix, starter_prompts(), readers=readers, n=SAMPLES, max_new_tokens=TOKENS, progress=bars()
+            )
+            told = printing.mix_as_json(mix, own, found)
+            _keep(f"{how}{by}", told)
+            console.print(f"\n{how}{by}")
+            printing.mix(console, told)
+
+
+@app.command()
+def plane() -> None:
+    """What each pair of strengths does to both readings."""
+    lm = load()
+    steers = {name: find_steer(name) for name in TWO}
+    settings = [{TWO[0]: s, TWO[1]: t} for s in GRID for t in GRID]
+    rows = list(
+        generate(lm, starter_prompts(), steers, settings, n=SAMPLES // 2, max_new_tokens=TOKENS, progress=bars())
+    )
+    texts = [row.text for row in rows]
+    readings = torch.stack([torch.tensor(own_reader(lm, steers[name], progress=bars())(texts)) for name in TWO], 1)
+    means = readings.reshape(len(starter_prompts()), len(GRID), len(GRID), SAMPLES // 2, 2).mean((0, 3))
+    _keep("plane", {"steers": TWO, "strengths": GRID, "readings": means.tolist()})
+    write_file(PICTURE, rendered(_drawn(means)))
+
+
+def _drawn(means: torch.Tensor) -> Figure:
+    """Readings (S, S, 2) as a net: lines of one strength of either steer."""
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for k, strength in enumerate(GRID):
+        for line, colour, by in ((means[k], "#1f7a5a", (0, 6)), (means[:, k], "#3b6fb6", (7, -3))):
+            axes.plot(line[:, 0], line[:, 1], "-", color=colour, linewidth=1.3)
+            end, label = (float(line[-1, 0]), float(line[-1, 1])), f"{strength:+g}" if strength else "0"
+            axes.annotate(label, end, textcoords="offset points", xytext=by, color=colour, fontsize=9)
+    axes.plot(means[..., 0].flatten(), means[..., 1].flatten(), "o", color="#1d2433", markersize=3)
+    middle = len(GRID) // 2
+    axes.plot(*means[middle, middle][:, None], "o", color="#b4462f", markersize=7, label="unsteered")
+    axes.plot([], [], color="#1f7a5a", label=f"one strength of {TWO[0]}")
+    axes.plot([], [], color="#3b6fb6", label=f"one strength of {TWO[1]}")
+    axes.set(xlabel=f"{TWO[0]}, nats of evidence", ylabel=f"{TWO[1]}, nats of evidence")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _keep(key: str, value: Any) -> None:
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    write_file(RESULTS, json.dumps({**results, key: value}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app()
