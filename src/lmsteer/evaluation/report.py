@@ -38,7 +38,10 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
     for found in outcomes:
         methods.setdefault(found.method, []).append(found)
     for (method, points), colour in zip(methods.items(), _COLOURS * len(methods), strict=False):
-        _curve(axes, method, sorted(points, key=lambda point: point.strength), base, colour)
+        for sign in (-1, 1):
+            side = sorted((p for p in points if p.strength * sign > 0), key=lambda p: abs(p.strength))
+            start = _start(outcomes, method, sign)
+            _curve(axes, method if sign > 0 else None, [*([start] if start else []), *side], base, colour)
     axes.set(xscale="log", xlabel="perplexity, as a multiple of unsteered text's", ylim=(-0.02, 1.02))
     axes.set_ylabel(f"mean score ({html.unescape(scorer)})")
     ticks = [tick for tick in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8) if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
@@ -50,16 +53,25 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, method: str, points: Sequence[Outcome], base: float, colour: str) -> None:
+def _start(outcomes: Sequence[Outcome], method: str, sign: int) -> Outcome | None:
+    """Where one side of a curve begins: at unsteered text, or at the prompt that the steer comes on top of."""
+    if method == "prompting + steer":
+        return next((found for found in outcomes if found.method == "prompting" and found.strength * sign > 0), None)
+    return next((found for found in outcomes if not found.strength), None)
+
+
+def _curve(axes: Axes, label: str | None, points: Sequence[Outcome], base: float, colour: str) -> None:
     shown = [point for point in points if point.perplexity.mean / base <= _WORST]
     x, y = [point.perplexity.mean / base for point in shown], [point.score.mean for point in shown]
     below, above = ([abs(getattr(p.score, side) - p.score.mean) for p in shown] for side in ("low", "high"))
     axes.errorbar(
-        x, y, yerr=[below, above], fmt="o-", color=colour, label=method, linewidth=1.2, markersize=4, capsize=2
+        x, y, yerr=[below, above], fmt="o-", color=colour, label=label, linewidth=1.2, markersize=4, capsize=2
     )
     for point, px, py in zip(shown, x, y, strict=True):
-        text = f"{point.strength:+g}" if point.strength else "0"
-        axes.annotate(text, (px, py), textcoords="offset points", xytext=(5, 3), fontsize=7, color=colour)
+        if point.strength:
+            axes.annotate(
+                f"{point.strength:+g}", (px, py), textcoords="offset points", xytext=(5, 3), fontsize=7, color=colour
+            )
 
 
 def _base(outcomes: Sequence[Outcome]) -> float:

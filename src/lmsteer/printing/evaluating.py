@@ -25,4 +25,5 @@ def outcomes(out: Console, found: Sequence[Outcome], about: Mapping[str, str]) -
 
 
 def _shown(figure: Figure, digits: int) -> str:
-    return f"{figure.mean:.{digits}f} ({figure.low:.{digits}f}-{figure.high:.{digits}f})"
+    """A mean, and half of how far other draws of prompts would lie apart."""
+    return f"{figure.mean:.{digits}f} ± {(figure.high - figure.low) / 2:.{digits - 1}f}"
