@@ -76,6 +76,10 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
         found["high"] / 2,
         found["high"],
     ]
+    status, _, err = run("generate", "abc", "--steer", "one=99,0,-98.5")
+    assert status == 0
+    assert "one=-98.5, +99 lies beyond what was found safe" in err
+    assert "safe" not in run("generate", "abc", "--steer", "one=50%")[2]
     status, out, _ = run(*arguments, "--scorer", "sentiment-vader", "--level", "0.5", "--out", "elsewhere")
     assert status == 0
     assert "A level of 0.5 is reached by" in out

@@ -40,11 +40,13 @@ def generate(
     from lmsteer.progress import bars
     from lmsteer.prompts import as_published, read_prompts, write_jsonl
     from lmsteer.steers.files import find_steer
-    from lmsteer.steers.notation import parse_settings
+    from lmsteer.steers.notation import beyond, parse_settings
     from lmsteer.streaming import stream as as_it_comes
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
     steers, settings = parse_settings(steer or [], find_steer)
+    for warning in beyond(steers, settings):
+        stderr.print(warning, style="yellow", markup=False, highlight=False)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "top_p": top_p,

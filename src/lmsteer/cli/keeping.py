@@ -43,6 +43,6 @@ def steers(
     folders = [*known_in(STEERS_FOLDER), *known_in(SHIPPED_FOLDER)]
     found = {str(folder): load_steer(folder) for folder in folders}
     if as_json:
-        printing.as_json(printing.steers_as_json(found))
+        printing.as_json(printing.known_steers_as_json(found))
     else:
-        printing.steers(stdout, found, str(SHIPPED_FOLDER))
+        printing.known_steers(stdout, found, str(SHIPPED_FOLDER))

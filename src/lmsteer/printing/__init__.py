@@ -2,7 +2,7 @@
 
 from lmsteer.printing.common import as_json
 from lmsteer.printing.evaluating import outcomes
-from lmsteer.printing.keeping import cached, entries_as_json, steers, steers_as_json
+from lmsteer.printing.keeping import cached, entries_as_json, known_steers, known_steers_as_json
 from lmsteer.printing.reading import (
     analyses,
     analysis_as_json,
@@ -24,13 +24,13 @@ __all__ = [
     "continuations",
     "entries_as_json",
     "fitted",
+    "known_steers",
+    "known_steers_as_json",
     "mix",
     "mix_as_json",
     "outcomes",
     "range_as_json",
     "safe_range",
-    "steers",
-    "steers_as_json",
     "streamed",
     "transferred",
     "verification",

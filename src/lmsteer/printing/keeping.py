@@ -30,20 +30,20 @@ def entries_as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
     return [{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found]
 
 
-def steers(out: Console, found: Mapping[str, Steer], shipped: str) -> None:
+def known_steers(out: Console, found: Mapping[str, Steer], shipped: str) -> None:
     """Steers by folder: what they do, how well they read, how far they may be turned."""
-    table = Table("name", "+1 means", "base", "rank", "labels told", "safe strengths", "where")
+    table = Table("name", "+1 means", "base", "labels told", "safe strengths", "where")
     for folder, steer in found.items():
         card = steer.card
         test = card.held_out.get("test", card.held_out)
         told = f"{test['signs']:.0%} of {test['texts']:,}" if test.get("signs") is not None else ""
         ends = "" if card.strength_range is None else " to ".join(map(signed, card.strength_range))
         where = "ships" if folder.startswith(shipped) else folder
-        table.add_row(*map(escape, (card.name, card.label, card.base, str(steer.rank), told, ends, where)))
+        table.add_row(*map(escape, (card.name, card.label, card.base, told, ends, where)))
     out.print(table)
 
 
-def steers_as_json(found: Mapping[str, Steer]) -> list[dict[str, Any]]:
+def known_steers_as_json(found: Mapping[str, Steer]) -> list[dict[str, Any]]:
     """The same for machines, with whole cards."""
     return [
         {"folder": folder, "form": steer.form, "rank": steer.rank, "card": dataclasses.asdict(steer.card)}

@@ -58,6 +58,7 @@ def save_steer(steer: Steer, folder: str | Path) -> Path:
     try:
         with replace_folder(folder) as aside:
             save_file({k: v.contiguous() for k, v in steer.factors.items()}, aside / FACTORS_FILE)
+            (aside / FACTORS_FILE).chmod(0o644)  # safetensors writes 0600: a steer is to be shared
             (aside / CARD_FILE).write_text(json.dumps(_to_json(steer), indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise SteerError(

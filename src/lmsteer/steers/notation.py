@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 from lmsteer.errors import SteerError
@@ -65,6 +65,18 @@ def strength_of(notation: str, card: Card) -> float:
     share = float(notation.removesuffix("%")) / 100
     low, high = card.strength_range
     return share * (high if share > 0 else -low)
+
+
+def beyond(steers: Mapping[str, Steer], settings: Settings) -> list[str]:
+    """What to warn of: for each steer, strengths outside the range that was found safe."""
+    found = []
+    for name, steer in steers.items():
+        low, high = steer.card.strength_range or (-math.inf, math.inf)
+        outside = {setting[name] for setting in settings if not low <= setting[name] <= high}
+        if outside:
+            told = ", ".join(f"{strength:+g}" for strength in sorted(outside))
+            found.append(f"{name}={told} lies beyond what was found safe, {low:+g} to {high:+g}: expect worse text.")
+    return found
 
 
 def _is_strength(notation: str) -> bool:
