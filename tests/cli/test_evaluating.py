@@ -28,6 +28,7 @@ def test_evaluate(run, tiny_folder):
     assert "Scorer sentiment-vader: right on" in out
     assert "written to e" in err
     assert "words +4" in Path("e/report.html").read_text(encoding="utf-8")
+    assert "<svg" in Path("e/curves.svg").read_text(encoding="utf-8")
     status, out, _ = run(*ARGUMENTS, *more, "--json")
     assert status == 0
     found = json.loads(out)

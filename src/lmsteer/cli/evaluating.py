@@ -17,7 +17,7 @@ from lmsteer.sources import DEFAULT_MODEL
 def evaluate(
     prompts: Annotated[Path, typer.Argument(help="Prompts: plain lines or JSONL in the published format.")],
     steer: Annotated[str, typer.Option(help="The steer with its strengths, as NAME=S1,S2,..")],
-    out: Annotated[Path, typer.Option(help="Folder of continuations, figures and report.html.")],
+    out: Annotated[Path, typer.Option(help="Folder of continuations, figures, report.html and curves.svg.")],
     scorer: Annotated[str, typer.Option(help="Judge of the attribute, or hf:MODEL=CLASS.")] = "sentiment",
     baseline: Annotated[list[str] | None, typer.Option(help="prompting, words or best-of-n; repeatable.")] = None,
     low: Annotated[str, typer.Option(help="Instruction before the prompt towards -1, for prompting.")] = "",
@@ -39,11 +39,12 @@ def evaluate(
     from lmsteer.evaluation.arms import arms_of
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.protocol import evaluate as run
-    from lmsteer.evaluation.report import report
+    from lmsteer.evaluation.report import curves, report
     from lmsteer.evaluation.scorers import accuracy_of
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.files import write_file
     from lmsteer.lm import load
+    from lmsteer.pictures import rendered
     from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import find_steer
@@ -79,6 +80,7 @@ def evaluate(
         "machine": platform.machine(),
     }
     write_file(out / "report.html", report(outcomes, about))
+    write_file(out / "curves.svg", rendered(curves(outcomes, judging.name)))
     stderr.print(f"Report, figures and continuations written to {out}.", markup=False)
     if as_json:
         printing.as_json({"about": about, "arms": [each.to_json() for each in outcomes]})
