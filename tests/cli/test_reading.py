@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmsteer.lm import load
 from lmsteer.steers.files import load_steer, save_steer
 from tiny import random_steer, styled, tiny_lm
 
@@ -92,6 +93,15 @@ def test_analyse_and_lens(run, tmp_path):
     assert status == 0
     assert len(json.loads(out)) == 2
     assert "<svg" in Path("map.svg").read_text(encoding="utf-8")
+    other = tiny_lm("gpt_neox")
+    other.model.save_pretrained("other")
+    other.tokenizer.save_pretrained("other")
+    save_steer(random_steer(load("other")), "theirs")
+    beside = ["--beside", "theirs", "--beside-model", "other", "--components", "2"]
+    status, out, _ = run("lens", "letters", *beside, "--json")
+    assert status == 0
+    assert {name.split()[0]: len(parts) for name, parts in json.loads(out).items()} == {"letters": 2, "theirs": 2}
+    assert "theirs" in run("lens", "letters", *beside)[1]
     status, out, _ = run("lens", "letters=-1", "--components", "1")
     assert status == 0
     assert "likelier words" in out
@@ -112,12 +122,12 @@ def test_analyse_and_lens(run, tmp_path):
         (["lens", "letters=x"], "cannot read 'letters=x'"),
         (["lens", "letters", "--picture", "map.docx"], "name it .svg, .png or .pdf"),
         (["lens", "letters=0"], "does nothing"),
+        (["lens", "letters", "--beside", "letters", "--beside-model", "letters.jsonl"], "no .gguf file"),
         (["lens", "letters", "--words", "-1"], "5 components of -1 words"),
         (["lens", "letters", "--components", "0"], "0 components of 12 words"),
     ],
 )
 def test_analyse_and_lens_refuse_what_makes_no_sense(run, tiny_folder, arguments, message):
-    from lmsteer.lm import load
 
     save_steer(random_steer(load(tiny_folder)), "steers/letters")
     status, _, err = run(*arguments)

@@ -59,6 +59,8 @@ def analyse(
 def lens(
     steer: Annotated[list[str], typer.Argument(help="A steer's name or folder; several, as NAME=STRENGTH, as one.")],
     model: Model = DEFAULT_MODEL,
+    beside: Annotated[str | None, typer.Option(help="Another steer, to show side by side.")] = None,
+    beside_model: Annotated[str, typer.Option(help="Its base; --model if not given.")] = "",
     components: Annotated[int, typer.Option(help="Shown at most.")] = 5,
     words: Annotated[int, typer.Option(help="At each end of a component, at most.")] = 12,
     picture: Annotated[Path | None, typer.Option(help="Draw a map of the words to this file (.svg, .png).")] = None,
@@ -79,12 +81,18 @@ def lens(
     steers, settings = parse_settings([name if "=" in name else f"{name}=1" for name in steer], find_steer)
     if len(settings) > 1:
         raise LMSteerError("a lens looks at one strength of each steer.")
-    found = run(load(model), Mix(steers, settings[0]), components=components, words=words)
+    shown = [(" ".join(steer), model, Mix(steers, settings[0]))]
+    if beside:
+        shown.append((beside, beside_model or model, Mix({beside: find_steer(beside)}, {beside: 1.0})))
+    found = [
+        (f"{name} on {base}", run(load(base), each, components=components, words=words)) for name, base, each in shown
+    ]
     if picture:
-        draw(found, picture)
+        draw(found[0][1], picture)
         stderr.print(f"A map of the words drawn to {picture}.")
     if as_json:
-        printing.as_json([printing.component_as_json(component) for component in found])
+        lines = {name: [printing.component_as_json(each) for each in parts] for name, parts in found}
+        printing.as_json(lines if beside else lines[found[0][0]])
     else:
         printing.components(stdout, found)
 

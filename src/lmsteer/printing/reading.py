@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
@@ -87,12 +88,17 @@ def _sparkline(shares: Sequence[float]) -> str:
     return "".join(_BLOCKS[round(share / max(shares) * (len(_BLOCKS) - 1))] for share in shares)
 
 
-def components(out: Console, found: Sequence[Component]) -> None:
-    """The words at both ends of each component of a steer."""
-    table = Table("share", "at + strengths, likelier words", "at - strengths", show_lines=True)
-    for component in found:
-        ends = [", ".join(f"{word.text} {word.weight:+.1f}" for word in e) for e in (component.upper, component.lower)]
-        table.add_row(f"{component.share:.0%}", *map(escape, ends))
+def components(out: Console, found: Sequence[tuple[str, Sequence[Component]]]) -> None:
+    """The words at both ends of each component of a steer, or of several steers side by side."""
+    several = len(found) > 1
+    table = Table(*(["steer"] if several else []), "share", "at + strengths, likelier words", "at - strengths")
+    for components in zip_longest(*(parts for _, parts in found)):
+        table.add_section()
+        for (name, _), component in zip(found, components, strict=True):
+            if component is not None:
+                ends = (component.upper, component.lower)
+                words = [", ".join(f"{word.text} {word.weight:+.1f}" for word in end) for end in ends]
+                table.add_row(*([escape(name)] if several else []), f"{component.share:.0%}", *map(escape, words))
     out.print(table)
 
 
