@@ -2,40 +2,64 @@
 
 from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.analysis.lens import Component, lens
+from lmsteer.evaluation.arms import Arm, arms_of
+from lmsteer.evaluation.interference import Interference, interference
+from lmsteer.evaluation.outcome import Outcome
+from lmsteer.evaluation.protocol import Protocol, evaluate
+from lmsteer.evaluation.safe_range import SafeRange, calibrate
+from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.data import LabelledText, read_labelled
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.lm import LM, load
-from lmsteer.starter import starter_texts
-from lmsteer.steers.files import load_steer, save_steer
+from lmsteer.starter import starter_prompts, starter_texts
+from lmsteer.steers.algebra import apart, balanced, summed
+from lmsteer.steers.files import find_steer, load_steer, save_steer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card, Steer
 from lmsteer.streaming import stream
+from lmsteer.transfer.transfer import transfer
 from lmsteer.verify import Verification, verify
 
 __all__ = [
     "LM",
     "Analysis",
+    "Arm",
     "Card",
     "Component",
     "Continuation",
     "Fit",
+    "Interference",
     "LabelledText",
     "Mix",
+    "Outcome",
+    "Protocol",
     "Recipe",
+    "SafeRange",
     "Steer",
     "Verification",
     "analyse",
+    "apart",
+    "arms_of",
+    "balanced",
+    "calibrate",
+    "evaluate",
+    "find_steer",
     "fit",
     "generate",
+    "interference",
     "lens",
     "load",
     "load_steer",
     "perplexity",
     "read_labelled",
     "save_steer",
+    "scorer",
+    "starter_prompts",
     "starter_texts",
     "stream",
+    "summed",
+    "transfer",
     "verify",
 ]
