@@ -25,5 +25,5 @@ class StatisticsError(LMSteerError):
     """Statistics that cannot be read, merged or solved."""
 
 
-class InterruptedFitError(LMSteerError):
-    """A fit stopped by the user; the message names what was kept and how to go on."""
+class InterruptedWorkError(LMSteerError):
+    """Long work stopped by the user; the message names what was kept and how to go on."""

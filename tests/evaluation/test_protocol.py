@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
 from lmsteer.evaluation import protocol as module
 from lmsteer.evaluation.arms import BASELINES, Arm, arms_of
 from lmsteer.evaluation.interference import own_reader
@@ -126,6 +126,24 @@ def test_a_run_goes_on_where_it_stopped(llama, arms, tmp_path, monkeypatch):
     more = evaluate(llama, PROMPTS, arms[:3], Long(), tmp_path / "e", protocol=SMALL)
     assert more[:2] == whole
     assert len(calls) == 3
+
+
+def test_ctrl_c_keeps_whole_parts_and_names_the_way_on(llama, arms, tmp_path, monkeypatch):
+    judged, calls = module._judged, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return judged(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_judged", interrupted)
+        with pytest.raises(InterruptedWorkError, match="goes on from there"):
+            evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL)
+    assert len(list((tmp_path / "e" / "rows").iterdir())) == 1
+    found = evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL)
+    assert found == evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "whole", protocol=SMALL)
 
 
 def test_other_settings_and_other_folders_are_refused(llama, make_lm, arms, tmp_path):

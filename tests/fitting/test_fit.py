@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from lmsteer.errors import DataError, InterruptedFitError, WrongBaseError
+from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
 from lmsteer.fitting import fit as module
 from lmsteer.fitting import store as store_module
 from lmsteer.fitting.data import LabelledSource, LabelledText
@@ -76,7 +76,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypat
     where = (store_module, "states_of") if method == "closed-form" else (module, "train")
     with monkeypatch.context() as patch:
         patch.setattr(*where, stopped)
-        with pytest.raises(InterruptedFitError, match="--resume"):
+        with pytest.raises(InterruptedWorkError, match="--resume"):
             fit(llama, TEXTS, name="s", method=method, recipe=RECIPE)
     assert (tmp_path / "steers" / "s.partial").exists()
     with pytest.raises(DataError, match="of other texts"):

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lmsteer.analysis.likelihood import plain_likelihoods
 from lmsteer.analysis.words import encode_with_bounds
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.interference import own_reader
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer
 from lmsteer.files import write_file
 from lmsteer.generation import generate
-from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
+from lmsteer.prompts import write_jsonl
 
 # Prompts whose continuations are written, judged and kept together.
 _BLOCK = 20
@@ -74,6 +75,7 @@ def evaluate(
     Raises:
         DataError: no arms, a folder of another evaluation, or what ``generate`` refuses.
         WrongBaseError: a steer of another base.
+        InterruptedWorkError: the user stopped it.
     """
     protocol, judge = protocol or Protocol(), judge or lm
     if not arms or not prompts:
@@ -82,21 +84,30 @@ def evaluate(
     found = []
     blocks = [prompts[start : start + _BLOCK] for start in range(0, len(prompts), _BLOCK)]
     done = sum((out / _file(arm, number)).exists() for arm in arms for number in range(len(blocks)))
-    with progress("evaluating", len(arms) * len(blocks), done) as step, interruptible_steps() as check:
+    with _interruptible(out), progress("evaluating", len(arms) * len(blocks), done) as step:
         for arm in arms:
             rows: list[Judged] = []
             for number, block in enumerate(blocks):
                 file = out / _file(arm, number)
                 if not file.exists():
                     written = _judged(lm, block, number * _BLOCK, arm, scorer, judge, protocol)
-                    lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in written)
-                    write_file(file, "".join(lines))
+                    write_jsonl(file, [asdict(row) for row in written])
                     step(1, arm.name)
-                    check()
                 rows += [Judged(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
             found.append(outcome(arm, rows))
     write_file(out / _RESULTS, json.dumps([each.to_json() for each in found], indent=1) + "\n")
     return found
+
+
+@contextmanager
+def _interruptible(out: Path) -> Iterator[None]:
+    """Turn Ctrl-C into a message that names the way on: every part is written whole or not at all."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedWorkError(
+            f"interrupted; what was written is kept in {out}. The same command goes on from there."
+        ) from None
 
 
 def _judged(
@@ -174,9 +185,8 @@ def _settle(
 
 
 def _file(arm: Arm, number: int) -> str:
-    """Where the rows of a block lie; an arm of another steer of the same name lies elsewhere."""
-    content = [
-        sorted((name, factor.sum().item()) for name, factor in steer.factors.items()) for steer in arm.steers.values()
-    ]
-    about = json.dumps([arm.name, arm.prefix, arm.best_of, dict(arm.strengths), content])
+    """Where the rows of a block lie; those of another steer of the same name lie elsewhere."""
+    steers = [*arm.steers.values(), *([arm.reader] if arm.reader else [])]
+    factors = [sorted((name, factor.double().sum().item()) for name, factor in s.factors.items()) for s in steers]
+    about = json.dumps([arm.name, arm.prefix, arm.best_of, dict(arm.strengths), factors])
     return f"rows/{hashlib.sha256(about.encode()).hexdigest()[:16]}-{number:04d}.jsonl"

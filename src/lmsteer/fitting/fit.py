@@ -98,7 +98,7 @@ def fit(
         DataError: texts that no steer can be fitted on, or settings out of range.
         WrongBaseError: statistics of another model.
         StatisticsError: statistics that cannot be read or saved.
-        InterruptedFitError: the user stopped the fit; what was gathered is kept.
+        InterruptedWorkError: the user stopped the fit; what was gathered is kept.
         SteerError: the steer cannot be saved.
     """
     folder = (STEERS_FOLDER / name if out is None else Path(out)).absolute()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lmsteer.errors import InterruptedFitError
+from lmsteer.errors import InterruptedWorkError
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import readable
 from lmsteer.fitting.store import HiddenStates, open_store
@@ -79,6 +79,6 @@ class Work:
         try:
             yield
         except KeyboardInterrupt:
-            raise InterruptedFitError(
+            raise InterruptedWorkError(
                 f"interrupted; {what} kept in {self.partial}. The same command with --resume goes on from there."
             ) from None
