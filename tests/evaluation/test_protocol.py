@@ -128,6 +128,14 @@ def test_a_run_goes_on_where_it_stopped(llama, arms, tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
+def test_whatever_a_model_writes_is_kept_as_it_is(llama, arms, tmp_path, monkeypatch):
+    odd = [Judged(0, "p", "one\u2028two\x85three\r\n\tfour", 0.7, -1.0, 3)]
+    monkeypatch.setattr(module, "_judged", lambda *_: odd)
+    for _ in range(2):
+        (found,) = evaluate(llama, PROMPTS[:1], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+        assert (found.continuations, found.score.mean) == (1, 0.7)
+
+
 def test_ctrl_c_keeps_whole_parts_and_names_the_way_on(llama, arms, tmp_path, monkeypatch):
     judged, calls = module._judged, []
 

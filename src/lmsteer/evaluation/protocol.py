@@ -93,10 +93,15 @@ def evaluate(
                     written = _judged(lm, block, number * _BLOCK, arm, scorer, judge, protocol)
                     write_jsonl(file, [asdict(row) for row in written])
                     step(1, arm.name)
-                rows += [Judged(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+                rows += _kept(file)
             found.append(outcome(arm, rows))
     write_file(out / _RESULTS, json.dumps([each.to_json() for each in found], indent=1) + "\n")
     return found
+
+
+def _kept(file: Path) -> list[Judged]:
+    # Line by line, not splitlines: a model may write other signs that end lines.
+    return [Judged(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 @contextmanager
