@@ -119,6 +119,14 @@ def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypa
     assert not Path("x").exists()
 
 
+def test_a_steer_that_ships_is_calibrated_in_a_copy(run, lm, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmsteer.steers.files.SHIPPED_FOLDER", tmp_path / "shipped")
+    save_steer(random_steer(lm), tmp_path / "shipped" / "style")
+    assert run("calibrate", "style", "--file", "prompts.txt", "--n", "1", "--max-new-tokens", "4")[0] == 0
+    assert load_steer(tmp_path / "shipped" / "style").card.strength_range is None
+    assert load_steer("steers/style").card.strength_range is not None
+
+
 def test_a_safe_range_is_not_carried_over(run, lm, tmp_path):
     steer = load_steer("steers/one")
     save_steer(replace(steer, card=replace(steer.card, strength_range=(-3.0, 4.0), dial={"ratio": 1.5})), "steers/one")

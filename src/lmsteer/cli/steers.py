@@ -45,7 +45,8 @@ def transfer(
     found, given = find_steer(steer), read_prompts(texts) if texts else ()
     mapping = parse_label_map(label_map) if label_map else None
     labelled = LabelledSource(data, text_column, label_column, mapping).read() if data else ()
-    moved = run(load(model), found, load(to), texts=given, labelled=labelled, how=how, progress=bars())  # type: ignore[arg-type]
+    target = load(to)
+    moved = run(load(model), found, target, texts=given, labelled=labelled, how=how, progress=bars())  # type: ignore[arg-type]
     folder = save_steer(moved, out)
     if as_json:
         printing.as_json({"folder": str(folder), "card": dataclasses.asdict(moved.card)})
