@@ -3,8 +3,8 @@
     python -m benchmarks.mixing table     three steers, alone and mixed, as they are and balanced
     python -m benchmarks.mixing plane     a grid of strengths of two steers, docs/plane.svg
 
-Dimensions are read by their own steers, in nats of evidence, from continuations of the sixty starter prompts; sentiment
-is judged by VADER, too. Figures go to ``results/mixing.json``.
+Dimensions are read by their own steers, in nats of evidence, from continuations of the sixty starter prompts. Figures
+go to ``results/mixing.json``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from lmsteer import printing
-from lmsteer.evaluation.interference import interference, own_reader
-from lmsteer.evaluation.scorers import scorer
+from lmsteer.evaluation.interference import interference, own_readings
 from lmsteer.files import write_file
 from lmsteer.fitting.curvature import curvature
 from lmsteer.generation import generate
@@ -36,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "mixing.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "plane.svg"
 THREE = {"sentiment": 3.0, "politeness": 3.0, "clickbait": 3.0}
 TWO, GRID = ("sentiment", "politeness"), (-4.0, -2.0, 0.0, 2.0, 4.0)
-SAMPLES, TOKENS = 4, 24
+SAMPLES, TOKENS = 3, 24
 app = typer.Typer(add_completion=False)
 
 
@@ -48,17 +47,13 @@ def table() -> None:
     own = curvature(lm)
     plain = Mix(steers, THREE)
     mixes = {"as they are": plain, "balanced": Mix(steers, balanced(plain, own))}
-    judges = {"": None, ", sentiment by sentiment-vader": {"sentiment": scorer("sentiment-vader").scores}}
     console = Console(width=120)
     for how, mix in mixes.items():
-        for by, readers in judges.items():
-            found = interference(
-                lm, mix, starter_prompts(), readers=readers, n=SAMPLES, max_new_tokens=TOKENS, progress=bars()
-            )
-            told = printing.mix_as_json(mix, own, found)
-            _keep(f"{how}{by}", told)
-            console.print(f"\n{how}{by}")
-            printing.mix(console, told)
+        found = interference(lm, mix, starter_prompts(), n=SAMPLES, max_new_tokens=TOKENS, progress=bars())
+        told = printing.mix_as_json(mix, own, found)
+        _keep(how, told)
+        console.print(f"\n{how}")
+        printing.mix(console, told)
 
 
 @app.command()
@@ -67,12 +62,10 @@ def plane() -> None:
     lm = load()
     steers = {name: find_steer(name) for name in TWO}
     settings = [{TWO[0]: s, TWO[1]: t} for s in GRID for t in GRID]
-    rows = list(
-        generate(lm, starter_prompts(), steers, settings, n=SAMPLES // 2, max_new_tokens=TOKENS, progress=bars())
-    )
+    rows = list(generate(lm, starter_prompts(), steers, settings, n=1, max_new_tokens=TOKENS, progress=bars()))
     texts = [row.text for row in rows]
-    readings = torch.stack([torch.tensor(own_reader(lm, steers[name], progress=bars())(texts)) for name in TWO], 1)
-    means = readings.reshape(len(starter_prompts()), len(GRID), len(GRID), SAMPLES // 2, 2).mean((0, 3))
+    readings = own_readings(lm, steers, texts, progress=bars()).T
+    means = readings.reshape(len(starter_prompts()), len(GRID), len(GRID), 2).mean(0)
     _keep("plane", {"steers": TWO, "strengths": GRID, "readings": means.tolist()})
     write_file(PICTURE, rendered(_drawn(means)))
 

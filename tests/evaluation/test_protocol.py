@@ -12,7 +12,7 @@ import torch
 from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
 from lmsteer.evaluation import protocol as module
 from lmsteer.evaluation.arms import BASELINES, Arm, arms_of
-from lmsteer.evaluation.interference import own_reader
+from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, outcome
 from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
 from lmsteer.evaluation.report import report
@@ -107,7 +107,7 @@ def test_the_best_of_several_is_that_of_most_evidence(llama, arms, tmp_path):
         (file,) = (tmp_path / sign / "rows").iterdir()
         kept = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
         texts = [row.text for row in generate(llama, PROMPTS[:2], n=24, max_new_tokens=6)]
-        evidence = own_reader(llama, arm.reader)(texts)
+        (evidence,) = own_readings(llama, {"s": arm.reader}, texts).tolist()
         for k, text in enumerate(kept):
             group = range(8 * k, 8 * k + 8)
             assert text == texts[max(group, key=lambda i: arm.strength * evidence[i])]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmsteer.analysis.analyse import analyse
 from lmsteer.errors import DataError
-from lmsteer.generation import Continuation, generate
+from lmsteer.generation import generate
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.mix import Mix
@@ -84,29 +84,26 @@ def interference(
     rows = list(
         generate(lm, prompts, mix.steers, settings, n=n, max_new_tokens=max_new_tokens, seed=seed, progress=progress)
     )
-    read = [(readers or {}).get(name) or own_reader(lm, steer, progress=progress) for name, steer in mix.steers.items()]
-    readings = _readings(rows, settings, len(prompts), n, read)
+    texts, readers = [row.text for row in rows], readers or {}
+    own = {name: steer for name, steer in mix.steers.items() if name not in readers}
+    found = dict(zip(own, own_readings(lm, own, texts, progress=progress), strict=True)) if own else {}
+    found |= {name: torch.tensor(list(read(texts)), dtype=torch.float64) for name, read in readers.items()}
+    # By prompt, then setting, then sample, as they were written.
+    readings = torch.stack([found[name].reshape(len(prompts), len(settings), n).mean(2).T for name in mix.steers], 2)
     effects = readings - readings[:1]  # (K + 2, prompts, K)
     means = effects.mean(1)
     errors = effects[-1].std(0) / len(prompts) ** 0.5
     return Interference(strengths, means[1:-1], means[-1], errors, len(prompts) * n)
 
 
-def own_reader(lm: LM, steer: Steer, *, progress: Progress = no_progress) -> Reader:
-    """Read texts by a steer: the evidence of each, in nats; that of nothing is 0."""
-
-    def read(texts: Sequence[str]) -> list[float]:
-        told = [text for text in texts if text.strip()]
-        found = iter(analyse(lm, told, {"": steer}, strengths=(0.0,), spans=0, progress=progress))
-        return [next(found).dimensions[""].position.score if text.strip() else 0.0 for text in texts]
-
-    return read
-
-
-def _readings(
-    rows: Sequence[Continuation], settings: Sequence[dict[str, float]], prompts: int, n: int, readers: Sequence[Reader]
+def own_readings(
+    lm: LM, steers: Mapping[str, Steer], texts: Sequence[str], *, progress: Progress = no_progress
 ) -> Tensor:
-    """Mean readings (settings, prompts, K) of rows that stand by prompt, then setting, then sample."""
-    texts = [row.text for row in rows]
-    columns = torch.tensor([list(reader(texts)) for reader in readers], dtype=torch.float64)
-    return columns.reshape(len(readers), prompts, len(settings), n).mean(3).permute(2, 1, 0)
+    """The evidence (K, N) that each text is of each steer's dimension, in nats; that of nothing is 0."""
+    told = [number for number, text in enumerate(texts) if text.strip()]
+    found = torch.zeros(len(steers), len(texts), dtype=torch.float64)
+    analyses = analyse(lm, [texts[number] for number in told], steers, strengths=(0.0,), spans=0, progress=progress)
+    for number, analysis in zip(told, analyses, strict=True):
+        scores = [dimension.position.score for dimension in analysis.dimensions.values()]
+        found[:, number] = torch.tensor(scores, dtype=torch.float64)
+    return found

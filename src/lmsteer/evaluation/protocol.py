@@ -18,7 +18,7 @@ from lmsteer.analysis.likelihood import plain_likelihoods
 from lmsteer.analysis.words import encode_with_bounds
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.evaluation.arms import Arm
-from lmsteer.evaluation.interference import own_reader
+from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer
 from lmsteer.files import write_file
@@ -146,7 +146,7 @@ def _best(texts: list[str], arm: Arm, lm: LM) -> list[str]:
     """Of each ``best_of`` texts in turn, that of most evidence on the arm's side."""
     if arm.best_of == 1 or arm.reader is None:
         return texts
-    evidence = own_reader(lm, arm.reader)(texts)
+    (evidence,) = own_readings(lm, {"reader": arm.reader}, texts).tolist()
     groups = [range(start, start + arm.best_of) for start in range(0, len(texts), arm.best_of)]
     return [texts[max(group, key=lambda k: arm.strength * evidence[k])] for group in groups]
 
