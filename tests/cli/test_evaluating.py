@@ -33,7 +33,7 @@ def test_evaluate(run, tiny_folder):
     assert status == 0
     found = json.loads(out)
     assert found["about"]["prompts"] == "2 of prompts.txt"
-    assert [arm["name"] for arm in found["arms"]][:3] == ["letters=-2", "unsteered", "letters=+2"]
+    assert [arm["name"] for arm in found["arms"]][:3] == ["unsteered", "letters=-2", "letters=+2"]
     assert found["arms"][0]["continuations"] == 4
 
 

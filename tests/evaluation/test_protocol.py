@@ -34,12 +34,12 @@ class Long:
 
 @pytest.fixture(scope="module")
 def arms(llama):
-    return arms_of(llama, "s", random_steer(llama), [-2.0, 3.0], BASELINES, ["Bad. ", "Good. "])
+    return arms_of(llama, {"s": random_steer(llama)}, {"s": [-2.0, 3.0]}, BASELINES, ["Bad. ", "Good. "])
 
 
 def test_arms_are_the_curve_and_what_it_must_beat(llama, arms):
     names = [arm.name for arm in arms]
-    assert names[:3] == ["s=-2", "unsteered", "s=+3"]
+    assert names[:3] == ["unsteered", "s=-2", "s=+3"]
     assert {"prompt -1", "prompt +1", "prompt & s=-2", "prompt & s=+3", "best of 8 -1", "best of 8 +1"} < set(names)
     by_name = {arm.name: arm for arm in arms}
     assert by_name["prompt & s=-2"].prefix == "Bad. "
@@ -48,12 +48,15 @@ def test_arms_are_the_curve_and_what_it_must_beat(llama, arms):
     assert listed.form == "offset"
     assert set(listed.factors["o"].tolist()) == {-1.0, 0.0, 1.0}
     assert len({arm.name for arm in arms}) == len(arms)
+    one = {"s": random_steer(llama)}
+    rivals = arms_of(llama, {**one, "t": random_steer(llama, "add")}, {"s": [1.0, 0.0], "t": [2.0]})
+    assert [(arm.name, arm.method) for arm in rivals] == [("unsteered", "unsteered"), ("s=+1", "s"), ("t=+2", "t")]
     with pytest.raises(DataError, match="unknown baselines magic"):
-        arms_of(llama, "s", random_steer(llama), [1.0], ["magic"])
+        arms_of(llama, one, {"s": [1.0]}, ["magic"])
     with pytest.raises(DataError, match="two instructions"):
-        arms_of(llama, "s", random_steer(llama), [1.0], ["prompting"])
+        arms_of(llama, one, {"s": [1.0]}, ["prompting"])
     with pytest.raises(DataError, match="no strengths"):
-        arms_of(llama, "s", random_steer(llama), [])
+        arms_of(llama, one, {"s": []})
 
 
 def test_what_is_told_is_of_what_was_written(llama, arms, tmp_path):
@@ -165,7 +168,7 @@ def test_other_settings_and_other_folders_are_refused(llama, make_lm, arms, tmp_
     with pytest.raises(DataError, match="nothing to evaluate"):
         evaluate(llama, [], arms[:1], Long(), tmp_path / "new", protocol=SMALL)
     with pytest.raises(WrongBaseError):
-        evaluate(make_lm("qwen2"), PROMPTS[:2], arms[:1], Long(), tmp_path / "other", protocol=SMALL)
+        evaluate(make_lm("qwen2"), PROMPTS[:2], arms[1:2], Long(), tmp_path / "other", protocol=SMALL)
 
 
 def test_outcomes_of_nothing_written_have_no_nan_scores(llama):

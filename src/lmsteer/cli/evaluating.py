@@ -16,7 +16,7 @@ from lmsteer.sources import DEFAULT_MODEL
 @app.command()
 def evaluate(
     prompts: Annotated[Path, typer.Argument(help="Prompts: plain lines or JSONL in the published format.")],
-    steer: Annotated[str, typer.Option(help="The steer with its strengths, as NAME=S1,S2,..")],
+    steer: Annotated[list[str], typer.Option(help="A steer with its strengths, as NAME=S1,S2,..; rivals after it.")],
     out: Annotated[Path, typer.Option(help="Folder of continuations, figures, report.html and curves.svg.")],
     scorer: Annotated[str, typer.Option(help="Judge of the attribute, or hf:MODEL=CLASS.")] = "sentiment",
     baseline: Annotated[list[str] | None, typer.Option(help="prompting, words or best-of-n; repeatable.")] = None,
@@ -52,13 +52,13 @@ def evaluate(
 
     if limit is not None and limit < 1:
         raise LMSteerError(f"--limit must be one or more, not {limit}.")
-    steers, settings = parse_settings([steer], find_steer)
-    ((name, found),) = steers.items()
+    steers, settings = parse_settings(steer, find_steer)
+    strengths = {name: [setting[name] for setting in settings] for name in steers}
     texts = read_prompts(prompts)[:limit]
     judging = named(scorer)
     lm = load(model)
     prefixes = [low, high] if low and high else []
-    arms = arms_of(lm, name, found, [setting[name] for setting in settings], baseline or (), prefixes)
+    arms = arms_of(lm, steers, strengths, baseline or (), prefixes)
     outcomes = run(
         lm,
         texts,
@@ -71,7 +71,7 @@ def evaluate(
     )
     about = {
         "model": lm.name,
-        "steer": f"{name} ({found.card.label or 'no label'})",
+        "steer": ", ".join(f"{name} ({found.card.label or 'no label'})" for name, found in steers.items()),
         "scorer": judging.name,
         "how good the scorer is": accuracy_of(judging.name) or "not measured here",
         "judge": judge or lm.name,

@@ -53,42 +53,43 @@ class Arm:
 
 def arms_of(
     lm: LM,
-    name: str,
-    steer: Steer,
-    strengths: Sequence[float],
+    steers: Mapping[str, Steer],
+    strengths: Mapping[str, Sequence[float]],
     baselines: Sequence[str] = (),
     prefixes: Sequence[str] = (),
 ) -> list[Arm]:
-    """The arms of one steer: unsteered, each strength, and those of some baselines.
+    """The arms of some steers, each by itself: unsteered, every strength of each, and the baselines of the first.
 
     Args:
-        lm: its base.
-        name: of the steer.
-        steer: the steer.
-        strengths: of its curve.
+        lm: their base.
+        steers: by name; those after the first are rivals of it, such as one by another method.
+        strengths: of each steer's curve, by name.
         baselines: some of ``BASELINES``.
         prefixes: instructions for the -1 end and the +1 end, for ``prompting``.
 
     Raises:
-        DataError: an unknown baseline, prompting without two instructions, or no strengths.
+        DataError: no steers, or one without strengths; an unknown baseline; prompting without two instructions.
     """
     if unknown := set(baselines) - set(BASELINES):
         raise DataError(f"unknown baselines {', '.join(sorted(unknown))}: there are {', '.join(BASELINES)}.")
-    if not strengths:
+    if not steers or not all(strengths.get(name) for name in steers):
         raise DataError("no strengths to evaluate the steer at.")
-    curve = [_steered(name, steer, strength) for strength in sorted({0.0, *strengths})]
-    found = {
-        "prompting": lambda: _prompting(curve, prefixes),
-        "words": lambda: _words(lm, steer),
-        "best-of-n": lambda: _best_of(steer),
+    curves = {
+        name: [_steered(name, steer, strength) for strength in sorted(set(strengths[name]) - {0.0})]
+        for name, steer in steers.items()
     }
-    return [*curve, *(arm for baseline in BASELINES if baseline in baselines for arm in found[baseline]())]
+    first = next(iter(steers))
+    found = {
+        "prompting": lambda: _prompting(curves[first], prefixes),
+        "words": lambda: _words(lm, steers[first]),
+        "best-of-n": lambda: _best_of(steers[first]),
+    }
+    of_baselines = [arm for baseline in BASELINES if baseline in baselines for arm in found[baseline]()]
+    return [Arm("unsteered", "unsteered", 0.0), *(arm for curve in curves.values() for arm in curve), *of_baselines]
 
 
 def _steered(name: str, steer: Steer, strength: float) -> Arm:
-    if not strength:
-        return Arm("unsteered", "steer", 0.0)
-    return Arm(f"{name}={strength:+g}", "steer", strength, {name: steer}, {name: strength})
+    return Arm(f"{name}={strength:+g}", name, strength, {name: steer}, {name: strength})
 
 
 def _prompting(curve: Sequence[Arm], prefixes: Sequence[str]) -> Iterator[Arm]:
@@ -96,11 +97,10 @@ def _prompting(curve: Sequence[Arm], prefixes: Sequence[str]) -> Iterator[Arm]:
     if len(prefixes) != 2:
         raise DataError("prompting needs two instructions: for the -1 end and for the +1 end.")
     for sign, prefix in zip((-1.0, 1.0), prefixes, strict=True):
+        yield Arm(f"prompt {sign:+g}", "prompting", sign, prefix=prefix)
         for arm in curve:
-            if not arm.strength:
-                yield Arm(f"prompt {sign:+g}", "prompting", sign, prefix=prefix)
-            elif arm.strength * sign > 0:
-                yield replace(arm, name=f"prompt & {arm.name}", method="prompting + steer", prefix=prefix)
+            if arm.strength * sign > 0:
+                yield replace(arm, name=f"prompt & {arm.name}", method=f"prompting + {arm.method}", prefix=prefix)
 
 
 def _words(lm: LM, steer: Steer) -> Iterator[Arm]:

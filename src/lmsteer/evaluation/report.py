@@ -36,7 +36,8 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
     base = _base(outcomes)
     methods: dict[str, list[Outcome]] = {}
     for found in outcomes:
-        methods.setdefault(found.method, []).append(found)
+        if found.strength:
+            methods.setdefault(found.method, []).append(found)
     for (method, points), colour in zip(methods.items(), _COLOURS * len(methods), strict=False):
         for sign in (-1, 1):
             side = sorted((p for p in points if p.strength * sign > 0), key=lambda p: abs(p.strength))
@@ -55,7 +56,7 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
 
 def _start(outcomes: Sequence[Outcome], method: str, sign: int) -> Outcome | None:
     """Where one side of a curve begins: at unsteered text, or at the prompt that the steer comes on top of."""
-    if method == "prompting + steer":
+    if method.startswith("prompting + "):
         return next((found for found in outcomes if found.method == "prompting" and found.strength * sign > 0), None)
     return next((found for found in outcomes if not found.strength), None)
 
