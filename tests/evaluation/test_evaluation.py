@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
@@ -37,6 +38,17 @@ def test_figures_are_rounded_to_what_they_tell_however_small(llama, rows):
     told = reading.to_json()
     assert (told["slope"], told["gain"], told["offset"]) == (1.235e-6, 0.1235, None)
     assert replace(reading, slope=math.nan).to_json()["slope"] is None
+
+
+def test_the_end_part_is_not_inside_and_a_domain_is_no_gain(llama, rows):
+    nothing = {name: torch.zeros(32, 1) for name in ("A", "B")}
+    end = replace(random_steer(llama), factors={**nothing, "A_end": torch.ones(32, 1), "B_end": torch.ones(32, 1)})
+    reading = read(llama.head, rows, end)
+    assert reading.gain != 0
+    assert reading.gain_inside == pytest.approx(0, abs=1e-6)  # float32, twice through the head
+    assert reading.signs_inside == 0  # no evidence either way
+    idle = replace(random_steer(llama), factors=nothing)
+    assert read(llama.head, rows, idle, domain=random_steer(llama, seed=3)).gain == pytest.approx(0, abs=1e-6)
 
 
 def test_vader_judges_and_abstains():

@@ -102,7 +102,7 @@ def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
     done = fit(llama, styled(240), name="letters", out=tmp_path / "letters")
     moved = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))
     assert set(moved.factors) == {"A", "B", "A_end", "B_end"}
-    assert moved.card.held_out["texts"] == 60
+    assert moved.card.held_out["texts"] == 30
     assert moved.card.held_out["signs"] > 0.9
     assert moved.card.held_out["gain"] > 0.5 * done.reading.gain
     again = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))

@@ -95,7 +95,7 @@ def analyse(
     found = likelihoods(lm, [ids for ids, _ in encoded], [*steers.values()], line, window=window, progress=progress)
     analyses = []
     for text, (_, bounds), log_p in zip(texts, encoded, found, strict=True):
-        words = words_of(text, [token for token in bounds if token != (len(text), len(text))])
+        words = words_of(text, bounds if lm.tokenizer.eos_token_id is None else bounds[:-1])
         dimensions = {
             name: _dimension(lines, line, words, Calibration.of_figures(steer.card.held_out), spans)
             for (name, steer), lines in zip(steers.items(), log_p, strict=True)
@@ -110,11 +110,13 @@ def _encode(lm: LM, text: str, number: int) -> tuple[list[int], list[Bounds]]:
         raise DataError(f"text {number} is empty: there is nothing to read.")
     ids, bounds = encode_with_bounds(lm, text)
     # Where the tokenizer, not the text, put a token first or last, it stands for no character.
-    if ids[0] == lm.start_id and bounds[0][0] == bounds[0][1]:
+    if ids[:1] == [lm.start_id] and bounds[0][0] == bounds[0][1]:
         ids, bounds = ids[1:], bounds[1:]
     end = lm.tokenizer.eos_token_id
-    if ids[-1] == end and bounds[-1][0] == bounds[-1][1]:
+    if ids[-1:] == [end] and bounds[-1][0] == bounds[-1][1]:
         ids, bounds = ids[:-1], bounds[:-1]
+    if not ids:
+        raise DataError(f"text {number} is empty to this model's tokenizer: there is nothing to read.")
     if end is not None:
         ids, bounds = [*ids, end], [*bounds, (len(text), len(text))]
     return [lm.start_id, *ids], bounds

@@ -58,6 +58,7 @@ def best_spans(evidence: Sequence[float], count: int = 3, price: float | None = 
     """
     if price is None:
         price = sum(map(abs, evidence)) / max(len(evidence), 1)
+    count = min(count, len(evidence))
     ended = [_Best(0.0)] * (count + 1)
     going = {sign: [_Best(float("-inf"))] * (count + 1) for sign in (1, -1)}
     for word, score in enumerate(evidence):

@@ -26,7 +26,7 @@ from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.lm import LM
 from lmsteer.steers.mix import Mix
 
-# Eigenvalues of C below this share of the largest are rounding.
+# Eigenvalues of C below this share of the largest are rounding, and components below this share of the whole.
 _FLOOR = 1e-9
 
 
@@ -90,6 +90,7 @@ def _of_matrix(lm: LM, w: Tensor, own: Curvature, count: int) -> tuple[Tensor, T
     readings = ((own.mean @ basis) / values.clamp(min=values.max() * _FLOOR).sqrt()) @ (basis.T @ u)
     b = w.T @ root_c @ (u * torch.where(readings < 0, -1.0, 1.0))
     shares = spectrum**2 / (spectrum**2).sum()
+    count = min(count, int((shares > _FLOOR).sum()))  # what is beyond the steer's rank is rounding
     return shares[:count], lm.head.direction(b.T[:count].to(lm.device, torch.float32)).cpu()
 
 

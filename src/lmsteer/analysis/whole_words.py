@@ -1,4 +1,4 @@
-"""Whole words among a model's tokens, by the model itself: no word list is needed, in any language.
+"""Whole words among a model's tokens, by the model itself: no word list is needed, in any script that has blanks.
 
 A token is taken for a whole word if it begins with a space, has letters only, and if the model, given it alone, mostly
 does not go on with a token that would make it longer.
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lmsteer.analysis.words import is_word
 from lmsteer.lm import LM
 from lmsteer.vocabulary import token_texts
 
@@ -35,9 +36,9 @@ class WholeWords:
         texts = token_texts(lm)
         spaced = [text.startswith(" ") for text in texts]
         words = [text.strip() for text in texts]
-        begins = [space and word.isalpha() and len(word) > 1 for space, word in zip(spaced, words, strict=True)]
+        begins = [space and is_word(word) and len(word) > 1 for space, word in zip(spaced, words, strict=True)]
         # Where no token begins with a space, as in tokenizers of bytes, any letters will do.
-        self._begins = torch.tensor(begins if any(begins) else [word.isalpha() for word in words])
+        self._begins = torch.tensor(begins if any(begins) else [is_word(word) for word in words])
         longer = [word[:1].isalnum() and not space for space, word in zip(spaced, words, strict=True)]
         self._goes_on = torch.tensor(longer) if any(begins) else None
         self._known: dict[int, bool] = {}

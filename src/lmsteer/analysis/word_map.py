@@ -19,15 +19,25 @@ _FORMS = ("svg", "png", "pdf")
 _BELOW, _ABOVE = "#b4462f", "#1f7a5a"
 
 
+def check_form(file: Path) -> str:
+    """The form of a picture by its file's name.
+
+    Raises:
+        DataError: no such form.
+    """
+    form = file.suffix.removeprefix(".")
+    if form not in _FORMS:
+        raise DataError(f"cannot draw to {file}: name it .{', .'.join(_FORMS[:-1])} or .{_FORMS[-1]}.")
+    return form
+
+
 def draw(components: Sequence[Component], file: Path) -> None:
     """Draw the words at the ends of the first two components; the file's suffix says in which format.
 
     Raises:
         DataError: no such format, less than two components, or the disk does not take it.
     """
-    form = file.suffix.removeprefix(".")
-    if form not in _FORMS:
-        raise DataError(f"cannot draw to {file}: name it .{', .'.join(_FORMS[:-1])} or .{_FORMS[-1]}.")
+    form = check_form(file)
     if len(components) < 2:
         raise DataError("a map takes two components; this steer has one.")
     first, second = components[:2]
@@ -40,6 +50,8 @@ def draw(components: Sequence[Component], file: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     words = {word.token: word.text for c in (first, second) for end in (c.upper, c.lower) for word in end}
     places = [(float(first.logits[token]), float(second.logits[token]), text) for token, text in words.items()]
+    if not places:
+        raise DataError("no whole words among what the components move: there is nothing to draw.")
     _write(figure, axes, sorted(places, key=lambda place: -abs(place[0]) - abs(place[1])))
     write_file(file, rendered(figure, form))
 

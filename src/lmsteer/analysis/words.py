@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from itertools import accumulate
 from lmsteer.errors import ModelError
 from lmsteer.lm import LM
 
+# What Python's \\w leaves out: signs that stand on, under and behind the letters of many scripts.
+_MARKS = "".join(map(chr, (code for code in range(0x300, 0xFFFF) if unicodedata.category(chr(code))[0] == "M")))
 # Letters, digits and what joins them; or other signs that follow each other.
-_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]+")
+_WORD = re.compile(rf"[\w{_MARKS}]+(?:['\u2019-][\w{_MARKS}]+)*|[^\w\s{_MARKS}]+")
 Bounds = tuple[int, int]
 
 
@@ -31,6 +34,11 @@ class Word:
     end: int
     first: int
     last: int
+
+
+def is_word(text: str) -> bool:
+    """Whether a text is letters only, with the marks that belong to them."""
+    return text[:1].isalpha() and all(sign.isalpha() or unicodedata.category(sign)[0] == "M" for sign in text)
 
 
 def encode_with_bounds(lm: LM, text: str) -> tuple[list[int], list[Bounds]]:
@@ -64,10 +72,13 @@ def words_of(text: str, bounds: Sequence[Bounds]) -> list[Word]:
     before = -1
     for token, (start, end) in enumerate(bounds):
         start += len(text[start:end]) - len(text[start:end].lstrip())
+        end = max(start, start + len(text[start:end].rstrip()))
         place = bisect_right(starts, start) if start < end else -1
+        if place < 0:  # white space, or no character: it stands where the text has come to
+            start = end = max(min(start, end), words[-1].end if words else 0)
         if place == before and place >= 0:
             words[-1] = Word(words[-1].start, max(end, words[-1].end), words[-1].first, token + 1)
         else:
-            words.append(Word(min(start, end), end, token, token + 1))
+            words.append(Word(start, end, token, token + 1))
         before = place
     return words

@@ -52,6 +52,8 @@ def evaluate(
 
     if limit is not None and limit < 1:
         raise LMSteerError(f"--limit must be one or more, not {limit}.")
+    if (low or high) and "prompting" not in (baseline or ()):
+        raise LMSteerError("--low and --high are instructions for --baseline prompting: give both.")
     steers, settings = parse_settings(steer, find_steer)
     strengths = {name: [setting[name] for setting in settings] for name in steers}
     texts = read_prompts(prompts)[:limit]

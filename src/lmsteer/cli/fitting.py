@@ -120,4 +120,4 @@ def import_(
     for k, steer in enumerate(steers):
         folder = (STEERS_FOLDER / name if out is None else out).absolute()
         folder = folder if len(steers) == 1 else folder.with_name(f"{folder.name}-{k}")
-        stdout.print(f"Steer {steer.card.name!r} saved to {save_steer(steer, folder)}.")
+        stdout.print(f"Steer {steer.card.name!r} saved to {save_steer(steer, folder)}.", markup=False)

@@ -63,7 +63,7 @@ def generate(
     lines = as_published(done)
     if out:
         write_jsonl(out, lines)
-        stderr.print(f"{len(done)} continuations written to {out}.")
+        stderr.print(f"{len(done)} continuations written to {out}.", markup=False)
     elif as_json:
         for line in lines:
             print(json.dumps(line, ensure_ascii=False))

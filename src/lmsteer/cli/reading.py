@@ -47,7 +47,7 @@ def analyse(
     found = run(load(model), given, steers, spans=spans, window=window, progress=bars())
     if html:
         write_file(html, page(found, steers))
-        stderr.print(f"{len(found)} texts written to {html}.")
+        stderr.print(f"{len(found)} texts written to {html}.", markup=False)
     if as_json:
         for analysis in found:
             print(json.dumps(printing.analysis_as_json(analysis), ensure_ascii=False))
@@ -72,7 +72,7 @@ def lens(
     """
     from lmsteer import printing
     from lmsteer.analysis.lens import lens as run
-    from lmsteer.analysis.word_map import draw
+    from lmsteer.analysis.word_map import check_form, draw
     from lmsteer.lm import load
     from lmsteer.steers.files import find_steer
     from lmsteer.steers.mix import Mix
@@ -81,6 +81,10 @@ def lens(
     steers, settings = parse_settings([name if "=" in name else f"{name}=1" for name in steer], find_steer)
     if len(settings) > 1:
         raise LMSteerError("a lens looks at one strength of each steer.")
+    if beside_model and not beside:
+        raise LMSteerError("--beside-model is of --beside: give both.")
+    if picture:
+        check_form(picture)
     shown = [(" ".join(steer), model, Mix(steers, settings[0]))]
     if beside:
         shown.append((beside, beside_model or model, Mix({beside: find_steer(beside)}, {beside: 1.0})))
@@ -89,7 +93,7 @@ def lens(
     ]
     if picture:
         draw(found[0][1], picture)
-        stderr.print(f"A map of the words drawn to {picture}.")
+        stderr.print(f"A map of the words drawn to {picture}.", markup=False)
     if as_json:
         lines = {name: [printing.component_as_json(each) for each in parts] for name, parts in found}
         printing.as_json(lines if beside else lines[found[0][0]])

@@ -87,22 +87,25 @@ def mix(
     steers, settings = parse_settings(steer, find_steer)
     if len(settings) > 1:
         raise LMSteerError("a mix has one strength of each steer.")
-    if rank is not None and out is None:
-        raise LMSteerError("--rank is of the steer that --out saves: give both.")
+    if out is None and (rank is not None or name or label):
+        raise LMSteerError("--rank, --name and --label are of the steer that --out saves: give both.")
+    if file and not measure:
+        raise LMSteerError("--file names prompts for --measure: give both.")
     if out is not None:
         check_target(out.absolute())
     lm = load(model)
     mixed = Mix(steers, settings[0])
     lm.check_base(mixed)
+    own = curvature(lm)
     if against:
         others = {other: find_steer(other) for other in against}
-        steers = {key: apart(one, others, curvature(lm)) for key, one in steers.items()}
+        steers = {key: apart(one, others, own) for key, one in steers.items()}
         mixed = Mix(steers, settings[0])
     if balance:
-        mixed = Mix(steers, balanced(mixed, curvature(lm)))
+        mixed = Mix(steers, balanced(mixed, own))
     prompts = read_prompts(file) if file else starter_prompts()
     found = interference(lm, mixed, prompts, progress=bars()) if measure else None
-    told = printing.mix_as_json(mixed, curvature(lm), found)
+    told = printing.mix_as_json(mixed, own, found)
     if out is not None:
         one = summed(mixed, name or out.name, label)
         save_steer(one if rank is None else one.truncated(rank), out)
@@ -150,8 +153,12 @@ def calibrate(
     )
 
     folder = find_folder(steer)
-    if out is not None:
-        check_target(out.absolute())
+    ships = folder.resolve().parent == SHIPPED_FOLDER.resolve()
+    # Those that ship are not the user's to write to.
+    kept = out or (STEERS_FOLDER / folder.name if ships else folder)
+    if ships and out is None and kept.exists():
+        raise LMSteerError(f"{kept} is another steer than the one that ships; say with --out where to keep this one.")
+    check_target(kept.absolute())
     found = load_steer(folder)
     done = run(
         load(model),
@@ -165,9 +172,7 @@ def calibrate(
         seed=seed,
         progress=bars(),
     )
-    # Those that ship are not the user's to write to.
-    kept = STEERS_FOLDER / folder.name if folder.parent == SHIPPED_FOLDER else folder
-    save_steer(dataclasses.replace(found, card=done.on(found.card)), out or kept)
+    save_steer(dataclasses.replace(found, card=done.on(found.card)), kept)
     if as_json:
         printing.as_json(printing.range_as_json(done))
     else:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NEWTON_STEPS = 50
+_NEWTON_STEPS, _HALVINGS = 100, 40
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,28 @@ def calibrate(evidence: Tensor, positive: Tensor) -> Calibration:
     if not ones or not zeros:
         return Calibration(math.nan, math.nan)
     target = torch.where(positive, (ones + 1) / (ones + 2), 1 / (zeros + 2)).double()
-    spread = evidence.double().square().mean().sqrt().clamp(min=1e-30)
+    size = evidence.double().abs()
+    # The middle one: a few long texts, whose evidence is large, do not set the unit.
+    spread = size.median() if size.median() > 0 else size.max().clamp(min=1e-30)
     x = torch.stack([evidence.double() / spread, torch.ones(len(evidence), dtype=torch.float64)], 1)
     theta = torch.zeros(2, dtype=torch.float64)
+    loss = _loss(x @ theta, target)
     for _ in range(_NEWTON_STEPS):
         p = torch.sigmoid(x @ theta)
         hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * torch.eye(2, dtype=torch.float64)
         step = torch.linalg.solve(hessian, x.T @ (target - p))
-        theta = theta + step / step.norm().clamp(min=1)  # a bounded step does not overshoot where p is flat
+        # Where p is flat a whole step may overshoot: it is halved until it helps.
+        sizes = (step / 2**k for k in range(_HALVINGS))
+        better = next((part for part in sizes if _loss(x @ (theta + part), target) < loss), None)
+        if better is None:
+            break
+        theta = theta + better
+        loss = _loss(x @ theta, target)
     return Calibration(float(theta[0] / spread), float(theta[1]))
+
+
+def _loss(z: Tensor, target: Tensor) -> Tensor:
+    return torch.nn.functional.binary_cross_entropy_with_logits(z, target, reduction="sum")
 
 
 def auc(evidence: Tensor, positive: Tensor) -> float:

@@ -100,7 +100,7 @@ def own_readings(
     lm: LM, steers: Mapping[str, Steer], texts: Sequence[str], *, progress: Progress = no_progress
 ) -> Tensor:
     """The evidence (K, N) that each text is of each steer's dimension, in nats; that of nothing is 0."""
-    told = [number for number, text in enumerate(texts) if text.strip()]
+    told = [number for number, text in enumerate(texts) if text.strip() and lm.encode([text.strip()])[0]]
     found = torch.zeros(len(steers), len(texts), dtype=torch.float64)
     analyses = analyse(lm, [texts[number] for number in told], steers, strengths=(0.0,), spans=0, progress=progress)
     for number, analysis in zip(told, analyses, strict=True):

@@ -21,7 +21,7 @@ from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer
-from lmsteer.files import write_file
+from lmsteer.files import finite, write_file
 from lmsteer.generation import generate
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
@@ -95,7 +95,7 @@ def evaluate(
                     step(1, arm.name)
                 rows += _kept(file)
             found.append(outcome(arm, rows))
-    write_file(out / _RESULTS, json.dumps([each.to_json() for each in found], indent=1) + "\n")
+    write_file(out / _RESULTS, json.dumps(finite([each.to_json() for each in found]), indent=1) + "\n")
     return found
 
 

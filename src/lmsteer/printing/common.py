@@ -7,10 +7,12 @@ from typing import Any
 
 from rich.markup import escape
 
+from lmsteer.files import finite
+
 
 def as_json(value: Any) -> None:
-    """Print one JSON object."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object; what is no finite number is null."""
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def signed(strength: float) -> str:

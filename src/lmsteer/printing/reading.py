@@ -42,7 +42,7 @@ def analyses(out: Console, found: Sequence[Analysis]) -> None:
                 shown.append(piece.text, style=_shade(piece))
             out.print(shown, soft_wrap=True)
             lines = [(span.score, escape(span_text(analysis, span))) for span in dimension.spans]
-            lines += [(dimension.end, "[dim]the whole, read at its end[/]")] if dimension.end else []
+            lines += [(dimension.end, "[dim]the end of the text[/]")] if dimension.end else []
             for score, what in lines:
                 out.print(f"  [{'red' if score < 0 else 'green'}]{score:+6.2f}[/] {what}", highlight=False)
 

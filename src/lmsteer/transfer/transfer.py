@@ -54,13 +54,13 @@ def transfer(
         steer: of form multiply or add.
         target: the model to carry it to.
         texts: any, of any style, for both models to read; the starter texts if none.
-        labelled: a few labelled texts, to choose the units of strength by; may be none.
+        labelled: a few labelled texts, two at least: half choose the units of strength, the others are read; or none.
         how: the map of words (``maps``).
         power: of the frequency that words are weighed by.
         progress: what to tell of the work.
 
     Returns:
-        The steer of the target. Its card tells where it comes from; held-out figures are those of ``labelled``.
+        The steer of the target. Its card tells where it comes from; held-out figures are of half of ``labelled``.
 
     Raises:
         WrongBaseError: the steer is of another model than ``source``.
@@ -71,6 +71,8 @@ def transfer(
     steer.card.check_base(source.name, source.fingerprint, source.tokenizer_fingerprint)
     if how not in WORD_MAPS:
         raise DataError(f"the map of words is one of {', '.join(WORD_MAPS)}, not {how!r}.")
+    if len(labelled) == 1:
+        raise DataError("one labelled text chooses nothing: give two or more, or none.")
     if steer.form == "offset":
         raise SteerError("a steer of form offset moves single words and cannot be carried over; fit it anew.")
     texts = texts or [text.text for dimension in DIMENSIONS for text in starter_texts(dimension)]
@@ -131,9 +133,10 @@ def _ends(target: LM, of_target: Curvature, pairs: Pairs, factors: dict[str, Ten
 
 
 def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Steer:
-    """The steer with units of strength, and figures, from labelled texts."""
-    rows = Rows.join(list(gather(target, *readable(target, labelled))))
-    inside, ends = rows[~rows.is_end], rows[rows.is_end]
+    """The steer with units of strength from half of the labelled texts, and figures from the other half."""
+    ordered = sorted(labelled, key=lambda text: text.digest)
+    half = Rows.join(list(gather(target, *readable(target, ordered[::2]))))
+    inside, ends = half[~half.is_end], half[half.is_end]
     factors = dict(steer.factors)
     if steer.form == "multiply":
         factors["B"] = factors["B"] * largest_scale(target.head, inside, factors["A"], factors["B"])
@@ -141,4 +144,5 @@ def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Ste
         [(scale, _)] = best_scales(target.head, ends, [(factors["A_end"], factors["B_end"])])
         factors["A_end"] = factors["A_end"] * scale
     steer = replace(steer, factors=factors)
+    rows = Rows.join(list(gather(target, *readable(target, ordered[1::2]))))
     return replace(steer, card=replace(steer.card, held_out=read(target.head, rows, steer).to_json()))

