@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import normalizers, processors
 
 from lmsteer.analysis.analyse import analyse
 from lmsteer.analysis.page import page, pieces, span_text
@@ -56,6 +56,24 @@ def test_pieces_are_the_text_again(llama):
         assert {piece.span for piece in inside} == {"above" if span.score > 0 else "below"}
         assert [piece.goes_on for piece in inside] == [False, *[True] * (len(inside) - 1)]
         assert span_text(found, span) in " ".join(text.split())
+
+
+def test_white_space_is_in_no_span_of_its_own(llama):
+    text = "a" + " " * 30 + "b"
+    (found,) = analyse(llama, [text], {"s": random_steer(llama)}, spans=9)
+    for span in found.dimensions["s"].spans:
+        assert span_text(found, span).strip() in ("a", "b", "a b")
+        assert found.words[span.start].start < found.words[span.start].end
+        assert found.words[span.end - 1].start < found.words[span.end - 1].end
+
+
+def test_a_text_of_which_the_tokenizer_keeps_nothing_is_empty(llama):
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    for lm in (replace(llama, tokenizer=tokenizer), replace(adding_tokenizer(llama), name="adding")):
+        lm.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+        with pytest.raises(DataError, match="text 1 is empty"):
+            analyse(lm, ["\u200b"], {"s": random_steer(lm)})
 
 
 def test_the_page_shows_texts_as_they_are(llama):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lmsteer.analysis import word_map
 from lmsteer.analysis.lens import lens
 from lmsteer.analysis.word_map import draw
 from lmsteer.errors import DataError, SteerError, WrongBaseError
@@ -101,6 +102,19 @@ def test_what_has_no_words_is_refused(llama, make_lm):
     for options in ({"components": 0}, {"words": -1}):
         with pytest.raises(DataError, match="show one at least"):
             look(llama, steers["one"], **options)
+
+
+def test_words_stand_where_both_components_move_them(llama, tmp_path, monkeypatch):
+    first, second = look(llama, random_steer(llama), components=2)
+    seen = []
+    monkeypatch.setattr(word_map, "_write", lambda figure, axes, places: seen.extend(places))
+    draw([first, second], tmp_path / "map.svg")
+    places = {text: (x, y) for x, y, text in seen}
+    for word in (*first.upper, *first.lower, *second.upper, *second.lower):
+        assert places[word.text] == (float(first.logits[word.token]), float(second.logits[word.token]))
+    bare = [replace(component, upper=(), lower=()) for component in (first, second)]
+    with pytest.raises(DataError, match="no whole words"):
+        draw(bare, tmp_path / "map.svg")
 
 
 def test_a_map_is_drawn_the_same_twice(llama, tmp_path):

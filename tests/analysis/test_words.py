@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.analysis.words import encode_with_bounds, words_of
+from lmsteer.analysis.words import encode_with_bounds, is_word, words_of
 from lmsteer.errors import ModelError
 
 
@@ -69,3 +69,19 @@ def test_a_slow_tokenizer_is_asked_token_by_token_or_refused(llama):
     assert encode_with_bounds(slow, "plain text") == expected
     with pytest.raises(ModelError, match="where tokens stand"):
         encode_with_bounds(slow, "naïve")
+
+
+@pytest.mark.parametrize("text", ["हिन्दी", "cafe\u0301", "don\u2019t", "naïve", "עִבְרִית"])
+def test_marks_belong_to_the_letters_that_they_stand_on(text):
+    (word,) = words_of(text, [(k, k + 1) for k in range(len(text))])
+    assert (word.start, word.end) == (0, len(text))
+
+
+def test_words_are_letters_with_their_marks():
+    assert all(map(is_word, ["हिन्दी", "cafe\u0301", "Ärger", "слово"]))
+    assert not any(map(is_word, ["", "a1", "-", "\u0301e", "two words"]))
+
+
+def test_blanks_behind_a_word_are_none_of_it():
+    words = words_of("One.\n\nTwo", [(0, 3), (3, 6), (6, 9)])
+    assert [(word.start, word.end) for word in words] == [(0, 3), (3, 4), (6, 9)]
