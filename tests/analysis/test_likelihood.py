@@ -93,3 +93,15 @@ def test_what_cannot_be_read_is_refused(llama, make_lm):
     with pytest.raises(WrongBaseError):
         likelihoods(make_lm("qwen2"), ids, [steer], [1.0])
     assert likelihoods(llama, [], [steer], [1.0]) == []
+
+
+def test_short_memory_names_the_way_out(llama, monkeypatch):
+    def short(*_):
+        raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr(type(llama), "predicting", short)
+    with pytest.raises(DataError, match="--window"):
+        likelihoods(llama, [[1, 2, 3]], [random_steer(llama)], [1.0])
+    monkeypatch.setattr(type(llama), "predicting", lambda *_: (_ for _ in ()).throw(RuntimeError("other")))
+    with pytest.raises(RuntimeError, match="other"):
+        likelihoods(llama, [[1, 2, 3]], [random_steer(llama)], [1.0])

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from lmsteer.batches import by_length
@@ -65,7 +66,7 @@ def likelihoods(
         progress: what to tell of the work.
 
     Raises:
-        DataError: no strengths, or a window of another size than from 2 to the model's context.
+        DataError: no strengths, a window of another size than from 2 to the model's context, or memory is short.
         SteerError: a strength that is not a finite number.
         WrongBaseError: a steer of another base.
     """
@@ -82,7 +83,7 @@ def likelihoods(
     found = [torch.zeros(len(steers), len(strengths), max(len(tokens) - 1, 0)) for tokens in ids]
     with progress("reading texts", len(parts), 0) as step:
         for batch in by_length(pieces):
-            h, y = lm.predicting([pieces[i] for i in batch])
+            h, y = _predicting(lm, [pieces[i] for i in batch])
             told, is_end = _places(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
             lines = sweep_texts(lm.head, h[told], y[told], is_end[told], directions, list(strengths))
             lengths = [parts[i][1].end - parts[i][1].first for i in batch]
@@ -103,6 +104,16 @@ def plain_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
         for i, line in zip(batch, lines, strict=True):
             found[i] = line
     return found
+
+
+def _predicting(lm: LM, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    try:
+        return lm.predicting(ids)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        longest = max(map(len, ids))
+        raise DataError(f"out of memory on {longest} tokens at once: read in smaller windows, --window.") from error
 
 
 def _places(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> tuple[Tensor, Tensor]:
