@@ -35,8 +35,8 @@ from lmsteer.generation import generate
 from lmsteer.progress import bars
 from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import load_steer, save_steer
-from lmsteer.transfer.maps import WORD_MAPS
-from lmsteer.transfer.transfer import transfer
+from lmsteer.transferring.maps import WORD_MAPS
+from lmsteer.transferring.transfer import transfer
 
 RESULTS = Path(__file__).parent / "results" / "transfer.json"
 WORK = Path(__file__).parent / "results" / "work" / "transfer"

@@ -19,7 +19,7 @@ from lmsteer.steers.files import find_steer, load_steer, save_steer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card, Steer
 from lmsteer.streaming import stream
-from lmsteer.transfer.transfer import transfer
+from lmsteer.transferring.transfer import transfer
 from lmsteer.verify import Verification, verify
 
 __all__ = [

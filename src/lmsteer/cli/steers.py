@@ -39,7 +39,7 @@ def transfer(
     from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import check_target, find_steer, save_steer
-    from lmsteer.transfer.transfer import transfer as run
+    from lmsteer.transferring.transfer import transfer as run
 
     check_target(out.absolute())
     found, given = find_steer(steer), read_prompts(texts) if texts else ()

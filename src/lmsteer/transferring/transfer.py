@@ -24,9 +24,9 @@ from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.starter import DIMENSIONS, starter_texts
 from lmsteer.steers.steer import Card, Steer
-from lmsteer.transfer.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
-from lmsteer.transfer.pairs import Pairs, paired_states
-from lmsteer.transfer.words import shared_words
+from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
+from lmsteer.transferring.pairs import Pairs, paired_states
+from lmsteer.transferring.words import shared_words
 
 # Of what a steer costs its own base, what it may cost the target.
 _PRICE = 0.5

@@ -15,12 +15,12 @@ from lmsteer.fitting.curvature import curvature
 from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM
 from lmsteer.steers.algebra import overlaps
-from lmsteer.transfer import maps
-from lmsteer.transfer import transfer as module
-from lmsteer.transfer.maps import WORD_MAPS
-from lmsteer.transfer.pairs import paired_states
-from lmsteer.transfer.transfer import transfer
-from lmsteer.transfer.words import shared_words
+from lmsteer.transferring import maps
+from lmsteer.transferring import transfer as module
+from lmsteer.transferring.maps import WORD_MAPS
+from lmsteer.transferring.pairs import paired_states
+from lmsteer.transferring.transfer import transfer
+from lmsteer.transferring.words import shared_words
 from lmsteer.vocabulary import token_texts
 from tiny import random_steer, styled, tiny_model, tiny_tokenizer
 

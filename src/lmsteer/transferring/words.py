@@ -10,7 +10,7 @@ from torch import Tensor
 from lmsteer.errors import ModelError
 from lmsteer.head import Head
 from lmsteer.lm import LM
-from lmsteer.transfer.pairs import Pairs
+from lmsteer.transferring.pairs import Pairs
 from lmsteer.vocabulary import token_texts
 
 # Words that neither model expects weigh this little, not nothing.

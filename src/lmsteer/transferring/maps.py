@@ -25,8 +25,8 @@ from torch import Tensor
 
 from lmsteer.fitting.curvature import Curvature
 from lmsteer.fitting.end_part import ridge
-from lmsteer.transfer.pairs import Pairs
-from lmsteer.transfer.words import SharedWords
+from lmsteer.transferring.pairs import Pairs
+from lmsteer.transferring.words import SharedWords
 
 WordMap = Literal["gradient", "ridge", "procrustes"]
 WORD_MAPS: tuple[str, ...] = get_args(WordMap)
