@@ -40,7 +40,6 @@ def evaluate(
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.protocol import evaluate as run
     from lmsteer.evaluation.report import curves, report
-    from lmsteer.evaluation.scorers import accuracy_of
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.files import write_file
     from lmsteer.lm import load
@@ -75,7 +74,7 @@ def evaluate(
         "model": lm.name,
         "steer": ", ".join(f"{name} ({found.card.label or 'no label'})" for name, found in steers.items()),
         "scorer": judging.name,
-        "how good the scorer is": accuracy_of(judging.name) or "not measured here",
+        "how good the scorer is": "; ".join(map(str, judging.about)) or "not measured here",
         "judge": judge or lm.name,
         "prompts": f"{len(texts)} of {prompts}",
         "sampling": f"{n} continuations of {max_new_tokens} tokens, top-p {top_p:g}, seed {seed}",

@@ -1,14 +1,41 @@
-"""What every scorer is."""
+"""What every scorer is, and how far it is to be trusted."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Protocol
 
 # A score that says nothing.
 UNDECIDED = 0.5
+# Before the name of a model that is not packaged.
+HUB = "hf:"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well a scorer judges labelled texts, none of which it was fitted on.
+
+    Attributes:
+        data: the name of the data set.
+        texts: how many there are.
+        verdicts: on how many of them the scorer is not undecided.
+        accuracy: share of these verdicts that are right.
+        auc: how often a text of the +1 end scores higher than one of the -1 end, ties counted half.
+    """
+
+    data: str
+    texts: int
+    verdicts: int
+    accuracy: float
+    auc: float
+
+    def __str__(self) -> str:
+        """In words, for people."""
+        of = f"{self.texts:,}" if self.verdicts == self.texts else f"{self.verdicts:,} verdicts on {self.texts:,}"
+        return f"right on {self.accuracy:.1%} of its {of} texts of {self.data} (area {self.auc:.3f})"
 
 
 class Scorer(Protocol):
@@ -16,9 +43,11 @@ class Scorer(Protocol):
 
     Attributes:
         name: by which ``scorer`` finds it.
+        about: how well it does on labelled test data, to be told beside every figure; empty if nobody has measured it.
     """
 
     name: str
+    about: tuple[Measured, ...]
 
     def scores(self, texts: Sequence[str]) -> list[float]:
         """For each text how surely it lies at the +1 end, from 0 to 1; 0.5 is no verdict."""
@@ -31,16 +60,7 @@ def positive_share(scores: Sequence[float]) -> float:
     return above / (above + below) if above + below else float("nan")
 
 
-def accuracy_of(name: str) -> str:
-    """How well a scorer does on labelled test data, in words; empty if nobody has measured it.
-
-    The figures are made by ``python -m benchmarks.scorers``.
-    """
+def measured(name: str) -> tuple[Measured, ...]:
+    """The figures of a packaged scorer, which ``python -m benchmarks.scorers`` makes."""
     asset = files("lmsteer") / "assets" / "scorers" / "figures.json"
-    figures = json.loads(asset.read_text(encoding="utf-8")).get(name, {})
-    told = [
-        f"right on {f['accuracy']:.1%} of its verdicts on {f['verdicts']} of {f['texts']} texts of {data} "
-        f"(area {f['auc']:.3f})"
-        for data, f in figures.items()
-    ]
-    return "; ".join(told)
+    return tuple(Measured(**figures) for figures in json.loads(asset.read_text(encoding="utf-8"))[name])

@@ -1,50 +1,111 @@
-"""Any text-classification model of transformers as a scorer."""
+"""Any text-classification model of transformers as a scorer.
+
+A class's probability is a softmax over the classes, or, of a model with several labels at once or with a single one, a
+sigmoid of its own logit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lmsteer.batches import by_length, pad
 from lmsteer.errors import DataError, ModelError
+from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, Measured
+
+# Tokens of a text that are read where neither the model nor its tokenizer says how many it can.
+_LONGEST = 512
 
 
 class Classifier:
     """The probability of one class of a classifier.
 
     Args:
-        model: Hub id or folder.
-        label: of the class at the +1 end; of two classes, the second if not given.
+        reference: Hub id or folder, ``=`` and the class at the +1 end, which a model of two exclusive classes need not
+            name: it is the second of them.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or is no classifier.
         DataError: no such class, or none given of several.
     """
 
-    def __init__(self, model: str, label: str = "") -> None:
-        self.name = f"hf:{model}" + (f"={label}" if label else "")
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model)
-            self._model = AutoModelForSequenceClassification.from_pretrained(model).eval()
-        except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
-            raise ModelError(f"cannot load the classifier {model!r}: {error}") from error
-        labels = {str(name): index for index, name in self._model.config.id2label.items()}
-        if label not in labels and (label or len(labels) != 2):
-            raise DataError(f"name the class at the +1 end as hf:{model}=CLASS, one of {', '.join(labels)}.")
-        self._class = labels[label] if label else 1
+    about: tuple[Measured, ...] = ()
+
+    def __init__(self, reference: str) -> None:
+        self.name = HUB + reference
+        model, label = _parts(reference)
+        self._tokenizer, self._model = _load(model)
+        self._class = _index(self._model.config, model, label)
 
     @torch.inference_mode()
     def scores(self, texts: Sequence[str]) -> list[float]:
         """Probability of the class for each text; what exceeds the model's context is cut off."""
         if not texts:
             return []
-        limit = min(self._tokenizer.model_max_length, self._model.config.get_text_config().max_position_embeddings)
+        limit = _context(self._tokenizer, self._model.config)
         encoded = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-        found = torch.zeros(len(encoded))
-        for batch in by_length(encoded):
-            ids, mask = pad([encoded[i] for i in batch], self._tokenizer.pad_token_id or 0, self._model.device)
-            logits = self._model(input_ids=ids, attention_mask=mask).logits.float()
-            found[batch] = logits.softmax(-1)[:, self._class].cpu()
+        told = [i for i, ids in enumerate(encoded) if ids]
+        found = torch.full((len(encoded),), UNDECIDED)
+        for batch in by_length([encoded[i] for i in told]):
+            rows = [told[i] for i in batch]
+            found[rows] = self._probabilities([encoded[i] for i in rows])
         return found.tolist()
+
+    def _probabilities(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Of texts (B,)."""
+        padded, mask = pad(ids, self._model.config.get_text_config().pad_token_id, self._model.device)
+        logits = self._model(input_ids=padded, attention_mask=mask).logits.float()
+        found = logits.softmax(-1) if _exclusive(self._model.config) else logits.sigmoid()
+        return found[:, self._class].cpu()
+
+
+def _parts(reference: str) -> tuple[str, str]:
+    """Model and class; a folder's own name may have a ``=`` in it."""
+    if "=" not in reference or Path(reference).is_dir():
+        return reference, ""
+    model, _, label = reference.rpartition("=")
+    return model, label
+
+
+def _load(model: str) -> tuple[Any, Any]:
+    """Tokenizer and classifier, padding settled: classifiers of causal models find a text's end by it."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        classifier, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot load the classifier {model!r}: {error}") from error
+    if missing := loading["missing_keys"]:
+        raise ModelError(f"{model!r} is no classifier: it has no weights for {', '.join(sorted(missing))}.")
+    config = classifier.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    return tokenizer, classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _index(config: Any, model: str, label: str) -> int:
+    """The place of a class among the model's."""
+    if config.problem_type == "regression":
+        raise DataError(f"{model!r} is a regression: its numbers are no probabilities of a class.")
+    classes = {str(name): index for index, name in config.id2label.items()}
+    if label in classes:
+        return classes[label]
+    if label or len(classes) != 2 or not _exclusive(config):
+        raise DataError(f"name the class at the +1 end as {HUB}{model}=CLASS, one of {', '.join(classes)}.")
+    return 1
+
+
+def _exclusive(config: Any) -> bool:
+    return config.num_labels > 1 and config.problem_type != "multi_label_classification"
+
+
+def _context(tokenizer: Any, config: Any) -> int:
+    """Tokens that the model can read: its tokenizer's word if that can be, else its positions, of which two may be
+    spoken for (RoBERTa's begin at 2).
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _LONGEST + 2
+    return tokenizer.model_max_length if tokenizer.model_max_length <= positions else positions - 2

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lmsteer.errors import DataError
-from lmsteer.evaluation.scorers.base import Scorer
-
-_HUB = "hf:"
+from lmsteer.evaluation.scorers.base import HUB, Scorer
 
 
 def _sentiment() -> Scorer:
@@ -42,11 +40,10 @@ def scorer(name: str) -> Scorer:
         DataError: no such scorer, one that needs what is not installed, or no such class.
         ModelError: a model that cannot be fetched or loaded.
     """
-    if name.startswith(_HUB):
+    if name.startswith(HUB):
         from lmsteer.evaluation.scorers.hub import Classifier
 
-        model, _, label = name.removeprefix(_HUB).partition("=")
-        return Classifier(model, label)
+        return Classifier(name.removeprefix(HUB))
     if name not in SCORERS:
         raise DataError(f"unknown scorer {name!r}: there are {', '.join(SCORERS)}, and hf:MODEL=CLASS for any other.")
     return SCORERS[name]()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 BUCKETS = 1 << 18
+# Of a text of n grams each counts n^-¼ (docs/log.md, "Scorers"); n^-½ would make all texts equally long vectors.
+_SHRINKAGE = 0.25
 _WORD = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
 
 
@@ -21,10 +23,15 @@ def buckets(text: str) -> list[int]:
     return sorted({crc32(gram.encode()) % BUCKETS for gram in grams})
 
 
+def size(grams: int) -> float:
+    """What each gram of a text with so many counts: less in a long text, yet more in all."""
+    return grams**-_SHRINKAGE
+
+
 def ngram_logits(texts: Sequence[str], weights: Tensor, bias: float) -> Tensor:
-    """Log-odds (N,) of texts under weights (BUCKETS,): of features of length 1 that weigh all grams of a text alike."""
+    """Log-odds (N,) of texts under weights (BUCKETS,) of their grams."""
     found = torch.full((len(texts),), bias, dtype=torch.float64)
     for i, text in enumerate(texts):
         if places := buckets(text):
-            found[i] += weights[places].double().sum() / len(places) ** 0.5
+            found[i] += weights[places].double().sum() * size(len(places))
     return found

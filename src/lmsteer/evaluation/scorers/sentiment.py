@@ -1,6 +1,6 @@
 """The default judge of sentiment: two logistic regressions on SST-2 phrases, their probabilities averaged.
 
-One sees words and pairs of words, the other the mean states of a sentence encoder. ``python -m benchmarks.scorers fit``
+One sees words and pairs of words, the other the mean states of a sentence encoder. ``python -m benchmarks.scorers``
 makes their weights.
 """
 
@@ -12,6 +12,7 @@ from importlib.resources import as_file, files
 import torch
 from safetensors.torch import load_file
 
+from lmsteer.evaluation.scorers.base import UNDECIDED, measured
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.ngrams import ngram_logits
 
@@ -25,16 +26,18 @@ class Sentiment:
     name = "sentiment"
 
     def __init__(self) -> None:
+        self.about = measured(self.name)
         with as_file(files("lmsteer") / "assets" / "scorers" / "sentiment.safetensors") as file:
             self._weights = load_file(file)
         self._encoder = Encoder()
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """Probability that each text is positive."""
+        """Probability that each text is positive; a blank one is neither."""
         if not texts:
             return []
         weights = self._weights
         of_words = ngram_logits(texts, weights["ngrams"], float(weights["ngrams_bias"]))
         means = self._encoder.means(texts, LAYERS).flatten(1).double()
         of_states = means @ weights["states"].double() + weights["states_bias"].double()
-        return ((torch.sigmoid(of_words) + torch.sigmoid(of_states)) / 2).tolist()
+        scores = (of_words.sigmoid() + of_states.sigmoid()) / 2
+        return [score if text.strip() else UNDECIDED for text, score in zip(texts, scores.tolist(), strict=True)]

@@ -1,4 +1,7 @@
-"""A judge of toxicity: alt-profanity-check, linear on words (of Davidson's tweets and Jigsaw's comments)."""
+"""A judge of toxicity: alt-profanity-check, linear on words (of Davidson's tweets and Jigsaw's comments).
+
+Its package unpickles the model that it carries, which is why it is an extra and never loaded unasked.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from lmsteer.errors import DataError
+from lmsteer.evaluation.scorers.base import measured
 
 
 class Toxicity:
@@ -22,6 +26,7 @@ class Toxicity:
             raise DataError(
                 "the scorer 'toxicity' needs alt-profanity-check: pip install 'lmsteer[scorers]'."
             ) from error
+        self.about = measured(self.name)
         self._offensive = predict_prob
 
     def scores(self, texts: Sequence[str]) -> list[float]:

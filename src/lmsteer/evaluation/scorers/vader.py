@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmsteer.evaluation.scorers.base import UNDECIDED
+from lmsteer.evaluation.scorers.base import UNDECIDED, measured
 
 # VADER's own thresholds: a compound score between them is no verdict.
 _VERDICT = 0.05
@@ -18,6 +18,7 @@ class Vader:
     def __init__(self) -> None:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+        self.about = measured(self.name)
         self._analyser = SentimentIntensityAnalyzer()
 
     def scores(self, texts: Sequence[str]) -> list[float]:
