@@ -104,8 +104,7 @@ def _exclusive(config: Any) -> bool:
 
 
 def _context(tokenizer: Any, config: Any) -> int:
-    """Tokens that the model can read: its tokenizer's word if that can be, else its positions, of which two may be
-    spoken for (RoBERTa's begin at 2).
-    """
+    """Tokens that are read of a text: as many as the tokenizer says, or else as the model has positions for."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _LONGEST + 2
+    # Two positions may be spoken for: RoBERTa's begin at 2.
     return tokenizer.model_max_length if tokenizer.model_max_length <= positions else positions - 2

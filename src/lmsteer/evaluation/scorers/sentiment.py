@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 
-import torch
 from safetensors.torch import load_file
 
 from lmsteer.evaluation.scorers.base import UNDECIDED, measured
