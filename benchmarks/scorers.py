@@ -30,8 +30,8 @@ from lmsteer.evaluation.calibration import auc
 from lmsteer.evaluation.scorers.base import UNDECIDED, Measured, Scorer
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.named import scorer
-from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, size
-from lmsteer.evaluation.scorers.sentiment import LAYERS
+from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, ngram_logits, size
+from lmsteer.evaluation.scorers.sentiment import LAYERS, state_logits
 from lmsteer.files import replace_file, write_file
 from lmsteer.fitting.data import LabelledText, read_labelled
 
@@ -43,7 +43,7 @@ TESTS = {
     "toxicity": ("paradetox_test", "toxicity_wikipedia_test"),
 }
 # Inverse weights of L2, chosen on SST-2 dev (docs/log.md, "Scorers").
-OF_NGRAMS, OF_STATES = 1.0, 0.03
+OF_NGRAMS, OF_STATES = 2.0, 0.1
 app = typer.Typer(add_completion=False)
 
 
@@ -62,28 +62,34 @@ def main(
 
 
 def try_layers(data: Path) -> None:
-    """Right on SST-2 dev by each pair of layers, fitted on every eighth phrase."""
-    train, dev = _read(data, TRAIN)[::8], _read(data, "sst2_dev")
-    encoder = Encoder()
-    every = range(7)
-    x, z = (encoder.means([text.text for text in texts], every).numpy() for texts in (train, dev))
-    for pair in combinations(every, 2):
-        scaler = StandardScaler().fit(x[:, pair].reshape(len(x), -1))
-        model = LogisticRegression(C=OF_STATES, max_iter=300)
-        model.fit(scaler.transform(x[:, pair].reshape(len(x), -1)), _positive(train))
-        score = model.score(scaler.transform(z[:, pair].reshape(len(z), -1)), _positive(dev))
-        print(pair, f"{score:.4f}", flush=True)
+    """Right on SST-2 dev, area under the curve and log loss of each pair of layers, n-grams beside them."""
+    train, dev = _read(data, TRAIN), _read(data, "sst2_dev")
+    texts, held_out = [text.text for text in train], [text.text for text in dev]
+    encoder, every = Encoder(), range(7)
+    x, z = encoder.means(texts, every), encoder.means(held_out, every)
+    of_words = _of_words(texts, _positive(train))
+    words = ngram_logits(held_out, of_words["ngrams"], float(of_words["ngrams_bias"])).sigmoid()
+    for pair in map(list, combinations(every, 2)):
+        of_states = _of_states(x[:, pair].flatten(1), _positive(train))
+        states = state_logits(z[:, pair].flatten(1), of_states["states"], of_states["states_bias"]).sigmoid()
+        print(pair, *_told((words + states) / 2, torch.from_numpy(_positive(dev))), flush=True)
+
+
+def _told(p: Tensor, positive: Tensor) -> list[str]:
+    loss = -torch.where(positive, p, 1 - p).log().mean()
+    return [f"{value:.4f}" for value in (((p > UNDECIDED) == positive).double().mean(), auc(p, positive), loss)]
 
 
 def fit(data: Path) -> None:
     """Fit both regressions and write their weights."""
     train = _read(data, TRAIN)
     texts, positive = [text.text for text in train], _positive(train)
-    factors = {**_of_words(texts, positive), **_of_states(texts, positive)}
+    states = Encoder().means(texts, LAYERS).flatten(1)
+    factors = {**_of_words(texts, positive), **_of_states(states, positive)}
     ASSETS.mkdir(exist_ok=True)
     with replace_file(ASSETS / "sentiment.safetensors") as aside:
         save_file(factors, aside)
-    print({name: tuple(factor.shape) for name, factor in factors.items()})
+    print({name: tuple(factor.shape) for name, factor in factors.items()}, flush=True)
 
 
 def _of_words(texts: Sequence[str], positive: Any) -> dict[str, Tensor]:
@@ -93,11 +99,10 @@ def _of_words(texts: Sequence[str], positive: Any) -> dict[str, Tensor]:
     return {"ngrams": weights.half(), "ngrams_bias": offset.float()}
 
 
-def _of_states(texts: Sequence[str], positive: Any) -> dict[str, Tensor]:
-    """Weights (layers · d,) and offset (1,) of the encoder's states, their scaling folded in."""
-    states = Encoder().means(texts, LAYERS).flatten(1).double().numpy()
-    scaler = StandardScaler().fit(states)
-    model = LogisticRegression(C=OF_STATES, max_iter=1000).fit(scaler.transform(states), positive)
+def _of_states(states: Tensor, positive: Any) -> dict[str, Tensor]:
+    """Weights (layers · d,) and offset (1,) of the encoder's states (N, layers · d), their scaling folded in."""
+    scaler = StandardScaler()
+    model = LogisticRegression(C=OF_STATES, max_iter=1000).fit(scaler.fit_transform(states.double().numpy()), positive)
     weights = model.coef_[0] / scaler.scale_
     offset = model.intercept_ - weights @ scaler.mean_
     return {"states": torch.from_numpy(weights).float(), "states_bias": torch.from_numpy(offset).float()}

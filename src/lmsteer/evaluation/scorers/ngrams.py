@@ -10,7 +10,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-BUCKETS = 1 << 18
+BUCKETS = 1 << 20
 # Of a text of n grams each counts n^-¼ (docs/log.md, "Scorers"); n^-½ would make all texts equally long vectors.
 _SHRINKAGE = 0.25
 _WORD = re.compile(r"\w+(?:'\w+)*|[^\w\s]")

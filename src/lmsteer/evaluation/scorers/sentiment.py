@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from lmsteer.evaluation.scorers.base import UNDECIDED, measured
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.ngrams import ngram_logits
 
 # Of the encoder: the layers whose mean states are read (docs/log.md, "Scorers").
-LAYERS = (0, 6)
+LAYERS = (1, 4)
 
 
 class Sentiment:
@@ -36,7 +37,12 @@ class Sentiment:
             return []
         weights = self._weights
         of_words = ngram_logits(texts, weights["ngrams"], float(weights["ngrams_bias"]))
-        means = self._encoder.means(texts, LAYERS).flatten(1).double()
-        of_states = means @ weights["states"].double() + weights["states_bias"].double()
+        means = self._encoder.means(texts, LAYERS).flatten(1)
+        of_states = state_logits(means, weights["states"], weights["states_bias"])
         scores = (of_words.sigmoid() + of_states.sigmoid()) / 2
         return [score if text.strip() else UNDECIDED for text, score in zip(texts, scores.tolist(), strict=True)]
+
+
+def state_logits(states: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    """Log-odds (N,) of texts by their mean states (N, layers · d) under weights (layers · d,)."""
+    return states.double() @ weights.double() + bias.double()
