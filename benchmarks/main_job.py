@@ -11,14 +11,14 @@ DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from benchmarks.results import keep, kept, rewrite
 from lmsteer import load
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
@@ -37,7 +37,7 @@ from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import load_steer
 
 RESULTS = Path(__file__).parent / "results"
-WORK = RESULTS / "work"
+WORK, FIGURES = RESULTS / "work", RESULTS / "main_job.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "dial.svg"
 TEXTS, PROMPTS, SAMPLES = 2000, 200, 3
 # The picture ends at this multiple of the unsteered perplexity; what is worse is no language.
@@ -75,7 +75,7 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
     )
     seconds = time.perf_counter() - started
     _drop(f"dial {method}", f"samples {method}", f"read {method}", f"read {method}, domain on")
-    _keep(f"fit {method}", {"seconds": round(seconds, 1), "rank": done.steer.rank, **asdict(done.steer.card)})
+    keep(FIGURES, f"fit {method}", {"seconds": round(seconds, 1), "rank": done.steer.rank, **asdict(done.steer.card)})
 
 
 @app.command("read")
@@ -85,14 +85,14 @@ def read_both(data: Data) -> None:
     rows = Rows.join(list(gather(lm, dev, encode_whole(lm, dev))))
     for method in STRENGTHS:
         if (WORK / method).exists():
-            _keep(f"read {method}", read(lm.head, rows, load_steer(WORK / method)).to_json())
+            keep(FIGURES, f"read {method}", read(lm.head, rows, load_steer(WORK / method)).to_json())
         if (WORK / f"{method}-domain").exists():
             domain = load_steer(WORK / f"{method}-domain")
-            _keep(f"read {method}, domain on", read(lm.head, rows, load_steer(WORK / method), domain).to_json())
+            keep(FIGURES, f"read {method}, domain on", read(lm.head, rows, load_steer(WORK / method), domain).to_json())
     scores = Vader().scores([text.text for text in dev])
     right = sum(score == (text.label > 0) for score, text in zip(scores, dev, strict=True))
     verdicts = len(dev) - scores.count(UNDECIDED)
-    _keep("vader", {"right of all": right / len(dev), "right of its verdicts": right / verdicts})
+    keep(FIGURES, "vader", {"right of all": right / len(dev), "right of its verdicts": right / verdicts})
 
 
 @app.command("dial")
@@ -104,16 +104,16 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
     settings = [{method: s} for s in chosen]
     steers = {method: load_steer(WORK / method)}
     rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=144, progress=bars()))
-    points = {p["strength"]: p for p in _results().get(f"dial {method}", [])}
+    points = {p["strength"]: p for p in kept(FIGURES).get(f"dial {method}", [])}
     points |= {point.strength: asdict(point) for point in dial(rows, method, Vader())}
-    _keep(f"dial {method}", [points[strength] for strength in sorted(points)])
+    keep(FIGURES, f"dial {method}", [points[strength] for strength in sorted(points)])
     shown = [
         {"prompt": r.prompt, "strength": r.strengths[method], "text": r.text}
         for r in rows
         if r.sample == 0 and r.prompt in prompts[:5] and r.strengths[method] in {min(chosen), -6, 0, 6, max(chosen)}
     ]
-    before = [s for s in _results().get(f"samples {method}", []) if s["strength"] not in chosen]
-    _keep(f"samples {method}", before + shown)
+    before = [s for s in kept(FIGURES).get(f"samples {method}", []) if s["strength"] not in chosen]
+    keep(FIGURES, f"samples {method}", before + shown)
 
 
 @app.command("plot")
@@ -121,7 +121,7 @@ def plot() -> None:
     """Draw attribute against perplexity for both methods."""
     from matplotlib.figure import Figure
 
-    results = _results()
+    results = kept(FIGURES)
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
     for method, colour, name in (
@@ -154,23 +154,9 @@ def plot() -> None:
     write_file(PICTURE, rendered(figure))
 
 
-def _results() -> dict[str, Any]:
-    file = RESULTS / "main_job.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-def _keep(key: str, value: Any) -> None:
-    _write({**_results(), key: value})
-    print(key, json.dumps(value, ensure_ascii=False)[:2000])
-
-
 def _drop(*keys: str) -> None:
     """Forget figures of a steer that has been fitted anew."""
-    _write({key: value for key, value in _results().items() if key not in keys})
-
-
-def _write(results: dict[str, Any]) -> None:
-    write_file(RESULTS / "main_job.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    rewrite(FIGURES, {key: value for key, value in kept(FIGURES).items() if key not in keys})
 
 
 if __name__ == "__main__":

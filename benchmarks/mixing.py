@@ -9,15 +9,14 @@ go to ``results/mixing.json``.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks.results import keep
 from lmsteer import printing
 from lmsteer.evaluation.interference import interference, own_readings
 from lmsteer.files import write_file
@@ -42,7 +41,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def table() -> None:
     """Each steer's own effect alone and in the mix."""
-    lm, own = load(), None
+    lm = load()
     steers = {name: find_steer(name) for name in THREE}
     own = curvature(lm)
     plain = Mix(steers, THREE)
@@ -51,7 +50,7 @@ def table() -> None:
     for how, mix in mixes.items():
         found = interference(lm, mix, starter_prompts(), n=SAMPLES, max_new_tokens=TOKENS, progress=bars())
         told = printing.mix_as_json(mix, own, found)
-        _keep(how, told)
+        keep(RESULTS, how, told)
         console.print(f"\n{how}")
         printing.mix(console, told)
 
@@ -66,7 +65,7 @@ def plane() -> None:
     texts = [row.text for row in rows]
     readings = own_readings(lm, steers, texts, progress=bars()).T
     means = readings.reshape(len(starter_prompts()), len(GRID), len(GRID), 2).mean(0)
-    _keep("plane", {"steers": TWO, "strengths": GRID, "readings": means.tolist()})
+    keep(RESULTS, "plane", {"steers": TWO, "strengths": GRID, "readings": means.tolist()})
     write_file(PICTURE, rendered(_drawn(means)))
 
 
@@ -89,11 +88,6 @@ def _drawn(means: torch.Tensor) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return figure
-
-
-def _keep(key: str, value: Any) -> None:
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    write_file(RESULTS, json.dumps({**results, key: value}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

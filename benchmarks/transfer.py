@@ -11,9 +11,7 @@ comes under terms, which ``LMSTEER_ACCEPT_TERMS=gemma3-270m`` accepts. Figures g
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,11 +20,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import keep, kept
 from lmsteer import load
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.files import write_file
 from lmsteer.fitting.curvature import curvature
 from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
@@ -67,7 +65,7 @@ def fit_both(data: Data) -> None:
             resume=True,
             progress=bars(),
         )
-        _keep(f"fit {model}", {"seconds": round(time.perf_counter() - started, 1)})
+        keep(RESULTS, f"fit {model}", {"seconds": round(time.perf_counter() - started, 1)})
 
 
 @app.command("read")
@@ -81,11 +79,11 @@ def read_all(data: Data) -> None:
         steer = load_steer(WORK / source_name)
         rows = Rows.join(list(gather(target, *readable(target, dev))))
         way = f"{source_name} -> {target_name}"
-        if f"{way}: {OWN}" not in _results():
-            _keep(f"{way}: {OWN}", _read(target.head, rows, load_steer(WORK / target_name)))
+        if f"{way}: {OWN}" not in kept(RESULTS):
+            keep(RESULTS, f"{way}: {OWN}", _read(target.head, rows, load_steer(WORK / target_name)))
         for how, power in MAPS:
             key = f"{way}: {how}, frequency^{power:g}"
-            if key in _results():
+            if key in kept(RESULTS):
                 continue
             started = time.perf_counter()
             carried = transfer(source, steer, target, how=how, power=power, progress=bars())  # type: ignore[arg-type]
@@ -94,7 +92,7 @@ def read_all(data: Data) -> None:
                 save_steer(carried, WORK / f"{source_name}-{target_name}")
             about = {name: carried.card.fit[name] for name in ("pairs", "shared_words", "their_frequency")}
             figures = {"seconds": round(seconds, 1), **about, **_read(target.head, rows, carried)}
-            _keep(key, figures)
+            keep(RESULTS, key, figures)
 
 
 @app.command("dial")
@@ -108,13 +106,13 @@ def dial_all(data: Data) -> None:
             settings = [{"s": strength} for strength in STRENGTHS]
             rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=128, progress=bars()))
             points = [asdict(point) for point in dial(rows, "s", Vader())]
-            _keep(f"dial {source_name} -> {target_name}: {name}", points)
+            keep(RESULTS, f"dial {source_name} -> {target_name}: {name}", points)
 
 
 @app.command("table")
 def table() -> None:
     """Print what was measured."""
-    console, results = Console(width=120), _results()
+    console, results = Console(width=120), kept(RESULTS)
     reading = Table("way", "steer", "signs", "area", "gain, nats a token", "inside", "seconds")
     turned = Table("way", "steer", *(f"{strength:+g}" for strength in STRENGTHS), title="positive share (perplexity ×)")
     for key, value in results.items():
@@ -133,15 +131,6 @@ def table() -> None:
 
 def _read(head: Any, rows: Rows, steer: Any) -> dict[str, Any]:
     return read(head, rows, steer).to_json()
-
-
-def _results() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-
-
-def _keep(key: str, value: dict[str, Any] | Sequence[dict[str, Any]]) -> None:
-    write_file(RESULTS, json.dumps({**_results(), key: value}, indent=1) + "\n")
-    print(key, json.dumps(value)[:400], flush=True)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,6 @@ def calibrate(
     )
     save_steer(dataclasses.replace(found, card=done.on(found.card)), kept)
     if as_json:
-        printing.as_json(printing.range_as_json(done))
+        printing.as_json(dataclasses.asdict(done))
     else:
         printing.safe_range(stdout, steer, done, level)

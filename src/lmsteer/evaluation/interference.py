@@ -6,7 +6,7 @@ every continuation. A dimension's reader is its own steer, by the evidence of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +14,12 @@ from torch import Tensor
 
 from lmsteer.analysis.analyse import analyse
 from lmsteer.errors import DataError
+from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import generate
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
-
-# What a dimension is read by: a number for each text.
-Reader = Callable[[Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def interference(
     mix: Mix,
     prompts: Sequence[str],
     *,
-    readers: Mapping[str, Reader] | None = None,
+    readers: Mapping[str, Scores] | None = None,
     n: int = 4,
     max_new_tokens: int = 24,
     seed: int = 0,

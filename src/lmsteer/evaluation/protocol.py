@@ -80,7 +80,7 @@ def evaluate(
     protocol, judge = protocol or Protocol(), judge or lm
     if not arms or not prompts:
         raise DataError("nothing to evaluate: give prompts, and a steer with strengths.")
-    _settle(out, lm, prompts, arms, scorer, judge, protocol)
+    _settle(out, lm, prompts, scorer, judge, protocol)
     found = []
     blocks = [prompts[start : start + _BLOCK] for start in range(0, len(prompts), _BLOCK)]
     done = sum((out / _file(arm, number)).exists() for arm in arms for number in range(len(blocks)))
@@ -165,9 +165,7 @@ def continuation_likelihoods(lm: LM, prompts: Sequence[str], texts: Sequence[str
     ]
 
 
-def _settle(
-    out: Path, lm: LM, prompts: Sequence[str], arms: Sequence[Arm], scorer: Scorer, judge: LM, protocol: Protocol
-) -> None:
+def _settle(out: Path, lm: LM, prompts: Sequence[str], scorer: Scorer, judge: LM, protocol: Protocol) -> None:
     """Keep the settings of the run, or see that they are those of the run before."""
     settings: dict[str, Any] = {
         "model": lm.name,

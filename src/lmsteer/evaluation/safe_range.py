@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from lmsteer.errors import DataError
 from lmsteer.evaluation.metrics import repetition
+from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, Step, no_progress
@@ -30,9 +31,6 @@ _LOOPS = 0.1
 _EXPECTED = 16
 # A wanted level is looked for at so many strengths of the safe range.
 _LEVELS = 8
-
-# Gives each text a number; the level of an attribute is their mean.
-Attribute = Callable[[Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def calibrate(
     prompts: Sequence[str],
     *,
     ratio: float = 1.5,
-    attribute: Attribute | None = None,
+    attribute: Scores | None = None,
     level: float | None = None,
     n: int = 2,
     max_new_tokens: int = 24,
@@ -99,7 +97,7 @@ def calibrate(
         steer: the steer.
         prompts: to continue.
         ratio: perplexity may rise to this multiple of unsteered text's; above 1.
-        attribute: of texts, what the level is of.
+        attribute: what the level is of: the mean of what it gives the texts.
         level: that is wanted; a level below that of unsteered text is looked for at negative strengths.
         n: continuations a prompt and strength.
         max_new_tokens: of each.
@@ -139,7 +137,7 @@ def calibrate(
 class _Trials:
     """Strengths as they are tried, each once; ``write`` gives the continuations of one."""
 
-    def __init__(self, write: Callable[[float], list[Continuation]], attribute: Attribute | None, step: Step) -> None:
+    def __init__(self, write: Callable[[float], list[Continuation]], attribute: Scores | None, step: Step) -> None:
         self._write, self._attribute, self._step = write, attribute, step
         self.tried: dict[float, Trial] = {}
 
@@ -151,7 +149,7 @@ class _Trials:
         return self.tried[strength]
 
 
-def _trial(strength: float, rows: Sequence[Continuation], attribute: Attribute | None) -> Trial:
+def _trial(strength: float, rows: Sequence[Continuation], attribute: Scores | None) -> Trial:
     texts = [row.text for row in rows]
     level = math.nan
     if attribute is not None:

@@ -47,6 +47,11 @@ class Curvature:
     f: Tensor
     mean: Tensor
 
+    def inner(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+        """⟨W₁, W₂⟩ = tr(W₁ᵀ C W₂ F) of W = A Bᵀ, each given as A, B (d, r), float64: nats at strength 1, twice."""
+        (a1, b1), (a2, b2) = one, other
+        return float(((a1.T @ self.c @ a2) * (b1.T @ self.f @ b2)).sum())
+
     @cached_property
     def c_eigen(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues (d,) and eigenvectors (d, d) of C; kept, as every look at the held-out texts takes them."""

@@ -36,8 +36,12 @@ def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
         product: v (d,) or (d, r), its mean product with what is regressed.
         damping: λ.
     """
-    identity = torch.eye(len(second_moment), dtype=second_moment.dtype)
-    return torch.linalg.solve(second_moment + damping * second_moment.diagonal().mean() * identity, product)
+    return torch.linalg.solve(damped(second_moment, damping), product)
+
+
+def damped(matrix: Tensor, damping: float) -> Tensor:
+    """``M + λ I`` (d, d), with λ in units of the mean diagonal of M."""
+    return matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lmsteer.printing.reading import (
     verification,
     verification_as_json,
 )
-from lmsteer.printing.steers import mix, mix_as_json, range_as_json, safe_range, transferred
+from lmsteer.printing.steers import mix, mix_as_json, safe_range, transferred
 from lmsteer.printing.writing import continuations, fitted, streamed
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "mix",
     "mix_as_json",
     "outcomes",
-    "range_as_json",
     "safe_range",
     "streamed",
     "transferred",

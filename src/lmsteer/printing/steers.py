@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lmsteer.evaluation.interference import Interference
 from lmsteer.evaluation.safe_range import SafeRange
 from lmsteer.fitting.curvature import Curvature
 from lmsteer.printing.common import signed
-from lmsteer.steers.algebra import overlaps
+from lmsteer.steers.algebra import cosines, overlaps
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 
@@ -37,9 +36,7 @@ def mix_as_json(mix: Mix, curvature: Curvature, found: Interference | None) -> d
     """A mix for machines: strengths, cosines of its steers in what they do to the model, and measured effects."""
     told: dict[str, Any] = {"strengths": dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True))}
     if all(steer.form == "multiply" for steer in mix.steers.values()):
-        m = overlaps([*mix.steers.values()], curvature)
-        scale = m.diagonal().clamp(min=1e-30).rsqrt()
-        told["cosines"] = (scale[:, None] * m * scale).tolist()
+        told["cosines"] = cosines(overlaps([*mix.steers.values()], curvature)).tolist()
     if found is not None:
         alone, mixed, kept, errors = found.alone.tolist(), found.mixed.tolist(), found.kept.tolist(), found.errors
         told["effects"] = {
@@ -90,10 +87,3 @@ def safe_range(out: Console, name: str, done: SafeRange, level: float | None) ->
     if level is not None:
         reached = "no safe strength" if done.reached is None else f"{name}=auto, {signed(done.reached)},"
         out.print(f"A level of {level:g} is reached by {reached}.", markup=False, highlight=False)
-
-
-def range_as_json(done: SafeRange) -> dict[str, Any]:
-    """The same for machines; levels that were not asked for are null."""
-    told = dataclasses.asdict(done)
-    told["trials"] = [{**t, "level": None if math.isnan(t["level"]) else t["level"]} for t in told["trials"]]
-    return told

@@ -33,12 +33,15 @@ def overlaps(steers: Sequence[Steer], curvature: Curvature) -> Tensor:
         SteerError: a steer of another form.
     """
     factors = [_factors(steer) for steer in steers]
-    found = torch.zeros(len(steers), len(steers), dtype=torch.float64)
-    for j, (a1, b1) in enumerate(factors):
-        ca, fb = curvature.c @ a1, curvature.f @ b1
-        for k, (a2, b2) in enumerate(factors):
-            found[j, k] = ((ca.T @ a2) * (fb.T @ b2)).sum()
-    return (found + found.T) / 2
+    found = [[curvature.inner(one, other) for other in factors] for one in factors]
+    m = torch.tensor(found, dtype=torch.float64).reshape(len(steers), len(steers))
+    return (m + m.T) / 2
+
+
+def cosines(overlaps: Tensor) -> Tensor:
+    """How alike steers are (K, K), from -1 to 1, of their overlaps (K, K)."""
+    scale = overlaps.diagonal().clamp(min=1e-30).rsqrt()
+    return scale[:, None] * overlaps * scale
 
 
 def summed(mix: Mix, name: str, label: str = "") -> Steer:
@@ -70,7 +73,9 @@ def summed(mix: Mix, name: str, label: str = "") -> Steer:
     names = [key for key in (*FACTORS[form], *END_FACTORS) if any(key in steer.factors for steer in scaled)]
     columns = {key: [steer.factors[key] for steer in scaled if key in steer.factors] for key in names}
     join = torch.hstack if form == "multiply" else lambda parts: torch.stack(parts).sum(0)
-    return Steer(form, {key: join(parts) for key, parts in columns.items()}, *_shape(steers[0]), card)
+    return Steer(
+        form, {key: join(parts) for key, parts in columns.items()}, steers[0].hidden_size, steers[0].vocabulary, card
+    )
 
 
 def apart(steer: Steer, others: Mapping[str, Steer], curvature: Curvature) -> Steer:
@@ -93,7 +98,7 @@ def apart(steer: Steer, others: Mapping[str, Steer], curvature: Curvature) -> St
         "B": torch.hstack([weight / left * part.factors["B"] for weight, part in parts]),
     }
     taken = [_part(other.card, -float(w)) for w, other in zip(weights, others.values(), strict=True)]
-    card = replace(steer.card, fit={**steer.card.fit, "apart_from": taken}, strength_range=None)
+    card = replace(steer.card, fit={**steer.card.fit, "apart_from": taken}, strength_range=None, dial={})
     return replace(steer, factors={**steer.factors, **factors}, card=card)
 
 
@@ -106,9 +111,7 @@ def balanced(mix: Mix, curvature: Curvature) -> dict[str, float]:
     if len(mix.strengths) != 1:
         raise SteerError("strengths that differ from row to row cannot be balanced.")
     m = overlaps([*mix.steers.values()], curvature)
-    scale = m.diagonal().clamp(min=1e-30).rsqrt()
-    cosines = scale[:, None] * m * scale
-    if float(torch.linalg.eigvalsh(cosines)[0]) < _LEFT:
+    if float(torch.linalg.eigvalsh(cosines(m))[0]) < _LEFT:
         raise SteerError(f"{', '.join(mix.steers)} do the same thing, or nothing: they cannot be balanced.")
     wanted = m.diagonal() * mix.strengths[0].double()
     return dict(zip(mix.steers, torch.linalg.solve(m, wanted).tolist(), strict=True))
@@ -118,10 +121,6 @@ def _factors(steer: Steer) -> tuple[Tensor, Tensor]:
     if steer.form != "multiply":
         raise SteerError(f"steer {steer.card.name!r} is of form {steer.form}: only multiply steers can be compared.")
     return steer.factors["A"].double(), steer.factors["B"].double()
-
-
-def _shape(steer: Steer) -> tuple[int, int]:
-    return steer.hidden_size, steer.vocabulary
 
 
 def _part(card: Card, strength: float) -> dict[str, object]:

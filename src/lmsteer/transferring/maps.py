@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.fitting.curvature import Curvature
-from lmsteer.fitting.end_part import ridge
+from lmsteer.fitting.end_part import damped, ridge
 from lmsteer.transferring.pairs import Pairs
 from lmsteer.transferring.words import SharedWords
 
@@ -61,13 +61,9 @@ def carry_writing(how: WordMap, words: SharedWords, source: Curvature, target: C
     e1, e2 = words.source, words.target
     weighted = words.weights[:, None] * e1
     if how == "gradient":
-        wanted = weighted @ ridge(e1.T @ weighted, _damped(source.f) @ b, _OF_WORDS)
+        wanted = weighted @ ridge(e1.T @ weighted, damped(source.f, _OF_PRICES) @ b, _OF_WORDS)
         return ridge(target.f, e2.T @ wanted, _OF_PRICES)
     if how == "ridge":
         return ridge(e2.T @ (words.weights[:, None] * e2), e2.T @ (weighted @ b), _OF_WORDS)
     u, spectrum, vt = torch.linalg.svd(e2.T @ weighted, full_matrices=False)
     return spectrum.sum() / (words.weights @ (e2**2).sum(1)) * u @ (vt @ b)
-
-
-def _damped(f: Tensor) -> Tensor:
-    return f + _OF_PRICES * f.diagonal().mean() * torch.eye(len(f), dtype=f.dtype)

@@ -26,7 +26,7 @@ from lmsteer.starter import DIMENSIONS, starter_texts
 from lmsteer.steers.steer import Card, Steer
 from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
 from lmsteer.transferring.pairs import Pairs, paired_states
-from lmsteer.transferring.words import shared_words
+from lmsteer.transferring.words import SharedWords, shared_words
 
 # Of what a steer costs its own base, what it may cost the target.
 _PRICE = 0.5
@@ -84,40 +84,38 @@ def transfer(
     carried = {"B": carry_writing(how, words, of_source, of_target, written)}
     if steer.form == "multiply":
         carried["A"] = carry_reading(pairs, factors["A"])
-    before, after = _price(of_source, written, factors.get("A")), _price(of_target, carried["B"], carried.get("A"))
+    before, after = _price(of_source, factors.get("A"), written), _price(of_target, carried.get("A"), carried["B"])
     if not after > 0:
         raise SteerError(f"nothing of steer {steer.card.name!r} arrives at {target.name}.")
     carried["B"] *= (_PRICE * before / after) ** 0.5
     carried |= _ends(target, of_target, pairs, factors)
-    card = Card(
-        steer.card.name,
-        target.name,
-        target.fingerprint,
-        target.tokenizer_fingerprint,
-        steer.card.label,
-        data=steer.card.data,
-        fit={
-            "method": "transfer",
-            "from": {"base": steer.card.base, "fingerprint": steer.card.base_fingerprint, "fit": steer.card.fit},
-            "map": how,
-            "power": power,
-            "pairs": pairs.count,
-            "shared_words": len(words.weights),
-            "their_frequency": round(words.frequency, 4),
-        },
-    )
     found = {name: factor.float().contiguous() for name, factor in carried.items()}
     if steer.form == "add":
         found = {"a": found["B"].squeeze(1)}
     vocabulary, hidden_size = target.head.weight.shape
+    card = _card(steer.card, target, how, power, pairs, words)
     moved = Steer(steer.form, found, hidden_size, vocabulary, card)
     return _measured(target, moved, labelled) if labelled else moved
 
 
-def _price(curvature: Curvature, b: Tensor, a: Tensor | None) -> float:
+def _price(curvature: Curvature, a: Tensor | None, b: Tensor) -> float:
     """Nats that W = A Bᵀ, or a shift b, costs at strength 1, twice, to second order."""
-    of_states = torch.ones(1, 1, dtype=b.dtype) if a is None else a.T @ curvature.c @ a
-    return float((of_states * (b.T @ curvature.f @ b)).sum())
+    return float((b.T @ curvature.f @ b).sum()) if a is None else curvature.inner((a, b), (a, b))
+
+
+def _card(card: Card, target: LM, how: WordMap, power: float, pairs: Pairs, words: SharedWords) -> Card:
+    """The card of a steer that was carried over: what it means stays, its base and its fit are others."""
+    fit = {
+        "method": "transfer",
+        "from": {"base": card.base, "fingerprint": card.base_fingerprint, "fit": card.fit},
+        "map": how,
+        "power": power,
+        "pairs": pairs.count,
+        "shared_words": len(words.weights),
+        "their_frequency": round(words.frequency, 4),
+    }
+    base = target.name, target.fingerprint, target.tokenizer_fingerprint
+    return Card(card.name, *base, card.label, data=card.data, fit=fit)
 
 
 def _ends(target: LM, of_target: Curvature, pairs: Pairs, factors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Protocol
 
+# Gives each text a number: a scorer's scores, a steer's readings, or anything else.
+Scores = Callable[[Sequence[str]], Sequence[float]]
 # A score that says nothing.
 UNDECIDED = 0.5
 # Before the name of a model that is not packaged.

@@ -1,0 +1,25 @@
+"""Figures kept in a JSON file, by key, as they are measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lmsteer.files import write_file
+
+
+def kept(file: Path) -> dict[str, Any]:
+    """What a file of figures holds; nothing if there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def keep(file: Path, key: str, value: Any) -> None:
+    """Keep a figure beside the others of a file, and print it."""
+    rewrite(file, {**kept(file), key: value})
+    print(key, json.dumps(value, ensure_ascii=False)[:2000], flush=True)
+
+
+def rewrite(file: Path, figures: dict[str, Any]) -> None:
+    """Keep these figures and no others."""
+    write_file(file, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
