@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from lmsteer.batches import pad
 from lmsteer.errors import ModelError
+from lmsteer.fingerprints import fingerprint_of
 from lmsteer.head import Head
 from lmsteer.products import quicken
 from lmsteer.sources import DEFAULT_MODEL, resolve
@@ -36,8 +37,6 @@ from lmsteer.steers.mix import Mix
 # Logits that differ by more than this share of their size mean that the head is not what its config says;
 # float32 rounding is 1e-6, bfloat16's 8e-3.
 _HEAD_TOLERANCE = 2e-2
-# Values sampled from each parameter for a fingerprint: enough to tell any two trained models apart.
-_FINGERPRINT_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,8 @@ class LM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the model's shape and a sample of every parameter, rounded to bfloat16.
-
-        Rounding makes one model loaded in float32 and in bfloat16 the same base.
-        """
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.model.named_parameters()):
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(_sample(parameter.detach()).to(torch.bfloat16).float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        """Of the model's weights, in float32 and in bfloat16 the same."""
+        return fingerprint_of(self.model)
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -231,8 +223,3 @@ def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto"
         raise ModelError(f"cannot load the model {str(model)!r}: {error}") from error
     quicken(loaded)
     return LM(loaded, tokenizer, source.name)
-
-
-def _sample(parameter: Tensor) -> Tensor:
-    places = torch.arange(0, parameter.numel(), max(1, parameter.numel() // _FINGERPRINT_SAMPLES))
-    return parameter[torch.unravel_index(places[:_FINGERPRINT_SAMPLES].to(parameter.device), parameter.shape)]

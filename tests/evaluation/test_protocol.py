@@ -13,7 +13,7 @@ from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
 from lmsteer.evaluation import protocol as module
 from lmsteer.evaluation.arms import BASELINES, Arm, arms_of
 from lmsteer.evaluation.interference import own_readings
-from lmsteer.evaluation.outcome import Judged, outcome
+from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
 from lmsteer.evaluation.report import report
 from lmsteer.generation import generate
@@ -26,7 +26,7 @@ SMALL = Protocol(n=3, max_new_tokens=6)
 class Long:
     """Judges by length."""
 
-    name = "long"
+    name, fingerprint, about = "long", "1", ()
 
     def scores(self, texts):
         return [min(len(text) / 10, 1.0) for text in texts]
@@ -169,6 +169,32 @@ def test_other_settings_and_other_folders_are_refused(llama, make_lm, arms, tmp_
         evaluate(llama, [], arms[:1], Long(), tmp_path / "new", protocol=SMALL)
     with pytest.raises(WrongBaseError):
         evaluate(make_lm("qwen2"), PROMPTS[:2], arms[1:2], Long(), tmp_path / "other", protocol=SMALL)
+
+
+def test_another_judge_of_the_same_name_is_refused(llama, arms, tmp_path):
+    evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+    refitted = Long()
+    refitted.fingerprint = "2"
+    with pytest.raises(DataError, match="another scorer fingerprint;"):
+        evaluate(llama, PROMPTS[:2], arms[:1], refitted, tmp_path / "e", protocol=SMALL)
+
+
+@pytest.mark.parametrize("cut", ["", "{", '{"number": 0}', "[1]"])
+def test_damaged_files_are_named(llama, arms, tmp_path, cut):
+    evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+    (file,) = (tmp_path / "e" / "rows").iterdir()
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(cut or whole[:-20], encoding="utf-8")
+    with pytest.raises(DataError, match=r"is damaged: .* writes it anew"):
+        evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+    (tmp_path / "e" / "settings.json").write_text(cut, encoding="utf-8")
+    with pytest.raises(DataError, match=r"settings.json is damaged|another model"):
+        evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+
+
+def test_outcomes_are_kept_whole(llama, arms, tmp_path):
+    (found,) = evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+    assert Outcome.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_outcomes_of_nothing_written_have_no_nan_scores(llama):

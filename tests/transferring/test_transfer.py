@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lmsteer.analysis.words import encode_with_bounds
@@ -16,6 +16,7 @@ from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM
 from lmsteer.steers.algebra import overlaps
 from lmsteer.transferring import maps
+from lmsteer.transferring import pairs as pairs_module
 from lmsteer.transferring import transfer as module
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.pairs import paired_states
@@ -140,6 +141,14 @@ def test_models_of_different_tokenizers_are_paired_where_tokens_end(llama, by_pa
     torch.testing.assert_close(pairs.product, h2.T @ h1 / 5, rtol=1e-4, atol=1e-5)
     assert len(pairs.source_ends) == len(pairs.target_ends) == 3
     torch.testing.assert_close(pairs.target_ends, h2[[0, 3, 4]].float(), rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_that_one_tokenizer_drops_give_no_pairs(llama, monkeypatch):
+    deaf = tiny_tokenizer()
+    deaf.backend_tokenizer.normalizer = normalizers.Replace("q", "")
+    monkeypatch.setattr(pairs_module, "_BLOCK", 1)
+    found = paired_states(llama, replace(llama, tokenizer=deaf), ["q", "ab", "qq"])
+    assert found.count == 2
 
 
 def test_words_are_shared_by_what_they_stand_for(llama, by_pairs):

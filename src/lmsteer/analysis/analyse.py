@@ -10,7 +10,7 @@ from torch import Tensor
 from lmsteer.analysis.evidence import Span, best_spans
 from lmsteer.analysis.likelihood import likelihoods
 from lmsteer.analysis.position import Position, position
-from lmsteer.analysis.words import Bounds, Word, encode_with_bounds, words_of
+from lmsteer.analysis.words import Bounds, Word, encode_to_read, words_of
 from lmsteer.errors import DataError
 from lmsteer.evaluation.calibration import Calibration
 from lmsteer.lm import LM
@@ -91,7 +91,10 @@ def analyse(
     if spans < 0:
         raise DataError(f"cannot find {spans} spans.")
     line = sorted({-1.0, 1.0, *map(float, strengths)}) if strengths else []
-    encoded = [_encode(lm, text, number) for number, text in enumerate(texts, 1)]
+    encoded = [encode_to_read(lm, text) for text in texts]
+    for number, (ids, _) in enumerate(encoded, 1):
+        if not ids:
+            raise DataError(f"text {number} is empty, or empty to this model's tokenizer: there is nothing to read.")
     found = likelihoods(lm, [ids for ids, _ in encoded], [*steers.values()], line, window=window, progress=progress)
     analyses = []
     for text, (_, bounds), log_p in zip(texts, encoded, found, strict=True):
@@ -102,24 +105,6 @@ def analyse(
         }
         analyses.append(Analysis(text, tuple(bounds), tuple(words), dimensions))
     return analyses
-
-
-def _encode(lm: LM, text: str, number: int) -> tuple[list[int], list[Bounds]]:
-    """A text's ids after the token that the model starts from, and where they stand, that token left out."""
-    if not text.strip():
-        raise DataError(f"text {number} is empty: there is nothing to read.")
-    ids, bounds = encode_with_bounds(lm, text)
-    # Where the tokenizer, not the text, put a token first or last, it stands for no character.
-    if ids[:1] == [lm.start_id] and bounds[0][0] == bounds[0][1]:
-        ids, bounds = ids[1:], bounds[1:]
-    end = lm.tokenizer.eos_token_id
-    if ids[-1:] == [end] and bounds[-1][0] == bounds[-1][1]:
-        ids, bounds = ids[:-1], bounds[:-1]
-    if not ids:
-        raise DataError(f"text {number} is empty to this model's tokenizer: there is nothing to read.")
-    if end is not None:
-        ids, bounds = [*ids, end], [*bounds, (len(text), len(text))]
-    return [lm.start_id, *ids], bounds
 
 
 def _dimension(

@@ -58,6 +58,29 @@ def encode_with_bounds(lm: LM, text: str) -> tuple[list[int], list[Bounds]]:
     return ids, list(zip([0, *ends], ends, strict=False))
 
 
+def encode_to_read(lm: LM, text: str) -> tuple[list[int], list[Bounds]]:
+    """A text's ids between the token that the model starts from and the one that ends texts, as a steer reads it.
+
+    Returns:
+        The ids, none if there is nothing to read; and where all but the first of them stand in the text.
+
+    Raises:
+        ModelError: the tokenizer cannot tell where its tokens stand.
+    """
+    ids, bounds = encode_with_bounds(lm, text) if text.strip() else ([], [])
+    # Where the tokenizer, not the text, put a token first or last, it stands for no character.
+    if ids[:1] == [lm.start_id] and bounds[0][0] == bounds[0][1]:
+        ids, bounds = ids[1:], bounds[1:]
+    end = lm.tokenizer.eos_token_id
+    if ids[-1:] == [end] and bounds[-1][0] == bounds[-1][1]:
+        ids, bounds = ids[:-1], bounds[:-1]
+    if not ids:
+        return [], []
+    if end is not None:
+        ids, bounds = [*ids, end], [*bounds, (len(text), len(text))]
+    return [lm.start_id, *ids], bounds
+
+
 def words_of(text: str, bounds: Sequence[Bounds]) -> list[Word]:
     """Words by the tokens they are made of: every token is of one word, that which it begins in.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.analysis.analyse import analyse
+from lmsteer.analysis.words import encode_to_read
 from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import generate
@@ -98,7 +99,7 @@ def own_readings(
     lm: LM, steers: Mapping[str, Steer], texts: Sequence[str], *, progress: Progress = no_progress
 ) -> Tensor:
     """The evidence (K, N) that each text is of each steer's dimension, in nats; that of nothing is 0."""
-    told = [number for number, text in enumerate(texts) if text.strip() and lm.encode([text.strip()])[0]]
+    told = [number for number, text in enumerate(texts) if encode_to_read(lm, text)[0]]
     found = torch.zeros(len(steers), len(texts), dtype=torch.float64)
     analyses = analyse(lm, [texts[number] for number in told], steers, strengths=(0.0,), spans=0, progress=progress)
     for number, analysis in zip(told, analyses, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -86,6 +86,12 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """The same for machines."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Outcome:
+        """What ``to_json`` told."""
+        figures = {key: Figure(**value) for key, value in told.items() if isinstance(value, Mapping)}
+        return cls(**{**told, **figures, "distinct": tuple(told["distinct"])})
 
 
 def outcome(arm: Arm, rows: Sequence[Judged]) -> Outcome:

@@ -100,8 +100,11 @@ def evaluate(
 
 
 def _kept(file: Path) -> list[Judged]:
-    # Line by line, not splitlines: a model may write other signs that end lines.
-    return [Judged(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    try:
+        # Line by line, not splitlines: a model may write other signs that end lines.
+        return [Judged(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{file} is damaged: {error}. Remove it, and the same command writes it anew.") from error
 
 
 @contextmanager
@@ -171,20 +174,30 @@ def _settle(out: Path, lm: LM, prompts: Sequence[str], scorer: Scorer, judge: LM
         "model": lm.name,
         "fingerprint": lm.fingerprint,
         "judge": judge.name,
+        "judge_fingerprint": judge.fingerprint,
         "scorer": scorer.name,
+        "scorer_fingerprint": scorer.fingerprint,
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:32],
         **asdict(protocol),
     }
     file = out / _SETTINGS
     if file.exists():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if different := [key for key in settings if kept.get(key) != settings[key]]:
+        kept = _settings(file)
+        if different := [key.replace("_", " ") for key in settings if kept.get(key) != settings[key]]:
             raise DataError(
                 f"{out} holds an evaluation of another {', '.join(different)}; remove it, or choose another folder."
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty and holds no evaluation; choose another folder.")
     write_file(file, json.dumps(settings, indent=1) + "\n")
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged: {error}. Remove its folder, or choose another one.") from error
+    return kept if isinstance(kept, dict) else {}
 
 
 def _file(arm: Arm, number: int) -> str:

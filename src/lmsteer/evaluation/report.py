@@ -13,7 +13,7 @@ from lmsteer.evaluation.outcome import Outcome
 from lmsteer.pages import filled
 from lmsteer.pictures import rendered
 
-_COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085")
+_COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2a9db0", "#a03a72")
 # What is beyond this multiple of the unsteered perplexity is no language, and would flatten the rest.
 _WORST = 8.0
 
@@ -33,25 +33,32 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
     """Mean score against perplexity, a curve for each method."""
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     axes = figure.subplots()
+    draw_curves(axes, outcomes)
+    axes.set_ylabel(f"mean score ({html.unescape(scorer)})")
+    return figure
+
+
+def draw_curves(axes: Axes, outcomes: Sequence[Outcome]) -> None:
+    """Draw a curve for each method of an evaluation."""
     base = _base(outcomes)
     methods: dict[str, list[Outcome]] = {}
     for found in outcomes:
         if found.strength:
             methods.setdefault(found.method, []).append(found)
     for (method, points), colour in zip(methods.items(), _COLOURS * len(methods), strict=False):
+        labels = iter([method])
         for sign in (-1, 1):
             side = sorted((p for p in points if p.strength * sign > 0), key=lambda p: abs(p.strength))
             start = _start(outcomes, method, sign)
-            _curve(axes, method if sign > 0 else None, [*([start] if start else []), *side], base, colour)
+            if side:
+                _curve(axes, next(labels, None), [*([start] if start else []), *side], base, colour)
     axes.set(xscale="log", xlabel="perplexity, as a multiple of unsteered text's", ylim=(-0.02, 1.02))
-    axes.set_ylabel(f"mean score ({html.unescape(scorer)})")
     ticks = [tick for tick in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8) if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
     axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    return figure
 
 
 def _start(outcomes: Sequence[Outcome], method: str, sign: int) -> Outcome | None:

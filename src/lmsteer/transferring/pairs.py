@@ -62,7 +62,9 @@ def paired_states(source: LM, target: LM, texts: Sequence[str], *, progress: Pro
     with progress("reading texts with both models", len(texts), 0) as step:
         for start in range(0, len(texts), _BLOCK):
             block = texts[start : start + _BLOCK]
-            h1, h2, is_end = _paired(_states(source, block), _states(target, block), block)
+            h1, h2, is_end = _paired(
+                _states(source, block), _states(target, block), block, source.hidden_size, target.hidden_size
+            )
             sums += h2.double().T @ torch.hstack([h2, h1]).double()
             count += len(h1)
             some = slice(None, None, max(1, len(h1) * len(texts) // (_SAMPLE * len(block))))
@@ -83,22 +85,28 @@ States = list[dict[int, Tensor]]
 def _states(lm: LM, texts: Sequence[str]) -> States:
     """For each text its hidden states (d,), by the character that they have read up to."""
     encoded = [encode_with_bounds(lm, text) for text in texts]
+    read = [i for i, (ids, _) in enumerate(encoded) if ids]
     longest = max(len(ids) for ids, _ in encoded)
     if longest > lm.max_length:
         raise DataError(f"a text of {longest} tokens is longer than the context of {lm.name}, {lm.max_length}.")
     found: States = [{} for _ in texts]
-    for batch in by_length([ids for ids, _ in encoded]):
-        padded, mask = pad([encoded[i][0] for i in batch], lm.pad_id, lm.device)
+    for batch in by_length([encoded[i][0] for i in read]):
+        rows = [read[k] for k in batch]
+        padded, mask = pad([encoded[i][0] for i in rows], lm.pad_id, lm.device)
         h = lm.hidden_states(padded, mask).float().cpu()
-        for i, row in zip(batch, h, strict=True):
+        for i, row in zip(rows, h, strict=True):
             bounds = encoded[i][1]
             found[i] = {end: row[k].clone() for k, (begin, end) in enumerate(bounds) if end > begin}
     return found
 
 
-def _paired(source: States, target: States, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+def _paired(source: States, target: States, texts: Sequence[str], d1: int, d2: int) -> tuple[Tensor, Tensor, Tensor]:
     """States of the source (N, d₁) and the target (N, d₂) that have read as far, and which are ends of texts (N,)."""
     places = [(i, end) for i in range(len(texts)) for end in sorted(source[i].keys() & target[i].keys())]
-    h1 = torch.stack([source[i][end] for i, end in places])
-    h2 = torch.stack([target[i][end] for i, end in places])
-    return h1, h2, torch.tensor([end == len(texts[i]) for i, end in places])
+    h1 = _stacked([source[i][end] for i, end in places], d1)
+    h2 = _stacked([target[i][end] for i, end in places], d2)
+    return h1, h2, torch.tensor([end == len(texts[i]) for i, end in places], dtype=torch.bool)
+
+
+def _stacked(rows: list[Tensor], width: int) -> Tensor:
+    return torch.stack(rows) if rows else torch.zeros(0, width)

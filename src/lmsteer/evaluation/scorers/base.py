@@ -45,10 +45,12 @@ class Scorer(Protocol):
 
     Attributes:
         name: by which ``scorer`` finds it.
+        fingerprint: of what it judges by: weights, or the version of a package.
         about: how well it does on labelled test data, to be told beside every figure; empty if nobody has measured it.
     """
 
     name: str
+    fingerprint: str
     about: tuple[Measured, ...]
 
     def scores(self, texts: Sequence[str]) -> list[float]:

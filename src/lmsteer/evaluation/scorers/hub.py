@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from lmsteer.batches import by_length, pad
 from lmsteer.errors import DataError, ModelError
 from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, Measured
+from lmsteer.fingerprints import fingerprint_of
 
 # Tokens of a text that are read where neither the model nor its tokenizer says how many it can.
 _LONGEST = 512
@@ -41,6 +42,7 @@ class Classifier:
         model, label = _parts(reference)
         self._tokenizer, self._model = _load(model)
         self._class = _index(self._model.config, model, label)
+        self.fingerprint = fingerprint_of(self._model)
 
     @torch.inference_mode()
     def scores(self, texts: Sequence[str]) -> list[float]:

@@ -12,6 +12,7 @@ from importlib.resources import as_file, files
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lmsteer.cache import sha256
 from lmsteer.evaluation.scorers.base import UNDECIDED, measured
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.ngrams import ngram_logits
@@ -29,6 +30,7 @@ class Sentiment:
         self.about = measured(self.name)
         with as_file(files("lmsteer") / "assets" / "scorers" / "sentiment.safetensors") as file:
             self._weights = load_file(file)
+            self.fingerprint = sha256(file)[:32]
         self._encoder = Encoder()
 
     def scores(self, texts: Sequence[str]) -> list[float]:

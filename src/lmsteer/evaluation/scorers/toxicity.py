@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import measured
@@ -27,6 +28,7 @@ class Toxicity:
                 "the scorer 'toxicity' needs alt-profanity-check: pip install 'lmsteer[scorers]'."
             ) from error
         self.about = measured(self.name)
+        self.fingerprint = version("alt-profanity-check")
         self._offensive = predict_prob
 
     def scores(self, texts: Sequence[str]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from lmsteer.evaluation.scorers.base import UNDECIDED, measured
 
@@ -19,6 +20,7 @@ class Vader:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
         self.about = measured(self.name)
+        self.fingerprint = version("vaderSentiment")
         self._analyser = SentimentIntensityAnalyzer()
 
     def scores(self, texts: Sequence[str]) -> list[float]:

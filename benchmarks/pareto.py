@@ -1,0 +1,194 @@
+"""Attribute against perplexity: a steer that ships, the published recipe on the same texts, and plainer ways.
+
+    python -m benchmarks.pareto fit DATA      the published recipe, and closed fits of fewer texts
+    python -m benchmarks.pareto write DATA    continuations of every case, judged
+    python -m benchmarks.pareto tell          the tables, docs/pareto.svg and docs/texts.svg
+
+DATA is the folder of the data files. Perplexity is told by another model than the one that writes, whose terms have to
+be accepted. What is done already is kept. Figures go to ``results/pareto.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.dimensions import DIMENSIONS
+from benchmarks.results import keep, kept
+from lmsteer.evaluation.arms import Arm, arms_of
+from lmsteer.evaluation.outcome import Outcome
+from lmsteer.evaluation.protocol import Protocol, evaluate
+from lmsteer.evaluation.report import draw_curves
+from lmsteer.evaluation.scorers import scorer
+from lmsteer.files import finite, write_file
+from lmsteer.fitting.data import read_labelled, sample_texts
+from lmsteer.fitting.fit import fit
+from lmsteer.fitting.gradient import Recipe
+from lmsteer.lm import LM, load
+from lmsteer.pictures import rendered
+from lmsteer.progress import bars
+from lmsteer.prompts import read_prompts
+from lmsteer.steers.files import find_steer, load_steer
+from lmsteer.steers.steer import Steer
+
+HERE = Path(__file__).parent
+RESULTS, WORK = HERE / "results" / "pareto.json", HERE / "results" / "work"
+DOCS = HERE.parent / "docs"
+JUDGE = "gemma3-270m"
+PROMPTS, SAMPLES = 40, 10
+TEXTS = (125, 500, 2000, 8000)
+PUBLISHED, PUBLISHED_ON = "published recipe", "published recipe, domain steer on"
+app = typer.Typer(add_completion=False)
+Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Prompts that a steer is turned on.
+
+    Attributes:
+        prompts: their file, without ``.jsonl.gz``.
+        steer: a steer that ships; also the scorer's name.
+        strengths: of it.
+        published: strengths of the published recipe's steer.
+        baselines: ways that stand beside them.
+        prefixes: instructions for the -1 end and the +1 end.
+    """
+
+    prompts: str
+    steer: str
+    strengths: Sequence[float]
+    published: Sequence[float]
+    baselines: Sequence[str]
+    prefixes: Sequence[str]
+
+
+SENTIMENT = (
+    "The following text is sad, negative and full of complaints. ",
+    "The following text is happy, positive and full of praise. ",
+)
+TOXICITY = ("The following text is rude and full of insults. ", "The following text is polite, clean and respectful. ")
+UP, PUBLISHED_UP = (2.0, 4.0, 5.0, 6.0, 8.0), (0.1, 0.25, 0.5, 1.0)
+DOWN, PUBLISHED_DOWN = tuple(-s for s in (*UP, 9.0)), tuple(-s for s in PUBLISHED_UP)
+ALL = ("prompting", "words", "best-of-n")
+CASES = {
+    "sentiment, neutral prompts": Case(
+        "prompts_sentiment_neutral", "sentiment", DOWN + UP, PUBLISHED_DOWN + PUBLISHED_UP, ALL, SENTIMENT
+    ),
+    "sentiment up, negative prompts": Case(
+        "prompts_sentiment_negative", "sentiment", UP, PUBLISHED_UP, ALL[:2], SENTIMENT
+    ),
+    "sentiment down, positive prompts": Case(
+        "prompts_sentiment_positive", "sentiment", DOWN, PUBLISHED_DOWN, ALL[:2], SENTIMENT
+    ),
+    "clean language, toxic prompts": Case("prompts_toxic", "toxicity", UP, PUBLISHED_UP, ALL, TOXICITY),
+    "clean language, mild prompts": Case("prompts_nontoxic", "toxicity", UP, PUBLISHED_UP, ALL[:2], TOXICITY),
+}
+GROWTH = "sentiment by number of texts, neutral prompts"
+GROWTH_STRENGTHS = (-6.0, -4.0, -2.0, 2.0, 4.0, 6.0)
+
+
+@app.command("fit")
+def fit_rivals(data: Data) -> None:
+    """The published recipe on the texts of the steers that ship, and closed fits of some of them."""
+    lm = load()
+    for name in sorted({case.steer for case in CASES.values()}):
+        out = WORK / "published" / name
+        if not out.exists():
+            texts = read_labelled(data / f"{DIMENSIONS[name].train}.jsonl.gz")
+            fit(lm, texts, name=name, method="gradient", recipe=Recipe(), out=out, resume=True, progress=bars())
+    texts = read_labelled(data / f"{DIMENSIONS['sentiment'].train}.jsonl.gz")
+    for count in TEXTS:
+        if not (out := WORK / "texts" / str(count)).exists():
+            fit(lm, sample_texts(texts, count, seed=0), name=f"{count:,} texts", out=out, resume=True, progress=bars())
+
+
+@app.command("write")
+def write_all(data: Data) -> None:
+    """Continuations of every case."""
+    lm, judge = load(), load(JUDGE)
+    for name, case in CASES.items():
+        _write(name, lm, judge, data / f"{case.prompts}.jsonl.gz", list(_arms(lm, case)), case.steer)
+    steers = {f"{count:,} texts": load_steer(WORK / "texts" / str(count)) for count in TEXTS}
+    arms = arms_of(lm, steers, dict.fromkeys(steers, GROWTH_STRENGTHS))
+    _write(GROWTH, lm, judge, data / "prompts_sentiment_neutral.jsonl.gz", arms, "sentiment")
+
+
+@app.command("tell")
+def tell() -> None:
+    """The tables of what is kept, and the pictures."""
+    found = {name: [Outcome.from_json(each) for each in rows] for name, rows in kept(RESULTS).items()}
+    console = Console(width=110)
+    for name, outcomes in found.items():
+        console.print(_table(name, outcomes))
+    _draw({name: found[name] for name in CASES if name in found}, DOCS / "pareto.svg")
+    if GROWTH in found:
+        _draw({GROWTH: found[GROWTH]}, DOCS / "texts.svg")
+
+
+def _arms(lm: LM, case: Case) -> Iterator[Arm]:
+    """Every way of one case; of two-sided baselines, the sides that the steer is turned to."""
+    published = load_steer(WORK / "published" / case.steer)
+    steers = {case.steer: find_steer(case.steer), PUBLISHED: published}
+    strengths = {case.steer: case.strengths, PUBLISHED: case.published}
+    signs = {s > 0 for s in case.strengths}
+    for arm in arms_of(lm, steers, strengths, case.baselines, case.prefixes):
+        if not arm.strength or (arm.strength > 0) in signs:
+            yield arm
+    yield from _with_domain(published, load_steer(WORK / "published" / f"{case.steer}-domain"), case.published)
+
+
+def _with_domain(steer: Steer, domain: Steer, strengths: Sequence[float]) -> Iterator[Arm]:
+    """As the published code runs: the steer of the texts' manner is always on."""
+    for s in strengths:
+        both: Mapping[str, Steer] = {"steer": steer, "domain": domain}
+        yield Arm(f"{PUBLISHED_ON}={s:+g}", PUBLISHED_ON, s, both, {"steer": s, "domain": 1.0})
+
+
+def _write(name: str, lm: LM, judge: LM, prompts: Path, arms: Sequence[Arm], judged_by: str) -> None:
+    outcomes = evaluate(
+        lm,
+        read_prompts(prompts)[:PROMPTS],
+        arms,
+        scorer(judged_by),
+        WORK / "pareto" / name,
+        judge=judge,
+        protocol=Protocol(n=SAMPLES),
+        progress=bars(),
+    )
+    keep(RESULTS, name, finite([each.to_json() for each in outcomes]))
+
+
+def _table(name: str, outcomes: Sequence[Outcome]) -> Table:
+    """Score, share of prompts with a continuation beyond one half, and perplexity, of each arm."""
+    table = Table("arm", "mean score", "any above", "any below", "perplexity", "repetition", title=name)
+    base = outcomes[0].perplexity.mean
+    for each in outcomes:
+        middle = f"{each.score.mean:.3f} ({each.score.low:.2f} to {each.score.high:.2f})"
+        shares = [f"{share.mean:.0%}" for share in (each.any_above, each.any_below)]
+        table.add_row(each.name, middle, *shares, f"{each.perplexity.mean / base:.2f} x", f"{each.repetition:.1%}")
+    return table
+
+
+def _draw(cases: Mapping[str, Sequence[Outcome]], file: Path) -> None:
+    rows = -(-len(cases) // 2)
+    figure = Figure(figsize=(5.4 * min(2, len(cases)), 4.2 * rows), layout="constrained")
+    charts: Any = np.atleast_1d(figure.subplots(rows, min(2, len(cases)))).flatten()
+    for axes, (name, outcomes) in zip(charts, cases.items(), strict=False):
+        draw_curves(axes, outcomes)
+        axes.set_title(name, fontsize=9)
+    for axes in charts[len(cases) :]:
+        axes.set_visible(False)
+    write_file(file, rendered(figure))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,28 @@
+"""Fingerprints: what tells one model's weights from another's."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+# Values sampled from each parameter: enough to tell any two trained models apart.
+_SAMPLES = 16
+
+
+def fingerprint_of(model: nn.Module) -> str:
+    """SHA-256 over a model's shape and a sample of every parameter, rounded to bfloat16; 32 hex digits.
+
+    Rounding makes one model loaded in float32 and in bfloat16 the same base.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(_sample(parameter.detach()).to(torch.bfloat16).float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    places = torch.arange(0, parameter.numel(), max(1, parameter.numel() // _SAMPLES))
+    return parameter[torch.unravel_index(places[:_SAMPLES].to(parameter.device), parameter.shape)]
