@@ -10,7 +10,6 @@ state of the training texts, 4,000 at most: an upper line, which can neither ste
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,10 +23,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from benchmarks.results import rewrite
 from lmsteer.analysis.analyse import analyse
 from lmsteer.batches import by_length, pad
 from lmsteer.evaluation.calibration import auc
-from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledSource, LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM, load
@@ -102,7 +101,7 @@ def read_all(data: Data) -> None:
             f"{row['regression_auc']:.3f}",
         ]
         table.add_row(name, str(len(test)), *cells)
-        write_file(RESULTS, json.dumps(results, indent=1) + "\n")
+        rewrite(RESULTS, results)
     Console(width=110).print(table)
 
 

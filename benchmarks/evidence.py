@@ -16,9 +16,9 @@ import torch
 import typer
 
 from benchmarks.dimensions import WORK
+from benchmarks.results import rewrite
 from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.evaluation.calibration import auc
-from lmsteer.files import write_file
 from lmsteer.fitting.data import read_labelled
 from lmsteer.lm import load
 from lmsteer.progress import bars
@@ -74,7 +74,7 @@ def main(data: Path) -> None:
         "auc": auc(told[:, 0], told[:, 1] > 0),
         "signs": float((told[:, 0].sign() == told[:, 1].sign()).float().mean()),
     }
-    write_file(RESULTS, json.dumps(results, indent=1) + "\n")
+    rewrite(RESULTS, results)
     print(json.dumps(results, indent=1))
 
 

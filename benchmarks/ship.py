@@ -9,13 +9,12 @@ A steer ships if it holds up: simplicity does not.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 import typer
 
 from benchmarks.dimensions import RESULTS, WORK
+from benchmarks.results import kept
 from lmsteer.evaluation.safe_range import calibrate
 from lmsteer.lm import load
 from lmsteer.progress import bars
@@ -56,7 +55,7 @@ ORIGINS = {
 def main() -> None:
     """Put the steers into the package."""
     lm = load()
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = kept(RESULTS)
     for name, origin in ORIGINS.items():
         steer = load_steer(WORK / name)
         found = calibrate(lm, steer, starter_prompts(), ratio=RATIO, progress=bars())

@@ -11,6 +11,7 @@ import pytest
 
 from lmsteer.lm import LM, load
 from tiny import tiny_lm
+from tiny_gguf import write_gguf
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -40,3 +41,16 @@ def shared() -> Path:
     if not SHARED.exists():
         pytest.skip(f"no real data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model as a GGUF file."""
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, empty."""
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
