@@ -25,5 +25,9 @@ class StatisticsError(LMSteerError):
     """Statistics that cannot be read, merged or solved."""
 
 
+class ScorerError(LMSteerError):
+    """A scorer that failed, or said what is no score."""
+
+
 class InterruptedWorkError(LMSteerError):
     """Long work stopped by the user; the message names what was kept and how to go on."""

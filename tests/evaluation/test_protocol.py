@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
+from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
 from lmsteer.evaluation import protocol as module
 from lmsteer.evaluation.arms import BASELINES, Arm, arms_of
 from lmsteer.evaluation.interference import own_readings
@@ -169,6 +169,31 @@ def test_other_settings_and_other_folders_are_refused(llama, make_lm, arms, tmp_
         evaluate(llama, [], arms[:1], Long(), tmp_path / "new", protocol=SMALL)
     with pytest.raises(WrongBaseError):
         evaluate(make_lm("qwen2"), PROMPTS[:2], arms[1:2], Long(), tmp_path / "other", protocol=SMALL)
+
+
+def test_a_scorer_that_fails_midway_is_named_and_the_run_goes_on(llama, arms, tmp_path):
+    class Flaky(Long):
+        left = 1
+
+        def scores(self, texts):
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("out of memory")
+            return super().scores(texts)
+
+    with pytest.raises(ScorerError, match=r"scorer long failed on texts of s=-2: RuntimeError: out of memory"):
+        evaluate(llama, PROMPTS[:2], arms[:2], Flaky(), tmp_path / "e", protocol=SMALL)
+    assert len(list((tmp_path / "e" / "rows").iterdir())) == 1
+    found = evaluate(llama, PROMPTS[:2], arms[:2], Long(), tmp_path / "e", protocol=SMALL)
+    assert found == evaluate(llama, PROMPTS[:2], arms[:2], Long(), tmp_path / "whole", protocol=SMALL)
+
+
+@pytest.mark.parametrize("scores", [[0.5], [2.0] * 6, [float("nan")] * 6])
+def test_scores_that_are_none_are_refused(llama, arms, tmp_path, scores):
+    odd = Long()
+    odd.scores = lambda _: scores
+    with pytest.raises(ScorerError, match="a number from 0 to 1"):
+        evaluate(llama, PROMPTS[:2], arms[:1], odd, tmp_path / "e", protocol=SMALL)
 
 
 def test_another_judge_of_the_same_name_is_refused(llama, arms, tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 
 from lmsteer.analysis.likelihood import plain_likelihoods
 from lmsteer.analysis.words import encode_with_bounds
-from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
 from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
@@ -75,6 +75,7 @@ def evaluate(
     Raises:
         DataError: no arms, a folder of another evaluation, or what ``generate`` refuses.
         WrongBaseError: a steer of another base.
+        ScorerError: the scorer fails; what it judged before is kept.
         InterruptedWorkError: the user stopped it.
     """
     protocol, judge = protocol or Protocol(), judge or lm
@@ -137,12 +138,26 @@ def _judged(
     )
     texts = _best([row.text for row in rows], arm, lm)
     of_prompts = [prompt for prompt in prompts for _ in range(protocol.n)]
-    scores = scorer.scores(texts)
+    scores = _scores(scorer, texts, arm)
     read = continuation_likelihoods(judge, of_prompts, texts)
     return [
         Judged(first + k // protocol.n, prompt, text, score, log_p, tokens)
         for k, (prompt, text, score, (log_p, tokens)) in enumerate(zip(of_prompts, texts, scores, read, strict=True))
     ]
+
+
+def _scores(scorer: Scorer, texts: Sequence[str], arm: Arm) -> list[float]:
+    """What a scorer says, which may be anybody's code."""
+    try:
+        scores = [float(score) for score in scorer.scores(texts)]
+    except Exception as error:
+        raise ScorerError(
+            f"the scorer {scorer.name} failed on texts of {arm.name}: {type(error).__name__}: {error}. "
+            f"What was judged before is kept; the same command goes on from there."
+        ) from error
+    if len(scores) != len(texts) or not all(0 <= score <= 1 for score in scores):
+        raise ScorerError(f"the scorer {scorer.name} must give each text a number from 0 to 1, and did not.")
+    return scores
 
 
 def _best(texts: list[str], arm: Arm, lm: LM) -> list[str]:
