@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from lmsteer.sampling import RowSampler
 from lmsteer.steers.handle import SteerHandle
 
 # What this release of transformers calls the cache.
-_CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
+CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
 # Tokens between two looks at which rows have ended: a look costs as much as half a token.
 _STRETCH = 16
 
@@ -39,21 +39,56 @@ class Row:
         return torch.rand(length, generator=torch.Generator().manual_seed(key))
 
 
-def start_of(lm: LM, prompts: Sequence[int], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+class Starts(Protocol):
+    """Begins rows, each at one of some prompts."""
+
+    def lengths(self) -> Sequence[int]:
+        """How many tokens each prompt has that the model has not read."""
+        ...
+
+    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
+        """What ``generate`` is given to start from these prompts, one a row."""
+        ...
+
+
+@dataclass(frozen=True)
+class PromptStarts:
+    """Rows begin at prompts, of which nothing has been read.
+
+    Attributes:
+        lm: the model.
+        ids: of each prompt.
+    """
+
+    lm: LM
+    ids: Sequence[Sequence[int]]
+
+    def lengths(self) -> Sequence[int]:
+        """In tokens."""
+        return [len(prompt) for prompt in self.ids]
+
+    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
+        """The prompts (B, T), padded on the left, and their mask."""
+        ids, mask = pad_left([self.ids[prompt] for prompt in prompts], self.lm)
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+def start_of(lm: LM, prompts: Sequence[int], starts: Starts) -> dict[str, Any]:
     """What ``generate`` starts from: the rows' prompts (B, T), and a cache of all of them but their last tokens.
 
     A prompt of several rows is run once, and its cache copied to each of them; but for recurrent models, which start
     from the prompts alone.
     """
-    unique = list(dict.fromkeys(prompts))
-    padded, mask = _pad_left([ids[prompt] for prompt in unique], lm)
+    unique, lengths = list(dict.fromkeys(prompts)), starts.lengths()
+    if lm.is_recurrent or len(unique) == len(prompts) or min(lengths[prompt] for prompt in unique) < 2:
+        return starts.begin(prompts)
+    once = starts.begin(unique)
     place = torch.tensor([unique.index(prompt) for prompt in prompts], device=lm.device)
-    rows = {"input_ids": padded[place], "attention_mask": mask[place]}
-    if lm.is_recurrent or len(unique) == len(prompts) or min(len(ids[prompt]) for prompt in unique) < 2:
-        return rows
-    cache = getattr(write(lm, {"input_ids": padded[:, :-1], "attention_mask": mask[:, :-1]}, 1, []), _CACHE)
+    tensors = {name: value for name, value in once.items() if isinstance(value, Tensor)}
+    shorter = {name: value[:, :-1] for name, value in tensors.items()}
+    cache = getattr(write(lm, once | shorter, 1, []), CACHE)
     cache.reorder_cache(place)
-    return rows | {_CACHE: cache}
+    return {name: value[place] for name, value in tensors.items()} | {CACHE: cache}
 
 
 def write_rows(
@@ -80,19 +115,26 @@ def write_rows(
     stretch = tokens if lm.is_recurrent else _STRETCH
     for first in range(0, tokens, stretch):
         written = write(lm, start, min(stretch, tokens - first), [sampler, *watchers])
-        ids, cache = written.sequences, getattr(written, _CACHE)
+        ids, cache = written.sequences, getattr(written, CACHE)
         done[sampler.rows, : ids.shape[1]] = ids
         left = sampler.drop_ended().to(lm.device)
         if not len(left) or first + stretch >= tokens:
             break
-        mask = torch.nn.functional.pad(
-            start["attention_mask"], (0, ids.shape[1] - start["attention_mask"].shape[1]), value=1
-        )
         if len(left) < len(ids):
             cache.reorder_cache(left)
             handle.mix = handle.mix.for_rows(left)
-        start = {"input_ids": ids[left], "attention_mask": mask[left], _CACHE: cache}
+        start = {"input_ids": ids[left], **_extended(start, ids.shape[1], left), CACHE: cache}
     return done
+
+
+def _extended(start: dict[str, Any], width: int, left: Tensor) -> dict[str, Tensor]:
+    """Masks, and positions where they were told, of the rows that are left, up to a width."""
+    new = width - start["attention_mask"].shape[1]
+    found = {"attention_mask": torch.nn.functional.pad(start["attention_mask"], (0, new), value=1)[left]}
+    if (positions := start.get("position_ids")) is not None:
+        more = positions[:, -1:] + torch.arange(1, new + 1, device=positions.device)
+        found["position_ids"] = torch.cat([positions, more], 1)[left]
+    return found
 
 
 def write(
@@ -126,7 +168,8 @@ def write(
         lm.model.generation_config = own
 
 
-def _pad_left(ids: Sequence[Sequence[int]], lm: LM) -> tuple[Tensor, Tensor]:
+def pad_left(ids: Sequence[Sequence[int]], lm: LM) -> tuple[Tensor, Tensor]:
+    """Left-padded ids (B, T) and their attention mask (B, T)."""
     width = max(map(len, ids))
     padding = lm.pad_id
     padded = [[padding] * (width - len(row)) + list(row) for row in ids]

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lmsteer.decoding import Row, start_of, write, write_rows
+from lmsteer.decoding import PromptStarts, Row, Starts, start_of, write, write_rows
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
@@ -43,6 +43,42 @@ class Continuation:
     sample: int
     tokens: int
     log_p: float
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is written for each prompt and setting, and how.
+
+    Attributes:
+        n: samples.
+        max_new_tokens: of a continuation.
+        sampling: what each token is drawn from.
+        seed: of all random streams.
+        batch_size: rows at once.
+        score: also read ``log_p``.
+
+    Raises:
+        DataError: a setting out of range.
+    """
+
+    n: int = 1
+    max_new_tokens: int = 20
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    batch_size: int = 64
+    score: bool = False
+
+    def __post_init__(self) -> None:
+        for what, value, good in (
+            ("the number of samples", self.n, self.n >= 1),
+            ("the batch size", self.batch_size, self.batch_size >= 1),
+            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1),
+            ("top_p", self.sampling.top_p, 0 < self.sampling.top_p <= 1),
+            ("top_k", self.sampling.top_k, self.sampling.top_k >= 0),
+            ("the temperature", self.sampling.temperature, 0 <= self.sampling.temperature < math.inf),
+        ):
+            if not good:
+                raise DataError(f"{what} cannot be {value}.")
 
 
 @torch.inference_mode()
@@ -87,21 +123,35 @@ def generate(
         SteerError: a strength that is not a finite number, or missing.
         WrongBaseError: a steer of another base.
     """
-    steers, sampling = dict(steers or {}), Sampling(top_p, top_k, temperature)
-    check_settings(n, max_new_tokens, sampling, batch_size)
+    draws = Draws(n, max_new_tokens, Sampling(top_p, top_k, temperature), seed, batch_size, score)
+    starts = PromptStarts(lm, encode_prompts(lm, prompts, max_new_tokens))
+    yield from continue_from(lm, prompts, starts, steers or {}, strengths, draws, progress=progress)
+
+
+@torch.inference_mode()
+def continue_from(
+    lm: LM,
+    prompts: Sequence[str],
+    starts: Starts,
+    steers: Mapping[str, Steer],
+    strengths: Sequence[Mapping[str, float]],
+    draws: Draws,
+    *,
+    progress: Progress = no_progress,
+) -> Iterator[Continuation]:
+    """Continue prompts from wherever they start, as ``generate`` does from the prompts alone."""
     for setting in strengths:
         Mix(steers, setting)  # refuses bad strengths before any work is done
-    ids = encode_prompts(lm, prompts, max_new_tokens)
     rows = [
         Row(i, tuple(setting[name] for name in steers), k)
         for i in range(len(prompts))
         for setting in strengths
-        for k in range(n)
+        for k in range(draws.n)
     ]
     with progress("generating", len(rows), 0) as step:
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            done = _generate_batch(lm, prompts, ids, steers, batch, seed, sampling, max_new_tokens, score)
+        for first in range(0, len(rows), draws.batch_size):
+            batch = rows[first : first + draws.batch_size]
+            done = _continue_batch(lm, prompts, starts, steers, batch, draws)
             step(len(batch), "")
             yield from done
 
@@ -131,49 +181,23 @@ def perplexity(continuations: Sequence[Continuation]) -> float:
     return math.exp(-sum(c.log_p for c in continuations) / tokens) if tokens else math.nan
 
 
-def _generate_batch(
-    lm: LM,
-    prompts: Sequence[str],
-    ids: Sequence[Sequence[int]],
-    steers: Mapping[str, Steer],
-    batch: Sequence[Row],
-    seed: int,
-    sampling: Sampling,
-    max_new_tokens: int,
-    score: bool,
+def _continue_batch(
+    lm: LM, prompts: Sequence[str], starts: Starts, steers: Mapping[str, Steer], batch: Sequence[Row], draws: Draws
 ) -> list[Continuation]:
     columns = list(zip(*(row.strengths for row in batch), strict=True))
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
-    uniform = torch.stack([row.uniform(seed, max_new_tokens) for row in batch])
-    sampler = RowSampler(uniform, sampling, lm.end_ids)
+    uniform = torch.stack([row.uniform(draws.seed, draws.max_new_tokens) for row in batch])
+    sampler = RowSampler(uniform, draws.sampling, lm.end_ids)
     scorer = Scorer(lm, sampler)
-    start = start_of(lm, [row.prompt for row in batch], ids)
+    start = start_of(lm, [row.prompt for row in batch], starts)
     with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
-        written = write_rows(lm, start, max_new_tokens, sampler, [scorer] if score else [], handle)
+        written = write_rows(lm, start, draws.max_new_tokens, sampler, [scorer] if draws.score else [], handle)
     texts = lm.tokenizer.batch_decode(written[:, start["input_ids"].shape[1] :], skip_special_tokens=True)
-    log_p = scorer.log_p.tolist() if score else [math.nan] * len(batch)
+    log_p = scorer.log_p.tolist() if draws.score else [math.nan] * len(batch)
     return [
         Continuation(prompts[row.prompt], text, dict(zip(steers, row.strengths, strict=True)), row.sample, int(k), p)
         for row, text, k, p in zip(batch, texts, sampler.tokens, log_p, strict=True)
     ]
-
-
-def check_settings(n: int, max_new_tokens: int, sampling: Sampling, batch_size: int) -> None:
-    """Refuse settings out of range.
-
-    Raises:
-        DataError: one of them is.
-    """
-    for what, value, good in (
-        ("the number of samples", n, n >= 1),
-        ("the batch size", batch_size, batch_size >= 1),
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1),
-        ("top_p", sampling.top_p, 0 < sampling.top_p <= 1),
-        ("top_k", sampling.top_k, sampling.top_k >= 0),
-        ("the temperature", sampling.temperature, 0 <= sampling.temperature < math.inf),
-    ):
-        if not good:
-            raise DataError(f"{what} cannot be {value}.")
 
 
 def encode_prompts(lm: LM, prompts: Sequence[str], new: int) -> list[list[int]]:

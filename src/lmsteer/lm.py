@@ -124,16 +124,24 @@ class LM:
         end = self.model.generation_config.eos_token_id
         return [] if end is None else [end] if isinstance(end, int) else list(end)
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, as the tokenizer encodes it (its own special tokens included)."""
+    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Token ids of each text, as the tokenizer encodes it, with or without special tokens of its own."""
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+        encoded = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
         return [list(ids) for ids in encoded]
 
     @torch.inference_mode()
     def hidden_states(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The rows (B, T, d) that the head is given for right-padded ``ids`` (B, T), unsteered.
+
+        Raises:
+            ModelError: the model's forward pass does not call its output embedding.
+        """
+        return self.before_head(input_ids=ids, attention_mask=attention_mask)
+
+    def before_head(self, **inputs: Any) -> Tensor:
+        """The rows (B, T, d) that the head is given in a forward pass over any inputs; gradients go through.
 
         The head itself computes one position only: its logits are not wanted here.
 
@@ -147,7 +155,7 @@ class LM:
             return (args[0][:1, -1:],)
 
         with self.head.module.register_forward_pre_hook(capture, prepend=True):
-            self.model(input_ids=ids, attention_mask=attention_mask, use_cache=False)
+            self.model(**{"use_cache": False, **inputs})
         if len(captured) != 1:
             raise ModelError(
                 f"{type(self.model).__name__} called its output embedding {len(captured)} times in one "

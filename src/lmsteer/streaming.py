@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList, TextIteratorStreamer
 
-from lmsteer.decoding import Row, start_of, write
-from lmsteer.generation import check_settings, encode_prompts
+from lmsteer.decoding import PromptStarts, Row, write
+from lmsteer.generation import Draws, encode_prompts
 from lmsteer.lm import LM
 from lmsteer.sampling import RowSampler, Sampling
 from lmsteer.steers.mix import Mix
@@ -50,8 +50,7 @@ def stream(
         SteerError: a strength that is not a finite number, or missing.
         WrongBaseError: a steer of another base.
     """
-    sampling = Sampling(top_p, top_k, temperature)
-    check_settings(1, max_new_tokens, sampling, 1)
+    sampling = Draws(1, max_new_tokens, Sampling(top_p, top_k, temperature)).sampling
     mix = Mix(steers or {}, strengths or {})
     lm.check_base(mix)
     ids = encode_prompts(lm, [prompt], max_new_tokens)
@@ -69,8 +68,8 @@ def _pieces(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler,
     @torch.inference_mode()
     def run() -> None:
         try:
-            stopping = StoppingCriteriaList([stop])
-            write(lm, start_of(lm, [0], ids), max_new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
+            start, stopping = PromptStarts(lm, ids).begin([0]), StoppingCriteriaList([stop])
+            write(lm, start, max_new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
         except BaseException as error:  # handed to the thread that reads
             failed.append(error)
         finally:

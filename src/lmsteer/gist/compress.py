@@ -1,0 +1,74 @@
+"""compress: prompts -> gists. A prompt runs through the model once, with gist tokens after it; their cache is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache
+
+from lmsteer.batches import by_length
+from lmsteer.decoding import CACHE
+from lmsteer.errors import DataError
+from lmsteer.gist.adapter import GistAdapter
+from lmsteer.gist.gist import Gist, Origin
+from lmsteer.gist.layout import Layout
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+
+
+@torch.inference_mode()
+def compress(
+    lm: LM, adapter: GistAdapter, prompts: Sequence[Sequence[int]], *, progress: Progress = no_progress
+) -> list[Gist]:
+    """Squeeze prompts into gists.
+
+    Args:
+        lm: the adapter's base.
+        adapter: gist tokens and LoRA.
+        prompts: ids of each.
+        progress: what to tell of the work.
+
+    Raises:
+        DataError: an empty prompt, or one that is longer than the context with its gist tokens.
+        WrongBaseError: another base.
+        ModelError: a model that cannot honour gist masks.
+    """
+    gist = adapter.ids(lm)
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt:
+            raise DataError(f"prompt {number} is empty: there is nothing to squeeze.")
+        if len(prompt) + len(gist) >= lm.max_length:
+            raise DataError(
+                f"prompt {number} has {len(prompt)} tokens; with {len(gist)} gist tokens and something after them it "
+                f"is longer than the model's context of {lm.max_length}."
+            )
+    found: dict[int, Gist] = {}
+    with adapter.installed(lm), progress("squeezing prompts", len(prompts), 0) as step:
+        for batch in by_length(prompts):
+            layout = Layout.of([prompts[i] for i in batch], gist, [[]] * len(batch), lm.pad_id, lm.device, "left")
+            cache = DynamicCache(config=lm.model.config)
+            lm.model(
+                input_ids=layout.ids,
+                attention_mask=layout.mask,
+                position_ids=layout.positions,
+                use_cache=True,
+                logits_to_keep=1,
+                **{CACHE: cache},
+            )
+            for row, i in enumerate(batch):
+                found[i] = _cut(cache, row, len(gist), _origin(lm, adapter, len(prompts[i])))
+            step(len(batch), "")
+    return [found[i] for i in range(len(prompts))]
+
+
+def _cut(cache: DynamicCache, row: int, tokens: int, origin: Origin) -> Gist:
+    """The last tokens of a row of a cache."""
+    keys, values = (
+        tuple(getattr(layer, what)[row, :, -tokens:].clone() for layer in cache.layers) for what in ("keys", "values")
+    )
+    return Gist(keys, values, origin)
+
+
+def _origin(lm: LM, adapter: GistAdapter, prompt_tokens: int) -> Origin:
+    return Origin(lm.name, lm.fingerprint, adapter.fingerprint, prompt_tokens)

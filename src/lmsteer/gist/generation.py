@@ -1,0 +1,123 @@
+"""Generation from gists: each input is continued as if the whole prompt stood before it, at the price of G tokens.
+
+Batches may hold inputs under one gist or under several, and steers turn each row's dial as they do elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from lmsteer.decoding import CACHE, pad_left
+from lmsteer.errors import DataError
+from lmsteer.generation import Continuation, Draws, continue_from
+from lmsteer.gist.adapter import GistAdapter
+from lmsteer.gist.gist import Gist, cache_of
+from lmsteer.gist.masks import window
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+from lmsteer.steers.steer import Steer
+
+
+@dataclass(frozen=True)
+class GistStarts:
+    """Rows begin at an input, each after a gist.
+
+    Attributes:
+        lm: the model.
+        gists: of each input.
+        ids: of each input.
+    """
+
+    lm: LM
+    gists: Sequence[Gist]
+    ids: Sequence[Sequence[int]]
+
+    def lengths(self) -> Sequence[int]:
+        """Of the inputs, in tokens: gists have been read."""
+        return [len(ids) for ids in self.ids]
+
+    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
+        """Room for the gists, then the inputs padded on the left (B, G + T); their mask, positions, and cache."""
+        gists = [self.gists[prompt] for prompt in prompts]
+        ids, mask = pad_left([self.ids[prompt] for prompt in prompts], self.lm)
+        room = torch.ones(len(gists), gists[0].tokens, dtype=ids.dtype, device=ids.device)
+        ends = torch.tensor([gist.end for gist in gists], device=ids.device)[:, None]
+        # Gists have been read: neither their ids nor their positions are looked at.
+        positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)
+        return {
+            "input_ids": torch.cat([room * self.lm.pad_id, ids], 1),
+            "attention_mask": torch.cat([room, mask], 1),
+            "position_ids": positions,
+            CACHE: cache_of(self.lm, gists),
+        }
+
+
+@torch.inference_mode()
+def generate_from_gists(
+    lm: LM,
+    adapter: GistAdapter,
+    gists: Sequence[Gist],
+    inputs: Sequence[str],
+    steers: Mapping[str, Steer] | None = None,
+    strengths: Sequence[Mapping[str, float]] = ({},),
+    draws: Draws | None = None,
+    *,
+    progress: Progress = no_progress,
+) -> Iterator[Continuation]:
+    """Continue inputs, each under its gist.
+
+    Args:
+        lm: the adapter's base.
+        adapter: that made the gists.
+        gists: one for all inputs, or one for each.
+        inputs: what follows the gist tokens, as text; it is given no token to start from.
+        steers: steers by name.
+        strengths: settings of the dial: a strength for every steer in each.
+        draws: how much is written, and how; greedy decoding is a temperature of 0.
+        progress: what to tell of the work.
+
+    Yields:
+        Continuations by input, then setting, then sample.
+
+    Raises:
+        DataError: no inputs, an empty one, one that is longer than what the gist leaves of the context, or not as many
+            gists as inputs.
+        WrongBaseError: gists or steers of another base or another adapter.
+    """
+    draws = draws or Draws()
+    if len(gists) not in (1, len(inputs)):
+        raise DataError(f"{len(gists)} gists for {len(inputs)} inputs: give one, or one for each.")
+    for gist in gists:
+        gist.check(lm, adapter)
+    own = list(gists) * len(inputs) if len(gists) == 1 else gists
+    ids = _encoded(lm, own, inputs, draws.max_new_tokens)
+    if _padding_counts(lm, own, ids, draws.max_new_tokens):
+        draws = replace(draws, batch_size=1)
+    starts = GistStarts(lm, own, ids)
+    with adapter.installed(lm):
+        yield from continue_from(lm, inputs, starts, steers or {}, strengths, draws, progress=progress)
+
+
+def _padding_counts(lm: LM, gists: Sequence[Gist], ids: Sequence[Sequence[int]], new: int) -> bool:
+    """Whether padding between gists and inputs would push gists out of a layer's window, which counts it."""
+    limit = window(lm)
+    return limit is not None and max(g.tokens + len(row) for g, row in zip(gists, ids, strict=True)) + new > limit
+
+
+def _encoded(lm: LM, gists: Sequence[Gist], inputs: Sequence[str], new: int) -> list[list[int]]:
+    if not inputs:
+        raise DataError("no inputs to continue.")
+    ids = lm.encode(inputs, special=False)
+    for number, (gist, tokens) in enumerate(zip(gists, ids, strict=True), 1):
+        if not tokens:
+            raise DataError(f"input {number} is empty: there is nothing to continue.")
+        if gist.end + len(tokens) + new > lm.max_length:
+            raise DataError(
+                f"input {number} has {len(tokens)} tokens; at the position that its prompt ends at, {gist.end}, and "
+                f"with {new} new ones it is longer than the model's context of {lm.max_length}."
+            )
+    return ids

@@ -1,0 +1,93 @@
+"""Gist masks: what follows the gist tokens does not see the prompt before them (Mu et al., 2023, section 3.1).
+
+The mask is an overlay on the model's own, through the function by which transformers makes the masks of every
+attention that it knows: sliding windows, hybrids of several kinds of layers and padding stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_masks_for_generate
+
+from lmsteer.errors import ModelError
+from lmsteer.gist.layout import Layout, Section
+from lmsteer.lm import LM
+
+# Kinds of attention that add or apply whatever mask they are given.
+_MASKABLE = ("sdpa", "eager")
+
+
+class Condition(StrEnum):
+    """What is hidden from whom.
+
+    ``GIST``: the prompt from what follows the gist tokens. ``POSITIVE``: nothing. ``NEGATIVE``: the prompt from the
+    gist tokens too, so that nobody ever learns of it.
+    """
+
+    GIST = "gist"
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+
+
+_BLIND: dict[Condition, tuple[Section, ...]] = {
+    Condition.GIST: (Section.REST,),
+    Condition.POSITIVE: (),
+    Condition.NEGATIVE: (Section.GIST, Section.REST),
+}
+Overlay = Callable[[Any, Any, Any, Any], Any]
+
+
+def overlay(sections: Tensor, condition: Condition) -> Overlay:
+    """Whether a query may see a key, by row, head, query and key, for sections (B, T)."""
+    blind = torch.isin(sections, torch.tensor(_BLIND[condition], dtype=sections.dtype, device=sections.device))
+    is_prompt = sections == Section.PROMPT
+
+    def visible(row: Any, _: Any, query: Any, key: Any) -> Any:
+        return ~(blind[row, query] & is_prompt[row, key])
+
+    return visible
+
+
+def gist_masks(lm: LM, layout: Layout, condition: Condition) -> Any:
+    """Masks for the model's forward pass over rows: (B, 1, T, T), or one for each kind of layer that the model has."""
+    shape = torch.empty(*layout.ids.shape, 1, dtype=lm.model.dtype, device=layout.ids.device)
+    return create_masks_for_generate(
+        lm.model.config,
+        shape,
+        layout.mask,
+        None,
+        layout.positions,
+        and_mask_function=overlay(layout.sections, condition),
+    )
+
+
+def check_maskable(lm: LM) -> None:
+    """Refuse a model that does not honour masks, or cannot be told positions.
+
+    Raises:
+        ModelError: it is such a model.
+    """
+    kind = type(lm.model).__name__
+    attention = getattr(lm.model.config.get_text_config(), "_attn_implementation", None)
+    if lm.is_recurrent:
+        raise ModelError(f"{kind} keeps a state in place of keys and values: no gist of a prompt can be cut from it.")
+    if attention not in _MASKABLE:
+        raise ModelError(
+            f"the attention {attention!r} of {lm.name} ignores gist masks: load it with attn_implementation='sdpa'."
+        )
+    if "chunked_attention" in (getattr(lm.model.config.get_text_config(), "layer_types", None) or ()):
+        raise ModelError(f"{kind} sees its past in chunks counted from the start, which a gist would shift.")
+    if not lm.takes_positions:
+        raise ModelError(f"{kind} cannot be told positions, which a gist keeps: it reads them off its mask.")
+
+
+def window(lm: LM) -> int | None:
+    """The shortest past that a layer of the model sees, in tokens; None if all see all of it."""
+    config = lm.model.config.get_text_config()
+    limits = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
+    return min((int(limit) for limit in limits if limit), default=None)

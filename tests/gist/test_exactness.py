@@ -1,0 +1,118 @@
+"""A gist in place of its prompt: what follows gets what the masked forward pass over all of it gives (identity 6)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.generation import Draws
+from lmsteer.gist.compress import compress
+from lmsteer.gist.forward import masked_states
+from lmsteer.gist.generation import GistStarts, generate_from_gists
+from lmsteer.gist.layout import Layout, Section
+from lmsteer.gist.masks import Condition, window
+from lmsteer.sampling import Sampling
+from tiny import FAMILIES, tiny_lm
+
+KNOWN = sorted(set(FAMILIES) - {"bloom", "mamba"})
+# Ragged, eight a batch.
+PROMPTS = ["Negate it: ", "x", "Translate into Dutch, please.", "ab", "Sum up the text: ", "Hm?", "Rhyme!", "a b c d e"]
+INPUTS = ["one two", "a", "the longest of the inputs", "bcd", "ef", "ghij", "k", "lmno p"]
+
+
+@pytest.mark.parametrize("family", KNOWN)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_states_after_a_gist_are_those_of_the_masked_forward_pass(make_lm, adapter_of, family, side):
+    lm = make_lm(family)
+    adapter = adapter_of(lm, 3)
+    prompts, inputs = lm.encode(PROMPTS), lm.encode(INPUTS, special=False)
+    gists = compress(lm, adapter, prompts)
+    with torch.inference_mode(), adapter.installed(lm):
+        layout = Layout.of(prompts, adapter.ids(lm), inputs, lm.pad_id, lm.device, side)
+        whole = masked_states(lm, layout)
+        start = GistStarts(lm, gists, inputs).begin(range(len(inputs)))
+        start["input_ids"] = start["input_ids"][:, 3:]
+        start["position_ids"] = start["position_ids"][:, 3:]
+        cached = lm.before_head(**start)
+    expected = whole[layout.sections == Section.REST]
+    found = cached[start["attention_mask"][:, 3:].bool()]
+    # float32: other shapes, other orders of sums
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_greedy_text_is_that_of_the_masked_forward_pass_token_for_token(make_lm, adapter_of, family):
+    greedy_text_is_exact(make_lm(family), adapter_of(make_lm(family), 2))
+
+
+def greedy_text_is_exact(lm, adapter):
+    prompts, inputs = lm.encode(PROMPTS), lm.encode(INPUTS, special=False)
+    gists = compress(lm, adapter, prompts)
+    greedy = Draws(max_new_tokens=6, sampling=Sampling(temperature=0))
+    found = [row.text for row in generate_from_gists(lm, adapter, gists, INPUTS, draws=greedy)]
+    expected = []
+    with torch.inference_mode(), adapter.installed(lm):
+        for prompt, given in zip(prompts, inputs, strict=True):
+            rest = list(given)
+            for _ in range(6):
+                layout = Layout.of([prompt], adapter.ids(lm), [rest], lm.pad_id, lm.device)
+                rest.append(int(lm.head.logits(masked_states(lm, layout)[:, -1]).argmax()))
+                if rest[-1] in lm.end_ids:
+                    break
+            expected.append(lm.tokenizer.decode(rest[len(given) :], skip_special_tokens=True))
+    assert found == expected
+    assert len(set(found)) > 4
+
+
+@pytest.mark.parametrize(
+    ("family", "short"),
+    [("mistral", {"sliding_window": 8}), ("gemma3_text", {"sliding_window": 8}), ("gpt_neo", {"window_size": 8})],
+)
+def test_windows_shorter_than_the_text_change_nothing_of_that(monkeypatch, adapter_of, family, short):
+    monkeypatch.setitem(FAMILIES, family, {**FAMILIES[family], **short})
+    lm = tiny_lm(family)
+    assert window(lm) == 8
+    adapter = adapter_of(lm, 2)
+    greedy_text_is_exact(lm, adapter)
+
+
+def test_conditions_hide_what_they_say(llama, adapter_of):
+    """Where a prompt cannot be seen, another prompt of the same length changes nothing; where it can, something."""
+    adapter = adapter_of(llama)
+    rest = llama.encode(["what follows"], special=False)
+
+    def states(prompt, condition):
+        layout = Layout.of(llama.encode([prompt]), adapter.ids(llama), rest, llama.pad_id, llama.device)
+        found = masked_states(llama, layout, condition)[0]
+        return {section: found[layout.sections[0] == section] for section in Section}
+
+    with torch.inference_mode(), adapter.installed(llama):
+        for condition in Condition:
+            one, other = states("abc", condition), states("xyz", condition)
+            for section in (Section.GIST, Section.REST):
+                same = torch.equal(one[section], other[section])
+                assert same == (condition is Condition.NEGATIVE)
+        gist, plain = (states("abc", condition) for condition in (Condition.GIST, Condition.POSITIVE))
+        assert torch.equal(gist[Section.GIST], plain[Section.GIST])
+        assert not torch.allclose(gist[Section.REST], plain[Section.REST], atol=1e-3)
+
+
+def test_what_follows_knows_of_the_prompt_by_the_gist_alone(llama, adapter_of):
+    """The gradient of what follows, to the prompt, goes through the gist tokens' keys and values and nowhere else."""
+    adapter = adapter_of(llama)
+    layout = Layout.of(llama.encode(["abc"]), adapter.ids(llama), [[5, 6, 7]], llama.pad_id, llama.device)
+    with adapter.installed(llama):
+        masked = masked_states(llama, layout)
+        assert torch.isfinite(masked).all()
+        base = llama.model.get_input_embeddings()
+        seen: list[torch.Tensor] = []
+
+        def keep(_, __, output):
+            seen.append(output.detach().requires_grad_())
+            return seen[-1]
+
+        with base.register_forward_hook(keep):
+            masked_states(llama, layout, Condition.NEGATIVE)[0, -1].sum().backward()
+    is_prompt = layout.sections[0] == Section.PROMPT
+    assert seen[0].grad[0, is_prompt].abs().max() == 0
+    assert seen[0].grad[0, ~is_prompt].abs().max() > 0
