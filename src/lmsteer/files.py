@@ -55,8 +55,10 @@ def write_file(file: Path, content: str | bytes) -> None:
         DataError: the disk does not take it.
     """
     try:
-        with replace_file(file) as aside:
-            aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        with replace_file(file) as aside, aside.open("wb") as file_aside:
+            file_aside.write(content.encode() if isinstance(content, str) else content)
+            file_aside.flush()
+            os.fsync(file_aside.fileno())  # or a power failure may leave the name with nothing in it
     except OSError as error:
         raise DataError(f"cannot write {file}: {error}.") from error
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
+from lmsteer.analysis.lens import lens
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
+from lmsteer.evaluation import arms as arms_module
 from lmsteer.evaluation import protocol as module
 from lmsteer.evaluation.arms import BASELINES, Arm, arms_of
 from lmsteer.evaluation.interference import own_readings
@@ -17,7 +22,8 @@ from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
 from lmsteer.evaluation.report import report
 from lmsteer.generation import generate
-from tiny import random_steer
+from lmsteer.steers.mix import Mix
+from tiny import random_steer, tiny_tokenizer
 
 PROMPTS = [f"{letter}bc" for letter in "abcdefghijklmnopqrstuvwx"]
 SMALL = Protocol(n=3, max_new_tokens=6)
@@ -77,7 +83,7 @@ def test_what_is_told_is_of_what_was_written(llama, arms, tmp_path):
                 [dict(arm.strengths)],
                 n=3,
                 max_new_tokens=6,
-                seed=start,
+                seed=hash((0, start // 20)),
             )
         ]
         assert (each.prompts, each.continuations) == (24, 72)
@@ -103,13 +109,29 @@ def test_continuations_are_read_after_their_prompts(llama):
     assert (nothing, none) == (0.0, 0)
 
 
+def test_the_end_of_a_text_is_nobodys(llama):
+    ended = tiny_tokenizer()
+    ended.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    found = continuation_likelihoods(replace(llama, tokenizer=ended), ["ab"], ["cd"])
+    assert found == continuation_likelihoods(llama, ["ab"], ["cd"])
+
+
+def test_texts_beyond_the_judges_context_are_read_in_windows(make_lm):
+    gpt2 = make_lm("gpt2")
+    ((log_p, tokens),) = continuation_likelihoods(gpt2, ["a" * 200], ["bcd"])
+    assert tokens == 3
+    assert log_p < 0
+
+
 def test_the_best_of_several_is_that_of_most_evidence(llama, arms, tmp_path):
     for sign in ("-1", "+1"):
         arm = next(arm for arm in arms if arm.name == f"best of 8 {sign}")
         evaluate(llama, PROMPTS[:2], [arm], Long(), tmp_path / sign, protocol=SMALL)
         (file,) = (tmp_path / sign / "rows").iterdir()
         kept = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
-        texts = [row.text for row in generate(llama, PROMPTS[:2], n=24, max_new_tokens=6)]
+        texts = [row.text for row in generate(llama, PROMPTS[:2], n=24, max_new_tokens=6, seed=hash((0, 0)))]
         (evidence,) = own_readings(llama, {"s": arm.reader}, texts).tolist()
         for k, text in enumerate(kept):
             group = range(8 * k, 8 * k + 8)
@@ -132,11 +154,11 @@ def test_a_run_goes_on_where_it_stopped(llama, arms, tmp_path, monkeypatch):
 
 
 def test_whatever_a_model_writes_is_kept_as_it_is(llama, arms, tmp_path, monkeypatch):
-    odd = [Judged(0, "p", "one\u2028two\x85three\r\n\tfour", 0.7, -1.0, 3)]
+    odd = [Judged(0, "p", "one\u2028two\x85three\r\n\tfour", 0.75, -1.0, 3)] * 3
     monkeypatch.setattr(module, "_judged", lambda *_: odd)
     for _ in range(2):
         (found,) = evaluate(llama, PROMPTS[:1], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
-        assert (found.continuations, found.score.mean) == (1, 0.7)
+        assert (found.continuations, found.score.mean) == (3, 0.75)
 
 
 def test_ctrl_c_keeps_whole_parts_and_names_the_way_on(llama, arms, tmp_path, monkeypatch):
@@ -202,6 +224,62 @@ def test_another_judge_of_the_same_name_is_refused(llama, arms, tmp_path):
     refitted.fingerprint = "2"
     with pytest.raises(DataError, match="another scorer fingerprint;"):
         evaluate(llama, PROMPTS[:2], arms[:1], refitted, tmp_path / "e", protocol=SMALL)
+
+
+@pytest.mark.parametrize("name", ["s=+2", "words +4", "best of 8 +1"])
+def test_another_steer_of_the_same_name_is_not_taken_for_it(llama, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(arms_module, "_LISTED", 5)
+    found = []
+    for seed in (0, 1):
+        steers = {"s": random_steer(llama, seed=seed)}
+        (arm,) = [arm for arm in arms_of(llama, steers, {"s": [2.0]}, BASELINES[1:]) if arm.name == name]
+        found.append(evaluate(llama, PROMPTS[:2], [arm], Long(), tmp_path / "e", protocol=SMALL)[0])
+    assert found[0].perplexity != found[1].perplexity
+
+
+def test_lists_of_words_make_the_words_of_their_end_likelier(llama):
+    steer = random_steer(llama)
+    (component,) = lens(llama, Mix({"s": steer}, {"s": 1.0}), components=1, words=10)
+    by_name = {arm.name: arm for arm in arms_of(llama, {"s": steer}, {"s": [1.0]}, ["words"])}
+    offset = by_name["words +4"].steers["words"].factors["o"]
+    assert all(offset[word.token] == 1 for word in component.upper)
+    assert all(offset[word.token] == -1 for word in component.lower)
+    assert by_name["words +4"].strengths == {"words": 4.0}
+
+
+def test_instructions_stand_apart_from_prompts(llama):
+    steers = {"s": random_steer(llama)}
+    found = arms_of(llama, steers, {"s": [1.0]}, ["prompting"], ["Be sad.", "Be glad:\n"])
+    assert {arm.prefix for arm in found} == {"", "Be sad. ", "Be glad:\n"}
+
+
+def test_intervals_are_those_of_prompts_drawn_anew(llama):
+    random = torch.Generator().manual_seed(1)
+    rows = [
+        Judged(prompt, "", "", float(torch.rand((), generator=random)), -float(prompt + k), 1 + prompt)
+        for prompt in range(12)
+        for k in range(1 + prompt % 3)
+    ]
+    found = outcome(Arm("x", "s", 1.0), rows)
+    groups = [[row for row in rows if row.number == prompt] for prompt in range(12)]
+    draws = np.random.default_rng(0).integers(12, size=(1000, 12))
+    scores, perplexities = [], []
+    for draw in draws:
+        drawn = [groups[k] for k in draw]
+        scores.append(np.mean([np.mean([row.score for row in group]) for group in drawn]))
+        nats = -sum(row.log_p for group in drawn for row in group)
+        perplexities.append(np.exp(nats / sum(row.tokens for group in drawn for row in group)))
+    for figure, drawn in ((found.score, scores), (found.perplexity, perplexities)):
+        assert (figure.low, figure.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+        assert figure.low < figure.mean < figure.high
+
+
+@pytest.mark.parametrize("bad", [Protocol(n=0), Protocol(top_p=2.0), Protocol(max_new_tokens=500)])
+def test_what_is_out_of_range_is_refused_before_anything_is_kept(make_lm, tmp_path, bad):
+    gpt2 = make_lm("gpt2")
+    with pytest.raises(DataError):
+        evaluate(gpt2, PROMPTS[:2], [Arm("unsteered", "unsteered", 0.0)], Long(), tmp_path / "e", protocol=bad)
+    assert not (tmp_path / "e").exists()
 
 
 @pytest.mark.parametrize("cut", ["", "{", '{"number": 0}', "[1]"])

@@ -96,13 +96,19 @@ def likelihoods(
 
 @torch.inference_mode()
 def plain_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Log-likelihoods (T - 1,) of a text's tokens after its first under the unsteered model, for each text."""
-    found = [torch.zeros(0)] * len(ids)
-    for batch in by_length(ids):
-        h, y = lm.predicting([ids[i] for i in batch])
-        lines = lm.head.log_likelihood(h, y).cpu().split([len(ids[i]) - 1 for i in batch])
+    """Log-likelihoods (T - 1,) of a text's tokens after its first under the unsteered model, for each text.
+
+    What is longer than the model's context is read in windows, as in ``likelihoods``.
+    """
+    parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), lm.max_length)]
+    pieces = [ids[text][part.start : part.end] for text, part in parts]
+    found = [torch.zeros(max(len(tokens) - 1, 0)) for tokens in ids]
+    for batch in by_length(pieces):
+        h, y = _predicting(lm, [pieces[i] for i in batch])
+        lines = lm.head.log_likelihood(h, y).cpu().split([len(pieces[i]) - 1 for i in batch])
         for i, line in zip(batch, lines, strict=True):
-            found[i] = line
+            text, part = parts[i]
+            found[text][part.first - 1 : part.end - 1] = line[part.first - part.start - 1 :]
     return found
 
 

@@ -96,7 +96,8 @@ def _prompting(curve: Sequence[Arm], prefixes: Sequence[str]) -> Iterator[Arm]:
     """Each instruction alone, and with the steer on its side."""
     if len(prefixes) != 2:
         raise DataError("prompting needs two instructions: for the -1 end and for the +1 end.")
-    for sign, prefix in zip((-1.0, 1.0), prefixes, strict=True):
+    for sign, instruction in zip((-1.0, 1.0), prefixes, strict=True):
+        prefix = instruction if instruction[-1:].isspace() else f"{instruction} "
         yield Arm(f"prompt {sign:+g}", "prompting", sign, prefix=prefix)
         for arm in curve:
             if arm.strength * sign > 0:

@@ -1,7 +1,7 @@
 """evaluate: the published protocol, for every arm: prompts × continuations × tokens, judged.
 
-For each arm, some prompts at a time, continuations are written; a scorer judges them; a second model, which has no part
-in the writing, reads how likely they are; and all is kept as JSON lines. What is there already is not done again.
+For each arm, some prompts at a time, continuations are written; a scorer judges them; a model, best another one than
+that which writes, reads how likely they are; and all is kept as JSON lines. What is there already is not done again.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lmsteer.analysis.likelihood import plain_likelihoods
-from lmsteer.analysis.words import encode_with_bounds
+from lmsteer.analysis.words import encode_to_read
+from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
 from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer
 from lmsteer.files import finite, write_file
-from lmsteer.generation import generate
+from lmsteer.generation import Draws, continue_from, encode_prompts
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.prompts import write_jsonl
+from lmsteer.sampling import Sampling
+from lmsteer.steers.mix import Mix
 
 # Prompts whose continuations are written, judged and kept together.
 _BLOCK = 20
@@ -47,6 +53,11 @@ class Protocol:
     max_new_tokens: int = 20
     top_p: float = 0.9
     seed: int = 0
+
+    def draws(self, block: int, best_of: int = 1) -> Draws:
+        """How the prompts of a block are continued; no two blocks, whatever the seeds, share random streams."""
+        seed = hash((self.seed, block))
+        return Draws(self.n * best_of, self.max_new_tokens, Sampling(self.top_p), seed, batch_size=128)
 
 
 def evaluate(
@@ -81,6 +92,11 @@ def evaluate(
     protocol, judge = protocol or Protocol(), judge or lm
     if not arms or not prompts:
         raise DataError("nothing to evaluate: give prompts, and a steer with strengths.")
+    protocol.draws(0)  # refuses what is out of range
+    for prefix in {arm.prefix for arm in arms}:
+        encode_prompts(lm, [prefix + prompt for prompt in prompts], protocol.max_new_tokens)
+    for arm in arms:
+        lm.check_base(Mix(arm.steers, arm.strengths))
     _settle(out, lm, prompts, scorer, judge, protocol)
     found = []
     blocks = [prompts[start : start + _BLOCK] for start in range(0, len(prompts), _BLOCK)]
@@ -91,19 +107,22 @@ def evaluate(
             for number, block in enumerate(blocks):
                 file = out / _file(arm, number)
                 if not file.exists():
-                    written = _judged(lm, block, number * _BLOCK, arm, scorer, judge, protocol)
+                    written = _judged(lm, block, number, arm, scorer, judge, protocol)
                     write_jsonl(file, [asdict(row) for row in written])
                     step(1, arm.name)
-                rows += _kept(file)
+                rows += _kept(file, len(block) * protocol.n)
             found.append(outcome(arm, rows))
     write_file(out / _RESULTS, json.dumps(finite([each.to_json() for each in found]), indent=1) + "\n")
     return found
 
 
-def _kept(file: Path) -> list[Judged]:
+def _kept(file: Path, count: int) -> list[Judged]:
     try:
         # Line by line, not splitlines: a model may write other signs that end lines.
-        return [Judged(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
+        rows = [Judged(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
+        if len(rows) != count:
+            raise ValueError(f"{len(rows)} rows in place of {count}")
+        return rows
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{file} is damaged: {error}. Remove it, and the same command writes it anew.") from error
 
@@ -120,28 +139,19 @@ def _interruptible(out: Path) -> Iterator[None]:
 
 
 def _judged(
-    lm: LM, prompts: Sequence[str], first: int, arm: Arm, scorer: Scorer, judge: LM, protocol: Protocol
+    lm: LM, prompts: Sequence[str], block: int, arm: Arm, scorer: Scorer, judge: LM, protocol: Protocol
 ) -> list[Judged]:
-    """Continuations of some prompts under one arm, the first of which is number ``first`` of all."""
-    rows = list(
-        generate(
-            lm,
-            [arm.prefix + prompt for prompt in prompts],
-            arm.steers,
-            [dict(arm.strengths)],
-            n=protocol.n * arm.best_of,
-            max_new_tokens=protocol.max_new_tokens,
-            top_p=protocol.top_p,
-            seed=protocol.seed + first,
-            batch_size=128,
-        )
-    )
+    """Continuations of a block of prompts under one arm."""
+    given = [arm.prefix + prompt for prompt in prompts]
+    starts = PromptStarts(lm, encode_prompts(lm, given, protocol.max_new_tokens))
+    draws = protocol.draws(block, arm.best_of)
+    rows = list(continue_from(lm, given, starts, arm.steers, [dict(arm.strengths)], draws))
     texts = _best([row.text for row in rows], arm, lm)
     of_prompts = [prompt for prompt in prompts for _ in range(protocol.n)]
     scores = _scores(scorer, texts, arm)
     read = continuation_likelihoods(judge, of_prompts, texts)
     return [
-        Judged(first + k // protocol.n, prompt, text, score, log_p, tokens)
+        Judged(block * _BLOCK + k // protocol.n, prompt, text, score, log_p, tokens)
         for k, (prompt, text, score, (log_p, tokens)) in enumerate(zip(of_prompts, texts, scores, read, strict=True))
     ]
 
@@ -172,15 +182,15 @@ def _best(texts: list[str], arm: Arm, lm: LM) -> list[str]:
 def continuation_likelihoods(lm: LM, prompts: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:
     """Log-likelihood of each continuation after its prompt, and its number of tokens, as a model reads them.
 
-    A token that the end of the prompt falls into is the continuation's.
+    A token that stands on both sides of the end of the prompt is the continuation's; the end of the text is nobody's.
     """
-    read = [encode_with_bounds(lm, prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
-    ids = [tokens if tokens[:1] == [lm.start_id] else [lm.start_id, *tokens] for tokens, _ in read]
-    own = [sum(end > len(prompt) for _, end in bounds) for prompt, (_, bounds) in zip(prompts, read, strict=True)]
-    return [
-        (float(log_p[len(log_p) - count :].sum()), count)
-        for log_p, count in zip(plain_likelihoods(lm, ids), own, strict=True)
-    ]
+    read = [encode_to_read(lm, prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
+    lines = plain_likelihoods(lm, [ids for ids, _ in read])
+    found = []
+    for prompt, (_, bounds), line in zip(prompts, read, lines, strict=True):
+        own = torch.tensor([start < end > len(prompt) for start, end in bounds], dtype=torch.bool)
+        found.append((float(line[own].sum()), int(own.sum())))
+    return found
 
 
 def _settle(out: Path, lm: LM, prompts: Sequence[str], scorer: Scorer, judge: LM, protocol: Protocol) -> None:
@@ -192,7 +202,7 @@ def _settle(out: Path, lm: LM, prompts: Sequence[str], scorer: Scorer, judge: LM
         "judge_fingerprint": judge.fingerprint,
         "scorer": scorer.name,
         "scorer_fingerprint": scorer.fingerprint,
-        "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:32],
+        "prompts": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:32],
         **asdict(protocol),
     }
     file = out / _SETTINGS
@@ -218,6 +228,10 @@ def _settings(file: Path) -> dict[str, Any]:
 def _file(arm: Arm, number: int) -> str:
     """Where the rows of a block lie; those of another steer of the same name lie elsewhere."""
     steers = [*arm.steers.values(), *([arm.reader] if arm.reader else [])]
-    factors = [sorted((name, factor.double().sum().item()) for name, factor in s.factors.items()) for s in steers]
+    factors = [{name: _digest(factor) for name, factor in sorted(steer.factors.items())} for steer in steers]
     about = json.dumps([arm.name, arm.prefix, arm.best_of, dict(arm.strengths), factors])
     return f"rows/{hashlib.sha256(about.encode()).hexdigest()[:16]}-{number:04d}.jsonl"
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
