@@ -39,6 +39,10 @@ from lmsteer.steers.mix import Mix
 _HEAD_TOLERANCE = 2e-2
 
 
+# What transformers raises of a model that is missing, damaged or unknown.
+LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
+
+
 @dataclass(frozen=True)
 class LM:
     """A frozen causal LM.
@@ -227,7 +231,7 @@ def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto"
         loaded = AutoModelForCausalLM.from_pretrained(
             source.location, dtype=dtype, local_files_only=source.local, **options
         )
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(f"cannot load the model {str(model)!r}: {error}") from error
     quicken(loaded)
     return LM(loaded, tokenizer, source.name)

@@ -110,6 +110,10 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
         (["calibrate", "one", "--level", "0.5"], "give both"),
         (["calibrate", "one", "--scorer", "magic", "--level", "0.5"], "unknown scorer 'magic'"),
         (["calibrate", "other"], "was fitted on"),
+        (["calibrate", "one", "--scorer", "sentiment-vader", "--level", "7"], "from 0 to 1"),
+        (["mix", "one=1", "--against", "other"], "was fitted on"),
+        (["transfer", "one", "--to", "smollm2", "--out", "x", "--label-map", "a=1"], "of --data: give both"),
+        (["transfer", "one", "--to", "smollm2", "--out", "x", "--data", "zeros.jsonl"], "is 0: a dimension needs"),
     ],
 )
 def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypatch):
@@ -117,6 +121,7 @@ def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypa
     lm_folder = Path(lm.model.config._name_or_path)
     save_steer(random_steer(lm, "add", name="shift"), "steers/shift")
     save_steer(random_steer(tiny_lm("qwen3")), "other")
+    Path("zeros.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 0}\n')
     status, out, err = run(*arguments)
     assert status == 2
     assert message in err

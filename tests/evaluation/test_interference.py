@@ -43,7 +43,12 @@ def test_effects_are_means_of_what_readers_say(llama, mix):
     torch.testing.assert_close(found.mixed, means[3] - means[0])
     torch.testing.assert_close(found.kept, (means[3] - means[0]) / (means[1:3] - means[0]).diagonal())
     assert found.texts == 9
-    assert found.errors[0] > 0
+    texts = [
+        row.text for row in generate(llama, PROMPTS, mix.steers, [settings[0], settings[3]], n=3, max_new_tokens=8)
+    ]
+    both = torch.tensor(length(texts)).reshape(len(PROMPTS), 2, 3).mean(2)
+    effects = both[:, 1] - both[:, 0]
+    assert float(found.errors[0]) == pytest.approx(float(effects.std() / len(PROMPTS) ** 0.5))
 
 
 def test_steers_read_their_own_dimension(llama, mix):
@@ -62,5 +67,7 @@ def test_steers_read_their_own_dimension(llama, mix):
 
 @pytest.mark.parametrize("strengths", [{"one": 1.0}, {"one": 1.0, "two": 0.0}, {"one": [1.0, 2.0], "two": 1.0}])
 def test_what_is_no_mix_is_refused(llama, mix, strengths):
+    with pytest.raises(DataError, match="readers of three, which"):
+        interference(llama, mix, PROMPTS, readers={"three": lambda texts: [0.0]})
     with pytest.raises(DataError, match="two steers or more"):
         interference(llama, Mix({name: mix.steers[name] for name in strengths}, strengths), PROMPTS)

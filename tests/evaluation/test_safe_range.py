@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, SteerError
+from lmsteer.evaluation import safe_range as module
 from lmsteer.evaluation.safe_range import Trial, _border, _reached, calibrate
-from lmsteer.generation import generate, perplexity
+from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.steers.files import load_steer, save_steer
+from lmsteer.steers.notation import strength_of
 from tiny import random_steer
 
 PROMPTS = ["abc", "The end", "x", "12"]
@@ -62,11 +64,11 @@ def test_a_card_keeps_what_was_found(llama, found, tmp_path):
     assert len(card.dial["curve"]) == len(found.trials)
 
 
-@given(st.floats(0.1, 60))
+@given(st.floats(1 / 64, 60))
 def test_the_border_is_found_to_a_sixteenth_from_below(border):
     found = _border(lambda size: size <= border)
-    assert found <= border
-    assert border - found <= max(1, border) / 16
+    assert 0 < found <= border
+    assert border - found <= border / 16
 
 
 def test_without_a_border_the_search_ends():
@@ -88,9 +90,32 @@ def test_levels_are_found_between_strengths(levels, wanted, expected):
     assert _reached([Trial(float(k), 1.0, 0.0, level) for k, level in enumerate(levels)], wanted) == expected
 
 
+def test_text_that_loops_is_not_safe(llama, monkeypatch):
+    """At the same perplexity."""
+
+    def loops(*_, **__):
+        strength = _[3][0]["s"]
+        text = "on and on " * 9 if strength > 2 else "a text that says a thing once and then another"
+        return iter([Continuation("p", text, {"s": strength}, 0, 10, -20.0)])
+
+    monkeypatch.setattr(module, "generate", loops)
+    found = calibrate(llama, random_steer(llama), PROMPTS)
+    assert (found.low, found.high) == (-64, 2)
+
+
+def test_auto_is_none_where_no_strength_did(llama, found):
+    none = replace(found, level=0.9, reached=None)
+    card = none.on(random_steer(llama).card)
+    assert card.dial["auto"] is None
+    with pytest.raises(SteerError, match=r"reached the level 0\.9"):
+        strength_of("auto", card)
+
+
 def test_what_cannot_be_found_is_refused(llama):
     for ratio in (1.0, 0.5, math.inf, math.nan):
         with pytest.raises(DataError, match="ratio above 1"):
             calibrate(llama, random_steer(llama), PROMPTS, ratio=ratio)
+    with pytest.raises(DataError, match="level of nan"):
+        calibrate(llama, random_steer(llama), PROMPTS, attribute=letters, level=math.nan)
     with pytest.raises(DataError, match="give both"):
         calibrate(llama, random_steer(llama), PROMPTS, level=0.5)

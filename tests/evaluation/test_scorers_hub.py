@@ -108,3 +108,10 @@ def test_what_is_no_classifier_is_refused(make, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no classifier: it has no weights for classifier"):
         scorer(f"hf:{tmp_path}")
+
+
+def test_a_damaged_classifier_is_refused(make):
+    file = make() / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelError, match="cannot load the classifier"):
+        scorer(f"hf:{file.parent}=good")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsteer.errors import SteerError
+from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.fitting.curvature import Curvature
 from lmsteer.steers.algebra import apart, balanced, overlaps, summed
 from lmsteer.steers.mix import Mix
@@ -80,6 +80,13 @@ def test_apart_leaves_the_others_alone_and_keeps_its_own_effect(llama, curvature
         assert float(after[0, k]) == pytest.approx(0, abs=1e-5 * float(before[0, 0]))
 
 
+def test_nothing_is_told_of_a_steer_made_of_another(llama, curvature):
+    card = replace(random_steer(llama).card, held_out={"slope": 1.0}, strength_range=(-1.0, 1.0), dial={"ratio": 1.5})
+    steer = replace(random_steer(llama), card=card)
+    for made in (apart(steer, {"one": random_steer(llama, seed=5)}, curvature), steer.scaled(2.0), steer.truncated(1)):
+        assert (made.card.held_out, made.card.strength_range, made.card.dial) == ({}, None, {})
+
+
 def test_balanced_strengths_give_each_its_own_effect(llama, curvature):
     one, two = random_steer(llama, seed=1), random_steer(llama, seed=2)
     two = summed(Mix({"one": one, "two": two}, {"one": -0.6, "two": 1.0}), "two")
@@ -104,6 +111,9 @@ def test_what_makes_no_steer_is_refused(llama, curvature):
         overlaps([one, shift], curvature)
     with pytest.raises(SteerError, match="does nothing that same do not"):
         apart(one, {"same": one.scaled(2.0)}, curvature)
+    foreign = replace(one, card=replace(one.card, base_fingerprint="another"))
+    with pytest.raises(WrongBaseError, match="several base models"):
+        apart(one, {"foreign": foreign}, curvature)
     with pytest.raises(SteerError, match="cannot be balanced"):
         balanced(Mix({"one": one, "same": one.scaled(-2.0)}, {"one": 1.0, "same": 1.0}), curvature)
     with pytest.raises(SteerError, match="from row to row"):

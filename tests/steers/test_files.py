@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,25 @@ def test_a_full_disk_leaves_the_old_steer(llama, tmp_path, monkeypatch):
         save_steer(random_steer(llama, seed=2), tmp_path / "s")
     assert torch.equal(load_steer(tmp_path / "s").factors["A"], old.factors["A"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_what_lies_beside_a_steer_is_not_removed(llama, tmp_path):
+    save_steer(random_steer(llama), tmp_path / "s")
+    (tmp_path / "s" / "notes.md").write_text("tried on Monday")
+    with pytest.raises(SteerError, match=r"holds notes\.md beside its steer"):
+        save_steer(random_steer(llama), tmp_path / "s")
+    assert (tmp_path / "s" / "notes.md").exists()
+
+
+def test_factors_that_do_not_match_and_other_formats_are_refused(llama, tmp_path):
+    steer = random_steer(llama)
+    with pytest.raises(SteerError, match="must be alike"):
+        replace(steer, factors={"A": torch.zeros(32, 3), "B": torch.zeros(32, 4)})
+    folder = save_steer(steer, tmp_path / "s")
+    told = json.loads((folder / "steer.json").read_text())
+    (folder / "steer.json").write_text(json.dumps({**told, "format": 2}))
+    with pytest.raises(SteerError, match="format 2"):
+        load_steer(folder)
 
 
 def test_a_folder_of_something_else_is_not_overwritten(llama, tmp_path):
@@ -88,6 +108,9 @@ def test_a_published_checkpoint_becomes_steers(llama, tmp_path):
     for k, steer in enumerate(steers):
         torch.testing.assert_close(steer.matrix(), 0.5 * a[k] @ b[k].T, rtol=1e-5, atol=1e-5)
         assert json.dumps(steer.card.fit)
+    plain = published(tmp_path / "plain.pt", {"projector1": a[:1], "projector2": b[:1]}, seed=0)
+    (steer,) = import_published(plain, card(llama), 32, llama.head.weight.shape[0])
+    torch.testing.assert_close(steer.matrix(), 1e-3 * a[0] @ b[0].T, rtol=1e-5, atol=1e-7)  # the code's own epsilon
 
 
 class _Bomb:

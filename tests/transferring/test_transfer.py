@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerFast
 from lmsteer.analysis.words import encode_with_bounds
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.fitting.curvature import curvature
+from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM
-from lmsteer.steers.algebra import overlaps
+from lmsteer.steers.algebra import overlaps, summed
+from lmsteer.steers.mix import Mix
 from lmsteer.transferring import maps
 from lmsteer.transferring import pairs as pairs_module
 from lmsteer.transferring import transfer as module
@@ -110,6 +112,36 @@ def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
     assert all(torch.equal(moved.factors[name], again.factors[name]) for name in moved.factors)
 
 
+def test_ends_of_a_sum_are_carried_as_the_sum_of_ends(llama, disguised, tmp_path):
+    done = fit(llama, styled(240), name="letters", out=tmp_path / "letters").steer
+    other = replace(done, factors={**done.factors, "A_end": done.factors["A_end"].flip(0)})
+
+    def end(steer):
+        moved = transfer(llama, steer, disguised, texts=TEXTS).factors
+        return moved["A_end"] @ moved["B_end"].T
+
+    one, two = end(done), end(other)
+    for strengths in ((2.0, 1.0), (2.0, -1.0), (-1.0, -1.0)):
+        mix = summed(Mix({"one": done, "two": other}, dict(zip(("one", "two"), strengths, strict=True))), "sum")
+        torch.testing.assert_close(end(mix), strengths[0] * one + strengths[1] * two, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [[0.0] * 4, [1.0], [1.0, 1.0]])
+def test_labels_that_tell_nothing_are_refused(llama, disguised, labels):
+    texts = [LabelledText(f"{k}ab", label) for k, label in enumerate(labels)]
+    with pytest.raises(DataError):
+        transfer(llama, random_steer(llama), disguised, texts=TEXTS, labelled=texts)
+
+
+def test_labelled_texts_are_counted_once_and_of_form_add_all_read(llama, disguised):
+    twice = [*styled(20), *styled(20)]
+    moved = transfer(llama, random_steer(llama), disguised, texts=TEXTS, labelled=twice)
+    assert moved.card.held_out["texts"] == 10
+    assert (
+        transfer(llama, random_steer(llama, "add"), disguised, texts=TEXTS, labelled=twice).card.held_out["texts"] == 20
+    )
+
+
 def test_readings_of_ends_keep_their_mean_and_spread(llama, by_pairs):
     pairs = paired_states(llama, by_pairs, TEXTS)
     a = torch.randn(32, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -155,6 +187,12 @@ def test_words_are_shared_by_what_they_stand_for(llama, by_pairs):
     words = shared_words(llama, by_pairs, paired_states(llama, by_pairs, TEXTS), 0.5)
     assert 90 < len(words.weights) < 256  # letters and signs, without the four that were left out and lone bytes
     assert float(words.weights.sum()) == pytest.approx(1)
+    (flat, geometric) = (
+        shared_words(llama, by_pairs, paired_states(llama, by_pairs, TEXTS), power).weights for power in (0.0, 1.0)
+    )
+    assert float(flat.max() / flat.min()) == pytest.approx(1)
+    squares = (geometric**0.5) / (geometric**0.5).sum()
+    torch.testing.assert_close(words.weights, squares)  # half the power: the root, but for what makes them sum to one
     assert words.weights.min() > 0
     assert (words.weights @ words.source).abs().max() < 1e-12
     assert 0 < words.frequency < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,17 +35,20 @@ def transfer(
     Example: lmsteer transfer sentiment --to Qwen/Qwen3-0.6B --out steers/sentiment-qwen
     """
     from lmsteer import printing
-    from lmsteer.fitting.data import LabelledSource, parse_label_map
+    from lmsteer.fitting.data import parse_label_map, read_labelled
     from lmsteer.lm import load
     from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import check_target, find_steer, save_steer
     from lmsteer.transferring.transfer import transfer as run
 
+    if data is None and (label_map or (text_column, label_column) != ("text", "label")):
+        raise LMSteerError("--label-map, --text-column and --label-column are of --data: give both.")
     check_target(out.absolute())
     found, given = find_steer(steer), read_prompts(texts) if texts else ()
     mapping = parse_label_map(label_map) if label_map else None
-    labelled = LabelledSource(data, text_column, label_column, mapping).read() if data else ()
+    columns = {"text_column": text_column, "label_column": label_column}
+    labelled = read_labelled(data, **columns, label_map=mapping) if data else ()
     target = load(to)
     moved = run(load(model), found, target, texts=given, labelled=labelled, how=how, progress=bars())  # type: ignore[arg-type]
     folder = save_steer(moved, out)
@@ -96,9 +100,12 @@ def mix(
     lm = load(model)
     mixed = Mix(steers, settings[0])
     lm.check_base(mixed)
+    if rank is not None and not 1 <= rank <= lm.hidden_size:
+        raise LMSteerError(f"--rank must be from 1 to the model's hidden size, {lm.hidden_size}, not {rank}.")
     own = curvature(lm)
     if against:
         others = {other: find_steer(other) for other in against}
+        lm.check_base(Mix(others, dict.fromkeys(others, 1.0)))
         steers = {key: apart(one, others, own) for key, one in steers.items()}
         mixed = Mix(steers, settings[0])
     if balance:
@@ -138,6 +145,7 @@ def calibrate(
     """
     from lmsteer import printing
     from lmsteer.evaluation.safe_range import calibrate as run
+    from lmsteer.evaluation.scorers import judged
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.lm import load
     from lmsteer.progress import bars
@@ -160,12 +168,14 @@ def calibrate(
         raise LMSteerError(f"{kept} is another steer than the one that ships; say with --out where to keep this one.")
     check_target(kept.absolute())
     found = load_steer(folder)
+    if level is not None and not 0 <= level <= 1:
+        raise LMSteerError(f"--level is a mean score, from 0 to 1, not {level:g}.")
     done = run(
         load(model),
         found,
         read_prompts(file) if file else starter_prompts(),
         ratio=ratio,
-        attribute=named(scorer).scores if scorer else None,
+        attribute=partial(judged, named(scorer)) if scorer else None,
         level=level,
         n=n,
         max_new_tokens=max_new_tokens,
@@ -176,4 +186,4 @@ def calibrate(
     if as_json:
         printing.as_json(dataclasses.asdict(done))
     else:
-        printing.safe_range(stdout, steer, done, level)
+        printing.safe_range(stdout, str(out or steer), done)

@@ -23,6 +23,7 @@ _LISTED = 100
 _LIST_STRENGTHS = (1.0, 2.0, 4.0)
 # Of so many unsteered continuations the best is taken.
 _BEST_OF = 8
+_UNSTEERED = "unsteered"
 BASELINES = ("prompting", "words", "best-of-n")
 
 
@@ -68,10 +69,15 @@ def arms_of(
         prefixes: instructions for the -1 end and the +1 end, for ``prompting``.
 
     Raises:
-        DataError: no steers, or one without strengths; an unknown baseline; prompting without two instructions.
+        DataError: no steers, or one without strengths, or called like another way; an unknown baseline; prompting
+            without two instructions.
     """
     if unknown := set(baselines) - set(BASELINES):
         raise DataError(f"unknown baselines {', '.join(sorted(unknown))}: there are {', '.join(BASELINES)}.")
+    if taken := {*BASELINES, _UNSTEERED} & steers.keys():
+        raise DataError(
+            f"a steer cannot be called {', '.join(sorted(taken))} here, where that is another way of writing."
+        )
     if not steers or not all(strengths.get(name) for name in steers):
         raise DataError("no strengths to evaluate the steer at.")
     curves = {
@@ -85,7 +91,7 @@ def arms_of(
         "best-of-n": lambda: _best_of(steers[first]),
     }
     of_baselines = [arm for baseline in BASELINES if baseline in baselines for arm in found[baseline]()]
-    return [Arm("unsteered", "unsteered", 0.0), *(arm for curve in curves.values() for arm in curve), *of_baselines]
+    return [Arm(_UNSTEERED, _UNSTEERED, 0.0), *(arm for curve in curves.values() for arm in curve), *of_baselines]
 
 
 def _steered(name: str, steer: Steer, strength: float) -> Arm:

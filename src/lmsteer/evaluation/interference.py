@@ -72,11 +72,14 @@ def interference(
         progress: what to tell of the work.
 
     Raises:
-        DataError: less than two steers, strengths row by row or 0, or what ``generate`` refuses.
+        DataError: less than two steers, strengths row by row or 0, readers of other names, or what ``generate``
+            refuses.
         WrongBaseError: a steer of another base.
     """
     if len(mix.steers) < 2 or len(mix.strengths) != 1 or not mix.strengths.all():
         raise DataError("interference is of two steers or more, each at one strength other than 0.")
+    if unknown := set(readers or {}) - set(mix.steers):
+        raise DataError(f"readers of {', '.join(sorted(unknown))}, which are no steers of the mix.")
     strengths = dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True))
     nothing = dict.fromkeys(strengths, 0.0)
     settings = [nothing, *({**nothing, name: s} for name, s in strengths.items()), strengths]

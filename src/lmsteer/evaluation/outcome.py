@@ -17,6 +17,8 @@ from lmsteer.evaluation.scorers.base import UNDECIDED
 # Prompts are drawn anew so often, and the middle so much of what comes out is told.
 _DRAWS, _MIDDLE = 1000, 0.95
 _SEED = 0
+# exp of more is no number.
+_MOST_NATS = 700.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def _perplexity(groups: Sequence[Sequence[Judged]]) -> Figure:
     if not tokens.sum():
         return Figure(math.nan, math.nan, math.nan)
     return _figure(
-        math.exp(-log_p.sum() / tokens.sum()), np.exp(-log_p[draws].sum(1) / tokens[draws].sum(1).clip(min=1))
+        math.exp(min(-log_p.sum() / tokens.sum(), _MOST_NATS)),
+        np.exp((-log_p[draws].sum(1) / tokens[draws].sum(1).clip(min=1)).clip(max=_MOST_NATS)),
     )
 
 

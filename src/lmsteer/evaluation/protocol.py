@@ -24,7 +24,7 @@ from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
 from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
-from lmsteer.evaluation.scorers.base import Scorer
+from lmsteer.evaluation.scorers.base import Scorer, judged
 from lmsteer.files import finite, write_file
 from lmsteer.generation import Draws, continue_from, encode_prompts
 from lmsteer.lm import LM
@@ -157,17 +157,12 @@ def _judged(
 
 
 def _scores(scorer: Scorer, texts: Sequence[str], arm: Arm) -> list[float]:
-    """What a scorer says, which may be anybody's code."""
     try:
-        scores = [float(score) for score in scorer.scores(texts)]
-    except Exception as error:
+        return judged(scorer, texts)
+    except ScorerError as error:
         raise ScorerError(
-            f"the scorer {scorer.name} failed on texts of {arm.name}: {type(error).__name__}: {error}. "
-            f"What was judged before is kept; the same command goes on from there."
+            f"{error} It was to judge {arm.name}; what was judged before is kept, and the same command goes on."
         ) from error
-    if len(scores) != len(texts) or not all(0 <= score <= 1 for score in scores):
-        raise ScorerError(f"the scorer {scorer.name} must give each text a number from 0 to 1, and did not.")
-    return scores
 
 
 def _best(texts: list[str], arm: Arm, lm: LM) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -34,7 +33,7 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     axes = figure.subplots()
     draw_curves(axes, outcomes)
-    axes.set_ylabel(f"mean score ({html.unescape(scorer)})")
+    axes.set_ylabel(f"mean score ({_plain(scorer)})")
     return figure
 
 
@@ -46,7 +45,7 @@ def draw_curves(axes: Axes, outcomes: Sequence[Outcome]) -> None:
         if found.strength:
             methods.setdefault(found.method, []).append(found)
     for (method, points), colour in zip(methods.items(), _COLOURS * len(methods), strict=False):
-        labels = iter([method])
+        labels = iter([_plain(method)])
         for sign in (-1, 1):
             side = sorted((p for p in points if p.strength * sign > 0), key=lambda p: abs(p.strength))
             start = _start(outcomes, method, sign)
@@ -73,7 +72,15 @@ def _curve(axes: Axes, label: str | None, points: Sequence[Outcome], base: float
     x, y = [point.perplexity.mean / base for point in shown], [point.score.mean for point in shown]
     below, above = ([abs(getattr(p.score, side) - p.score.mean) for p in shown] for side in ("low", "high"))
     axes.errorbar(
-        x, y, yerr=[below, above], fmt="o-", color=colour, label=label, linewidth=1.2, markersize=4, capsize=2
+        x,
+        y,
+        yerr=[below, above],
+        fmt="o-",
+        color=colour,
+        label=label,
+        linewidth=1.2,
+        markersize=4,
+        capsize=2,
     )
     for point, px, py in zip(shown, x, y, strict=True):
         if point.strength:
@@ -85,3 +92,8 @@ def _curve(axes: Axes, label: str | None, points: Sequence[Outcome], base: float
 def _base(outcomes: Sequence[Outcome]) -> float:
     """Perplexity of unsteered text."""
     return next((found.perplexity.mean for found in outcomes if not found.strength), outcomes[0].perplexity.mean)
+
+
+def _plain(text: str) -> str:
+    """A text in which matplotlib finds no mathematics."""
+    return text.replace("$", r"\$")

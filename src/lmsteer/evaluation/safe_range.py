@@ -2,8 +2,8 @@
 
 A strength is safe where the model still writes its language: where the perplexity of its text, under the unsteered
 model, is at most a given multiple of unsteered text's, and where it loops hardly more often. Strengths are tried
-outwards, by doubling until one is not safe; the border is then found by halving. The draws are the same for every
-strength.
+outwards from 1, by doubling until one is not safe, or inwards, by halving until one is; the border is then found
+between the two. The draws are the same for every strength.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from lmsteer.lm import LM
 from lmsteer.progress import Progress, Step, no_progress
 from lmsteer.steers.steer import Card, Steer
 
-# A strength beyond which none is looked for.
-_MOST = 64.0
+# Strengths beyond which, and below which, none is looked for.
+MOST, _LEAST = 64.0, 1 / 64
 # Halvings between the last safe strength and the first that is not: a sixteenth of the last doubling.
 _HALVINGS = 4
 # Share of runs of three words that were there before, above that of unsteered text.
@@ -55,17 +55,18 @@ class SafeRange:
     """What calibration found.
 
     Attributes:
-        low: the lowest safe strength, at most 0.
+        low: the lowest safe strength, at most 0; -``MOST`` says that all that were tried are safe.
         high: the highest, at least 0.
         ratio: that the perplexity may rise by.
-        reached: the safe strength nearest to 0 at which the attribute reaches the wanted level; None if none does, or
-            none was asked for.
+        level: of the attribute that was wanted; None if none was.
+        reached: the safe strength nearest to 0 at which the attribute reaches it; None if none does.
         trials: all strengths tried, in order.
     """
 
     low: float
     high: float
     ratio: float
+    level: float | None
     reached: float | None
     trials: list[Trial]
 
@@ -73,7 +74,7 @@ class SafeRange:
         """A card that tells so."""
         curve = [{name: _rounded(value) for name, value in asdict(trial).items()} for trial in self.trials]
         dial = {"ratio": self.ratio, "curve": curve}
-        dial |= {"auto": self.reached} if self.reached is not None else {}
+        dial |= {"level": self.level, "auto": self.reached} if self.level is not None else {}
         return replace(card, strength_range=(self.low, self.high), dial=dial)
 
 
@@ -112,6 +113,8 @@ def calibrate(
         raise DataError(f"perplexity cannot be kept under {ratio:g} times the unsteered; give a ratio above 1.")
     if (level is None) != (attribute is None):
         raise DataError("a wanted level is of an attribute: give both, or neither.")
+    if level is not None and not math.isfinite(level):
+        raise DataError(f"a level of {level:g} cannot be reached.")
 
     def write(strength: float) -> list[Continuation]:
         settings = [{"s": strength}]
@@ -131,7 +134,7 @@ def calibrate(
         if level is not None:
             end = high if level > base.level else low
             reached = _reached([trials.at(end * k / _LEVELS) for k in range(_LEVELS + 1)], level)
-    return SafeRange(low, high, ratio, reached, [trials.tried[strength] for strength in sorted(trials.tried)])
+    return SafeRange(low, high, ratio, level, reached, [trials.tried[strength] for strength in sorted(trials.tried)])
 
 
 class _Trials:
@@ -159,11 +162,13 @@ def _trial(strength: float, rows: Sequence[Continuation], attribute: Scores | No
 
 
 def _border(is_safe: Callable[[float], bool]) -> float:
-    """The largest safe size, to a sixteenth."""
+    """The largest safe size, to a sixteenth; ``MOST`` if all are safe, 0 if not even ``_LEAST`` is."""
     good, bad = 0.0, 1.0
-    while bad <= _MOST and is_safe(bad):
+    while bad <= MOST and is_safe(bad):
         good, bad = bad, 2 * bad
-    if bad > _MOST:
+    while not good and bad > _LEAST:  # a steer of a coarse unit
+        good, bad = (bad / 2, bad) if is_safe(bad / 2) else (0.0, bad / 2)
+    if not good or bad > MOST:
         return good
     for _ in range(_HALVINGS):
         middle = (good + bad) / 2

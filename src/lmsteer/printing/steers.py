@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lmsteer.evaluation.interference import Interference
-from lmsteer.evaluation.safe_range import SafeRange
+from lmsteer.evaluation.safe_range import MOST, SafeRange
 from lmsteer.fitting.curvature import Curvature
 from lmsteer.printing.common import signed
 from lmsteer.steers.algebra import cosines, overlaps
@@ -34,7 +34,9 @@ def transferred(out: Console, moved: Steer, folder: Path) -> None:
 
 def mix_as_json(mix: Mix, curvature: Curvature, found: Interference | None) -> dict[str, Any]:
     """A mix for machines: strengths, cosines of its steers in what they do to the model, and measured effects."""
-    told: dict[str, Any] = {"strengths": dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True))}
+    told: dict[str, Any] = {
+        "strengths": {name: round(s, 6) for name, s in zip(mix.steers, mix.strengths[0].tolist(), strict=True)}
+    }
     if all(steer.form == "multiply" for steer in mix.steers.values()):
         told["cosines"] = cosines(overlaps([*mix.steers.values()], curvature)).tolist()
     if found is not None:
@@ -73,7 +75,7 @@ def mix(out: Console, told: dict[str, Any]) -> None:
         out.print(table)
 
 
-def safe_range(out: Console, name: str, done: SafeRange, level: float | None) -> None:
+def safe_range(out: Console, name: str, done: SafeRange) -> None:
     """A safe range: its ends, what was tried, and how to write it."""
     table = Table("strength", "perplexity", "repetition", "level")
     for trial in done.trials:
@@ -84,6 +86,10 @@ def safe_range(out: Console, name: str, done: SafeRange, level: float | None) ->
         f"Safe: from {signed(done.low)} to {signed(done.high)}, kept on the card; {name}=50% is half of it.",
         markup=False,
     )
-    if level is not None:
+    if MOST in (done.high, -done.low):
+        out.print(f"No border was found up to a strength of {MOST:g}.", markup=False, highlight=False)
+    if not done.high or not done.low:
+        out.print("Not even a small strength is safe on one side: this steer is too strong, or harms text at once.")
+    if done.level is not None:
         reached = "no safe strength" if done.reached is None else f"{name}=auto, {signed(done.reached)},"
-        out.print(f"A level of {level:g} is reached by {reached}.", markup=False, highlight=False)
+        out.print(f"A level of {done.level:g} is reached by {reached}.", markup=False, highlight=False)

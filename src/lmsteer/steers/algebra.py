@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lmsteer.errors import SteerError
+from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.fitting.curvature import Curvature
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import END_FACTORS, FACTORS, Card, Steer
@@ -31,7 +31,10 @@ def overlaps(steers: Sequence[Steer], curvature: Curvature) -> Tensor:
 
     Raises:
         SteerError: a steer of another form.
+        WrongBaseError: steers of several bases.
     """
+    if len({steer.card.base_fingerprint for steer in steers}) > 1:
+        raise WrongBaseError("steers of several base models have nothing in common that could be compared.")
     factors = [_factors(steer) for steer in steers]
     found = [[curvature.inner(one, other) for other in factors] for one in factors]
     m = torch.tensor(found, dtype=torch.float64).reshape(len(steers), len(steers))
@@ -97,8 +100,8 @@ def apart(steer: Steer, others: Mapping[str, Steer], curvature: Curvature) -> St
         "A": torch.hstack([part.factors["A"] for _, part in parts]),
         "B": torch.hstack([weight / left * part.factors["B"] for weight, part in parts]),
     }
-    taken = [_part(other.card, -float(w)) for w, other in zip(weights, others.values(), strict=True)]
-    card = replace(steer.card, fit={**steer.card.fit, "apart_from": taken}, strength_range=None, dial={})
+    taken = [_part(other.card, -float(w) / left) for w, other in zip(weights, others.values(), strict=True)]
+    card = replace(steer.card, fit={**steer.card.fit, "apart_from": taken}).unmeasured()
     return replace(steer, factors={**steer.factors, **factors}, card=card)
 
 

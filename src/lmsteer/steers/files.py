@@ -23,6 +23,7 @@ from lmsteer.errors import SteerError
 from lmsteer.files import replace_folder
 from lmsteer.steers.steer import Card, Form, Steer
 
+_FORMAT = 1
 FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
 STEERS_FOLDER = Path("steers")
 # Fitted steers that come with the package, of its default model.
@@ -34,17 +35,21 @@ _PUBLISHED_NAMES = {"projector1": "A", "projector2": "B", "add_vec": "a", "offse
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that holds something else than a steer.
+    """Refuse a folder that holds something else than a steer, which saving one there would remove.
 
     Raises:
         SteerError: it does, or it is no folder.
     """
     try:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / CARD_FILE).exists()
+        held = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    except NotADirectoryError as error:
+        raise SteerError(f"{folder} exists and holds no steer; choose another folder.") from error
     except OSError as error:
         raise SteerError(f"cannot use {folder}: {error}.") from error
-    if taken:
+    if held and CARD_FILE not in held:
         raise SteerError(f"{folder} exists and holds no steer; choose another folder.")
+    if others := sorted(name for name in held - {CARD_FILE, FACTORS_FILE} if not name.startswith(".")):
+        raise SteerError(f"{folder} holds {', '.join(others)} beside its steer; move that, or choose another folder.")
 
 
 def save_steer(steer: Steer, folder: str | Path) -> Path:
@@ -76,6 +81,8 @@ def load_steer(folder: str | Path) -> Steer:
     folder = Path(folder)
     try:
         fields = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        if fields["format"] != _FORMAT:
+            raise ValueError(f"format {fields['format']}, which this version does not know")
         factors = load_file(folder / FACTORS_FILE)
         card = Card(**fields["card"])
         if card.strength_range is not None:
@@ -173,7 +180,7 @@ def _read_published(checkpoint: Path) -> tuple[argparse.Namespace, Mapping[str, 
 
 def _to_json(steer: Steer) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": _FORMAT,
         "form": steer.form,
         "hidden_size": steer.hidden_size,
         "vocabulary": steer.vocabulary,

@@ -52,7 +52,7 @@ def strength_of(notation: str, card: Card) -> float:
     """The strength that ``2.5``, ``50%`` or ``auto`` stands for.
 
     Raises:
-        SteerError: the card has no safe range to take it from.
+        SteerError: the card has no safe range to take it from, or calibration did not reach what it was asked for.
     """
     if notation != "auto" and not notation.endswith("%"):
         return float(notation)
@@ -61,7 +61,13 @@ def strength_of(notation: str, card: Card) -> float:
             f"steer {card.name!r} has no safe range that {notation} could be of; `lmsteer calibrate` finds one."
         )
     if notation == "auto":
-        return float(card.dial.get("auto", card.strength_range[1]))
+        found = card.dial.get("auto", card.strength_range[1])
+        if found is None:
+            raise SteerError(
+                f"no safe strength of steer {card.name!r} reached the level {card.dial.get('level')} that was wanted: "
+                "name a strength."
+            )
+        return float(found)
     share = float(notation.removesuffix("%")) / 100
     low, high = card.strength_range
     return share * (high if share > 0 else -low)

@@ -46,6 +46,10 @@ class Card:
     strength_range: tuple[float, float] | None = None
     dial: Mapping[str, Any] = field(default_factory=dict)
 
+    def unmeasured(self) -> Card:
+        """The card of another steer made of this one, of which nothing is measured."""
+        return replace(self, held_out={}, strength_range=None, dial={})
+
     def check_base(self, name: str, fingerprint: str, tokenizer_fingerprint: str) -> None:
         """Refuse another base, or another tokenizer, than those that the steer was fitted with.
 
@@ -96,6 +100,11 @@ class Steer:
             raise SteerError(f"a steer of form {self.form} has factors {FACTORS[self.form]}, not {set(self.factors)}.")
         for name, factor in self.factors.items():
             self._check_factor(name, factor)
+        if self.form == "multiply":
+            for a, b in (FACTORS[self.form], END_FACTORS):
+                if a in self.factors and self.factors[a].shape != self.factors[b].shape:
+                    shapes = f"{tuple(self.factors[a].shape)} and {tuple(self.factors[b].shape)}"
+                    raise SteerError(f"factors {a} and {b} have shapes {shapes}; they must be alike.")
 
     @property
     def rank(self) -> int:
@@ -125,16 +134,16 @@ class Steer:
         return self.factors["A"] @ self.factors["B"].T
 
     def scaled(self, scale: float) -> Steer:
-        """The same steer with its unit of strength ``scale`` times as large."""
+        """The same steer with its unit of strength ``scale`` times as large; what was measured of it is left out."""
         moved = {
             name: self.factors[name] * scale
             for name in (FACTORS[self.form][-1], END_FACTORS[-1])
             if name in self.factors
         }
-        return replace(self, factors={**self.factors, **moved})
+        return replace(self, factors={**self.factors, **moved}, card=self.card.unmeasured())
 
     def truncated(self, rank: int) -> Steer:
-        """The nearest multiply steer of a smaller rank (Eckart-Young, on the SVD of W).
+        """The nearest multiply steer of a smaller rank (Eckart-Young, on the SVD of W), of which nothing is measured.
 
         Raises:
             SteerError: a rank out of range, or a steer of another form.
@@ -142,7 +151,7 @@ class Steer:
         if not 1 <= rank <= self.hidden_size:
             raise SteerError(f"the rank must be from 1 to the hidden size, {self.hidden_size}, not {rank}.")
         a, b, _ = factorise(self.matrix(), rank)
-        return replace(self, factors={**self.factors, "A": a, "B": b})
+        return replace(self, factors={**self.factors, "A": a, "B": b}, card=self.card.unmeasured())
 
     def _has_half_an_end(self) -> bool:
         given = set(END_FACTORS) & set(self.factors)

@@ -16,7 +16,7 @@ from torch import Tensor
 from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation.reading import read
 from lmsteer.fitting.curvature import Curvature, curvature
-from lmsteer.fitting.data import LabelledText
+from lmsteer.fitting.data import LabelledText, check_labelled
 from lmsteer.fitting.end_part import end_direction
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.fitting.scale import best_scales, largest_scale
@@ -54,7 +54,8 @@ def transfer(
         steer: of form multiply or add.
         target: the model to carry it to.
         texts: any, of any style, for both models to read; the starter texts if none.
-        labelled: a few labelled texts, two at least: half choose the units of strength, the others are read; or none.
+        labelled: a few labelled texts of both ends, or none. Half of them choose the units of strength, the others are
+            read; of form add, which has none to choose, all are read.
         how: the map of words (``maps``).
         power: of the frequency that words are weighed by.
         progress: what to tell of the work.
@@ -71,8 +72,9 @@ def transfer(
     steer.card.check_base(source.name, source.fingerprint, source.tokenizer_fingerprint)
     if how not in WORD_MAPS:
         raise DataError(f"the map of words is one of {', '.join(WORD_MAPS)}, not {how!r}.")
-    if len(labelled) == 1:
-        raise DataError("one labelled text chooses nothing: give two or more, or none.")
+    labelled = list({text.digest: text for text in labelled}.values())  # a text twice would choose and be read
+    if labelled:
+        check_labelled(labelled, "the labelled data")
     if steer.form == "offset":
         raise SteerError("a steer of form offset moves single words and cannot be carried over; fit it anew.")
     texts = texts or [text.text for dimension in DIMENSIONS for text in starter_texts(dimension)]
@@ -88,7 +90,7 @@ def transfer(
     if not after > 0:
         raise SteerError(f"nothing of steer {steer.card.name!r} arrives at {target.name}.")
     carried["B"] *= (_PRICE * before / after) ** 0.5
-    carried |= _ends(target, of_target, pairs, factors)
+    carried |= _ends(source, target, of_target, pairs, factors)
     found = {name: factor.float().contiguous() for name, factor in carried.items()}
     if steer.form == "add":
         found = {"a": found["B"].squeeze(1)}
@@ -118,29 +120,43 @@ def _card(card: Card, target: LM, how: WordMap, power: float, pairs: Pairs, word
     return Card(card.name, *base, card.label, data=card.data, fit=fit)
 
 
-def _ends(target: LM, of_target: Curvature, pairs: Pairs, factors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The end part: its reader carried over, its direction the target's own."""
-    end = target.tokenizer.eos_token_id
-    if "A_end" not in factors or end is None or len(pairs.target_ends) < _FEWEST_ENDS:
+def _ends(source: LM, target: LM, of_target: Curvature, pairs: Pairs, factors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The end part: its readers carried over, its direction the target's own, as strong as each reader's was."""
+    if "A_end" not in factors or target.tokenizer.eos_token_id is None or len(pairs.target_ends) < _FEWEST_ENDS:
         return {}
-    ends = pairs.target_ends.to(target.device)
-    r, _ = target.head.residuals(ends, torch.full((len(ends),), end, device=target.device))
-    u = end_direction(of_target, r.double().mean(0).cpu())
-    reader = carry_end_reading(pairs, factors["A_end"])
-    return {"A_end": reader, "B_end": u[:, None].repeat(1, reader.shape[1])}
+    u = end_direction(of_target, _end_residual(target, pairs.target_ends))
+    # Each column of B_end was a direction u of unit effect on the mean residual, times a strength.
+    strengths = factors["B_end"].T @ _end_residual(source, pairs.source_ends)
+    return {"A_end": carry_end_reading(pairs, factors["A_end"]), "B_end": u[:, None] * strengths}
+
+
+def _end_residual(lm: LM, ends: Tensor) -> Tensor:
+    """Mean residual (d,) of the end-of-text token where texts end, float64 on the CPU."""
+    tokens = torch.full((len(ends),), lm.tokenizer.eos_token_id, device=lm.device)
+    r, _ = lm.head.residuals(ends.to(lm.device), tokens)
+    return r.double().mean(0).cpu()
 
 
 def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Steer:
-    """The steer with units of strength from half of the labelled texts, and figures from the other half."""
+    """The steer with units of strength from half of the labelled texts, and figures from the other half.
+
+    A steer of form add has no unit to choose: all texts are read.
+    """
     ordered = sorted(labelled, key=lambda text: text.digest)
+    if steer.form == "add":
+        return _read(target, steer, ordered)
     half = Rows.join(list(gather(target, *readable(target, ordered[::2]))))
     inside, ends = half[~half.is_end], half[half.is_end]
     factors = dict(steer.factors)
-    if steer.form == "multiply":
+    if len(inside):
         factors["B"] = factors["B"] * largest_scale(target.head, inside, factors["A"], factors["B"])
     if "A_end" in factors and len(ends):
         [(scale, _)] = best_scales(target.head, ends, [(factors["A_end"], factors["B_end"])])
         factors["A_end"] = factors["A_end"] * scale
-    steer = replace(steer, factors=factors)
-    rows = Rows.join(list(gather(target, *readable(target, ordered[1::2]))))
+    return _read(target, replace(steer, factors=factors), ordered[1::2])
+
+
+def _read(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Steer:
+    """The steer with figures of labelled texts on its card."""
+    rows = Rows.join(list(gather(target, *readable(target, labelled))))
     return replace(steer, card=replace(steer.card, held_out=read(target.head, rows, steer).to_json()))

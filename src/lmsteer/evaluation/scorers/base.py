@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Protocol
 
+from lmsteer.errors import ScorerError
+
 # Gives each text a number: a scorer's scores, a steer's readings, or anything else.
 Scores = Callable[[Sequence[str]], Sequence[float]]
 # A score that says nothing.
@@ -56,6 +58,21 @@ class Scorer(Protocol):
     def scores(self, texts: Sequence[str]) -> list[float]:
         """For each text how surely it lies at the +1 end, from 0 to 1; 0.5 is no verdict."""
         ...
+
+
+def judged(scorer: Scorer, texts: Sequence[str]) -> list[float]:
+    """What a scorer, which may be anybody's code, says of texts.
+
+    Raises:
+        ScorerError: it fails, or says what is no score.
+    """
+    try:
+        scores = [float(score) for score in scorer.scores(texts)]
+    except Exception as error:
+        raise ScorerError(f"the scorer {scorer.name} failed: {type(error).__name__}: {error}.") from error
+    if len(scores) != len(texts) or not all(0 <= score <= 1 for score in scores):
+        raise ScorerError(f"the scorer {scorer.name} must give each text a number from 0 to 1, and did not.")
+    return scores
 
 
 def positive_share(scores: Sequence[float]) -> float:

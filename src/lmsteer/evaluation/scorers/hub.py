@@ -18,6 +18,7 @@ from lmsteer.batches import by_length, pad
 from lmsteer.errors import DataError, ModelError
 from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, Measured
 from lmsteer.fingerprints import fingerprint_of
+from lmsteer.lm import LOADING_ERRORS
 
 # Tokens of a text that are read where neither the model nor its tokenizer says how many it can.
 _LONGEST = 512
@@ -79,7 +80,7 @@ def _load(model: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
         classifier, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(f"cannot load the classifier {model!r}: {error}") from error
     if missing := loading["missing_keys"]:
         raise ModelError(f"{model!r} is no classifier: it has no weights for {', '.join(sorted(missing))}.")
