@@ -69,7 +69,7 @@ class LabelledSource:
         """
         if self.limit is not None and self.limit < 2:
             raise DataError(f"the limit must be two texts or more, not {self.limit}.")
-        rows = _rows(self.path, self.split)
+        rows = read_rows(self.path, self.split)
         texts = [_labelled(row, place, self.text_column, self.label_column, self.label_map) for place, row in rows]
         kept = [labelled for labelled in texts if labelled.text.strip()]
         return sample_texts(kept, self.limit, self.seed) if self.limit else kept
@@ -175,12 +175,16 @@ def _number(label: Any, place: str, label_map: Mapping[str, float] | None) -> fl
     return number
 
 
-def _rows(source: str | Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a file or Hub dataset, each with where it stands."""
+def read_rows(source: str | Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a JSONL, CSV or Parquet file or of a Hub dataset, each with where it stands.
+
+    Raises:
+        DataError: no such file or dataset, or one that cannot be read.
+    """
     path = Path(source)
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if path.is_file() and kind not in _SUFFIXES:
-        raise DataError(f"{path}: unknown kind of file; labelled texts come as {', '.join(_SUFFIXES)}.")
+        raise DataError(f"{path}: unknown kind of file; data come as {', '.join(_SUFFIXES)}.")
     if not path.is_file():
         if kind in _SUFFIXES or path.is_dir():
             raise DataError(f"{path}: no such file.")

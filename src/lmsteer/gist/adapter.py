@@ -123,6 +123,20 @@ class GistAdapter:
         return {_EMBEDDINGS: self.embeddings, **factors}
 
 
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds something else than a gist adapter, which saving one there would remove.
+
+    Raises:
+        DataError: it does, or it is no folder.
+    """
+    try:
+        held = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    except OSError as error:
+        raise DataError(f"cannot use {folder}: {error}.") from error
+    if held and (CARD_FILE not in held or held - {CARD_FILE, WEIGHTS_FILE}):
+        raise DataError(f"{folder} exists and holds something else than a gist adapter; choose another folder.")
+
+
 def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:
     """Write an adapter; an older one in the same folder stands until the new one is whole.
 
@@ -130,9 +144,8 @@ def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:
         DataError: the folder holds something else, or the disk does not take it.
     """
     folder = Path(folder)
+    check_target(folder)
     try:
-        if folder.exists() and not (folder / CARD_FILE).exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DataError(f"{folder} exists and holds no gist adapter; choose another folder.")
         with replace_folder(folder) as aside:
             save_file({k: v.contiguous() for k, v in adapter._tensors().items()}, aside / WEIGHTS_FILE)
             (aside / WEIGHTS_FILE).chmod(0o644)  # safetensors writes 0600: an adapter is to be shared

@@ -1,0 +1,107 @@
+"""Instruction data: rows ``{"instruction", "input", "output"}`` -> examples, laid out as published (appendix C).
+
+::
+
+    Instruction: {instruction}
+    <gist tokens>
+    Input: {input}
+    Output: {output}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import DataError
+from lmsteer.fitting.data import read_rows
+from lmsteer.gist.layout import Layout
+from lmsteer.lm import LM
+
+_COLUMNS = ("instruction", "input", "output")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What is to be done, what with, and how it is done."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """An instruction in tokens.
+
+    Attributes:
+        prompt: what the gist tokens stand in for.
+        rest: what follows them, the output and the end of the text last.
+        targets: so many of the last tokens are the output's, which the loss is of.
+    """
+
+    prompt: list[int]
+    rest: list[int]
+    targets: int
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.rest)
+
+
+def read_instructions(source: str | Path, split: str = "train") -> list[Instruction]:
+    """Read instruction data: JSONL, CSV or Parquet, or a Hub dataset, with these three columns (input may be missing).
+
+    Raises:
+        DataError: nothing there, a column that is missing or no text, or an instruction or output that is empty.
+    """
+    found = []
+    for place, row in read_rows(source, split):
+        fields = {column: row.get(column, "" if column == "input" else None) for column in _COLUMNS}
+        for column, value in fields.items():
+            if not isinstance(value, str) and not (column == "input" and value is None):
+                raise DataError(f"{place}: no text in the column {column!r}; there are {', '.join(map(repr, row))}.")
+            if column != "input" and not str(value).strip():
+                raise DataError(f"{place}: the {column} is empty: there is nothing to learn from.")
+        found.append(Instruction(*(fields[column] or "" for column in _COLUMNS)))
+    if len(found) < 2:
+        raise DataError(f"{source} holds {len(found)} instructions; a fit needs two at least, and likes thousands.")
+    return found
+
+
+def prompt_ids(lm: LM, instructions: Sequence[str]) -> list[list[int]]:
+    """What stands before the gist tokens, as the fit has seen it."""
+    return lm.encode([f"Instruction: {instruction}\n" for instruction in instructions])
+
+
+def input_text(given: str) -> str:
+    """What stands between the gist tokens and the output."""
+    return f"\nInput: {given}\nOutput:" if given else "\nOutput:"
+
+
+def encode_examples(lm: LM, instructions: Sequence[Instruction], tokens: int) -> list[Example]:
+    """Examples that fit into the context with so many gist tokens; longer ones are cut at the end of their input."""
+    end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
+    prompts = prompt_ids(lm, [each.instruction for each in instructions])
+    inputs = lm.encode([input_text(each.input) for each in instructions], special=False)
+    outputs = lm.encode([f" {each.output}" for each in instructions], special=False)
+    found = []
+    for prompt, given, output in zip(prompts, inputs, outputs, strict=True):
+        target = [*output, *end]
+        room = lm.max_length - len(prompt) - tokens - len(target)
+        if room >= len(given):
+            found.append(Example(prompt, [*given, *target], len(target)))
+    return found
+
+
+def lay_out(lm: LM, examples: Sequence[Example], gist: Sequence[int]) -> tuple[Layout, Tensor]:
+    """A batch, padded on the right, and where its targets stand (B, T)."""
+    prompts, rests = [each.prompt for each in examples], [each.rest for each in examples]
+    layout = Layout.of(prompts, gist, rests, lm.pad_id, lm.device)
+    ends = layout.mask.sum(1, keepdim=True)
+    starts = ends - torch.tensor([[each.targets] for each in examples], device=lm.device)
+    places = torch.arange(layout.ids.shape[1], device=lm.device)
+    return layout, (places >= starts) & (places < ends)

@@ -1,0 +1,277 @@
+"""fit: instruction data -> a gist adapter, through transformers' ``Trainer`` (and so accelerate, over several devices).
+
+The model is frozen; embeddings of gist tokens and a LoRA are trained, under a gist mask, to make the outputs likely.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from lmsteer.batches import by_length
+from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapter
+from lmsteer.gist.embedding import embedded, gist_ids, mean_embedding
+from lmsteer.gist.examples import Example, Instruction, encode_examples, lay_out
+from lmsteer.gist.forward import masked_states
+from lmsteer.gist.lora import LoRA
+from lmsteer.gist.masks import Condition, check_maskable
+from lmsteer.interrupts import interruptible_steps
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, Step, no_progress
+
+# Tokens of held-out examples that are read at once.
+_HELD_OUT_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a gist adapter is fitted.
+
+    Attributes:
+        tokens: G.
+        shared: whether all gist tokens have one embedding.
+        rank: of the LoRA.
+        condition: of the mask; the controls are fitted like the thing itself.
+        steps: of AdamW.
+        batch: examples a step.
+        learning_rate: the highest, which a cosine leads down from.
+        seed: of the LoRA and of the order of examples.
+
+    Raises:
+        DataError: one out of range.
+    """
+
+    tokens: int = 1
+    shared: bool = False
+    rank: int = 16
+    condition: Condition = Condition.GIST
+    steps: int = 1000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what in ("tokens", "rank", "steps", "batch"):
+            if getattr(self, what) < 1:
+                raise DataError(f"{what} must be one or more, not {getattr(self, what)}.")
+
+
+class Student(nn.Module):
+    """What is trained; the frozen model is no part of it, so that checkpoints are small."""
+
+    def __init__(self, lm: LM, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self._lm = (lm,)
+        count = 1 if settings.shared else settings.tokens
+        self.embeddings = nn.Parameter(mean_embedding(lm)[None].repeat(count, 1).to(lm.device))
+        self.lora = LoRA(lm, settings.rank, settings.seed)
+        self.gist = gist_ids(lm, count) * (settings.tokens // count)
+
+    def forward(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """The mean loss of the output's tokens, in nats, under the condition that is trained."""
+        return {"loss": -self.log_likelihood(examples, self.settings.condition).mean()}
+
+    def log_likelihood(self, examples: Sequence[Example], condition: Condition) -> Tensor:
+        """Of each token of the outputs, example by example (N,)."""
+        (lm,) = self._lm
+        layout, targets = lay_out(lm, examples, self.gist)
+        h = masked_states(lm, layout, condition)[:, :-1][targets[:, 1:]]
+        return lm.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]])
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Have the frozen model work with what is trained, within a ``with`` block."""
+        (lm,) = self._lm
+        with self.lora.attached(), embedded(lm, self.embeddings):
+            yield
+
+    @torch.no_grad()
+    def losses(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Mean loss of all tokens of the outputs under each condition, in nats."""
+        sums, count = dict.fromkeys(Condition, 0.0), sum(each.targets for each in examples)
+        for batch in by_length([[*each.prompt, *each.rest] for each in examples], _HELD_OUT_TOKENS):
+            for condition in Condition:
+                sums[condition] -= float(self.log_likelihood([examples[i] for i in batch], condition).sum())
+        return {condition.value: total / max(count, 1) for condition, total in sums.items()}
+
+    def adapter(self, card: GistCard) -> GistAdapter:
+        """What has been trained."""
+        down, up = self.lora.factors()
+        return GistAdapter(self.embeddings.detach().cpu().clone(), down, up, card)
+
+
+def fit_gist(
+    lm: LM,
+    instructions: Sequence[Instruction],
+    out: str | Path,
+    *,
+    settings: Settings | None = None,
+    held_out: Sequence[Instruction] = (),
+    every: int = 100,
+    resume: bool = False,
+    progress: Progress = no_progress,
+) -> GistAdapter:
+    """Fit a gist adapter, and save it.
+
+    Args:
+        lm: the model; it stays as it is.
+        instructions: to learn from.
+        out: folder of the adapter; ``out.partial`` keeps checkpoints until the end.
+        settings: how.
+        held_out: instructions whose loss is told as the fit goes on, and kept on the card.
+        every: steps between two looks at them, and between two checkpoints.
+        resume: go on from the last checkpoint of a fit of the same settings.
+        progress: what to tell of the work.
+
+    Raises:
+        DataError: no instructions, none that fits into the context, or a folder that holds something else.
+        ModelError: a model that cannot honour gist masks.
+        InterruptedWorkError: the user stopped it; its last checkpoint is kept.
+    """
+    settings = settings or Settings()
+    folder = Path(out).absolute()
+    check_target(folder)
+    check_maskable(lm)
+    examples, unseen = (encode_examples(lm, given, settings.tokens) for given in (instructions, held_out))
+    if not examples:
+        raise DataError("no instruction fits into the context of the model.")
+    base = (lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    student = Student(lm, settings)
+    partial = folder.with_name(f"{folder.name}.partial")
+    last = get_last_checkpoint(str(partial)) if resume and partial.exists() else None
+    with student.installed(), interruptible_steps() as check:
+        start = int(Path(last).name.rpartition("-")[2]) if last else 0
+        with progress("fitting gist tokens", settings.steps, start) as step:
+            watch = _Watch(student, unseen, every, step, check)
+            trainer = _Trainer(
+                model=student,
+                args=_arguments(partial, settings, every),
+                train_dataset=_Examples(examples),
+                data_collator=lambda batch: {"examples": batch},
+                callbacks=[watch],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=last)
+        if watch.stopped_at is not None:
+            raise InterruptedWorkError(
+                f"stopped after {watch.stopped_at} of {settings.steps} steps, which are kept in {partial}; "
+                "the same command with --resume goes on from there."
+            )
+        losses = student.losses(unseen) if unseen else {}
+    curve = [line for line in trainer.state.log_history if Condition.GIST.value in line]
+    figures = {**losses, "curve": curve} if unseen else {}
+    told = {"examples": len(examples), "left_out": len(instructions) - len(examples)}
+    card = GistCard(*base, settings.tokens, data=told, fit=_told(settings), held_out=figures)
+    adapter = student.adapter(card)
+    save_adapter(adapter, folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    return adapter
+
+
+class _Examples(Dataset[Example]):
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+
+class _Trainer(Trainer):
+    """Draws batches of like length, so that little time goes to padding."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Of the examples, for as many processes as there are."""
+        dataset, batch = self.train_dataset, self.args.train_batch_size
+        assert isinstance(dataset, _Examples)
+        sampler = _LikeLengths([len(dataset[i]) for i in range(len(dataset))], batch, self.args.seed)
+        loader = DataLoader(dataset, batch, sampler=sampler, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
+
+class _LikeLengths(Sampler[int]):
+    """Indices such that every batch has examples of about one length; the order of batches is drawn for each epoch."""
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Told by accelerate."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = random.Random(hash((self._seed, self._epoch)))
+        order = sorted(range(len(self._lengths)), key=lambda i: (self._lengths[i], drawn.random()))
+        batches = [order[k : k + self._batch] for k in range(0, len(order), self._batch)]
+        # The one that is not full goes last, or it would shift the others' borders.
+        rest = [batches.pop()] if len(batches[-1]) < self._batch else []
+        drawn.shuffle(batches)
+        return iter([i for batch in [*batches, *rest] for i in batch])
+
+
+class _Watch(TrainerCallback):
+    """Tells how far the fit is and how it goes, and stops it between steps when the user asks for that."""
+
+    def __init__(self, student: Student, held_out: Sequence[Example], every: int, step: Step, check: Any) -> None:
+        self._student, self._held_out, self._every, self._step, self._check = student, held_out, every, step, check
+        self._said = ""
+        self.stopped_at: int | None = None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Look at the held-out loss now and then."""
+        if self._held_out and state.global_step % self._every == 0:
+            losses = self._student.losses(self._held_out)
+            state.log_history.append({"step": state.global_step, **losses})  # which checkpoints keep
+            self._said = "held out: " + ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        self._step(1, self._said)
+        try:
+            self._check()
+        except KeyboardInterrupt:
+            self.stopped_at = state.global_step
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+def _arguments(folder: Path, settings: Settings, every: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, settings.steps // 20),
+        weight_decay=0.0,
+        logging_strategy="no",
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+        disable_tqdm=True,
+        seed=settings.seed,
+    )
+
+
+def _told(settings: Settings) -> Mapping[str, Any]:
+    return {**asdict(settings), "condition": settings.condition.value}

@@ -1,0 +1,63 @@
+"""LoRA while it is trained: ``x Wᵀ + 2 (x Aᵀ) Bᵀ`` in every linear layer of a frozen model but its head.
+
+Hu et al., 2021, arXiv 2106.09685.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lmsteer.lm import LM
+
+# α / r of the paper, with the α of twice the rank that is usual.
+_SCALE = 2.0
+
+
+class LoRA(nn.Module):
+    """Factors A (r, n) and B (m, r) of each layer; B is zero at first, and nothing is changed."""
+
+    def __init__(self, lm: LM, rank: int, seed: int) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        layers = {
+            name: module
+            for name, module in lm.model.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D)) and module is not lm.head.module
+        }
+        self.names = list(layers)
+        self._modules_of_lm = list(layers.values())
+        self.down, self.up = nn.ParameterList(), nn.ParameterList()
+        for module in self._modules_of_lm:
+            rows, columns = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
+            bound = 1 / math.sqrt(columns)  # as torch draws a linear layer's weight
+            a = (torch.rand(rank, columns, generator=random) * 2 - 1) * bound
+            self.down.append(nn.Parameter(a.to(lm.device)))
+            self.up.append(nn.Parameter(torch.zeros(rows, rank, device=lm.device)))
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Let the layers have what the factors add, within a ``with`` block."""
+        with ExitStack() as stack:
+            for module, a, b in zip(self._modules_of_lm, self.down, self.up, strict=True):
+                stack.enter_context(module.register_forward_hook(_adding(a, b)))
+            yield
+
+    def factors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A, and B with the scale in it, of each layer by name."""
+        down = {name: a.detach().cpu().clone() for name, a in zip(self.names, self.down, strict=True)}
+        up = {name: _SCALE * b.detach().cpu() for name, b in zip(self.names, self.up, strict=True)}
+        return down, up
+
+
+def _adding(a: Tensor, b: Tensor) -> Any:
+    def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + (_SCALE * (args[0].to(a.dtype) @ a.T) @ b.T).to(output.dtype)
+
+    return add

@@ -1,0 +1,151 @@
+"""Fits of gist adapters: what they learn goes through the gist, and nothing of the model is touched."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError, InterruptedWorkError, ModelError
+from lmsteer.gist.adapter import load_adapter
+from lmsteer.gist.examples import Instruction, encode_examples, lay_out, prompt_ids, read_instructions
+from lmsteer.gist.fit import Settings, Student, _LikeLengths, fit_gist
+from lmsteer.gist.masks import Condition
+
+
+def copying(count: int, seed: int = 0) -> list[Instruction]:
+    """The output is a letter that only the instruction tells."""
+    drawn = random.Random(seed)
+    return [Instruction(letter * 8, "", letter) for letter in drawn.choices("ab", k=count)]
+
+
+SMALL = Settings(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def fitted(llama, tmp_path_factory):
+    out = tmp_path_factory.mktemp("gist") / "a"
+    before = {name: parameter.clone() for name, parameter in llama.model.named_parameters()}
+    adapter = fit_gist(llama, copying(64), out, settings=SMALL, held_out=copying(16, seed=1), every=50)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in llama.model.named_parameters())
+    return adapter, out
+
+
+def test_a_fit_learns_what_goes_through_the_gist_alone(fitted):
+    adapter, _ = fitted
+    figures = adapter.card.held_out
+    assert figures["gist"] < 0.4 * figures["negative"]
+    assert [line["step"] for line in figures["curve"]] == [50, 100]
+    assert figures["curve"][-1]["gist"] == pytest.approx(figures["gist"])
+    assert adapter.card.fit["condition"] == "gist"
+
+
+def test_a_control_that_sees_no_prompt_learns_nothing_of_it(llama, tmp_path):
+    settings = Settings(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2, condition=Condition.NEGATIVE)
+    adapter = fit_gist(llama, copying(64), tmp_path / "n", settings=settings, held_out=copying(16, seed=1))
+    letter = torch.log(torch.tensor(2.0)) / 2  # of two tokens, the letter and the end
+    assert adapter.card.held_out["negative"] > 0.8 * float(letter)
+
+
+def test_what_is_saved_is_what_was_trained(llama, fitted):
+    adapter, out = fitted
+    loaded = load_adapter(out)
+    assert loaded.fingerprint == adapter.fingerprint
+    assert loaded.card.held_out["gist"] == adapter.card.held_out["gist"]
+    examples = encode_examples(llama, copying(16, seed=1), 2)
+    layout, targets = lay_out(llama, examples, loaded.ids(llama))
+    with torch.inference_mode(), loaded.installed(llama):
+        from lmsteer.gist.forward import masked_states
+
+        h = masked_states(llama, layout)[:, :-1][targets[:, 1:]]
+        loss = -float(llama.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]]).mean())
+    assert loss == pytest.approx(adapter.card.held_out["gist"], abs=1e-4)  # float32: merged, not beside
+    assert sorted(entry.name for entry in out.iterdir()) == ["gist.json", "gist.safetensors"]
+    assert not out.with_name("a.partial").exists()
+
+
+def test_padding_changes_no_loss(llama):
+    student = Student(llama, SMALL)
+    examples = encode_examples(llama, [*copying(3), Instruction("a much longer instruction", "", "ok")], 2)
+    with torch.no_grad(), student.installed():
+        together = student.log_likelihood(examples, Condition.GIST)
+        alone = torch.cat([student.log_likelihood([each], Condition.GIST) for each in examples])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)  # float32: other shapes
+
+
+def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, tmp_path):
+    settings = Settings(tokens=1, rank=2, steps=12, batch=4)
+    whole = fit_gist(llama, copying(32), tmp_path / "whole", settings=settings, every=4)
+    done = []
+
+    def progress(title, total, start):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def opened():
+            def step(advance, said):
+                done.append(advance)
+                if len(done) == 7:
+                    signal.raise_signal(signal.SIGINT)
+
+            yield step
+
+        return opened()
+
+    with pytest.raises(InterruptedWorkError, match="after 7 of 12 steps"):
+        fit_gist(llama, copying(32), tmp_path / "part", settings=settings, every=4, progress=progress)
+    assert not (tmp_path / "part").exists()
+    again = fit_gist(llama, copying(32), tmp_path / "part", settings=settings, every=4, resume=True)
+    assert len(done) == 7
+    assert again.fingerprint == whole.fingerprint
+
+
+def test_batches_are_of_like_lengths_and_all_examples_come(llama):
+    lengths = [random.Random(k).randrange(5, 50) for k in range(50)]
+    sampler = _LikeLengths(lengths, 8, 0)
+    first, again = list(sampler), list(sampler)
+    assert first == again
+    assert sorted(first) == list(range(50))
+    spreads = [max(part) - min(part) for part in ([lengths[i] for i in first[k : k + 8]] for k in range(0, 48, 8))]
+    assert max(spreads) < 15
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+
+
+def test_instructions_are_read_and_bad_ones_refused(tmp_path):
+    rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "input": None, "output": "e"}]
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert read_instructions(file) == [Instruction("a", "b", "c"), Instruction("d", "", "e")]
+    for row, message in (
+        ({"instruction": " ", "output": "c"}, "line 3: the instruction is empty"),
+        ({"instruction": "a", "output": ""}, "line 3: the output is empty"),
+        ({"instruction": "a"}, "no text in the column 'output'"),
+        ({"instruction": 3, "output": "c"}, "no text in the column 'instruction'"),
+    ):
+        file.write_text("\n".join(map(json.dumps, [*rows, row])))
+        with pytest.raises(DataError, match=message):
+            read_instructions(file)
+    file.write_text(json.dumps(rows[0]))
+    with pytest.raises(DataError, match="holds 1 instructions"):
+        read_instructions(file)
+
+
+def test_what_cannot_be_fitted_is_refused(llama, make_lm, tmp_path):
+    for wrong in ({"tokens": 0}, {"rank": 0}, {"steps": 0}, {"batch": 0}):
+        with pytest.raises(DataError, match="one or more"):
+            Settings(**wrong)
+    with pytest.raises(ModelError, match="keeps a state"):
+        fit_gist(make_lm("mamba"), copying(4), tmp_path / "m")
+    gpt2 = make_lm("gpt2")
+    with pytest.raises(DataError, match="no instruction fits"):
+        fit_gist(gpt2, [Instruction("a" * 200, "", "b")], tmp_path / "g")
+    assert len(encode_examples(gpt2, [Instruction("a" * 200, "", "b"), *copying(1)], 1)) == 1
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    with pytest.raises(DataError, match="holds something else"):
+        fit_gist(llama, copying(4), tmp_path / "full")
+    assert prompt_ids(llama, ["do it"]) == llama.encode(["Instruction: do it\n"])
