@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "pareto.json", HERE / "results" / "work"
 DOCS = HERE.parent / "docs"
 JUDGE = "gemma3-270m"
-PROMPTS, SAMPLES = 40, 10
+PROMPTS, SAMPLES = 20, 10
 TEXTS = (125, 500, 2000, 8000)
 PUBLISHED, PUBLISHED_ON = "published recipe", "published recipe, domain steer on"
 app = typer.Typer(add_completion=False)
@@ -76,8 +76,10 @@ SENTIMENT = (
     "The following text is happy, positive and full of praise. ",
 )
 TOXICITY = ("The following text is rude and full of insults. ", "The following text is polite, clean and respectful. ")
-UP, PUBLISHED_UP = (2.0, 4.0, 5.0, 6.0, 8.0), (0.1, 0.25, 0.5, 1.0)
-DOWN, PUBLISHED_DOWN = tuple(-s for s in (*UP, 9.0)), tuple(-s for s in PUBLISHED_UP)
+UP, PUBLISHED_UP = (2.0, 4.0, 6.0, 8.0), (0.1, 0.25, 0.5, 1.0)
+DOWN, PUBLISHED_DOWN = tuple(-s for s in UP), tuple(-s for s in PUBLISHED_UP)
+# Of the published recipe with its domain steer on, as its code runs: it is at its best without.
+DOMAIN_ON = (-0.5, 0.5)
 ALL = ("prompting", "words", "best-of-n")
 CASES = {
     "sentiment, neutral prompts": Case(
@@ -93,7 +95,7 @@ CASES = {
     "clean language, mild prompts": Case("prompts_nontoxic", "toxicity", UP, PUBLISHED_UP, ALL[:2], TOXICITY),
 }
 GROWTH = "sentiment by number of texts, neutral prompts"
-GROWTH_STRENGTHS = (-6.0, -4.0, -2.0, 2.0, 4.0, 6.0)
+GROWTH_STRENGTHS = (-6.0, -3.0, 3.0, 6.0)
 
 
 @app.command("fit")
@@ -143,13 +145,14 @@ def _arms(lm: LM, case: Case) -> Iterator[Arm]:
     for arm in arms_of(lm, steers, strengths, case.baselines, case.prefixes):
         if not arm.strength or (arm.strength > 0) in signs:
             yield arm
-    yield from _with_domain(published, load_steer(WORK / "published" / f"{case.steer}-domain"), case.published)
+    if len(signs) == 2:
+        yield from _with_domain(published, load_steer(WORK / "published" / f"{case.steer}-domain"))
 
 
-def _with_domain(steer: Steer, domain: Steer, strengths: Sequence[float]) -> Iterator[Arm]:
+def _with_domain(steer: Steer, domain: Steer) -> Iterator[Arm]:
     """As the published code runs: the steer of the texts' manner is always on."""
-    for s in strengths:
-        both: Mapping[str, Steer] = {"steer": steer, "domain": domain}
+    both: Mapping[str, Steer] = {"steer": steer, "domain": domain}
+    for s in DOMAIN_ON:
         yield Arm(f"{PUBLISHED_ON}={s:+g}", PUBLISHED_ON, s, both, {"steer": s, "domain": 1.0})
 
 

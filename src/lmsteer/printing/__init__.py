@@ -12,7 +12,7 @@ from lmsteer.printing.reading import (
     verification_as_json,
 )
 from lmsteer.printing.steers import mix, mix_as_json, safe_range, transferred
-from lmsteer.printing.writing import continuations, fitted, streamed
+from lmsteer.printing.writing import continuations, fitted, gist_fitted, streamed
 
 __all__ = [
     "analyses",
@@ -24,6 +24,7 @@ __all__ = [
     "continuations",
     "entries_as_json",
     "fitted",
+    "gist_fitted",
     "known_steers",
     "known_steers_as_json",
     "mix",

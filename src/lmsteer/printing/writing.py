@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from lmsteer.fitting.fit import Fit
+from lmsteer.gist.adapter import GistAdapter
+from lmsteer.gist.masks import Condition
 from lmsteer.printing.common import plain, signed
 
 # Below this many texts the outer strengths are rough.
@@ -29,6 +32,21 @@ def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
         out.print(f"That was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")
     outer = 2 if texts < _FEW else 6
     line = f"lmsteer generate 'The weather today' --steer {again}=-{outer},0,{outer}{on}"
+    out.print(f"Try: {escape(line)}", highlight=False)
+
+
+def gist_fitted(out: Console, adapter: GistAdapter, folder: Path) -> None:
+    """A fit of gist tokens: where the adapter lies, and what held-out instructions say of it."""
+    card = adapter.card
+    out.print(
+        f"Adapter of {card.tokens} gist tokens saved to {escape(str(folder))}, fitted on {card.data['examples']:,} "
+        f"instructions ({card.data['left_out']:,} were longer than the context).",
+        highlight=False,
+    )
+    if card.held_out:
+        losses = ", ".join(f"{each.value} {card.held_out[each.value]:.3f}" for each in Condition)
+        out.print(f"Held-out loss of the outputs, nats a token, by what they see: {losses}.", highlight=False)
+    line = f"lmsteer gist compress 'Answer in one word.' --adapter {folder} --out brief.gist"
     out.print(f"Try: {escape(line)}", highlight=False)
 
 

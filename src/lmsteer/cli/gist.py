@@ -1,0 +1,151 @@
+"""The commands of gist tokens: gist fit, gist compress, gist generate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsteer.cli.app import AsJson, Model, app, stderr, stdout
+from lmsteer.errors import LMSteerError
+from lmsteer.sources import DEFAULT_MODEL
+
+gist_app = typer.Typer(help="Squeeze prompts into a few tokens' keys and values.", no_args_is_help=True)
+app.add_typer(gist_app, name="gist")
+Adapter = Annotated[Path, typer.Option(help="Folder of a gist adapter, as gist fit makes it.")]
+
+
+@gist_app.command()
+def fit(
+    data: Annotated[str, typer.Argument(help="Instruction data: JSONL, CSV, Parquet or a Hub dataset.")],
+    out: Annotated[Path, typer.Option(help="Folder of the adapter.")],
+    held_out: Annotated[str | None, typer.Option(help="Instruction data whose loss is told meanwhile.")] = None,
+    tokens: Annotated[int, typer.Option(help="Gist tokens after a prompt.")] = 1,
+    shared: Annotated[bool, typer.Option(help="Let all gist tokens have one embedding.")] = False,
+    rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 16,
+    condition: Annotated[str, typer.Option(help="gist, or the control positive or negative.")] = "gist",
+    steps: Annotated[int, typer.Option(help="Of AdamW.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Examples a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 1e-3,
+    every: Annotated[int, typer.Option(help="Steps between two looks at --held-out, and two checkpoints.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the LoRA and of the order.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted fit.")] = False,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a gist adapter from instruction data with the columns instruction, input and output.
+
+    Example: lmsteer gist fit instructions.jsonl --tokens 2 --out gists
+    """
+    from lmsteer import printing
+    from lmsteer.gist.adapter import check_target
+    from lmsteer.gist.examples import read_instructions
+    from lmsteer.gist.fit import Settings, fit_gist
+    from lmsteer.gist.masks import Condition
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+
+    if condition not in {each.value for each in Condition}:
+        raise LMSteerError(f"--condition is one of {', '.join(Condition)}, not {condition!r}.")
+    settings = Settings(tokens, shared, rank, Condition(condition), steps, batch, learning_rate, seed)
+    check_target(out)
+    instructions, unseen = read_instructions(data), read_instructions(held_out) if held_out else ()
+    adapter = fit_gist(
+        load(model), instructions, out, settings=settings, held_out=unseen, every=every, resume=resume, progress=bars()
+    )
+    if as_json:
+        printing.as_json({"folder": str(out), "card": asdict(adapter.card)})
+    else:
+        printing.gist_fitted(stdout, adapter, out)
+
+
+@gist_app.command()
+def compress(
+    adapter: Adapter,
+    out: Annotated[Path, typer.Option(help="File of the gist.")],
+    prompt: Annotated[str | None, typer.Argument(help="The prompt.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Text file that holds the prompt.")] = None,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Squeeze a prompt into a gist, a file that stands in its place.
+
+    Example: lmsteer gist compress 'Translate into Dutch.' --adapter gists --out dutch.gist
+    """
+    from lmsteer import printing
+    from lmsteer.fitting.data import text_of
+    from lmsteer.gist.adapter import load_adapter
+    from lmsteer.gist.compress import compress as run
+    from lmsteer.gist.examples import prompt_ids
+    from lmsteer.lm import load
+
+    if (prompt is None) == (file is None):
+        raise LMSteerError("give a prompt, or --file with one.")
+    text = prompt if file is None else text_of(file)
+    if not (text or "").strip():
+        raise LMSteerError("the prompt is empty: there is nothing to squeeze.")
+    found, lm = load_adapter(adapter), load(model)
+    (gist,) = run(lm, found, prompt_ids(lm, [text or ""]))
+    gist.save(out)
+    told = {"file": str(out), **asdict(gist.origin), "gist_tokens": gist.tokens, "bytes": gist.bytes}
+    if as_json:
+        printing.as_json(told)
+    else:
+        stdout.print(
+            f"{gist.origin.prompt_tokens} tokens squeezed into {gist.tokens}, {gist.bytes / 1024:.0f} KiB of keys and "
+            f"values, and kept in {out}.",
+            markup=False,
+            highlight=False,
+        )
+
+
+@gist_app.command()
+def generate(
+    gist: Annotated[list[Path], typer.Option(help="A gist for all inputs; or as many as inputs, one each.")],
+    adapter: Adapter,
+    inputs: Annotated[list[str] | None, typer.Argument(help="Inputs; one that is empty if none.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Inputs: plain lines or JSONL.")] = None,
+    steer: Annotated[list[str] | None, typer.Option(help="STEER=STRENGTH or STEER=S1,S2,..; repeatable.")] = None,
+    n: Annotated[int, typer.Option(help="Samples for each input and strength.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of an output.")] = 40,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 0.9,
+    temperature: Annotated[float, typer.Option(help="0, the default, takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of all samples.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Rows at once.")] = 64,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Write outputs under gists, and under steers if you like.
+
+    Example: lmsteer gist generate 'The weather is fine.' --gist dutch.gist --adapter gists
+    """
+    from lmsteer import printing
+    from lmsteer.generation import Draws
+    from lmsteer.gist.adapter import load_adapter
+    from lmsteer.gist.examples import input_text
+    from lmsteer.gist.generation import generate_from_gists
+    from lmsteer.gist.gist import Gist
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.prompts import as_published, read_prompts
+    from lmsteer.sampling import Sampling
+    from lmsteer.steers.files import find_steer
+    from lmsteer.steers.notation import beyond, parse_settings
+
+    texts = [*(inputs or []), *(read_prompts(file) if file else [])] or [""]
+    steers, settings = parse_settings(steer or [], find_steer)
+    for warning in beyond(steers, settings):
+        stderr.print(warning, style="yellow", markup=False, highlight=False)
+    draws = Draws(n, max_new_tokens, Sampling(top_p, temperature=temperature), seed, batch_size)
+    gists, found = [Gist.load(each) for each in gist], load_adapter(adapter)
+    given = [input_text(text) for text in texts]
+    rows = generate_from_gists(load(model), found, gists, given, steers, settings, draws, progress=bars())
+    lines = as_published(list(rows))
+    if as_json:
+        for line in lines:
+            print(json.dumps(line, ensure_ascii=False))
+    else:
+        printing.continuations(stdout, lines)
