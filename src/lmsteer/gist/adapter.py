@@ -164,7 +164,10 @@ def load_adapter(folder: str | Path) -> GistAdapter:
     """
     folder = Path(folder)
     try:
-        card = GistCard(**json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["card"])
+        told = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        if told["format"] != _FORMAT:
+            raise ValueError(f"format {told['format']}, which this version does not know")
+        card = GistCard(**told["card"])
         tensors = load_file(folder / WEIGHTS_FILE)
         embeddings = tensors.pop(_EMBEDDINGS)
         down, up = (

@@ -1,0 +1,125 @@
+"""Adapters: what they change while installed, that nothing stays, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError, ModelError, WrongBaseError
+from lmsteer.gist.adapter import load_adapter, save_adapter
+from lmsteer.gist.embedding import gist_ids, mean_embedding
+from lmsteer.gist.masks import check_maskable
+from tiny import tiny_model
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])
+def test_weights_are_as_they_were_bit_for_bit_afterwards(make_lm, adapter_of, family):
+    lm = make_lm(family)
+    adapter = adapter_of(lm)
+    before = {name: parameter.clone() for name, parameter in lm.model.named_parameters()}
+    strides = {name: parameter.stride() for name, parameter in lm.model.named_parameters()}
+    ids = torch.arange(3, 9)[None]
+    plain = lm.model(ids).logits
+    with adapter.installed(lm):
+        changed = {name for name, parameter in lm.model.named_parameters() if not torch.equal(parameter, before[name])}
+        assert changed == {f"{name}.weight" for name in adapter.down}
+        assert all(parameter.stride() == strides[name] for name, parameter in lm.model.named_parameters())
+        assert not torch.allclose(lm.model(ids).logits, plain, atol=1e-2)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in lm.model.named_parameters())
+    assert torch.equal(lm.model(ids).logits, plain)
+
+
+def test_an_error_inside_leaves_the_model_as_it_was(llama, adapter_of):
+    plain = llama.model(torch.arange(3, 9)[None]).logits
+    with pytest.raises(RuntimeError, match="within"), adapter_of(llama).installed(llama):
+        raise RuntimeError("within")
+    assert torch.equal(llama.model(torch.arange(3, 9)[None]).logits, plain)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_gist_ids_get_embeddings_of_their_own_and_others_keep_theirs(make_lm, adapter_of, family):
+    lm = make_lm(family)
+    adapter = adapter_of(lm, 3)
+    module = lm.model.get_input_embeddings()
+    first, second, third = adapter.ids(lm)
+    plain = module(torch.tensor([[5, 6]]))
+    with adapter.installed(lm):
+        found = module(torch.tensor([[5, second, 6, first]]))
+    assert torch.equal(found[0, [0, 2]], plain[0])
+    assert torch.equal(found[0, [1, 3]], adapter.embeddings[[1, 0]])
+    assert (first, third) == (len(module.weight), len(module.weight) + 2)
+
+
+def test_shared_gist_tokens_are_one_id_repeated(llama, adapter_of):
+    assert adapter_of(llama, 3, shared=True).ids(llama) == gist_ids(llama, 1) * 3
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_the_mean_embedding_is_that_of_what_enters_the_model(make_lm, family):
+    lm = make_lm(family)
+    rows = lm.model.get_input_embeddings()(torch.arange(lm.head.weight.shape[0]))
+    torch.testing.assert_close(mean_embedding(lm), rows.mean(0).float())
+
+
+def test_what_is_saved_is_what_is_loaded(llama, adapter_of, tmp_path):
+    adapter = adapter_of(llama)
+    loaded = load_adapter(save_adapter(adapter, tmp_path / "a"))
+    assert (loaded.card, loaded.fingerprint) == (adapter.card, adapter.fingerprint)
+    assert all(torch.equal(loaded.down[name], a) for name, a in adapter.down.items())
+    assert adapter_of(llama, seed=1).fingerprint != adapter.fingerprint
+    assert adapter_of(llama, 3, shared=True).fingerprint != adapter_of(llama, 2, shared=True).fingerprint
+
+
+def test_what_does_not_fit_is_refused(llama, make_lm, adapter_of, tmp_path):
+    adapter = adapter_of(llama)
+    with pytest.raises(WrongBaseError, match="was fitted on"), adapter.installed(make_lm("qwen2")):
+        pass
+    name = next(iter(adapter.down))
+    odd = replace(adapter, down={name: torch.zeros(2, 5)}, up={name: torch.zeros(7, 2)})
+    with pytest.raises(WrongBaseError, match="a layer of"), odd.installed(llama):
+        pass
+    for wrong in (
+        {"card": replace(adapter.card, tokens=0)},
+        {"card": replace(adapter.card, tokens=5)},
+        {"down": {}},
+        {"up": {key: value[:, :1] for key, value in adapter.up.items()}},
+    ):
+        with pytest.raises(DataError):
+            replace(adapter, **wrong)
+    folder = save_adapter(adapter, tmp_path / "a")
+    with pytest.raises(DataError, match="no gist adapter"):
+        load_adapter(tmp_path)
+    for file in ("gist.safetensors", "gist.json"):
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(whole[:-30])
+        with pytest.raises(DataError, match="is damaged"):
+            load_adapter(folder)
+        (folder / file).write_bytes(whole)
+    told = json.loads((folder / "gist.json").read_text())
+    (folder / "gist.json").write_text(json.dumps({**told, "format": 9}))
+    with pytest.raises(DataError, match="format 9"):
+        load_adapter(folder)
+    (tmp_path / "a" / "notes.md").touch()
+    with pytest.raises(DataError, match="something else"):
+        save_adapter(adapter, tmp_path / "a")
+
+
+@pytest.mark.parametrize(("family", "message"), [("mamba", "keeps a state"), ("bloom", "cannot be told positions")])
+def test_models_that_honour_no_gist_mask_are_refused_by_name(make_lm, family, message):
+    with pytest.raises(ModelError, match=message):
+        check_maskable(make_lm(family))
+
+
+def test_attention_that_ignores_masks_is_refused_by_name(llama):
+    other = replace(llama, model=tiny_model("llama"))
+    other.model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ModelError, match="'flash_attention_2' of tiny"):
+        check_maskable(other)
+    other.model.config._attn_implementation = "eager"
+    check_maskable(other)
+    other.model.config.layer_types = ["chunked_attention", "full_attention"]
+    with pytest.raises(ModelError, match="in chunks"):
+        check_maskable(other)

@@ -1,0 +1,126 @@
+"""Gists as files: what is written is read, and what is damaged or of another model is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.generation import Draws
+from lmsteer.gist.compress import compress
+from lmsteer.gist.generation import generate_from_gists
+from lmsteer.gist.gist import Gist
+from lmsteer.sampling import Sampling
+from tiny import random_steer
+
+GREEDY = Draws(max_new_tokens=5, sampling=Sampling(temperature=0))
+
+
+@pytest.fixture
+def adapter(llama, adapter_of):
+    return adapter_of(llama, 2)
+
+
+@pytest.fixture
+def gist(llama, adapter):
+    return compress(llama, adapter, llama.encode(["Negate it: "]))[0]
+
+
+def written(lm, adapter, gists, inputs, **options):
+    options = {"draws": GREEDY, **options}
+    return [row.text for row in generate_from_gists(lm, adapter, gists, inputs, **options)]
+
+
+def test_a_file_stands_in_a_prompts_place(llama, adapter, gist, tmp_path):
+    loaded = Gist.load(gist.save(tmp_path / "sub" / "a.gist"))
+    assert loaded.origin == gist.origin
+    assert all(torch.equal(a, b) for a, b in zip(loaded.keys + loaded.values, gist.keys + gist.values, strict=True))
+    assert written(llama, adapter, [loaded], ["abc"]) == written(llama, adapter, [gist], ["abc"])
+
+
+def test_memory_falls_by_the_prompts_length_over_gs(llama, adapter):
+    prompt = llama.encode(["a prompt of some length, as they are: "])[0]
+    (gist,) = compress(llama, adapter, [prompt])
+    cache = llama.model(torch.tensor([prompt]), use_cache=True).past_key_values
+    whole = sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
+    assert gist.bytes * len(prompt) == whole * gist.tokens
+    assert gist.end == len(prompt) + 2
+
+
+def test_prompts_squeezed_together_are_those_squeezed_alone(llama, adapter):
+    prompts = llama.encode(["a", "a longer one", "bc", "the longest of all of them"])
+    together = compress(llama, adapter, prompts)
+    for prompt, found in zip(prompts, together, strict=True):
+        (alone,) = compress(llama, adapter, [prompt])
+        assert found.origin == alone.origin
+        for one, other in zip(found.keys + found.values, alone.keys + alone.values, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)  # float32: padded
+
+
+def test_different_gists_and_one_gist_serve_a_batch(llama, adapter):
+    gists = compress(llama, adapter, llama.encode(["first", "a second, longer"]))
+    inputs = ["abc", "d"]
+    each = [written(llama, adapter, [gist], [text])[0] for gist, text in zip(gists, inputs, strict=True)]
+    assert written(llama, adapter, gists, inputs) == each
+    both = [written(llama, adapter, [gists[0]], [text])[0] for text in inputs]
+    assert written(llama, adapter, [gists[0]], inputs) == both
+
+
+def test_samples_share_a_prefill_and_are_what_they_are_alone(llama, adapter, gist):
+    draws = Draws(n=3, max_new_tokens=5)
+    together = written(llama, adapter, [gist], ["abc", "de"], draws=draws)
+    alone = written(llama, adapter, [gist], ["abc", "de"], draws=replace(draws, batch_size=1))
+    assert together == alone
+    assert len(set(together)) > 3
+
+
+def test_a_gist_and_a_steer_act_together(llama, adapter, gist):
+    steers = {"s": random_steer(llama)}
+    rows = written(llama, adapter, [gist], ["abc"], steers=steers, strengths=[{"s": 0.0}, {"s": 30.0}])
+    assert rows[0] == written(llama, adapter, [gist], ["abc"])[0]
+    assert rows[1] != rows[0]
+
+
+def test_text_longer_than_a_stretch_keeps_its_positions(llama, adapter, gist):
+    draws = Draws(max_new_tokens=40, sampling=Sampling(temperature=0))
+    long = written(llama, adapter, [gist], ["abc", "de"], draws=draws)
+    for text, alone in zip(long, ["abc", "de"], strict=True):
+        assert written(llama, adapter, [gist], [alone], draws=draws) == [text]
+
+
+def test_what_is_of_another_model_or_damaged_is_refused(llama, make_lm, adapter_of, adapter, gist, tmp_path):
+    with pytest.raises(WrongBaseError, match="cannot be used with"):
+        written(make_lm("qwen2"), adapter_of(make_lm("qwen2"), 2), [gist], ["a"])
+    with pytest.raises(WrongBaseError, match="another gist adapter"):
+        written(llama, adapter_of(llama, 2, seed=1), [gist], ["a"])
+    with pytest.raises(WrongBaseError, match="has 1 layers"):
+        written(llama, adapter, [replace(gist, keys=gist.keys[:1], values=gist.values[:1])], ["a"])
+    file = gist.save(tmp_path / "a.gist")
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:50], whole[:-8], b"text", b"\xff" * 100):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match="no gist, or damaged"):
+            Gist.load(file)
+    with pytest.raises(DataError, match="another format"):
+        Gist.load(replace(gist, origin=replace(gist.origin, format=9)).save(tmp_path / "b.gist"))
+    with pytest.raises(DataError, match="no such file"):
+        Gist.load(tmp_path / "c.gist")
+
+
+def test_what_cannot_be_squeezed_or_continued_is_refused(llama, make_lm, adapter_of, adapter, gist):
+    gpt2 = make_lm("gpt2")
+    with pytest.raises(DataError, match="prompt 1 is empty"):
+        compress(llama, adapter, [[]])
+    with pytest.raises(DataError, match="longer than the model's context of 128"):
+        compress(gpt2, adapter_of(gpt2), [[5] * 126])
+    with pytest.raises(DataError, match="input 2 is empty"):
+        written(llama, adapter, [gist], ["a", ""])
+    with pytest.raises(DataError, match="2 gists for 3 inputs"):
+        written(llama, adapter, [gist, gist], ["a", "b", "c"])
+    with pytest.raises(DataError, match="no inputs"):
+        written(llama, adapter, [gist], [])
+    (long,) = compress(gpt2, adapter_of(gpt2), [[5] * 120])
+    with pytest.raises(DataError, match="at the position that its prompt ends at, 122"):
+        written(gpt2, adapter_of(gpt2), [long], ["abc"])
