@@ -45,16 +45,16 @@ def test_greedy_text_is_that_of_the_masked_forward_pass_token_for_token(make_lm,
     greedy_text_is_exact(make_lm(family), adapter_of(make_lm(family), 2))
 
 
-def greedy_text_is_exact(lm, adapter):
+def greedy_text_is_exact(lm, adapter, tokens=6):
     prompts, inputs = lm.encode(PROMPTS), lm.encode(INPUTS, special=False)
     gists = compress(lm, adapter, prompts)
-    greedy = Draws(max_new_tokens=6, sampling=Sampling(temperature=0))
+    greedy = Draws(max_new_tokens=tokens, sampling=Sampling(temperature=0))
     found = [row.text for row in generate_from_gists(lm, adapter, gists, INPUTS, draws=greedy)]
     expected = []
     with torch.inference_mode(), adapter.installed(lm):
         for prompt, given in zip(prompts, inputs, strict=True):
             rest = list(given)
-            for _ in range(6):
+            for _ in range(tokens):
                 layout = Layout.of([prompt], adapter.ids(lm), [rest], lm.pad_id, lm.device)
                 rest.append(int(lm.head.logits(masked_states(lm, layout)[:, -1]).argmax()))
                 if rest[-1] in lm.end_ids:
@@ -62,6 +62,10 @@ def greedy_text_is_exact(lm, adapter):
             expected.append(lm.tokenizer.decode(rest[len(given) :], skip_special_tokens=True))
     assert found == expected
     assert len(set(found)) > 4
+
+
+def test_text_longer_than_a_stretch_keeps_its_positions(llama, adapter_of):
+    greedy_text_is_exact(llama, adapter_of(llama, 2), tokens=20)
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,6 @@ def test_a_gist_and_a_steer_act_together(llama, adapter, gist):
     assert rows[1] != rows[0]
 
 
-def test_text_longer_than_a_stretch_keeps_its_positions(llama, adapter, gist):
-    draws = Draws(max_new_tokens=40, sampling=Sampling(temperature=0))
-    long = written(llama, adapter, [gist], ["abc", "de"], draws=draws)
-    for text, alone in zip(long, ["abc", "de"], strict=True):
-        assert written(llama, adapter, [gist], [alone], draws=draws) == [text]
-
-
 def test_what_is_of_another_model_or_damaged_is_refused(llama, make_lm, adapter_of, adapter, gist, tmp_path):
     with pytest.raises(WrongBaseError, match="cannot be used with"):
         written(make_lm("qwen2"), adapter_of(make_lm("qwen2"), 2), [gist], ["a"])
