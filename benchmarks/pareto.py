@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "pareto.json", HERE / "results" / "work"
 DOCS = HERE.parent / "docs"
 JUDGE = "gemma3-270m"
-PROMPTS, SAMPLES = 20, 10
+SAMPLES = 10
 TEXTS = (125, 500, 2000, 8000)
 PUBLISHED, PUBLISHED_ON = "published recipe", "published recipe, domain steer on"
 app = typer.Typer(add_completion=False)
@@ -61,6 +61,7 @@ class Case:
         published: strengths of the published recipe's steer.
         baselines: ways that stand beside them.
         prefixes: instructions for the -1 end and the +1 end.
+        count: of prompts, from the first on; offensive continuations are rare, and need more.
     """
 
     prompts: str
@@ -69,6 +70,7 @@ class Case:
     published: Sequence[float]
     baselines: Sequence[str]
     prefixes: Sequence[str]
+    count: int = 20
 
 
 SENTIMENT = (
@@ -91,7 +93,7 @@ CASES = {
     "sentiment down, positive prompts": Case(
         "prompts_sentiment_positive", "sentiment", DOWN, PUBLISHED_DOWN, ALL[:2], SENTIMENT
     ),
-    "clean language, toxic prompts": Case("prompts_toxic", "toxicity", UP, PUBLISHED_UP, ALL, TOXICITY),
+    "clean language, toxic prompts": Case("prompts_toxic", "toxicity", UP, PUBLISHED_UP, ALL[:2], TOXICITY, 80),
     "clean language, mild prompts": Case("prompts_nontoxic", "toxicity", UP, PUBLISHED_UP, ALL[:2], TOXICITY),
 }
 GROWTH = "sentiment by number of texts, neutral prompts"
@@ -118,10 +120,12 @@ def write_all(data: Data) -> None:
     """Continuations of every case."""
     lm, judge = load(), load(JUDGE)
     for name, case in CASES.items():
-        _write(name, lm, judge, data / f"{case.prompts}.jsonl.gz", list(_arms(lm, case)), case.steer)
+        prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[: case.count]
+        _write(name, lm, judge, prompts, list(_arms(lm, case)), case.steer)
     steers = {f"{count:,} texts": load_steer(WORK / "texts" / str(count)) for count in TEXTS}
     arms = arms_of(lm, steers, dict.fromkeys(steers, GROWTH_STRENGTHS))
-    _write(GROWTH, lm, judge, data / "prompts_sentiment_neutral.jsonl.gz", arms, "sentiment")
+    prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[: Case.count]
+    _write(GROWTH, lm, judge, prompts, arms, "sentiment")
 
 
 @app.command("tell")
@@ -156,10 +160,10 @@ def _with_domain(steer: Steer, domain: Steer) -> Iterator[Arm]:
         yield Arm(f"{PUBLISHED_ON}={s:+g}", PUBLISHED_ON, s, both, {"steer": s, "domain": 1.0})
 
 
-def _write(name: str, lm: LM, judge: LM, prompts: Path, arms: Sequence[Arm], judged_by: str) -> None:
+def _write(name: str, lm: LM, judge: LM, prompts: Sequence[str], arms: Sequence[Arm], judged_by: str) -> None:
     outcomes = evaluate(
         lm,
-        read_prompts(prompts)[:PROMPTS],
+        prompts,
         arms,
         scorer(judged_by),
         WORK / "pareto" / name,
