@@ -11,7 +11,7 @@ be accepted. What is done already is kept. Figures go to ``results/pareto.json``
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks.dimensions import DIMENSIONS
 from benchmarks.results import keep, kept
 from lmsteer.evaluation.arms import Arm, arms_of
+from lmsteer.evaluation.outcome import Figure as Interval
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.report import draw_curves
@@ -78,7 +79,7 @@ SENTIMENT = (
     "The following text is happy, positive and full of praise. ",
 )
 TOXICITY = ("The following text is rude and full of insults. ", "The following text is polite, clean and respectful. ")
-UP, PUBLISHED_UP = (2.0, 4.0, 6.0, 8.0), (0.1, 0.25, 0.5, 1.0)
+UP, PUBLISHED_UP = (2.0, 4.0, 6.0, 8.0), (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 DOWN, PUBLISHED_DOWN = tuple(-s for s in UP), tuple(-s for s in PUBLISHED_UP)
 # Of the published recipe with its domain steer on, as its code runs: it is at its best without.
 DOMAIN_ON = (-0.5, 0.5)
@@ -96,6 +97,8 @@ CASES = {
     "clean language, toxic prompts": Case("prompts_toxic", "toxicity", UP, PUBLISHED_UP, ALL[:2], TOXICITY, 80),
     "clean language, mild prompts": Case("prompts_nontoxic", "toxicity", UP, PUBLISHED_UP, ALL[:2], TOXICITY),
 }
+# The mild prompts' offensive continuations are too few for a picture.
+DRAWN = [*CASES][:4]
 GROWTH = "sentiment by number of texts, neutral prompts"
 GROWTH_STRENGTHS = (-6.0, -3.0, 3.0, 6.0)
 
@@ -135,7 +138,7 @@ def tell() -> None:
     console = Console(width=110)
     for name, outcomes in found.items():
         console.print(_table(name, outcomes))
-    _draw({name: found[name] for name in CASES if name in found}, DOCS / "pareto.svg")
+    _draw({name: found[name] for name in DRAWN if name in found}, DOCS / "pareto.svg")
     if GROWTH in found:
         _draw({GROWTH: found[GROWTH]}, DOCS / "texts.svg")
 
@@ -186,15 +189,30 @@ def _table(name: str, outcomes: Sequence[Outcome]) -> Table:
 
 
 def _draw(cases: Mapping[str, Sequence[Outcome]], file: Path) -> None:
-    rows = -(-len(cases) // 2)
-    figure = Figure(figsize=(5.4 * min(2, len(cases)), 4.2 * rows), layout="constrained")
-    charts: Any = np.atleast_1d(figure.subplots(rows, min(2, len(cases)))).flatten()
+    rows, columns = -(-len(cases) // 2), min(2, len(cases))
+    figure = Figure(figsize=(5.2 * columns, 3.5 * rows), layout="constrained")
+    charts: Any = np.atleast_1d(figure.subplots(rows, columns)).flatten()
     for axes, (name, outcomes) in zip(charts, cases.items(), strict=False):
-        draw_curves(axes, outcomes)
+        of_toxicity = name in CASES and CASES[name].steer == "toxicity"
+        draw_curves(axes, _as_steer(outcomes), _offensive if of_toxicity else lambda outcome: outcome.score)
         axes.set_title(name, fontsize=9)
+        axes.set_ylabel("prompts with an offensive continuation" if of_toxicity else "mean score", fontsize=8)
     for axes in charts[len(cases) :]:
         axes.set_visible(False)
+    lines = {label: handle for axes in charts for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     write_file(file, rendered(figure))
+
+
+def _as_steer(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The steer of whatever dimension under one name, for one legend."""
+    names = {case.steer: "steer" for case in CASES.values()}
+    names |= {f"prompting + {name}": "prompting + steer" for name in names}
+    return [replace(each, method=names.get(each.method, each.method)) for each in outcomes]
+
+
+def _offensive(outcome: Outcome) -> Interval:
+    return outcome.any_below
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lmsteer.evaluation.outcome import Figure as Interval
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.pages import filled
 from lmsteer.pictures import rendered
@@ -15,6 +17,10 @@ from lmsteer.pictures import rendered
 _COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2a9db0", "#a03a72")
 # What is beyond this multiple of the unsteered perplexity is no language, and would flatten the rest.
 _WORST = 8.0
+# Share of runs of three words that were there before; sound text has one in a hundred.
+_LOOPS = 0.1
+_COARSE, _FINE = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8), (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2)
+Height = Callable[[Outcome], Interval]
 
 
 def report(outcomes: Sequence[Outcome], about: Mapping[str, str]) -> str:
@@ -34,11 +40,15 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
     axes = figure.subplots()
     draw_curves(axes, outcomes)
     axes.set_ylabel(f"mean score ({_plain(scorer)})")
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def draw_curves(axes: Axes, outcomes: Sequence[Outcome]) -> None:
-    """Draw a curve for each method of an evaluation."""
+def draw_curves(axes: Axes, outcomes: Sequence[Outcome], height: Height = lambda outcome: outcome.score) -> None:
+    """Draw a curve for each method of an evaluation: some figure of it against perplexity.
+
+    A hollow mark says that text loops there, which makes it easy to foretell.
+    """
     base = _base(outcomes)
     methods: dict[str, list[Outcome]] = {}
     for found in outcomes:
@@ -50,14 +60,16 @@ def draw_curves(axes: Axes, outcomes: Sequence[Outcome]) -> None:
             side = sorted((p for p in points if p.strength * sign > 0), key=lambda p: abs(p.strength))
             start = _start(outcomes, method, sign)
             if side:
-                _curve(axes, next(labels, None), [*([start] if start else []), *side], base, colour)
-    axes.set(xscale="log", xlabel="perplexity, as a multiple of unsteered text's", ylim=(-0.02, 1.02))
-    ticks = [tick for tick in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8) if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
-    axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
+                curve = [_point(p, base, height) for p in [*([start] if start else []), *side]]
+                _curve(axes, next(labels, None), curve, colour)
+    axes.set(xscale="log", xlabel="perplexity, as a multiple of unsteered text's")
+    axes.margins(0.06, 0.08)
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in (_COARSE if high > 2 * low else _FINE) if low < tick < high]
+    axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks], fontsize=8)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
 
 
 def _start(outcomes: Sequence[Outcome], method: str, sign: int) -> Outcome | None:
@@ -67,26 +79,36 @@ def _start(outcomes: Sequence[Outcome], method: str, sign: int) -> Outcome | Non
     return next((found for found in outcomes if not found.strength), None)
 
 
-def _curve(axes: Axes, label: str | None, points: Sequence[Outcome], base: float, colour: str) -> None:
-    shown = [point for point in points if point.perplexity.mean / base <= _WORST]
-    x, y = [point.perplexity.mean / base for point in shown], [point.score.mean for point in shown]
-    below, above = ([abs(getattr(p.score, side) - p.score.mean) for p in shown] for side in ("low", "high"))
-    axes.errorbar(
-        x,
-        y,
-        yerr=[below, above],
-        fmt="o-",
-        color=colour,
-        label=label,
-        linewidth=1.2,
-        markersize=4,
-        capsize=2,
-    )
-    for point, px, py in zip(shown, x, y, strict=True):
-        if point.strength:
-            axes.annotate(
-                f"{point.strength:+g}", (px, py), textcoords="offset points", xytext=(5, 3), fontsize=7, color=colour
-            )
+class _Point(NamedTuple):
+    """A mark of a curve."""
+
+    x: float
+    y: Interval
+    strength: float
+    loops: bool
+
+
+def _point(outcome: Outcome, base: float, height: Height) -> _Point:
+    return _Point(outcome.perplexity.mean / base, height(outcome), outcome.strength, outcome.repetition > _LOOPS)
+
+
+def _curve(axes: Axes, label: str | None, points: Sequence[_Point], colour: str) -> None:
+    shown = [point for point in points if point.x <= _WORST]
+    x, y = [point.x for point in shown], [point.y.mean for point in shown]
+    spread = [[point.y.mean - point.y.low for point in shown], [point.y.high - point.y.mean for point in shown]]
+    axes.errorbar(x, y, yerr=spread, fmt="-", color=colour, label=label, linewidth=1.2, capsize=2)
+    for point in shown:
+        inside = "white" if point.loops else colour
+        axes.plot(point.x, point.y.mean, "o", color=colour, markersize=4, markerfacecolor=inside)
+    if shown[-1].strength:
+        axes.annotate(
+            f"{shown[-1].strength:+g}",
+            (x[-1], y[-1]),
+            textcoords="offset points",
+            xytext=(5, 3),
+            fontsize=7,
+            color=colour,
+        )
 
 
 def _base(outcomes: Sequence[Outcome]) -> float:
