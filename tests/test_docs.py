@@ -17,6 +17,7 @@ from lmsteer.starter import starter_texts
 
 README = Path(__file__).parent.parent / "README.md"
 GUIDE = README.parent / "docs" / "guide.md"
+GIST = README.parent / "docs" / "gist.md"
 OTHER_MODEL = "gemma3-270m"
 pytestmark = pytest.mark.model
 
@@ -79,6 +80,18 @@ def test_the_guide_runs_from_top_to_bottom(tmp_path):
                 steps += 1
     assert steps >= 12
     assert (tmp_path / "evaluation" / "report.html").is_file()
+
+
+def test_the_commands_of_the_gist_page_run(tmp_path):
+    rows = [{"instruction": f"Say {word}.", "input": "", "output": word} for word in ("yes", "no", "maybe", "never")]
+    for name in ("instructions", "held_out"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ((_, block),) = blocks(GIST, "console")
+    lines = commands(block)
+    assert [line.split()[2] for line in lines] == ["fit", "compress", "generate"]
+    for line in lines:
+        few = ["--steps", "2", "--batch", "2"] if " fit " in line else []
+        run(tmp_path, [sys.executable, "-m", *shlex.split(line), *few])
 
 
 def test_the_make_commands_exist():
