@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused(llama, make_lm, adapter_of, tmp_path):
     with pytest.raises(DataError, match="format 9"):
         load_adapter(folder)
     (tmp_path / "a" / "notes.md").touch()
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(DataError, match="beside its gist adapter"):
         save_adapter(adapter, tmp_path / "a")
 
 

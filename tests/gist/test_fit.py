@@ -146,6 +146,6 @@ def test_what_cannot_be_fitted_is_refused(llama, make_lm, tmp_path):
     assert len(encode_examples(gpt2, [Instruction("a" * 200, "", "b"), *copying(1)], 1)) == 1
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="holds no gist adapter"):
         fit_gist(llama, copying(4), tmp_path / "full")
     assert prompt_ids(llama, ["do it"]) == llama.encode(["Instruction: do it\n"])

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.files import replace_folder
+from lmsteer.files import check_folder, replace_folder
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.masks import check_maskable
 from lmsteer.lm import LM
@@ -129,12 +129,7 @@ def check_target(folder: Path) -> None:
     Raises:
         DataError: it does, or it is no folder.
     """
-    try:
-        held = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    except OSError as error:
-        raise DataError(f"cannot use {folder}: {error}.") from error
-    if held and (CARD_FILE not in held or held - {CARD_FILE, WEIGHTS_FILE}):
-        raise DataError(f"{folder} exists and holds something else than a gist adapter; choose another folder.")
+    check_folder(folder, (CARD_FILE, WEIGHTS_FILE), "gist adapter", DataError)
 
 
 def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.errors import SteerError
-from lmsteer.files import replace_folder
+from lmsteer.files import check_folder, replace_folder
 from lmsteer.steers.steer import Card, Form, Steer
 
 _FORMAT = 1
@@ -40,16 +40,7 @@ def check_target(folder: Path) -> None:
     Raises:
         SteerError: it does, or it is no folder.
     """
-    try:
-        held = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    except NotADirectoryError as error:
-        raise SteerError(f"{folder} exists and holds no steer; choose another folder.") from error
-    except OSError as error:
-        raise SteerError(f"cannot use {folder}: {error}.") from error
-    if held and CARD_FILE not in held:
-        raise SteerError(f"{folder} exists and holds no steer; choose another folder.")
-    if others := sorted(name for name in held - {CARD_FILE, FACTORS_FILE} if not name.startswith(".")):
-        raise SteerError(f"{folder} holds {', '.join(others)} beside its steer; move that, or choose another folder.")
+    check_folder(folder, (CARD_FILE, FACTORS_FILE), "steer", SteerError)
 
 
 def save_steer(steer: Steer, folder: str | Path) -> Path:
