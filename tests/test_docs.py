@@ -88,7 +88,7 @@ def test_the_commands_of_the_gist_page_run(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     ((_, block),) = blocks(GIST, "console")
     lines = commands(block)
-    assert [line.split()[2] for line in lines] == ["fit", "compress", "generate"]
+    assert [line.split()[2] for line in lines] == ["fit", "evaluate", "compress", "generate"]
     for line in lines:
         few = ["--steps", "2", "--batch", "2"] if " fit " in line else []
         run(tmp_path, [sys.executable, "-m", *shlex.split(line), *few])

@@ -52,6 +52,17 @@ def test_the_fit_tells_what_held_out_instructions_say(run, gists):
     assert json.loads(out)["card"]["fit"]["condition"] == "negative"
 
 
+def test_outputs_are_measured(run, gists):
+    pytest.importorskip("rouge_score", reason="the extra 'gist' is not installed")
+    line = ["gist", "evaluate", "data.jsonl", "--adapter", "gists", "--max-new-tokens", "3"]
+    status, out, _ = run(*line, "--json")
+    assert status == 0
+    assert (json.loads(out)["condition"], json.loads(out)["examples"]) == ("gist", 8)
+    status, out, _ = run(*line, "--condition", "positive", "--limit", "3")
+    assert status == 0
+    assert "3 outputs, positive: ROUGE-L" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -61,6 +72,8 @@ def test_the_fit_tells_what_held_out_instructions_say(run, gists):
         (["fit", "empty.jsonl", "--out", "x"], "the instruction is empty"),
         (["fit", "data.jsonl", "--out", "data.jsonl"], "holds no gist adapter"),
         (["fit", "data.jsonl", "--out", "."], "holds no gist adapter"),
+        (["evaluate", "data.jsonl", "--adapter", "gists", "--limit", "0"], "one or more"),
+        (["evaluate", "data.jsonl", "--adapter", "gists", "--condition", "maybe"], "gist, positive, negative"),
         (["compress", " ", "--adapter", "gists", "--out", "x"], "the prompt is empty"),
         (["compress", "--adapter", "gists", "--out", "x"], "give a prompt"),
         (["compress", "a" * 5000, "--adapter", "gists", "--out", "x"], "longer than the model's context"),

@@ -40,6 +40,26 @@ def test_states_after_a_gist_are_those_of_the_masked_forward_pass(make_lm, adapt
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("condition", Condition)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "gpt_neox"])
+def test_controls_have_gists_too(make_lm, adapter_of, family, condition):
+    """The positive control's is the whole cache; the negative one's stands where it would, and knows nothing."""
+    lm = make_lm(family)
+    adapter = adapter_of(lm, 2)
+    prompts, inputs = lm.encode(PROMPTS), lm.encode(INPUTS, special=False)
+    gists = compress(lm, adapter, prompts, condition=condition)
+    with torch.inference_mode(), adapter.installed(lm):
+        layout = Layout.of(prompts, adapter.ids(lm), inputs, lm.pad_id, lm.device)
+        whole = masked_states(lm, layout, condition)
+        start = GistStarts(lm, gists, inputs).begin(range(len(inputs)))
+        width = start["input_ids"].shape[1] - max(map(len, inputs))
+        cached = lm.before_head(
+            **{**start, "input_ids": start["input_ids"][:, width:], "position_ids": start["position_ids"][:, width:]}
+        )
+    found = cached[start["attention_mask"][:, width:].bool()]
+    torch.testing.assert_close(found, whole[layout.sections == Section.REST], rtol=1e-4, atol=1e-4)  # float32
+
+
 @pytest.mark.parametrize("family", KNOWN)
 def test_greedy_text_is_that_of_the_masked_forward_pass_token_for_token(make_lm, adapter_of, family):
     greedy_text_is_exact(make_lm(family), adapter_of(make_lm(family), 2))

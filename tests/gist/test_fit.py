@@ -11,8 +11,9 @@ import torch
 
 from lmsteer.errors import DataError, InterruptedWorkError, ModelError
 from lmsteer.gist.adapter import load_adapter
-from lmsteer.gist.examples import Instruction, encode_examples, lay_out, prompt_ids, read_instructions
+from lmsteer.gist.examples import Instruction, encode_examples, prompt_ids, read_instructions
 from lmsteer.gist.fit import Settings, Student, _LikeLengths, fit_gist
+from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.masks import Condition
 
 
@@ -56,12 +57,8 @@ def test_what_is_saved_is_what_was_trained(llama, fitted):
     assert loaded.fingerprint == adapter.fingerprint
     assert loaded.card.held_out["gist"] == adapter.card.held_out["gist"]
     examples = encode_examples(llama, copying(16, seed=1), 2)
-    layout, targets = lay_out(llama, examples, loaded.ids(llama))
     with torch.inference_mode(), loaded.installed(llama):
-        from lmsteer.gist.forward import masked_states
-
-        h = masked_states(llama, layout)[:, :-1][targets[:, 1:]]
-        loss = -float(llama.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]]).mean())
+        loss = output_loss(llama, loaded.ids(llama), examples, Condition.GIST)
     assert loss == pytest.approx(adapter.card.held_out["gist"], abs=1e-4)  # float32: merged, not beside
     assert sorted(entry.name for entry in out.iterdir()) == ["gist.json", "gist.safetensors"]
     assert not out.with_name("a.partial").exists()
@@ -71,8 +68,8 @@ def test_padding_changes_no_loss(llama):
     student = Student(llama, SMALL)
     examples = encode_examples(llama, [*copying(3), Instruction("a much longer instruction", "", "ok")], 2)
     with torch.no_grad(), student.installed():
-        together = student.log_likelihood(examples, Condition.GIST)
-        alone = torch.cat([student.log_likelihood([each], Condition.GIST) for each in examples])
+        together = output_likelihood(llama, student.gist, examples, Condition.GIST)
+        alone = torch.cat([output_likelihood(llama, student.gist, [each], Condition.GIST) for each in examples])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)  # float32: other shapes
 
 

@@ -46,7 +46,7 @@ def test_memory_falls_by_the_prompts_length_over_gs(llama, adapter):
     cache = llama.model(torch.tensor([prompt]), use_cache=True).past_key_values
     whole = sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
     assert gist.bytes * len(prompt) == whole * gist.tokens
-    assert gist.end == len(prompt) + 2
+    assert gist.origin.end == len(prompt) + 2
 
 
 def test_prompts_squeezed_together_are_those_squeezed_alone(llama, adapter):

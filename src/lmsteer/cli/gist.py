@@ -1,17 +1,20 @@
-"""The commands of gist tokens: gist fit, gist compress, gist generate."""
+"""The commands of gist tokens: gist fit, gist evaluate, gist compress, gist generate."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lmsteer.cli.app import AsJson, Model, app, stderr, stdout
 from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from lmsteer.gist.masks import Condition
 
 gist_app = typer.Typer(help="Squeeze prompts into a few tokens' keys and values.", no_args_is_help=True)
 app.add_typer(gist_app, name="gist")
@@ -44,13 +47,10 @@ def fit(
     from lmsteer.gist.adapter import check_target
     from lmsteer.gist.examples import read_instructions
     from lmsteer.gist.fit import Settings, fit_gist
-    from lmsteer.gist.masks import Condition
     from lmsteer.lm import load
     from lmsteer.progress import bars
 
-    if condition not in {each.value for each in Condition}:
-        raise LMSteerError(f"--condition is one of {', '.join(Condition)}, not {condition!r}.")
-    settings = Settings(tokens, shared, rank, Condition(condition), steps, batch, learning_rate, seed)
+    settings = Settings(tokens, shared, rank, _condition(condition), steps, batch, learning_rate, seed)
     check_target(out)
     instructions, unseen = read_instructions(data), read_instructions(held_out) if held_out else ()
     adapter = fit_gist(
@@ -60,6 +60,45 @@ def fit(
         printing.as_json({"folder": str(out), "card": asdict(adapter.card)})
     else:
         printing.gist_fitted(stdout, adapter, out)
+
+
+@gist_app.command()
+def evaluate(
+    data: Annotated[str, typer.Argument(help="Instruction data with known outputs.")],
+    adapter: Adapter,
+    condition: Annotated[str | None, typer.Option(help="What outputs see; as the adapter was fitted if none.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Take this many, from the first on.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of an output.")] = 64,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Measure outputs under gists: ROUGE-L, exact matches, and the loss of the known ones.
+
+    Example: lmsteer gist evaluate unseen.jsonl --adapter gists
+    """
+    from lmsteer import printing
+    from lmsteer.gist.adapter import load_adapter
+    from lmsteer.gist.evaluate import evaluate as run
+    from lmsteer.gist.examples import read_instructions
+    from lmsteer.gist.masks import Condition
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+
+    if limit is not None and limit < 1:
+        raise LMSteerError(f"--limit must be one or more, not {limit}.")
+    found = load_adapter(adapter)
+    seen = _condition(condition or found.card.fit.get("condition", Condition.GIST.value))
+    instructions = read_instructions(data)[:limit]
+    quality = run(load(model), found, instructions, condition=seen, max_new_tokens=max_new_tokens, progress=bars())
+    if as_json:
+        printing.as_json({"condition": seen.value, **quality.to_json()})
+    else:
+        stdout.print(
+            f"{quality.examples} outputs, {seen.value}: ROUGE-L {quality.rouge_l:.3f}, exact {quality.exact:.1%}, loss "
+            f"{quality.loss:.3f} nats a token; of a prompt of {quality.prompt_tokens:.0f} tokens, "
+            f"{quality.cache_bytes / 1024:.0f} KiB are kept.",
+            highlight=False,
+        )
 
 
 @gist_app.command()
@@ -149,3 +188,11 @@ def generate(
             print(json.dumps(line, ensure_ascii=False))
     else:
         printing.continuations(stdout, lines)
+
+
+def _condition(name: str) -> Condition:
+    from lmsteer.gist.masks import Condition
+
+    if name not in {each.value for each in Condition}:
+        raise LMSteerError(f"--condition is one of {', '.join(Condition)}, not {name!r}.")
+    return Condition(name)

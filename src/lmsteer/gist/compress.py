@@ -1,4 +1,8 @@
-"""compress: prompts -> gists. A prompt runs through the model once, with gist tokens after it; their cache is kept."""
+"""compress: prompts -> gists. A prompt runs through the model once, with gist tokens after it; their cache is kept.
+
+The controls come from the same pass: of the positive one, which hides nothing, the whole cache is kept; for the
+negative one the gist tokens stand where they would stand, with nothing before them.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,19 @@ from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist, Origin
 from lmsteer.gist.layout import Layout
+from lmsteer.gist.masks import Condition
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 
 
 @torch.inference_mode()
 def compress(
-    lm: LM, adapter: GistAdapter, prompts: Sequence[Sequence[int]], *, progress: Progress = no_progress
+    lm: LM,
+    adapter: GistAdapter,
+    prompts: Sequence[Sequence[int]],
+    *,
+    condition: Condition = Condition.GIST,
+    progress: Progress = no_progress,
 ) -> list[Gist]:
     """Squeeze prompts into gists.
 
@@ -27,6 +37,7 @@ def compress(
         lm: the adapter's base.
         adapter: gist tokens and LoRA.
         prompts: ids of each.
+        condition: what those that come after the gist tokens will see.
         progress: what to tell of the work.
 
     Raises:
@@ -46,18 +57,21 @@ def compress(
     found: dict[int, Gist] = {}
     with adapter.installed(lm), progress("squeezing prompts", len(prompts), 0) as step:
         for batch in by_length(prompts):
-            layout = Layout.of([prompts[i] for i in batch], gist, [[]] * len(batch), lm.pad_id, lm.device, "left")
+            given = [[] if condition is Condition.NEGATIVE else prompts[i] for i in batch]
+            layout = Layout.of(given, gist, [[]] * len(batch), lm.pad_id, lm.device, "left")
+            hidden = torch.tensor([[len(prompts[i]) - len(kept)] for i, kept in zip(batch, given, strict=True)])
             cache = DynamicCache(config=lm.model.config)
             lm.model(
                 input_ids=layout.ids,
                 attention_mask=layout.mask,
-                position_ids=layout.positions,
+                position_ids=layout.positions + hidden.to(lm.device),
                 use_cache=True,
                 logits_to_keep=1,
                 **{CACHE: cache},
             )
             for row, i in enumerate(batch):
-                found[i] = _cut(cache, row, len(gist), _origin(lm, adapter, len(prompts[i])))
+                kept = len(prompts[i]) + len(gist) if condition is Condition.POSITIVE else len(gist)
+                found[i] = _cut(cache, row, kept, Origin.of(lm, adapter, len(prompts[i])))
             step(len(batch), "")
     return [found[i] for i in range(len(prompts))]
 
@@ -68,7 +82,3 @@ def _cut(cache: DynamicCache, row: int, tokens: int, origin: Origin) -> Gist:
         tuple(getattr(layer, what)[row, :, -tokens:].clone() for layer in cache.layers) for what in ("keys", "values")
     )
     return Gist(keys, values, origin)
-
-
-def _origin(lm: LM, adapter: GistAdapter, prompt_tokens: int) -> Origin:
-    return Origin(lm.name, lm.fingerprint, adapter.fingerprint, prompt_tokens)

@@ -13,26 +13,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from lmsteer.batches import by_length
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapter
 from lmsteer.gist.embedding import embedded, gist_ids, mean_embedding
-from lmsteer.gist.examples import Example, Instruction, encode_examples, lay_out
-from lmsteer.gist.forward import masked_states
+from lmsteer.gist.examples import Example, Instruction, encode_examples
+from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.lora import LoRA
 from lmsteer.gist.masks import Condition, check_maskable
 from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, Step, no_progress
-
-# Tokens of held-out examples that are read at once.
-_HELD_OUT_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -82,14 +77,8 @@ class Student(nn.Module):
 
     def forward(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The mean loss of the output's tokens, in nats, under the condition that is trained."""
-        return {"loss": -self.log_likelihood(examples, self.settings.condition).mean()}
-
-    def log_likelihood(self, examples: Sequence[Example], condition: Condition) -> Tensor:
-        """Of each token of the outputs, example by example (N,)."""
         (lm,) = self._lm
-        layout, targets = lay_out(lm, examples, self.gist)
-        h = masked_states(lm, layout, condition)[:, :-1][targets[:, 1:]]
-        return lm.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]])
+        return {"loss": -output_likelihood(lm, self.gist, examples, self.settings.condition).mean()}
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -98,14 +87,10 @@ class Student(nn.Module):
         with self.lora.attached(), embedded(lm, self.embeddings):
             yield
 
-    @torch.no_grad()
     def losses(self, examples: Sequence[Example]) -> dict[str, float]:
         """Mean loss of all tokens of the outputs under each condition, in nats."""
-        sums, count = dict.fromkeys(Condition, 0.0), sum(each.targets for each in examples)
-        for batch in by_length([[*each.prompt, *each.rest] for each in examples], _HELD_OUT_TOKENS):
-            for condition in Condition:
-                sums[condition] -= float(self.log_likelihood([examples[i] for i in batch], condition).sum())
-        return {condition.value: total / max(count, 1) for condition, total in sums.items()}
+        (lm,) = self._lm
+        return {condition.value: output_loss(lm, self.gist, examples, condition) for condition in Condition}
 
     def adapter(self, card: GistCard) -> GistAdapter:
         """What has been trained."""

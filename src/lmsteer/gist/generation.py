@@ -44,15 +44,15 @@ class GistStarts:
         """Room for the gists, then the inputs padded on the left (B, G + T); their mask, positions, and cache."""
         gists = [self.gists[prompt] for prompt in prompts]
         ids, mask = pad_left([self.ids[prompt] for prompt in prompts], self.lm)
-        room = torch.ones(len(gists), gists[0].tokens, dtype=ids.dtype, device=ids.device)
-        ends = torch.tensor([gist.end for gist in gists], device=ids.device)[:, None]
+        cache, room = cache_of(self.lm, gists)
+        ends = torch.tensor([[gist.origin.end] for gist in gists], device=ids.device)
         # Gists have been read: neither their ids nor their positions are looked at.
         positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)
         return {
-            "input_ids": torch.cat([room * self.lm.pad_id, ids], 1),
+            "input_ids": torch.cat([0 * room + self.lm.pad_id, ids], 1),
             "attention_mask": torch.cat([room, mask], 1),
             "position_ids": positions,
-            CACHE: cache_of(self.lm, gists),
+            CACHE: cache,
         }
 
 
@@ -115,9 +115,9 @@ def _encoded(lm: LM, gists: Sequence[Gist], inputs: Sequence[str], new: int) -> 
     for number, (gist, tokens) in enumerate(zip(gists, ids, strict=True), 1):
         if not tokens:
             raise DataError(f"input {number} is empty: there is nothing to continue.")
-        if gist.end + len(tokens) + new > lm.max_length:
+        if gist.origin.end + len(tokens) + new > lm.max_length:
             raise DataError(
-                f"input {number} has {len(tokens)} tokens; at the position that its prompt ends at, {gist.end}, and "
-                f"with {new} new ones it is longer than the model's context of {lm.max_length}."
+                f"input {number} has {len(tokens)} tokens; at the position that its prompt ends at, "
+                f"{gist.origin.end}, and with {new} new ones it is longer than the model's context of {lm.max_length}."
             )
     return ids

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from lmsteer.errors import DataError, WrongBaseError
@@ -30,6 +31,7 @@ class Origin:
         base_fingerprint: of its weights.
         adapter_fingerprint: of the adapter that squeezed the prompt.
         prompt_tokens: that it stands for.
+        end: position of what follows.
         format: of the file.
     """
 
@@ -37,7 +39,13 @@ class Origin:
     base_fingerprint: str
     adapter_fingerprint: str
     prompt_tokens: int
+    end: int
     format: int = _FORMAT
+
+    @classmethod
+    def of(cls, lm: LM, adapter: GistAdapter, prompt_tokens: int) -> Origin:
+        """Of a prompt that an adapter squeezed."""
+        return cls(lm.name, lm.fingerprint, adapter.fingerprint, prompt_tokens, prompt_tokens + adapter.card.tokens)
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,6 @@ class Gist:
     def tokens(self) -> int:
         """G."""
         return self.keys[0].shape[1]
-
-    @property
-    def end(self) -> int:
-        """The position of what follows."""
-        return self.origin.prompt_tokens + self.tokens
 
     @property
     def bytes(self) -> int:
@@ -123,13 +126,16 @@ class Gist:
         return cls(keys, values, origin)
 
 
-def cache_of(lm: LM, gists: list[Gist]) -> DynamicCache:
-    """A cache whose rows are gists, one each."""
-    cache = DynamicCache(config=lm.model.config)
+def cache_of(lm: LM, gists: Sequence[Gist]) -> tuple[DynamicCache, Tensor]:
+    """A cache whose rows are gists, one each, padded on the left; and its mask (B, G)."""
+    cache, width = DynamicCache(config=lm.model.config), max(gist.tokens for gist in gists)
+
+    def rows(parts: list[Tensor]) -> Tensor:
+        wide = [nn.functional.pad(part, (0, 0, width - part.shape[1], 0)) for part in parts]
+        return torch.stack(wide).to(lm.device, lm.model.dtype)
+
     for layer in range(len(gists[0].keys)):
-        keys, values = (
-            torch.stack([part[layer] for part in parts]).to(lm.device, lm.model.dtype)
-            for parts in ([gist.keys for gist in gists], [gist.values for gist in gists])
-        )
-        cache.update(keys, values, layer)
-    return cache
+        cache.update(rows([g.keys[layer] for g in gists]), rows([g.values[layer] for g in gists]), layer)
+    places = torch.arange(width, device=lm.device)
+    mask = places >= width - torch.tensor([[gist.tokens] for gist in gists], device=lm.device)
+    return cache, mask.long()

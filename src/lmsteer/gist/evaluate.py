@@ -1,0 +1,114 @@
+"""evaluate: what outputs are like under gists, under whole prompts, and under none.
+
+Each prompt is squeezed once; its inputs are continued greedily and compared with the outputs that are known: ROUGE-L
+(Lin, 2004), exact matches, and the loss of those outputs. The controls go the same way (``compress``), by adapters
+fitted under their own conditions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from lmsteer.errors import DataError
+from lmsteer.generation import Draws
+from lmsteer.gist.adapter import GistAdapter
+from lmsteer.gist.compress import compress
+from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids
+from lmsteer.gist.forward import output_loss
+from lmsteer.gist.generation import generate_from_gists
+from lmsteer.gist.masks import Condition
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+from lmsteer.sampling import Sampling
+
+_NO_SIGNS = re.compile(r"[^\w\s]|_")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What outputs are like.
+
+    Attributes:
+        examples: how many, those that fit into the context.
+        rouge_l: mean F-measure of the longest common subsequence, words stemmed.
+        exact: share of outputs that are the known one, but for case, punctuation and white space.
+        loss: of the known outputs, nats a token.
+        prompt_tokens: mean length of the prompts.
+        cache_bytes: mean size of what is kept of a prompt.
+    """
+
+    examples: int
+    rouge_l: float
+    exact: float
+    loss: float
+    prompt_tokens: float
+    cache_bytes: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for machines."""
+        return asdict(self)
+
+
+def evaluate(
+    lm: LM,
+    adapter: GistAdapter,
+    instructions: Sequence[Instruction],
+    *,
+    condition: Condition = Condition.GIST,
+    max_new_tokens: int = 64,
+    progress: Progress = no_progress,
+) -> Quality:
+    """Measure outputs under an adapter.
+
+    Args:
+        lm: the adapter's base.
+        adapter: best fitted under the same condition.
+        instructions: with known outputs.
+        condition: what the outputs see.
+        max_new_tokens: of an output.
+        progress: what to tell of the work.
+
+    Raises:
+        DataError: rouge-score is not installed, or none of the instructions fits into the context.
+        WrongBaseError: another base.
+        ModelError: a model that cannot honour gist masks.
+    """
+    scorer = _rouge()
+    tokens = adapter.card.tokens
+    kept = [each for each in instructions if encode_examples(lm, [each], tokens + max_new_tokens)]
+    if not kept:
+        raise DataError("no instruction fits into the context of the model.")
+    unique = list(dict.fromkeys(each.instruction for each in kept))
+    prompts = prompt_ids(lm, unique)
+    gists = dict(zip(unique, compress(lm, adapter, prompts, condition=condition, progress=progress), strict=True))
+    inputs = [input_text(each.input) for each in kept]
+    own = [gists[each.instruction] for each in kept]
+    greedy = Draws(max_new_tokens=max_new_tokens, sampling=Sampling(temperature=0), batch_size=16)
+    rows = list(generate_from_gists(lm, adapter, own, inputs, draws=greedy, progress=progress))
+    pairs = [(each.output, row.text) for each, row in zip(kept, rows, strict=True)]
+    with adapter.installed(lm):
+        loss = output_loss(lm, adapter.ids(lm), encode_examples(lm, kept, tokens), condition)
+    return Quality(
+        len(kept),
+        rouge_l=fmean(scorer.score(known, written)["rougeL"].fmeasure for known, written in pairs),
+        exact=fmean(_bare(known) == _bare(written) for known, written in pairs),
+        loss=loss,
+        prompt_tokens=fmean(gist.origin.prompt_tokens for gist in own),
+        cache_bytes=fmean(gist.bytes for gist in own),
+    )
+
+
+def _rouge() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise DataError("ROUGE-L needs rouge-score: pip install 'lmsteer[gist]'.") from error
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _bare(text: str) -> str:
+    return " ".join(_NO_SIGNS.sub(" ", text.casefold()).split())

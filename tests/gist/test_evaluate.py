@@ -1,0 +1,48 @@
+"""Evaluation of gists: what is told is of what was written under them."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmsteer.errors import DataError
+from lmsteer.gist import evaluate as module
+from lmsteer.gist.evaluate import _bare, evaluate
+from lmsteer.gist.examples import Instruction
+from lmsteer.gist.fit import Settings, fit_gist
+from lmsteer.gist.masks import Condition
+
+pytest.importorskip("rouge_score", reason="the extra 'gist' is not installed")
+INSTRUCTIONS = [Instruction(letter * 8, "", letter) for letter in "abab"]
+
+
+@pytest.fixture(scope="module")
+def adapter(llama, tmp_path_factory):
+    settings = Settings(tokens=2, rank=4, steps=100, batch=4, learning_rate=1e-2)
+    return fit_gist(llama, INSTRUCTIONS * 8, tmp_path_factory.mktemp("gist") / "a", settings=settings)
+
+
+def test_outputs_that_are_known_are_found_under_the_gist_and_not_without(llama, adapter):
+    found = evaluate(llama, adapter, INSTRUCTIONS, max_new_tokens=4)
+    assert (found.examples, found.exact, found.rouge_l) == (4, 1.0, 1.0)
+    nothing = evaluate(llama, adapter, INSTRUCTIONS, condition=Condition.NEGATIVE, max_new_tokens=4)
+    assert nothing.exact <= 0.5
+    assert found.loss < 0.1 < nothing.loss
+    whole = evaluate(llama, adapter, INSTRUCTIONS, condition=Condition.POSITIVE, max_new_tokens=4)
+    prompt = len("Instruction: aaaaaaaa\n")
+    assert whole.prompt_tokens == prompt
+    assert whole.cache_bytes * 2 == found.cache_bytes * (prompt + 2)  # the gist tokens are in it
+    assert found.to_json()["exact"] == 1.0
+
+
+def test_outputs_are_compared_without_case_signs_and_blanks():
+    assert _bare("  It's\nTWO.") == _bare("it s two")
+    assert _bare("two") != _bare("three")
+
+
+def test_what_cannot_be_measured_is_refused(llama, make_lm, adapter_of, adapter, monkeypatch):
+    gpt2 = make_lm("gpt2")
+    with pytest.raises(DataError, match="no instruction fits"):
+        evaluate(gpt2, adapter_of(gpt2), [Instruction("a" * 100, "", "b")])
+    monkeypatch.setattr(module, "_rouge", lambda: (_ for _ in ()).throw(DataError("ROUGE-L needs rouge-score")))
+    with pytest.raises(DataError, match="rouge-score"):
+        evaluate(llama, adapter, INSTRUCTIONS)
