@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, InterruptedWorkError, ModelError
-from lmsteer.gist.adapter import load_adapter
+from lmsteer.gist.adapter import GistCard, load_adapter
 from lmsteer.gist.examples import Instruction, encode_examples, prompt_ids, read_instructions
 from lmsteer.gist.fit import Settings, Student, _LikeLengths, fit_gist
 from lmsteer.gist.forward import output_likelihood, output_loss
@@ -62,6 +62,21 @@ def test_what_is_saved_is_what_was_trained(llama, fitted):
     assert loss == pytest.approx(adapter.card.held_out["gist"], abs=1e-4)  # float32: merged, not beside
     assert sorted(entry.name for entry in out.iterdir()) == ["gist.json", "gist.safetensors"]
     assert not out.with_name("a.partial").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_installed_the_lora_is_what_it_was_beside_the_weights(make_lm, family):
+    lm = make_lm(family)
+    student = Student(lm, SMALL)
+    for b in student.lora.up:
+        torch.nn.init.normal_(b, std=0.1, generator=torch.Generator().manual_seed(1))
+    examples = encode_examples(lm, copying(8), 2)
+    with torch.no_grad(), student.installed():
+        beside = output_likelihood(lm, student.gist, examples, Condition.GIST)
+    adapter = student.adapter(GistCard(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, 2))
+    with torch.no_grad(), adapter.installed(lm):
+        within = output_likelihood(lm, adapter.ids(lm), examples, Condition.GIST)
+    torch.testing.assert_close(within, beside, rtol=1e-4, atol=1e-4)  # float32: one product for two
 
 
 def test_padding_changes_no_loss(llama):

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.files import check_folder, replace_folder
@@ -183,7 +184,7 @@ def _added(module: nn.Module, up: Tensor, down: Tensor) -> Iterator[None]:
     weight: Tensor = module.weight  # type: ignore[assignment]
     former = weight.data
     update = up.to(weight.device, torch.float32) @ down.to(weight.device, torch.float32)
-    if update.shape != weight.shape:
+    if isinstance(module, Conv1D):
         update = update.T
     if update.shape != weight.shape:
         raise WrongBaseError(f"the gist adapter has a layer of {tuple(update.shape)}; the model's is {weight.shape}.")

@@ -105,7 +105,7 @@ def generate_from_gists(
 def _padding_counts(lm: LM, gists: Sequence[Gist], ids: Sequence[Sequence[int]], new: int) -> bool:
     """Whether padding between gists and inputs would push gists out of a layer's window, which counts it."""
     limit = window(lm)
-    return limit is not None and max(g.tokens + len(row) for g, row in zip(gists, ids, strict=True)) + new > limit
+    return limit is not None and max(g.tokens for g in gists) + max(map(len, ids)) + new > limit
 
 
 def _encoded(lm: LM, gists: Sequence[Gist], inputs: Sequence[str], new: int) -> list[list[int]]:
