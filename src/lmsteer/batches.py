@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,9 +28,15 @@ def by_length(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH) -> I
         yield batch
 
 
-def pad(ids: Sequence[Sequence[int]], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Right-padded ids (B, T) and their attention mask (B, T)."""
+def pad(
+    ids: Sequence[Sequence[int]], padding: int, device: torch.device, side: Literal["left", "right"] = "right"
+) -> tuple[Tensor, Tensor]:
+    """Ids (B, T) padded on one side, and their attention mask (B, T)."""
     width = max(map(len, ids))
-    padded = [[*text, *[padding] * (width - len(text))] for text in ids]
-    mask = [[1] * len(text) + [0] * (width - len(text)) for text in ids]
+
+    def filled(row: Sequence[int], value: int) -> list[int]:
+        spare = [value] * (width - len(row))
+        return [*row, *spare] if side == "right" else [*spare, *row]
+
+    padded, mask = [filled(row, padding) for row in ids], [filled([1] * len(row), 0) for row in ids]
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from lmsteer.batches import pad
 from lmsteer.lm import LM
 from lmsteer.sampling import RowSampler
 from lmsteer.steers.handle import SteerHandle
@@ -69,7 +70,7 @@ class PromptStarts:
 
     def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
         """The prompts (B, T), padded on the left, and their mask."""
-        ids, mask = pad_left([self.ids[prompt] for prompt in prompts], self.lm)
+        ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
         return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -166,12 +167,3 @@ def write(
         )
     finally:
         lm.model.generation_config = own
-
-
-def pad_left(ids: Sequence[Sequence[int]], lm: LM) -> tuple[Tensor, Tensor]:
-    """Left-padded ids (B, T) and their attention mask (B, T)."""
-    width = max(map(len, ids))
-    padding = lm.pad_id
-    padded = [[padding] * (width - len(row)) + list(row) for row in ids]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
-    return torch.tensor(padded, device=lm.device), torch.tensor(mask, device=lm.device)

@@ -6,12 +6,12 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lmsteer.errors import DataError, LMSteerError
+from lmsteer.errors import DataError
 
 
 @contextmanager
@@ -61,30 +61,6 @@ def write_file(file: Path, content: str | bytes) -> None:
             os.fsync(file_aside.fileno())  # or a power failure may leave the name with nothing in it
     except OSError as error:
         raise DataError(f"cannot write {file}: {error}.") from error
-
-
-def check_folder(folder: Path, files: Sequence[str], what: str, error: type[LMSteerError]) -> None:
-    """Refuse a folder that holds something else than a few files, the first of which says what it is.
-
-    Args:
-        folder: to be written to, which removes what is in it.
-        files: its names.
-        what: the folder is of, in words.
-        error: to raise.
-
-    Raises:
-        LMSteerError: it holds something else, or it is no folder.
-    """
-    try:
-        held = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    except NotADirectoryError as cause:
-        raise error(f"{folder} exists and holds no {what}; choose another folder.") from cause
-    except OSError as cause:
-        raise error(f"cannot use {folder}: {cause}.") from cause
-    if held and files[0] not in held:
-        raise error(f"{folder} exists and holds no {what}; choose another folder.")
-    if others := sorted(name for name in held - set(files) if not name.startswith(".")):
-        raise error(f"{folder} holds {', '.join(others)} beside its {what}; move that, or choose another folder.")
 
 
 @contextmanager

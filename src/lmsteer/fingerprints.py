@@ -1,8 +1,9 @@
-"""Fingerprints: what tells one model's weights from another's."""
+"""Fingerprints: what tells one model's weights, or one set of tensors, from another."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,15 @@ def fingerprint_of(model: nn.Module) -> str:
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(_sample(parameter.detach()).to(torch.bfloat16).float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def fingerprint_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over every value of some tensors, by name, in float32; 32 hex digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from lmsteer.steers.notation import Settings
+    from lmsteer.steers.steer import Steer
 
 app = typer.Typer(
     help="Turn a language model's style up and down.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -15,3 +20,14 @@ stdout, stderr = Console(), Console(stderr=True)
 Model = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, or a packaged model: smollm2, gemma3-270m.")]
 LabelMap = Annotated[str | None, typer.Option(help="Numbers for class labels, like 'negative=-1,positive=1'.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+
+
+def dialled(notations: Sequence[str]) -> tuple[dict[str, Steer], Settings]:
+    """The steers and strengths that were asked for, with a warning of those beyond what was found safe."""
+    from lmsteer.steers.files import find_steer
+    from lmsteer.steers.notation import beyond, parse_settings
+
+    steers, settings = parse_settings(notations, find_steer)
+    for warning in beyond(steers, settings):
+        stderr.print(warning, style="yellow", markup=False, highlight=False)
+    return steers, settings

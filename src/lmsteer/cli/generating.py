@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lmsteer.cli.app import AsJson, Model, app, stderr, stdout
+from lmsteer.cli.app import AsJson, Model, app, dialled, stderr, stdout
 from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
 
@@ -39,14 +38,10 @@ def generate(
     from lmsteer.lm import load
     from lmsteer.progress import bars
     from lmsteer.prompts import as_published, read_prompts, write_jsonl
-    from lmsteer.steers.files import find_steer
-    from lmsteer.steers.notation import beyond, parse_settings
     from lmsteer.streaming import stream as as_it_comes
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
-    steers, settings = parse_settings(steer or [], find_steer)
-    for warning in beyond(steers, settings):
-        stderr.print(warning, style="yellow", markup=False, highlight=False)
+    steers, settings = dialled(steer or [])
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "top_p": top_p,
@@ -64,8 +59,5 @@ def generate(
     if out:
         write_jsonl(out, lines)
         stderr.print(f"{len(done)} continuations written to {out}.", markup=False)
-    elif as_json:
-        for line in lines:
-            print(json.dumps(line, ensure_ascii=False))
     else:
-        printing.continuations(stdout, lines)
+        printing.continuations(stdout, lines, as_json=as_json)

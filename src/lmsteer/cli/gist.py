@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lmsteer.cli.app import AsJson, Model, app, stderr, stdout
+from lmsteer.cli.app import AsJson, Model, app, dialled, stdout
 from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
 
@@ -171,23 +170,14 @@ def generate(
     from lmsteer.progress import bars
     from lmsteer.prompts import as_published, read_prompts
     from lmsteer.sampling import Sampling
-    from lmsteer.steers.files import find_steer
-    from lmsteer.steers.notation import beyond, parse_settings
 
     texts = [*(inputs or []), *(read_prompts(file) if file else [])] or [""]
-    steers, settings = parse_settings(steer or [], find_steer)
-    for warning in beyond(steers, settings):
-        stderr.print(warning, style="yellow", markup=False, highlight=False)
+    steers, settings = dialled(steer or [])
     draws = Draws(n, max_new_tokens, Sampling(top_p, temperature=temperature), seed, batch_size)
     gists, found = [Gist.load(each) for each in gist], load_adapter(adapter)
     given = [input_text(text) for text in texts]
     rows = generate_from_gists(load(model), found, gists, given, steers, settings, draws, progress=bars())
-    lines = as_published(list(rows))
-    if as_json:
-        for line in lines:
-            print(json.dumps(line, ensure_ascii=False))
-    else:
-        printing.continuations(stdout, lines)
+    printing.continuations(stdout, as_published(list(rows)), as_json=as_json)
 
 
 def _condition(name: str) -> Condition:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lmsteer.analysis.likelihood import plain_likelihoods
 from lmsteer.analysis.words import encode_to_read
@@ -26,6 +25,7 @@ from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer, judged
 from lmsteer.files import finite, write_file
+from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.generation import Draws, continue_from, encode_prompts
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
@@ -223,10 +223,6 @@ def _settings(file: Path) -> dict[str, Any]:
 def _file(arm: Arm, number: int) -> str:
     """Where the rows of a block lie; those of another steer of the same name lie elsewhere."""
     steers = [*arm.steers.values(), *([arm.reader] if arm.reader else [])]
-    factors = [{name: _digest(factor) for name, factor in sorted(steer.factors.items())} for steer in steers]
+    factors = [fingerprint_of_tensors(steer.factors) for steer in steers]
     about = json.dumps([arm.name, arm.prefix, arm.best_of, dict(arm.strengths), factors])
     return f"rows/{hashlib.sha256(about.encode()).hexdigest()[:16]}-{number:04d}.jsonl"
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

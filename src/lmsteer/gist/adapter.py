@@ -6,8 +6,6 @@ they were, bit for bit.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.files import check_folder, replace_folder
+from lmsteer.files import finite
+from lmsteer.fingerprints import fingerprint_of_tensors
+from lmsteer.folders import FolderKind
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.masks import check_maskable
 from lmsteer.lm import LM
 
-CARD_FILE, WEIGHTS_FILE = "gist.json", "gist.safetensors"
-_FORMAT = 1
+_KIND = FolderKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
 _EMBEDDINGS, _DOWN, _UP = "embeddings", "down", "up"
 
 
@@ -84,16 +81,19 @@ class GistAdapter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of embeddings and factors; 32 hex digits."""
-        digest = hashlib.sha256(str(self.card.tokens).encode())
-        for name, tensor in sorted(self._tensors().items()):
-            digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        """Of embeddings and factors, and of how many gist tokens they are for."""
+        return f"{fingerprint_of_tensors(self.tensors)}-{self.card.tokens}"
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, as they are stored."""
+        factors = {f"{name}.{_DOWN}": a for name, a in self.down.items()}
+        factors |= {f"{name}.{_UP}": b for name, b in self.up.items()}
+        return {_EMBEDDINGS: self.embeddings, **factors}
 
     def ids(self, lm: LM) -> list[int]:
         """The G ids that stand for gist tokens after a prompt."""
-        different = gist_ids(lm, len(self.embeddings))
-        return different if len(different) == self.card.tokens else different * self.card.tokens
+        return gist_ids(lm, self.card.tokens, len(self.embeddings))
 
     @contextmanager
     def installed(self, lm: LM) -> Iterator[None]:
@@ -117,12 +117,6 @@ class GistAdapter:
             raise WrongBaseError(f"this gist adapter was fitted on {self.card.base} and cannot be used with {lm.name}.")
         check_maskable(lm)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """By name, as they are stored."""
-        factors = {f"{name}.{_DOWN}": a for name, a in self.down.items()}
-        factors |= {f"{name}.{_UP}": b for name, b in self.up.items()}
-        return {_EMBEDDINGS: self.embeddings, **factors}
-
 
 def check_target(folder: Path) -> None:
     """Refuse a folder that holds something else than a gist adapter, which saving one there would remove.
@@ -130,7 +124,7 @@ def check_target(folder: Path) -> None:
     Raises:
         DataError: it does, or it is no folder.
     """
-    check_folder(folder, (CARD_FILE, WEIGHTS_FILE), "gist adapter", DataError)
+    _KIND.check_target(folder)
 
 
 def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:
@@ -140,15 +134,7 @@ def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:
         DataError: the folder holds something else, or the disk does not take it.
     """
     folder = Path(folder)
-    check_target(folder)
-    try:
-        with replace_folder(folder) as aside:
-            save_file({k: v.contiguous() for k, v in adapter._tensors().items()}, aside / WEIGHTS_FILE)
-            (aside / WEIGHTS_FILE).chmod(0o644)  # safetensors writes 0600: an adapter is to be shared
-            told = {"format": _FORMAT, "card": asdict(adapter.card)}
-            (aside / CARD_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot write the gist adapter to {folder}: {error}.") from error
+    _KIND.save(folder, {"card": finite(asdict(adapter.card))}, adapter.tensors)
     return folder
 
 
@@ -158,23 +144,13 @@ def load_adapter(folder: str | Path) -> GistAdapter:
     Raises:
         DataError: none there, or a damaged one.
     """
-    folder = Path(folder)
-    try:
-        told = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        if told["format"] != _FORMAT:
-            raise ValueError(f"format {told['format']}, which this version does not know")
-        card = GistCard(**told["card"])
-        tensors = load_file(folder / WEIGHTS_FILE)
+    with _KIND.reading(Path(folder)) as (told, tensors):
         embeddings = tensors.pop(_EMBEDDINGS)
         down, up = (
             {name.removesuffix(f".{end}"): tensor for name, tensor in tensors.items() if name.endswith(f".{end}")}
             for end in (_DOWN, _UP)
         )
-        return GistAdapter(embeddings, down, up, card)
-    except FileNotFoundError as error:
-        raise DataError(f"no gist adapter in {folder}: {error.filename} is missing.") from error
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DataError(f"the gist adapter in {folder} is damaged: {type(error).__name__}: {error}.") from error
+        return GistAdapter(embeddings, down, up, GistCard(**told["card"]))
 
 
 @contextmanager

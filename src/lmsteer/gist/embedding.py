@@ -15,10 +15,10 @@ from lmsteer.lm import LM
 _PIECE = 8192
 
 
-def gist_ids(lm: LM, count: int) -> list[int]:
-    """The ids of so many gist tokens: the first that the model has no embedding for."""
+def gist_ids(lm: LM, tokens: int, different: int) -> list[int]:
+    """The ids of gist tokens: the first that the model has no embedding for, so many of them different, repeated."""
     first = _rows(lm)
-    return list(range(first, first + count))
+    return list(range(first, first + different)) * (tokens // different)
 
 
 @torch.no_grad()

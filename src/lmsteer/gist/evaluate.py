@@ -78,8 +78,8 @@ def evaluate(
         ModelError: a model that cannot honour gist masks.
     """
     scorer = _rouge()
-    tokens = adapter.card.tokens
-    kept = [each for each in instructions if encode_examples(lm, [each], tokens + max_new_tokens)]
+    examples = encode_examples(lm, instructions, adapter.card.tokens + max_new_tokens)
+    kept = [example.of for example in examples]
     if not kept:
         raise DataError("no instruction fits into the context of the model.")
     unique = list(dict.fromkeys(each.instruction for each in kept))
@@ -91,7 +91,7 @@ def evaluate(
     rows = list(generate_from_gists(lm, adapter, own, inputs, draws=greedy, progress=progress))
     pairs = [(each.output, row.text) for each, row in zip(kept, rows, strict=True)]
     with adapter.installed(lm):
-        loss = output_loss(lm, adapter.ids(lm), encode_examples(lm, kept, tokens), condition)
+        loss = output_loss(lm, adapter.ids(lm), examples, condition)
     return Quality(
         len(kept),
         rouge_l=fmean(scorer.score(known, written)["rougeL"].fmeasure for known, written in pairs),

@@ -42,11 +42,13 @@ class Example:
         prompt: what the gist tokens stand in for.
         rest: what follows them, the output and the end of the text last.
         targets: so many of the last tokens are the output's, which the loss is of.
+        of: the instruction itself.
     """
 
     prompt: list[int]
     rest: list[int]
     targets: int
+    of: Instruction
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.rest)
@@ -83,17 +85,17 @@ def input_text(given: str) -> str:
 
 
 def encode_examples(lm: LM, instructions: Sequence[Instruction], tokens: int) -> list[Example]:
-    """Examples that fit into the context with so many gist tokens; longer ones are cut at the end of their input."""
+    """Examples of those instructions that fit into the context with so many tokens beside them; others are left out."""
     end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
     prompts = prompt_ids(lm, [each.instruction for each in instructions])
     inputs = lm.encode([input_text(each.input) for each in instructions], special=False)
     outputs = lm.encode([f" {each.output}" for each in instructions], special=False)
     found = []
-    for prompt, given, output in zip(prompts, inputs, outputs, strict=True):
+    for each, prompt, given, output in zip(instructions, prompts, inputs, outputs, strict=True):
         target = [*output, *end]
         room = lm.max_length - len(prompt) - tokens - len(target)
         if room >= len(given):
-            found.append(Example(prompt, [*given, *target], len(target)))
+            found.append(Example(prompt, [*given, *target], len(target), each))
     return found
 
 

@@ -69,28 +69,25 @@ class Student(nn.Module):
     def __init__(self, lm: LM, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self._lm = (lm,)
+        self._lm = lm
         count = 1 if settings.shared else settings.tokens
         self.embeddings = nn.Parameter(mean_embedding(lm)[None].repeat(count, 1).to(lm.device))
         self.lora = LoRA(lm, settings.rank, settings.seed)
-        self.gist = gist_ids(lm, count) * (settings.tokens // count)
+        self.gist = gist_ids(lm, settings.tokens, count)
 
     def forward(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The mean loss of the output's tokens, in nats, under the condition that is trained."""
-        (lm,) = self._lm
-        return {"loss": -output_likelihood(lm, self.gist, examples, self.settings.condition).mean()}
+        return {"loss": -output_likelihood(self._lm, self.gist, examples, self.settings.condition).mean()}
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Have the frozen model work with what is trained, within a ``with`` block."""
-        (lm,) = self._lm
-        with self.lora.attached(), embedded(lm, self.embeddings):
+        with self.lora.attached(), embedded(self._lm, self.embeddings):
             yield
 
     def losses(self, examples: Sequence[Example]) -> dict[str, float]:
         """Mean loss of all tokens of the outputs under each condition, in nats."""
-        (lm,) = self._lm
-        return {condition.value: output_loss(lm, self.gist, examples, condition) for condition in Condition}
+        return {condition.value: output_loss(self._lm, self.gist, examples, condition) for condition in Condition}
 
     def adapter(self, card: GistCard) -> GistAdapter:
         """What has been trained."""

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from lmsteer.decoding import CACHE, pad_left
+from lmsteer.batches import pad
+from lmsteer.decoding import CACHE
 from lmsteer.errors import DataError
 from lmsteer.generation import Continuation, Draws, continue_from
 from lmsteer.gist.adapter import GistAdapter
@@ -43,7 +44,7 @@ class GistStarts:
     def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
         """Room for the gists, then the inputs padded on the left (B, G + T); their mask, positions, and cache."""
         gists = [self.gists[prompt] for prompt in prompts]
-        ids, mask = pad_left([self.ids[prompt] for prompt in prompts], self.lm)
+        ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
         cache, room = cache_of(self.lm, gists)
         ends = torch.tensor([[gist.origin.end] for gist in gists], device=ids.device)
         # Gists have been read: neither their ids nor their positions are looked at.

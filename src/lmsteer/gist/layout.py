@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lmsteer.batches import pad
+
 
 class Section(IntEnum):
     """What a token is part of."""
@@ -55,19 +57,10 @@ class Layout:
             device: of the tensors.
             side: where padding goes.
         """
-        rows = [[*prompt, *gist, *rest] for prompt, rest in zip(prompts, rests, strict=True)]
-        width = max(map(len, rows))
-        kinds = [
-            [Section.PROMPT] * len(prompt) + [Section.GIST] * len(gist) + [Section.REST] * len(rest)
-            for prompt, rest in zip(prompts, rests, strict=True)
-        ]
-
-        def padded(lines: Sequence[Sequence[int]], value: int) -> Tensor:
-            spare = [[value] * (width - len(line)) for line in lines]
-            both = zip(lines, spare, strict=True)
-            whole = [[*more, *line] if side == "left" else [*line, *more] for line, more in both]
-            return torch.tensor(whole, device=device)
-
-        mask = padded([[1] * len(row) for row in rows], 0)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return cls(padded(rows, padding), mask, positions, padded(kinds, Section.PROMPT))
+        rows, kinds = [], []
+        for prompt, rest in zip(prompts, rests, strict=True):
+            rows.append([*prompt, *gist, *rest])
+            kinds.append([Section.PROMPT] * len(prompt) + [Section.GIST] * len(gist) + [Section.REST] * len(rest))
+        ids, mask = pad(rows, padding, device, side)
+        sections, _ = pad(kinds, Section.PROMPT, device, side)
+        return cls(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), sections)

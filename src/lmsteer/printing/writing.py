@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,12 @@ def streamed(prompt: str, pieces: Iterable[str]) -> None:
     print()
 
 
-def continuations(out: Console, lines: Sequence[dict[str, Any]]) -> None:
-    """Prompts with their continuations below each other, one a line."""
+def continuations(out: Console, lines: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Prompts with their continuations below each other, one a line; for machines, a prompt's in a line of JSON."""
+    if as_json:
+        for line in lines:
+            print(json.dumps(line, ensure_ascii=False))
+        return
     for line in lines:
         out.print(f"\n[bold]{'':2}{plain(line['prompt']['text'])}[/]", highlight=False, soft_wrap=True)
         for generation in line["generations"]:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.errors import SteerError
-from lmsteer.files import check_folder, replace_folder
+from lmsteer.folders import FolderKind
 from lmsteer.steers.steer import Card, Form, Steer
 
-_FORMAT = 1
 FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
+_KIND = FolderKind("steer", CARD_FILE, FACTORS_FILE, 1, SteerError)
 STEERS_FOLDER = Path("steers")
 # Fitted steers that come with the package, of its default model.
 SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "steers"))
@@ -40,7 +37,7 @@ def check_target(folder: Path) -> None:
     Raises:
         SteerError: it does, or it is no folder.
     """
-    check_folder(folder, (CARD_FILE, FACTORS_FILE), "steer", SteerError)
+    _KIND.check_target(folder)
 
 
 def save_steer(steer: Steer, folder: str | Path) -> Path:
@@ -50,16 +47,7 @@ def save_steer(steer: Steer, folder: str | Path) -> Path:
         SteerError: the folder holds something else, or the disk does not take it.
     """
     folder = Path(folder)
-    check_target(folder)
-    try:
-        with replace_folder(folder) as aside:
-            save_file({k: v.contiguous() for k, v in steer.factors.items()}, aside / FACTORS_FILE)
-            (aside / FACTORS_FILE).chmod(0o644)  # safetensors writes 0600: a steer is to be shared
-            (aside / CARD_FILE).write_text(json.dumps(_to_json(steer), indent=2) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise SteerError(
-            f"cannot write the steer to {folder}: {error}. What stood there before is untouched."
-        ) from error
+    _KIND.save(folder, _to_json(steer), steer.factors)
     return folder
 
 
@@ -69,21 +57,12 @@ def load_steer(folder: str | Path) -> Steer:
     Raises:
         SteerError: no steer there, or a damaged one.
     """
-    folder = Path(folder)
-    try:
-        fields = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        if fields["format"] != _FORMAT:
-            raise ValueError(f"format {fields['format']}, which this version does not know")
-        factors = load_file(folder / FACTORS_FILE)
+    with _KIND.reading(Path(folder)) as (fields, factors):
         card = Card(**fields["card"])
         if card.strength_range is not None:
             low, high = card.strength_range
             card = dataclasses.replace(card, strength_range=(low, high))
         return Steer(fields["form"], factors, fields["hidden_size"], fields["vocabulary"], card)
-    except FileNotFoundError as error:
-        raise SteerError(f"no steer in {folder}: {error.filename} is missing.") from error
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise SteerError(f"the steer in {folder} is damaged: {type(error).__name__}: {error}.") from error
 
 
 def find_folder(name: str | Path) -> Path:
@@ -171,7 +150,6 @@ def _read_published(checkpoint: Path) -> tuple[argparse.Namespace, Mapping[str, 
 
 def _to_json(steer: Steer) -> dict[str, Any]:
     return {
-        "format": _FORMAT,
         "form": steer.form,
         "hidden_size": steer.hidden_size,
         "vocabulary": steer.vocabulary,
