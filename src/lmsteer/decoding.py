@@ -7,6 +7,7 @@ between which rows that have ended leave the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -51,6 +52,10 @@ class Starts(Protocol):
         """What ``generate`` is given to start from these prompts, one a row."""
         ...
 
+    def installed(self) -> AbstractContextManager[None]:
+        """Have the model be what they need, for a batch."""
+        ...
+
 
 @dataclass(frozen=True)
 class PromptStarts:
@@ -72,6 +77,10 @@ class PromptStarts:
         """The prompts (B, T), padded on the left, and their mask."""
         ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
         return {"input_ids": ids, "attention_mask": mask}
+
+    def installed(self) -> AbstractContextManager[None]:
+        """The model as it is."""
+        return nullcontext()
 
 
 def start_of(lm: LM, prompts: Sequence[int], starts: Starts) -> dict[str, Any]:

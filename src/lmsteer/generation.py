@@ -151,7 +151,8 @@ def continue_from(
     with progress("generating", len(rows), 0) as step:
         for first in range(0, len(rows), draws.batch_size):
             batch = rows[first : first + draws.batch_size]
-            done = _continue_batch(lm, prompts, starts, steers, batch, draws)
+            with starts.installed():  # not across a yield: meanwhile the model is anybody's
+                done = _continue_batch(lm, prompts, starts, steers, batch, draws)
             step(len(batch), "")
             yield from done
 

@@ -39,6 +39,11 @@ def test_a_prompt_becomes_a_file_that_stands_in_its_place(run, gists, tiny_folde
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["prompt"]["text"] for row in rows] == ["\nInput: xy\nOutput:", "\nInput: z\nOutput:"]
     assert [[g["strengths"] for g in row["generations"]] for row in rows] == [[{"s": 0}, {"s": 4}]] * 2
+    assert [row["gist"] for row in rows] == ["a.gist", "b.gist"]
+    both = ["gist", "generate", "xy", "xy", "--adapter", "gists", "--max-new-tokens", "4", "--json"]
+    status, out, _ = run(*both, "--gist", "a.gist", "--gist", "b.gist")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["gist"], len(row["generations"])) for row in rows] == [("a.gist", 1), ("b.gist", 1)]
     status, out, _ = run(*line, "--gist", "a.gist")
     assert status == 0
     assert "unsteered" in out
@@ -67,6 +72,8 @@ def test_outputs_are_measured(run, gists):
     ("arguments", "message"),
     [
         (["fit", "data.jsonl", "--out", "x", "--tokens", "0"], "tokens must be one or more"),
+        (["fit", "data.jsonl", "--out", "x", "--every", "0"], "every 0 steps"),
+        (["fit", "data.jsonl", "--out", "x", "--seed", "-1"], "the seed -1"),
         (["fit", "data.jsonl", "--out", "x", "--condition", "maybe"], "gist, positive, negative"),
         (["fit", "nothing.jsonl", "--out", "x"], "no such file"),
         (["fit", "empty.jsonl", "--out", "x"], "the instruction is empty"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lmsteer.gist.examples import Instruction, encode_examples, prompt_ids, read
 from lmsteer.gist.fit import Settings, Student, _LikeLengths, fit_gist
 from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.masks import Condition
+from tiny import tiny_model
 
 
 def copying(count: int, seed: int = 0) -> list[Instruction]:
@@ -49,6 +51,15 @@ def test_a_control_that_sees_no_prompt_learns_nothing_of_it(llama, tmp_path):
     adapter = fit_gist(llama, copying(64), tmp_path / "n", settings=settings, held_out=copying(16, seed=1))
     letter = torch.log(torch.tensor(2.0)) / 2  # of two tokens, the letter and the end
     assert adapter.card.held_out["negative"] > 0.8 * float(letter)
+    # Nor has it learned to make anything of a prompt that it is shown.
+    assert adapter.card.held_out["gist"] > 0.8 * float(letter)
+
+
+def test_a_control_that_sees_the_prompt_learns_to_read_it(llama, tmp_path):
+    settings = Settings(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2, condition=Condition.POSITIVE)
+    adapter = fit_gist(llama, copying(64), tmp_path / "p", settings=settings, held_out=copying(16, seed=1))
+    assert adapter.card.held_out["positive"] < 0.1
+    assert adapter.card.fit["condition"] == "positive"
 
 
 def test_what_is_saved_is_what_was_trained(llama, fitted):
@@ -91,10 +102,12 @@ def test_padding_changes_no_loss(llama):
 def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, tmp_path):
     settings = Settings(tokens=1, rank=2, steps=12, batch=4)
     whole = fit_gist(llama, copying(32), tmp_path / "whole", settings=settings, every=4)
-    done = []
+    done, starts = [], []
 
     def progress(title, total, start):
         from contextlib import contextmanager
+
+        starts.append(start)
 
         @contextmanager
         def opened():
@@ -110,8 +123,15 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, tmp_path):
     with pytest.raises(InterruptedWorkError, match="after 7 of 12 steps"):
         fit_gist(llama, copying(32), tmp_path / "part", settings=settings, every=4, progress=progress)
     assert not (tmp_path / "part").exists()
-    again = fit_gist(llama, copying(32), tmp_path / "part", settings=settings, every=4, resume=True)
-    assert len(done) == 7
+    for other in ({"rank": 3}, {"learning_rate": 0.1}, {"condition": Condition.NEGATIVE}, {"steps": 5}):
+        changed = replace(settings, **other)
+        with pytest.raises(DataError, match="keeps a fit of other settings"):
+            fit_gist(llama, copying(32), tmp_path / "part", settings=changed, every=4, resume=True)
+    with pytest.raises(DataError, match="keeps a fit of other examples"):
+        fit_gist(llama, copying(32, seed=4), tmp_path / "part", settings=settings, every=4, resume=True)
+    again = fit_gist(llama, copying(32), tmp_path / "part", settings=settings, every=4, resume=True, progress=progress)
+    assert starts == [0, 7]
+    assert len(done) == 12
     assert again.fingerprint == whole.fingerprint
 
 
@@ -156,8 +176,41 @@ def test_what_cannot_be_fitted_is_refused(llama, make_lm, tmp_path):
     with pytest.raises(DataError, match="no instruction fits"):
         fit_gist(gpt2, [Instruction("a" * 200, "", "b")], tmp_path / "g")
     assert len(encode_examples(gpt2, [Instruction("a" * 200, "", "b"), *copying(1)], 1)) == 1
+    for wrong in ({"learning_rate": -1.0}, {"learning_rate": float("nan")}, {"seed": -1}):
+        with pytest.raises(DataError, match="cannot be"):
+            Settings(**wrong)
+    with pytest.raises(DataError, match="every 0 steps"):
+        fit_gist(llama, copying(4), tmp_path / "e", every=0)
+    with pytest.raises(DataError, match="no instruction fits"):
+        fit_gist(gpt2, copying(4), tmp_path / "h", held_out=[Instruction("a" * 200, "", "b")])
+    with pytest.raises(DataError, match="diverged"):
+        fit_gist(llama, copying(4), tmp_path / "d", settings=Settings(steps=3, learning_rate=1e30))
+    (tmp_path / "u.partial").mkdir()
+    (tmp_path / "u.partial" / "thesis.txt").touch()
+    with pytest.raises(DataError, match="holds no checkpoints of a fit"):
+        fit_gist(llama, copying(4), tmp_path / "u", settings=Settings(steps=1))
+    assert (tmp_path / "u.partial" / "thesis.txt").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     with pytest.raises(DataError, match="holds no gist adapter"):
         fit_gist(llama, copying(4), tmp_path / "full")
     assert prompt_ids(llama, ["do it"]) == llama.encode(["Instruction: do it\n"])
+
+
+def test_a_fit_begun_anew_leaves_no_checkpoint_of_the_one_before(llama, tmp_path):
+    settings = Settings(tokens=1, rank=2, steps=4, batch=4)
+    old = tmp_path / "a.partial"
+    old.mkdir()
+    (old / "fit.json").write_text("{}")
+    (old / "checkpoint-17").mkdir()
+    whole = fit_gist(llama, copying(16), tmp_path / "b", settings=settings)
+    assert fit_gist(llama, copying(16), tmp_path / "a", settings=settings).fingerprint == whole.fingerprint
+    assert not old.exists()
+
+
+def test_packed_weights_are_refused(make_lm):
+    lm = replace(make_lm("llama"), model=tiny_model("llama"))
+    layer = lm.model.model.layers[0].self_attn.q_proj
+    layer.weight = torch.nn.Parameter(torch.zeros(512, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ModelError, match="load the model unquantised"):
+        Student(lm, SMALL)

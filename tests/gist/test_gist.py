@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.generation import Draws
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.gist import Gist
+from lmsteer.gist.masks import Condition
 from lmsteer.sampling import Sampling
-from tiny import random_steer
+from tiny import FAMILIES, random_steer, tiny_lm
 
 GREEDY = Draws(max_new_tokens=5, sampling=Sampling(temperature=0))
 
@@ -117,3 +118,30 @@ def test_what_cannot_be_squeezed_or_continued_is_refused(llama, make_lm, adapter
     (long,) = compress(gpt2, adapter_of(gpt2), [[5] * 120])
     with pytest.raises(DataError, match="at the position that its prompt ends at, 122"):
         written(gpt2, adapter_of(gpt2), [long], ["abc"])
+
+
+def test_two_generations_at_once_leave_the_model_as_it_was(llama, adapter, adapter_of, gist):
+    other = adapter_of(llama, 2, seed=1)
+    (foreign,) = compress(llama, other, llama.encode(["x"]))
+    before = {name: parameter.clone() for name, parameter in llama.model.named_parameters()}
+    one, two = (
+        generate_from_gists(llama, made_by, [made], ["abc", "de"], draws=replace(GREEDY, batch_size=1))
+        for made_by, made in ((adapter, gist), (other, foreign))
+    )
+    first = [next(one).text, next(two).text]
+    assert all(torch.equal(parameter, before[name]) for name, parameter in llama.model.named_parameters())
+    texts = [[first[0], *(row.text for row in one)], [first[1], *(row.text for row in two)]]
+    assert texts == [written(llama, adapter, [gist], ["abc", "de"]), written(llama, other, [foreign], ["abc", "de"])]
+    with adapter.installed(llama), pytest.raises(ModelError, match="installed already"), other.installed(llama):
+        pass
+    with adapter.installed(llama):
+        pass
+
+
+def test_a_whole_prompt_that_outgrows_a_window_is_not_kept_in_part(monkeypatch, adapter_of):
+    monkeypatch.setitem(FAMILIES, "gemma3_text", {**FAMILIES["gemma3_text"], "sliding_window": 8})
+    lm = tiny_lm("gemma3_text")
+    prompts = lm.encode(["a prompt that is longer than the window"])
+    with pytest.raises(ModelError, match="a shorter window"):
+        compress(lm, adapter_of(lm, 2), prompts, condition=Condition.POSITIVE)
+    assert compress(lm, adapter_of(lm, 2), prompts)[0].tokens == 2

@@ -176,8 +176,12 @@ def generate(
     draws = Draws(n, max_new_tokens, Sampling(top_p, temperature=temperature), seed, batch_size)
     gists, found = [Gist.load(each) for each in gist], load_adapter(adapter)
     given = [input_text(text) for text in texts]
-    rows = generate_from_gists(load(model), found, gists, given, steers, settings, draws, progress=bars())
-    printing.continuations(stdout, as_published(list(rows)), as_json=as_json)
+    rows = list(generate_from_gists(load(model), found, gists, given, steers, settings, draws, progress=bars()))
+    size = len(rows) // len(texts)  # an input may stand there twice, under two gists
+    lines = [line for k in range(0, len(rows), size) for line in as_published(rows[k : k + size])]
+    names = [str(each) for each in gist] if len(gist) > 1 else [str(gist[0])] * len(texts)
+    told = [{**line, "gist": name} for line, name in zip(lines, names, strict=True)]
+    printing.continuations(stdout, told, as_json=as_json)
 
 
 def _condition(name: str) -> Condition:

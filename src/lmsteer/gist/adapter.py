@@ -1,7 +1,7 @@
 """A gist adapter: embeddings of gist tokens and a LoRA, which teach a frozen model to squeeze prompts into them.
 
-While it is installed the LoRA is added to the weights themselves, so that it costs nothing; afterwards they are what
-they were, bit for bit.
+While it is installed the LoRA is added to a copy of the weights, so that a pass takes no longer; afterwards they
+are what they were, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.files import finite
 from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.folders import FolderKind
 from lmsteer.gist.embedding import embedded, gist_ids
+from lmsteer.gist.lora import check_floating
 from lmsteer.gist.masks import check_maskable
 from lmsteer.lm import LM
 
 _KIND = FolderKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
+# Models that have an adapter installed: their weights are not their own.
+_ADAPTED = WeakSet[nn.Module]()
 _EMBEDDINGS, _DOWN, _UP = "embeddings", "down", "up"
 
 
@@ -63,7 +67,7 @@ class GistAdapter:
         card: where it comes from.
 
     Raises:
-        DataError: no gist tokens, or factors that do not fit together.
+        DataError: no gist tokens, factors that do not fit together, or values that are not finite numbers.
     """
 
     embeddings: Tensor
@@ -78,6 +82,8 @@ class GistAdapter:
             raise DataError(f"{self.card.tokens} gist tokens cannot have {len(self.embeddings)} embeddings.")
         if self.down.keys() != self.up.keys() or any(self.up[n].shape[1] != a.shape[0] for n, a in self.down.items()):
             raise DataError("the factors of the LoRA do not fit together.")
+        if not all(torch.isfinite(tensor).all() for tensor in self.tensors.values()):
+            raise DataError("the adapter holds values that are not finite numbers: its fit diverged.")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,11 +107,18 @@ class GistAdapter:
 
         Raises:
             WrongBaseError: it is not the adapter's base, or has not the layers that it adapts.
-            ModelError: a model that cannot honour gist masks.
+            ModelError: a model that cannot honour gist masks, or has an adapter installed already.
         """
         self._check(lm)
-        modules = {name: lm.model.get_submodule(name) for name in self.down}
+        try:
+            modules = {name: lm.model.get_submodule(name) for name in self.down}
+        except AttributeError as error:
+            raise WrongBaseError(f"{lm.name} has not the layers of this gist adapter: {error}.") from error
+        if lm.model in _ADAPTED:
+            raise ModelError(f"{lm.name} has a gist adapter installed already: one at a time.")
         with ExitStack() as stack:
+            _ADAPTED.add(lm.model)
+            stack.callback(_ADAPTED.discard, lm.model)
             for name, module in modules.items():
                 stack.enter_context(_added(module, self.up[name], self.down[name]))
             stack.enter_context(embedded(lm, self.embeddings.to(lm.device)))
@@ -159,6 +172,7 @@ def _added(module: nn.Module, up: Tensor, down: Tensor) -> Iterator[None]:
     """Add B A to a layer's weight (m, n), or (n, m) in GPT-2's manner, and take the former weight back at the end."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     former = weight.data
+    check_floating(module, "a gist adapter")
     update = up.to(weight.device, torch.float32) @ down.to(weight.device, torch.float32)
     if isinstance(module, Conv1D):
         update = update.T

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from lmsteer.batches import by_length
 from lmsteer.decoding import CACHE
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, ModelError
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist, Origin
 from lmsteer.gist.layout import Layout
@@ -43,7 +44,7 @@ def compress(
     Raises:
         DataError: an empty prompt, or one that is longer than the context with its gist tokens.
         WrongBaseError: another base.
-        ModelError: a model that cannot honour gist masks.
+        ModelError: a model that cannot honour gist masks, or has layers that do not keep what is to be kept.
     """
     gist = adapter.ids(lm)
     for number, prompt in enumerate(prompts, 1):
@@ -78,7 +79,11 @@ def compress(
 
 def _cut(cache: DynamicCache, row: int, tokens: int, origin: Origin) -> Gist:
     """The last tokens of a row of a cache."""
-    keys, values = (
-        tuple(getattr(layer, what)[row, :, -tokens:].clone() for layer in cache.layers) for what in ("keys", "values")
-    )
-    return Gist(keys, values, origin)
+    kept: list[tuple[Tensor, ...]] = []
+    for what in ("keys", "values"):
+        parts = [getattr(layer, what, None) for layer in cache.layers]
+        whole = [part for part in parts if part is not None and part.shape[2] >= tokens]
+        if len(whole) < len(parts):
+            raise ModelError("a layer keeps no keys and values of the whole prompt: it has none, or a shorter window.")
+        kept.append(tuple(part[row, :, -tokens:].clone() for part in whole))
+    return Gist(kept[0], kept[1], origin)

@@ -5,9 +5,12 @@ The model is frozen; embeddings of gist tokens and a LoRA are trained, under a g
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_utils import get_last_checkpoint
 
 from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.files import write_file
 from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapter
 from lmsteer.gist.embedding import embedded, gist_ids, mean_embedding
 from lmsteer.gist.examples import Example, Instruction, encode_examples
@@ -28,6 +32,9 @@ from lmsteer.gist.masks import Condition, check_maskable
 from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, Step, no_progress
+
+# Says what the checkpoints beside it are of.
+_RECORD = "fit.json"
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Settings:
         rank: of the LoRA.
         condition: of the mask; the controls are fitted like the thing itself.
         steps: of AdamW.
-        batch: examples a step.
+        batch: examples a step and process.
         learning_rate: the highest, which a cosine leads down from.
         seed: of the LoRA and of the order of examples.
 
@@ -61,6 +68,12 @@ class Settings:
         for what in ("tokens", "rank", "steps", "batch"):
             if getattr(self, what) < 1:
                 raise DataError(f"{what} must be one or more, not {getattr(self, what)}.")
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.seed < 1 << 32:
+            raise DataError(f"the learning rate cannot be {self.learning_rate}, or the seed {self.seed}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {**asdict(self), "condition": self.condition.value}
 
 
 class Student(nn.Module):
@@ -115,11 +128,12 @@ def fit_gist(
         settings: how.
         held_out: instructions whose loss is told as the fit goes on, and kept on the card.
         every: steps between two looks at them, and between two checkpoints.
-        resume: go on from the last checkpoint of a fit of the same settings.
+        resume: go on from the last checkpoint of a fit of the same model, settings and instructions, if there is one.
         progress: what to tell of the work.
 
     Raises:
-        DataError: no instructions, none that fits into the context, or a folder that holds something else.
+        DataError: less than two instructions, none that fits into the context, a folder that holds something else, a
+            checkpoint of another fit, or a fit that diverged.
         ModelError: a model that cannot honour gist masks.
         InterruptedWorkError: the user stopped it; its last checkpoint is kept.
     """
@@ -128,19 +142,22 @@ def fit_gist(
     check_target(folder)
     check_maskable(lm)
     examples, unseen = (encode_examples(lm, given, settings.tokens) for given in (instructions, held_out))
-    if not examples:
+    if not examples or (held_out and not unseen):
         raise DataError("no instruction fits into the context of the model.")
+    if len(instructions) < 2 or every < 1:
+        raise DataError(f"cannot fit on {len(instructions)} instructions, or look at them every {every} steps.")
     base = (lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
     student = Student(lm, settings)
     partial = folder.with_name(f"{folder.name}.partial")
-    last = get_last_checkpoint(str(partial)) if resume and partial.exists() else None
+    record = {"settings": settings.to_json(), "base": list(base), "examples": _digest(examples)}
+    last = _last_checkpoint(partial, record, resume)
     with student.installed(), interruptible_steps() as check:
         start = int(Path(last).name.rpartition("-")[2]) if last else 0
         with progress("fitting gist tokens", settings.steps, start) as step:
             watch = _Watch(student, unseen, every, step, check)
             trainer = _Trainer(
                 model=student,
-                args=_arguments(partial, settings, every),
+                args=_arguments(partial, settings, every, lm.device.type == "cpu"),
                 train_dataset=_Examples(examples),
                 data_collator=lambda batch: {"examples": batch},
                 callbacks=[watch],
@@ -156,7 +173,8 @@ def fit_gist(
     curve = [line for line in trainer.state.log_history if Condition.GIST.value in line]
     figures = {**losses, "curve": curve} if unseen else {}
     told = {"examples": len(examples), "left_out": len(instructions) - len(examples)}
-    card = GistCard(*base, settings.tokens, data=told, fit=_told(settings), held_out=figures)
+    told |= {"held_out": len(unseen), "held_out_left_out": len(held_out) - len(unseen)}
+    card = GistCard(*base, settings.tokens, data=told, fit=settings.to_json(), held_out=figures)
     adapter = student.adapter(card)
     save_adapter(adapter, folder)
     shutil.rmtree(partial, ignore_errors=True)
@@ -234,7 +252,34 @@ class _Watch(TrainerCallback):
         return control
 
 
-def _arguments(folder: Path, settings: Settings, every: int) -> TrainingArguments:
+def _last_checkpoint(partial: Path, record: dict[str, Any], resume: bool) -> str | None:
+    """The last checkpoint to go on from; without one the folder is made anew, and told what it is for."""
+    file = partial / _RECORD
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        is_empty = not partial.exists() or not any(partial.iterdir())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{partial} is damaged: {error}. Remove it.") from error
+    if kept is None and not is_empty:
+        raise DataError(f"{partial} exists and holds no checkpoints of a fit; move it, or choose another folder.")
+    if resume and kept is not None:
+        if different := [name for name in record if kept.get(name) != record[name]]:
+            raise DataError(
+                f"{partial} keeps a fit of other {', '.join(different)}: give what it was begun with, or begin anew "
+                "without --resume."
+            )
+        return get_last_checkpoint(str(partial))
+    shutil.rmtree(partial, ignore_errors=True)
+    write_file(file, json.dumps(record, indent=1) + "\n")
+    return None
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    content = json.dumps([[each.prompt, each.rest, each.targets] for each in examples])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _arguments(folder: Path, settings: Settings, every: int, on_cpu: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
@@ -252,8 +297,5 @@ def _arguments(folder: Path, settings: Settings, every: int) -> TrainingArgument
         report_to="none",
         disable_tqdm=True,
         seed=settings.seed,
+        use_cpu=on_cpu,
     )
-
-
-def _told(settings: Settings) -> Mapping[str, Any]:
-    return {**asdict(settings), "condition": settings.condition.value}

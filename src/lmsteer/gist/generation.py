@@ -6,6 +6,7 @@ Batches may hold inputs under one gist or under several, and steers turn each ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,11 +30,13 @@ class GistStarts:
 
     Attributes:
         lm: the model.
+        adapter: that made the gists.
         gists: of each input.
         ids: of each input.
     """
 
     lm: LM
+    adapter: GistAdapter
     gists: Sequence[Gist]
     ids: Sequence[Sequence[int]]
 
@@ -55,6 +58,10 @@ class GistStarts:
             "position_ids": positions,
             CACHE: cache,
         }
+
+    def installed(self) -> AbstractContextManager[None]:
+        """The model with the adapter."""
+        return self.adapter.installed(self.lm)
 
 
 @torch.inference_mode()
@@ -98,9 +105,8 @@ def generate_from_gists(
     ids = _encoded(lm, own, inputs, draws.max_new_tokens)
     if _padding_counts(lm, own, ids, draws.max_new_tokens):
         draws = replace(draws, batch_size=1)
-    starts = GistStarts(lm, own, ids)
-    with adapter.installed(lm):
-        yield from continue_from(lm, inputs, starts, steers or {}, strengths, draws, progress=progress)
+    starts = GistStarts(lm, adapter, own, ids)
+    yield from continue_from(lm, inputs, starts, steers or {}, strengths, draws, progress=progress)
 
 
 def _padding_counts(lm: LM, gists: Sequence[Gist], ids: Sequence[Sequence[int]], new: int) -> bool:

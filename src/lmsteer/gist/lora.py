@@ -14,14 +14,30 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lmsteer.errors import ModelError
 from lmsteer.lm import LM
 
 # α / r of the paper, with the α of twice the rank that is usual.
 _SCALE = 2.0
 
 
+def check_floating(module: nn.Module, what: str) -> None:
+    """Refuse a layer whose weight is packed.
+
+    Raises:
+        ModelError: it is.
+    """
+    weight = module.weight
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise ModelError(f"{what} needs weights that are plain numbers; load the model unquantised.")
+
+
 class LoRA(nn.Module):
-    """Factors A (r, n) and B (m, r) of each layer; B is zero at first, and nothing is changed."""
+    """Factors A (r, n) and B (m, r) of each layer; B is zero at first, and nothing is changed.
+
+    Raises:
+        ModelError: a model whose layers are quantised.
+    """
 
     def __init__(self, lm: LM, rank: int, seed: int) -> None:
         super().__init__()
@@ -35,6 +51,7 @@ class LoRA(nn.Module):
         self._modules_of_lm = list(layers.values())
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
         for module in self._modules_of_lm:
+            check_floating(module, "a LoRA")
             rows, columns = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
             bound = 1 / math.sqrt(columns)  # as torch draws a linear layer's weight
             a = (torch.rand(rank, columns, generator=random) * 2 - 1) * bound

@@ -54,9 +54,13 @@ def overlay(sections: Tensor, condition: Condition) -> Overlay:
 
 
 def gist_masks(lm: LM, layout: Layout, condition: Condition) -> Any:
-    """Masks for the model's forward pass over rows: (B, 1, T, T), or one for each kind of layer that the model has."""
+    """Masks for the model's forward pass over rows: (B, 1, T, T), or one for each kind of layer that the model has.
+
+    Raises:
+        ModelError: a kind of layer that takes none.
+    """
     shape = torch.empty(*layout.ids.shape, 1, dtype=lm.model.dtype, device=layout.ids.device)
-    return create_masks_for_generate(
+    masks = create_masks_for_generate(
         lm.model.config,
         shape,
         layout.mask,
@@ -64,6 +68,9 @@ def gist_masks(lm: LM, layout: Layout, condition: Condition) -> Any:
         layout.positions,
         and_mask_function=overlay(layout.sections, condition),
     )
+    if any(mask is None or mask.dim() != 4 for mask in (masks.values() if isinstance(masks, dict) else [masks])):
+        raise ModelError(f"{type(lm.model).__name__} has layers that take no mask of which token sees which.")
+    return masks
 
 
 def check_maskable(lm: LM) -> None:
