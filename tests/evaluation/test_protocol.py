@@ -7,22 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import processors
 
-from lmsteer.analysis.lens import lens
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
 from lmsteer.evaluation import arms as arms_module
 from lmsteer.evaluation import protocol as module
 from lmsteer.evaluation.arms import BASELINES, Arm, arms_of
 from lmsteer.evaluation.interference import own_readings
-from lmsteer.evaluation.outcome import Judged, Outcome, outcome
+from lmsteer.evaluation.outcome import Judged, Outcome
 from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
 from lmsteer.evaluation.report import report
 from lmsteer.generation import generate
-from lmsteer.steers.mix import Mix
 from tiny import random_steer, tiny_tokenizer
 
 PROMPTS = [f"{letter}bc" for letter in "abcdefghijklmnopqrstuvwx"]
@@ -41,28 +38,6 @@ class Long:
 @pytest.fixture(scope="module")
 def arms(llama):
     return arms_of(llama, {"s": random_steer(llama)}, {"s": [-2.0, 3.0]}, BASELINES, ["Bad. ", "Good. "])
-
-
-def test_arms_are_the_curve_and_what_it_must_beat(llama, arms):
-    names = [arm.name for arm in arms]
-    assert names[:3] == ["unsteered", "s=-2", "s=+3"]
-    assert {"prompt -1", "prompt +1", "prompt & s=-2", "prompt & s=+3", "best of 8 -1", "best of 8 +1"} < set(names)
-    by_name = {arm.name: arm for arm in arms}
-    assert by_name["prompt & s=-2"].prefix == "Bad. "
-    assert by_name["prompt & s=+3"].strengths == {"s": 3.0}
-    listed = by_name["words +2"].steers["words"]
-    assert listed.form == "offset"
-    assert set(listed.factors["o"].tolist()) == {-1.0, 0.0, 1.0}
-    assert len({arm.name for arm in arms}) == len(arms)
-    one = {"s": random_steer(llama)}
-    rivals = arms_of(llama, {**one, "t": random_steer(llama, "add")}, {"s": [1.0, 0.0], "t": [2.0]})
-    assert [(arm.name, arm.method) for arm in rivals] == [("unsteered", "unsteered"), ("s=+1", "s"), ("t=+2", "t")]
-    with pytest.raises(DataError, match="unknown baselines magic"):
-        arms_of(llama, one, {"s": [1.0]}, ["magic"])
-    with pytest.raises(DataError, match="two instructions"):
-        arms_of(llama, one, {"s": [1.0]}, ["prompting"])
-    with pytest.raises(DataError, match="no strengths"):
-        arms_of(llama, one, {"s": []})
 
 
 def test_what_is_told_is_of_what_was_written(llama, arms, tmp_path):
@@ -237,43 +212,6 @@ def test_another_steer_of_the_same_name_is_not_taken_for_it(llama, tmp_path, mon
     assert found[0].perplexity != found[1].perplexity
 
 
-def test_lists_of_words_make_the_words_of_their_end_likelier(llama):
-    steer = random_steer(llama)
-    (component,) = lens(llama, Mix({"s": steer}, {"s": 1.0}), components=1, words=10)
-    by_name = {arm.name: arm for arm in arms_of(llama, {"s": steer}, {"s": [1.0]}, ["words"])}
-    offset = by_name["words +4"].steers["words"].factors["o"]
-    assert all(offset[word.token] == 1 for word in component.upper)
-    assert all(offset[word.token] == -1 for word in component.lower)
-    assert by_name["words +4"].strengths == {"words": 4.0}
-
-
-def test_instructions_stand_apart_from_prompts(llama):
-    steers = {"s": random_steer(llama)}
-    found = arms_of(llama, steers, {"s": [1.0]}, ["prompting"], ["Be sad.", "Be glad:\n"])
-    assert {arm.prefix for arm in found} == {"", "Be sad. ", "Be glad:\n"}
-
-
-def test_intervals_are_those_of_prompts_drawn_anew(llama):
-    random = torch.Generator().manual_seed(1)
-    rows = [
-        Judged(prompt, "", "", float(torch.rand((), generator=random)), -float(prompt + k), 1 + prompt)
-        for prompt in range(12)
-        for k in range(1 + prompt % 3)
-    ]
-    found = outcome(Arm("x", "s", 1.0), rows)
-    groups = [[row for row in rows if row.number == prompt] for prompt in range(12)]
-    draws = np.random.default_rng(0).integers(12, size=(1000, 12))
-    scores, perplexities = [], []
-    for draw in draws:
-        drawn = [groups[k] for k in draw]
-        scores.append(np.mean([np.mean([row.score for row in group]) for group in drawn]))
-        nats = -sum(row.log_p for group in drawn for row in group)
-        perplexities.append(np.exp(nats / sum(row.tokens for group in drawn for row in group)))
-    for figure, drawn in ((found.score, scores), (found.perplexity, perplexities)):
-        assert (figure.low, figure.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
-        assert figure.low < figure.mean < figure.high
-
-
 @pytest.mark.parametrize("bad", [Protocol(n=0), Protocol(top_p=2.0), Protocol(max_new_tokens=500)])
 def test_what_is_out_of_range_is_refused_before_anything_is_kept(make_lm, tmp_path, bad):
     gpt2 = make_lm("gpt2")
@@ -298,14 +236,6 @@ def test_damaged_files_are_named(llama, arms, tmp_path, cut):
 def test_outcomes_are_kept_whole(llama, arms, tmp_path):
     (found,) = evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
     assert Outcome.from_json(json.loads(json.dumps(found.to_json()))) == found
-
-
-def test_outcomes_of_nothing_written_have_no_nan_scores(llama):
-    rows = [Judged(0, "a", "", 0.5, 0.0, 0), Judged(1, "b", "", 0.5, 0.0, 0)]
-    found = outcome(Arm("x", "steer", 1.0), rows)
-    assert found.score.mean == 0.5
-    assert found.any_above.mean == found.any_below.mean == 0
-    assert found.repetition == 0
 
 
 def test_the_report_shows_every_arm_and_takes_nothing_for_html(llama, arms, tmp_path):

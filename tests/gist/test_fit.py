@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 from dataclasses import replace
@@ -12,8 +11,8 @@ import torch
 
 from lmsteer.errors import DataError, InterruptedWorkError, ModelError
 from lmsteer.gist.adapter import GistCard, load_adapter
-from lmsteer.gist.examples import Instruction, encode_examples, prompt_ids, read_instructions
-from lmsteer.gist.fit import Settings, Student, _LikeLengths, fit_gist
+from lmsteer.gist.examples import Instruction, encode_examples, prompt_ids
+from lmsteer.gist.fit import Settings, Student, fit_gist
 from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.masks import Condition
 from tiny import tiny_model
@@ -133,37 +132,6 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, tmp_path):
     assert starts == [0, 7]
     assert len(done) == 12
     assert again.fingerprint == whole.fingerprint
-
-
-def test_batches_are_of_like_lengths_and_all_examples_come(llama):
-    lengths = [random.Random(k).randrange(5, 50) for k in range(50)]
-    sampler = _LikeLengths(lengths, 8, 0)
-    first, again = list(sampler), list(sampler)
-    assert first == again
-    assert sorted(first) == list(range(50))
-    spreads = [max(part) - min(part) for part in ([lengths[i] for i in first[k : k + 8]] for k in range(0, 48, 8))]
-    assert max(spreads) < 15
-    sampler.set_epoch(1)
-    assert list(sampler) != first
-
-
-def test_instructions_are_read_and_bad_ones_refused(tmp_path):
-    rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "input": None, "output": "e"}]
-    file = tmp_path / "data.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    assert read_instructions(file) == [Instruction("a", "b", "c"), Instruction("d", "", "e")]
-    for row, message in (
-        ({"instruction": " ", "output": "c"}, "line 3: the instruction is empty"),
-        ({"instruction": "a", "output": ""}, "line 3: the output is empty"),
-        ({"instruction": "a"}, "no text in the column 'output'"),
-        ({"instruction": 3, "output": "c"}, "no text in the column 'instruction'"),
-    ):
-        file.write_text("\n".join(map(json.dumps, [*rows, row])))
-        with pytest.raises(DataError, match=message):
-            read_instructions(file)
-    file.write_text(json.dumps(rows[0]))
-    with pytest.raises(DataError, match="holds 1 instructions"):
-        read_instructions(file)
 
 
 def test_what_cannot_be_fitted_is_refused(llama, make_lm, tmp_path):

@@ -5,10 +5,7 @@ The model is frozen; embeddings of gist tokens and a LoRA are trained, under a g
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,24 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.files import write_file
 from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapter
+from lmsteer.gist.checkpoints import digest_of, last_checkpoint
 from lmsteer.gist.embedding import embedded, gist_ids, mean_embedding
 from lmsteer.gist.examples import Example, Instruction, encode_examples
 from lmsteer.gist.forward import output_likelihood, output_loss
+from lmsteer.gist.like_lengths import LikeLengths
 from lmsteer.gist.lora import LoRA
 from lmsteer.gist.masks import Condition, check_maskable
 from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, Step, no_progress
-
-# Says what the checkpoints beside it are of.
-_RECORD = "fit.json"
 
 
 @dataclass(frozen=True)
@@ -149,8 +143,8 @@ def fit_gist(
     base = (lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
     student = Student(lm, settings)
     partial = folder.with_name(f"{folder.name}.partial")
-    record = {"settings": settings.to_json(), "base": list(base), "examples": _digest(examples)}
-    last = _last_checkpoint(partial, record, resume)
+    record = {"settings": settings.to_json(), "base": list(base), "examples": digest_of(examples)}
+    last = last_checkpoint(partial, record, resume)
     with student.installed(), interruptible_steps() as check:
         start = int(Path(last).name.rpartition("-")[2]) if last else 0
         with progress("fitting gist tokens", settings.steps, start) as step:
@@ -199,32 +193,9 @@ class _Trainer(Trainer):
         """Of the examples, for as many processes as there are."""
         dataset, batch = self.train_dataset, self.args.train_batch_size
         assert isinstance(dataset, _Examples)
-        sampler = _LikeLengths([len(dataset[i]) for i in range(len(dataset))], batch, self.args.seed)
+        sampler = LikeLengths([len(dataset[i]) for i in range(len(dataset))], batch, self.args.seed)
         loader = DataLoader(dataset, batch, sampler=sampler, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
-
-
-class _LikeLengths(Sampler[int]):
-    """Indices such that every batch has examples of about one length; the order of batches is drawn for each epoch."""
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, 0
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Told by accelerate."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        drawn = random.Random(hash((self._seed, self._epoch)))
-        order = sorted(range(len(self._lengths)), key=lambda i: (self._lengths[i], drawn.random()))
-        batches = [order[k : k + self._batch] for k in range(0, len(order), self._batch)]
-        # The one that is not full goes last, or it would shift the others' borders.
-        rest = [batches.pop()] if len(batches[-1]) < self._batch else []
-        drawn.shuffle(batches)
-        return iter([i for batch in [*batches, *rest] for i in batch])
 
 
 class _Watch(TrainerCallback):
@@ -250,33 +221,6 @@ class _Watch(TrainerCallback):
             self.stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
         return control
-
-
-def _last_checkpoint(partial: Path, record: dict[str, Any], resume: bool) -> str | None:
-    """The last checkpoint to go on from; without one the folder is made anew, and told what it is for."""
-    file = partial / _RECORD
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-        is_empty = not partial.exists() or not any(partial.iterdir())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{partial} is damaged: {error}. Remove it.") from error
-    if kept is None and not is_empty:
-        raise DataError(f"{partial} exists and holds no checkpoints of a fit; move it, or choose another folder.")
-    if resume and kept is not None:
-        if different := [name for name in record if kept.get(name) != record[name]]:
-            raise DataError(
-                f"{partial} keeps a fit of other {', '.join(different)}: give what it was begun with, or begin anew "
-                "without --resume."
-            )
-        return get_last_checkpoint(str(partial))
-    shutil.rmtree(partial, ignore_errors=True)
-    write_file(file, json.dumps(record, indent=1) + "\n")
-    return None
-
-
-def _digest(examples: Sequence[Example]) -> str:
-    content = json.dumps([[each.prompt, each.rest, each.targets] for each in examples])
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _arguments(folder: Path, settings: Settings, every: int, on_cpu: bool) -> TrainingArguments:

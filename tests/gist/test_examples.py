@@ -1,0 +1,29 @@
+"""Instruction data: read, or refused with the line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lmsteer.errors import DataError
+from lmsteer.gist.examples import Instruction, read_instructions
+
+
+def test_instructions_are_read_and_bad_ones_refused(tmp_path):
+    rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "input": None, "output": "e"}]
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert read_instructions(file) == [Instruction("a", "b", "c"), Instruction("d", "", "e")]
+    for row, message in (
+        ({"instruction": " ", "output": "c"}, "line 3: the instruction is empty"),
+        ({"instruction": "a", "output": ""}, "line 3: the output is empty"),
+        ({"instruction": "a"}, "no text in the column 'output'"),
+        ({"instruction": 3, "output": "c"}, "no text in the column 'instruction'"),
+    ):
+        file.write_text("\n".join(map(json.dumps, [*rows, row])))
+        with pytest.raises(DataError, match=message):
+            read_instructions(file)
+    file.write_text(json.dumps(rows[0]))
+    with pytest.raises(DataError, match="holds 1 instructions"):
+        read_instructions(file)
