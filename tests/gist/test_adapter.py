@@ -8,11 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.errors import DataError, ModelError, WrongBaseError
+from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.gist.adapter import load_adapter, save_adapter
 from lmsteer.gist.embedding import gist_ids, mean_embedding
-from lmsteer.gist.masks import check_maskable
-from tiny import tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])
@@ -105,21 +103,3 @@ def test_what_does_not_fit_is_refused(llama, make_lm, adapter_of, tmp_path):
     (tmp_path / "a" / "notes.md").touch()
     with pytest.raises(DataError, match="beside its gist adapter"):
         save_adapter(adapter, tmp_path / "a")
-
-
-@pytest.mark.parametrize(("family", "message"), [("mamba", "keeps a state"), ("bloom", "cannot be told positions")])
-def test_models_that_honour_no_gist_mask_are_refused_by_name(make_lm, family, message):
-    with pytest.raises(ModelError, match=message):
-        check_maskable(make_lm(family))
-
-
-def test_attention_that_ignores_masks_is_refused_by_name(llama):
-    other = replace(llama, model=tiny_model("llama"))
-    other.model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ModelError, match="'flash_attention_2' of tiny"):
-        check_maskable(other)
-    other.model.config._attn_implementation = "eager"
-    check_maskable(other)
-    other.model.config.layer_types = ["chunked_attention", "full_attention"]
-    with pytest.raises(ModelError, match="in chunks"):
-        check_maskable(other)

@@ -41,7 +41,7 @@ def test_a_fit_learns_what_goes_through_the_gist_alone(fitted):
     figures = adapter.card.held_out
     assert figures["gist"] < 0.4 * figures["negative"]
     assert [line["step"] for line in figures["curve"]] == [50, 100]
-    assert figures["curve"][-1]["gist"] == pytest.approx(figures["gist"])
+    assert figures["curve"][-1]["gist"] == pytest.approx(figures["gist"], abs=0.02)  # then rounded to bfloat16
     assert adapter.card.fit["condition"] == "gist"
 
 
@@ -51,7 +51,11 @@ def test_a_control_that_sees_no_prompt_learns_nothing_of_it(llama, tmp_path):
     letter = torch.log(torch.tensor(2.0)) / 2  # of two tokens, the letter and the end
     assert adapter.card.held_out["negative"] > 0.8 * float(letter)
     # Nor has it learned to make anything of a prompt that it is shown.
-    assert adapter.card.held_out["gist"] > 0.8 * float(letter)
+    found = load_adapter(tmp_path / "n")
+    examples = encode_examples(llama, copying(16, seed=1), 2)
+    with torch.inference_mode(), found.installed(llama):
+        assert output_loss(llama, found.ids(llama), examples, Condition.GIST) > 0.8 * float(letter)
+    assert [*adapter.card.held_out] == ["negative", "curve"]
 
 
 def test_a_control_that_sees_the_prompt_learns_to_read_it(llama, tmp_path):
@@ -80,6 +84,8 @@ def test_installed_the_lora_is_what_it_was_beside_the_weights(make_lm, family):
     student = Student(lm, SMALL)
     for b in student.lora.up:
         torch.nn.init.normal_(b, std=0.1, generator=torch.Generator().manual_seed(1))
+    for factor in student.lora.parameters():
+        factor.data = factor.data.bfloat16().float()  # as adapters keep them
     examples = encode_examples(lm, copying(8), 2)
     with torch.no_grad(), student.installed():
         beside = output_likelihood(lm, student.gist, examples, Condition.GIST)

@@ -47,7 +47,7 @@ def test_memory_falls_by_the_prompts_length_over_gs(llama, adapter):
     cache = llama.model(torch.tensor([prompt]), use_cache=True).past_key_values
     whole = sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
     assert gist.bytes * len(prompt) == whole * gist.tokens
-    assert gist.origin.end == len(prompt) + 2
+    assert (gist.origin.prompt_tokens, gist.origin.end) == (len(prompt), 2)
 
 
 def test_prompts_squeezed_together_are_those_squeezed_alone(llama, adapter):
@@ -132,10 +132,15 @@ def test_two_generations_at_once_leave_the_model_as_it_was(llama, adapter, adapt
     assert all(torch.equal(parameter, before[name]) for name, parameter in llama.model.named_parameters())
     texts = [[first[0], *(row.text for row in one)], [first[1], *(row.text for row in two)]]
     assert texts == [written(llama, adapter, [gist], ["abc", "de"]), written(llama, other, [foreign], ["abc", "de"])]
-    with adapter.installed(llama), pytest.raises(ModelError, match="installed already"), other.installed(llama):
+    with (
+        adapter.installed(llama),
+        pytest.raises(ModelError, match="another gist adapter installed"),
+        other.installed(llama),
+    ):
         pass
-    with adapter.installed(llama):
-        pass
+    with adapter.installed(llama), adapter.installed(llama):
+        assert written(llama, adapter, [gist], ["abc", "de"]) == texts[0]
+    assert all(torch.equal(parameter, before[name]) for name, parameter in llama.model.named_parameters())
 
 
 def test_a_whole_prompt_that_outgrows_a_window_is_not_kept_in_part(monkeypatch, adapter_of):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,12 @@ from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.folders import FolderKind
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.lora import check_floating
-from lmsteer.gist.masks import check_maskable
+from lmsteer.gist.probe import check_maskable
 from lmsteer.lm import LM
 
 _KIND = FolderKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
-# Models that have an adapter installed: their weights are not their own.
-_ADAPTED = WeakSet[nn.Module]()
+# Models that have an adapter installed, and its fingerprint: their weights are not their own.
+_ADAPTED = WeakKeyDictionary[nn.Module, str]()
 _EMBEDDINGS, _DOWN, _UP = "embeddings", "down", "up"
 
 
@@ -62,7 +62,7 @@ class GistAdapter:
 
     Attributes:
         embeddings: of the gist tokens (G, d), or one for all of them (1, d).
-        down: of each adapted layer, by its name in the model, A (r, n).
+        down: of each adapted layer, by its name in the model, A (r, n), in bfloat16 as fitted.
         up: of each adapted layer, B (m, r), with the LoRA's scale in it: its weight (m, n) becomes W + B A.
         card: where it comes from.
 
@@ -103,22 +103,27 @@ class GistAdapter:
 
     @contextmanager
     def installed(self, lm: LM) -> Iterator[None]:
-        """Have a model know gist tokens, within a ``with`` block.
+        """Have a model know gist tokens, within a ``with`` block; blocks of one adapter may stand in one another.
+
+        Putting it in copies the weights: who writes often keeps it in.
 
         Raises:
             WrongBaseError: it is not the adapter's base, or has not the layers that it adapts.
-            ModelError: a model that cannot honour gist masks, or has an adapter installed already.
+            ModelError: a model that cannot honour gist masks, or has another adapter installed.
         """
+        if _ADAPTED.get(lm.model) == self.fingerprint:
+            yield
+            return
         self._check(lm)
         try:
             modules = {name: lm.model.get_submodule(name) for name in self.down}
         except AttributeError as error:
             raise WrongBaseError(f"{lm.name} has not the layers of this gist adapter: {error}.") from error
         if lm.model in _ADAPTED:
-            raise ModelError(f"{lm.name} has a gist adapter installed already: one at a time.")
+            raise ModelError(f"{lm.name} has another gist adapter installed: one at a time.")
         with ExitStack() as stack:
-            _ADAPTED.add(lm.model)
-            stack.callback(_ADAPTED.discard, lm.model)
+            _ADAPTED[lm.model] = self.fingerprint
+            stack.callback(_ADAPTED.pop, lm.model)
             for name, module in modules.items():
                 stack.enter_context(_added(module, self.up[name], self.down[name]))
             stack.enter_context(embedded(lm, self.embeddings.to(lm.device)))

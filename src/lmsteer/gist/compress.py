@@ -7,18 +7,18 @@ negative one the gist tokens stand where they would stand, with nothing before t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
 
 from lmsteer.batches import by_length
-from lmsteer.decoding import CACHE
-from lmsteer.errors import DataError, ModelError
+from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter
+from lmsteer.gist.caches import cut, read
 from lmsteer.gist.gist import Gist, Origin
 from lmsteer.gist.layout import Layout
 from lmsteer.gist.masks import Condition
+from lmsteer.gist.probe import sees_distances_only
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 
@@ -55,35 +55,19 @@ def compress(
                 f"prompt {number} has {len(prompt)} tokens; with {len(gist)} gist tokens and something after them it "
                 f"is longer than the model's context of {lm.max_length}."
             )
+    # Where only distances count, a gist moves to the front and leaves its prompt's part of the context to what follows.
+    from_zero = condition is not Condition.POSITIVE and sees_distances_only(lm)
     found: dict[int, Gist] = {}
     with adapter.installed(lm), progress("squeezing prompts", len(prompts), 0) as step:
         for batch in by_length(prompts):
             given = [[] if condition is Condition.NEGATIVE else prompts[i] for i in batch]
             layout = Layout.of(given, gist, [[]] * len(batch), lm.pad_id, lm.device, "left")
-            hidden = torch.tensor([[len(prompts[i]) - len(kept)] for i, kept in zip(batch, given, strict=True)])
-            cache = DynamicCache(config=lm.model.config)
-            lm.model(
-                input_ids=layout.ids,
-                attention_mask=layout.mask,
-                position_ids=layout.positions + hidden.to(lm.device),
-                use_cache=True,
-                logits_to_keep=1,
-                **{CACHE: cache},
-            )
+            ends = [len(gist) if from_zero else len(prompts[i]) + len(gist) for i in batch]
+            starts = [end - len(prompt) - len(gist) for end, prompt in zip(ends, given, strict=True)]
+            positions = layout.positions + torch.tensor(starts, device=lm.device)[:, None]
+            cache = read(lm, replace(layout, positions=positions))
             for row, i in enumerate(batch):
                 kept = len(prompts[i]) + len(gist) if condition is Condition.POSITIVE else len(gist)
-                found[i] = _cut(cache, row, kept, Origin.of(lm, adapter, len(prompts[i])))
+                found[i] = Gist(*cut(cache, row, kept), Origin.of(lm, adapter, len(prompts[i]), ends[row]))
             step(len(batch), "")
     return [found[i] for i in range(len(prompts))]
-
-
-def _cut(cache: DynamicCache, row: int, tokens: int, origin: Origin) -> Gist:
-    """The last tokens of a row of a cache."""
-    kept: list[tuple[Tensor, ...]] = []
-    for what in ("keys", "values"):
-        parts = [getattr(layer, what, None) for layer in cache.layers]
-        whole = [part for part in parts if part is not None and part.shape[2] >= tokens]
-        if len(whole) < len(parts):
-            raise ModelError("a layer keeps no keys and values of the whole prompt: it has none, or a shorter window.")
-        kept.append(tuple(part[row, :, -tokens:].clone() for part in whole))
-    return Gist(kept[0], kept[1], origin)

@@ -25,7 +25,8 @@ from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.sampling import Sampling
 
-_NO_SIGNS = re.compile(r"[^\w\s]|_")
+# The minus of a number says something.
+_NO_SIGNS = re.compile(r"(?!-\d)[^\w\s]|_")
 
 
 @dataclass(frozen=True)

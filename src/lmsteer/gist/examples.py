@@ -69,8 +69,8 @@ def read_instructions(source: str | Path, split: str = "train") -> list[Instruct
             if column != "input" and not str(value).strip():
                 raise DataError(f"{place}: the {column} is empty: there is nothing to learn from.")
         found.append(Instruction(*(fields[column] or "" for column in _COLUMNS)))
-    if len(found) < 2:
-        raise DataError(f"{source} holds {len(found)} instructions; a fit needs two at least, and likes thousands.")
+    if not found:
+        raise DataError(f"{source} holds no instructions.")
     return found
 
 
@@ -86,7 +86,7 @@ def input_text(given: str) -> str:
 
 def encode_examples(lm: LM, instructions: Sequence[Instruction], tokens: int) -> list[Example]:
     """Examples of those instructions that fit into the context with so many tokens beside them; others are left out."""
-    end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
+    end = _end(lm)
     prompts = prompt_ids(lm, [each.instruction for each in instructions])
     inputs = lm.encode([input_text(each.input) for each in instructions], special=False)
     outputs = lm.encode([f" {each.output}" for each in instructions], special=False)
@@ -97,6 +97,12 @@ def encode_examples(lm: LM, instructions: Sequence[Instruction], tokens: int) ->
         if room >= len(given):
             found.append(Example(prompt, [*given, *target], len(target), each))
     return found
+
+
+def _end(lm: LM) -> list[int]:
+    """The token that ends an output: the tokenizer's, if writing stops there, else one at which it does."""
+    own, stops = lm.tokenizer.eos_token_id, lm.end_ids
+    return stops[:1] if stops and own not in stops else [] if own is None else [own]
 
 
 def lay_out(lm: LM, examples: Sequence[Example], gist: Sequence[int]) -> tuple[Layout, Tensor]:

@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from lmsteer.gist.examples import Example, Instruction, encode_examples
 from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.like_lengths import LikeLengths
 from lmsteer.gist.lora import LoRA
-from lmsteer.gist.masks import Condition, check_maskable
+from lmsteer.gist.masks import Condition
+from lmsteer.gist.probe import check_maskable
 from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, Step, no_progress
@@ -51,9 +52,9 @@ class Settings:
 
     tokens: int = 1
     shared: bool = False
-    rank: int = 16
+    rank: int = 8
     condition: Condition = Condition.GIST
-    steps: int = 1000
+    steps: int = 500
     batch: int = 16
     learning_rate: float = 1e-3
     seed: int = 0
@@ -93,8 +94,10 @@ class Student(nn.Module):
             yield
 
     def losses(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Mean loss of all tokens of the outputs under each condition, in nats."""
-        return {condition.value: output_loss(self._lm, self.gist, examples, condition) for condition in Condition}
+        """Mean loss of all tokens of the outputs, in nats: under each condition, or under a control's own."""
+        own = self.settings.condition
+        looked_at = list(Condition) if own is Condition.GIST else [own]
+        return {each.value: output_loss(self._lm, self.gist, examples, each) for each in looked_at}
 
     def adapter(self, card: GistCard) -> GistAdapter:
         """What has been trained."""
@@ -163,13 +166,14 @@ def fit_gist(
                 f"stopped after {watch.stopped_at} of {settings.steps} steps, which are kept in {partial}; "
                 "the same command with --resume goes on from there."
             )
-        losses = student.losses(unseen) if unseen else {}
-    curve = [line for line in trainer.state.log_history if Condition.GIST.value in line]
-    figures = {**losses, "curve": curve} if unseen else {}
+    curve = [line for line in trainer.state.log_history if settings.condition.value in line]
     told = {"examples": len(examples), "left_out": len(instructions) - len(examples)}
     told |= {"held_out": len(unseen), "held_out_left_out": len(held_out) - len(unseen)}
-    card = GistCard(*base, settings.tokens, data=told, fit=settings.to_json(), held_out=figures)
-    adapter = student.adapter(card)
+    adapter = student.adapter(GistCard(*base, settings.tokens, data=told, fit=settings.to_json()))
+    if unseen:
+        with adapter.installed(lm):
+            figures = {**student.losses(unseen), "curve": curve}
+        adapter = replace(adapter, card=replace(adapter.card, held_out=figures))
     save_adapter(adapter, folder)
     shutil.rmtree(partial, ignore_errors=True)
     return adapter

@@ -17,7 +17,8 @@ from lmsteer.decoding import CACHE
 from lmsteer.errors import DataError
 from lmsteer.generation import Continuation, Draws, continue_from
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.gist.gist import Gist, cache_of
+from lmsteer.gist.caches import joined
+from lmsteer.gist.gist import Gist
 from lmsteer.gist.masks import window
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
@@ -48,7 +49,7 @@ class GistStarts:
         """Room for the gists, then the inputs padded on the left (B, G + T); their mask, positions, and cache."""
         gists = [self.gists[prompt] for prompt in prompts]
         ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
-        cache, room = cache_of(self.lm, gists)
+        cache, room = joined(self.lm, [gist.kept for gist in gists])
         ends = torch.tensor([[gist.origin.end] for gist in gists], device=ids.device)
         # Gists have been read: neither their ids nor their positions are looked at.
         positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)

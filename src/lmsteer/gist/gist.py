@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.files import replace_file
 from lmsteer.gist.adapter import GistAdapter
+from lmsteer.gist.caches import Kept
 from lmsteer.lm import LM
 
 _FORMAT = 1
@@ -31,7 +29,7 @@ class Origin:
         base_fingerprint: of its weights.
         adapter_fingerprint: of the adapter that squeezed the prompt.
         prompt_tokens: that it stands for.
-        end: position of what follows.
+        end: position of what follows: G where the model sees distances only, else the prompt's tokens before it.
         format: of the file.
     """
 
@@ -43,9 +41,9 @@ class Origin:
     format: int = _FORMAT
 
     @classmethod
-    def of(cls, lm: LM, adapter: GistAdapter, prompt_tokens: int) -> Origin:
+    def of(cls, lm: LM, adapter: GistAdapter, prompt_tokens: int, end: int) -> Origin:
         """Of a prompt that an adapter squeezed."""
-        return cls(lm.name, lm.fingerprint, adapter.fingerprint, prompt_tokens, prompt_tokens + adapter.card.tokens)
+        return cls(lm.name, lm.fingerprint, adapter.fingerprint, prompt_tokens, end)
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,11 @@ class Gist:
     def tokens(self) -> int:
         """G."""
         return self.keys[0].shape[1]
+
+    @property
+    def kept(self) -> Kept:
+        """Keys and values."""
+        return Kept(self.keys, self.values)
 
     @property
     def bytes(self) -> int:
@@ -124,18 +127,3 @@ class Gist:
         if origin.format != _FORMAT or not layers:
             raise DataError(f"{file} is a gist of another format ({origin.format}); squeeze its prompt again.")
         return cls(keys, values, origin)
-
-
-def cache_of(lm: LM, gists: Sequence[Gist]) -> tuple[DynamicCache, Tensor]:
-    """A cache whose rows are gists, one each, padded on the left; and its mask (B, G)."""
-    cache, width = DynamicCache(config=lm.model.config), max(gist.tokens for gist in gists)
-
-    def rows(parts: list[Tensor]) -> Tensor:
-        wide = [nn.functional.pad(part, (0, 0, width - part.shape[1], 0)) for part in parts]
-        return torch.stack(wide).to(lm.device, lm.model.dtype)
-
-    for layer in range(len(gists[0].keys)):
-        cache.update(rows([g.keys[layer] for g in gists]), rows([g.values[layer] for g in gists]), layer)
-    places = torch.arange(width, device=lm.device)
-    mask = places >= width - torch.tensor([[gist.tokens] for gist in gists], device=lm.device)
-    return cache, mask.long()

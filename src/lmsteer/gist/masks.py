@@ -18,9 +18,6 @@ from lmsteer.errors import ModelError
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.lm import LM
 
-# Kinds of attention that add or apply whatever mask they are given.
-_MASKABLE = ("sdpa", "eager")
-
 
 class Condition(StrEnum):
     """What is hidden from whom.
@@ -71,26 +68,6 @@ def gist_masks(lm: LM, layout: Layout, condition: Condition) -> Any:
     if any(mask is None or mask.dim() != 4 for mask in (masks.values() if isinstance(masks, dict) else [masks])):
         raise ModelError(f"{type(lm.model).__name__} has layers that take no mask of which token sees which.")
     return masks
-
-
-def check_maskable(lm: LM) -> None:
-    """Refuse a model that does not honour masks, or cannot be told positions.
-
-    Raises:
-        ModelError: it is such a model.
-    """
-    kind = type(lm.model).__name__
-    attention = getattr(lm.model.config.get_text_config(), "_attn_implementation", None)
-    if lm.is_recurrent:
-        raise ModelError(f"{kind} keeps a state in place of keys and values: no gist of a prompt can be cut from it.")
-    if attention not in _MASKABLE:
-        raise ModelError(
-            f"the attention {attention!r} of {lm.name} ignores gist masks: load it with attn_implementation='sdpa'."
-        )
-    if "chunked_attention" in (getattr(lm.model.config.get_text_config(), "layer_types", None) or ()):
-        raise ModelError(f"{kind} sees its past in chunks counted from the start, which a gist would shift.")
-    if not lm.takes_positions:
-        raise ModelError(f"{kind} cannot be told positions, which a gist keeps: it reads them off its mask.")
 
 
 def window(lm: LM) -> int | None:
