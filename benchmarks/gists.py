@@ -1,27 +1,40 @@
-"""Gists on the default model: fits of several sizes and their controls, what they keep, and how soon they start.
+"""Gists on the default model: what they keep of a prompt, by number of gist tokens, beside their controls.
 
     python -m benchmarks.gists fit DATA      every adapter
-    python -m benchmarks.gists write DATA    outputs of held-out instructions under each, and under plainer ways
-    python -m benchmarks.gists tell          the tables, and docs/gist-curve.svg
+    python -m benchmarks.gists write DATA    outputs of held-out instructions, each way
+    python -m benchmarks.gists tell          the table, and docs/gist-curve.svg
+    python -m benchmarks.gists ship          put the adapter of one gist token into the package
 
 DATA is the folder of the data files. What is done already is kept. Figures go to ``results/gists.json``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 
-from lmsteer.gist.examples import read_instructions
+from benchmarks.results import keep, kept
+from lmsteer.files import write_file
+from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
+from lmsteer.gist.embedding import mean_embedding
+from lmsteer.gist.evaluate import Quality, evaluate
+from lmsteer.gist.examples import Instruction, read_instructions
 from lmsteer.gist.fit import Settings, fit_gist
 from lmsteer.gist.masks import Condition
-from lmsteer.lm import load
+from lmsteer.lm import LM, load
+from lmsteer.pictures import rendered
 from lmsteer.progress import bars
 
 HERE = Path(__file__).parent
-WORK = HERE / "results" / "work" / "gists"
+RESULTS, WORK = HERE / "results" / "gists.json", HERE / "results" / "work" / "gists"
+DOCS = HERE.parent / "docs"
 FITS = {
     "gist-1": Settings(1),
     "positive": Settings(1, condition=Condition.POSITIVE),
@@ -31,19 +44,152 @@ FITS = {
     "gist-2": Settings(2),
 }
 EVERY = 50
+SPLITS = ("seen", "unseen", "human")
+OURS, MIDDLE, THEIRS = "#1f7a5a", "#667085", "#b4462f"
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to have a prompt act.
+
+    Attributes:
+        adapter: under which name it was fitted; none for the model as it comes.
+        condition: what outputs see.
+        words: of the instruction that are left; none for all.
+    """
+
+    adapter: str | None
+    condition: Condition
+    words: int | None = None
+
+
+WAYS = {
+    "whole prompt": Way("positive", Condition.POSITIVE),
+    "no prompt": Way("negative", Condition.NEGATIVE),
+    "gist, 1 token": Way("gist-1", Condition.GIST),
+    "gist, 2 tokens": Way("gist-2", Condition.GIST),
+    "gist, 5 tokens": Way("gist-5", Condition.GIST),
+    "gist, 10 tokens": Way("gist-10", Condition.GIST),
+    "first 2 words": Way("positive", Condition.POSITIVE, 2),
+    "first 5 words": Way("positive", Condition.POSITIVE, 5),
+    "whole prompt, model as it comes": Way(None, Condition.POSITIVE),
+}
 
 
 @app.command("fit")
 def fit_all(data: Data) -> None:
     """Fit every adapter."""
     lm = load()
-    instructions = read_instructions(data / "instructions_train.jsonl.gz")
-    seen = read_instructions(data / "instructions_val_seen.jsonl.gz")
+    instructions, seen = read_instructions(data / "instructions_train.jsonl.gz"), _held_out(data, "seen")
     for name, settings in FITS.items():
         if not (out := WORK / name).exists():
             fit_gist(lm, instructions, out, settings=settings, held_out=seen, every=EVERY, resume=True, progress=bars())
+
+
+@app.command("write")
+def write_all(data: Data) -> None:
+    """Outputs of every split, every way whose adapter is there."""
+    lm = load()
+    for name, way in WAYS.items():
+        if way.adapter and not (WORK / way.adapter).exists():
+            continue
+        adapter = load_adapter(WORK / way.adapter) if way.adapter else _plain(lm)
+        for split in SPLITS:
+            if (key := f"{name}, {split}") not in kept(RESULTS):
+                instructions = [_shortened(each, way.words) for each in _held_out(data, split)]
+                quality = evaluate(lm, adapter, instructions, condition=way.condition, progress=bars())
+                keep(RESULTS, key, quality.to_json())
+
+
+@app.command("tell")
+def tell() -> None:
+    """The table of what is kept, and the picture."""
+    found = {key: Quality(**figures) for key, figures in kept(RESULTS).items()}
+    console = Console(width=140)
+    for split in SPLITS:
+        console.print(_table(split, found))
+    _draw({name: load_adapter(WORK / name).card for name in ("gist-1", "positive", "negative")})
+
+
+@app.command("ship")
+def ship() -> None:
+    """Put the adapter of one gist token into the package, with its figures on the card."""
+    adapter, found = load_adapter(WORK / "gist-1"), kept(RESULTS)
+    data = dict(adapter.card.data) | {
+        "corpus": "instruction induction (Honovich et al., 2022), P3 (Sanh et al., 2022), self-instruct seed tasks",
+        "licence": "Apache-2.0",
+    }
+    test = {split: found[f"gist, 1 token, {split}"] for split in SPLITS}
+    card = replace(adapter.card, data=data, held_out={**adapter.card.held_out, "test": test})
+    save_adapter(replace(adapter, card=card), SHIPPED_FOLDER / "gist-1")
+
+
+def gap_closed(gist: float, whole: float, none: float) -> float:
+    """The share of what a prompt brings that a gist of it brings, by losses."""
+    return (none - gist) / (none - whole)
+
+
+def _held_out(data: Path, split: str) -> list[Instruction]:
+    return read_instructions(data / f"instructions_val_{split}.jsonl.gz")
+
+
+def _plain(lm: LM) -> GistAdapter:
+    """Nothing but a gist token, at the mean of all embeddings."""
+    card = GistCard(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, 1)
+    return GistAdapter(mean_embedding(lm)[None], {}, {}, card)
+
+
+def _shortened(each: Instruction, words: int | None) -> Instruction:
+    return each if words is None else replace(each, instruction=" ".join(each.instruction.split()[:words]))
+
+
+def _table(split: str, found: Mapping[str, Quality]) -> Table:
+    table = Table("", "loss", "gap closed", "ROUGE-L", "exact", "prompt, tokens", "kept, KiB", title=split)
+    whole, none = (found[f"{name}, {split}"].loss for name in ("whole prompt", "no prompt"))
+    for name in WAYS:
+        if (each := found.get(f"{name}, {split}")) is not None:
+            table.add_row(
+                name,
+                f"{each.loss:.3f}",
+                f"{gap_closed(each.loss, whole, none):.0%}",
+                f"{each.rouge_l:.3f}",
+                f"{each.exact:.1%}",
+                f"{each.prompt_tokens:.1f}",
+                f"{each.cache_bytes / 1024:.0f}",
+            )
+    return table
+
+
+def _draw(cards: Mapping[str, GistCard]) -> None:
+    """Held-out loss of the three fits, and the share of the gap that the gist closes, by step."""
+    curves: dict[str, Sequence[Mapping[str, Any]]] = {name: card.held_out["curve"] for name, card in cards.items()}
+    steps = [line["step"] for line in curves["gist-1"]]
+    losses = {
+        "no prompt": [line["negative"] for line in curves["negative"]],
+        "gist of one token": [line["gist"] for line in curves["gist-1"]],
+        "whole prompt": [line["positive"] for line in curves["positive"]],
+    }
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, values), colour in zip(losses.items(), (THEIRS, OURS, MIDDLE), strict=True):
+        left.plot(steps, values, "o-", markersize=3, color=colour, label=name)
+    left.set_ylabel("loss on seen instructions, nats a token")
+    left.legend(frameon=False, fontsize=8)
+    none, gist, whole = losses.values()
+    right.plot(
+        steps, [gap_closed(*each) for each in zip(gist, whole, none, strict=True)], "o-", markersize=3, color=OURS
+    )
+    right.axhline(1, color=MIDDLE, linewidth=0.8, linestyle="--")
+    right.set_ylabel("share of the gap closed")
+    right.set_ylim(0, 1.1)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    for axes in (left, right):
+        axes.set_xlabel("steps of 16 examples")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    write_file(DOCS / "gist-curve.svg", rendered(figure))
 
 
 if __name__ == "__main__":

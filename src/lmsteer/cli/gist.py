@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 gist_app = typer.Typer(help="Squeeze prompts into a few tokens' keys and values.", no_args_is_help=True)
 app.add_typer(gist_app, name="gist")
-Adapter = Annotated[Path, typer.Option(help="Folder of a gist adapter, as gist fit makes it.")]
+Adapter = Annotated[str, typer.Option(help="Folder of a gist adapter, as gist fit makes it, or one that ships.")]
+# It ships, for the default model.
+_OWN = "gist-1"
 
 
 @gist_app.command()
@@ -64,7 +66,7 @@ def fit(
 @gist_app.command()
 def evaluate(
     data: Annotated[str, typer.Argument(help="Instruction data with known outputs.")],
-    adapter: Adapter,
+    adapter: Adapter = _OWN,
     condition: Annotated[str | None, typer.Option(help="What outputs see; as the adapter was fitted if none.")] = None,
     limit: Annotated[int | None, typer.Option(help="Take this many, from the first on.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an output.")] = 64,
@@ -76,7 +78,7 @@ def evaluate(
     Example: lmsteer gist evaluate unseen.jsonl --adapter gists
     """
     from lmsteer import printing
-    from lmsteer.gist.adapter import load_adapter
+    from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.evaluate import evaluate as run
     from lmsteer.gist.examples import read_instructions
     from lmsteer.gist.masks import Condition
@@ -85,7 +87,7 @@ def evaluate(
 
     if limit is not None and limit < 1:
         raise LMSteerError(f"--limit must be one or more, not {limit}.")
-    found = load_adapter(adapter)
+    found = find_adapter(adapter)
     seen = _condition(condition or found.card.fit.get("condition", Condition.GIST.value))
     instructions = read_instructions(data)[:limit]
     quality = run(load(model), found, instructions, condition=seen, max_new_tokens=max_new_tokens, progress=bars())
@@ -102,20 +104,20 @@ def evaluate(
 
 @gist_app.command()
 def compress(
-    adapter: Adapter,
     out: Annotated[Path, typer.Option(help="File of the gist.")],
     prompt: Annotated[str | None, typer.Argument(help="The prompt.")] = None,
+    adapter: Adapter = _OWN,
     file: Annotated[Path | None, typer.Option(help="Text file that holds the prompt.")] = None,
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
     """Squeeze a prompt into a gist, a file that stands in its place.
 
-    Example: lmsteer gist compress 'Translate into Dutch.' --adapter gists --out dutch.gist
+    Example: lmsteer gist compress 'Translate the word to Spanish.' --out spanish.gist
     """
     from lmsteer import printing
     from lmsteer.fitting.data import text_of
-    from lmsteer.gist.adapter import load_adapter
+    from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.compress import compress as run
     from lmsteer.gist.examples import prompt_ids
     from lmsteer.lm import load
@@ -125,7 +127,7 @@ def compress(
     text = prompt if file is None else text_of(file)
     if not (text or "").strip():
         raise LMSteerError("the prompt is empty: there is nothing to squeeze.")
-    found, lm = load_adapter(adapter), load(model)
+    found, lm = find_adapter(adapter), load(model)
     (gist,) = run(lm, found, prompt_ids(lm, [text or ""]))
     gist.save(out)
     told = {"file": str(out), **asdict(gist.origin), "gist_tokens": gist.tokens, "bytes": gist.bytes}
@@ -143,8 +145,8 @@ def compress(
 @gist_app.command()
 def generate(
     gist: Annotated[list[Path], typer.Option(help="A gist for all inputs; or as many as inputs, one each.")],
-    adapter: Adapter,
     inputs: Annotated[list[str] | None, typer.Argument(help="Inputs; one that is empty if none.")] = None,
+    adapter: Adapter = _OWN,
     file: Annotated[Path | None, typer.Option(help="Inputs: plain lines or JSONL.")] = None,
     steer: Annotated[list[str] | None, typer.Option(help="STEER=STRENGTH or STEER=S1,S2,..; repeatable.")] = None,
     n: Annotated[int, typer.Option(help="Samples for each input and strength.")] = 1,
@@ -158,11 +160,11 @@ def generate(
 ) -> None:
     """Write outputs under gists, and under steers if you like.
 
-    Example: lmsteer gist generate 'The weather is fine.' --gist dutch.gist --adapter gists
+    Example: lmsteer gist generate house --gist spanish.gist
     """
     from lmsteer import printing
     from lmsteer.generation import Draws
-    from lmsteer.gist.adapter import load_adapter
+    from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.examples import input_text
     from lmsteer.gist.generation import generate_from_gists
     from lmsteer.gist.gist import Gist
@@ -174,7 +176,7 @@ def generate(
     texts = [*(inputs or []), *(read_prompts(file) if file else [])] or [""]
     steers, settings = dialled(steer or [])
     draws = Draws(n, max_new_tokens, Sampling(top_p, temperature=temperature), seed, batch_size)
-    gists, found = [Gist.load(each) for each in gist], load_adapter(adapter)
+    gists, found = [Gist.load(each) for each in gist], find_adapter(adapter)
     given = [input_text(text) for text in texts]
     rows = list(generate_from_gists(load(model), found, gists, given, steers, settings, draws, progress=bars()))
     size = len(rows) // len(texts)  # an input may stand there twice, under two gists

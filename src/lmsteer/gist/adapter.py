@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +27,8 @@ from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.lora import check_floating
 from lmsteer.gist.probe import check_maskable
 from lmsteer.lm import LM
+
+SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "gists"))
 
 _KIND = FolderKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
 # Models that have an adapter installed, and its fingerprint: their weights are not their own.
@@ -154,6 +157,20 @@ def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:
     folder = Path(folder)
     _KIND.save(folder, {"card": finite(asdict(adapter.card))}, adapter.tensors)
     return folder
+
+
+def find_adapter(name: str | Path) -> GistAdapter:
+    """Read an adapter by folder, or one that ships by its name.
+
+    Raises:
+        DataError: there is none, or a damaged one.
+    """
+    shipped = sorted(entry.name for entry in SHIPPED_FOLDER.iterdir()) if SHIPPED_FOLDER.exists() else []
+    if not Path(name).exists() and str(name) in shipped:
+        return load_adapter(SHIPPED_FOLDER / name)
+    if not Path(name).exists():
+        raise DataError(f"no gist adapter in {name}; give a folder that gist fit made, or {', '.join(shipped)}.")
+    return load_adapter(name)
 
 
 def load_adapter(folder: str | Path) -> GistAdapter:
