@@ -26,8 +26,9 @@ from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_ada
 from lmsteer.gist.embedding import mean_embedding
 from lmsteer.gist.evaluate import Quality, evaluate
 from lmsteer.gist.examples import Instruction, read_instructions
-from lmsteer.gist.fit import Settings, fit_gist
+from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.masks import Condition
+from lmsteer.gist.student import Settings
 from lmsteer.lm import LM, load
 from lmsteer.pictures import rendered
 from lmsteer.progress import bars

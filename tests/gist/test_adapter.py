@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.gist.adapter import load_adapter, save_adapter
+from lmsteer.gist import adapter as module
+from lmsteer.gist.adapter import find_adapter, load_adapter, save_adapter
 from lmsteer.gist.embedding import gist_ids, mean_embedding
 
 
@@ -69,6 +70,18 @@ def test_what_is_saved_is_what_is_loaded(llama, adapter_of, tmp_path):
     assert all(torch.equal(loaded.down[name], a) for name, a in adapter.down.items())
     assert adapter_of(llama, seed=1).fingerprint != adapter.fingerprint
     assert adapter_of(llama, 3, shared=True).fingerprint != adapter_of(llama, 2, shared=True).fingerprint
+
+
+def test_adapters_that_ship_are_found_by_name(llama, adapter_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHIPPED_FOLDER", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    adapter, other = adapter_of(llama), adapter_of(llama, seed=1)
+    save_adapter(adapter, tmp_path / "shipped" / "gist-2")
+    assert find_adapter("gist-2").fingerprint == adapter.fingerprint
+    with pytest.raises(DataError, match="no gist adapter in gist-3; give a folder that gist fit made, or gist-2"):
+        find_adapter("gist-3")
+    save_adapter(other, "gist-2")
+    assert find_adapter("gist-2").fingerprint == other.fingerprint  # one's own goes first
 
 
 def test_what_does_not_fit_is_refused(llama, make_lm, adapter_of, tmp_path):

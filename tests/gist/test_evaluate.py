@@ -8,8 +8,9 @@ from lmsteer.errors import DataError
 from lmsteer.gist import evaluate as module
 from lmsteer.gist.evaluate import _bare, evaluate
 from lmsteer.gist.examples import Instruction
-from lmsteer.gist.fit import Settings, fit_gist
+from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.masks import Condition
+from lmsteer.gist.student import Settings
 
 pytest.importorskip("rouge_score", reason="the extra 'gist' is not installed")
 INSTRUCTIONS = [Instruction(letter * 8, "", letter) for letter in "abab"]
@@ -37,6 +38,9 @@ def test_outputs_that_are_known_are_found_under_the_gist_and_not_without(llama, 
 def test_outputs_are_compared_without_case_signs_and_blanks():
     assert _bare("  It's\nTWO.") == _bare("it s two")
     assert _bare("two") != _bare("three")
+    assert _bare("-12") != _bare("12")
+    assert _bare("3.5") != _bare("35")
+    assert _bare("yes -") == _bare("yes")
 
 
 def test_what_cannot_be_measured_is_refused(llama, make_lm, adapter_of, adapter, monkeypatch):

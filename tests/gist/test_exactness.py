@@ -100,6 +100,22 @@ def test_windows_shorter_than_the_text_change_nothing_of_that(monkeypatch, adapt
     greedy_text_is_exact(lm, adapter)
 
 
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
+def test_padding_between_gists_of_several_lengths_does_not_count_against_a_window(monkeypatch, adapter_of, family):
+    """The positive control keeps whole prompts: in a batch their room is ragged, and windows count it."""
+    monkeypatch.setitem(FAMILIES, family, {**FAMILIES[family], "sliding_window": 24})
+    lm = tiny_lm(family)
+    adapter, prompts = adapter_of(lm, 2), lm.encode(["a", "Translate it, please"])
+    gists = compress(lm, adapter, prompts, condition=Condition.POSITIVE)
+    greedy = Draws(max_new_tokens=6, sampling=Sampling(temperature=0))
+    found = [row.text for row in generate_from_gists(lm, adapter, gists, ["one two", "three"], draws=greedy)]
+    alone = [
+        next(generate_from_gists(lm, adapter, [gist], [given], draws=greedy)).text
+        for gist, given in zip(gists, ["one two", "three"], strict=True)
+    ]
+    assert found == alone
+
+
 def test_conditions_hide_what_they_say(llama, adapter_of):
     """Where a prompt cannot be seen, another prompt of the same length changes nothing; where it can, something."""
     adapter = adapter_of(llama)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from lmsteer.errors import DataError, InterruptedWorkError, ModelError
+from lmsteer.errors import DataError, InterruptedWorkError, ModelError, WrongBaseError
 from lmsteer.gist.adapter import GistCard, load_adapter
 from lmsteer.gist.examples import Instruction, encode_examples, prompt_ids
-from lmsteer.gist.fit import Settings, Student, fit_gist
+from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.masks import Condition
+from lmsteer.gist.student import Settings, Student
 from tiny import tiny_model
 
 
@@ -78,13 +84,38 @@ def test_what_is_saved_is_what_was_trained(llama, fitted):
     assert not out.with_name("a.partial").exists()
 
 
+def test_full_fine_tuning_learns_it_too_and_leaves_the_model_as_it_was(llama, tmp_path):
+    before = dict(llama.model.named_parameters())
+    values = {name: parameter.clone() for name, parameter in before.items()}
+    settings = Settings(tokens=2, full=True, steps=80, batch=8, learning_rate=1e-3)
+    adapter = fit_gist(llama, copying(64), tmp_path / "f", settings=settings, held_out=copying(16, seed=1), every=80)
+    assert all(parameter is before[name] for name, parameter in llama.model.named_parameters())
+    assert all(torch.equal(parameter, values[name]) for name, parameter in before.items())
+    assert not any(parameter.requires_grad for parameter in before.values())
+    embeddings = {"model.embed_tokens.weight", "lm_head.weight"}
+    assert adapter.changes.keys() == before.keys() - embeddings
+    assert not adapter.down
+    figures = adapter.card.held_out
+    assert figures["gist"] < 0.4 * figures["negative"]
+    assert figures["curve"][-1]["gist"] == pytest.approx(figures["gist"], abs=0.02)  # then rounded to bfloat16
+    loaded = load_adapter(tmp_path / "f")
+    assert loaded.fingerprint == adapter.fingerprint
+    with loaded.installed(llama):
+        changed = {name for name, parameter in before.items() if not torch.equal(parameter, values[name])}
+    assert changed == adapter.changes.keys()
+    assert all(torch.equal(parameter, values[name]) for name, parameter in before.items())
+    other = replace(adapter, changes={"model.layers.7.weight": torch.zeros(2)})
+    with pytest.raises(WrongBaseError, match="has not the layers"), other.installed(llama):
+        pass
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_installed_the_lora_is_what_it_was_beside_the_weights(make_lm, family):
     lm = make_lm(family)
     student = Student(lm, SMALL)
-    for b in student.lora.up:
+    for b in student.weights.up:
         torch.nn.init.normal_(b, std=0.1, generator=torch.Generator().manual_seed(1))
-    for factor in student.lora.parameters():
+    for factor in student.weights.parameters():
         factor.data = factor.data.bfloat16().float()  # as adapters keep them
     examples = encode_examples(lm, copying(8), 2)
     with torch.no_grad(), student.installed():
@@ -102,6 +133,29 @@ def test_padding_changes_no_loss(llama):
         together = output_likelihood(llama, student.gist, examples, Condition.GIST)
         alone = torch.cat([output_likelihood(llama, student.gist, [each], Condition.GIST) for each in examples])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)  # float32: other shapes
+
+
+def test_random_numbers_of_the_caller_stay_what_they_were(llama, tmp_path):
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    fit_gist(llama, copying(8), tmp_path / "r", settings=Settings(rank=2, steps=2, batch=4))
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    assert after == before
+
+
+def test_two_processes_fit_one_adapter(llama, tmp_path):
+    llama.model.save_pretrained(tmp_path / "tiny")
+    llama.tokenizer.save_pretrained(tmp_path / "tiny")
+    rows = [{"instruction": each.instruction, "output": each.output} for each in copying(32)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fit = ["gist", "fit", "data.jsonl", "--out", "g", "--model", "tiny", "--held-out", "data.jsonl", "--every", "2"]
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "lmsteer"]
+    command = [sys.executable, "-m", *launch, *fit, "--steps", "4", "--batch", "4", "--rank", "2"]
+    environment = {**os.environ, "LMSTEER_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = load_adapter(tmp_path / "g").card.held_out
+    assert [line["step"] for line in figures["curve"]] == [2, 4]
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name.startswith("g")) == ["g"]
 
 
 def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, tmp_path):
@@ -186,5 +240,6 @@ def test_packed_weights_are_refused(make_lm):
     lm = replace(make_lm("llama"), model=tiny_model("llama"))
     layer = lm.model.model.layers[0].self_attn.q_proj
     layer.weight = torch.nn.Parameter(torch.zeros(512, 1, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(ModelError, match="load the model unquantised"):
-        Student(lm, SMALL)
+    for settings in (SMALL, replace(SMALL, full=True)):
+        with pytest.raises(ModelError, match="load the model unquantised"):
+            Student(lm, settings)

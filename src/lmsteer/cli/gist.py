@@ -30,10 +30,11 @@ def fit(
     tokens: Annotated[int, typer.Option(help="Gist tokens after a prompt.")] = 1,
     shared: Annotated[bool, typer.Option(help="Let all gist tokens have one embedding.")] = False,
     rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 8,
+    full: Annotated[bool, typer.Option(help="Train every weight but the embeddings in place of a LoRA.")] = False,
     condition: Annotated[str, typer.Option(help="gist, or the control positive or negative.")] = "gist",
     steps: Annotated[int, typer.Option(help="Of AdamW.")] = 500,
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 1e-3,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest; 1e-3, or 1e-5 with --full.")] = None,
     every: Annotated[int, typer.Option(help="Steps between two looks at --held-out, and two checkpoints.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the LoRA and of the order.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted fit.")] = False,
@@ -47,11 +48,13 @@ def fit(
     from lmsteer import printing
     from lmsteer.gist.adapter import check_target
     from lmsteer.gist.examples import read_instructions
-    from lmsteer.gist.fit import Settings, fit_gist
+    from lmsteer.gist.fit import fit_gist
+    from lmsteer.gist.student import Settings
     from lmsteer.lm import load
     from lmsteer.progress import bars
 
-    settings = Settings(tokens, shared, rank, _condition(condition), steps, batch, learning_rate, seed)
+    rate = learning_rate if learning_rate is not None else 1e-5 if full else 1e-3
+    settings = Settings(tokens, shared, rank, full, _condition(condition), steps, batch, rate, seed)
     check_target(out)
     instructions, unseen = read_instructions(data), read_instructions(held_out) if held_out else ()
     adapter = fit_gist(

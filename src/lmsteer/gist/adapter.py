@@ -1,7 +1,7 @@
 """A gist adapter: embeddings of gist tokens and a LoRA, which teach a frozen model to squeeze prompts into them.
 
-While it is installed the LoRA is added to a copy of the weights, so that a pass takes no longer; afterwards they
-are what they were, bit for bit.
+While it is installed the LoRA (or what full fine-tuning has changed) is added to a copy of the weights, so that a pass
+takes no longer; afterwards they are what they were, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "gists"))
 _KIND = FolderKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
 # Models that have an adapter installed, and its fingerprint: their weights are not their own.
 _ADAPTED = WeakKeyDictionary[nn.Module, str]()
-_EMBEDDINGS, _DOWN, _UP = "embeddings", "down", "up"
+_EMBEDDINGS, _DOWN, _UP, _CHANGE = "embeddings", "down", "up", "change"
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class GistAdapter:
         down: of each adapted layer, by its name in the model, A (r, n), in bfloat16 as fitted.
         up: of each adapted layer, B (m, r), with the LoRA's scale in it: its weight (m, n) becomes W + B A.
         card: where it comes from.
+        changes: of each parameter, by its name in the model, what full fine-tuning adds to it.
 
     Raises:
         DataError: no gist tokens, factors that do not fit together, or values that are not finite numbers.
@@ -77,6 +78,7 @@ class GistAdapter:
     down: Mapping[str, Tensor]
     up: Mapping[str, Tensor]
     card: GistCard
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.card.tokens < 1:
@@ -98,6 +100,7 @@ class GistAdapter:
         """By name, as they are stored."""
         factors = {f"{name}.{_DOWN}": a for name, a in self.down.items()}
         factors |= {f"{name}.{_UP}": b for name, b in self.up.items()}
+        factors |= {f"{name}.{_CHANGE}": change for name, change in self.changes.items()}
         return {_EMBEDDINGS: self.embeddings, **factors}
 
     def ids(self, lm: LM) -> list[int]:
@@ -118,19 +121,29 @@ class GistAdapter:
             yield
             return
         self._check(lm)
-        try:
-            modules = {name: lm.model.get_submodule(name) for name in self.down}
-        except AttributeError as error:
-            raise WrongBaseError(f"{lm.name} has not the layers of this gist adapter: {error}.") from error
         if lm.model in _ADAPTED:
             raise ModelError(f"{lm.name} has another gist adapter installed: one at a time.")
         with ExitStack() as stack:
             _ADAPTED[lm.model] = self.fingerprint
             stack.callback(_ADAPTED.pop, lm.model)
-            for name, module in modules.items():
-                stack.enter_context(_added(module, self.up[name], self.down[name]))
+            for parameter, update in self._updates(lm):
+                stack.enter_context(_added(parameter, update))
             stack.enter_context(embedded(lm, self.embeddings.to(lm.device)))
             yield
+
+    def _updates(self, lm: LM) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Parameters of a model, and what is added to each."""
+        try:
+            for name, down in self.down.items():
+                module = lm.model.get_submodule(name)
+                check_floating(module, "a gist adapter")
+                update = self.up[name].float() @ down.float()
+                weight = lm.model.get_parameter(f"{name}.weight")
+                yield weight, update.T if isinstance(module, Conv1D) else update  # GPT-2's layers are transposed
+            for name, change in self.changes.items():
+                yield lm.model.get_parameter(name), change
+        except AttributeError as error:
+            raise WrongBaseError(f"{lm.name} has not the layers of this gist adapter: {error}.") from error
 
     def _check(self, lm: LM) -> None:
         base = (lm.fingerprint, lm.tokenizer_fingerprint)
@@ -181,27 +194,24 @@ def load_adapter(folder: str | Path) -> GistAdapter:
     """
     with _KIND.reading(Path(folder)) as (told, tensors):
         embeddings = tensors.pop(_EMBEDDINGS)
-        down, up = (
+        down, up, changes = (
             {name.removesuffix(f".{end}"): tensor for name, tensor in tensors.items() if name.endswith(f".{end}")}
-            for end in (_DOWN, _UP)
+            for end in (_DOWN, _UP, _CHANGE)
         )
-        return GistAdapter(embeddings, down, up, GistCard(**told["card"]))
+        return GistAdapter(embeddings, down, up, GistCard(**told["card"]), changes)
 
 
 @contextmanager
 @torch.no_grad()
-def _added(module: nn.Module, up: Tensor, down: Tensor) -> Iterator[None]:
-    """Add B A to a layer's weight (m, n), or (n, m) in GPT-2's manner, and take the former weight back at the end."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    former = weight.data
-    check_floating(module, "a gist adapter")
-    update = up.to(weight.device, torch.float32) @ down.to(weight.device, torch.float32)
-    if isinstance(module, Conv1D):
-        update = update.T
-    if update.shape != weight.shape:
-        raise WrongBaseError(f"the gist adapter has a layer of {tuple(update.shape)}; the model's is {weight.shape}.")
-    weight.data = former.clone().copy_(former.float() + update)  # laid out as it was, which products are quick for
+def _added(parameter: nn.Parameter, update: Tensor) -> Iterator[None]:
+    """Add to a parameter, and take the former one back at the end."""
+    former = parameter.data
+    if not former.is_floating_point() or update.shape != former.shape:
+        shape, own = tuple(update.shape), tuple(former.shape)
+        raise WrongBaseError(f"the gist adapter has a layer of {shape}; the model's is {own}, {former.dtype}.")
+    # Laid out as it was, which products are quick for.
+    parameter.data = former.clone().copy_(former.float() + update.to(former.device, torch.float32))
     try:
         yield
     finally:
-        weight.data = former
+        parameter.data = former

@@ -6,7 +6,7 @@ attention that it knows: sliding windows, hybrids of several kinds of layers and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -31,21 +31,24 @@ class Condition(StrEnum):
     NEGATIVE = "negative"
 
 
-_BLIND: dict[Condition, tuple[Section, ...]] = {
-    Condition.GIST: (Section.REST,),
+# Which tokens are kept from seeing which.
+Pairs = Sequence[tuple[Section, Section]]
+HIDDEN: dict[Condition, Pairs] = {
+    Condition.GIST: ((Section.REST, Section.PROMPT),),
     Condition.POSITIVE: (),
-    Condition.NEGATIVE: (Section.GIST, Section.REST),
+    Condition.NEGATIVE: ((Section.REST, Section.PROMPT), (Section.GIST, Section.PROMPT)),
 }
 Overlay = Callable[[Any, Any, Any, Any], Any]
 
 
-def overlay(sections: Tensor, condition: Condition) -> Overlay:
+def overlay(sections: Tensor, hidden: Pairs) -> Overlay:
     """Whether a query may see a key, by row, head, query and key, for sections (B, T)."""
-    blind = torch.isin(sections, torch.tensor(_BLIND[condition], dtype=sections.dtype, device=sections.device))
-    is_prompt = sections == Section.PROMPT
+    sees = torch.ones(len(Section), len(Section), dtype=torch.bool, device=sections.device)
+    for who, what in hidden:
+        sees[who, what] = False
 
     def visible(row: Any, _: Any, query: Any, key: Any) -> Any:
-        return ~(blind[row, query] & is_prompt[row, key])
+        return sees[sections[row, query], sections[row, key]]
 
     return visible
 
@@ -63,7 +66,7 @@ def gist_masks(lm: LM, layout: Layout, condition: Condition) -> Any:
         layout.mask,
         None,
         layout.positions,
-        and_mask_function=overlay(layout.sections, condition),
+        and_mask_function=overlay(layout.sections, HIDDEN[condition]),
     )
     if any(mask is None or mask.dim() != 4 for mask in (masks.values() if isinstance(masks, dict) else [masks])):
         raise ModelError(f"{type(lm.model).__name__} has layers that take no mask of which token sees which.")

@@ -1,0 +1,98 @@
+"""What is fitted: embeddings of gist tokens, and a LoRA or a trained copy of the weights, beside a frozen model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from lmsteer.errors import DataError
+from lmsteer.gist.adapter import GistAdapter, GistCard
+from lmsteer.gist.embedding import embedded, gist_ids, mean_embedding
+from lmsteer.gist.examples import Example
+from lmsteer.gist.forward import output_likelihood, output_loss
+from lmsteer.gist.full import Full
+from lmsteer.gist.lora import LoRA
+from lmsteer.gist.masks import Condition
+from lmsteer.lm import LM
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a gist adapter is fitted.
+
+    Attributes:
+        tokens: G.
+        shared: whether all gist tokens have one embedding.
+        rank: of the LoRA.
+        full: train every weight but the embeddings in place of a LoRA; a rate of 1e-5 suits that.
+        condition: of the mask; the controls are fitted like the thing itself.
+        steps: of AdamW.
+        batch: examples a step and process.
+        learning_rate: the highest, which a cosine leads down from.
+        seed: of the LoRA and of the order of examples.
+
+    Raises:
+        DataError: one out of range.
+    """
+
+    tokens: int = 1
+    shared: bool = False
+    rank: int = 8
+    full: bool = False
+    condition: Condition = Condition.GIST
+    steps: int = 500
+    batch: int = 16
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what in ("tokens", "rank", "steps", "batch"):
+            if getattr(self, what) < 1:
+                raise DataError(f"{what} must be one or more, not {getattr(self, what)}.")
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.seed < 1 << 32:
+            raise DataError(f"the learning rate cannot be {self.learning_rate}, or the seed {self.seed}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {**asdict(self), "condition": self.condition.value}
+
+
+class Student(nn.Module):
+    """What is trained; the frozen model is no part of it, so that checkpoints are small."""
+
+    def __init__(self, lm: LM, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self._lm = lm
+        count = 1 if settings.shared else settings.tokens
+        self.embeddings = nn.Parameter(mean_embedding(lm)[None].repeat(count, 1).to(lm.device))
+        self.weights = Full(lm) if settings.full else LoRA(lm, settings.rank, settings.seed)
+        self.gist = gist_ids(lm, settings.tokens, count)
+
+    def forward(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """The mean loss of the output's tokens, in nats, under the condition that is trained."""
+        return {"loss": -output_likelihood(self._lm, self.gist, examples, self.settings.condition).mean()}
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Have the frozen model work with what is trained, within a ``with`` block."""
+        with self.weights.attached(), embedded(self._lm, self.embeddings):
+            yield
+
+    def losses(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Mean loss of all tokens of the outputs, in nats: under each condition, or under a control's own."""
+        own = self.settings.condition
+        looked_at = list(Condition) if own is Condition.GIST else [own]
+        return {each.value: output_loss(self._lm, self.gist, examples, each) for each in looked_at}
+
+    def adapter(self, card: GistCard) -> GistAdapter:
+        """What has been trained."""
+        embeddings = self.embeddings.detach().cpu().clone()
+        if isinstance(self.weights, Full):
+            return GistAdapter(embeddings, {}, {}, card, self.weights.changes())
+        return GistAdapter(embeddings, *self.weights.factors(), card)
