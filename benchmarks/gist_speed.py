@@ -1,7 +1,7 @@
 """How soon the first token comes after a prompt, how much is kept of it, and what it leaves of the context.
 
-    python -m benchmarks.gist_speed measure [ADAPTER]    first tokens by length of prompt and batch
-    python -m benchmarks.gist_speed tell                 the table
+    python -m benchmarks.gist_speed measure    first tokens by length of prompt, batch and number of gist tokens
+    python -m benchmarks.gist_speed tell       the tables, and docs/gist.svg with the qualities of ``benchmarks.gists``
 
 Three ways, in turn, through the public calls: the prompt read anew with its inputs, its own cache reused, its gist.
 Weights, adapter and inputs are the same. Medians; figures go to ``results/gist_speed.json``.
@@ -9,27 +9,34 @@ Weights, adapter and inputs are the same. Medians; figures go to ``results/gist_
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gists import DOCS, FITS, MIDDLE, OURS, WORK, gap_closed
+from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
 from benchmarks.results import keep, kept
+from lmsteer.files import write_file
 from lmsteer.generation import Draws, generate
-from lmsteer.gist.adapter import GistAdapter, find_adapter
+from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
 from lmsteer.lm import LM, load
+from lmsteer.pictures import rendered
 from lmsteer.sampling import Sampling
 from lmsteer.starter import starter_prompts
 
 RESULTS = Path(__file__).parent / "results" / "gist_speed.json"
 LENGTHS, BATCHES = (32, 64, 128, 256, 512, 1024), (1, 16)
+# Of the picture.
+LENGTH, BATCH = 256, 1
 REPEATS = 7
 FIRST = Draws(max_new_tokens=1, sampling=Sampling(temperature=0))
 INPUT = "\nInput: The ferry was late, and nobody told us why.\nOutput:"
@@ -37,28 +44,36 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command("measure")
-def measure(adapter: Annotated[str, typer.Argument(help="Folder, or one that ships.")] = "gist-1") -> None:
-    """First tokens by length of prompt and batch."""
-    lm, found = load(), find_adapter(adapter)
+def measure() -> None:
+    """First tokens: every length with one gist token, one length with more."""
+    lm = load()
     machine = Machine.measured()
     keep(RESULTS, "machine", {"GFLOP/s": round(machine.matrix_rate / 1e9), "GB/s": round(machine.bandwidth / 1e9, 1)})
-    with found.installed(lm):
-        for length in LENGTHS:
-            for batch in BATCHES:
-                keep(RESULTS, f"{length} tokens, batch {batch}", _line(lm, found, length, batch))
+    for name in (name for name in FITS if name.startswith("gist") and (WORK / name).exists()):
+        adapter = load_adapter(WORK / name)
+        with adapter.installed(lm):
+            for length in LENGTHS if name == "gist-1" else (LENGTH,):
+                for batch in BATCHES:
+                    keep(RESULTS, _key(name, length, batch), _line(lm, adapter, length, batch))
 
 
 @app.command("tell")
 def tell() -> None:
-    """The table of what is kept."""
-    table = Table("prompt", "read anew", "own cache", "gist", "sooner than anew", "than own cache", "kept, KiB", "gist")
-    for key, line in kept(RESULTS).items():
+    """The tables of what is kept, and the picture."""
+    table = Table("", "read anew", "own cache", "gist", "sooner than anew", "than own cache", "kept, KiB", "gist")
+    found = kept(RESULTS)
+    for key, line in found.items():
         if "gist_s" in line:
             anew, own, gist = (line[f"{way}_s"] for way in ("anew", "own", "gist"))
             seconds = [f"{1000 * each:.0f} ms" for each in (anew, own, gist)]
             sizes = [f"{line[f'{way}_bytes'] / 1024:,.0f}" for way in ("own", "gist")]
             table.add_row(key, *seconds, f"{anew / gist:.1f} x", f"{own / gist:.2f} x", *sizes)
-    Console(width=120).print(table)
+    Console(width=130).print(table)
+    _draw(found, kept(QUALITIES))
+
+
+def _key(name: str, length: int, batch: int) -> str:
+    return f"{name}, {length} tokens, batch {batch}"
 
 
 def _line(lm: LM, adapter: GistAdapter, length: int, batch: int) -> dict[str, Any]:
@@ -75,16 +90,48 @@ def _line(lm: LM, adapter: GistAdapter, length: int, batch: int) -> dict[str, An
         return lambda: list(generate_from_gists(lm, adapter, [kept], inputs, draws=FIRST))
 
     seconds = in_turn(anew, after(own), after(gist), repeats=REPEATS)
-    found = dict(zip(("anew_s", "own_s", "gist_s"), seconds, strict=True))
-    left = lm.max_length - gist.origin.end
-    return found | {"own_bytes": own.bytes, "gist_bytes": gist.bytes, "left": left, "left_own": lm.max_length - length}
+    return dict(zip(("anew_s", "own_s", "gist_s"), seconds, strict=True)) | {
+        "own_bytes": own.bytes,
+        "gist_bytes": gist.bytes,
+        "own_left": lm.max_length - own.origin.end,
+        "gist_left": lm.max_length - gist.origin.end,
+    }
 
 
 def _prompt(lm: LM, length: int) -> list[int]:
     """Plain English of so many tokens."""
-    text = " ".join(starter_prompts())
-    ids = lm.encode([text])[0]
+    ids = lm.encode([" ".join(starter_prompts())])[0]
     return (ids * (length // len(ids) + 1))[:length]
+
+
+def _draw(found: dict[str, Any], qualities: dict[str, Any]) -> None:
+    """Quality, first token, memory of a prompt, and what it takes of the context: a row for each way."""
+    base = found[_key("gist-1", LENGTH, BATCH)]
+    whole = 1000 * base["anew_s"], base["own_bytes"] / 1024, LENGTH
+    rows = {"whole prompt, read anew": ("whole prompt", *whole)}
+    rows["whole prompt, own cache"] = ("whole prompt", 1000 * base["own_s"], *whole[1:])
+    for tokens in (10, 5, 2, 1):
+        if line := found.get(_key(f"gist-{tokens}", LENGTH, BATCH)):
+            name = f"gist, {tokens} token{'s' * (tokens > 1)}"
+            rows[name] = (name, 1000 * line["gist_s"], line["gist_bytes"] / 1024, tokens)
+    losses = {name: qualities[f"{name}, seen"]["loss"] for name, *_ in rows.values()}
+    limits = losses["whole prompt"], qualities["no prompt, seen"]["loss"]
+    columns: dict[str, Sequence[float]] = {
+        "loss gap closed, seen instructions": [100 * gap_closed(losses[name], *limits) for name, *_ in rows.values()],
+        f"first token, ms ({LENGTH}-token prompt)": [row[1] for row in rows.values()],
+        "kept of the prompt, KiB": [row[2] for row in rows.values()],
+        "positions taken of the context": [row[3] for row in rows.values()],
+    }
+    figure = Figure(figsize=(11, 2.9), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(1, 4, sharey=True), columns.items(), strict=True):
+        bars = axes.barh([*rows], values, color=[OURS if name.startswith("gist") else MIDDLE for name in rows])
+        axes.bar_label(bars, [f"{value:,.0f}{' %' * ('gap' in title)}" for value in values], padding=3, fontsize=8)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlim(0, 1.3 * max(values))
+        axes.set_xticks([])
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.invert_yaxis()
+    write_file(DOCS / "gist.svg", rendered(figure))
 
 
 if __name__ == "__main__":

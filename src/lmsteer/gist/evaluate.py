@@ -7,6 +7,7 @@ fitted under their own conditions.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -78,7 +79,7 @@ def evaluate(
         WrongBaseError: another base.
         ModelError: a model that cannot honour gist masks.
     """
-    scorer = _rouge()
+    likeness([])  # refuses early
     examples = encode_examples(lm, instructions, adapter.card.tokens + max_new_tokens)
     kept = [example.of for example in examples]
     if not kept:
@@ -93,14 +94,28 @@ def evaluate(
     pairs = [(each.output, row.text) for each, row in zip(kept, rows, strict=True)]
     with adapter.installed(lm):
         loss = output_loss(lm, adapter.ids(lm), examples, condition)
+    rouge_l, exact = likeness(pairs)
     return Quality(
         len(kept),
-        rouge_l=fmean(scorer.score(known, written)["rougeL"].fmeasure for known, written in pairs),
-        exact=fmean(_bare(known) == _bare(written) for known, written in pairs),
+        rouge_l=rouge_l,
+        exact=exact,
         loss=loss,
         prompt_tokens=fmean(gist.origin.prompt_tokens for gist in own),
         cache_bytes=fmean(gist.bytes for gist in own),
     )
+
+
+def likeness(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+    """Mean ROUGE-L of pairs of a known output and a written one, and the share that is the same.
+
+    Raises:
+        DataError: rouge-score is not installed.
+    """
+    scorer = _rouge()
+    if not pairs:
+        return math.nan, math.nan
+    same = fmean(_bare(known) == _bare(written) for known, written in pairs)
+    return fmean(scorer.score(known, written)["rougeL"].fmeasure for known, written in pairs), same
 
 
 def _rouge() -> Any:

@@ -1,0 +1,165 @@
+"""Beside gists, what is trained for one prompt alone: prompt tuning, prefix tuning and cartridges, as PEFT has them.
+
+    python -m benchmarks.gist_rivals measure DATA    on the tasks with most data
+    python -m benchmarks.gist_rivals tell            the table
+
+A gist takes any prompt in one pass. These need examples of the one prompt, and are trained on them, as many tokens each
+on the unchanged model; then they stand where the prompt would stand. Held-out rows of the same tasks are continued
+under all of them. Needs the adapters of ``benchmarks.gists fit``. Figures go to ``results/gist_rivals.json``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import peft
+import torch
+import typer
+from peft import PeftModel
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.gists import WAYS, WORK, Data
+from benchmarks.results import keep, kept
+from lmsteer.batches import pad
+from lmsteer.fitting.data import read_rows
+from lmsteer.gist.adapter import load_adapter
+from lmsteer.gist.evaluate import evaluate, likeness
+from lmsteer.gist.examples import Example, Instruction, encode_examples
+from lmsteer.lm import LM, load
+from lmsteer.progress import bars
+
+RESULTS = Path(__file__).parent / "results" / "gist_rivals.json"
+TASKS, TOKENS, STEPS, BATCH = 8, 5, 100, 8
+# Each at the rate that its documentation or paper begins with.
+RATES = {"prompt tuning": 3e-2, "prefix tuning": 1e-2, "cartridge": 2e-2}
+BESIDE = ("whole prompt", "no prompt", "gist, 1 token", "gist, 5 tokens")
+app = typer.Typer(add_completion=False)
+
+
+@app.command("measure")
+def measure(data: Data) -> None:
+    """Held-out rows of some tasks, each way."""
+    lm = load()
+    train, seen = (_by_task(data / f"instructions_{split}.jsonl.gz") for split in ("train", "val_seen"))
+    tasks = [name for name, _ in Counter({name: len(rows) for name, rows in train.items()}).most_common()]
+    tasks = [name for name in tasks if name.startswith("ii_") and len(seen.get(name, ())) > 2][:TASKS]
+    held_out = [each for name in tasks for each in seen[name]]
+    for name in BESIDE:
+        way = WAYS[name]
+        if name not in kept(RESULTS) and way.adapter and (WORK / way.adapter).exists():
+            quality = evaluate(lm, load_adapter(WORK / way.adapter), held_out, condition=way.condition, progress=bars())
+            keep(RESULTS, name, {"tasks": tasks, **quality.to_json()})
+    for name in RATES:
+        if name not in kept(RESULTS):
+            found = [_measured(lm, name, train[task], seen[task]) for task in tasks]
+            keep(RESULTS, name, {"tasks": tasks, **_joined(found)})
+
+
+@app.command("tell")
+def tell() -> None:
+    """The table of what is kept."""
+    table = Table("", "loss", "ROUGE-L", "exact", "examples needed", "seconds a prompt", "kept, KiB")
+    for name, each in kept(RESULTS).items():
+        quality = [f"{each['loss']:.3f}", f"{each['rouge_l']:.3f}", f"{each['exact']:.1%}"]
+        cost = [f"{each.get(what, 0):.0f}" for what in ("trained_on", "seconds")]
+        table.add_row(name, *quality, *cost, f"{each['cache_bytes'] / 1024:.0f}")
+    Console(width=110).print(table)
+
+
+def _by_task(file: Path) -> dict[str, list[Instruction]]:
+    found: dict[str, list[Instruction]] = {}
+    for _, row in read_rows(file, "train"):
+        found.setdefault(row["task"], []).append(Instruction(row["instruction"], row["input"], row["output"]))
+    return found
+
+
+def _measured(lm: LM, name: str, train: Sequence[Instruction], held_out: Sequence[Instruction]) -> dict[str, float]:
+    """One method on one task: trained on all of its examples, whatever the wording of their prompt."""
+    (usual, _), *_ = Counter(each.instruction for each in train).most_common()
+    started = time.perf_counter()
+    model = _begun(lm, name, f"Instruction: {usual}\n")
+    _train(lm, model, encode_examples(lm, train, TOKENS), RATES[name])
+    seconds = time.perf_counter() - started
+    examples = encode_examples(lm, held_out, TOKENS + 64)
+    with torch.inference_mode():
+        loss = sum(float(_loss(lm, model, [each])) * each.targets for each in examples)
+        pairs = [(each.of.output, text) for each, text in zip(examples, _written(lm, model, examples), strict=True)]
+    prompt: Any = model.get_prompt(1)
+    parts = [prompt] if isinstance(prompt, torch.Tensor) else [part for layer in prompt for part in layer[:2]]
+    rouge_l, exact = likeness(pairs)
+    return {
+        "examples": len(pairs),
+        "rouge_l": rouge_l,
+        "exact": exact,
+        "loss": loss,
+        "targets": sum(each.targets for each in examples),
+        "trained_on": len(train),
+        "seconds": seconds,
+        "cache_bytes": sum(part.numel() * part.element_size() for part in parts),
+    }
+
+
+def _begun(lm: LM, name: str, prompt: str) -> PeftModel:
+    """The method before it is trained; where it can, it begins at the prompt."""
+    common: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": TOKENS}
+    if name == "prefix tuning":
+        return peft.get_peft_model(lm.model, peft.PrefixTuningConfig(**common))
+    if name == "cartridge":
+        model = peft.get_peft_model(lm.model, peft.CartridgeConfig(**common))
+        peft.initialize_kv_prefix_from_text(model, lm.tokenizer, text=prompt, use_chat_template=False)
+        return model
+    model = peft.get_peft_model(lm.model, peft.PromptTuningConfig(**common))
+    ids = (lm.encode([prompt])[0] * TOKENS)[:TOKENS]
+    with torch.no_grad():
+        embedding: Any = model.prompt_encoder["default"].embedding
+        embedding.weight.copy_(lm.model.get_input_embeddings()(torch.tensor(ids)))
+    return model
+
+
+def _train(lm: LM, model: PeftModel, examples: Sequence[Example], rate: float) -> None:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], rate, weight_decay=0.0)
+    for batch in _batches(examples):
+        _loss(lm, model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _batches(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    random = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        yield [examples[i] for i in torch.randint(len(examples), (BATCH,), generator=random).tolist()]
+
+
+def _loss(lm: LM, model: PeftModel, batch: Sequence[Example]) -> torch.Tensor:
+    """Mean loss of the tokens of the outputs."""
+    ids, mask = pad([each.rest for each in batch], lm.pad_id, lm.device)
+    known = [[-100] * (len(each.rest) - each.targets) + each.rest[-each.targets :] for each in batch]
+    labels, _ = pad(known, -100, lm.device)
+    loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    return loss
+
+
+def _written(lm: LM, model: PeftModel, examples: Sequence[Example]) -> list[str]:
+    """What the method makes of the inputs, greedily."""
+    ids, mask = pad([each.rest[: -each.targets] for each in examples], lm.pad_id, lm.device, "left")
+    write: Any = model.generate
+    found = write(input_ids=ids, attention_mask=mask, max_new_tokens=64, do_sample=False, pad_token_id=lm.pad_id)
+    return lm.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+
+
+def _joined(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of all tasks: the loss by tokens, the others by rows or prompts."""
+    rows, targets = sum(each["examples"] for each in found), sum(each["targets"] for each in found)
+    by_rows = {name: sum(each[name] * each["examples"] for each in found) / rows for name in ("rouge_l", "exact")}
+    by_prompts = {name: fmean(each[name] for each in found) for name in ("trained_on", "seconds", "cache_bytes")}
+    return {"examples": rows, "loss": sum(each["loss"] for each in found) / targets, **by_rows, **by_prompts}
+
+
+if __name__ == "__main__":
+    app()

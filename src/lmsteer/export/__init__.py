@@ -1,0 +1,1 @@
+"""Exports: steers in forms that load without lmsteer."""

@@ -1,0 +1,106 @@
+"""A steer merged into a checkpoint: a plain transformers folder, whose head is ``E (I + s W)ᵀ``.
+
+Where the head is tied to the input embedding, it is untied first: those stay what they were. What has been written is
+loaded again by transformers alone, and its logits compared, before it takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from lmsteer.errors import SteerError
+from lmsteer.files import replace_folder
+from lmsteer.lm import LM, LOADING_ERRORS
+from lmsteer.steers.mix import Mix
+
+_CONFIG = "config.json"
+# What logits of the written model may differ by, as a share of their size: products in another order, and rounding of
+# the head in half precision.
+_EXACT, _ROUGH = 1e-4, 3e-2
+_TEXT = "The weather this morning was"
+
+
+def export_merged(lm: LM, mix: Mix, out: str | Path) -> Path:
+    """Write model and tokenizer with a mix in the head; loads with no lmsteer installed.
+
+    Args:
+        lm: the steers' base.
+        mix: multiply steers, with one strength each.
+        out: folder.
+
+    Raises:
+        SteerError: steers of another form, strengths row by row, a folder that holds something else, a disk that does
+            not take it, or a model that comes out of its own checkpoint as another one.
+        WrongBaseError: steers of another base.
+    """
+    folder = Path(out)
+    _check_target(folder)
+    lm.check_base(mix)
+    if len(mix.strengths) != 1 or not mix.steers or any(steer.form != "multiply" for steer in mix.steers.values()):
+        raise SteerError("a head can take in steers of form multiply, with one strength each.")
+    try:
+        with replace_folder(folder) as aside:
+            with _with_head(lm, merged_head(lm, mix)):
+                lm.model.save_pretrained(aside)
+            lm.tokenizer.save_pretrained(aside)
+            _prove(lm, mix, aside)
+    except OSError as error:
+        raise SteerError(f"cannot write the model to {folder}: {error}. What stood there is untouched.") from error
+    return folder
+
+
+def merged_head(lm: LM, mix: Mix) -> Tensor:
+    """``E (I + Σ_k s_k W_k)ᵀ`` (V, d), in the dtype of the head."""
+    e = lm.head.weight
+    update = e.float() @ mix.matrix().T.to(e.device)
+    return (e.float() + update).to(e.dtype)
+
+
+@contextmanager
+def _with_head(lm: LM, weight: Tensor) -> Iterator[None]:
+    """Have the model keep a head of its own, within a ``with`` block."""
+    config = lm.model.config
+    configs = [each for each in (config, config.get_text_config()) if hasattr(each, "tie_word_embeddings")]
+    ties, former = [each.tie_word_embeddings for each in configs], lm.head.module.weight
+    keys = getattr(lm.model, "_tied_weights_keys", None)
+    for each in configs:
+        each.tie_word_embeddings = False
+    lm.model._tied_weights_keys = None
+    lm.head.module.weight = nn.Parameter(weight, requires_grad=False)
+    try:
+        yield
+    finally:
+        lm.head.module.weight = former
+        lm.model._tied_weights_keys = keys
+        for each, tie in zip(configs, ties, strict=True):
+            each.tie_word_embeddings = tie
+
+
+@torch.inference_mode()
+def _prove(lm: LM, mix: Mix, folder: Path) -> None:
+    """Refuse what does not come back from disk as what was meant: a head tied again, or embeddings that moved."""
+    ids = torch.tensor(lm.encode([_TEXT]), device=lm.device)
+    with lm.steered(mix):
+        expected = lm.model(input_ids=ids).logits.float()
+    try:
+        written = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.model.dtype, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise SteerError(f"{type(lm.model).__name__} does not load from its own checkpoint: {error}") from error
+    found = written.eval().to(lm.device)(input_ids=ids).logits.float()
+    share = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+    if not share <= (_EXACT if lm.model.dtype == torch.float32 else _ROUGH):
+        raise SteerError(
+            f"{type(lm.model).__name__} comes back from its checkpoint with logits {share:.1%} off: it cannot have a "
+            "head of its own. Nothing was written; export a LoRA in its place."
+        )
+
+
+def _check_target(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _CONFIG).exists())):
+        raise SteerError(f"{folder} exists and holds no model; choose another folder.")

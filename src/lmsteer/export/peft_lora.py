@@ -1,0 +1,139 @@
+"""A steer as a LoRA on the head that plain PEFT loads, and a LoRA on the head as the nearest steer.
+
+A multiply steer of strength s moves logits by ``s (h A) Bᵀ Eᵀ``: exactly a LoRA on the output embedding, with Aᵀ (r, d)
+below and ``s E B`` (V, r) above. The other way there is a steer only where the LoRA's update of E stays within what E
+spans: the nearest is found by least squares, and what is left over is told.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.files import replace_folder
+from lmsteer.folders import FolderKind
+from lmsteer.lm import LM
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Card, Steer
+
+_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_DOWN, _UP = "lora_A.weight", "lora_B.weight"
+_KIND = FolderKind("LoRA", _CONFIG, _TENSORS, 1, SteerError)
+
+
+def head_name(lm: LM) -> str:
+    """Where the head stands in the model, as PEFT's ``target_modules`` names it."""
+    return next(name for name, module in lm.model.named_modules() if module is lm.head.module)
+
+
+def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
+    """Write a mix as a LoRA on the head, its strengths in it.
+
+    Args:
+        lm: the steers' base.
+        mix: multiply steers, with one strength each.
+        out: folder, as ``PeftModel.from_pretrained`` takes it.
+
+    Raises:
+        SteerError: steers of another form, strengths row by row, or a folder that holds something else.
+        WrongBaseError: steers of another base.
+    """
+    folder = Path(out)
+    _KIND.check_target(folder)
+    lm.check_base(mix)
+    if len(mix.strengths) != 1 or not mix.steers or any(steer.form != "multiply" for steer in mix.steers.values()):
+        raise SteerError("a LoRA on the head can be made of steers of form multiply, with one strength each.")
+    strengths = mix.strengths[0].tolist()
+    a = torch.hstack([steer.factors["A"] for steer in mix.steers.values()])
+    b = torch.hstack([s * steer.factors["B"] for s, steer in zip(strengths, mix.steers.values(), strict=True)])
+    name, rank = head_name(lm), a.shape[1]
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": lm.name,
+        "target_modules": [name],
+        "r": rank,
+        "lora_alpha": rank,  # a scale of 1
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    tensors = {_DOWN: a.T, _UP: lm.head.weight.float().cpu() @ b}
+    try:
+        with replace_folder(folder) as aside:
+            content = {f"base_model.model.{name}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
+            save_file(content, aside / _TENSORS)
+            (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise SteerError(f"cannot write the LoRA to {folder}: {error}. What stood there is untouched.") from error
+    return folder
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest steer of a LoRA on the head.
+
+    Attributes:
+        steer: at strength 1.
+        residual: the share of the LoRA's update of E, by its Frobenius norm, that no steer can have; 0 to 1.
+    """
+
+    steer: Steer
+    residual: float
+
+
+def import_lora(lm: LM, folder: str | Path, name: str) -> Nearest:
+    """Read a LoRA on the head, and find the nearest steer: ``min_W ‖E Wᵀ - ΔE‖``, for ``ΔE = α/r B A`` (V, d).
+
+    Raises:
+        SteerError: no LoRA there, a damaged one, or one that changes other layers than the head.
+        WrongBaseError: a LoRA of another vocabulary or hidden size.
+    """
+    down, up = _read(lm, Path(folder))
+    e = lm.head.weight.double().cpu()
+    if up.shape[0] != e.shape[0] or down.shape[1] != e.shape[1]:
+        shape, own = (up.shape[0], down.shape[1]), tuple(e.shape)
+        raise WrongBaseError(f"the LoRA in {folder} is for a head of {shape}; that of {lm.name} is {own}.")
+    # W A-side by side: E Wᵀ = E (E⁺ B) A, so that Wᵀ = (E⁺ B) A, and in a steer's factors W = Aᵀ (E⁺ B)ᵀ.
+    b = torch.linalg.lstsq(e, up, driver="gelsd").solution
+    left = (up - e @ b) @ down
+    residual = float(left.norm() / (up @ down).norm().clamp(min=1e-30))
+    card = Card(
+        name,
+        lm.name,
+        lm.fingerprint,
+        lm.tokenizer_fingerprint,
+        fit={"method": "lora", "residual": residual},
+    )
+    factors = {"A": down.T.float().contiguous(), "B": b.float().contiguous()}
+    return Nearest(Steer("multiply", factors, e.shape[1], e.shape[0], card), residual)
+
+
+def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
+    """A (r, d) and α/r B (V, r), in float64."""
+    try:
+        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / _TENSORS)
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+    except FileNotFoundError as error:
+        raise SteerError(f"no LoRA in {folder}: {error.filename} is missing.") from error
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        raise SteerError(f"the LoRA in {folder} is damaged: {type(error).__name__}: {error}.") from error
+    found = {key.rpartition(".lora_")[0] for key in tensors if ".lora_" in key}  # PEFT may keep embeddings beside
+    if len(found) != 1 or next(iter(found)).removeprefix("base_model.model.") != head_name(lm):
+        others = ", ".join(sorted(found)) or "nothing"
+        raise SteerError(f"the LoRA in {folder} changes {others}: only one of {head_name(lm)} alone can be a steer.")
+    (layer,) = found
+    try:
+        return tensors[f"{layer}.{_DOWN}"].double(), scale * tensors[f"{layer}.{_UP}"].double()
+    except KeyError as error:
+        raise SteerError(f"the LoRA in {folder} has no {error}: DoRA and its like are no steers.") from error

@@ -1,0 +1,115 @@
+"""A steer is a LoRA on the head, exactly; a LoRA on the head is the nearest steer, and what is left over."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.export.peft_lora import export_lora, head_name, import_lora
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Steer
+from tiny import FAMILIES, random_steer, tiny_model
+
+peft = pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+IDS = torch.arange(3, 15).reshape(2, 6)
+
+
+def loaded(family, folder):
+    """The LoRA on a fresh model, by PEFT alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tied heads, which only merging would touch
+        return peft.PeftModel.from_pretrained(tiny_model(family), str(folder))
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mamba"}))
+def test_plain_peft_gives_the_steered_logits(make_lm, tmp_path, family):
+    lm = make_lm(family)
+    mix = Mix({"a": random_steer(lm, seed=1), "b": random_steer(lm, seed=2)}, {"a": 1.5, "b": -0.5})
+    model = loaded(family, export_lora(lm, mix, tmp_path / "lora"))
+    with torch.inference_mode():
+        with lm.steered(mix):
+            expected = lm.model(IDS).logits
+        found, plain = model(input_ids=IDS).logits, lm.model(IDS).logits
+    # float32: E (B x) in place of (E B) x
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
+def test_a_steer_comes_back_from_its_lora(llama, tmp_path):
+    steer = random_steer(llama)
+    nearest = import_lora(llama, export_lora(llama, Mix({"s": steer}, {"s": 2.0}), tmp_path / "lora"), "back")
+    assert nearest.residual < 1e-5
+    torch.testing.assert_close(nearest.steer.matrix(), 2 * steer.matrix(), rtol=1e-4, atol=1e-5)
+    assert nearest.steer.card.fit["method"] == "lora"
+
+
+def test_what_no_steer_can_have_is_the_residual(llama, tmp_path):
+    """Half of the update lies within what E spans, and half is orthogonal to it."""
+    folder = export_lora(llama, Mix({"s": random_steer(llama)}, {"s": 1.0}), tmp_path / "lora")
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (key,) = (key for key in tensors if "lora_B" in key)
+    e, up = llama.head.weight.float(), tensors[key]
+    noise = torch.randn(up.shape, generator=torch.Generator().manual_seed(0))
+    noise -= e @ torch.linalg.lstsq(e, noise).solution
+    down = next(tensors[key] for key in tensors if "lora_A" in key)
+    noise *= (up @ down).norm() / (noise @ down).norm()
+    save_file({**tensors, key: up + noise}, folder / "adapter_model.safetensors")
+    assert import_lora(llama, folder, "x").residual == pytest.approx(0.5**0.5, rel=1e-3)
+
+
+def test_what_is_no_lora_on_the_head_is_refused(llama, make_lm, tmp_path):
+    steer = random_steer(llama)
+    offset = Steer("offset", {"o": torch.ones(steer.vocabulary)}, steer.hidden_size, steer.vocabulary, steer.card)
+    for mix in (Mix({"o": offset}, {"o": 1.0}), Mix({"s": steer}, {"s": [1.0, 2.0]}), Mix({}, {})):
+        with pytest.raises(SteerError, match="form multiply, with one strength"):
+            export_lora(llama, mix, tmp_path / "lora")
+    mix = Mix({"s": steer}, {"s": 1.0})
+    with pytest.raises(WrongBaseError):
+        export_lora(make_lm("qwen2"), mix, tmp_path / "lora")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").touch()
+    with pytest.raises(SteerError, match="holds no LoRA"):
+        export_lora(llama, mix, tmp_path / "thesis")
+    folder = export_lora(llama, mix, tmp_path / "lora")
+    with pytest.raises(SteerError, match="no LoRA in"):
+        import_lora(llama, tmp_path, "x")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for damaged in ("{", json.dumps({**config, "r": 0}), json.dumps({"r": 2})):
+        (folder / "adapter_config.json").write_text(damaged)
+        with pytest.raises(SteerError, match="is damaged"):
+            import_lora(llama, folder, "x")
+
+
+def test_a_lora_of_another_layer_is_refused(llama, tmp_path):
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft.get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path / "q")
+    with pytest.raises(SteerError, match="only one of lm_head alone"):
+        import_lora(llama, tmp_path / "q", "x")
+
+
+def test_a_lora_that_peft_trained_on_the_head_is_read(llama, tmp_path):
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"], r=3, lora_alpha=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(tiny_model("llama"), config)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+        model.save_pretrained(tmp_path / "head")
+    nearest = import_lora(llama, tmp_path / "head", "x")
+    assert 0.1 < nearest.residual < 1
+    e = llama.head.weight.float()
+    a, b = (next(p for n, p in model.named_parameters() if key in n) for key in ("lora_A", "lora_B"))
+    update = 4 * (b @ a).detach()
+    left = update - e @ nearest.steer.matrix().T
+    assert float(left.norm() / update.norm()) == pytest.approx(nearest.residual, rel=1e-3)
+    assert (e.T @ left).abs().max() < 1e-2 * (e.T @ update).abs().max()  # nothing is left that E spans
+    assert head_name(llama) == "lm_head"
