@@ -1,4 +1,4 @@
-"""fit and import make steers, and keep what was gathered when stopped."""
+"""fit makes steers, and keeps what was gathered when stopped."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-from lmsteer.steers.files import load_steer
 from tiny import styled
 
 
@@ -21,25 +18,6 @@ def test_names_that_look_like_markup_are_printed_as_they_are(run):
     assert status == 0
     assert "[old]" in out
     assert "a[/b]" in out
-
-
-def test_import_makes_a_steer(run):
-    import argparse
-
-    factors = {"projector1": torch.randn(1, 32, 4), "projector2": torch.randn(1, 32, 4)}
-    torch.save([argparse.Namespace(epsilon=1e-3), factors, 7], "c.pt")
-    assert run("import", "c.pt", "--name", "old")[0] == 0
-    assert load_steer("steers/old").rank == 4
-    assert run("import", "c.pt", "--name", "old", "--out", "my/own")[0] == 0
-    assert load_steer("my/own").card.name == "old"
-
-
-def test_what_is_no_checkpoint_is_refused(run):
-    for content in (b"text,label\n", b"\x80\x02.", b"", b"PK\x03\x04"):
-        Path("c.pt").write_bytes(content)
-        status, _, err = run("import", "c.pt", "--name", "old")
-        assert status == 2
-        assert "not a published checkpoint" in err
 
 
 def test_few_texts_are_said_to_be_few(run):

@@ -96,28 +96,3 @@ def fit(
     else:
         on = "" if model == DEFAULT_MODEL else f" --model {model}"
         printing.fitted(stdout, done, card.data["texts"], str(out or name), on)
-
-
-@app.command(name="import")
-def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pt checkpoint of the published LM-Steer code.")],
-    name: Annotated[str, typer.Option(help="What the dimension is called.")],
-    model: Model = DEFAULT_MODEL,
-    out: Annotated[Path | None, typer.Option(help="Folder of the steer; steers/NAME if not given.")] = None,
-) -> None:
-    """Import a published checkpoint; nothing in it is executed.
-
-    Example: lmsteer import checkpoint.pt --name detoxification --model gpt2-large
-    """
-    from lmsteer.lm import load
-    from lmsteer.steers.files import STEERS_FOLDER, import_published, save_steer
-    from lmsteer.steers.steer import Card
-
-    lm = load(model)
-    vocabulary, hidden_size = lm.head.weight.shape
-    card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
-    steers = import_published(checkpoint, card, hidden_size, vocabulary)
-    for k, steer in enumerate(steers):
-        folder = (STEERS_FOLDER / name if out is None else out).absolute()
-        folder = folder if len(steers) == 1 else folder.with_name(f"{folder.name}-{k}")
-        stdout.print(f"Steer {steer.card.name!r} saved to {save_steer(steer, folder)}.", markup=False)

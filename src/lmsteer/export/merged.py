@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,19 +66,20 @@ def merged_head(lm: LM, mix: Mix) -> Tensor:
 @contextmanager
 def _with_head(lm: LM, weight: Tensor) -> Iterator[None]:
     """Have the model keep a head of its own, within a ``with`` block."""
-    config = lm.model.config
+    model: Any = lm.model
+    config = model.config
     configs = [each for each in (config, config.get_text_config()) if hasattr(each, "tie_word_embeddings")]
     ties, former = [each.tie_word_embeddings for each in configs], lm.head.module.weight
-    keys = getattr(lm.model, "_tied_weights_keys", None)
+    keys = getattr(model, "_tied_weights_keys", None)
     for each in configs:
         each.tie_word_embeddings = False
-    lm.model._tied_weights_keys = None
+    model._tied_weights_keys = None
     lm.head.module.weight = nn.Parameter(weight, requires_grad=False)
     try:
         yield
     finally:
         lm.head.module.weight = former
-        lm.model._tied_weights_keys = keys
+        model._tied_weights_keys = keys
         for each, tie in zip(configs, ties, strict=True):
             each.tie_word_embeddings = tie
 

@@ -1,0 +1,77 @@
+"""Commands between lmsteer and others: import and export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsteer.cli.app import AsJson, Model, app, dialled, stdout
+from lmsteer.errors import LMSteerError
+from lmsteer.sources import DEFAULT_MODEL
+
+_FORMS = ("merged", "lora")
+
+
+@app.command()
+def export(
+    steer: Annotated[list[str], typer.Argument(help="Steers as NAME=STRENGTH; several become one.")],
+    to: Annotated[str, typer.Option(help="merged: a transformers checkpoint; lora: a PEFT adapter of the head.")],
+    out: Annotated[Path, typer.Option(help="Folder.")],
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Write steers, at fixed strengths, in a form that loads without lmsteer.
+
+    Example: lmsteer export sentiment=3 --to merged --out kind-model
+    """
+    from lmsteer import printing
+    from lmsteer.export.merged import export_merged
+    from lmsteer.export.peft_lora import export_lora
+    from lmsteer.lm import load
+    from lmsteer.steers.mix import Mix
+
+    if to not in _FORMS:
+        raise LMSteerError(f"--to is one of {', '.join(_FORMS)}, not {to!r}.")
+    steers, settings = dialled(steer)
+    if len(settings) > 1:
+        raise LMSteerError("an export has one strength of each steer.")
+    mix = Mix(steers, settings[0])
+    folder = {"merged": export_merged, "lora": export_lora}[to](load(model), mix, out)
+    if as_json:
+        printing.as_json({"folder": str(folder), "to": to, "strengths": settings[0]})
+    else:
+        dial = " ".join(f"{name}={strength:g}" for name, strength in settings[0].items())
+        stdout.print(f"{dial} written to {folder}.", markup=False, highlight=False)
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A .pt checkpoint of the published code, or a folder of a PEFT LoRA.")],
+    name: Annotated[str, typer.Option(help="What the dimension is called.")],
+    model: Model = DEFAULT_MODEL,
+    out: Annotated[Path | None, typer.Option(help="Folder of the steer; steers/NAME if not given.")] = None,
+) -> None:
+    """Import a published checkpoint, or a LoRA on the head as the nearest steer; nothing in them is executed.
+
+    Example: lmsteer import checkpoint.pt --name detoxification --model gpt2-large
+    """
+    from lmsteer.export.peft_lora import import_lora
+    from lmsteer.lm import load
+    from lmsteer.steers.files import STEERS_FOLDER, import_published, save_steer
+    from lmsteer.steers.steer import Card
+
+    lm = load(model)
+    if source.is_dir():
+        nearest = import_lora(lm, source, name)
+        steers = [nearest.steer]
+        stdout.print(f"{nearest.residual:.1%} of what the LoRA changes is nothing that a steer can have.")
+    else:
+        vocabulary, hidden_size = lm.head.weight.shape
+        card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+        steers = import_published(source, card, hidden_size, vocabulary)
+    for k, steer in enumerate(steers):
+        folder = (STEERS_FOLDER / name if out is None else out).absolute()
+        folder = folder if len(steers) == 1 else folder.with_name(f"{folder.name}-{k}")
+        stdout.print(f"Steer {steer.card.name!r} saved to {save_steer(steer, folder)}.", markup=False)

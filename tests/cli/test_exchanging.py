@@ -1,0 +1,90 @@
+"""import and export: steers from other programs, and for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lmsteer.lm import load
+from lmsteer.steers.files import load_steer, save_steer
+from lmsteer.steers.mix import Mix
+from tiny import random_steer
+
+
+@pytest.fixture
+def mixed(run, tiny_folder):
+    lm = load(tiny_folder)
+    steers = {"a": random_steer(lm, name="a", seed=1), "b": random_steer(lm, name="b", seed=2)}
+    for name, steer in steers.items():
+        save_steer(steer, f"steers/{name}")
+    return lm, Mix(steers, {"a": 2.0, "b": -1.0})
+
+
+def test_import_makes_a_steer(run):
+    import argparse
+
+    factors = {"projector1": torch.randn(1, 32, 4), "projector2": torch.randn(1, 32, 4)}
+    torch.save([argparse.Namespace(epsilon=1e-3), factors, 7], "c.pt")
+    assert run("import", "c.pt", "--name", "old")[0] == 0
+    assert load_steer("steers/old").rank == 4
+    assert run("import", "c.pt", "--name", "old", "--out", "my/own")[0] == 0
+    assert load_steer("my/own").card.name == "old"
+
+
+def test_what_is_no_checkpoint_is_refused(run):
+    for content in (b"text,label\n", b"\x80\x02.", b"", b"PK\x03\x04"):
+        Path("c.pt").write_bytes(content)
+        status, _, err = run("import", "c.pt", "--name", "old")
+        assert status == 2
+        assert "not a published checkpoint" in err
+
+
+@torch.inference_mode()
+def test_a_merged_export_loads_without_lmsteer(run, mixed):
+    lm, mix = mixed
+    status, out, _ = run("export", "a=2", "b=-1", "--to", "merged", "--out", "m")
+    assert status == 0
+    assert "a=2 b=-1 written to" in out
+    ids = torch.arange(3, 9)[None]
+    with lm.steered(mix):
+        expected = lm.model(ids).logits
+    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained("m")(ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_lora_goes_out_and_comes_back(run, mixed):
+    pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+    _, mix = mixed
+    status, out, _ = run("export", "a=2", "b=-1", "--to", "lora", "--out", "l", "--json")
+    assert status == 0
+    assert json.loads(out) == {"folder": "l", "to": "lora", "strengths": {"a": 2.0, "b": -1.0}}
+    status, out, _ = run("import", "l", "--name", "back")
+    assert status == 0
+    assert out.startswith("0.0% of what the LoRA changes")
+    torch.testing.assert_close(load_steer("steers/back").matrix(), mix.matrix(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["a=2", "--to", "onnx", "--out", "m"], "merged, lora, not 'onnx'"),
+        (["a=1,2", "--to", "lora", "--out", "m"], "one strength of each"),
+        (["c=1", "--to", "lora", "--out", "m"], "c"),
+        (["a=1", "--to", "merged", "--out", "steers"], "holds no model"),
+        (["a=1", "--to", "lora", "--out", "steers"], "holds no LoRA"),
+    ],
+)
+def test_what_cannot_go_out_is_refused(run, mixed, line, message):
+    status, _, err = run("export", *line)
+    assert status == 2
+    assert message in err
+    assert not Path("m").exists()
+
+
+def test_a_folder_without_a_lora_is_refused(run, mixed):
+    status, _, err = run("import", "steers", "--name", "x")
+    assert status == 2
+    assert "no LoRA in steers" in err
