@@ -7,14 +7,13 @@ negative one the gist tokens stand where they would stand, with nothing before t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from lmsteer.batches import by_length
+from lmsteer.caches import cut, read
 from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.gist.caches import cut, read
 from lmsteer.gist.gist import Gist, Origin
 from lmsteer.gist.layout import Layout
 from lmsteer.gist.masks import Condition
@@ -65,7 +64,7 @@ def compress(
             ends = [len(gist) if from_zero else len(prompts[i]) + len(gist) for i in batch]
             starts = [end - len(prompt) - len(gist) for end, prompt in zip(ends, given, strict=True)]
             positions = layout.positions + torch.tensor(starts, device=lm.device)[:, None]
-            cache = read(lm, replace(layout, positions=positions))
+            cache = read(lm, layout.ids, layout.mask, positions)
             for row, i in enumerate(batch):
                 kept = len(prompts[i]) + len(gist) if condition is Condition.POSITIVE else len(gist)
                 found[i] = Gist(*cut(cache, row, kept), Origin.of(lm, adapter, len(prompts[i]), ends[row]))

@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
-from lmsteer.batches import pad
-from lmsteer.decoding import CACHE
+from lmsteer.caches import CacheStarts
 from lmsteer.errors import DataError
 from lmsteer.generation import Continuation, Draws, continue_from
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.gist.caches import joined
 from lmsteer.gist.gist import Gist
 from lmsteer.gist.masks import window
 from lmsteer.lm import LM
@@ -26,39 +23,19 @@ from lmsteer.steers.steer import Steer
 
 
 @dataclass(frozen=True)
-class GistStarts:
+class GistStarts(CacheStarts):
     """Rows begin at an input, each after a gist.
 
     Attributes:
-        lm: the model.
         adapter: that made the gists.
-        gists: of each input.
-        ids: of each input.
     """
 
-    lm: LM
     adapter: GistAdapter
-    gists: Sequence[Gist]
-    ids: Sequence[Sequence[int]]
 
-    def lengths(self) -> Sequence[int]:
-        """Of the inputs, in tokens: gists have been read."""
-        return [len(ids) for ids in self.ids]
-
-    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
-        """Room for the gists, then the inputs padded on the left (B, G + T); their mask, positions, and cache."""
-        gists = [self.gists[prompt] for prompt in prompts]
-        ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
-        cache, room = joined(self.lm, [gist.kept for gist in gists])
-        ends = torch.tensor([[gist.origin.end] for gist in gists], device=ids.device)
-        # Gists have been read: neither their ids nor their positions are looked at.
-        positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)
-        return {
-            "input_ids": torch.cat([0 * room + self.lm.pad_id, ids], 1),
-            "attention_mask": torch.cat([room, mask], 1),
-            "position_ids": positions,
-            CACHE: cache,
-        }
+    @classmethod
+    def of(cls, lm: LM, adapter: GistAdapter, gists: Sequence[Gist], ids: Sequence[Sequence[int]]) -> GistStarts:
+        """Inputs, each under its gist."""
+        return cls(lm, [gist.kept for gist in gists], [gist.origin.end for gist in gists], ids, adapter)
 
     def installed(self) -> AbstractContextManager[None]:
         """The model with the adapter."""
@@ -106,7 +83,7 @@ def generate_from_gists(
     ids = _encoded(lm, own, inputs, draws.max_new_tokens)
     if _padding_counts(lm, own, ids, draws.max_new_tokens):
         draws = replace(draws, batch_size=1)
-    starts = GistStarts(lm, adapter, own, ids)
+    starts = GistStarts.of(lm, adapter, own, ids)
     yield from continue_from(lm, inputs, starts, steers or {}, strengths, draws, progress=progress)
 
 

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lmsteer.caches import Kept
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.files import replace_file
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.gist.caches import Kept
 from lmsteer.lm import LM
 
 _FORMAT = 1

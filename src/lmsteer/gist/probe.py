@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from lmsteer.caches import cut, joined, read
 from lmsteer.decoding import CACHE
 from lmsteer.errors import ModelError
-from lmsteer.gist.caches import cut, joined, read
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.gist.masks import Condition
@@ -86,7 +86,8 @@ def _problem(lm: LM) -> str | None:
     elsewhere = replace(layout, positions=layout.positions + _SHIFT * rest)
     if torch.equal(blind[rest], masked_states(lm, elsewhere, Condition.NEGATIVE)[rest]):
         return "does not heed the positions that it is told"
-    kept = cut(read(lm, Layout.of([_PROMPT], _GIST, [[]], lm.pad_id, lm.device)), 0, len(_GIST))
+    squeezed = Layout.of([_PROMPT], _GIST, [[]], lm.pad_id, lm.device)
+    kept = cut(read(lm, squeezed.ids, squeezed.mask, squeezed.positions), 0, len(_GIST))
     cache, room = joined(lm, [kept])
     after = lm.before_head(
         input_ids=layout.ids[rest][None],

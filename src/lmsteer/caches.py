@@ -1,17 +1,19 @@
-"""Keys and values of what has been read: made, cut to the last tokens, and put together into the cache of a batch."""
+"""Keys and values of what has been read: made, cut to the last tokens, put together for a batch, and gone on from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from lmsteer.batches import pad
 from lmsteer.decoding import CACHE
 from lmsteer.errors import ModelError
-from lmsteer.gist.layout import Layout
 from lmsteer.lm import LM
 
 
@@ -23,13 +25,13 @@ class Kept(NamedTuple):
 
 
 @torch.inference_mode()
-def read(lm: LM, layout: Layout) -> DynamicCache:
-    """The cache of a pass over rows, nothing hidden."""
+def read(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor) -> DynamicCache:
+    """The cache of a pass over rows (B, T), padded, at positions of their own."""
     cache = DynamicCache(config=lm.model.config)
     lm.model(
-        input_ids=layout.ids,
-        attention_mask=layout.mask,
-        position_ids=layout.positions,
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
         use_cache=True,
         logits_to_keep=1,
         **{CACHE: cache},
@@ -66,3 +68,42 @@ def joined(lm: LM, rows: Sequence[Kept]) -> tuple[DynamicCache, Tensor]:
         cache.update(wide([row.keys[layer] for row in rows]), wide([row.values[layer] for row in rows]), layer)
     places = torch.arange(width, device=lm.device)
     return cache, (places >= width - torch.tensor(lengths, device=lm.device)[:, None]).long()
+
+
+@dataclass(frozen=True)
+class CacheStarts:
+    """Rows begin at an input, each after what is kept of something that stood before it.
+
+    Attributes:
+        lm: the model.
+        kept: before each input.
+        ends: position of the first token of each input.
+        ids: of each input.
+    """
+
+    lm: LM
+    kept: Sequence[Kept]
+    ends: Sequence[int]
+    ids: Sequence[Sequence[int]]
+
+    def lengths(self) -> Sequence[int]:
+        """Of the inputs, in tokens: what is kept has been read."""
+        return [len(ids) for ids in self.ids]
+
+    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
+        """Room for what is kept, then the inputs padded on the left (B, G + T); their mask, positions, and cache."""
+        ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
+        cache, room = joined(self.lm, [self.kept[prompt] for prompt in prompts])
+        ends = torch.tensor([[self.ends[prompt]] for prompt in prompts], device=ids.device)
+        # What is kept has been read: neither its ids nor its positions are looked at.
+        positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)
+        return {
+            "input_ids": torch.cat([0 * room + self.lm.pad_id, ids], 1),
+            "attention_mask": torch.cat([room, mask], 1),
+            "position_ids": positions,
+            CACHE: cache,
+        }
+
+    def installed(self) -> AbstractContextManager[None]:
+        """The model as it is."""
+        return nullcontext()

@@ -1,0 +1,131 @@
+"""Activation addition: ``h_l + s v`` after one layer, v the difference of means of both ends: a control vector.
+
+As in Turner et al., 2023, and Zou et al., 2023, of labelled texts in place of pairs of prompts. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lmsteer.batches import by_length, pad
+from lmsteer.errors import DataError, ModelError, WrongBaseError
+from lmsteer.fitting.data import LabelledText
+from lmsteer.lm import LM
+from lmsteer.methods.rival import Rival, RivalCard, Traits
+
+_DIRECTION = "direction"
+
+
+@dataclass(frozen=True)
+class Activations(Rival):
+    """Directions in the residual stream. Stored: ``direction.<l>`` (d,), added after layer l, counted from 1."""
+
+    traits: ClassVar[Traits] = Traits(
+        continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
+    )
+
+    @contextmanager
+    def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:
+        """The layers with what is added after them.
+
+        Raises:
+            WrongBaseError: another base, or one with fewer layers.
+        """
+        self.check_base(lm)
+        blocks, scale = layers(lm), torch.tensor(strengths, device=lm.device)
+        handles = []
+        try:
+            for name, direction in self.tensors.items():
+                number = int(name.rpartition(".")[2])
+                if not 1 <= number <= len(blocks):
+                    raise WrongBaseError(f"these directions are for layer {number}; {lm.name} has {len(blocks)}.")
+                handles.append(blocks[number - 1].register_forward_hook(_adding(direction.to(lm.device), scale)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@torch.inference_mode()
+def difference_of_means(
+    lm: LM, texts: Sequence[LabelledText], card: RivalCard, layer: int | None = None
+) -> Activations:
+    """Half the difference of the mean states of both ends: strength 1 goes from the middle to the +1 end.
+
+    Args:
+        lm: the model.
+        texts: with labels of both signs, which weigh them.
+        card: of what is made.
+        layer: after which it is added, counted from 1; the middle one if None.
+
+    Raises:
+        DataError: texts of one end only.
+        ModelError: a model whose layers cannot be found.
+    """
+    blocks = layers(lm)
+    number = layer if layer is not None else (len(blocks) + 1) // 2
+    if not 1 <= number <= len(blocks):
+        raise ModelError(f"there is no layer {number}: {lm.name} has {len(blocks)}.")
+    sums: dict[int, Tensor] = {}
+    weights = {1: 0.0, -1: 0.0}
+    ids = [row[: lm.max_length] for row in lm.encode([text.text for text in texts])]
+    for batch in by_length(ids):
+        padded, mask = pad([ids[i] for i in batch], lm.pad_id, lm.device)
+        means = _means(_states(lm, blocks[number - 1], padded, mask), mask)
+        for i, mean in zip(batch, means, strict=True):
+            end = 1 if texts[i].label > 0 else -1
+            weights[end] += abs(texts[i].label)
+            sums[end] = sums.get(end, torch.zeros_like(mean)) + abs(texts[i].label) * mean
+    if not all(weights.values()):
+        raise DataError("a direction needs texts of both ends.")
+    direction = (sums[1] / weights[1] - sums[-1] / weights[-1]) / 2
+    return Activations(card, {f"{_DIRECTION}.{number}": direction.cpu().contiguous()})
+
+
+def layers(lm: LM) -> nn.ModuleList:
+    """The model's layers, in their order.
+
+    Raises:
+        ModelError: there is no list of as many modules as the model has layers.
+    """
+    count = lm.model.config.get_text_config().num_hidden_layers
+    for module in lm.model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelError(f"{type(lm.model).__name__} has no list of {count} layers, after which something could be added.")
+
+
+def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    found: list[Tensor] = []
+    with block.register_forward_hook(lambda _, __, output: found.append(_first(output))):
+        lm.hidden_states(ids, mask)
+    return found[0].float()
+
+
+def _means(states: Tensor, mask: Tensor) -> Tensor:
+    """Over the tokens of each text but its first, which many models use as a sink (B, d)."""
+    counted = mask.clone()
+    counted[:, 0] = (mask.sum(1) == 1).to(mask.dtype)
+    return (states * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)
+
+
+def _adding(direction: Tensor, scale: Tensor) -> Any:
+    def add(_: nn.Module, __: Any, output: Any) -> Any:
+        states = _first(output)
+        spread = scale.repeat_interleave(len(states) // len(scale)).view(-1, *[1] * (states.dim() - 1))
+        moved = states + (spread * direction).to(states.dtype)
+        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    return add
+
+
+def _first(output: Any) -> Tensor:
+    """The residual stream: what a layer gives, or the first of what it gives."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states

@@ -1,0 +1,82 @@
+"""Prompting: an instruction for each end before the text, or a few texts of that end. Nothing is trained.
+
+There is no dial: an end's words stand there or they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from lmsteer.decoding import PromptStarts
+from lmsteer.errors import DataError, SteerError
+from lmsteer.fitting.data import LabelledText
+from lmsteer.generation import encode_prompts
+from lmsteer.lm import LM
+from lmsteer.methods.rival import Rival, RivalCard, Traits
+
+_ENDS = {-1.0: "minus", 0.0: None, 1.0: "plus"}
+
+
+@dataclass(frozen=True)
+class Prompting(Rival):
+    """What stands before a text at each end, on the card: ``fit["minus"]`` and ``fit["plus"]``."""
+
+    traits: ClassVar[Traits] = Traits(
+        continuous=False, zero_is_base=True, composable=True, by_row=True, transferable=True
+    )
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longer of both."""
+        return int(self.card.fit["tokens"])
+
+    def check_base(self, lm: LM) -> None:
+        """Any model takes words."""
+
+    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> PromptStarts:
+        """Prompts after an end's words.
+
+        Raises:
+            DataError: a prompt that is empty, or too long with the words before it.
+            SteerError: a strength that is no end.
+        """
+        if strength not in _ENDS:
+            raise SteerError(f"prompting has no strength {strength:g}: there are -1, 0 and 1.")
+        end = _ENDS[strength]
+        words = "" if end is None else str(self.card.fit[end])
+        encode_prompts(lm, prompts, new)  # refuses empty ones
+        return PromptStarts(lm, encode_prompts(lm, [words + prompt for prompt in prompts], new))
+
+
+def instructed(lm: LM, minus: str, plus: str, card: RivalCard) -> Prompting:
+    """Instructions for both ends.
+
+    Raises:
+        DataError: one that is blank.
+    """
+    if not minus.strip() or not plus.strip():
+        raise DataError("prompting needs an instruction for each end.")
+    return _prompting(lm, f"{minus.strip()} ", f"{plus.strip()} ", card)
+
+
+def few_shot(lm: LM, texts: Sequence[LabelledText], card: RivalCard, shots: int = 4) -> Prompting:
+    """The texts of each end that are nearest to it, the shortest of those first, a line each.
+
+    Raises:
+        DataError: texts of one end only.
+    """
+    ends = []
+    for sign in (-1, 1):
+        own = [text for text in texts if text.label * sign > 0]
+        own.sort(key=lambda text: (-abs(text.label), len(text.text), text.text))
+        if not own:
+            raise DataError("examples are needed of both ends.")
+        ends.append("".join(f"{' '.join(text.text.split())}\n" for text in own[:shots]))
+    return _prompting(lm, ends[0], ends[1], card)
+
+
+def _prompting(lm: LM, minus: str, plus: str, card: RivalCard) -> Prompting:
+    tokens = max(len(ids) for ids in lm.encode([minus, plus]))
+    return Prompting(replace(card, fit={**card.fit, "minus": minus, "plus": plus, "tokens": tokens}), {})

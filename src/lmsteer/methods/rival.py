@@ -1,0 +1,162 @@
+"""A rival of a steer: what a method has learnt from labelled texts, and turns by a strength.
+
+Every method learns both ends of a style: +1 and -1. What lies between and beyond depends on the method, and its traits
+say what.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lmsteer.decoding import PromptStarts, Starts
+from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.fingerprints import fingerprint_of_tensors
+from lmsteer.generation import encode_prompts
+from lmsteer.lm import LM
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a method's strength is, and what it costs.
+
+    Attributes:
+        continuous: any number is a strength; else the two ends, and what is interpolated between them.
+        zero_is_base: strength 0 is the model as it comes.
+        composable: several can act at once, each at its own strength.
+        by_row: rows of one batch may have strengths of their own.
+        transferable: it can be carried to another model without its labelled texts.
+    """
+
+    continuous: bool
+    zero_is_base: bool
+    composable: bool
+    by_row: bool
+    transferable: bool
+
+
+@dataclass(frozen=True)
+class RivalCard:
+    """A rival's provenance.
+
+    Attributes:
+        method: by its name in the table of methods.
+        base: name of the model.
+        base_fingerprint: of its weights.
+        tokenizer_fingerprint: of its tokenizer.
+        data: fingerprint of the labelled texts, with their number.
+        fit: settings, steps and seconds.
+    """
+
+    method: str
+    base: str
+    base_fingerprint: str
+    tokenizer_fingerprint: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rival(ABC):
+    """What a method has learnt.
+
+    Attributes:
+        card: where it comes from.
+        tensors: what is stored, by name.
+    """
+
+    card: RivalCard
+    tensors: Mapping[str, Tensor]
+    traits: ClassVar[Traits]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers stored."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    @property
+    def bytes(self) -> int:
+        """Of the numbers stored."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    @property
+    def context(self) -> int:
+        """Tokens of the context that it takes."""
+        return 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what is stored."""
+        return fingerprint_of_tensors(self.tensors)
+
+    def check_base(self, lm: LM) -> None:
+        """Refuse another base.
+
+        Raises:
+            WrongBaseError: it is one.
+        """
+        if (lm.fingerprint, lm.tokenizer_fingerprint) != (self.card.base_fingerprint, self.card.tokenizer_fingerprint):
+            raise WrongBaseError(
+                f"this {self.card.method} was fitted on {self.card.base!r}, and cannot be used with {lm.name!r}."
+            )
+
+    def at(self, lm: LM, strengths: Sequence[float]) -> AbstractContextManager[None]:
+        """Have the model act so in plain forward passes, at one strength or one for each row, within a ``with`` block.
+
+        Raises:
+            SteerError: a strength that the method cannot have, or a method that acts through the prompt alone.
+        """
+        raise SteerError(f"{self.card.method} acts through the prompt, and not on a model's passes.")
+
+    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> Starts:
+        """Where continuations of prompts begin at a strength, for ``continue_from``.
+
+        Args:
+            lm: the base.
+            prompts: to continue.
+            strength: of all of them.
+            new: tokens that will follow.
+
+        Raises:
+            WrongBaseError: another base.
+            DataError: a prompt that is empty or too long.
+            SteerError: a strength that the method cannot have.
+        """
+        self.check_base(lm)
+        return _Installed(lm, encode_prompts(lm, prompts, new), self, strength)
+
+
+class Trained(ABC):
+    """What is trained of a rival: parameters, and logits in which they act."""
+
+    rate: ClassVar[float]
+
+    @abstractmethod
+    def trainable(self) -> Sequence[Tensor]:
+        """The parameters."""
+
+    @abstractmethod
+    def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
+        """Logits (B, T, V) of texts (B, T), each at its strength (B,)."""
+
+    @abstractmethod
+    def rival(self, card: RivalCard) -> Rival:
+        """What has been learnt so far."""
+
+
+@dataclass(frozen=True)
+class _Installed(PromptStarts):
+    """Prompts as they are, continued by a model that acts otherwise."""
+
+    rival: Rival | None = None
+    strength: float = 0.0
+
+    def installed(self) -> AbstractContextManager[None]:
+        """The model with the rival at work."""
+        return self.rival.at(self.lm, [self.strength]) if self.rival else nullcontext()

@@ -1,0 +1,155 @@
+"""Prompt tuning (Lester et al., 2021) and prefix tuning (Li and Liang, 2021) through PEFT: a soft prompt for each end.
+
+There is no dial in them: between the ends, prompts are interpolated; beyond, and at an end's absence, there are none.
+When the model writes, a prompt stands there as its keys and values, so that rows of a batch may have their own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lmsteer.caches import CacheStarts, Kept, cut
+from lmsteer.decoding import CACHE
+from lmsteer.errors import DataError, SteerError
+from lmsteer.generation import encode_prompts
+from lmsteer.lm import LM
+from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
+
+_MINUS, _PLUS = "minus", "plus"
+
+
+@dataclass(frozen=True)
+class _SoftPrompt(Rival):
+    """Stored: ``minus`` and ``plus``, a row for each token (T, ..)."""
+
+    traits: ClassVar[Traits] = Traits(
+        continuous=False, zero_is_base=False, composable=False, by_row=True, transferable=False
+    )
+
+    @property
+    def context(self) -> int:
+        """T."""
+        return len(self.tensors[_PLUS])
+
+    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> CacheStarts:
+        """Prompts after the soft prompt of a strength.
+
+        Raises:
+            WrongBaseError: another base.
+            DataError: a prompt that is empty, or too long.
+            SteerError: a strength beyond -1 and 1.
+        """
+        self.check_base(lm)
+        if not -1 <= strength <= 1:
+            raise SteerError(f"{self.card.method} has no strength {strength:g}: its ends are -1 and 1.")
+        ids = encode_prompts(lm, prompts, new + self.context)
+        kept = self.kept(lm, strength)
+        return CacheStarts(lm, [kept] * len(ids), [self.context] * len(ids), ids)
+
+    def kept(self, lm: LM, strength: float) -> Kept:
+        """Keys and values at a strength."""
+        minus, plus = (self.tensors[end].to(lm.device) for end in (_MINUS, _PLUS))
+        return self._kept(lm, minus + (strength + 1) / 2 * (plus - minus))
+
+    def _kept(self, lm: LM, prompt: Tensor) -> Kept:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PromptTuning(_SoftPrompt):
+    """Embeddings (T, d) that stand before a text."""
+
+    @torch.inference_mode()
+    def _kept(self, lm: LM, prompt: Tensor) -> Kept:
+        cache = DynamicCache(config=lm.model.config)
+        given = prompt[None].to(lm.model.dtype)
+        lm.model(inputs_embeds=given, use_cache=True, logits_to_keep=1, **{CACHE: cache})
+        return cut(cache, 0, len(prompt))
+
+
+@dataclass(frozen=True)
+class PrefixTuning(_SoftPrompt):
+    """Keys and values (T, 2 · layers · heads · d_head) that stand before a text in every layer."""
+
+    def _kept(self, lm: LM, prompt: Tensor) -> Kept:
+        config = lm.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        parts = prompt.view(len(prompt), 2 * config.num_hidden_layers, heads, -1).permute(1, 2, 0, 3)
+        return Kept(tuple(parts[0::2]), tuple(parts[1::2]))
+
+
+class TrainedSoftPrompts(Trained):
+    """Soft prompts of both ends, each a PEFT model around the same frozen one.
+
+    Args:
+        lm: the model.
+        kind: ``prompt`` or ``prefix``.
+        tokens: T.
+        seed: of what they begin with.
+
+    Raises:
+        DataError: PEFT is not installed.
+    """
+
+    def __init__(self, lm: LM, kind: str, tokens: int = 10, seed: int = 0) -> None:
+        try:
+            import peft
+        except ImportError as error:
+            raise DataError(f"{kind} tuning needs PEFT: pip install 'lmsteer[methods]'.") from error
+        self._lm, self._kind = lm, kind
+        self.rate = {"prompt": 3e-2, "prefix": 1e-2}[kind]  # type: ignore[misc]
+        make: Any = {"prompt": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}[kind]
+        with torch.random.fork_rng(), _quiet():
+            torch.manual_seed(seed)
+            config = {"task_type": "CAUSAL_LM", "num_virtual_tokens": tokens}
+            self._ends: dict[int, Any] = {end: peft.get_peft_model(lm.model, make(**config)) for end in (-1, 1)}
+        random = torch.Generator().manual_seed(seed)
+        for model in self._ends.values():
+            weight = self._weight(model).data
+            if kind == "prefix":  # nothing at first: what PEFT draws is far from any key or value
+                weight.zero_()
+            else:  # words, as its authors advise
+                words = torch.randint(lm.head.weight.shape[0], (tokens,), generator=random).to(lm.device)
+                weight.copy_(lm.model.get_input_embeddings()(words))
+
+    def trainable(self) -> Sequence[Tensor]:
+        """The prompts of both ends."""
+        return [self._weight(model) for model in self._ends.values()]
+
+    def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
+        """Each row after the prompt of its end."""
+        found: list[Tensor] = [torch.empty(0)] * len(ids)
+        for end, model in self._ends.items():
+            rows = ((strengths > 0) == (end > 0)).nonzero().flatten()
+            if len(rows):
+                with _quiet():
+                    logits = model(input_ids=ids[rows], attention_mask=mask[rows]).logits[:, -ids.shape[1] :]
+                for row, own in zip(rows.tolist(), logits, strict=True):
+                    found[row] = own
+        return torch.stack(found)
+
+    def rival(self, card: RivalCard) -> Rival:
+        """The prompts of both ends."""
+        ends = {_MINUS: self._ends[-1], _PLUS: self._ends[1]}
+        tensors = {end: self._weight(model).detach().cpu().clone() for end, model in ends.items()}
+        return {"prompt": PromptTuning, "prefix": PrefixTuning}[self._kind](card, tensors)
+
+    def _weight(self, model: Any) -> Tensor:
+        weight: Tensor = model.prompt_encoder["default"].embedding.weight
+        return weight
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers tells PEFT of names that are going to change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

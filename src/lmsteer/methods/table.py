@@ -1,0 +1,116 @@
+"""The table of methods: how each is fitted, read back, and where on its curve it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lmsteer.errors import DataError
+from lmsteer.fitting.data import LabelledText, fingerprint_of
+from lmsteer.folders import FolderKind
+from lmsteer.lm import LM
+from lmsteer.methods.activations import Activations, difference_of_means
+from lmsteer.methods.embeddings import Embeddings, TrainedEmbeddings
+from lmsteer.methods.full import Full, TrainedFull
+from lmsteer.methods.lora import LoRA, TrainedLoRA
+from lmsteer.methods.prompting import Prompting, few_shot
+from lmsteer.methods.rival import Rival, RivalCard, Trained
+from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
+from lmsteer.methods.training import Budget, train
+from lmsteer.progress import Progress, no_progress
+
+_KIND = FolderKind("rival of a steer", "rival.json", "rival.safetensors", 1, DataError)
+_ENDS = (-1.0, -0.5, 0.5, 1.0)
+_SCALED = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
+Begun = Callable[[LM, int], Trained]
+Found = Callable[[LM, Sequence[LabelledText], RivalCard], Rival]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method.
+
+    Attributes:
+        kind: of what it makes.
+        strengths: where its curve is looked at.
+        begin: what is trained, by model and seed.
+        find: what is found without training, by model and texts; one of both is given.
+    """
+
+    kind: type[Rival]
+    strengths: Sequence[float]
+    begin: Begun | None = None
+    find: Found | None = None
+
+
+METHODS: Mapping[str, Method] = {
+    "lora": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
+    "lora-value": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
+    "lora-head": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
+    "prompt-tuning": Method(PromptTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prompt", seed=seed)),
+    "prefix-tuning": Method(PrefixTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prefix", seed=seed)),
+    "full": Method(Full, _SCALED, begin=lambda lm, seed: TrainedFull(lm)),
+    "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: TrainedEmbeddings(lm)),
+    "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),
+    "activations": Method(Activations, _SCALED, find=difference_of_means),
+}
+
+
+def fit_rival(
+    lm: LM,
+    method: str,
+    texts: Sequence[LabelledText],
+    *,
+    budget: Budget | None = None,
+    progress: Progress = no_progress,
+) -> Rival:
+    """Fit a method on labelled texts.
+
+    Args:
+        lm: the model; it stays as it is.
+        method: by its name in ``METHODS``.
+        texts: with labels in [-1, 1].
+        budget: of its training, if it has one.
+        progress: what to tell of the work.
+
+    Raises:
+        DataError: an unknown method, texts of one end only, PEFT not installed, or a training that diverged.
+        ModelError: a model that has not what the method needs.
+        KeyboardInterrupt: the user stopped it.
+    """
+    if method not in METHODS:
+        raise DataError(f"unknown method {method!r}: there are {', '.join(METHODS)}.")
+    if not any(text.label > 0 for text in texts) or not any(text.label < 0 for text in texts):
+        raise DataError("a style has two ends: give texts of both.")
+    budget, made = budget or Budget(), METHODS[method]
+    data = {"texts": len(texts), "fingerprint": hex(fingerprint_of(texts))}
+    card = RivalCard(method, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, data)
+    if made.find is not None:
+        return made.find(lm, texts, card)
+    assert made.begin is not None
+    trained = made.begin(lm, budget.seed)
+    told = train(lm, trained, texts, budget, progress)
+    return trained.rival(replace(card, fit=told))
+
+
+def save_rival(rival: Rival, folder: str | Path) -> Path:
+    """Write a rival; an older one in the same folder stands until the new one is whole.
+
+    Raises:
+        DataError: the folder holds something else, or the disk does not take it.
+    """
+    _KIND.save(Path(folder), {"card": asdict(rival.card)}, rival.tensors)
+    return Path(folder)
+
+
+def load_rival(folder: str | Path) -> Rival:
+    """Read a rival.
+
+    Raises:
+        DataError: none there, a damaged one, or one of a method that this version does not know.
+    """
+    with _KIND.reading(Path(folder)) as (told, tensors):
+        card: Any = RivalCard(**told["card"])
+        return METHODS[card.method].kind(card, tensors)

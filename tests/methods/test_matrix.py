@@ -1,0 +1,166 @@
+"""What every method has to do: learn, be read back, refuse, be nothing at nothing, act by row, take padding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError, SteerError, WrongBaseError
+from lmsteer.generation import Draws, continue_from
+from lmsteer.methods.rival import Rival
+from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
+from lmsteer.methods.training import Budget
+from lmsteer.sampling import Sampling
+from tiny import styled, tiny_lm
+
+pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+TEXTS = styled(120)
+PROMPTS = ["a", "the second, longer one", "bc", "four words of it"]
+BUDGET = Budget(steps=30, batch=8)
+ON_PASSES = sorted(set(METHODS) - {"few-shot", "prompt-tuning", "prefix-tuning"})
+
+
+@lru_cache
+def fitted(method: str) -> Rival:
+    return fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET)
+
+
+def written(lm, rival, prompts, strength, tokens=6):
+    starts = rival.starts(lm, prompts, strength, tokens)
+    draws = Draws(max_new_tokens=tokens, sampling=Sampling(temperature=0))
+    return [row.text for row in continue_from(lm, prompts, starts, {}, [{}], draws)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fitting_leaves_the_model_as_it_was(method):
+    lm = tiny_lm("llama")
+    before = {name: parameter.clone() for name, parameter in lm.model.named_parameters()}
+    plain = lm.model(torch.arange(3, 9)[None]).logits
+    rival = fit_rival(lm, method, TEXTS, budget=BUDGET)
+    with torch.no_grad():
+        written(lm, rival, PROMPTS, 1.0)
+    parameters = dict(lm.model.named_parameters())
+    assert parameters.keys() == before.keys()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in parameters.items())
+    assert not any(parameter.requires_grad for parameter in parameters.values())
+    assert torch.equal(lm.model(torch.arange(3, 9)[None]).logits, plain)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_rerun_learns_the_same(llama, method):
+    assert fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET).fingerprint == fitted(method).fingerprint
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"few-shot", "activations"}))
+def test_training_makes_texts_likelier_at_their_own_label(llama, method):
+    short = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=1))
+    long = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=60))
+    assert long.card.fit["loss"] < short.card.fit["loss"] - (1e-4 if method == "full" else 1e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_saved_is_what_is_read(llama, tmp_path, method):
+    rival = fitted(method)
+    loaded = load_rival(save_rival(rival, tmp_path / "r"))
+    assert (type(loaded), loaded.card, loaded.fingerprint) == (type(rival), rival.card, rival.fingerprint)
+    assert written(llama, loaded, PROMPTS, 1.0) == written(llama, rival, PROMPTS, 1.0)
+    assert loaded.parameters == sum(tensor.numel() for tensor in rival.tensors.values())
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"few-shot"}))
+def test_another_base_is_refused(make_lm, method):
+    with pytest.raises(WrongBaseError, match="was fitted on"):
+        fitted(method).starts(make_lm("qwen2"), PROMPTS, 1.0, 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_strength_0_is_the_base_where_it_is_defined(llama, method):
+    rival = fitted(method)
+    plain = fitted("few-shot")
+    if rival.traits.zero_is_base:
+        assert written(llama, rival, PROMPTS, 0.0) == written(llama, plain, PROMPTS, 0.0)
+    if method in ON_PASSES:
+        ids = torch.arange(3, 11)[None]
+        with rival.at(llama, [0.0]):
+            found = llama.model(ids).logits
+        assert torch.equal(found, llama.model(ids).logits)
+
+
+@pytest.mark.parametrize("method", ON_PASSES)
+def test_rows_of_a_batch_have_strengths_of_their_own_where_that_is_defined(llama, method):
+    rival = fitted(method)
+    ids = torch.tensor(llama.encode([text.text[:6] for text in TEXTS[:2]]))
+    with torch.no_grad():
+        if not rival.traits.by_row:
+            with pytest.raises(SteerError, match="one strength for all rows"), rival.at(llama, [1.0, -1.0]):
+                pass
+            return
+        plain, alone = llama.model(ids).logits, []
+        for strength in (0.0, -2.0):
+            with rival.at(llama, [strength]):
+                alone.append(llama.model(ids).logits)
+        with rival.at(llama, [0.0, -2.0]):
+            mixed = llama.model(ids).logits
+    assert torch.equal(mixed[0], plain[0])
+    torch.testing.assert_close(mixed[1], alone[1][1], rtol=1e-5, atol=1e-5)  # float32
+    assert not torch.allclose(mixed[1], plain[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_padding_changes_nothing(llama, method):
+    rival = fitted(method)
+    for strength in (-1.0, 1.0):
+        together = written(llama, rival, PROMPTS, strength)
+        assert together == [written(llama, rival, [prompt], strength)[0] for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"activations"}))
+def test_both_ends_write_otherwise(llama, method):
+    """Under what was learnt, the texts of an end are likelier at that end."""
+    rival = fitted(method)
+    ends = [text for text in TEXTS if text.label > 0][:6], [text for text in TEXTS if text.label < 0][:6]
+    strength = 3.0 if rival.traits.continuous else 1.0
+    found = {}
+    with torch.no_grad():
+        for s in (strength, -strength):
+            for sign, texts in zip((1, -1), ends, strict=True):
+                found[s > 0, sign] = sum(_likelihood(llama, rival, text.text, s) for text in texts)
+    assert found[True, 1] - found[False, 1] > found[True, -1] - found[False, -1]
+
+
+def _likelihood(lm, rival, text, strength):
+    """Of a text after its first letter."""
+    starts = rival.starts(lm, [text[:1]], strength, len(text))
+    begun = starts.begin([0])
+    rest = torch.tensor([lm.encode([text[1:]], special=False)[0]])
+    width = begun["attention_mask"].shape[1] - begun["input_ids"].shape[1] + begun["input_ids"].shape[1]
+    ids = torch.cat([begun["input_ids"][:, -1:] if "position_ids" in begun else begun["input_ids"], rest], 1)
+    given = {key: value for key, value in begun.items() if key not in ("input_ids", "attention_mask", "position_ids")}
+    mask = torch.ones(1, width + rest.shape[1], dtype=torch.long)
+    with starts.installed():
+        logits = lm.model(input_ids=ids, attention_mask=mask, **given).logits[0, -rest.shape[1] - 1 : -1]
+    return float(torch.log_softmax(logits, -1).gather(1, rest[0][:, None]).sum())
+
+
+def test_strengths_that_a_method_has_not_are_refused(llama):
+    for method in ("prompt-tuning", "prefix-tuning"):
+        with pytest.raises(SteerError, match="its ends are -1 and 1"):
+            fitted(method).starts(llama, PROMPTS, 1.5, 4)
+    with pytest.raises(SteerError, match="there are -1, 0 and 1"):
+        fitted("few-shot").starts(llama, PROMPTS, 0.5, 4)
+    with pytest.raises(SteerError, match="acts through the prompt"):
+        fitted("few-shot").at(llama, [1.0])
+
+
+def test_what_cannot_be_fitted_is_refused(llama, tmp_path):
+    with pytest.raises(DataError, match="unknown method 'magic'"):
+        fit_rival(llama, "magic", TEXTS)
+    with pytest.raises(DataError, match="two ends"):
+        fit_rival(llama, "lora", [text for text in TEXTS if text.label > 0])
+    with pytest.raises(DataError, match="more than nothing"):
+        Budget(steps=0)
+    with pytest.raises(DataError, match="no rival of a steer"):
+        load_rival(tmp_path)
