@@ -107,3 +107,16 @@ class CacheStarts:
     def installed(self) -> AbstractContextManager[None]:
         """The model as it is."""
         return nullcontext()
+
+    def one_by_one(self, new: int) -> bool:
+        """Where padding between what is kept and inputs would push that out of a layer's window, which counts it."""
+        limit = window(self.lm)
+        longest = max(row.keys[0].shape[1] for row in self.kept) + max(map(len, self.ids))
+        return limit is not None and longest + new > limit
+
+
+def window(lm: LM) -> int | None:
+    """The shortest past that a layer of the model sees, in tokens; None if all see all of it."""
+    config = lm.model.config.get_text_config()
+    limits = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
+    return min((int(limit) for limit in limits if limit), default=None)

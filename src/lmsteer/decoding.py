@@ -56,6 +56,10 @@ class Starts(Protocol):
         """Have the model be what they need, for a batch."""
         ...
 
+    def one_by_one(self, new: int) -> bool:
+        """Whether rows that write so many tokens have to be run alone to be exact."""
+        ...
+
 
 @dataclass(frozen=True)
 class PromptStarts:
@@ -81,6 +85,10 @@ class PromptStarts:
     def installed(self) -> AbstractContextManager[None]:
         """The model as it is."""
         return nullcontext()
+
+    def one_by_one(self, new: int) -> bool:
+        """Never."""
+        return False
 
 
 def start_of(lm: LM, prompts: Sequence[int], starts: Starts) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def continue_from(
     """Continue prompts from wherever they start, as ``generate`` does from the prompts alone."""
     for setting in strengths:
         Mix(steers, setting)  # refuses bad strengths before any work is done
+    size = 1 if starts.one_by_one(draws.max_new_tokens) else draws.batch_size
     rows = [
         Row(i, tuple(setting[name] for name in steers), k)
         for i in range(len(prompts))
@@ -149,8 +150,8 @@ def continue_from(
         for k in range(draws.n)
     ]
     with progress("generating", len(rows), 0) as step:
-        for first in range(0, len(rows), draws.batch_size):
-            batch = rows[first : first + draws.batch_size]
+        for first in range(0, len(rows), size):
+            batch = rows[first : first + size]
             with starts.installed():  # not across a yield: meanwhile the model is anybody's
                 done = _continue_batch(lm, prompts, starts, steers, batch, draws)
             step(len(batch), "")

@@ -61,12 +61,21 @@ def test_what_cannot_be_merged_is_refused_and_nothing_written(make_lm, tmp_path,
         export_merged(make_lm("qwen2"), mix, tmp_path / "m")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").touch()
-    with pytest.raises(SteerError, match="holds no model"):
+    with pytest.raises(SteerError, match="is no export of lmsteer"):
         export_merged(lm, mix, tmp_path / "thesis")
+    (tmp_path / "model").mkdir()
+    lm.model.config.save_pretrained(tmp_path / "model")
+    with pytest.raises(SteerError, match="is no export of lmsteer"):
+        export_merged(lm, mix, tmp_path / "model")
+    export_merged(lm, mix, tmp_path / "twice")
+    export_merged(lm, mix, tmp_path / "twice")
+    (tmp_path / "twice" / "thesis.txt").touch()
+    with pytest.raises(SteerError, match=r"holds thesis\.txt beside its export"):
+        export_merged(lm, mix, tmp_path / "twice")
     monkeypatch.setattr(module, "merged_head", lambda lm, mix: lm.head.weight.clone())
-    with pytest.raises(SteerError, match="comes back from its checkpoint with logits"):
+    with pytest.raises(SteerError, match="comes back with logits"):
         export_merged(lm, mix, tmp_path / "m")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["thesis"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model", "thesis", "twice"]
 
 
 def test_a_model_that_ties_whatever_it_is_told_is_refused(tmp_path, monkeypatch):

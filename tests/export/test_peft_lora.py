@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.peft_lora import export_lora, head_name, import_lora
@@ -50,8 +51,6 @@ def test_a_steer_comes_back_from_its_lora(llama, tmp_path):
 def test_what_no_steer_can_have_is_the_residual(llama, tmp_path):
     """Half of the update lies within what E spans, and half is orthogonal to it."""
     folder = export_lora(llama, Mix({"s": random_steer(llama)}, {"s": 1.0}), tmp_path / "lora")
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(folder / "adapter_model.safetensors")
     (key,) = (key for key in tensors if "lora_B" in key)
     e, up = llama.head.weight.float(), tensors[key]
@@ -80,7 +79,24 @@ def test_what_is_no_lora_on_the_head_is_refused(llama, make_lm, tmp_path):
     with pytest.raises(SteerError, match="no LoRA in"):
         import_lora(llama, tmp_path, "x")
     config = json.loads((folder / "adapter_config.json").read_text())
-    for damaged in ("{", json.dumps({**config, "r": 0}), json.dumps({"r": 2})):
+    for more in ({"use_dora": True}, {"alpha_pattern": {"lm_head": 9}}, {"modules_to_save": ["norm"]}):
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **more}))
+        with pytest.raises(SteerError, match=f"has {next(iter(more))}: what that does"):
+            import_lora(llama, folder, "x")
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    down, up = sorted(tensors)
+    norm, odd = {"base_model.model.model.norm.weight": torch.ones(32)}, {down: tensors[down][:1].clone()}
+    save_file({**tensors, **norm}, folder / "adapter_model.safetensors")
+    import_lora(llama, folder, "x")  # the model's own, as PEFT may keep it beside
+    for wrong in ({**tensors, **odd}, {up: tensors[up]}):
+        save_file(wrong, folder / "adapter_model.safetensors")
+        with pytest.raises(SteerError, match="fit together"):
+            import_lora(llama, folder, "x")
+    save_file({**tensors, "base_model.model.model.norm.weight": torch.zeros(32)}, folder / "adapter_model.safetensors")
+    with pytest.raises(SteerError, match=r"changes base_model.model.model.norm.weight"):
+        import_lora(llama, folder, "x")
+    for damaged in ("{", json.dumps({"r": 2})):
         (folder / "adapter_config.json").write_text(damaged)
         with pytest.raises(SteerError, match="is damaged"):
             import_lora(llama, folder, "x")

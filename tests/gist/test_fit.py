@@ -241,5 +241,11 @@ def test_packed_weights_are_refused(make_lm):
     layer = lm.model.model.layers[0].self_attn.q_proj
     layer.weight = torch.nn.Parameter(torch.zeros(512, 1, dtype=torch.uint8), requires_grad=False)
     for settings in (SMALL, replace(SMALL, full=True)):
-        with pytest.raises(ModelError, match="load the model unquantised"):
+        with pytest.raises(ModelError, match="unquantised"):
             Student(lm, settings)
+    layer.weight = torch.nn.Parameter(torch.zeros(32, 32, dtype=torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(ModelError, match="load the model unquantised"):
+        Student(lm, SMALL)
+    layer.weight = torch.nn.Parameter(torch.zeros(32, 32, dtype=torch.bfloat16), requires_grad=False)
+    with pytest.raises(ModelError, match="needs weights in float32"):
+        Student(lm, replace(SMALL, full=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lmsteer.errors import ModelError
 from lmsteer.gist.probe import check_maskable, sees_distances_only
@@ -78,6 +79,33 @@ def test_positions_that_change_with_the_length_of_a_text_are_no_distances(monkey
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     monkeypatch.setitem(FAMILIES, "llama", {**FAMILIES["llama"], "rope_parameters": rope})
     assert not sees_distances_only(tiny_lm("llama"))
+
+
+def test_positions_that_a_model_makes_no_numbers_of_are_no_distances(llama):
+    other = replace(llama, model=tiny_model("llama"))
+
+    def spoil(_, args, given):
+        shift = torch.where((given["position_ids"] < 0).any(), torch.nan, 0.0)
+        return (args[0] + shift, *args[1:]), given
+
+    other.model.model.layers[0].register_forward_pre_hook(spoil, with_kwargs=True)
+    assert not sees_distances_only(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_layer_that_leaks_a_little_is_found_out_in_any_precision(dtype):
+    lm = tiny_lm("llama", dtype)
+    lm.model.model.layers[1].self_attn.o_proj.weight.data.mul_(0.2)
+    check_maskable(lm)
+    other = tiny_lm("llama", dtype)
+    other.model.model.layers[1].self_attn.o_proj.weight.data.mul_(0.2)
+
+    def open_up(_, args, given):
+        return args, {**given, "attention_mask": None}
+
+    other.model.model.layers[1].register_forward_pre_hook(open_up, with_kwargs=True)
+    with pytest.raises(ModelError, match="lets tokens see"):
+        check_maskable(other)
 
 
 @pytest.mark.parametrize(

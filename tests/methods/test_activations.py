@@ -47,13 +47,13 @@ def test_strength_1_goes_from_the_middle_to_an_end(make_lm, family):
 
 
 def test_a_control_vector_goes_out_and_comes_back(llama, tmp_path):
-    rival = difference_of_means(llama, TEXTS, card_of(llama), layer=2)
+    rival = difference_of_means(llama, TEXTS, card_of(llama), layer=1)
     file = export_control_vector(llama, rival, tmp_path / "style.gguf")
     reader = GGUFReader(file)
     assert reader.fields["general.architecture"].contents() == "controlvector"
     assert reader.fields["controlvector.model_hint"].contents() == "llama"
     assert reader.fields["controlvector.layer_count"].contents() == 1
-    assert [tensor.name for tensor in reader.tensors] == ["direction.2"]
+    assert [tensor.name for tensor in reader.tensors] == ["direction.1"]  # as llama.cpp and repeng count, from 0
     loaded = import_control_vector(llama, file)
     assert loaded.fingerprint == rival.fingerprint
     ids = torch.arange(3, 9)[None]
@@ -112,6 +112,18 @@ def test_what_is_no_control_vector_of_the_model_is_refused(llama, make_lm, tmp_p
 def test_what_has_no_direction_is_refused(llama):
     with pytest.raises(DataError, match="both ends"):
         difference_of_means(llama, [LabelledText("a text", 1.0)], card_of(llama))
-    with pytest.raises(ModelError, match="no layer 3"):
-        difference_of_means(llama, TEXTS, card_of(llama), layer=3)
+    with pytest.raises(ModelError, match="no layer 2"):
+        difference_of_means(llama, TEXTS, card_of(llama), layer=2)
     assert len(layers(llama)) == 2
+    first = difference_of_means(llama, [*TEXTS, LabelledText("", 1.0)], card_of(llama), layer=0)
+    assert torch.isfinite(first.tensors["direction.0"]).all()
+    with pytest.raises(SteerError, match="after the first layer"):
+        export_control_vector(llama, first, "x.gguf")
+
+
+def test_labels_weigh_texts(llama):
+    light = [LabelledText(text.text, text.label / 4) for text in TEXTS[20:]]
+    (found,) = difference_of_means(llama, [*TEXTS[:20], *light], card_of(llama)).tensors.values()
+    often = [text for text in TEXTS[:20] for _ in range(4)]
+    (counted,) = difference_of_means(llama, [*often, *TEXTS[20:]], card_of(llama)).tensors.values()
+    torch.testing.assert_close(found, counted, rtol=1e-4, atol=1e-5)  # float32

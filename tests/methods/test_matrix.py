@@ -10,11 +10,12 @@ import torch
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation import Draws, continue_from
-from lmsteer.methods.rival import Rival
+from lmsteer.methods.full import TrainedFull
+from lmsteer.methods.rival import Rival, RivalCard
 from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
 from lmsteer.methods.training import Budget
 from lmsteer.sampling import Sampling
-from tiny import styled, tiny_lm
+from tiny import FAMILIES, styled, tiny_lm
 
 pytest.importorskip("peft", reason="the extra 'methods' is not installed")
 TEXTS = styled(120)
@@ -54,7 +55,7 @@ def test_a_rerun_learns_the_same(llama, method):
     assert fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET).fingerprint == fitted(method).fingerprint
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"few-shot", "activations"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"steer", "few-shot", "activations"}))
 def test_training_makes_texts_likelier_at_their_own_label(llama, method):
     short = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=1))
     long = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=60))
@@ -145,6 +146,57 @@ def _likelihood(lm, rival, text, strength):
     return float(torch.log_softmax(logits, -1).gather(1, rest[0][:, None]).sum())
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "llama"])
+@pytest.mark.parametrize("method", ["embeddings", "full"])
+def test_changed_weights_are_what_a_model_with_those_weights_does(method, family):
+    """Tied and untied heads, and embeddings that the model scales."""
+    lm, other = tiny_lm(family), tiny_lm(family)
+    rival = fit_rival(lm, method, TEXTS, budget=BUDGET)
+    ids = torch.tensor(lm.encode([text.text for text in TEXTS[:3]]))
+    embedding = other.model.get_input_embeddings().weight
+    own = next(name for name, parameter in other.model.named_parameters() if parameter is embedding)
+    with torch.no_grad():
+        with rival.at(lm, [-2.0]):
+            found = lm.model(ids).logits
+        for name, change in rival.tensors.items():
+            other.model.get_parameter(own if name == "change" else name).sub_(2 * change)
+        torch.testing.assert_close(found, other.model(ids).logits, rtol=1e-4, atol=1e-4)  # float32: other sums
+        assert not torch.allclose(found, lm.model(ids).logits, atol=1e-4)
+
+
+def test_a_trained_full_pass_is_the_pass_of_what_is_saved():
+    """Tied weights move together while they are trained."""
+    lm = tiny_lm("gpt2")
+    trained = TrainedFull(lm)
+    drawn = torch.Generator().manual_seed(0)
+    for change in trained.trainable():
+        change.data.copy_(torch.randn(change.shape, generator=drawn) / 50)
+    ids, strengths = torch.tensor(lm.encode([text.text for text in TEXTS[:3]])), [1.0, -0.5, 1.0]
+    card = RivalCard("full", lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    with torch.no_grad():
+        found = trained.logits(ids, torch.ones_like(ids), torch.tensor(strengths))
+        for row, strength in enumerate(strengths):
+            with trained.rival(card).at(lm, [strength]):
+                torch.testing.assert_close(found[row], lm.model(ids).logits[row], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_soft_prompts_between_the_ends_are_interpolated(llama):
+    rival = fitted("prompt-tuning")
+    middle = (rival.tensors["minus"] + 3 * rival.tensors["plus"]) / 4
+    expected = replace(rival, tensors={"minus": middle, "plus": middle}).kept(llama, 1.0)
+    torch.testing.assert_close(rival.kept(llama, 0.5).keys[1], expected.keys[1], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_does_not_count_against_a_window(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "mistral", {**FAMILIES["mistral"], "sliding_window": 24})
+    lm = tiny_lm("mistral")
+    rival = fit_rival(lm, "prefix-tuning", TEXTS, budget=BUDGET)
+    prompts = ["ab", "a prompt of some more words"]
+    together = written(lm, rival, prompts, 1.0)
+    assert together == [written(lm, rival, [prompt], 1.0)[0] for prompt in prompts]
+
+
 def test_strengths_that_a_method_has_not_are_refused(llama):
     for method in ("prompt-tuning", "prefix-tuning"):
         with pytest.raises(SteerError, match="its ends are -1 and 1"):
@@ -164,3 +216,10 @@ def test_what_cannot_be_fitted_is_refused(llama, tmp_path):
         Budget(steps=0)
     with pytest.raises(DataError, match="no rival of a steer"):
         load_rival(tmp_path)
+    lora, shots = fitted("lora"), fitted("few-shot")
+    with pytest.raises(DataError, match="two factors of each"):
+        replace(lora, tensors=dict([*lora.tensors.items()][1:]))
+    with pytest.raises(DataError, match="words of both ends"):
+        replace(shots, card=replace(shots.card, fit={}))
+    with pytest.raises(DataError, match="not finite"):
+        replace(lora, tensors={name: tensor * torch.nan for name, tensor in lora.tensors.items()})

@@ -57,8 +57,10 @@ def fit(
     settings = Settings(tokens, shared, rank, full, _condition(condition), steps, batch, rate, seed)
     check_target(out)
     instructions, unseen = read_instructions(data), read_instructions(held_out) if held_out else ()
+    # In half precision, small steps would round away.
+    lm = load(model, dtype="float32") if full else load(model)
     adapter = fit_gist(
-        load(model), instructions, out, settings=settings, held_out=unseen, every=every, resume=resume, progress=bars()
+        lm, instructions, out, settings=settings, held_out=unseen, every=every, resume=resume, progress=bars()
     )
     if as_json:
         printing.as_json({"folder": str(out), "card": asdict(adapter.card)})
@@ -84,14 +86,13 @@ def evaluate(
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.evaluate import evaluate as run
     from lmsteer.gist.examples import read_instructions
-    from lmsteer.gist.masks import Condition
     from lmsteer.lm import load
     from lmsteer.progress import bars
 
     if limit is not None and limit < 1:
         raise LMSteerError(f"--limit must be one or more, not {limit}.")
     found = find_adapter(adapter)
-    seen = _condition(condition or found.card.fit.get("condition", Condition.GIST.value))
+    seen = _condition(condition) if condition else found.condition
     instructions = read_instructions(data)[:limit]
     quality = run(load(model), found, instructions, condition=seen, max_new_tokens=max_new_tokens, progress=bars())
     if as_json:
@@ -131,7 +132,7 @@ def compress(
     if not (text or "").strip():
         raise LMSteerError("the prompt is empty: there is nothing to squeeze.")
     found, lm = find_adapter(adapter), load(model)
-    (gist,) = run(lm, found, prompt_ids(lm, [text or ""]))
+    (gist,) = run(lm, found, prompt_ids(lm, [text or ""]), condition=found.condition)
     gist.save(out)
     told = {"file": str(out), **asdict(gist.origin), "gist_tokens": gist.tokens, "bytes": gist.bytes}
     if as_json:

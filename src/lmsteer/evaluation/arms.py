@@ -12,8 +12,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lmsteer.analysis.lens import lens
+from lmsteer.decoding import PromptStarts, Starts
 from lmsteer.errors import DataError
+from lmsteer.generation import encode_prompts
 from lmsteer.lm import LM
+from lmsteer.methods.rival import Rival
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 
@@ -40,6 +43,7 @@ class Arm:
         prefix: put before each prompt.
         best_of: so many continuations are written for each that is kept.
         reader: the steer that tells which of them is kept: that of most evidence times ``strength``'s sign.
+        rival: what acts at ``strength`` in place of steers.
     """
 
     name: str
@@ -50,6 +54,20 @@ class Arm:
     prefix: str = ""
     best_of: int = 1
     reader: Steer | None = None
+    rival: Rival | None = None
+
+    def starts(self, lm: LM, prompts: Sequence[str], new: int) -> Starts:
+        """Where continuations of prompts, of so many tokens, begin.
+
+        Raises:
+            DataError: a prompt that is empty or too long.
+            WrongBaseError: a rival of another base.
+            SteerError: a strength that the rival cannot have.
+        """
+        given = [self.prefix + prompt for prompt in prompts]
+        if self.rival is not None:
+            return self.rival.starts(lm, given, self.strength, new)
+        return PromptStarts(lm, encode_prompts(lm, given, new))
 
 
 def arms_of(

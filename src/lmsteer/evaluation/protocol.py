@@ -18,7 +18,6 @@ import torch
 
 from lmsteer.analysis.likelihood import plain_likelihoods
 from lmsteer.analysis.words import encode_to_read
-from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
 from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.interference import own_readings
@@ -26,7 +25,7 @@ from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer, judged
 from lmsteer.files import finite, write_file
 from lmsteer.fingerprints import fingerprint_of_tensors
-from lmsteer.generation import Draws, continue_from, encode_prompts
+from lmsteer.generation import Draws, continue_from
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.prompts import write_jsonl
@@ -93,9 +92,8 @@ def evaluate(
     if not arms or not prompts:
         raise DataError("nothing to evaluate: give prompts, and a steer with strengths.")
     protocol.draws(0)  # refuses what is out of range
-    for prefix in {arm.prefix for arm in arms}:
-        encode_prompts(lm, [prefix + prompt for prompt in prompts], protocol.max_new_tokens)
     for arm in arms:
+        arm.starts(lm, prompts, protocol.max_new_tokens)  # refuses what cannot be continued
         lm.check_base(Mix(arm.steers, arm.strengths))
     _settle(out, lm, prompts, scorer, judge, protocol)
     found = []
@@ -142,10 +140,9 @@ def _judged(
     lm: LM, prompts: Sequence[str], block: int, arm: Arm, scorer: Scorer, judge: LM, protocol: Protocol
 ) -> list[Judged]:
     """Continuations of a block of prompts under one arm."""
-    given = [arm.prefix + prompt for prompt in prompts]
-    starts = PromptStarts(lm, encode_prompts(lm, given, protocol.max_new_tokens))
+    starts = arm.starts(lm, prompts, protocol.max_new_tokens)
     draws = protocol.draws(block, arm.best_of)
-    rows = list(continue_from(lm, given, starts, arm.steers, [dict(arm.strengths)], draws))
+    rows = list(continue_from(lm, prompts, starts, arm.steers, [dict(arm.strengths)], draws))
     texts = _best([row.text for row in rows], arm, lm)
     of_prompts = [prompt for prompt in prompts for _ in range(protocol.n)]
     scores = _scores(scorer, texts, arm)
@@ -224,5 +221,6 @@ def _file(arm: Arm, number: int) -> str:
     """Where the rows of a block lie; those of another steer of the same name lie elsewhere."""
     steers = [*arm.steers.values(), *([arm.reader] if arm.reader else [])]
     factors = [fingerprint_of_tensors(steer.factors) for steer in steers]
+    factors += [arm.rival.fingerprint] if arm.rival else []
     about = json.dumps([arm.name, arm.prefix, arm.best_of, dict(arm.strengths), factors])
     return f"rows/{hashlib.sha256(about.encode()).hexdigest()[:16]}-{number:04d}.jsonl"

@@ -6,6 +6,7 @@ loaded again by transformers alone, and its logits compared, before it takes its
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,9 @@ from lmsteer.files import replace_folder
 from lmsteer.lm import LM, LOADING_ERRORS
 from lmsteer.steers.mix import Mix
 
-_CONFIG = "config.json"
+# Says what has been merged, and which files are of it.
+_OWN = "lmsteer.json"
+_WAY = "it cannot have a head of its own. Nothing was written; export a LoRA in its place."
 # What logits of the written model may differ by, as a share of their size: products in another order, and rounding of
 # the head in half precision.
 _EXACT, _ROUGH = 1e-4, 3e-2
@@ -45,13 +48,17 @@ def export_merged(lm: LM, mix: Mix, out: str | Path) -> Path:
     lm.check_base(mix)
     if len(mix.strengths) != 1 or not mix.steers or any(steer.form != "multiply" for steer in mix.steers.values()):
         raise SteerError("a head can take in steers of form multiply, with one strength each.")
+    head = merged_head(lm, mix)
     try:
         with replace_folder(folder) as aside:
-            with _with_head(lm, merged_head(lm, mix)):
+            with _with_head(lm, head):
                 lm.model.save_pretrained(aside)
             lm.tokenizer.save_pretrained(aside)
-            _prove(lm, mix, aside)
-    except OSError as error:
+            _prove(lm, mix, head, aside)
+            told = {"base": lm.name, "base_fingerprint": lm.fingerprint, "strengths": _strengths(mix)}
+            files = sorted(entry.name for entry in aside.iterdir())
+            (aside / _OWN).write_text(json.dumps({**told, "files": files}, indent=2) + "\n", encoding="utf-8")
+    except LOADING_ERRORS as error:
         raise SteerError(f"cannot write the model to {folder}: {error}. What stood there is untouched.") from error
     return folder
 
@@ -85,7 +92,7 @@ def _with_head(lm: LM, weight: Tensor) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _prove(lm: LM, mix: Mix, folder: Path) -> None:
+def _prove(lm: LM, mix: Mix, head: Tensor, folder: Path) -> None:
     """Refuse what does not come back from disk as what was meant: a head tied again, or embeddings that moved."""
     ids = torch.tensor(lm.encode([_TEXT]), device=lm.device)
     with lm.steered(mix):
@@ -96,13 +103,32 @@ def _prove(lm: LM, mix: Mix, folder: Path) -> None:
         raise SteerError(f"{type(lm.model).__name__} does not load from its own checkpoint: {error}") from error
     found = written.eval().to(lm.device)(input_ids=ids).logits.float()
     share = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-    if not share <= (_EXACT if lm.model.dtype == torch.float32 else _ROUGH):
+    modules: list[Any] = [
+        lm.model.get_input_embeddings(),
+        written.get_input_embeddings(),
+        written.get_output_embeddings(),
+    ]
+    own, embedding, headed = (module.weight for module in modules)
+    if not torch.equal(headed, head) or not torch.equal(embedding, own):
         raise SteerError(
-            f"{type(lm.model).__name__} comes back from its checkpoint with logits {share:.1%} off: it cannot have a "
-            "head of its own. Nothing was written; export a LoRA in its place."
+            f"{type(lm.model).__name__} comes back from its checkpoint with another head or embedding: {_WAY}"
         )
+    if not share <= (_EXACT if lm.model.dtype == torch.float32 else _ROUGH):
+        raise SteerError(f"{type(lm.model).__name__} comes back with logits {share:.1%} off: {_WAY}")
+
+
+def _strengths(mix: Mix) -> dict[str, float]:
+    return dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True))
 
 
 def _check_target(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _CONFIG).exists())):
-        raise SteerError(f"{folder} exists and holds no model; choose another folder.")
+    """Only what was written here before may be written over."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        own = {*json.loads((folder / _OWN).read_text(encoding="utf-8"))["files"], _OWN}
+        others = {entry.name for entry in folder.iterdir()} - own
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SteerError(f"{folder} exists and is no export of lmsteer; choose another folder.") from error
+    if others:
+        raise SteerError(f"{folder} holds {', '.join(sorted(others))} beside its export; choose another folder.")

@@ -26,6 +26,9 @@ from lmsteer.steers.steer import Card, Steer
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"
+_PREFIX = "base_model.model."
+# What PEFT may do beside or in place of adding a product.
+_MORE = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
 _KIND = FolderKind("LoRA", _CONFIG, _TENSORS, 1, SteerError)
 
 
@@ -69,7 +72,7 @@ def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
     tensors = {_DOWN: a.T, _UP: lm.head.weight.float().cpu() @ b}
     try:
         with replace_folder(folder) as aside:
-            content = {f"base_model.model.{name}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
+            content = {f"{_PREFIX}{name}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
             save_file(content, aside / _TENSORS)
             (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -122,18 +125,30 @@ def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
     try:
         config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / _TENSORS)
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-        scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+        alpha = float(config["lora_alpha"])
     except FileNotFoundError as error:
         raise SteerError(f"no LoRA in {folder}: {error.filename} is missing.") from error
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise SteerError(f"the LoRA in {folder} is damaged: {type(error).__name__}: {error}.") from error
-    found = {key.rpartition(".lora_")[0] for key in tensors if ".lora_" in key}  # PEFT may keep embeddings beside
-    if len(found) != 1 or next(iter(found)).removeprefix("base_model.model.") != head_name(lm):
-        others = ", ".join(sorted(found)) or "nothing"
-        raise SteerError(f"the LoRA in {folder} changes {others}: only one of {head_name(lm)} alone can be a steer.")
-    (layer,) = found
-    try:
-        return tensors[f"{layer}.{_DOWN}"].double(), scale * tensors[f"{layer}.{_UP}"].double()
-    except KeyError as error:
-        raise SteerError(f"the LoRA in {folder} has no {error}: DoRA and its like are no steers.") from error
+    if more := [name for name in _MORE if config.get(name)]:
+        raise SteerError(f"the LoRA in {folder} has {', '.join(more)}: what that does is nothing that a steer can do.")
+    layer = f"{_PREFIX}{head_name(lm)}"
+    factors = {f"{layer}.{_DOWN}", f"{layer}.{_UP}"}
+    others = [key for key in tensors.keys() - factors if not _is_ours(lm, key, tensors[key])]
+    if others:
+        raise SteerError(
+            f"the LoRA in {folder} changes {', '.join(sorted(others)[:3])}: only one of {head_name(lm)} alone can be a "
+            "steer."
+        )
+    down, up = (tensors.get(f"{layer}.{name}", torch.zeros(0, 0)).double() for name in (_DOWN, _UP))
+    if down.dim() != 2 or up.dim() != 2 or not down.shape[0] or down.shape[0] != up.shape[1]:
+        raise SteerError(f"the LoRA in {folder} has no factors of {head_name(lm)} that fit together.")
+    rank = down.shape[0]
+    return down, (alpha / rank**0.5 if config.get("use_rslora") else alpha / rank) * up
+
+
+def _is_ours(lm: LM, key: str, tensor: Tensor) -> bool:
+    """Whether a tensor is a weight of the model as it comes: PEFT may keep embeddings beside a LoRA of the head."""
+    name = key.removeprefix(_PREFIX).replace(".base_layer", "")
+    own = dict(lm.model.named_parameters(remove_duplicate=False)).get(name)
+    return own is not None and own.shape == tensor.shape and torch.equal(own.cpu(), tensor.to(own.dtype))

@@ -25,6 +25,7 @@ from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.folders import FolderKind
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.lora import check_floating
+from lmsteer.gist.masks import Condition
 from lmsteer.gist.probe import check_maskable
 from lmsteer.lm import LM
 
@@ -90,6 +91,11 @@ class GistAdapter:
         if not all(torch.isfinite(tensor).all() for tensor in self.tensors.values()):
             raise DataError("the adapter holds values that are not finite numbers: its fit diverged.")
 
+    @property
+    def condition(self) -> Condition:
+        """Under which it was fitted."""
+        return Condition(self.card.fit.get("condition", Condition.GIST.value))
+
     @cached_property
     def fingerprint(self) -> str:
         """Of embeddings and factors, and of how many gist tokens they are for."""
@@ -131,19 +137,23 @@ class GistAdapter:
             stack.enter_context(embedded(lm, self.embeddings.to(lm.device)))
             yield
 
-    def _updates(self, lm: LM) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def _updates(self, lm: LM) -> list[tuple[nn.Parameter, Tensor]]:
         """Parameters of a model, and what is added to each."""
         try:
-            for name, down in self.down.items():
-                module = lm.model.get_submodule(name)
-                check_floating(module, "a gist adapter")
-                update = self.up[name].float() @ down.float()
-                weight = lm.model.get_parameter(f"{name}.weight")
-                yield weight, update.T if isinstance(module, Conv1D) else update  # GPT-2's layers are transposed
-            for name, change in self.changes.items():
-                yield lm.model.get_parameter(name), change
+            updates = [*self._of_layers(lm), *((lm.model.get_parameter(name), c) for name, c in self.changes.items())]
         except AttributeError as error:
             raise WrongBaseError(f"{lm.name} has not the layers of this gist adapter: {error}.") from error
+        if len({id(parameter) for parameter, _ in updates}) < len(updates):
+            raise ModelError(f"{lm.name} has layers that share a weight: it cannot take an update of each.")
+        return updates
+
+    def _of_layers(self, lm: LM) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        for name, down in self.down.items():
+            module = lm.model.get_submodule(name)
+            check_floating(module, "a gist adapter")
+            update = self.up[name].float() @ down.float()
+            weight = lm.model.get_parameter(f"{name}.weight")
+            yield weight, update.T if isinstance(module, Conv1D) else update  # GPT-2's layers are transposed
 
     def _check(self, lm: LM) -> None:
         base = (lm.fingerprint, lm.tokenizer_fingerprint)

@@ -16,15 +16,18 @@ class Full(nn.Module):
     """A trained copy of the weights of a frozen model.
 
     Raises:
-        ModelError: a model whose weights are quantised.
+        ModelError: a model whose weights are not float32, in which small steps would round away.
     """
 
     def __init__(self, lm: LM) -> None:
         super().__init__()
         kept = {id(p) for module in (lm.model.get_input_embeddings(), lm.head.module) for p in module.parameters()}
         self._frozen = {name: p for name, p in lm.model.named_parameters() if id(p) not in kept}
-        if not all(parameter.is_floating_point() for parameter in self._frozen.values()):
-            raise ModelError("full fine-tuning needs weights that are plain numbers; load the model unquantised.")
+        if any(parameter.dtype != torch.float32 for parameter in self._frozen.values()):
+            raise ModelError(
+                "full fine-tuning needs weights in float32, in which small steps do not round away: load the model "
+                "unquantised and with dtype=torch.float32."
+            )
         self._places = {name: (lm.model.get_submodule(name.rpartition(".")[0]), name) for name in self._frozen}
         copies = [p.detach().clone(memory_format=torch.contiguous_format) for p in self._frozen.values()]
         self.trained = nn.ParameterList(copies)

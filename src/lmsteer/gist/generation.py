@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -16,7 +16,6 @@ from lmsteer.errors import DataError
 from lmsteer.generation import Continuation, Draws, continue_from
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
-from lmsteer.gist.masks import window
 from lmsteer.lm import LM
 from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.steer import Steer
@@ -81,16 +80,8 @@ def generate_from_gists(
         gist.check(lm, adapter)
     own = list(gists) * len(inputs) if len(gists) == 1 else gists
     ids = _encoded(lm, own, inputs, draws.max_new_tokens)
-    if _padding_counts(lm, own, ids, draws.max_new_tokens):
-        draws = replace(draws, batch_size=1)
     starts = GistStarts.of(lm, adapter, own, ids)
     yield from continue_from(lm, inputs, starts, steers or {}, strengths, draws, progress=progress)
-
-
-def _padding_counts(lm: LM, gists: Sequence[Gist], ids: Sequence[Sequence[int]], new: int) -> bool:
-    """Whether padding between gists and inputs would push gists out of a layer's window, which counts it."""
-    limit = window(lm)
-    return limit is not None and max(g.tokens for g in gists) + max(map(len, ids)) + new > limit
 
 
 def _encoded(lm: LM, gists: Sequence[Gist], inputs: Sequence[str], new: int) -> list[list[int]]:

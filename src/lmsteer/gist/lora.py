@@ -22,6 +22,10 @@ from lmsteer.low_rank import with_low_rank
 _SCALE = 2.0
 
 
+# What is added to and rounded as numbers are; eight bits come with scales of their own.
+PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
 def check_floating(module: nn.Module, what: str) -> None:
     """Refuse a layer whose weight is packed.
 
@@ -29,7 +33,7 @@ def check_floating(module: nn.Module, what: str) -> None:
         ModelError: it is.
     """
     weight = module.weight
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+    if not isinstance(weight, Tensor) or weight.dtype not in PLAIN:
         raise ModelError(f"{what} needs weights that are plain numbers; load the model unquantised.")
 
 

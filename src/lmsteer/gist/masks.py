@@ -71,10 +71,3 @@ def gist_masks(lm: LM, layout: Layout, condition: Condition) -> Any:
     if any(mask is None or mask.dim() != 4 for mask in (masks.values() if isinstance(masks, dict) else [masks])):
         raise ModelError(f"{type(lm.model).__name__} has layers that take no mask of which token sees which.")
     return masks
-
-
-def window(lm: LM) -> int | None:
-    """The shortest past that a layer of the model sees, in tokens; None if all see all of it."""
-    config = lm.model.config.get_text_config()
-    limits = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
-    return min((int(limit) for limit in limits if limit), default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from lmsteer.caches import cut, joined, read
 from lmsteer.decoding import CACHE
 from lmsteer.errors import ModelError
+from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.gist.masks import Condition
@@ -19,12 +21,16 @@ from lmsteer.lm import LM
 # Kinds of attention that add or apply whatever mask they are given.
 _MASKABLE = ("sdpa", "eager")
 # Any ids will do.
-_PROMPT, _OTHER, _GIST, _REST = (1, 2, 3), (4, 5, 6), (7,), (8, 9)
+_PROMPT, _OTHER, _REST = (1, 2, 3), (4, 5, 6), (8, 9)
 # Positions that what follows is moved by.
 _SHIFT = 16
 # States that differ by more than this share of their size are different: float32 rounds to 1e-6, and half precision to
 # 1e-2 after some layers.
 _EXACT, _ROUGH = 1e-4, 1e-1
+# Sines of large angles round to this.
+_FAR = 1e-2
+# Positions by which a model does not see distances alone.
+_UNEVEN = ("dynamic", "longrope", "scaling_beta")
 # What models raise that are given what they do not know.
 _ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 # Models that have passed, and whether they see nothing of positions but distances.
@@ -41,13 +47,16 @@ def check_maskable(lm: LM) -> None:
     if lm.model in _PROVEN:
         return
     kind = type(lm.model).__name__
+    own: Any = lm.model.get_input_embeddings()
     try:
-        problem = _problem(lm)
+        with torch.no_grad(), embedded(lm, own(torch.tensor([7], device=lm.device))):
+            problem = _problem(lm)
+            is_even = problem is None and _has_distances_only(lm)
     except _ERRORS as error:
         raise ModelError(f"{kind} cannot be run under gist masks: {type(error).__name__}: {error}") from error
     if problem:
         raise ModelError(f"{kind} {problem}: no gist of a prompt can be had from it.")
-    _PROVEN[lm.model] = _has_distances_only(lm)
+    _PROVEN[lm.model] = is_even
 
 
 def sees_distances_only(lm: LM) -> bool:
@@ -81,13 +90,17 @@ def _problem(lm: LM) -> str | None:
     layout, other = _layout(lm, _PROMPT), _layout(lm, _OTHER)
     rest = layout.sections == Section.REST
     blind = masked_states(lm, layout, Condition.NEGATIVE)
-    if _differ(lm, blind[rest], masked_states(lm, other, Condition.NEGATIVE)[rest]):
+    # The shapes are the same, and so is the rounding in any precision.
+    if _differ(blind[rest], masked_states(lm, other, Condition.NEGATIVE)[rest], _EXACT):
         return "lets tokens see what its mask hides"
     elsewhere = replace(layout, positions=layout.positions + _SHIFT * rest)
     if torch.equal(blind[rest], masked_states(lm, elsewhere, Condition.NEGATIVE)[rest]):
         return "does not heed the positions that it is told"
-    squeezed = Layout.of([_PROMPT], _GIST, [[]], lm.pad_id, lm.device)
-    kept = cut(read(lm, squeezed.ids, squeezed.mask, squeezed.positions), 0, len(_GIST))
+    squeezed = Layout.of([_PROMPT], gist_ids(lm, 1, 1), [[]], lm.pad_id, lm.device)
+    try:
+        kept = cut(read(lm, squeezed.ids, squeezed.mask, squeezed.positions), 0, 1)
+    except ModelError as error:
+        return f"cannot be asked for what it keeps of a text ({error})"
     cache, room = joined(lm, [kept])
     after = lm.before_head(
         input_ids=layout.ids[rest][None],
@@ -96,7 +109,7 @@ def _problem(lm: LM) -> str | None:
         use_cache=True,
         **{CACHE: cache},
     )
-    if _differ(lm, masked_states(lm, layout)[rest], after[0]):
+    if _differ(masked_states(lm, layout)[rest], after[0], _rounding(lm)):
         return "sees something else in a cache than in the tokens that it is of"
     return None
 
@@ -104,20 +117,30 @@ def _problem(lm: LM) -> str | None:
 @torch.inference_mode()
 def _has_distances_only(lm: LM) -> bool:
     rope = str(getattr(lm.model.config.get_text_config(), "rope_parameters", None))
-    if "dynamic" in rope or "longrope" in rope:  # which change with the length of a text
+    # Some change with the length of a text, or in steps further apart than any shift that can be tried here; and a
+    # table has no rows before its first, which not every device says.
+    if any(kind in rope for kind in _UNEVEN) or any(len(b) >= lm.max_length for b in lm.model.buffers() if b.dim() > 1):
         return False
     layout = _layout(lm, _PROMPT)
-    moved = replace(layout, positions=layout.positions - len(_PROMPT))
+    plain = masked_states(lm, layout, Condition.POSITIVE)
     try:
-        return not _differ(lm, *(masked_states(lm, each, Condition.POSITIVE) for each in (layout, moved)))
+        for shift, share in ((_SHIFT, _EXACT), (lm.max_length // 2, _FAR), (-len(_PROMPT), _EXACT)):
+            moved = replace(layout, positions=layout.positions + shift)
+            if _differ(plain, masked_states(lm, moved, Condition.POSITIVE), max(share, _rounding(lm))):
+                return False
     except _ERRORS:
         return False
+    return True
 
 
 def _layout(lm: LM, prompt: tuple[int, ...]) -> Layout:
-    return Layout.of([prompt], _GIST, [_REST], lm.pad_id, lm.device)
+    return Layout.of([prompt], gist_ids(lm, 1, 1), [_REST], lm.pad_id, lm.device)
 
 
-def _differ(lm: LM, one: Tensor, other: Tensor) -> bool:
-    share = _EXACT if lm.model.dtype == torch.float32 else _ROUGH
-    return bool((one - other).abs().max() > share * one.abs().max())
+def _rounding(lm: LM) -> float:
+    return _EXACT if lm.model.dtype == torch.float32 else _ROUGH
+
+
+def _differ(one: Tensor, other: Tensor, share: float) -> bool:
+    """Whether states differ by more than a share of their size; what is no number differs from everything."""
+    return not bool((one - other).abs().max() <= share * one.abs().max())

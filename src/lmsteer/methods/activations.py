@@ -24,7 +24,7 @@ _DIRECTION = "direction"
 
 @dataclass(frozen=True)
 class Activations(Rival):
-    """Directions in the residual stream. Stored: ``direction.<l>`` (d,), added after layer l, counted from 1."""
+    """Directions in the residual stream. Stored: ``direction.<l>`` (d,), added after layer l, counted from 0."""
 
     traits: ClassVar[Traits] = Traits(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
@@ -43,9 +43,9 @@ class Activations(Rival):
         try:
             for name, direction in self.tensors.items():
                 number = int(name.rpartition(".")[2])
-                if not 1 <= number <= len(blocks):
-                    raise WrongBaseError(f"these directions are for layer {number}; {lm.name} has {len(blocks)}.")
-                handles.append(blocks[number - 1].register_forward_hook(_adding(direction.to(lm.device), scale)))
+                if number >= len(blocks):
+                    raise WrongBaseError(f"there is a direction for layer {number}; {lm.name} has {len(blocks)}.")
+                handles.append(blocks[number].register_forward_hook(_adding(direction.to(lm.device), scale)))
             yield
         finally:
             for handle in handles:
@@ -62,22 +62,24 @@ def difference_of_means(
         lm: the model.
         texts: with labels of both signs, which weigh them.
         card: of what is made.
-        layer: after which it is added, counted from 1; the middle one if None.
+        layer: after which it is added, counted from 0; the middle one if None.
 
     Raises:
         DataError: texts of one end only.
         ModelError: a model whose layers cannot be found.
     """
     blocks = layers(lm)
-    number = layer if layer is not None else (len(blocks) + 1) // 2
-    if not 1 <= number <= len(blocks):
+    number = layer if layer is not None else (len(blocks) - 1) // 2
+    if not 0 <= number < len(blocks):
         raise ModelError(f"there is no layer {number}: {lm.name} has {len(blocks)}.")
     sums: dict[int, Tensor] = {}
     weights = {1: 0.0, -1: 0.0}
-    ids = [row[: lm.max_length] for row in lm.encode([text.text for text in texts])]
+    rows = lm.encode([text.text for text in texts])
+    texts = [text for text, row in zip(texts, rows, strict=True) if row]
+    ids = [row[: lm.max_length] for row in rows if row]
     for batch in by_length(ids):
         padded, mask = pad([ids[i] for i in batch], lm.pad_id, lm.device)
-        means = _means(_states(lm, blocks[number - 1], padded, mask), mask)
+        means = _means(_states(lm, blocks[number], padded, mask), mask)
         for i, mean in zip(batch, means, strict=True):
             end = 1 if texts[i].label > 0 else -1
             weights[end] += abs(texts[i].label)
@@ -95,7 +97,7 @@ def layers(lm: LM) -> nn.ModuleList:
         ModelError: there is no list of as many modules as the model has layers.
     """
     count = lm.model.config.get_text_config().num_hidden_layers
-    for module in lm.model.modules():
+    for module in lm.model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise ModelError(f"{type(lm.model).__name__} has no list of {count} layers, after which something could be added.")
@@ -105,6 +107,8 @@ def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     found: list[Tensor] = []
     with block.register_forward_hook(lambda _, __, output: found.append(_first(output))):
         lm.hidden_states(ids, mask)
+    if len(found) != 1 or found[0].shape[:2] != ids.shape:
+        raise ModelError(f"{type(lm.model).__name__} does not run texts (B, T) through its layers as (B, T, d).")
     return found[0].float()
 
 

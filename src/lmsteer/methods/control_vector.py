@@ -1,6 +1,6 @@
 """Control vectors as GGUF files, which repeng writes and llama.cpp reads: a direction (d,) for each of some layers.
 
-llama.cpp adds direction l after layer l, counted from 1, times its own ``--control-vector-scaled``.
+Both add ``direction.l`` after layer l, counted from 0; llama.cpp cannot add anything after the first.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ def export_control_vector(lm: LM, rival: Activations, file: str | Path) -> Path:
 
     Raises:
         WrongBaseError: another base.
-        SteerError: the disk does not take it.
+        SteerError: a direction after the first layer, or a disk that does not take it.
     """
     rival.check_base(lm)
     file = Path(file)
+    if f"{_DIRECTION}0" in rival.tensors:
+        raise SteerError("a control vector cannot have a direction after the first layer, which llama.cpp refuses.")
     try:
         with replace_file(file) as aside:
             writer = GGUFWriter(aside, _ARCHITECTURE)

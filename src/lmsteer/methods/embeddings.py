@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,18 +66,22 @@ class TrainedEmbeddings(Trained):
 @contextmanager
 def _changed(lm: LM, change: Tensor, strengths: Tensor) -> Iterator[None]:
     scale = strengths.float().to(lm.device)
+    module = lm.model.get_input_embeddings()
+    tied = module.weight is lm.head.module.weight
+    bare = copy(module)
+    bare._forward_hooks = OrderedDict()
 
     def spread(x: Tensor) -> Tensor:
         return scale.repeat_interleave(len(x) // len(scale)).view(-1, *[1] * (x.dim() - 1))
 
     def going_in(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output + (spread(output) * change[args[0]]).to(output.dtype)
+        # The module's own pass over Δ: some scale what they give.
+        moved: Tensor = torch.func.functional_call(bare, {"weight": change}, args)
+        return output + (spread(output) * moved).to(output.dtype)
 
     def coming_out(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
         return logits + (spread(logits) * (args[0].float() @ change.T)).to(logits.dtype)
 
-    module = lm.model.get_input_embeddings()
-    tied = module.weight is lm.head.module.weight
     with module.register_forward_hook(going_in):
         if not tied:
             yield

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lmsteer.errors import ModelError, WrongBaseError
+from lmsteer.errors import DataError, ModelError, WrongBaseError
+from lmsteer.gist.lora import check_floating
 from lmsteer.lm import LM
 from lmsteer.low_rank import with_low_rank
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
@@ -49,6 +50,13 @@ class LoRA(Rival):
     traits: ClassVar[Traits] = Traits(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ends = {key.rpartition(".")[2] for key in self.tensors}
+        names = {key.rpartition(".")[0] for key in self.tensors}
+        if not names or ends != {_DOWN, _UP} or len(self.tensors) != 2 * len(names):
+            raise DataError("a LoRA stores two factors of each of its layers.")
 
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:
@@ -87,8 +95,7 @@ class TrainedLoRA(Trained):
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         for name in names:
             module = _linear(lm)[name]
-            if not module.weight.is_floating_point():
-                raise ModelError("a LoRA needs weights that are plain numbers; load the model unquantised.")
+            check_floating(module, "a LoRA")
             outputs, inputs = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
             a = (torch.rand(rank, inputs, generator=random) * 2 - 1) / math.sqrt(inputs)
             b = torch.zeros(outputs, rank)

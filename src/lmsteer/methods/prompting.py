@@ -5,8 +5,11 @@ There is no dial: an end's words stand there or they do not.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 from lmsteer.decoding import PromptStarts
@@ -26,6 +29,16 @@ class Prompting(Rival):
     traits: ClassVar[Traits] = Traits(
         continuous=False, zero_is_base=True, composable=True, by_row=True, transferable=True
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not {"minus", "plus", "tokens"} <= self.card.fit.keys():
+            raise DataError("prompting keeps the words of both ends on its card.")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of its words."""
+        return hashlib.sha256(json.dumps([self.card.fit[end] for end in ("minus", "plus")]).encode()).hexdigest()[:32]
 
     @property
     def context(self) -> int:

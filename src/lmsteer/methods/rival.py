@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from lmsteer.decoding import PromptStarts, Starts
-from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.generation import encode_prompts
 from lmsteer.lm import LM
@@ -69,11 +70,18 @@ class Rival(ABC):
     Attributes:
         card: where it comes from.
         tensors: what is stored, by name.
+
+    Raises:
+        DataError: values that are not finite numbers, or not what the method stores.
     """
 
     card: RivalCard
     tensors: Mapping[str, Tensor]
     traits: ClassVar[Traits]
+
+    def __post_init__(self) -> None:
+        if not all(torch.isfinite(tensor).all() for tensor in self.tensors.values()):
+            raise DataError(f"the {self.card.method} holds values that are not finite numbers.")
 
     @property
     def parameters(self) -> int:

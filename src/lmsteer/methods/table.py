@@ -17,12 +17,15 @@ from lmsteer.methods.full import Full, TrainedFull
 from lmsteer.methods.lora import LoRA, TrainedLoRA
 from lmsteer.methods.prompting import Prompting, few_shot
 from lmsteer.methods.rival import Rival, RivalCard, Trained
+from lmsteer.methods.rows import check_rows
 from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
+from lmsteer.methods.steer import OwnSteer, closed_form
 from lmsteer.methods.training import Budget, train
 from lmsteer.progress import Progress, no_progress
 
 _KIND = FolderKind("rival of a steer", "rival.json", "rival.safetensors", 1, DataError)
 _ENDS = (-1.0, -0.5, 0.5, 1.0)
+_FINE = (-6.0, -4.0, -2.0, 2.0, 4.0, 6.0)
 _SCALED = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
 Begun = Callable[[LM, int], Trained]
 Found = Callable[[LM, Sequence[LabelledText], RivalCard], Rival]
@@ -46,6 +49,7 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
+    "steer": Method(OwnSteer, _FINE, find=closed_form),
     "lora": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
     "lora-value": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
     "lora-head": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
@@ -77,7 +81,7 @@ def fit_rival(
 
     Raises:
         DataError: an unknown method, texts of one end only, PEFT not installed, or a training that diverged.
-        ModelError: a model that has not what the method needs.
+        ModelError: a model that has not what the method needs, or whose rows cannot be told apart.
         KeyboardInterrupt: the user stopped it.
     """
     if method not in METHODS:
@@ -90,6 +94,7 @@ def fit_rival(
     if made.find is not None:
         return made.find(lm, texts, card)
     assert made.begin is not None
+    check_rows(lm)
     trained = made.begin(lm, budget.seed)
     told = train(lm, trained, texts, budget, progress)
     return trained.rival(replace(card, fit=told))

@@ -29,7 +29,7 @@ class Budget:
 
     Attributes:
         steps: at most.
-        seconds: at most; with less than the steps take, a rerun may come out otherwise.
+        seconds: at most, if that is to be watched; where it cuts steps off, a rerun may come out otherwise.
         batch: texts a step.
         seed: of what it begins with and of the order of texts.
 
@@ -38,12 +38,16 @@ class Budget:
     """
 
     steps: int = 200
-    seconds: float = float("inf")
+    seconds: float | None = None
     batch: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch) < 1 or not self.seconds > 0 or not 0 <= self.seed < 1 << 32:
+        if (
+            min(self.steps, self.batch) < 1
+            or (self.seconds is not None and not self.seconds > 0)
+            or not 0 <= self.seed < 1 << 32
+        ):
             raise DataError(f"steps, batch and seconds must be more than nothing, not {asdict(self)}.")
 
 
@@ -68,7 +72,8 @@ def train(
     started = time.perf_counter()
     with interruptible_steps() as check, progress("training", budget.steps, 0) as step:
         for batch in _batches([len(ids[i]) for i in usable], budget):
-            passed = max(len(losses) / budget.steps, (time.perf_counter() - started) / budget.seconds)
+            of_time = (time.perf_counter() - started) / budget.seconds if budget.seconds else 0.0
+            passed = max(len(losses) / budget.steps, of_time)
             if passed >= 1:
                 break
             for group in optimizer.param_groups:

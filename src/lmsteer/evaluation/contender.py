@@ -1,0 +1,221 @@
+"""One method in a comparison: fitted, saved, and everything about it measured, in a process of its own.
+
+    python -m lmsteer.evaluation.contender PLAN METHOD FOLDER
+
+What is done already (the fit, and every block of continuations) is taken as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmsteer.errors import LMSteerError
+from lmsteer.evaluation.arms import Arm
+from lmsteer.evaluation.outcome import Outcome
+from lmsteer.evaluation.protocol import Protocol, evaluate
+from lmsteer.evaluation.scorers import scorer
+from lmsteer.files import finite, write_file
+from lmsteer.fitting.data import LabelledSource, LabelledText, sample_texts
+from lmsteer.generation import Draws, continue_from
+from lmsteer.lm import LM, load
+from lmsteer.methods.rival import Rival
+from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
+from lmsteer.methods.training import Budget
+from lmsteer.progress import bars
+
+# Text of more perplexity than this multiple of the unsteered is not sound.
+SOUND = 1.5
+_REPEATS, _TOKENS = 3, 24
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison measures; the same for every method.
+
+    Attributes:
+        model: to be turned.
+        source: of the labelled texts.
+        prompts: to continue.
+        scorer: of the attribute, by name.
+        judge: model whose perplexity is told; ``model`` if None.
+        budget: of every training.
+        protocol: how much is written for each prompt.
+        sizes: numbers of texts, for what each method needs.
+        seeds: draws of the texts at each size.
+    """
+
+    model: str
+    source: LabelledSource
+    prompts: Sequence[str]
+    scorer: str
+    judge: str | None = None
+    budget: Budget = field(default_factory=Budget)
+    protocol: Protocol = field(default_factory=Protocol)
+    sizes: Sequence[int] = ()
+    seeds: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """For the file that processes share."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Plan:
+        """What ``to_json`` told."""
+        made = {"source": LabelledSource, "budget": Budget, "protocol": Protocol}
+        return cls(**{**told, **{key: kind(**told[key]) for key, kind in made.items()}})
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What was measured of a method.
+
+    Attributes:
+        method: by its name.
+        traits: of its strength.
+        parameters: numbers stored.
+        bytes: on disk.
+        context: tokens of the context that it takes.
+        seconds: of the fit.
+        peak_bytes: memory of the whole process by the end of the fit, model included.
+        slowdown: seconds a token, as a multiple of the model's as it comes.
+        first_token: likewise, seconds to the first token.
+        outcomes: unsteered, then by strength.
+        growth: by number of texts and draw: how far it gets up and down in sound text.
+    """
+
+    method: str
+    traits: Mapping[str, bool]
+    parameters: int
+    bytes: int
+    context: int
+    seconds: float
+    peak_bytes: int
+    slowdown: float
+    first_token: float
+    outcomes: Sequence[Outcome]
+    growth: Sequence[Mapping[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the comparison's file."""
+        return finite({**asdict(self), "outcomes": [each.to_json() for each in self.outcomes]})
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Contender:
+        """What ``to_json`` told."""
+        return cls(**{**told, "outcomes": [Outcome.from_json(each) for each in told["outcomes"]]})
+
+
+def reach(outcomes: Sequence[Outcome]) -> tuple[float, float]:
+    """How far scores go up and down from unsteered text's, among strengths under which text stays sound."""
+    base = outcomes[0]
+    sound = [each for each in outcomes if each.perplexity.mean <= SOUND * base.perplexity.mean]
+    up = [each.score.mean - base.score.mean for each in sound if each.strength >= 0]
+    down = [base.score.mean - each.score.mean for each in sound if each.strength <= 0]
+    return max(up, default=0.0), max(down, default=0.0)
+
+
+def measure(plan: Plan, method: str, folder: Path) -> Contender:
+    """Fit a method, and measure it.
+
+    Raises:
+        LMSteerError: what the method, the data or the model do not allow.
+    """
+    lm, texts = load(plan.model), plan.source.read()
+    judge = load(plan.judge) if plan.judge else lm
+    started, kept = time.perf_counter(), folder / "fitted"
+    told = folder / "fit.json"
+    if not told.exists():
+        save_rival(fit_rival(lm, method, texts, budget=plan.budget, progress=bars()), kept)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        write_file(told, json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    rival = load_rival(kept)
+    outcomes = _outcomes(plan, lm, judge, rival, folder / "written")
+    first, slowdown = _speeds(lm, rival, plan.prompts)
+    return Contender(
+        method,
+        asdict(rival.traits),
+        rival.parameters,
+        rival.bytes,
+        rival.context,
+        **json.loads(told.read_text(encoding="utf-8")),
+        slowdown=slowdown,
+        first_token=first,
+        outcomes=outcomes,
+        growth=[_grown(plan, lm, judge, method, texts, n, seed, folder) for n, seed in _draws(plan, len(texts))],
+    )
+
+
+def _outcomes(plan: Plan, lm: LM, judge: LM, rival: Rival, folder: Path) -> list[Outcome]:
+    name = rival.card.method
+    arms = [Arm(f"{name} {s:+g}", name, s, rival=rival) for s in METHODS[name].strengths]
+    arms = [Arm("unsteered", "unsteered", 0.0), *arms]
+    judging = scorer(plan.scorer)
+    return evaluate(lm, plan.prompts, arms, judging, folder, judge=judge, protocol=plan.protocol, progress=bars())
+
+
+def _draws(plan: Plan, count: int) -> list[tuple[int, int]]:
+    return [(size, seed) for size in plan.sizes if size <= count for seed in range(plan.seeds)]
+
+
+def _grown(
+    plan: Plan, lm: LM, judge: LM, method: str, texts: Sequence[LabelledText], size: int, seed: int, folder: Path
+) -> dict[str, float]:
+    """How far a fit of some of the texts gets; nowhere, if they are too few for the method."""
+    place = folder / f"texts-{size}-{seed}"
+    try:
+        if not (place / "fitted").exists():
+            some = sample_texts(texts, size, seed)
+            save_rival(fit_rival(lm, method, some, budget=plan.budget), place / "fitted")
+        up, down = reach(_outcomes(plan, lm, judge, load_rival(place / "fitted"), place / "written"))
+    except LMSteerError:
+        up, down = 0.0, 0.0
+    return {"texts": size, "seed": seed, "up": up, "down": down}
+
+
+def _speeds(lm: LM, rival: Rival, prompts: Sequence[str]) -> tuple[float, float]:
+    """Seconds to the first token and a token after it, as multiples of the model's as it comes; medians, in turn."""
+    strength = max(METHODS[rival.card.method].strengths)
+    some = [*prompts][:8]
+
+    def written(strength: float | None, new: int) -> tuple[float, int]:
+        arm = Arm("speed", "speed", strength or 0.0, rival=None if strength is None else rival)
+        started = time.perf_counter()
+        rows = list(continue_from(lm, some, arm.starts(lm, some, new), {}, [{}], Draws(max_new_tokens=new)))
+        return time.perf_counter() - started, sum(row.tokens for row in rows)
+
+    def one(strength: float | None) -> tuple[float, float]:
+        (first, few), (whole, tokens) = written(strength, 1), written(strength, _TOKENS)
+        return first, (whole - first) / max(tokens - few, 1)
+
+    one(None), one(strength)
+    pairs = [(one(None), one(strength)) for _ in range(_REPEATS)]
+
+    def median(who: int, what: int) -> float:
+        return statistics.median(pair[who][what] for pair in pairs)
+
+    return median(1, 0) / median(0, 0), median(1, 1) / median(0, 1)
+
+
+def main() -> None:
+    """Measure one method, as a process of its own; what went wrong is the last line of what it says."""
+    plan_file, method, folder = sys.argv[1:]
+    plan = Plan.from_json(json.loads(Path(plan_file).read_text(encoding="utf-8")))
+    try:
+        found = measure(plan, method, Path(folder))
+    except LMSteerError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    write_file(Path(folder) / "contender.json", json.dumps(found.to_json(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
