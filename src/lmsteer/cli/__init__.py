@@ -5,11 +5,23 @@ from __future__ import annotations
 import os
 import sys
 
-from lmsteer.cli import evaluating, exchanging, fitting, generating, gist, keeping, reading, steers
+from lmsteer.cli import comparing, evaluating, exchanging, fitting, generating, gist, keeping, reading, steers
 from lmsteer.cli.app import app, stderr
 from lmsteer.errors import LMSteerError
 
-__all__ = ["app", "evaluating", "exchanging", "fitting", "generating", "gist", "keeping", "main", "reading", "steers"]
+__all__ = [
+    "app",
+    "comparing",
+    "evaluating",
+    "exchanging",
+    "fitting",
+    "generating",
+    "gist",
+    "keeping",
+    "main",
+    "reading",
+    "steers",
+]
 
 
 def main() -> None:

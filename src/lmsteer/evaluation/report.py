@@ -14,7 +14,7 @@ from lmsteer.evaluation.outcome import Outcome
 from lmsteer.pages import filled
 from lmsteer.pictures import rendered
 
-_COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2a9db0", "#a03a72")
+COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2a9db0", "#a03a72")
 # What is beyond this multiple of the unsteered perplexity is no language, and would flatten the rest.
 _WORST = 8.0
 # Share of runs of three words that were there before; sound text has one in a hundred.
@@ -54,7 +54,7 @@ def draw_curves(axes: Axes, outcomes: Sequence[Outcome], height: Height = lambda
     for found in outcomes:
         if found.strength:
             methods.setdefault(found.method, []).append(found)
-    for (method, points), colour in zip(methods.items(), _COLOURS * len(methods), strict=False):
+    for (method, points), colour in zip(methods.items(), COLOURS * len(methods), strict=False):
         labels = iter([_plain(method)])
         for sign in (-1, 1):
             side = sorted((p for p in points if p.strength * sign > 0), key=lambda p: abs(p.strength))

@@ -1,6 +1,7 @@
 """How the commands print what they found, for people and for machines."""
 
 from lmsteer.printing.common import as_json
+from lmsteer.printing.comparing import comparison, comparison_as_json
 from lmsteer.printing.evaluating import outcomes
 from lmsteer.printing.keeping import cached, entries_as_json, known_steers, known_steers_as_json
 from lmsteer.printing.reading import (
@@ -19,6 +20,8 @@ __all__ = [
     "analysis_as_json",
     "as_json",
     "cached",
+    "comparison",
+    "comparison_as_json",
     "component_as_json",
     "components",
     "continuations",

@@ -1,0 +1,100 @@
+"""The command that puts methods beside each other: compare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsteer.cli.app import AsJson, LabelMap, Model, app, stderr, stdout
+from lmsteer.errors import LMSteerError
+from lmsteer.sources import DEFAULT_MODEL
+
+# Of --quick: steps, prompts, continuations a prompt, and no looks at fewer texts.
+_QUICK = (20, 4, 2)
+
+
+@app.command()
+def compare(
+    data: Annotated[str, typer.Argument(help="Labelled texts: JSONL, CSV, Parquet or a Hub dataset.")],
+    out: Annotated[Path, typer.Option(help="Folder of everything that is kept, and of report.html.")],
+    methods: Annotated[str | None, typer.Option(help="Names with commas between; all if not given.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Prompts; twenty neutral ones if not given.")] = None,
+    scorer: Annotated[str, typer.Option(help="Judge of the attribute, or hf:MODEL=CLASS.")] = "sentiment",
+    judge: Annotated[str | None, typer.Option(help="Model whose perplexity is told; --model if not given.")] = None,
+    steps: Annotated[int, typer.Option(help="Of every training, at most.")] = 200,
+    budget: Annotated[float | None, typer.Option(help="Seconds of every training, at most.")] = None,
+    n: Annotated[int, typer.Option(help="Continuations a prompt.")] = 5,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a continuation.")] = 20,
+    sizes: Annotated[str, typer.Option(help="Numbers of texts to fit on as well, like 8,32,128,512,2048.")] = "",
+    seeds: Annotated[int, typer.Option(help="Draws of the texts at each of those.")] = 1,
+    quick: Annotated[bool, typer.Option(help="Tiny settings: whether everything runs, not how good it is.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Draw so many of the texts.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    label_map: LabelMap = None,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Fit methods on the same texts and measure what each does, costs and needs; goes on where it was stopped.
+
+    Example: lmsteer compare texts.jsonl --methods steer,lora,activations --out comparison
+    """
+    from lmsteer import printing
+    from lmsteer.evaluation.compare import compare as run
+    from lmsteer.evaluation.comparison_report import comparison_report
+    from lmsteer.evaluation.contender import Plan
+    from lmsteer.evaluation.protocol import Protocol
+    from lmsteer.evaluation.scorers import scorer as named
+    from lmsteer.files import write_file
+    from lmsteer.fitting.data import LabelledSource, check_labelled, parse_label_map
+    from lmsteer.methods.table import METHODS
+    from lmsteer.methods.training import Budget
+    from lmsteer.progress import bars
+    from lmsteer.prompts import read_prompts
+    from lmsteer.starter import starter_prompts
+
+    mapping = parse_label_map(label_map) if label_map else None
+    source = LabelledSource(data, text_column, label_column, mapping, limit=limit, seed=seed)
+    texts = source.read()
+    check_labelled(texts, data)
+    prompts = read_prompts(file) if file else starter_prompts()[:20]
+    protocol, training = Protocol(n, max_new_tokens, seed=seed), Budget(steps, budget, seed=seed)
+    numbers = _sizes(sizes)
+    if quick:
+        steps, count, n = _QUICK
+        prompts, numbers = prompts[:count], []
+        protocol, training = replace(protocol, n=n), replace(training, steps=steps)
+    judging = named(scorer)
+    plan = Plan(model, source, prompts, scorer, judge, training, protocol, numbers, seeds)
+    chosen = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
+    found = run(plan, chosen, out, progress=bars())
+    about = {
+        "model": model,
+        "texts": f"{len(texts)} labelled texts of {data}",
+        "scorer": judging.name,
+        "how good the scorer is": "; ".join(map(str, judging.about)) or "not measured here",
+        "judge": judge or model,
+        "prompts": f"{len(prompts)}, {protocol.n} continuations of {protocol.max_new_tokens} tokens each",
+        "training": f"{training.steps} steps of {training.batch} texts at most"
+        + (f", {training.seconds:g} seconds at most" if training.seconds else ""),
+    }
+    write_file(out / "report.html", comparison_report(found, about))
+    stderr.print(f"Report and figures written to {out}.", markup=False)
+    if as_json:
+        printing.as_json(printing.comparison_as_json(found, about))
+    else:
+        printing.comparison(stdout, found)
+
+
+def _sizes(notation: str) -> list[int]:
+    try:
+        found = [int(part) for part in notation.split(",") if part.strip()]
+    except ValueError as error:
+        raise LMSteerError(f"--sizes are numbers of texts, like 8,32,128, not {notation!r}.") from error
+    if any(number < 2 for number in found):
+        raise LMSteerError("--sizes are two texts or more.")
+    return found

@@ -1,0 +1,43 @@
+"""How comparisons of methods are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lmsteer.evaluation.compare import Comparison
+from lmsteer.evaluation.comparison_report import line
+
+
+def comparison(out: Console, found: Comparison) -> None:
+    """A row for each method, and what failed."""
+    table = Table("method", "up", "down", "parameters", "on disk", "fit", "a token", "first token", "context")
+    for each in map(line, found.contenders):
+        table.add_row(
+            each.method,
+            f"{each.up:+.3f}",
+            f"{-each.down:+.3f}",
+            f"{each.parameters:,}",
+            f"{each.bytes / 1000:,.0f} kB",
+            f"{each.seconds:.1f} s",
+            f"{each.slowdown:.2f} x",
+            f"{each.first_token:.2f} x",
+            str(each.context),
+        )
+    out.print(table)
+    for method, why in found.failures.items():
+        out.print(f"{method} failed: {why}", markup=False, highlight=False, style="red")
+
+
+def comparison_as_json(found: Comparison, about: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that was measured."""
+    return {
+        "about": dict(about),
+        "lines": [asdict(line(each)) for each in found.contenders],
+        "contenders": [each.to_json() for each in found.contenders],
+        "failures": found.failures,
+    }

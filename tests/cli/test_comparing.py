@@ -1,0 +1,98 @@
+"""compare: methods beside each other; one that fails, or is stopped, does not end the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LINE = ("compare", "letters.jsonl", "--quick", "--out", "c", "--scorer", "sentiment-vader", "--max-new-tokens", "6")
+
+
+def test_methods_are_measured_and_failures_told(run):
+
+    pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+    status, out, _ = run(*LINE, "--methods", "steer,lora,prompt-tuning", "--json")
+    assert status == 0
+    told = json.loads(out)
+    assert [line["method"] for line in told["lines"]] == ["steer", "lora", "prompt-tuning"]
+    assert told["failures"] == {}
+    for line in told["lines"]:
+        assert line["parameters"] > 0
+        assert line["seconds"] > 0
+        assert line["peak_bytes"] > 1e7
+        assert line["slowdown"] > 0
+    assert [line["context"] for line in told["lines"]] == [0, 0, 10]
+    page = Path("c/report.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in ("steer", "lora", "prompt-tuning"))
+    before = {file: file.stat().st_mtime_ns for file in Path("c").rglob("contender.json")}
+    assert run(*LINE, "--methods", "steer,lora,prompt-tuning")[0] == 0
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_method_that_fails_does_not_end_the_others(run, monkeypatch):
+    """The second runs out of what it needs: its folder cannot be written to."""
+    Path("c/lora").mkdir(parents=True)
+    Path("c/lora/fitted").write_text("in the way")
+    Path("c/plan.json").write_text("")
+    Path("c/plan.json").unlink()
+    status, _, err = run(*LINE, "--methods", "steer")
+    assert status == 2
+    assert "holds no comparison" in err
+    Path("c/lora/fitted").unlink()
+    Path("c/lora").rmdir()
+    assert run(*LINE, "--methods", "steer")[0] == 0
+    Path("c/lora").mkdir()
+    Path("c/lora/fitted").write_text("in the way")
+    status, out, _ = run(*LINE, "--methods", "lora,steer", "--json")
+    assert status == 0
+    told = json.loads(out)
+    assert [line["method"] for line in told["lines"]] == ["steer"]
+    assert "exists and holds no rival of a steer" in told["failures"]["lora"]
+    Path("c/lora/fitted").unlink()
+    status, out, _ = run(*LINE, "--methods", "lora,steer", "--json")
+    assert [line["method"] for line in json.loads(out)["lines"]] == ["lora", "steer"]
+
+
+def test_a_stopped_comparison_goes_on(run, tiny_folder):
+    line = [sys.executable, "-m", "lmsteer", *LINE, "--methods", "steer,lora", "--model", str(tiny_folder)]
+    started = subprocess.Popen(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not Path("c/steer/contender.json").exists():
+        assert time.monotonic() < until
+        assert started.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    started.send_signal(signal.SIGINT)
+    said = started.communicate()[1]
+    if started.returncode:  # else it was quicker than we are
+        assert started.returncode == 2
+        assert "goes on from there" in " ".join(said.split())
+    before = Path("c/steer/contender.json").stat().st_mtime_ns
+    status, out, _ = run(*LINE, "--methods", "steer,lora", "--json")
+    assert status == 0
+    assert len(json.loads(out)["lines"]) == 2
+    assert Path("c/steer/contender.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--methods", "magic"], "unknown methods magic: there are steer, lora"),
+        (["--sizes", "many"], "numbers of texts"),
+        (["--sizes", "1"], "two texts or more"),
+        (["--steps", "0"], "more than nothing"),
+        (["--scorer", "nobody"], "nobody"),
+    ],
+)
+def test_bad_input_is_refused(run, more, message):
+    status, _, err = run(*LINE, *more)
+    assert status == 2
+    assert message in err
+    assert not Path("c").exists()
