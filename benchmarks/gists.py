@@ -36,15 +36,20 @@ from lmsteer.progress import bars
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "gists.json", HERE / "results" / "work" / "gists"
 DOCS = HERE.parent / "docs"
+# A quarter of an hour for each number of gist tokens, and the best part of an hour for one of them and its controls.
+LONG = 2000
 FITS = {
     "gist-1": Settings(1),
     "positive": Settings(1, condition=Condition.POSITIVE),
     "negative": Settings(1, condition=Condition.NEGATIVE),
+    "gist-1-long": Settings(1, steps=LONG),
+    "positive-long": Settings(1, condition=Condition.POSITIVE, steps=LONG),
+    "negative-long": Settings(1, condition=Condition.NEGATIVE, steps=LONG),
     "gist-10": Settings(10),
     "gist-5": Settings(5),
     "gist-2": Settings(2),
 }
-EVERY = 50
+EVERY = 100
 SPLITS = ("seen", "unseen", "human")
 OURS, MIDDLE, THEIRS = "#1f7a5a", "#667085", "#b4462f"
 app = typer.Typer(add_completion=False)

@@ -16,9 +16,9 @@ import torch
 
 from lmsteer.errors import DataError, InterruptedWorkError, ModelError, WrongBaseError
 from lmsteer.gist.adapter import GistCard, load_adapter
-from lmsteer.gist.examples import Instruction, encode_examples, prompt_ids
+from lmsteer.gist.examples import Instruction, encode_examples, lay_out, prompt_ids
 from lmsteer.gist.fit import fit_gist
-from lmsteer.gist.forward import output_likelihood, output_loss
+from lmsteer.gist.forward import masked_states, output_likelihood, output_loss
 from lmsteer.gist.masks import Condition
 from lmsteer.gist.student import Settings, Student
 from tiny import tiny_model
@@ -124,6 +124,19 @@ def test_installed_the_lora_is_what_it_was_beside_the_weights(make_lm, family):
     with torch.no_grad(), adapter.installed(lm):
         within = output_likelihood(lm, adapter.ids(lm), examples, Condition.GIST)
     torch.testing.assert_close(within, beside, rtol=1e-4, atol=1e-4)  # float32: one product for two
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_prompts_that_nobody_sees_need_not_be_there(make_lm, family):
+    lm = make_lm(family)
+    student = Student(lm, SMALL)
+    examples = encode_examples(lm, [*copying(3), Instruction("a much longer instruction", "x", "ok")], 2)
+    with torch.no_grad(), student.installed():
+        without = output_likelihood(lm, student.gist, examples, Condition.NEGATIVE)
+        layout, targets = lay_out(lm, examples, student.gist)
+        h = masked_states(lm, layout, Condition.NEGATIVE)[:, :-1][targets[:, 1:]]
+        expected = lm.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]])
+    torch.testing.assert_close(without, expected, rtol=1e-4, atol=1e-4)  # float32: other shapes
 
 
 def test_padding_changes_no_loss(llama):

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -105,10 +105,20 @@ def _end(lm: LM) -> list[int]:
     return stops[:1] if stops and own not in stops else [] if own is None else [own]
 
 
-def lay_out(lm: LM, examples: Sequence[Example], gist: Sequence[int]) -> tuple[Layout, Tensor]:
-    """A batch, padded on the right, and where its targets stand (B, T)."""
-    prompts, rests = [each.prompt for each in examples], [each.rest for each in examples]
+def lay_out(lm: LM, examples: Sequence[Example], gist: Sequence[int], *, hidden: bool = False) -> tuple[Layout, Tensor]:
+    """A batch, padded on the right, and where its targets stand (B, T).
+
+    Args:
+        lm: the model.
+        examples: of the batch.
+        gist: ids of the gist tokens.
+        hidden: leave prompts out, which nobody will see; what follows them stays where it is.
+    """
+    prompts, rests = [[] if hidden else each.prompt for each in examples], [each.rest for each in examples]
     layout = Layout.of(prompts, gist, rests, lm.pad_id, lm.device)
+    if hidden:
+        before = torch.tensor([[len(each.prompt)] for each in examples], device=lm.device)
+        layout = replace(layout, positions=(layout.positions + before) * layout.mask)
     ends = layout.mask.sum(1, keepdim=True)
     starts = ends - torch.tensor([[each.targets] for each in examples], device=lm.device)
     places = torch.arange(layout.ids.shape[1], device=lm.device)

@@ -35,7 +35,7 @@ def output_likelihood(lm: LM, gist: Sequence[int], examples: Sequence[Example], 
         examples: a batch.
         condition: what the outputs see.
     """
-    layout, targets = lay_out(lm, examples, gist)
+    layout, targets = lay_out(lm, examples, gist, hidden=condition is Condition.NEGATIVE)
     h = masked_states(lm, layout, condition)[:, :-1][targets[:, 1:]]
     return lm.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]])
 
