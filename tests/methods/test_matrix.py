@@ -119,31 +119,41 @@ def test_padding_changes_nothing(llama, method):
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"activations"}))
-def test_both_ends_write_otherwise(llama, method):
-    """Under what was learnt, the texts of an end are likelier at that end."""
+def test_texts_are_likelier_at_their_own_end(llama, method):
     rival = fitted(method)
-    ends = [text for text in TEXTS if text.label > 0][:6], [text for text in TEXTS if text.label < 0][:6]
     strength = 3.0 if rival.traits.continuous else 1.0
-    found = {}
-    with torch.no_grad():
-        for s in (strength, -strength):
-            for sign, texts in zip((1, -1), ends, strict=True):
-                found[s > 0, sign] = sum(_likelihood(llama, rival, text.text, s) for text in texts)
-    assert found[True, 1] - found[False, 1] > found[True, -1] - found[False, -1]
+    ids = llama.encode([text.text for text in TEXTS[:16]])
+    own = [strength if text.label > 0 else -strength for text in TEXTS[:16]]
+    found = rival.log_likelihoods(llama, ids, own).sum()
+    assert found > rival.log_likelihoods(llama, ids, [-s for s in own]).sum()
 
 
-def _likelihood(lm, rival, text, strength):
-    """Of a text after its first letter."""
-    starts = rival.starts(lm, [text[:1]], strength, len(text))
-    begun = starts.begin([0])
-    rest = torch.tensor([lm.encode([text[1:]], special=False)[0]])
-    width = begun["attention_mask"].shape[1] - begun["input_ids"].shape[1] + begun["input_ids"].shape[1]
-    ids = torch.cat([begun["input_ids"][:, -1:] if "position_ids" in begun else begun["input_ids"], rest], 1)
-    given = {key: value for key, value in begun.items() if key not in ("input_ids", "attention_mask", "position_ids")}
-    mask = torch.ones(1, width + rest.shape[1], dtype=torch.long)
-    with starts.installed():
-        logits = lm.model(input_ids=ids, attention_mask=mask, **given).logits[0, -rest.shape[1] - 1 : -1]
-    return float(torch.log_softmax(logits, -1).gather(1, rest[0][:, None]).sum())
+@pytest.mark.parametrize("method", METHODS)
+def test_likelihoods_do_not_depend_on_the_batch_and_are_those_of_what_follows(llama, method):
+    """Of ragged texts, each alone; and of continuations, token by token, as ``starts`` begins them."""
+    rival, texts = fitted(method), ["abcdef", "a b", "the longest text of these", "xyz"]
+    strengths = [1.0, -1.0, -1.0, 1.0]
+    ids = llama.encode(texts)
+    together = rival.log_likelihoods(llama, ids, strengths)
+    alone = [float(rival.log_likelihoods(llama, [one], [s])[0]) for one, s in zip(ids, strengths, strict=True)]
+    torch.testing.assert_close(together, torch.tensor(alone), rtol=1e-4, atol=1e-3)  # float32: padded
+    expected = [_step_by_step(llama, rival, text, s) for text, s in zip(texts, strengths, strict=True)]
+    torch.testing.assert_close(together, torch.tensor(expected), rtol=1e-4, atol=1e-3)
+
+
+@torch.inference_mode()
+def _step_by_step(lm, rival, text, strength):
+    """Read through ``generate``'s own loop: scores of the text's tokens, each after those before it."""
+    ids, total = lm.encode([text])[0], 0.0
+    for length in range(1, len(ids)):
+        start = lm.tokenizer.decode(ids[:length])
+        starts = rival.starts(lm, [start], strength, 1)
+        with starts.installed():
+            out = lm.model.generate(
+                **starts.begin([0]), max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
+            )
+        total += float(torch.log_softmax(out.logits[0][0], -1)[ids[length]])
+    return total
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "llama"])

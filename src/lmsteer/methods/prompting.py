@@ -12,12 +12,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
+from lmsteer.batches import by_length, pad
 from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, SteerError
 from lmsteer.fitting.data import LabelledText
 from lmsteer.generation import encode_prompts
 from lmsteer.lm import LM
-from lmsteer.methods.rival import Rival, RivalCard, Traits
+from lmsteer.methods.rival import Rival, RivalCard, Traits, picked
 
 _ENDS = {-1.0: "minus", 0.0: None, 1.0: "plus"}
 
@@ -48,6 +52,24 @@ class Prompting(Rival):
     def check_base(self, lm: LM) -> None:
         """Any model takes words."""
 
+    @torch.inference_mode()
+    def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
+        """Each text after its end's words.
+
+        Raises:
+            SteerError: a strength that is no end.
+        """
+        words = {strength: lm.encode([self._words(strength)])[0] for strength in set(strengths)}
+        rows = [[*words[s], *text] for text, s in zip(texts, strengths, strict=True)]
+        found = torch.zeros(len(texts))
+        for batch in by_length(rows):
+            padded, mask = pad([rows[i] for i in batch], lm.pad_id, lm.device)
+            before = torch.tensor([[len(words[strengths[i]])] for i in batch], device=lm.device)
+            counted = mask * (torch.arange(padded.shape[1], device=lm.device) > before)
+            logits = lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
+            found[batch] = picked(logits, padded[:, 1:], counted[:, 1:])
+        return found
+
     def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> PromptStarts:
         """Prompts after an end's words.
 
@@ -55,12 +77,15 @@ class Prompting(Rival):
             DataError: a prompt that is empty, or too long with the words before it.
             SteerError: a strength that is no end.
         """
+        words = self._words(strength)
+        encode_prompts(lm, prompts, new)  # refuses empty ones
+        return PromptStarts(lm, encode_prompts(lm, [words + prompt for prompt in prompts], new))
+
+    def _words(self, strength: float) -> str:
         if strength not in _ENDS:
             raise SteerError(f"prompting has no strength {strength:g}: there are -1, 0 and 1.")
         end = _ENDS[strength]
-        words = "" if end is None else str(self.card.fit[end])
-        encode_prompts(lm, prompts, new)  # refuses empty ones
-        return PromptStarts(lm, encode_prompts(lm, [words + prompt for prompt in prompts], new))
+        return "" if end is None else str(self.card.fit[end])
 
 
 def instructed(lm: LM, minus: str, plus: str, card: RivalCard) -> Prompting:

@@ -7,7 +7,7 @@ say what.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lmsteer.batches import by_length, pad
 from lmsteer.decoding import PromptStarts, Starts
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.fingerprints import fingerprint_of_tensors
@@ -122,6 +123,32 @@ class Rival(ABC):
         """
         raise SteerError(f"{self.card.method} acts through the prompt, and not on a model's passes.")
 
+    @torch.inference_mode()
+    def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
+        """Log-likelihood of each text (N,), each at its strength, after its first token; texts are ids.
+
+        Raises:
+            WrongBaseError: another base.
+            SteerError: a strength that the method cannot have.
+        """
+        found = torch.zeros(len(texts))
+        for batch in self._batches(texts, strengths):
+            padded, mask = pad([texts[i] for i in batch], lm.pad_id, lm.device)
+            given = [strengths[i] for i in batch] if self.traits.by_row else [strengths[batch[0]]]
+            with self.at(lm, given):
+                logits = lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
+            found[batch] = picked(logits, padded[:, 1:], mask[:, 1:])
+        return found
+
+    def _batches(self, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Iterator[list[int]]:
+        """Texts of like length, and of one strength where rows cannot have their own."""
+        lots = [list(range(len(texts)))]
+        if not self.traits.by_row:
+            lots = [[i for i in lots[0] if strengths[i] == strength] for strength in sorted(set(strengths))]
+        for lot in lots:
+            for batch in by_length([texts[i] for i in lot]):
+                yield [lot[i] for i in batch]
+
     def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> Starts:
         """Where continuations of prompts begin at a strength, for ``continue_from``.
 
@@ -138,6 +165,12 @@ class Rival(ABC):
         """
         self.check_base(lm)
         return _Installed(lm, encode_prompts(lm, prompts, new), self, strength)
+
+
+def picked(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Log-likelihood of the targets (B, T) that count, summed over each row (B,)."""
+    log_p = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None]).squeeze(-1)
+    return (log_p * mask).sum(1).cpu()
 
 
 class Trained(ABC):

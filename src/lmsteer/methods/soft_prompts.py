@@ -21,7 +21,7 @@ from lmsteer.decoding import CACHE
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import encode_prompts
 from lmsteer.lm import LM
-from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
+from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits, picked
 
 _MINUS, _PLUS = "minus", "plus"
 
@@ -48,16 +48,44 @@ class _SoftPrompt(Rival):
             SteerError: a strength beyond -1 and 1.
         """
         self.check_base(lm)
-        if not -1 <= strength <= 1:
-            raise SteerError(f"{self.card.method} has no strength {strength:g}: its ends are -1 and 1.")
+        self._check_strengths([strength])
         ids = encode_prompts(lm, prompts, new + self.context)
         kept = self.kept(lm, strength)
         return CacheStarts(lm, [kept] * len(ids), [self.context] * len(ids), ids)
+
+    @torch.inference_mode()
+    def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
+        """Each text after the soft prompt of its strength.
+
+        Raises:
+            WrongBaseError: another base.
+            SteerError: a strength beyond -1 and 1.
+        """
+        self.check_base(lm)
+        self._check_strengths(strengths)
+        kept = {strength: self.kept(lm, strength) for strength in set(strengths)}
+        found = torch.zeros(len(texts))
+        for batch in self._batches(texts, strengths):
+            own = [kept[strengths[i]] for i in batch]
+            starts = CacheStarts(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
+            given = starts.begin(range(len(batch)))
+            ids, positions = (given[name][:, self.context :] for name in ("input_ids", "position_ids"))
+            mask = given["attention_mask"]
+            places = {"position_ids": positions} if lm.takes_positions else {}
+            logits = lm.model(input_ids=ids, attention_mask=mask, **places, **{CACHE: given[CACHE]}).logits[:, :-1]
+            counted = mask[:, self.context :]
+            found[batch] = picked(logits, ids[:, 1:], counted[:, :-1] * counted[:, 1:])
+        return found
 
     def kept(self, lm: LM, strength: float) -> Kept:
         """Keys and values at a strength."""
         minus, plus = (self.tensors[end].to(lm.device) for end in (_MINUS, _PLUS))
         return self._kept(lm, minus + (strength + 1) / 2 * (plus - minus))
+
+    def _check_strengths(self, strengths: Sequence[float]) -> None:
+        for strength in strengths:
+            if not -1 <= strength <= 1:
+                raise SteerError(f"{self.card.method} has no strength {strength:g}: its ends are -1 and 1.")
 
     def _kept(self, lm: LM, prompt: Tensor) -> Kept:
         raise NotImplementedError
