@@ -1,0 +1,269 @@
+"""What is said of steers, LoRAs and prompts, put to the test on the default model.
+
+    python -m benchmarks.claims measure DATA    every claim, the shortest first; what is there already is kept
+    python -m benchmarks.claims tell            the figures, and docs/claims.svg
+
+A method's **gain** is what texts that it has not seen become likelier by, in nats a token, at their own label times the
+best scale of some; its **contrast** is half of what they are likelier by at their own label than at the opposite one,
+at that scale: what it has learnt of the corpus, and not of the style, is not in that. All are trained on the same texts
+for the same number of steps. Figures go to ``results/claims.json``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from benchmarks.results import keep, kept
+from lmsteer.batches import by_length, pad
+from lmsteer.errors import LMSteerError
+from lmsteer.export.peft_lora import export_lora
+from lmsteer.files import write_file
+from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
+from lmsteer.lm import LM, load
+from lmsteer.methods.full import TrainedFull
+from lmsteer.methods.lora import TrainedLoRA
+from lmsteer.methods.rival import Rival, RivalCard, Trained
+from lmsteer.methods.soft_prompts import TrainedSoftPrompts
+from lmsteer.methods.steer import closed_form
+from lmsteer.methods.training import Budget, train
+from lmsteer.pictures import rendered
+from lmsteer.progress import bars
+from lmsteer.steers.files import find_steer
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import factorise
+
+HERE = Path(__file__).parent
+RESULTS, DOCS = HERE / "results" / "claims.json", HERE.parent / "docs"
+TEXTS, HELD_OUT, STEPS = 512, 200, 100
+SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+RANKS = (1, 4, 16, 64)
+TOKENS = (1, 2, 4, 8, 16, 32, 64)
+SIZES = (8, 32, 128, 512, 2048)
+STRENGTH = 3.0
+app = typer.Typer(add_completion=False)
+Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every measurement is made with."""
+
+    lm: LM
+    texts: Sequence[LabelledText]
+    held_out: Sequence[LabelledText]
+
+    def card(self) -> RivalCard:
+        """Of anything that is fitted here."""
+        return RivalCard("claim", self.lm.name, self.lm.fingerprint, self.lm.tokenizer_fingerprint)
+
+    def trained(self, made: Trained, texts: Sequence[LabelledText] | None = None) -> Rival:
+        """What is learnt in the steps that all have."""
+        train(self.lm, made, texts or self.texts, Budget(steps=STEPS), bars())
+        return made.rival(self.card())
+
+    def gain(self, rival: Rival) -> dict[str, float]:
+        """Of unseen texts, at the best of the scales that the method can have."""
+        ids = self.lm.encode([text.text for text in self.held_out])
+        tokens = sum(len(row) - 1 for row in ids)
+
+        def read(scale: float) -> float:
+            strengths = [scale * text.label for text in self.held_out]
+            return float(rival.log_likelihoods(self.lm, ids, strengths).sum()) / tokens
+
+        found: dict[float, float] = {}
+        for scale in SCALES:
+            with suppress(LMSteerError):  # beyond its ends
+                found[scale] = read(scale)
+        best = max(found, key=lambda scale: found[scale])
+        gain, contrast = found[best] - self.base / tokens, (found[best] - read(-best)) / 2
+        return {"gain": gain, "contrast": contrast, "scale": best, "parameters": rival.parameters}
+
+    @cached_property
+    def base(self) -> float:
+        """Log-likelihood of the unseen texts under the model as it comes."""
+        ids = self.lm.encode([text.text for text in self.held_out])
+        nothing = TrainedLoRA(self.lm, "head", 1).rival(self.card())
+        return float(nothing.log_likelihoods(self.lm, ids, [0.0] * len(ids)).sum())
+
+
+@app.command("measure")
+def measure(data: Data) -> None:
+    """Every claim."""
+    texts = read_labelled(data / "sst5_train.jsonl.gz")
+    held_out = [text for text in read_labelled(data / "sst5_dev.jsonl.gz") if text.label]
+    bench = Bench(load(), sample_texts(texts, TEXTS, 0), sample_texts(held_out, HELD_OUT, 0))
+    for key, work in _works(bench, texts).items():
+        if key not in kept(RESULTS):
+            keep(RESULTS, key, work())
+
+
+@app.command("tell")
+def tell() -> None:
+    """The figures, and the picture."""
+    found = kept(RESULTS)
+    console = Console(width=110)
+    for key, figures in found.items():
+        console.print(f"{key}: {figures}", highlight=False, markup=False)
+    _draw(found)
+
+
+def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[], Any]]:
+    """What is measured, by what it is called."""
+    lm, works = bench.lm, dict[str, Callable[[], Any]]()
+
+    def learnt(made: Callable[[], Trained], some: Sequence[LabelledText] | None = None) -> Any:
+        return bench.gain(bench.trained(made(), some))
+
+    works["a, steer and LoRA on the head"] = partial(_as_lora, lm, bench)
+    for rank in (*RANKS, lm.hidden_size):
+        works[f"c, steer of rank {rank}"] = partial(_of_rank, bench, rank)
+    for rank in RANKS:
+        works[f"c, LoRA on the head of rank {rank}"] = partial(learnt, partial(TrainedLoRA, lm, "head", rank))
+        works[f"c, LoRA everywhere of rank {rank}"] = partial(learnt, partial(TrainedLoRA, lm, "all", rank))
+        works[f"b, LoRA on the last value matrix of rank {rank}"] = partial(_imitated, bench, rank)
+    for tokens in TOKENS:
+        works[f"d, {tokens} prompt tokens"] = partial(learnt, partial(TrainedSoftPrompts, lm, "prompt", tokens))
+        works[f"d, steer of rank {tokens}"] = partial(_of_rank, bench, tokens)
+    works["f, full fine-tuning"] = partial(learnt, partial(TrainedFull, lm))
+    for size in SIZES:
+        some = sample_texts(texts, size, 0)
+        works[f"e, steer from {size} texts"] = partial(_from_texts, bench, some)
+        works[f"e, LoRA everywhere from {size} texts"] = partial(learnt, partial(TrainedLoRA, lm, "all"), some)
+        works[f"e, prompt tokens from {size} texts"] = partial(learnt, partial(TrainedSoftPrompts, lm, "prompt"), some)
+    return works
+
+
+def _of_rank(bench: Bench, rank: int) -> dict[str, float]:
+    return bench.gain(_truncated(bench, rank))
+
+
+def _from_texts(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, float]:
+    return bench.gain(closed_form(bench.lm, texts, bench.card()))
+
+
+def _truncated(bench: Bench, rank: int) -> Rival:
+    """The closed-form steer's nearest of a rank."""
+    steer = closed_form(bench.lm, bench.texts, bench.card())
+    a, b, _ = factorise(steer.tensors["A"] @ steer.tensors["B"].T, rank)
+    return replace(steer, tensors={"A": a, "B": b})
+
+
+@torch.inference_mode()
+def _as_lora(lm: LM, bench: Bench) -> dict[str, float]:
+    """How far apart log-probabilities are, of a steer in flight and of its LoRA as plain PEFT loads it."""
+    import peft
+
+    mix = Mix({"sentiment": find_steer("sentiment")}, {"sentiment": STRENGTH})
+    ids = [torch.tensor([row]) for row in lm.encode([text.text for text in bench.held_out[:20]])]
+    with lm.steered(mix):
+        steered = [torch.log_softmax(lm.model(row).logits, -1) for row in ids]
+    plain = [torch.log_softmax(lm.model(row).logits, -1) for row in ids]
+    with tempfile.TemporaryDirectory() as folder:
+        model = peft.PeftModel.from_pretrained(lm.model, str(export_lora(lm, mix, Path(folder) / "lora")))
+        found = [torch.log_softmax(model(input_ids=row).logits, -1) for row in ids]
+        model.unload()
+    gaps = [float((one - other).abs().max()) for one, other in zip(found, steered, strict=True)]
+    moved = [float((one - other).abs().max()) for one, other in zip(plain, steered, strict=True)]
+    return {"largest difference, nats": max(gaps), "the steer moves by, nats": max(moved)}
+
+
+def _imitated(bench: Bench, rank: int) -> dict[str, float]:
+    """The LoRA on the last value matrix that comes nearest to a steer's predictions, and how near that is."""
+    lm, made = bench.lm, TrainedLoRA(bench.lm, "value", rank)
+    mix = Mix({"sentiment": find_steer("sentiment")}, {"sentiment": STRENGTH})
+    optimizer = torch.optim.AdamW(made.trainable(), 1e-2, weight_decay=0.0)
+    ids = lm.encode([text.text for text in bench.texts])
+    random = torch.Generator().manual_seed(0)
+    for step in range(2 * STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - step / (2 * STEPS))
+        rows = torch.randint(len(ids), (16,), generator=random).tolist()
+        loss = _divergence(lm, mix, made, [ids[i] for i in rows])[0]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    unseen = lm.encode([text.text for text in bench.held_out])
+    total, untouched, tokens = 0.0, 0.0, 0
+    with torch.no_grad():
+        for batch in by_length(unseen):
+            own, base = _divergence(lm, mix, made, [unseen[i] for i in batch])
+            count = sum(len(unseen[i]) for i in batch)
+            total, untouched, tokens = total + float(own) * count, untouched + float(base) * count, tokens + count
+    return {"nats a token": total / tokens, "untouched": untouched / tokens, "share left": total / untouched}
+
+
+def _divergence(lm: LM, mix: Mix, made: TrainedLoRA, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(steered ‖ LoRA) and KL(steered ‖ base), means over tokens."""
+    padded, mask = pad(ids, lm.pad_id, lm.device)
+    counted = mask.bool()
+    with torch.no_grad():
+        base = torch.log_softmax(lm.model(input_ids=padded, attention_mask=mask).logits[counted], -1)
+        with lm.steered(mix):
+            wanted = torch.log_softmax(lm.model(input_ids=padded, attention_mask=mask).logits[counted], -1)
+    own = torch.log_softmax(made.logits(padded, mask, torch.ones(len(ids)))[counted], -1)
+
+    def divergence(found: torch.Tensor) -> torch.Tensor:
+        return (wanted.exp() * (wanted - found)).sum(-1).mean()
+
+    return divergence(own), divergence(base)
+
+
+CURVES: Sequence[tuple[str, Sequence[int], Mapping[str, str]]] = (
+    (
+        "rank",
+        RANKS,
+        {
+            "steer": "c, steer of rank {}",
+            "LoRA on the head": "c, LoRA on the head of rank {}",
+            "LoRA everywhere": "c, LoRA everywhere of rank {}",
+        },
+    ),
+    ("prompt tokens, or rank", TOKENS, {"steer": "d, steer of rank {}", "prompt": "d, {} prompt tokens"}),
+    (
+        "labelled texts",
+        SIZES,
+        {
+            "steer": "e, steer from {} texts",
+            "prompt": "e, prompt tokens from {} texts",
+            "LoRA everywhere": "e, LoRA everywhere from {} texts",
+        },
+    ),
+)
+COLOURS = {"steer": "#1f7a5a", "LoRA on the head": "#c98a1b", "LoRA everywhere": "#b4462f", "prompt": "#3b6fb6"}
+
+
+def _draw(found: Mapping[str, Any]) -> None:
+    """Contrast by rank, by prompt tokens, and by texts."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    charts = figure.subplots(1, 3, sharey=True)
+    for axes, (label, values, lines) in zip(charts, CURVES, strict=True):
+        for name, key in lines.items():
+            points = [(v, found[key.format(v)]["contrast"]) for v in values if key.format(v) in found]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", markersize=4, color=COLOURS[name], label=name)
+        if (full := found.get("f, full fine-tuning")) and label == "rank":
+            axes.axhline(full["contrast"], color="#667085", linestyle="--", label="full fine-tuning")
+        axes.axhline(0, color="#667085", linewidth=0.8)
+        axes.set(xscale="log", xlabel=label)
+        axes.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=7)
+    charts[0].set_ylabel("contrast on unseen texts, nats a token")
+    write_file(DOCS / "claims.svg", rendered(figure))
+
+
+if __name__ == "__main__":
+    app()
