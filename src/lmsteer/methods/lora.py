@@ -82,7 +82,7 @@ class TrainedLoRA(Trained):
         seed: of A.
 
     Raises:
-        ModelError: no such layers, or one whose weight is packed.
+        ModelError: no such layers, one whose weight is packed, or ``all`` where most weights are in none.
     """
 
     rate = 1e-3
@@ -91,6 +91,8 @@ class TrainedLoRA(Trained):
         names = PRESETS[targets](lm) if targets in PRESETS else [n for n in _linear(lm) if n.endswith(targets)]
         if not names:
             raise ModelError(f"{type(lm.model).__name__} has no linear layers {targets!r}, which a LoRA could be of.")
+        if targets == "all":
+            _check_covered(lm, names)
         self._lm, random = lm, torch.Generator().manual_seed(seed)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         for name in names:
@@ -117,6 +119,19 @@ class TrainedLoRA(Trained):
         down = {f"{name}.{_DOWN}": a.detach().cpu().clone() for name, (a, _) in self._factors.items()}
         up = {f"{name}.{_UP}": _SCALE * b.detach().cpu() for name, (_, b) in self._factors.items()}
         return LoRA(card, {**down, **up})
+
+
+def _check_covered(lm: LM, names: Sequence[str]) -> None:
+    """Experts are often no linear layers: a LoRA that leaves them out is no LoRA on everything."""
+    tables = [module for module in lm.model.modules() if isinstance(module, nn.Embedding)]
+    left_out = {id(p) for module in (*tables, lm.head.module) for p in module.parameters()}
+    whole = sum(p.numel() for p in lm.model.parameters() if id(p) not in left_out)
+    covered = sum(lm.model.get_parameter(f"{name}.weight").numel() for name in names)
+    if 2 * covered < whole:
+        raise ModelError(
+            f"most weights of {type(lm.model).__name__} are experts, which are no linear layers: name the layers that "
+            "the LoRA is to be of."
+        )
 
 
 def _linear(lm: LM) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""Training: the loss that is told is of the texts' own tokens, and a budget is kept."""
+
+from __future__ import annotations
+
+import random
+import signal
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError
+from lmsteer.fitting.data import LabelledText
+from lmsteer.methods import training as module
+from lmsteer.methods.lora import TrainedLoRA
+from lmsteer.methods.rival import RivalCard, Trained
+from lmsteer.methods.training import Budget, train
+
+RAGGED = [LabelledText("ab" * n, 1.0 if n % 2 else -1.0) for n in (1, 2, 3, 5, 8, 13)]
+
+
+class Watched(Trained):
+    """Gives the model's own logits, and keeps what it was given."""
+
+    rate = 0.5
+
+    def __init__(self, lm):
+        self.lm, self.given = lm, []
+        self.parameter = torch.zeros(1, requires_grad=True)
+
+    def trainable(self):
+        return [self.parameter]
+
+    def logits(self, ids, mask, strengths):
+        self.given.append((ids, mask, strengths))
+        return self.lm.model(input_ids=ids, attention_mask=mask).logits + self.parameter
+
+    def rival(self, card):
+        raise NotImplementedError
+
+
+def test_the_loss_is_of_every_token_but_the_first_and_no_padding(llama):
+    watched = Watched(llama)
+    told = train(llama, watched, RAGGED, Budget(steps=1, batch=6))
+    ((ids, mask, strengths),) = watched.given
+    assert sorted(mask.sum(1).tolist()) == [2, 4, 6, 10, 16, 26]
+    labels = {len(text.text): text.label for text in RAGGED}
+    assert strengths.tolist() == [labels[n] for n in mask.sum(1).tolist()]
+    losses = []
+    with torch.no_grad():
+        for row, own in zip(ids, mask, strict=True):
+            text = row[: int(own.sum())]
+            log_p = torch.log_softmax(llama.model(text[None]).logits[0, :-1], -1)
+            losses += (-log_p.gather(1, text[1:, None])).flatten().tolist()
+    assert told["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)  # float32: padded
+
+
+def test_long_texts_are_cut(llama, monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST", 5)
+    watched = Watched(llama)
+    train(llama, watched, RAGGED, Budget(steps=1, batch=6))
+    assert watched.given[0][0].shape == (6, 5)
+
+
+def test_the_rate_falls_to_zero_and_every_text_is_met_once_an_epoch(llama, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def noted(self, *args, **options):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    watched = Watched(llama)
+    told = train(llama, watched, RAGGED, Budget(steps=4, batch=3))
+    assert rates == [0.5, 0.375, 0.25, 0.125]
+    assert (told["steps"], told["rate"]) == (4, 0.5)
+    lengths = [sorted(n for _, mask, _ in watched.given[k : k + 2] for n in mask.sum(1).tolist()) for k in (0, 2)]
+    assert lengths == [[2, 4, 6, 10, 16, 26]] * 2
+
+
+def test_a_budget_of_time_is_kept(llama, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
+    assert train(llama, Watched(llama), RAGGED, Budget(steps=100, seconds=5.0, batch=2))["steps"] == 4
+
+
+def test_what_diverges_or_has_nothing_to_learn_is_refused(llama):
+    class Diverging(Watched):
+        rate = float("inf")
+
+    with pytest.raises(DataError, match="diverged"):
+        train(llama, Diverging(llama), RAGGED, Budget(steps=2))
+    with pytest.raises(DataError, match="no text has two tokens"):
+        train(llama, Watched(llama), [LabelledText("a", 1.0), LabelledText("b", -1.0)], Budget())
+
+
+def test_ctrl_c_stops_between_two_steps(llama):
+    @contextmanager
+    def progress(title, total, start):
+        yield lambda advance, said: signal.raise_signal(signal.SIGINT)
+
+    watched = Watched(llama)
+    with pytest.raises(KeyboardInterrupt):
+        train(llama, watched, RAGGED, Budget(steps=9), progress)
+    assert len(watched.given) == 1
+
+
+def test_the_seed_tells_the_order(llama):
+    def order(seed):
+        watched = Watched(llama)
+        texts = [LabelledText("ab" * random.Random(n).randint(1, 9), 1.0) for n in range(30)]
+        train(llama, watched, texts, Budget(steps=8, batch=4, seed=seed))
+        return [mask.sum(1).tolist() for _, mask, _ in watched.given]
+
+    assert order(1) == order(1) != order(2)
+    card = RivalCard("lora", llama.name, llama.fingerprint, llama.tokenizer_fingerprint)
+    assert TrainedLoRA(llama, seed=1).rival(card).fingerprint != TrainedLoRA(llama, seed=2).rival(card).fingerprint
