@@ -192,7 +192,8 @@ def find_adapter(name: str | Path) -> GistAdapter:
     if not Path(name).exists() and str(name) in shipped:
         return load_adapter(SHIPPED_FOLDER / name)
     if not Path(name).exists():
-        raise DataError(f"no gist adapter in {name}; give a folder that gist fit made, or {', '.join(shipped)}.")
+        others = f", or {', '.join(shipped)}" if shipped else ""
+        raise DataError(f"no gist adapter in {name}; give a folder that gist fit made{others}.")
     return load_adapter(name)
 
 
