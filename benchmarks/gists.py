@@ -10,10 +10,10 @@ DATA is the folder of the data files. What is done already is kept. Figures go t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from matplotlib.figure import Figure
@@ -115,7 +115,8 @@ def tell() -> None:
     found = {key: Quality(**figures) for key, figures in kept(RESULTS).items()}
     console = Console(width=140)
     for split in SPLITS:
-        console.print(_table(split, found))
+        if f"no prompt, {split}" in found:
+            console.print(_table(split, found))
     _draw({name: load_adapter(WORK / name).card for name in ("gist-1", "positive", "negative")})
 
 
@@ -170,26 +171,25 @@ def _table(split: str, found: Mapping[str, Quality]) -> Table:
 
 def _draw(cards: Mapping[str, GistCard]) -> None:
     """Held-out loss of the three fits, and the share of the gap that the gist closes, by step."""
-    curves: dict[str, Sequence[Mapping[str, Any]]] = {name: card.held_out["curve"] for name, card in cards.items()}
-    steps = [line["step"] for line in curves["gist-1"]]
-    losses = {
-        "no prompt": [line["negative"] for line in curves["negative"]],
-        "gist of one token": [line["gist"] for line in curves["gist-1"]],
-        "whole prompt": [line["positive"] for line in curves["positive"]],
+    conditions = {"negative": "no prompt", "gist-1": "gist of one token", "positive": "whole prompt"}
+    found = {
+        label: {line["step"]: line[name.partition("-")[0]] for line in cards[name].held_out["curve"]}
+        for name, label in conditions.items()
     }
+    steps = sorted(set.intersection(*(set(curve) for curve in found.values())))
+    losses = {label: [curve[step] for step in steps] for label, curve in found.items()}
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (name, values), colour in zip(losses.items(), (THEIRS, OURS, MIDDLE), strict=True):
-        left.plot(steps, values, "o-", markersize=3, color=colour, label=name)
+    for (label, values), colour in zip(losses.items(), (THEIRS, OURS, MIDDLE), strict=True):
+        left.plot(steps, values, "o-", markersize=3, color=colour, label=label)
     left.set_ylabel("loss on seen instructions, nats a token")
     left.legend(frameon=False, fontsize=8)
     none, gist, whole = losses.values()
-    right.plot(
-        steps, [gap_closed(*each) for each in zip(gist, whole, none, strict=True)], "o-", markersize=3, color=OURS
-    )
+    closed = [gap_closed(*each) for each in zip(gist, whole, none, strict=True)]
+    right.plot(steps, closed, "o-", markersize=3, color=OURS)
     right.axhline(1, color=MIDDLE, linewidth=0.8, linestyle="--")
     right.set_ylabel("share of the gap closed")
-    right.set_ylim(0, 1.1)
+    right.set_ylim(min(0, *closed) - 0.05, 1.1)
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     for axes in (left, right):
         axes.set_xlabel("steps of 16 examples")
