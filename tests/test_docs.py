@@ -18,6 +18,7 @@ from lmsteer.starter import starter_texts
 README = Path(__file__).parent.parent / "README.md"
 GUIDE = README.parent / "docs" / "guide.md"
 GIST = README.parent / "docs" / "gist.md"
+METHODS = README.parent / "docs" / "methods.md"
 OTHER_MODEL = "gemma3-270m"
 pytestmark = pytest.mark.model
 
@@ -99,3 +100,16 @@ def test_the_make_commands_exist():
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
     assert targets == ["demo", "test"]
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_the_page_on_methods_runs(tmp_path):
+    texts = starter_texts("sentiment")[:160]
+    rows = (json.dumps({"text": text.text, "label": text.label}) for text in texts)
+    (tmp_path / "reviews.jsonl").write_text("\n".join(rows))
+    for language, block in blocks(METHODS, "console", "python"):
+        if language == "python":
+            run(tmp_path, [sys.executable, "-c", block])
+        for line in commands(block) if language == "console" else []:
+            run(tmp_path, [sys.executable, "-m", *shlex.split(line)])
+    assert (tmp_path / "comparison" / "report.html").is_file()
+    assert (tmp_path / "kind-model" / "model.safetensors").is_file()

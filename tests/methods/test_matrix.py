@@ -21,12 +21,16 @@ pytest.importorskip("peft", reason="the extra 'methods' is not installed")
 TEXTS = styled(120)
 PROMPTS = ["a", "the second, longer one", "bc", "four words of it"]
 BUDGET = Budget(steps=30, batch=8)
-ON_PASSES = sorted(set(METHODS) - {"few-shot", "prompt-tuning", "prefix-tuning"})
+IN_WORDS = {"prompting", "few-shot"}
+ON_PASSES = sorted(set(METHODS) - IN_WORDS - {"prompt-tuning", "prefix-tuning"})
+
+
+WORDS = ("Be bad. ", "Be good.")
 
 
 @lru_cache
 def fitted(method: str) -> Rival:
-    return fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET)
+    return fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET, instructions=WORDS)
 
 
 def written(lm, rival, prompts, strength, tokens=6):
@@ -40,7 +44,7 @@ def test_fitting_leaves_the_model_as_it_was(method):
     lm = tiny_lm("llama")
     before = {name: parameter.clone() for name, parameter in lm.model.named_parameters()}
     plain = lm.model(torch.arange(3, 9)[None]).logits
-    rival = fit_rival(lm, method, TEXTS, budget=BUDGET)
+    rival = fit_rival(lm, method, TEXTS, budget=BUDGET, instructions=WORDS)
     with torch.no_grad():
         written(lm, rival, PROMPTS, 1.0)
     parameters = dict(lm.model.named_parameters())
@@ -52,10 +56,11 @@ def test_fitting_leaves_the_model_as_it_was(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_rerun_learns_the_same(llama, method):
-    assert fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET).fingerprint == fitted(method).fingerprint
+    again = fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET, instructions=WORDS)
+    assert again.fingerprint == fitted(method).fingerprint
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"steer", "few-shot", "activations"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - IN_WORDS - {"steer", "activations"}))
 def test_training_makes_texts_likelier_at_their_own_label(llama, method):
     short = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=1))
     long = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=60))
@@ -71,7 +76,7 @@ def test_what_is_saved_is_what_is_read(llama, tmp_path, method):
     assert loaded.parameters == sum(tensor.numel() for tensor in rival.tensors.values())
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"few-shot"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - IN_WORDS))
 def test_another_base_is_refused(make_lm, method):
     with pytest.raises(WrongBaseError, match="was fitted on"):
         fitted(method).starts(make_lm("qwen2"), PROMPTS, 1.0, 4)
@@ -118,7 +123,7 @@ def test_padding_changes_nothing(llama, method):
         assert together == [written(llama, rival, [prompt], strength)[0] for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"activations", "few-shot"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - IN_WORDS - {"activations"}))
 def test_texts_are_likelier_at_their_own_end(llama, method):
     rival = fitted(method)
     strength = 3.0 if rival.traits.continuous else 1.0
@@ -218,6 +223,9 @@ def test_strengths_that_a_method_has_not_are_refused(llama):
 
 
 def test_what_cannot_be_fitted_is_refused(llama, tmp_path):
+    with pytest.raises(DataError, match="an instruction for each end"):
+        fit_rival(llama, "prompting", TEXTS, instructions=("Be bad.", " "))
+    assert fitted("prompting").card.fit == {"minus": "Be bad. ", "plus": "Be good. ", "tokens": 9}
     with pytest.raises(DataError, match="unknown method 'magic'"):
         fit_rival(llama, "magic", TEXTS)
     with pytest.raises(DataError, match="two ends"):

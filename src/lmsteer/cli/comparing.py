@@ -21,6 +21,8 @@ def compare(
     data: Annotated[str, typer.Argument(help="Labelled texts: JSONL, CSV, Parquet or a Hub dataset.")],
     out: Annotated[Path, typer.Option(help="Folder of everything that is kept, and of report.html.")],
     methods: Annotated[str | None, typer.Option(help="Names with commas between; all if not given.")] = None,
+    low: Annotated[str, typer.Option(help="Instruction towards -1, for the method prompting.")] = "",
+    high: Annotated[str, typer.Option(help="Instruction towards +1, for the method prompting.")] = "",
     file: Annotated[Path | None, typer.Option("--file", help="Prompts; twenty neutral ones if not given.")] = None,
     scorer: Annotated[str, typer.Option(help="Judge of the attribute, or hf:MODEL=CLASS.")] = "sentiment",
     judge: Annotated[str | None, typer.Option(help="Model whose perplexity is told; --model if not given.")] = None,
@@ -69,8 +71,13 @@ def compare(
         prompts, numbers = prompts[:count], []
         protocol, training = replace(protocol, n=n), replace(training, steps=steps)
     judging = named(scorer)
-    plan = Plan(model, source, prompts, scorer, judge, training, protocol, numbers, seeds)
-    chosen = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
+    words = (low, high) if low and high else None
+    plan = Plan(model, source, prompts, scorer, judge, training, protocol, numbers, seeds, words)
+    chosen = [name.strip() for name in methods.split(",")] if methods else [*METHODS]
+    if words is None:
+        if "prompting" in chosen and methods:
+            raise LMSteerError("the method prompting needs --low and --high, an instruction for each end.")
+        chosen = [name for name in chosen if name != "prompting"]
     found = run(plan, chosen, out, progress=bars())
     about = {
         "model": model,

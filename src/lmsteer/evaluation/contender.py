@@ -50,6 +50,7 @@ class Plan:
         protocol: how much is written for each prompt.
         sizes: numbers of texts, for what each method needs.
         seeds: draws of the texts at each size.
+        instructions: for the -1 end and the +1 end, for ``prompting``.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Plan:
     protocol: Protocol = field(default_factory=Protocol)
     sizes: Sequence[int] = ()
     seeds: int = 1
+    instructions: tuple[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the file that processes share."""
@@ -133,7 +135,7 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
     started, kept = time.perf_counter(), folder / "fitted"
     told = folder / "fit.json"
     if not told.exists():
-        save_rival(fit_rival(lm, method, texts, budget=plan.budget, progress=bars()), kept)
+        save_rival(_fitted(plan, lm, method, texts), kept)
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         write_file(told, json.dumps({"seconds": seconds, "peak_bytes": peak}))
@@ -152,6 +154,10 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
         outcomes=outcomes,
         growth=[_grown(plan, lm, judge, method, texts, n, seed, folder) for n, seed in _draws(plan, len(texts))],
     )
+
+
+def _fitted(plan: Plan, lm: LM, method: str, texts: Sequence[LabelledText]) -> Rival:
+    return fit_rival(lm, method, texts, budget=plan.budget, instructions=plan.instructions, progress=bars())
 
 
 def _outcomes(plan: Plan, lm: LM, judge: LM, rival: Rival, folder: Path) -> list[Outcome]:
@@ -173,8 +179,7 @@ def _grown(
     place = folder / f"texts-{size}-{seed}"
     try:
         if not (place / "fitted").exists():
-            some = sample_texts(texts, size, seed)
-            save_rival(fit_rival(lm, method, some, budget=plan.budget), place / "fitted")
+            save_rival(_fitted(plan, lm, method, sample_texts(texts, size, seed)), place / "fitted")
         up, down = reach(_outcomes(plan, lm, judge, load_rival(place / "fitted"), place / "written"))
     except LMSteerError:
         up, down = 0.0, 0.0

@@ -88,15 +88,16 @@ class Prompting(Rival):
         return "" if end is None else str(self.card.fit[end])
 
 
-def instructed(lm: LM, minus: str, plus: str, card: RivalCard) -> Prompting:
-    """Instructions for both ends.
+def instructed(lm: LM, card: RivalCard) -> Prompting:
+    """Instructions for both ends, which the card has under ``fit["minus"]`` and ``fit["plus"]``.
 
     Raises:
-        DataError: one that is blank.
+        DataError: one that is missing, or blank.
     """
-    if not minus.strip() or not plus.strip():
+    minus, plus = (str(card.fit.get(end, "")).strip() for end in ("minus", "plus"))
+    if not minus or not plus:
         raise DataError("prompting needs an instruction for each end.")
-    return _prompting(lm, f"{minus.strip()} ", f"{plus.strip()} ", card)
+    return _prompting(lm, f"{minus} ", f"{plus} ", card)
 
 
 def few_shot(lm: LM, texts: Sequence[LabelledText], card: RivalCard, shots: int = 4) -> Prompting:

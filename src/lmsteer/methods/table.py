@@ -15,7 +15,7 @@ from lmsteer.methods.activations import Activations, difference_of_means
 from lmsteer.methods.embeddings import Embeddings, TrainedEmbeddings
 from lmsteer.methods.full import Full, TrainedFull
 from lmsteer.methods.lora import LoRA, TrainedLoRA
-from lmsteer.methods.prompting import Prompting, few_shot
+from lmsteer.methods.prompting import Prompting, few_shot, instructed
 from lmsteer.methods.rival import Rival, RivalCard, Trained
 from lmsteer.methods.rows import check_rows
 from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
@@ -57,6 +57,7 @@ METHODS: Mapping[str, Method] = {
     "prefix-tuning": Method(PrefixTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prefix", seed=seed)),
     "full": Method(Full, _SCALED, begin=lambda lm, seed: TrainedFull(lm)),
     "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: TrainedEmbeddings(lm)),
+    "prompting": Method(Prompting, (-1.0, 1.0), find=lambda lm, _, card: instructed(lm, card)),
     "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),
     "activations": Method(Activations, _SCALED, find=difference_of_means),
 }
@@ -68,6 +69,7 @@ def fit_rival(
     texts: Sequence[LabelledText],
     *,
     budget: Budget | None = None,
+    instructions: tuple[str, str] | None = None,
     progress: Progress = no_progress,
 ) -> Rival:
     """Fit a method on labelled texts.
@@ -77,6 +79,7 @@ def fit_rival(
         method: by its name in ``METHODS``.
         texts: with labels in [-1, 1].
         budget: of its training, if it has one.
+        instructions: for the -1 end and the +1 end, for ``prompting``.
         progress: what to tell of the work.
 
     Raises:
@@ -90,7 +93,8 @@ def fit_rival(
         raise DataError("a style has two ends: give texts of both.")
     budget, made = budget or Budget(), METHODS[method]
     data = {"texts": len(texts), "fingerprint": hex(fingerprint_of(texts))}
-    card = RivalCard(method, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, data)
+    words = dict(zip(("minus", "plus"), instructions, strict=True)) if instructions and method == "prompting" else {}
+    card = RivalCard(method, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, data, words)
     if made.find is not None:
         return made.find(lm, texts, card)
     assert made.begin is not None
