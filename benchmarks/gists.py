@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.results import keep, kept
 from lmsteer.files import write_file
 from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
-from lmsteer.gist.embedding import mean_embedding
+from lmsteer.gist.embedding import first_embedding
 from lmsteer.gist.evaluate import Quality, evaluate
 from lmsteer.gist.examples import Instruction, read_instructions
 from lmsteer.gist.fit import fit_gist
@@ -143,9 +143,9 @@ def _held_out(data: Path, split: str) -> list[Instruction]:
 
 
 def _plain(lm: LM) -> GistAdapter:
-    """Nothing but a gist token, at the mean of all embeddings."""
+    """Nothing but a gist token, as it is before it is trained."""
     card = GistCard(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, 1)
-    return GistAdapter(mean_embedding(lm)[None], {}, {}, card)
+    return GistAdapter(first_embedding(lm)[None], {}, {}, card)
 
 
 def _shortened(each: Instruction, words: int | None) -> Instruction:

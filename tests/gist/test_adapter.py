@@ -11,7 +11,7 @@ import torch
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.gist import adapter as module
 from lmsteer.gist.adapter import find_adapter, load_adapter, save_adapter
-from lmsteer.gist.embedding import gist_ids, mean_embedding
+from lmsteer.gist.embedding import first_embedding, gist_ids
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])
@@ -57,10 +57,13 @@ def test_shared_gist_tokens_are_one_id_repeated(llama, adapter_of):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_the_mean_embedding_is_that_of_what_enters_the_model(make_lm, family):
+def test_gist_tokens_start_from_a_line_break_as_it_enters_the_model(make_lm, family, monkeypatch):
     lm = make_lm(family)
     rows = lm.model.get_input_embeddings()(torch.arange(lm.head.weight.shape[0]))
-    torch.testing.assert_close(mean_embedding(lm), rows.mean(0).float())
+    (newline,) = lm.encode(["\n"])[0]
+    assert torch.equal(first_embedding(lm), rows[newline].float())
+    monkeypatch.setattr(type(lm), "encode", lambda *_, **__: [[]])
+    torch.testing.assert_close(first_embedding(lm), rows.mean(0).float())
 
 
 def test_what_is_saved_is_what_is_loaded(llama, adapter_of, tmp_path):

@@ -22,9 +22,16 @@ def gist_ids(lm: LM, tokens: int, different: int) -> list[int]:
 
 
 @torch.no_grad()
-def mean_embedding(lm: LM) -> Tensor:
-    """The mean of all embeddings (d,), as they enter the first layer: where gist tokens start from (section 3.3)."""
+def first_embedding(lm: LM) -> Tensor:
+    """Where gist tokens start from (d,), as it enters the first layer: a line break.
+
+    Models rest their attention on such tokens, and keep in them what stood before. From the mean of all embeddings,
+    which is the published start (section 3.3) and ours where a tokenizer has no line breaks, a gist learns later
+    (docs/log.md).
+    """
     module, rows = lm.model.get_input_embeddings(), _rows(lm)
+    if ids := lm.encode(["\n"], special=False)[0]:
+        return module(torch.tensor(ids[-1:], device=lm.device))[0].float()
     pieces = torch.arange(rows, device=lm.device).split(_PIECE)
     total = sum((module(piece).double().sum(0) for piece in pieces), torch.zeros((), device=lm.device))
     return (total / rows).float()

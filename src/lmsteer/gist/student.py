@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter, GistCard
-from lmsteer.gist.embedding import embedded, gist_ids, mean_embedding
+from lmsteer.gist.embedding import embedded, first_embedding, gist_ids
 from lmsteer.gist.examples import Example
 from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.full import Full
@@ -70,7 +70,7 @@ class Student(nn.Module):
         self.settings = settings
         self._lm = lm
         count = 1 if settings.shared else settings.tokens
-        self.embeddings = nn.Parameter(mean_embedding(lm)[None].repeat(count, 1).to(lm.device))
+        self.embeddings = nn.Parameter(first_embedding(lm)[None].repeat(count, 1).to(lm.device))
         self.weights = Full(lm) if settings.full else LoRA(lm, settings.rank, settings.seed)
         self.gist = gist_ids(lm, settings.tokens, count)
 
