@@ -18,7 +18,7 @@ INSTRUCTIONS = [Instruction(letter * 8, "", letter) for letter in "abab"]
 
 @pytest.fixture(scope="module")
 def adapter(llama, tmp_path_factory):
-    settings = Settings(tokens=2, rank=4, steps=100, batch=4, learning_rate=1e-2)
+    settings = Settings(tokens=2, rank=4, steps=200, batch=4, learning_rate=1e-2)
     return fit_gist(llama, INSTRUCTIONS * 8, tmp_path_factory.mktemp("gist") / "a", settings=settings)
 
 

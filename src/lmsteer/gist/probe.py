@@ -27,8 +27,8 @@ _SHIFT = 16
 # States that differ by more than this share of their size are different: float32 rounds to 1e-6, and half precision to
 # 1e-2 after some layers.
 _EXACT, _ROUGH = 1e-4, 1e-1
-# Sines of large angles round to this.
-_FAR = 1e-2
+# Positions moved by at most, and what sines of such angles round to.
+_FURTHEST, _FAR = 1 << 14, 1e-2
 # Positions by which a model does not see distances alone.
 _UNEVEN = ("dynamic", "longrope", "scaling_beta")
 # What models raise that are given what they do not know.
@@ -124,7 +124,7 @@ def _has_distances_only(lm: LM) -> bool:
     layout = _layout(lm, _PROMPT)
     plain = masked_states(lm, layout, Condition.POSITIVE)
     try:
-        for shift, share in ((_SHIFT, _EXACT), (lm.max_length // 2, _FAR), (-len(_PROMPT), _EXACT)):
+        for shift, share in ((_SHIFT, _EXACT), (min(lm.max_length // 2, _FURTHEST), _FAR), (-len(_PROMPT), _EXACT)):
             moved = replace(layout, positions=layout.positions + shift)
             if _differ(plain, masked_states(lm, moved, Condition.POSITIVE), max(share, _rounding(lm))):
                 return False
