@@ -15,6 +15,9 @@ from lmsteer.evaluation.report import COLOURS, draw_curves
 from lmsteer.pages import filled
 from lmsteer.pictures import rendered
 
+# Of charts.
+_COLUMNS = 4
+
 
 @dataclass(frozen=True)
 class Line:
@@ -81,13 +84,20 @@ def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
 
 
 def _attribute(contenders: Sequence[Contender], scorer: str) -> Figure:
-    """Mean score against perplexity, a curve for each method."""
-    figure = Figure(figsize=(8.6, 5), layout="constrained")
-    axes = figure.subplots()
-    base = [found.outcomes[0] for found in contenders[:1]]
-    draw_curves(axes, [*base, *(each for found in contenders for each in found.outcomes[1:])])
-    axes.set_ylabel(f"mean score ({scorer})".replace("$", r"\$"))
-    axes.legend(frameon=False, fontsize=8)
+    """Mean score against perplexity, a chart for each method, on the same axes."""
+    columns = min(_COLUMNS, max(len(contenders), 1))
+    rows = -(-max(len(contenders), 1) // columns)
+    figure = Figure(figsize=(2.6 * columns + 0.4, 2.3 * rows + 0.3), layout="constrained")
+    charts = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, found in zip(charts, contenders, strict=False):
+        draw_curves(axes, found.outcomes)
+        axes.set_title(found.method, fontsize=9)
+        axes.set_xlabel("")
+        axes.tick_params(labelsize=7)
+    for axes in charts[len(contenders) :]:
+        axes.set_visible(False)
+    figure.supxlabel("perplexity, as a multiple of unsteered text's", fontsize=9)
+    figure.supylabel(f"mean score ({scorer})".replace("$", r"\$"), fontsize=9)
     return figure
 
 

@@ -15,17 +15,16 @@ from lmsteer.evaluation.comparison_report import line
 
 def comparison(out: Console, found: Comparison) -> None:
     """A row for each method, and what failed."""
-    table = Table("method", "up", "down", "parameters", "on disk", "fit", "a token", "first token", "context")
+    table = Table("method", "up", "down", "on disk", "fit", "a token", "context")
+    table.columns[0].no_wrap = True
     for each in map(line, found.contenders):
         table.add_row(
             each.method,
             f"{each.up:+.3f}",
             f"{-each.down:+.3f}",
-            f"{each.parameters:,}",
             f"{each.bytes / 1000:,.0f} kB",
             f"{each.seconds:.1f} s",
             f"{each.slowdown:.2f} x",
-            f"{each.first_token:.2f} x",
             str(each.context),
         )
     out.print(table)
