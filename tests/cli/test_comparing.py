@@ -87,6 +87,7 @@ def test_a_stopped_comparison_goes_on(run, tiny_folder):
         (["--methods", "magic"], "unknown methods magic: there are steer, lora"),
         (["--methods", "prompting"], "needs --low and --high"),
         (["--sizes", "many"], "numbers of texts"),
+        (["--sizes", "8,99999"], "there are 240 texts"),
         (["--sizes", "1"], "two texts or more"),
         (["--steps", "0"], "more than nothing"),
         (["--scorer", "nobody"], "nobody"),

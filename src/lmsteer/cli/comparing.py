@@ -66,6 +66,8 @@ def compare(
     prompts = read_prompts(file) if file else starter_prompts()[:20]
     protocol, training = Protocol(n, max_new_tokens, seed=seed), Budget(steps, budget, seed=seed)
     numbers = _sizes(sizes)
+    if max(numbers, default=0) > len(texts):
+        raise LMSteerError(f"--sizes go up to {max(numbers)}; there are {len(texts)} texts.")
     if quick:
         steps, count, n = _QUICK
         prompts, numbers = prompts[:count], []
