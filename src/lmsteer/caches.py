@@ -91,18 +91,18 @@ class CacheStarts:
         return [len(ids) for ids in self.ids]
 
     def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
-        """Room for what is kept, then the inputs padded on the left (B, G + T); their mask, positions, and cache."""
+        """Room for what is kept, then the inputs padded on the left (B, G + T); their mask, positions, and cache.
+
+        A model that cannot be told positions reads them off its mask, in which what is kept counts.
+        """
         ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
         cache, room = joined(self.lm, [self.kept[prompt] for prompt in prompts])
         ends = torch.tensor([[self.ends[prompt]] for prompt in prompts], device=ids.device)
         # What is kept has been read: neither its ids nor its positions are looked at.
         positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)
-        return {
-            "input_ids": torch.cat([0 * room + self.lm.pad_id, ids], 1),
-            "attention_mask": torch.cat([room, mask], 1),
-            "position_ids": positions,
-            CACHE: cache,
-        }
+        told = {"position_ids": positions} if self.lm.takes_positions else {}
+        whole = torch.cat([0 * room + self.lm.pad_id, ids], 1)
+        return {"input_ids": whole, "attention_mask": torch.cat([room, mask], 1), **told, CACHE: cache}
 
     def installed(self) -> AbstractContextManager[None]:
         """The model as it is."""

@@ -2,12 +2,68 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from lmsteer.errors import ModelError
 from lmsteer.products import linear
+from lmsteer.steers.transform import rows_of
+
+# α / r of the paper, with the α of twice the rank that is usual.
+SCALE = 2.0
+# What is added to and rounded as numbers are; eight bits come with scales of their own.
+_PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, Any]:
+    """Every linear layer of a model by its name, GPT-2's transposed ones too."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+
+
+def check_floating(module: nn.Module, what: str) -> None:
+    """Refuse a layer whose weight is packed.
+
+    Raises:
+        ModelError: it is.
+    """
+    weight = module.weight
+    if not isinstance(weight, Tensor) or weight.dtype not in _PLAIN:
+        raise ModelError(f"{what} needs weights that are plain numbers; load the model unquantised.")
+
+
+def drawn(module: Any, rank: int, random: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factors of a layer: A (r, n), drawn as torch draws a layer's weight, and B (m, r), zero, so that nothing changes.
+
+    Raises:
+        ModelError: a layer whose weight is packed.
+    """
+    check_floating(module, "a LoRA")
+    rows, columns = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
+    a = (torch.rand(rank, columns, generator=random) * 2 - 1) * (1 / math.sqrt(columns))
+    return a.to(device), torch.zeros(rows, rank, device=device)
+
+
+@contextmanager
+def attached(layers: Iterable[tuple[nn.Module, Tensor, Tensor]], scale: float | Tensor) -> Iterator[None]:
+    """Let layers have what their factors A and B add, within a ``with`` block; a scale as of ``with_low_rank``."""
+    with ExitStack() as stack:
+        for module, a, b in layers:
+            stack.enter_context(module.register_forward_hook(_adding(a, b, scale)))
+        yield
+
+
+def _adding(a: Tensor, b: Tensor, scale: float | Tensor) -> Any:
+    def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return with_low_rank(output, args[0], a, b, scale)
+
+    return add
 
 
 def with_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor = 1.0) -> Tensor:
@@ -21,9 +77,12 @@ def with_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Ten
         a: A.
         b: B.
         scale: s; one, or one for each row of the batch (B,).
+
+    Raises:
+        SteerError: not as many scales as there are rows.
     """
     if isinstance(scale, Tensor):
-        scale = scale.to(a.device, a.dtype).repeat_interleave(x[..., 0].numel() // len(scale))[:, None]
+        scale = rows_of(scale.to(a.device, a.dtype)[:, None], x[..., 0].numel())
     found: Tensor = _WithLowRank.apply(y, x, a, b, scale)  # type: ignore[no-untyped-call]
     return found
 

@@ -212,6 +212,15 @@ def test_padding_does_not_count_against_a_window(monkeypatch):
     assert together == [written(lm, rival, [prompt], 1.0)[0] for prompt in prompts]
 
 
+def test_soft_prompts_serve_models_that_cannot_be_told_positions():
+    lm = tiny_lm("bloom")
+    rival = fit_rival(lm, "prompt-tuning", TEXTS, budget=BUDGET)
+    together = written(lm, rival, PROMPTS, 1.0)
+    assert together == [written(lm, rival, [prompt], 1.0)[0] for prompt in PROMPTS]
+    ids = lm.encode(["abcdef", "a b"])
+    assert torch.isfinite(rival.log_likelihoods(lm, ids, [1.0, -1.0])).all()
+
+
 def test_strengths_that_a_method_has_not_are_refused(llama):
     for method in ("prompt-tuning", "prefix-tuning"):
         with pytest.raises(SteerError, match="its ends are -1 and 1"):

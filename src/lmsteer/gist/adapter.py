@@ -24,10 +24,11 @@ from lmsteer.files import finite
 from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.folders import FolderKind
 from lmsteer.gist.embedding import embedded, gist_ids
-from lmsteer.gist.lora import check_floating
 from lmsteer.gist.masks import Condition
 from lmsteer.gist.probe import check_maskable
 from lmsteer.lm import LM
+from lmsteer.low_rank import check_floating
+from lmsteer.weights import added
 
 SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "gists"))
 
@@ -133,7 +134,7 @@ class GistAdapter:
             _ADAPTED[lm.model] = self.fingerprint
             stack.callback(_ADAPTED.pop, lm.model)
             for parameter, update in self._updates(lm):
-                stack.enter_context(_added(parameter, update))
+                stack.enter_context(added(parameter, update))
             stack.enter_context(embedded(lm, self.embeddings.to(lm.device)))
             yield
 
@@ -188,13 +189,11 @@ def find_adapter(name: str | Path) -> GistAdapter:
     Raises:
         DataError: there is none, or a damaged one.
     """
-    shipped = sorted(entry.name for entry in SHIPPED_FOLDER.iterdir()) if SHIPPED_FOLDER.exists() else []
-    if not Path(name).exists() and str(name) in shipped:
-        return load_adapter(SHIPPED_FOLDER / name)
-    if not Path(name).exists():
-        others = f", or {', '.join(shipped)}" if shipped else ""
-        raise DataError(f"no gist adapter in {name}; give a folder that gist fit made{others}.")
-    return load_adapter(name)
+    for folder in (Path(name), SHIPPED_FOLDER / name):
+        if folder.exists():
+            return load_adapter(folder)
+    shipped = ", or ".join(["", *sorted(entry.name for entry in SHIPPED_FOLDER.glob("*"))])
+    raise DataError(f"no gist adapter in {name}; give a folder that gist fit made{shipped}.")
 
 
 def load_adapter(folder: str | Path) -> GistAdapter:
@@ -210,19 +209,3 @@ def load_adapter(folder: str | Path) -> GistAdapter:
             for end in (_DOWN, _UP, _CHANGE)
         )
         return GistAdapter(embeddings, down, up, GistCard(**told["card"]), changes)
-
-
-@contextmanager
-@torch.no_grad()
-def _added(parameter: nn.Parameter, update: Tensor) -> Iterator[None]:
-    """Add to a parameter, and take the former one back at the end."""
-    former = parameter.data
-    if not former.is_floating_point() or update.shape != former.shape:
-        shape, own = tuple(update.shape), tuple(former.shape)
-        raise WrongBaseError(f"the gist adapter has a layer of {shape}; the model's is {own}, {former.dtype}.")
-    # Laid out as it was, which products are quick for.
-    parameter.data = former.clone().copy_(former.float() + update.to(former.device, torch.float32))
-    try:
-        yield
-    finally:
-        parameter.data = former

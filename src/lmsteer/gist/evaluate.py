@@ -7,7 +7,6 @@ fitted under their own conditions.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -79,7 +78,7 @@ def evaluate(
         WrongBaseError: another base.
         ModelError: a model that cannot honour gist masks.
     """
-    likeness([])  # refuses early
+    _rouge()  # refuses early
     examples = encode_examples(lm, instructions, adapter.card.tokens + max_new_tokens)
     kept = [example.of for example in examples]
     if not kept:
@@ -112,8 +111,6 @@ def likeness(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
         DataError: rouge-score is not installed.
     """
     scorer = _rouge()
-    if not pairs:
-        return math.nan, math.nan
     same = fmean(_bare(known) == _bare(written) for known, written in pairs)
     return fmean(scorer.score(known, written)["rougeL"].fmeasure for known, written in pairs), same
 

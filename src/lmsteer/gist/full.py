@@ -28,7 +28,8 @@ class Full(nn.Module):
                 "full fine-tuning needs weights in float32, in which small steps do not round away: load the model "
                 "unquantised and with dtype=torch.float32."
             )
-        self._places = {name: (lm.model.get_submodule(name.rpartition(".")[0]), name) for name in self._frozen}
+        paths = {name: name.rpartition(".") for name in self._frozen}
+        self._places = {name: (lm.model.get_submodule(path), own) for name, (path, _, own) in paths.items()}
         copies = [p.detach().clone(memory_format=torch.contiguous_format) for p in self._frozen.values()]
         self.trained = nn.ParameterList(copies)
 
@@ -49,5 +50,5 @@ class Full(nn.Module):
 
     def _put(self, parameters: dict[str, nn.Parameter]) -> None:
         for name, parameter in parameters.items():
-            module, path = self._places[name]
-            setattr(module, path.rpartition(".")[2], parameter)
+            module, own = self._places[name]
+            setattr(module, own, parameter)

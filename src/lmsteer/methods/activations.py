@@ -6,7 +6,7 @@ As in Turner et al., 2023, and Zou et al., 2023, of labelled texts in place of p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.fitting.data import LabelledText
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Traits
+from lmsteer.methods.rows import spread
 
 _DIRECTION = "direction"
 
@@ -39,17 +40,14 @@ class Activations(Rival):
         """
         self.check_base(lm)
         blocks, scale = layers(lm), torch.tensor(strengths, device=lm.device)
-        handles = []
-        try:
+        with ExitStack() as stack:
             for name, direction in self.tensors.items():
                 number = int(name.rpartition(".")[2])
                 if number >= len(blocks):
                     raise WrongBaseError(f"there is a direction for layer {number}; {lm.name} has {len(blocks)}.")
-                handles.append(blocks[number].register_forward_hook(_adding(direction.to(lm.device), scale)))
+                adding = _adding(direction.to(lm.device), scale)
+                stack.enter_context(blocks[number].register_forward_hook(adding))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 @torch.inference_mode()
@@ -122,8 +120,7 @@ def _means(states: Tensor, mask: Tensor) -> Tensor:
 def _adding(direction: Tensor, scale: Tensor) -> Any:
     def add(_: nn.Module, __: Any, output: Any) -> Any:
         states = _first(output)
-        spread = scale.repeat_interleave(len(states) // len(scale)).view(-1, *[1] * (states.dim() - 1))
-        moved = states + (spread * direction).to(states.dtype)
+        moved = states + (spread(scale, states) * direction).to(states.dtype)
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
     return add

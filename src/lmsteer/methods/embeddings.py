@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
+from lmsteer.methods.rows import spread
 
 _CHANGE = "change"
 
@@ -71,16 +72,13 @@ def _changed(lm: LM, change: Tensor, strengths: Tensor) -> Iterator[None]:
     bare = copy(module)
     bare._forward_hooks = OrderedDict()
 
-    def spread(x: Tensor) -> Tensor:
-        return scale.repeat_interleave(len(x) // len(scale)).view(-1, *[1] * (x.dim() - 1))
-
     def going_in(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         # The module's own pass over Δ: some scale what they give.
         moved: Tensor = torch.func.functional_call(bare, {"weight": change}, args)
-        return output + (spread(output) * moved).to(output.dtype)
+        return output + (spread(scale, output) * moved).to(output.dtype)
 
     def coming_out(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
-        return logits + (spread(logits) * (args[0].float() @ change.T)).to(logits.dtype)
+        return logits + (spread(scale, logits) * (args[0].float() @ change.T)).to(logits.dtype)
 
     with module.register_forward_hook(going_in):
         if not tied:

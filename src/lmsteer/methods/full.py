@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
+from lmsteer.methods.rows import in_order
+from lmsteer.weights import added
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,10 @@ class Full(Rival):
             parameters = {name: lm.model.get_parameter(name) for name in self.tensors}
         except AttributeError as error:
             raise WrongBaseError(f"{lm.name} has not the weights of this fine-tuning: {error}.") from error
-        former = {name: parameter.data for name, parameter in parameters.items()}
-        try:
+        with ExitStack() as stack:
             for name, parameter in parameters.items():
-                change = strengths[0] * self.tensors[name].to(lm.device)
-                # Laid out as it was, which products are quick for.
-                parameter.data = former[name].clone().copy_(former[name].float() + change)
+                stack.enter_context(added(parameter, strengths[0] * self.tensors[name]))
             yield
-        finally:
-            for name, parameter in parameters.items():
-                parameter.data = former[name]
 
 
 class TrainedFull(Trained):
@@ -75,12 +71,8 @@ class TrainedFull(Trained):
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
         """Rows of one strength at a time, each lot through weights of its own."""
-        found: list[Tensor] = [torch.empty(0)] * len(ids)
-        for strength in sorted(set(strengths.tolist())):
-            rows = (strengths == strength).nonzero().flatten()
-            for row, logits in zip(rows.tolist(), self._pass(ids[rows], mask[rows], strength), strict=True):
-                found[row] = logits
-        return torch.stack(found)
+        lots = {strength: (strengths == strength).nonzero().flatten() for strength in sorted(set(strengths.tolist()))}
+        return in_order([self._pass(ids[rows], mask[rows], strength) for strength, rows in lots.items()], lots.values())
 
     def rival(self, card: RivalCard) -> Full:
         """Δ, of those that have changed."""

@@ -5,39 +5,35 @@ On the head alone it is what a steer is, but for what the update may be: a steer
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.gist.lora import check_floating
 from lmsteer.lm import LM
-from lmsteer.low_rank import with_low_rank
+from lmsteer.low_rank import SCALE, attached, drawn, linear_layers
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
 
-_SCALE = 2.0  # α / r, with the α of twice the rank that is usual
 _DOWN, _UP = "down", "up"
 # What models call the product that makes values.
 _VALUE = re.compile(r"v(_?proj|_?lin|alue)?")
 
 
 def _all(lm: LM) -> list[str]:
-    return [name for name, module in _linear(lm).items() if module is not lm.head.module]
+    return [name for name, module in linear_layers(lm.model).items() if module is not lm.head.module]
 
 
 def _head(lm: LM) -> list[str]:
-    return [name for name, module in _linear(lm).items() if module is lm.head.module]
+    return [name for name, module in linear_layers(lm.model).items() if module is lm.head.module]
 
 
 def _value(lm: LM) -> list[str]:
-    return [name for name in _linear(lm) if _VALUE.fullmatch(name.rpartition(".")[2])][-1:]
+    return [name for name in linear_layers(lm.model) if _VALUE.fullmatch(name.rpartition(".")[2])][-1:]
 
 
 PRESETS: dict[str, Callable[[LM], list[str]]] = {"all": _all, "value": _value, "head": _head}
@@ -88,7 +84,8 @@ class TrainedLoRA(Trained):
     rate = 1e-3
 
     def __init__(self, lm: LM, targets: str = "all", rank: int = 8, seed: int = 0) -> None:
-        names = PRESETS[targets](lm) if targets in PRESETS else [n for n in _linear(lm) if n.endswith(targets)]
+        layers = linear_layers(lm.model)
+        names = PRESETS[targets](lm) if targets in PRESETS else [name for name in layers if name.endswith(targets)]
         if not names:
             raise ModelError(f"{type(lm.model).__name__} has no linear layers {targets!r}, which a LoRA could be of.")
         if targets == "all":
@@ -96,12 +93,8 @@ class TrainedLoRA(Trained):
         self._lm, random = lm, torch.Generator().manual_seed(seed)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         for name in names:
-            module = _linear(lm)[name]
-            check_floating(module, "a LoRA")
-            outputs, inputs = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
-            a = (torch.rand(rank, inputs, generator=random) * 2 - 1) / math.sqrt(inputs)
-            b = torch.zeros(outputs, rank)
-            self._factors[name] = (a.to(lm.device).requires_grad_(), b.to(lm.device).requires_grad_())
+            a, b = drawn(layers[name], rank, random, lm.device)
+            self._factors[name] = (a.requires_grad_(), b.requires_grad_())
 
     def trainable(self) -> Sequence[Tensor]:
         """A and B of every layer."""
@@ -109,7 +102,7 @@ class TrainedLoRA(Trained):
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
         """With the LoRA at each row's strength."""
-        scaled = {name: (a, _SCALE * b) for name, (a, b) in self._factors.items()}
+        scaled = {name: (a, SCALE * b) for name, (a, b) in self._factors.items()}
         with _attached(self._lm, scaled, strengths):
             logits: Tensor = self._lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return logits
@@ -117,7 +110,7 @@ class TrainedLoRA(Trained):
     def rival(self, card: RivalCard) -> LoRA:
         """The factors, the scale in B."""
         down = {f"{name}.{_DOWN}": a.detach().cpu().clone() for name, (a, _) in self._factors.items()}
-        up = {f"{name}.{_UP}": _SCALE * b.detach().cpu() for name, (_, b) in self._factors.items()}
+        up = {f"{name}.{_UP}": SCALE * b.detach().cpu() for name, (_, b) in self._factors.items()}
         return LoRA(card, {**down, **up})
 
 
@@ -134,27 +127,11 @@ def _check_covered(lm: LM, names: Sequence[str]) -> None:
         )
 
 
-def _linear(lm: LM) -> dict[str, Any]:
-    return {name: module for name, module in lm.model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
-
-
-@contextmanager
 def _attached(
     lm: LM, factors: Mapping[str, tuple[Tensor, Tensor]], strengths: Sequence[float] | Tensor
-) -> Iterator[None]:
-    scale = torch.as_tensor(strengths, dtype=torch.float32)
-    with ExitStack() as stack:
-        for name, (a, b) in factors.items():
-            try:
-                module = lm.model.get_submodule(name)
-            except AttributeError as error:
-                raise WrongBaseError(f"{lm.name} has not the layers of this LoRA: {error}.") from error
-            stack.enter_context(module.register_forward_hook(_adding(a, b, scale)))
-        yield
-
-
-def _adding(a: Tensor, b: Tensor, scale: Tensor) -> Any:
-    def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return with_low_rank(output, args[0], a, b, scale)
-
-    return add
+) -> AbstractContextManager[None]:
+    try:
+        layers = [(lm.model.get_submodule(name), a, b) for name, (a, b) in factors.items()]
+    except AttributeError as error:
+        raise WrongBaseError(f"{lm.name} has not the layers of this LoRA: {error}.") from error
+    return attached(layers, torch.as_tensor(strengths, dtype=torch.float32))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -174,9 +174,9 @@ def picked(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 
 class Trained(ABC):
-    """What is trained of a rival: parameters, and logits in which they act."""
+    """What is trained of a rival: parameters, at which rate, and logits in which they act."""
 
-    rate: ClassVar[float]
+    rate: float
 
     @abstractmethod
     def trainable(self) -> Sequence[Tensor]:
@@ -195,9 +195,9 @@ class Trained(ABC):
 class _Installed(PromptStarts):
     """Prompts as they are, continued by a model that acts otherwise."""
 
-    rival: Rival | None = None
-    strength: float = 0.0
+    rival: Rival
+    strength: float
 
     def installed(self) -> AbstractContextManager[None]:
         """The model with the rival at work."""
-        return self.rival.at(self.lm, [self.strength]) if self.rival else nullcontext()
+        return self.rival.at(self.lm, [self.strength])

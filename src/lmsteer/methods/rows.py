@@ -1,18 +1,34 @@
-"""Whether a model runs the rows of a batch where a strength for each row would look for them: first."""
+"""Rows of a batch, each at a strength of its own: spread over them, kept in order, and whether a model lets them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmsteer.errors import ModelError
 from lmsteer.lm import LM
+from lmsteer.steers.transform import rows_of
 
 _ROWS, _TOKENS = 3, 5
 _PROVEN = WeakSet[nn.Module]()
+
+
+def spread(strengths: Tensor, x: Tensor) -> Tensor:
+    """Strengths, one or one for each row (B,), shaped to broadcast over what has a row for each, or some (B, ..).
+
+    Raises:
+        SteerError: not as many strengths as there are rows.
+    """
+    return rows_of(strengths[:, None], len(x)).view(-1, *[1] * (x.dim() - 1))
+
+
+def in_order(parts: Sequence[Tensor], places: Iterable[Tensor]) -> Tensor:
+    """Rows (B, ..) that were run in several lots, each at its places in the batch, in the order of the batch."""
+    return torch.cat(list(parts))[torch.cat(list(places)).argsort()]
 
 
 @torch.inference_mode()

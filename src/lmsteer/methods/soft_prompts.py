@@ -22,6 +22,7 @@ from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import encode_prompts
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits, picked
+from lmsteer.methods.rows import in_order
 
 _MINUS, _PLUS = "minus", "plus"
 
@@ -68,13 +69,11 @@ class _SoftPrompt(Rival):
         for batch in self._batches(texts, strengths):
             own = [kept[strengths[i]] for i in batch]
             starts = CacheStarts(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
-            given = starts.begin(range(len(batch)))
-            ids, positions = (given[name][:, self.context :] for name in ("input_ids", "position_ids"))
-            mask = given["attention_mask"]
-            places = {"position_ids": positions} if lm.takes_positions else {}
-            logits = lm.model(input_ids=ids, attention_mask=mask, **places, **{CACHE: given[CACHE]}).logits[:, :-1]
-            counted = mask[:, self.context :]
-            found[batch] = picked(logits, ids[:, 1:], counted[:, :-1] * counted[:, 1:])
+            begun = starts.begin(range(len(batch)))
+            new = {name: begun[name][:, self.context :] for name in begun.keys() - {CACHE, "attention_mask"}}
+            logits = lm.model(attention_mask=begun["attention_mask"], **new, **{CACHE: begun[CACHE]}).logits[:, :-1]
+            counted = begun["attention_mask"][:, self.context :]
+            found[batch] = picked(logits, new["input_ids"][:, 1:], counted[:, :-1] * counted[:, 1:])
         return found
 
     def kept(self, lm: LM, strength: float) -> Kept:
@@ -133,7 +132,7 @@ class TrainedSoftPrompts(Trained):
         except ImportError as error:
             raise DataError(f"{kind} tuning needs PEFT: pip install 'lmsteer[methods]'.") from error
         self._lm, self._kind = lm, kind
-        self.rate = {"prompt": 3e-2, "prefix": 1e-2}[kind]  # type: ignore[misc]
+        self.rate = {"prompt": 3e-2, "prefix": 1e-2}[kind]
         make: Any = {"prompt": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}[kind]
         with torch.random.fork_rng(), _quiet():
             torch.manual_seed(seed)
@@ -154,15 +153,11 @@ class TrainedSoftPrompts(Trained):
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
         """Each row after the prompt of its end."""
-        found: list[Tensor] = [torch.empty(0)] * len(ids)
-        for end, model in self._ends.items():
-            rows = ((strengths > 0) == (end > 0)).nonzero().flatten()
-            if len(rows):
-                with _quiet():
-                    logits = model(input_ids=ids[rows], attention_mask=mask[rows]).logits[:, -ids.shape[1] :]
-                for row, own in zip(rows.tolist(), logits, strict=True):
-                    found[row] = own
-        return torch.stack(found)
+        lots = {end: ((strengths > 0) == (end > 0)).nonzero().flatten() for end in self._ends}
+        lots = {end: rows for end, rows in lots.items() if len(rows)}
+        with _quiet():
+            passes = [self._ends[end](input_ids=ids[rows], attention_mask=mask[rows]) for end, rows in lots.items()]
+        return in_order([done.logits[:, -ids.shape[1] :] for done in passes], lots.values())
 
     def rival(self, card: RivalCard) -> Rival:
         """The prompts of both ends."""

@@ -90,10 +90,8 @@ def train(
         raise DataError("the training diverged: its parameters are no finite numbers any more.")
     last = losses[-max(1, len(losses) // 10) :]
     seconds = time.perf_counter() - started
-    return {"steps": len(losses), "seconds": seconds, "rate": trained.rate, "loss": sum(last) / len(last)} | {
-        "batch": budget.batch,
-        "seed": budget.seed,
-    }
+    told = {"steps": len(losses), "seconds": seconds, "rate": trained.rate, "loss": sum(last) / len(last)}
+    return {**told, "batch": budget.batch, "seed": budget.seed}
 
 
 def _batches(lengths: Sequence[int], budget: Budget) -> Iterator[list[int]]:
