@@ -31,9 +31,38 @@ def test_methods_are_measured_and_failures_told(run):
     assert [line["context"] for line in told["lines"]] == [0, 0, 10]
     page = Path("c/report.html").read_text()
     assert all(f"<td>{name}</td>" in page for name in ("steer", "lora", "prompt-tuning"))
+    assert len(list(Path("c/written/rows").iterdir())) == 1 + 6 + 6 + 4  # unsteered, once, and every strength
     before = {file: file.stat().st_mtime_ns for file in Path("c").rglob("contender.json")}
     assert run(*LINE, "--methods", "steer,lora,prompt-tuning")[0] == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_fits_of_fewer_texts_are_measured_too_and_say_why_they_get_nowhere(run):
+    Path("prompts.txt").write_text("the\n")
+    line = [
+        "compare",
+        "letters.jsonl",
+        "--out",
+        "g",
+        "--scorer",
+        "sentiment-vader",
+        "--max-new-tokens",
+        "4",
+        "--n",
+        "2",
+    ]
+    line += ["--file", "prompts.txt", "--methods", "steer,activations", "--sizes", "2,120", "--seeds", "2", "--json"]
+    status, out, _ = run(*line)
+    assert status == 0
+    found = {each["method"]: each["growth"] for each in json.loads(out)["contenders"]}
+    places = [(size, seed) for size in (2, 120) for seed in (0, 1)]
+    assert all([(each["texts"], each["seed"]) for each in growth] == places for growth in found.values())
+    failed = [each["failed"] for growth in found.values() for each in growth if "failed" in each]
+    assert failed
+    assert not any("failed" in each for growth in found.values() for each in growth if each["texts"] == 120)
+    page = Path("g/report.html").read_text()
+    assert "How many texts it needs" in page
+    assert f"nothing: {failed[0]}" in page
 
 
 def test_a_method_that_fails_does_not_end_the_others(run, monkeypatch):

@@ -47,7 +47,7 @@ def compare(
     """
     from lmsteer import printing
     from lmsteer.evaluation.compare import compare as run
-    from lmsteer.evaluation.comparison_report import comparison_report
+    from lmsteer.evaluation.comparison_report import about, comparison_report
     from lmsteer.evaluation.contender import Plan
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.scorers import scorer as named
@@ -81,20 +81,11 @@ def compare(
             raise LMSteerError("the method prompting needs --low and --high, an instruction for each end.")
         chosen = [name for name in chosen if name != "prompting"]
     found = run(plan, chosen, out, progress=bars())
-    about = {
-        "model": model,
-        "texts": f"{len(texts)} labelled texts of {data}",
-        "scorer": judging.name,
-        "how good the scorer is": "; ".join(map(str, judging.about)) or "not measured here",
-        "judge": judge or model,
-        "prompts": f"{len(prompts)}, {protocol.n} continuations of {protocol.max_new_tokens} tokens each",
-        "training": f"{training.steps} steps of {training.batch} texts at most"
-        + (f", {training.seconds:g} seconds at most" if training.seconds else ""),
-    }
-    write_file(out / "report.html", comparison_report(found, about))
+    told = about(plan, len(texts), judging)
+    write_file(out / "report.html", comparison_report(found, told))
     stderr.print(f"Report and figures written to {out}.", markup=False)
     if as_json:
-        printing.as_json(printing.comparison_as_json(found, about))
+        printing.as_json(printing.comparison_as_json(found, told))
     else:
         printing.comparison(stdout, found)
 

@@ -12,11 +12,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.evaluation.contender import Contender, Plan
-from lmsteer.files import write_file
+from lmsteer.evaluation.settled import settle
 from lmsteer.methods.table import METHODS
 from lmsteer.progress import Progress, no_progress
 
@@ -54,7 +53,7 @@ def compare(plan: Plan, methods: Sequence[str], out: str | Path, progress: Progr
     if not methods or not plan.prompts:
         raise DataError("nothing to compare: give methods and prompts.")
     out = Path(out)
-    _settle(out, plan)
+    settle(out, _PLAN, plan.to_json(), "a comparison")
     failures: dict[str, str] = {}
     done = sum((out / method / _FOUND).exists() for method in methods)
     with progress("comparing", len(methods), done) as step:
@@ -84,21 +83,6 @@ def _run(out: Path, method: str) -> str | None:
     if status < 0:
         return f"killed by signal {-status}, as systems do to what needs more memory than there is"
     return lines[-1] if lines else f"ended with status {status}"
-
-
-def _settle(out: Path, plan: Plan) -> None:
-    """Keep the plan, or see that it is that of the run before."""
-    file = out / _PLAN
-    content: dict[str, Any] = json.loads(json.dumps(plan.to_json()))
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is damaged: {error}. Remove its folder, or choose another one.") from error
-    if kept is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not empty and holds no comparison; choose another folder.")
-    if kept is not None and (different := [name for name in content if kept.get(name) != content[name]]):
-        raise DataError(f"{out} holds a comparison of another {', '.join(different)}; choose another folder.")
-    write_file(file, json.dumps(content, indent=1) + "\n")
 
 
 def _read(file: Path) -> Contender:

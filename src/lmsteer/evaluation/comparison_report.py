@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmsteer.evaluation.compare import Comparison
-from lmsteer.evaluation.contender import SOUND, Contender, reach
+from lmsteer.evaluation.contender import SOUND, Contender, Plan
 from lmsteer.evaluation.report import COLOURS, draw_curves
+from lmsteer.evaluation.scorers import Scorer
 from lmsteer.pages import filled
 from lmsteer.pictures import rendered
 
@@ -19,53 +20,19 @@ from lmsteer.pictures import rendered
 _COLUMNS = 4
 
 
-@dataclass(frozen=True)
-class Line:
-    """A method's figures, as they are shown.
-
-    Attributes:
-        method: its name.
-        up: how far scores go up while text stays sound.
-        down: and down.
-        parameters: numbers stored.
-        bytes: on disk.
-        seconds: of the fit.
-        peak_bytes: memory of the process that fitted it.
-        slowdown: of a token.
-        first_token: of the first.
-        context: tokens that it takes.
-        traits: what its strength is, yes or no by name.
-    """
-
-    method: str
-    up: float
-    down: float
-    parameters: int
-    bytes: int
-    seconds: float
-    peak_bytes: int
-    slowdown: float
-    first_token: float
-    context: int
-    traits: Mapping[str, bool]
-
-
-def line(found: Contender) -> Line:
-    """The figures of a contender."""
-    up, down = reach(found.outcomes)
-    return Line(
-        found.method,
-        up,
-        down,
-        found.parameters,
-        found.bytes,
-        found.seconds,
-        found.peak_bytes,
-        found.slowdown,
-        found.first_token,
-        found.context,
-        found.traits,
-    )
+def about(plan: Plan, texts: int, judging: Scorer) -> dict[str, str]:
+    """What to tell of a comparison, by name."""
+    protocol = plan.protocol
+    limit = f", {plan.budget.seconds:g} seconds at most" if plan.budget.seconds else ""
+    return {
+        "model": plan.model,
+        "texts": f"{texts} labelled texts of {plan.source.path}",
+        "scorer": judging.name,
+        "how good the scorer is": "; ".join(map(str, judging.about)) or "not measured here",
+        "judge": plan.judge or plan.model,
+        "prompts": f"{len(plan.prompts)}, {protocol.n} continuations of {protocol.max_new_tokens} tokens each",
+        "training": f"{plan.budget.steps} steps of {plan.budget.batch} texts at most{limit}",
+    }
 
 
 def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
@@ -75,7 +42,7 @@ def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
         pictures["growth"] = _growth(comparison.contenders)
     return filled(
         "comparison.html",
-        lines=[line(found) for found in comparison.contenders],
+        lines=comparison.contenders,
         failures=comparison.failures,
         about=about,
         sound=SOUND,
@@ -84,18 +51,12 @@ def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
 
 
 def _attribute(contenders: Sequence[Contender], scorer: str) -> Figure:
-    """Mean score against perplexity, a chart for each method, on the same axes."""
-    columns = min(_COLUMNS, max(len(contenders), 1))
-    rows = -(-max(len(contenders), 1) // columns)
-    figure = Figure(figsize=(2.6 * columns + 0.4, 2.3 * rows + 0.3), layout="constrained")
-    charts = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for axes, found in zip(charts, contenders, strict=False):
+    """Mean score against perplexity, a chart for each method."""
+    figure, charts = _charts(contenders)
+    for axes, found in zip(charts, contenders, strict=True):
         draw_curves(axes, found.outcomes)
-        axes.set_title(found.method, fontsize=9)
         axes.set_xlabel("")
         axes.tick_params(labelsize=7)
-    for axes in charts[len(contenders) :]:
-        axes.set_visible(False)
     figure.supxlabel("perplexity, as a multiple of unsteered text's", fontsize=9)
     figure.supylabel(f"mean score ({scorer})".replace("$", r"\$"), fontsize=9)
     return figure
@@ -103,20 +64,33 @@ def _attribute(contenders: Sequence[Contender], scorer: str) -> Figure:
 
 def _growth(contenders: Sequence[Contender]) -> Figure:
     """How far apart both ends get in sound text, by number of texts; bars from the least to the most of the draws."""
-    figure = Figure(figsize=(8.6, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for found, colour in zip(contenders, COLOURS * len(contenders), strict=False):
-        sizes = sorted({int(each["texts"]) for each in found.growth})
-        spans = [[each["up"] + each["down"] for each in found.growth if each["texts"] == size] for size in sizes]
+    figure, charts = _charts(contenders)
+    ticks = sorted({each["texts"] for found in contenders for each in found.growth})
+    for axes, found in zip(charts, contenders, strict=True):
+        spans = [[each["up"] + each["down"] for each in found.growth if each["texts"] == size] for size in ticks]
         middle = [fmean(span) for span in spans]
-        pairs = list(zip(middle, spans, strict=True))
-        spread = [[m - min(span) for m, span in pairs], [max(span) - m for m, span in pairs]]
-        axes.errorbar(sizes, middle, yerr=spread, fmt="o-", markersize=4, capsize=2, color=colour, label=found.method)
-    ticks = sorted({int(each["texts"]) for found in contenders for each in found.growth})
-    axes.set(xscale="log", xlabel="labelled texts", ylabel="scores between both ends")
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+        bars = [[m - min(span), max(span) - m] for m, span in zip(middle, spans, strict=True)]
+        spread = [*zip(*bars, strict=True)]
+        axes.errorbar(ticks, middle, yerr=spread, fmt="o-", markersize=4, capsize=2, color=COLOURS[0])
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=7)
+        axes.minorticks_off()
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("labelled texts", fontsize=9)
+    figure.supylabel("scores between both ends", fontsize=9)
     return figure
+
+
+def _charts(contenders: Sequence[Contender]) -> tuple[Figure, list[Axes]]:
+    """A figure with a chart for each method, on the same axes."""
+    columns = min(_COLUMNS, max(len(contenders), 1))
+    rows = -(-max(len(contenders), 1) // columns)
+    figure = Figure(figsize=(2.6 * columns + 0.4, 2.3 * rows + 0.3), layout="constrained")
+    charts = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, found in zip(charts, contenders, strict=False):
+        axes.set_title(found.method, fontsize=9)
+    for axes in charts[len(contenders) :]:
+        axes.set_visible(False)
+    return figure, list(charts[: len(contenders)])

@@ -13,15 +13,15 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lmsteer.errors import LMSteerError
+from lmsteer.errors import DataError, LMSteerError
 from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
-from lmsteer.evaluation.scorers import scorer
+from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.files import finite, write_file
 from lmsteer.fitting.data import LabelledSource, LabelledText, sample_texts
 from lmsteer.generation import Draws, continue_from
@@ -90,7 +90,7 @@ class Contender:
         slowdown: seconds a token, as a multiple of the model's as it comes.
         first_token: likewise, seconds to the first token.
         outcomes: unsteered, then by strength.
-        growth: by number of texts and draw: how far it gets up and down in sound text.
+        growth: by number of texts and draw: how far it gets up and down in sound text, and why nowhere.
     """
 
     method: str
@@ -103,7 +103,22 @@ class Contender:
     slowdown: float
     first_token: float
     outcomes: Sequence[Outcome]
-    growth: Sequence[Mapping[str, float]]
+    growth: Sequence[Mapping[str, Any]]
+
+    @property
+    def up(self) -> float:
+        """How far scores go up while text stays sound."""
+        return reach(self.outcomes)[0]
+
+    @property
+    def down(self) -> float:
+        """How far they go down."""
+        return reach(self.outcomes)[1]
+
+    def figures(self) -> dict[str, Any]:
+        """Everything but outcomes and growth, for a table."""
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("outcomes", "growth")}
+        return {**told, "up": self.up, "down": self.down}
 
     def to_json(self) -> dict[str, Any]:
         """For the comparison's file."""
@@ -131,6 +146,8 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
         LMSteerError: what the method, the data or the model do not allow.
     """
     lm, texts = load(plan.model), plan.source.read()
+    if max(plan.sizes, default=0) > len(texts):
+        raise DataError(f"there are {len(texts)} texts, and no {max(plan.sizes)} to draw from them.")
     judge = load(plan.judge) if plan.judge else lm
     started, kept = time.perf_counter(), folder / "fitted"
     told = folder / "fit.json"
@@ -140,7 +157,7 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         write_file(told, json.dumps({"seconds": seconds, "peak_bytes": peak}))
     rival = load_rival(kept)
-    outcomes = _outcomes(plan, lm, judge, rival, folder / "written")
+    work = _Work(plan, method, lm, judge, scorer(plan.scorer), folder)
     first, slowdown = _speeds(lm, rival, plan.prompts)
     return Contender(
         method,
@@ -151,8 +168,8 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
         **json.loads(told.read_text(encoding="utf-8")),
         slowdown=slowdown,
         first_token=first,
-        outcomes=outcomes,
-        growth=[_grown(plan, lm, judge, method, texts, n, seed, folder) for n, seed in _draws(plan, len(texts))],
+        outcomes=work.outcomes(rival),
+        growth=[work.grown(texts, size, seed) for size in plan.sizes for seed in range(plan.seeds)],
     )
 
 
@@ -160,30 +177,40 @@ def _fitted(plan: Plan, lm: LM, method: str, texts: Sequence[LabelledText]) -> R
     return fit_rival(lm, method, texts, budget=plan.budget, instructions=plan.instructions, progress=bars())
 
 
-def _outcomes(plan: Plan, lm: LM, judge: LM, rival: Rival, folder: Path) -> list[Outcome]:
-    name = rival.card.method
-    arms = [Arm(f"{name} {s:+g}", name, s, rival=rival) for s in METHODS[name].strengths]
-    arms = [Arm("unsteered", "unsteered", 0.0), *arms]
-    judging = scorer(plan.scorer)
-    return evaluate(lm, plan.prompts, arms, judging, folder, judge=judge, protocol=plan.protocol, progress=bars())
+@dataclass(frozen=True)
+class _Work:
+    """What a method is measured with, and where what it writes is kept."""
 
+    plan: Plan
+    method: str
+    lm: LM
+    judge: LM
+    scorer: Scorer
+    folder: Path
 
-def _draws(plan: Plan, count: int) -> list[tuple[int, int]]:
-    return [(size, seed) for size in plan.sizes if size <= count for seed in range(plan.seeds)]
+    def outcomes(self, rival: Rival) -> list[Outcome]:
+        arms = [Arm(f"{self.method} {s:+g}", self.method, s, rival=rival) for s in METHODS[self.method].strengths]
+        return evaluate(
+            self.lm,
+            self.plan.prompts,
+            [Arm("unsteered", "unsteered", 0.0), *arms],
+            self.scorer,
+            self.folder.parent / "written",  # of all methods: what is unsteered is written once
+            judge=self.judge,
+            protocol=self.plan.protocol,
+            progress=bars(),
+        )
 
-
-def _grown(
-    plan: Plan, lm: LM, judge: LM, method: str, texts: Sequence[LabelledText], size: int, seed: int, folder: Path
-) -> dict[str, float]:
-    """How far a fit of some of the texts gets; nowhere, if they are too few for the method."""
-    place = folder / f"texts-{size}-{seed}"
-    try:
-        if not (place / "fitted").exists():
-            save_rival(_fitted(plan, lm, method, sample_texts(texts, size, seed)), place / "fitted")
-        up, down = reach(_outcomes(plan, lm, judge, load_rival(place / "fitted"), place / "written"))
-    except LMSteerError:
-        up, down = 0.0, 0.0
-    return {"texts": size, "seed": seed, "up": up, "down": down}
+    def grown(self, texts: Sequence[LabelledText], size: int, seed: int) -> dict[str, Any]:
+        """How far a fit of some of the texts gets; nowhere, and why, if the method can make nothing of them."""
+        kept, place = self.folder / f"texts-{size}-{seed}", {"texts": size, "seed": seed}
+        try:
+            if not kept.exists():
+                save_rival(_fitted(self.plan, self.lm, self.method, sample_texts(texts, size, seed)), kept)
+        except LMSteerError as error:
+            return {**place, "up": 0.0, "down": 0.0, "failed": str(error)}
+        up, down = reach(self.outcomes(load_rival(kept)))
+        return {**place, "up": up, "down": down}
 
 
 def _speeds(lm: LM, rival: Rival, prompts: Sequence[str]) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer, judged
+from lmsteer.evaluation.settled import settle
 from lmsteer.files import finite, write_file
 from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.generation import Draws, continue_from
@@ -197,24 +198,7 @@ def _settle(out: Path, lm: LM, prompts: Sequence[str], scorer: Scorer, judge: LM
         "prompts": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:32],
         **asdict(protocol),
     }
-    file = out / _SETTINGS
-    if file.exists():
-        kept = _settings(file)
-        if different := [key.replace("_", " ") for key in settings if kept.get(key) != settings[key]]:
-            raise DataError(
-                f"{out} holds an evaluation of another {', '.join(different)}; remove it, or choose another folder."
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not empty and holds no evaluation; choose another folder.")
-    write_file(file, json.dumps(settings, indent=1) + "\n")
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is damaged: {error}. Remove its folder, or choose another one.") from error
-    return kept if isinstance(kept, dict) else {}
+    settle(out, _SETTINGS, settings, "an evaluation")
 
 
 def _file(arm: Arm, number: int) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from lmsteer.errors import SteerError
+from lmsteer.export.check import check_mix
 from lmsteer.files import replace_folder
 from lmsteer.lm import LM, LOADING_ERRORS
 from lmsteer.steers.mix import Mix
@@ -45,9 +46,7 @@ def export_merged(lm: LM, mix: Mix, out: str | Path) -> Path:
     """
     folder = Path(out)
     _check_target(folder)
-    lm.check_base(mix)
-    if len(mix.strengths) != 1 or not mix.steers or any(steer.form != "multiply" for steer in mix.steers.values()):
-        raise SteerError("a head can take in steers of form multiply, with one strength each.")
+    check_mix(lm, mix)
     head = merged_head(lm, mix)
     try:
         with replace_folder(folder) as aside:

@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.export.check import check_mix
 from lmsteer.files import replace_folder
 from lmsteer.folders import FolderKind
 from lmsteer.lm import LM
+from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card, Steer
 
@@ -51,25 +53,20 @@ def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
     """
     folder = Path(out)
     _KIND.check_target(folder)
-    lm.check_base(mix)
-    if len(mix.strengths) != 1 or not mix.steers or any(steer.form != "multiply" for steer in mix.steers.values()):
-        raise SteerError("a LoRA on the head can be made of steers of form multiply, with one strength each.")
-    strengths = mix.strengths[0].tolist()
-    a = torch.hstack([steer.factors["A"] for steer in mix.steers.values()])
-    b = torch.hstack([s * steer.factors["B"] for s, steer in zip(strengths, mix.steers.values(), strict=True)])
-    name, rank = head_name(lm), a.shape[1]
+    check_mix(lm, mix)
+    steer, name = summed(mix, "export"), head_name(lm)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": lm.name,
         "target_modules": [name],
-        "r": rank,
-        "lora_alpha": rank,  # a scale of 1
+        "r": steer.rank,
+        "lora_alpha": steer.rank,  # a scale of 1
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
     }
-    tensors = {_DOWN: a.T, _UP: lm.head.weight.float().cpu() @ b}
+    tensors = {_DOWN: steer.factors["A"].T, _UP: lm.head.weight.float().cpu() @ steer.factors["B"]}
     try:
         with replace_folder(folder) as aside:
             content = {f"{_PREFIX}{name}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
@@ -105,7 +102,7 @@ def import_lora(lm: LM, folder: str | Path, name: str) -> Nearest:
     if up.shape[0] != e.shape[0] or down.shape[1] != e.shape[1]:
         shape, own = (up.shape[0], down.shape[1]), tuple(e.shape)
         raise WrongBaseError(f"the LoRA in {folder} is for a head of {shape}; that of {lm.name} is {own}.")
-    # W A-side by side: E Wᵀ = E (E⁺ B) A, so that Wᵀ = (E⁺ B) A, and in a steer's factors W = Aᵀ (E⁺ B)ᵀ.
+    # The best Wᵀ is E⁺ B A, so that in a steer's factors W = Aᵀ (E⁺ B)ᵀ.
     b = torch.linalg.lstsq(e, up, driver="gelsd").solution
     left = (up - e @ b) @ down
     residual = float(left.norm() / (up @ down).norm().clamp(min=1e-30))

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from lmsteer.evaluation.compare import Comparison
-from lmsteer.evaluation.comparison_report import line
 
 
 def comparison(out: Console, found: Comparison) -> None:
     """A row for each method, and what failed."""
     table = Table("method", "up", "down", "on disk", "fit", "a token", "context")
     table.columns[0].no_wrap = True
-    for each in map(line, found.contenders):
+    for each in found.contenders:
         table.add_row(
             each.method,
             f"{each.up:+.3f}",
@@ -36,7 +34,7 @@ def comparison_as_json(found: Comparison, about: Mapping[str, str]) -> dict[str,
     """Everything that was measured."""
     return {
         "about": dict(about),
-        "lines": [asdict(line(each)) for each in found.contenders],
+        "lines": [each.figures() for each in found.contenders],
         "contenders": [each.to_json() for each in found.contenders],
         "failures": found.failures,
     }
