@@ -25,15 +25,16 @@ class Kept(NamedTuple):
 
 
 @torch.inference_mode()
-def read(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor) -> DynamicCache:
-    """The cache of a pass over rows (B, T), padded, at positions of their own."""
-    cache = DynamicCache(config=lm.model.config)
+def read(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
+    """The cache of a pass over rows (B, T), padded, at positions of their own; a new one of the model's if None."""
+    cache = DynamicCache(config=lm.model.config) if cache is None else cache
+    told = {"position_ids": positions} if lm.takes_positions else {}
     lm.model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=positions,
         use_cache=True,
         logits_to_keep=1,
+        **told,
         **{CACHE: cache},
     )
     return cache

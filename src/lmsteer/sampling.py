@@ -35,6 +35,43 @@ class Sampling:
     temperature: float = 1.0
 
 
+def draw(scores: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
+    """Tokens (B,) that random numbers ``u`` (B,) in [0, 1) fall on, given logits (B, V), which it may overwrite."""
+    if sampling.temperature == 0:
+        return scores.argmax(-1)
+    z = _among_top_k(scores.float().div_(sampling.temperature), sampling.top_k)
+    p = torch.softmax(z, -1, out=z)
+    u = u.to(scores.device)
+    drawn = torch.empty(len(p), dtype=torch.int64, device=p.device)
+    rows = torch.arange(len(p), device=p.device)
+    for width in (*_NUCLEUS, p.shape[-1]):
+        all_of_them = width >= p.shape[-1]
+        likeliest, order = p.sort(stable=True, descending=True) if all_of_them else p.topk(width)
+        place = _place(likeliest, u[rows], sampling.top_p)
+        drawn[rows] = order.gather(1, place[:, None]).squeeze(1)
+        wider = likeliest.sum(-1) < sampling.top_p
+        if all_of_them or not wider.any():
+            break
+        rows, p = rows[wider], p[wider]
+    return drawn
+
+
+def _among_top_k(scores: Tensor, top_k: int) -> Tensor:
+    """Logits (B, V) of which those below the k-th are -inf."""
+    if not top_k:
+        return scores
+    least = scores.topk(min(top_k, scores.shape[-1]), -1).values[:, -1:]
+    return scores.masked_fill(scores < least, -torch.inf)
+
+
+def _place(p: Tensor, u: Tensor, top_p: float) -> Tensor:
+    """Which of the descending probabilities (B, k) the random numbers (B,) fall on, within the nucleus."""
+    reached = p.cumsum(-1)
+    inside = reached - p < top_p
+    total = (p * inside).sum(-1)
+    return ((reached <= (u * total)[:, None]) & inside).sum(-1).clamp(max=inside.sum(-1) - 1)
+
+
 class RowSampler(LogitsProcessor):
     """Sampling with one random number a row and step, so that rows do not depend on their batch.
 
@@ -59,7 +96,7 @@ class RowSampler(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Draw from logits (B, V), which it overwrites; gives logits of which all but one token's are -inf."""
-        self.drawn = self._draw(scores)
+        self.drawn = draw(scores, self._uniform[self.rows, self._step], self._sampling)
         self.counted = self._alive.clone()
         self.tokens[self.rows] += self._alive
         ended = torch.tensor([int(y) in self._end for y in self.drawn])
@@ -72,38 +109,6 @@ class RowSampler(LogitsProcessor):
         left = self._alive.nonzero().squeeze(1)
         self.rows, self._alive = self.rows[left], self._alive[left]
         return left
-
-    def _draw(self, scores: Tensor) -> Tensor:
-        if self._sampling.temperature == 0:
-            return scores.argmax(-1)
-        z = self._among_top_k(scores.float().div_(self._sampling.temperature))
-        p = torch.softmax(z, -1, out=z)
-        u = self._uniform[self.rows, self._step].to(scores.device)
-        drawn = torch.empty(len(p), dtype=torch.int64, device=p.device)
-        rows = torch.arange(len(p), device=p.device)
-        for width in (*_NUCLEUS, p.shape[-1]):
-            all_of_them = width >= p.shape[-1]
-            likeliest, order = p.sort(stable=True, descending=True) if all_of_them else p.topk(width)
-            drawn[rows] = order.gather(1, self._place(likeliest, u[rows])[:, None]).squeeze(1)
-            wider = likeliest.sum(-1) < self._sampling.top_p
-            if all_of_them or not wider.any():
-                break
-            rows, p = rows[wider], p[wider]
-        return drawn
-
-    def _among_top_k(self, scores: Tensor) -> Tensor:
-        """Logits (B, V) of which those below the k-th are -inf."""
-        if not self._sampling.top_k:
-            return scores
-        least = scores.topk(min(self._sampling.top_k, scores.shape[-1]), -1).values[:, -1:]
-        return scores.masked_fill(scores < least, -torch.inf)
-
-    def _place(self, p: Tensor, u: Tensor) -> Tensor:
-        """Which of the descending probabilities (B, k) the random numbers (B,) fall on, within the nucleus."""
-        reached = p.cumsum(-1)
-        inside = reached - p < self._sampling.top_p
-        total = (p * inside).sum(-1)
-        return ((reached <= (u * total)[:, None]) & inside).sum(-1).clamp(max=inside.sum(-1) - 1)
 
 
 class _Watcher(LogitsProcessor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from lmsteer.cli import comparing, evaluating, exchanging, fitting, generating, gist, keeping, reading, steers
+from lmsteer.cli import comparing, evaluating, exchanging, fitting, generating, gist, keeping, reading, serving, steers
 from lmsteer.cli.app import app, stderr
 from lmsteer.errors import LMSteerError
 
@@ -20,6 +20,7 @@ __all__ = [
     "keeping",
     "main",
     "reading",
+    "serving",
     "steers",
 ]
 

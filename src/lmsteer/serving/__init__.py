@@ -1,0 +1,1 @@
+"""Serving: a strength for every request, from one machine's own server or in vLLM."""

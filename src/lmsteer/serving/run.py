@@ -1,0 +1,114 @@
+"""serve: a model, its steers, and a server for them, from start to a graceful stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from lmsteer.errors import LMSteerError
+from lmsteer.lm import LM
+from lmsteer.serving.app import create_app
+from lmsteer.serving.engine import Engine, Limits
+from lmsteer.serving.service import Rules, Service
+from lmsteer.serving.shelf import Shelf
+from lmsteer.steers.files import SHIPPED_FOLDER, STEERS_FOLDER
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How a server stands to the world.
+
+    Attributes:
+        host: address to listen at.
+        port: of it.
+        keys: one of which requests must know; none to let all in.
+        body_bytes: of a request, at most.
+        grace: seconds in which answers may be finished when the server is told to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: Sequence[str] = ()
+    body_bytes: int = 1 << 20
+    grace: int = 20
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is served.
+
+    Attributes:
+        limits: of the engine.
+        context: tokens of a prompt and what follows, at most; the model's own, but no more than fit, if None.
+        rows: of one request, at most.
+        seconds: that an answer may take.
+        strict: refuse strengths outside the safe range.
+        folders: of steers.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    context: int | None = None
+    rows: int = 64
+    seconds: float = 120.0
+    strict: bool = False
+    folders: Sequence[Path] = (STEERS_FOLDER, SHIPPED_FOLDER)
+
+
+def service_of(lm: LM, serving: Serving | None = None) -> Service:
+    """A service of a model, with an engine of its own.
+
+    Raises:
+        LMSteerError: limits that make no sense, or a model that cannot be served.
+    """
+    serving = serving or Serving()
+    limits = serving.limits
+    for what, value in (("rows", limits.rows), ("tokens", limits.tokens), ("seconds", serving.seconds)):
+        if not value > 0:
+            raise LMSteerError(f"a server with {value} {what} cannot answer.")
+    longest = min(lm.max_length, limits.tokens)
+    context = longest if serving.context is None else serving.context
+    if not 2 <= context <= longest:
+        raise LMSteerError(f"a context of {context} tokens is not to be had: the model and its limits allow {longest}.")
+    shelf = Shelf(lm, serving.folders)
+    rules = Rules(context, serving.rows, serving.seconds, serving.strict)
+    return Service(Engine(lm, limits), shelf, rules, lm.name)
+
+
+def serve(service: Service, settings: ServerSettings | None = None) -> None:
+    """Answer requests until told to stop: then finish what is being written, within the grace.
+
+    Raises:
+        LMSteerError: the address is taken, or not this machine's.
+    """
+    settings = settings or ServerSettings()
+    app = create_app(service, keys=settings.keys, body_bytes=settings.body_bytes)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=settings.grace,
+        server_header=False,
+    )
+    with bound(settings.host, settings.port) as listening:
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        LMSteerError: the address is taken, or not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise LMSteerError(
+            f"cannot listen at {host}:{port}: {error}; choose another with --host and --port."
+        ) from error
+    return listening

@@ -1,0 +1,78 @@
+"""The shelf: the steers that requests may ask for, by name, as they lie in folders right now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+
+from lmsteer.errors import SteerError
+from lmsteer.lm import LM
+from lmsteer.steers.files import CARD_FILE, known_in, load_steer
+from lmsteer.steers.notation import parse_settings
+from lmsteer.steers.steer import Steer
+
+# Names come from outside: none of them leaves its folder.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Shelf:
+    """Steers of one model in some folders, each looked up when it is asked for: one that is put there acts at once.
+
+    Args:
+        lm: the model; steers of another are refused.
+        folders: to look in, in this order.
+    """
+
+    def __init__(self, lm: LM, folders: Sequence[Path]) -> None:
+        self._lm, self._folders = lm, folders
+        self._known: dict[str, tuple[int, Steer]] = {}
+        self._lock = Lock()
+
+    def names(self) -> list[str]:
+        """Of all that there are for this model."""
+        found = {folder.name for where in reversed(self._folders) for folder in known_in(where)}
+        return sorted(name for name in found if self._is_ours(name))
+
+    def find(self, name: str) -> Steer:
+        """A steer by name.
+
+        Raises:
+            SteerError: there is none of that name, or it is damaged or of another model.
+        """
+        found = [
+            where / name for where in self._folders if _NAME.fullmatch(name) and (where / name / CARD_FILE).exists()
+        ]
+        if not found:
+            raise SteerError(f"unknown steer {name!r}; there are: {', '.join(self.names()) or 'none'}.")
+        changed = (found[0] / CARD_FILE).stat().st_mtime_ns
+        with self._lock:
+            known = self._known.get(name)
+            if known is None or known[0] != changed:
+                steer = load_steer(found[0])
+                steer.card.check_base(self._lm.name, self._lm.fingerprint, self._lm.tokenizer_fingerprint)
+                known = self._known[name] = (changed, steer)
+        return known[1]
+
+    def dial(self, asked: Mapping[str, float | str] | str) -> tuple[dict[str, Steer], dict[str, float]]:
+        """Steers and strengths of a request: ``{"sentiment": 2.5}``, or ``"sentiment=2.5,toxicity=50%"``.
+
+        Raises:
+            SteerError: what is asked for cannot be read, or is not there.
+        """
+        if isinstance(asked, str):
+            notations = [part.strip() for part in asked.split(",") if part.strip()]
+        else:
+            notations = [f"{name}={strength}" for name, strength in asked.items()]
+        steers, settings = parse_settings(notations, self.find)
+        if len(settings) != 1:
+            raise SteerError("a request has one strength a steer.")
+        return steers, settings[0]
+
+    def _is_ours(self, name: str) -> bool:
+        try:
+            self.find(name)
+        except SteerError:
+            return False
+        return True
