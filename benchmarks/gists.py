@@ -36,8 +36,8 @@ from lmsteer.progress import bars
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "gists.json", HERE / "results" / "work" / "gists"
 DOCS = HERE.parent / "docs"
-# A quarter of an hour for each number of gist tokens, and the best part of an hour for one of them and its controls.
-LONG = 2000
+# Ten minutes for each number of gist tokens, and twenty for one of them and its controls.
+LONG = 1000
 FITS = {
     "gist-1": Settings(1),
     "positive": Settings(1, condition=Condition.POSITIVE),

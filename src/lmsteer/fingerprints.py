@@ -24,6 +24,20 @@ def fingerprint_of(model: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
+def head_sample(weight: Tensor, rows: int, first: int = 0) -> dict[int, float]:
+    """A few values of an output embedding, by the number of the value; of a part of it, those that are in the part.
+
+    Args:
+        weight: the embedding (V, d), or some rows of it.
+        rows: V.
+        first: which of the V rows the part begins with.
+    """
+    width = weight.shape[1]
+    places = [(k * rows // _SAMPLES, k * width // _SAMPLES) for k in range(_SAMPLES)]
+    inside = [(k, row - first, column) for k, (row, column) in enumerate(places) if 0 <= row - first < len(weight)]
+    return {k: float(weight[row, column]) for k, row, column in inside}
+
+
 def fingerprint_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over every value of some tensors, by name, in float32; 32 hex digits."""
     digest = hashlib.sha256()

@@ -27,12 +27,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from lmsteer.batches import pad
 from lmsteer.errors import ModelError
-from lmsteer.fingerprints import fingerprint_of
+from lmsteer.fingerprints import fingerprint_of, head_sample
 from lmsteer.head import Head
 from lmsteer.products import quicken
 from lmsteer.sources import DEFAULT_MODEL, resolve
 from lmsteer.steers.handle import SteerHandle, attach
 from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Card
 
 # Logits that differ by more than this share of their size mean that the head is not what its config says;
 # float32 rounding is 1e-6, bfloat16's 8e-3.
@@ -93,6 +94,11 @@ class LM:
         """SHA-256 over the vocabulary and its special tokens."""
         content = [sorted(self.tokenizer.get_vocab().items()), sorted(self.tokenizer.all_special_ids)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+    def card(self, name: str, **fields: Any) -> Card:
+        """A card of a steer whose base this is."""
+        sample = [*head_sample(self.head.weight, len(self.head.weight)).values()]
+        return Card(name, self.name, self.fingerprint, self.tokenizer_fingerprint, head_sample=sample, **fields)
 
     @property
     def pad_id(self) -> int:

@@ -60,7 +60,6 @@ def import_(
     from lmsteer.export.peft_lora import import_lora
     from lmsteer.lm import load
     from lmsteer.steers.files import STEERS_FOLDER, import_published, save_steer
-    from lmsteer.steers.steer import Card
 
     lm = load(model)
     if source.is_dir():
@@ -69,8 +68,7 @@ def import_(
         stdout.print(f"{nearest.residual:.1%} of what the LoRA changes is nothing that a steer can have.")
     else:
         vocabulary, hidden_size = lm.head.weight.shape
-        card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
-        steers = import_published(source, card, hidden_size, vocabulary)
+        steers = import_published(source, lm.card(name), hidden_size, vocabulary)
     for k, steer in enumerate(steers):
         folder = (STEERS_FOLDER / name if out is None else out).absolute()
         folder = folder if len(steers) == 1 else folder.with_name(f"{folder.name}-{k}")

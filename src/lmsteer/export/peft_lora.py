@@ -24,7 +24,7 @@ from lmsteer.folders import FolderKind
 from lmsteer.lm import LM
 from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steers.steer import Steer
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"
@@ -32,6 +32,21 @@ _PREFIX = "base_model.model."
 # What PEFT may do beside or in place of adding a product.
 _MORE = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
 _KIND = FolderKind("LoRA", _CONFIG, _TENSORS, 1, SteerError)
+
+
+@dataclass(frozen=True)
+class NamedHead:
+    """An output embedding, and where it stands.
+
+    Attributes:
+        base: name of the model.
+        name: of the module, as PEFT's ``target_modules`` has it.
+        weight: E (V, d).
+    """
+
+    base: str
+    name: str
+    weight: Tensor
 
 
 def head_name(lm: LM) -> str:
@@ -51,25 +66,33 @@ def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
         SteerError: steers of another form, strengths row by row, or a folder that holds something else.
         WrongBaseError: steers of another base.
     """
-    folder = Path(out)
-    _KIND.check_target(folder)
     check_mix(lm, mix)
-    steer, name = summed(mix, "export"), head_name(lm)
+    return write_lora(NamedHead(lm.name, head_name(lm), lm.head.weight), mix, Path(out))
+
+
+def write_lora(head: NamedHead, mix: Mix, folder: Path) -> Path:
+    """Write a mix as a LoRA on a head, of whose model nothing else is needed.
+
+    Raises:
+        SteerError: steers of several forms, strengths row by row, or a folder that holds something else.
+    """
+    _KIND.check_target(folder)
+    steer = summed(mix, "export")
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": lm.name,
-        "target_modules": [name],
+        "base_model_name_or_path": head.base,
+        "target_modules": [head.name],
         "r": steer.rank,
         "lora_alpha": steer.rank,  # a scale of 1
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
     }
-    tensors = {_DOWN: steer.factors["A"].T, _UP: lm.head.weight.float().cpu() @ steer.factors["B"]}
+    tensors = {_DOWN: steer.factors["A"].T, _UP: head.weight.float().cpu() @ steer.factors["B"]}
     try:
         with replace_folder(folder) as aside:
-            content = {f"{_PREFIX}{name}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
+            content = {f"{_PREFIX}{head.name}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
             save_file(content, aside / _TENSORS)
             (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -106,13 +129,7 @@ def import_lora(lm: LM, folder: str | Path, name: str) -> Nearest:
     b = torch.linalg.lstsq(e, up, driver="gelsd").solution
     left = (up - e @ b) @ down
     residual = float(left.norm() / (up @ down).norm().clamp(min=1e-30))
-    card = Card(
-        name,
-        lm.name,
-        lm.fingerprint,
-        lm.tokenizer_fingerprint,
-        fit={"method": "lora", "residual": residual},
-    )
+    card = lm.card(name, fit={"method": "lora", "residual": residual})
     factors = {"A": down.T.float().contiguous(), "B": b.float().contiguous()}
     return Nearest(Steer("multiply", factors, e.shape[1], e.shape[0], card), residual)
 

@@ -121,7 +121,7 @@ def fit(
     tell = progress if processes.is_first else no_progress
     work = Work(lm, processes.share(texts), partial, max_tokens, resume, store, tell, share)
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
-    card = Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, label=label, data=origin)
+    card = lm.card(name, label=label, data=origin)
     if method == "closed-form":
         all_statistics = _statistics(work, statistics, processes, parts)
         if save_statistics is not None and processes.is_first:

@@ -14,7 +14,7 @@ from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Traits
 from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steers.steer import Steer
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class OwnSteer(Rival):
         """
         self.check_base(lm)
         vocabulary, hidden_size = lm.head.weight.shape
-        card = Card("steer", lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
-        steer = Steer("multiply", self.tensors, hidden_size, vocabulary, card)
+        steer = Steer("multiply", self.tensors, hidden_size, vocabulary, lm.card("steer"))
         with lm.steered(Mix({"steer": steer}, {"steer": list(strengths)})):
             yield
 

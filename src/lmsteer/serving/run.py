@@ -73,7 +73,7 @@ def service_of(lm: LM, serving: Serving | None = None) -> Service:
     context = longest if serving.context is None else serving.context
     if not 2 <= context <= longest:
         raise LMSteerError(f"a context of {context} tokens is not to be had: the model and its limits allow {longest}.")
-    shelf = Shelf(lm, serving.folders)
+    shelf = Shelf(serving.folders, lambda card: card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
     rules = Rules(context, serving.rows, serving.seconds, serving.strict)
     return Service(Engine(lm, limits), shelf, rules, lm.name)
 

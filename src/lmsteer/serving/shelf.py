@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
 from lmsteer.errors import SteerError
-from lmsteer.lm import LM
 from lmsteer.steers.files import CARD_FILE, known_in, load_steer
 from lmsteer.steers.notation import parse_settings
-from lmsteer.steers.steer import Steer
+from lmsteer.steers.steer import Card, Steer
 
 # Names come from outside: none of them leaves its folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -21,12 +20,12 @@ class Shelf:
     """Steers of one model in some folders, each looked up when it is asked for: one that is put there acts at once.
 
     Args:
-        lm: the model; steers of another are refused.
         folders: to look in, in this order.
+        check: refuses a steer of another model, by its card.
     """
 
-    def __init__(self, lm: LM, folders: Sequence[Path]) -> None:
-        self._lm, self._folders = lm, folders
+    def __init__(self, folders: Sequence[Path], check: Callable[[Card], None]) -> None:
+        self._folders, self._check = folders, check
         self._known: dict[str, tuple[int, Steer]] = {}
         self._lock = Lock()
 
@@ -51,7 +50,7 @@ class Shelf:
             known = self._known.get(name)
             if known is None or known[0] != changed:
                 steer = load_steer(found[0])
-                steer.card.check_base(self._lm.name, self._lm.fingerprint, self._lm.tokenizer_fingerprint)
+                self._check(steer.card)
                 known = self._known[name] = (changed, steer)
         return known[1]
 

@@ -70,6 +70,7 @@ def summed(mix: Mix, name: str, label: str = "") -> Steer:
         steers[0].card.tokenizer_fingerprint,
         label or " ".join(f"{key}={strength:g}" for key, strength in told.items()),
         fit={"method": "mix", "of": [_part(mix.steers[key].card, strength) for key, strength in told.items()]},
+        head_sample=steers[0].card.head_sample,
     )
     scaled = [steer.scaled(strength) for steer, strength in zip(steers, told.values(), strict=True)]
     (form,) = forms

@@ -42,13 +42,21 @@ class Mix:
         return f"Mix({', '.join(self.steers)}; strengths {self.strengths.tolist()})"
 
     def with_strengths(self, **strengths: Strength) -> Mix:
-        """The same steers at other strengths; those not named keep theirs."""
-        columns = dict(zip(self.steers, self.strengths.unbind(1), strict=True))
-        return Mix(self.steers, {**columns, **strengths})
+        """The same steers at other strengths; those not named keep theirs.
+
+        Raises:
+            SteerError: as for a new mix.
+        """
+        if unknown := sorted(set(strengths) - set(self.steers)):
+            raise SteerError(f"each steer needs one strength; unmatched: {', '.join(unknown)}.")
+        columns = {**dict(zip(self.steers, self.strengths.unbind(1), strict=True)), **strengths}
+        other = copy(self)  # which shares the factors on their device
+        other.strengths = _strength_table([columns[name] for name in self.steers], list(self.steers))
+        return other
 
     def for_rows(self, rows: Tensor) -> Mix:
         """The same for some rows of the batch (N,)."""
-        some = copy(self)  # which shares the factors on their device
+        some = copy(self)
         some.strengths = self.strengths if len(self.strengths) == 1 else self.strengths[rows.cpu()]
         return some
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,8 @@ FORMS: tuple[str, ...] = get_args(Form)
 FACTORS = {"multiply": ("A", "B"), "add": ("a",), "offset": ("o",)}
 # What a multiply steer may have beside: its end part, for reading.
 END_FACTORS = ("A_end", "B_end")
+# Shares by which one value may differ between float32, bfloat16 (8 bits) and float16.
+_DTYPE_GAP = 1e-2
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Card:
         held_out: figures read on texts that the fit did not see.
         strength_range: strengths found safe, or None where nobody has looked.
         dial: how they were found, and what else was found about strengths (``evaluation.calibrate``).
+        head_sample: some values of the base's output embedding, by which an engine that has the weights in another
+            layout knows the base.
     """
 
     name: str
@@ -45,10 +49,27 @@ class Card:
     held_out: Mapping[str, Any] = field(default_factory=dict)
     strength_range: tuple[float, float] | None = None
     dial: Mapping[str, Any] = field(default_factory=dict)
+    head_sample: Sequence[float] = ()
 
     def unmeasured(self) -> Card:
         """The card of another steer made of this one, of which nothing is measured."""
         return replace(self, held_out={}, strength_range=None, dial={})
+
+    def check_head(self, sample: Mapping[int, float]) -> None:
+        """Refuse another base by some values of its output embedding, whose dtype may be another.
+
+        Raises:
+            WrongBaseError: a value differs, or the card has none.
+        """
+        if not self.head_sample:
+            raise WrongBaseError(f"the card of steer {self.name!r} has no sample of its base's head: fit it anew.")
+        for place, value in sample.items():
+            expected = self.head_sample[place]
+            if not abs(value - expected) <= _DTYPE_GAP * max(abs(expected), 1e-3):
+                raise WrongBaseError(
+                    f"steer {self.name!r} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), whose "
+                    f"output embedding is another than that of the model at hand ({expected:g} against {value:g})."
+                )
 
     def check_base(self, name: str, fingerprint: str, tokenizer_fingerprint: str) -> None:
         """Refuse another base, or another tokenizer, than those that the steer was fitted with.

@@ -116,8 +116,7 @@ def _card(card: Card, target: LM, how: WordMap, power: float, pairs: Pairs, word
         "shared_words": len(words.weights),
         "their_frequency": round(words.frequency, 4),
     }
-    base = target.name, target.fingerprint, target.tokenizer_fingerprint
-    return Card(card.name, *base, card.label, data=card.data, fit=fit)
+    return target.card(card.name, label=card.label, data=card.data, fit=fit)
 
 
 def _ends(source: LM, target: LM, of_target: Curvature, pairs: Pairs, factors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,172 @@
+"""The dial of one worker process: strengths for each row of vLLM's batch, and what they do to hidden states and logits.
+
+vLLM has two model runners. The first says before each forward pass which row is whose, so that hidden states move in
+front of the head, as everywhere in lmsteer. The second says so only when the logits are there: then they move by what
+the hidden states would have moved by, a product of rank r with ``E B`` (V, r) a steer, as a LoRA on the head does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import LMSteerError
+from lmsteer.fingerprints import head_sample
+from lmsteer.serving.vllm.admission import asked, shelf
+from lmsteer.steers.mix import Mix
+from lmsteer.steers.steer import Steer
+
+Strengths = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class HeadPart:
+    """What a process has of the output embedding.
+
+    Attributes:
+        weight: some rows of E, and padding.
+        first: which of the V rows they begin with.
+        last: which row comes after them.
+        rows: V.
+    """
+
+    weight: Tensor
+    first: int
+    last: int
+    rows: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of E."""
+        return self.last - self.first == self.rows
+
+    def check(self, steer: Steer) -> None:
+        """Refuse a steer of another base.
+
+        Raises:
+            WrongBaseError: its card tells of other values.
+        """
+        own = self.weight[: self.last - self.first]
+        steer.card.check_head(head_sample(own, self.rows, self.first))
+
+
+class Dial:
+    """Who of a batch is steered, and how.
+
+    Attributes:
+        rows: strengths of the requests that are steered, by row (first runner) or slot (second runner).
+        late: whether rows are told only with their logits, as the second runner does.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Strengths] = {}
+        self.late = False
+        self._size, self._armed = 0, False
+        self._mix: Mix | None = None
+        self._proved: set[int] = set()
+        self._seen: tuple[Tensor, HeadPart] | None = None
+        self._above: dict[int, Tensor] = {}
+
+    def arm(self, size: int | None) -> None:
+        """Be ready for the rows of the next pass: so many of them, or those of the last one if None.
+
+        Only the first rows that come then are sampled from. What follows (log-likelihoods of prompts, say) and what
+        comes unannounced (runs that try the memory) is left as it is.
+        """
+        if size is not None:
+            self._size = size
+            self._mix = self._mixed([self.rows.get(row, {}) for row in range(size)])
+        self._armed = True
+
+    def before_head(self, h: Tensor, head: HeadPart) -> Mix | None:
+        """The mix of rows (B, d) that are sampled from; None to leave them as they are.
+
+        Raises:
+            RuntimeError: these are not the rows that were announced, so that nobody knows whose they are.
+            WrongBaseError: a steer is of another base.
+        """
+        if self.late:
+            self._seen = h, head
+            return None
+        armed, self._armed = self._armed, False
+        if not armed or self._mix is None:
+            return None
+        if h.shape[0] != self._size:
+            raise RuntimeError(f"lmsteer was told of {self._size} rows to sample from, and {h.shape[0]} came.")
+        self._prove(self._mix, head)
+        return self._mix
+
+    def after_head(self, logits: Tensor, slots: Sequence[int]) -> Tensor:
+        """Move logits (B, V) of rows whose requests are only known now, by their slots (B,), in place.
+
+        Raises:
+            RuntimeError: the head did not see these rows, or only a part of it is here.
+            WrongBaseError: a steer is of another base.
+        """
+        mix = self._mixed([self.rows.get(slot, {}) for slot in slots])
+        seen, self._seen = self._seen, None
+        if mix is None:
+            return logits
+        if seen is None or seen[0].shape[0] != logits.shape[0] or not seen[1].whole:
+            raise RuntimeError("lmsteer did not see the rows that these logits were made of: they cannot be steered.")
+        h, head = seen
+        self._prove(mix, head)
+        steered = mix.strengths.any(1).nonzero().squeeze(1).to(logits.device)
+        moved = mix.for_rows(steered)
+        logits[steered] += self._above_head(moved, h[steered], head, logits.shape[1])
+        return logits
+
+    def check_acted(self) -> None:
+        """Refuse to go on if rows were announced that never came by.
+
+        Raises:
+            RuntimeError: the model makes its logits in a way of its own.
+        """
+        if self._armed and self._mix is not None:
+            raise RuntimeError(
+                "this model makes its logits without vLLM's LogitsProcessor layer: it cannot be steered."
+            )
+
+    def _mixed(self, rows: Sequence[Strengths]) -> Mix | None:
+        """Steers and strengths of some rows; None where nobody is steered."""
+        names = sorted({name for row in rows for name in row})
+        if not names:
+            return None
+        steers = {name: shelf().find(name) for name in names}
+        return Mix(steers, {name: [row.get(name, 0.0) for row in rows] for name in names})
+
+    def _prove(self, mix: Mix, head: HeadPart) -> None:
+        """Check each steer's base once."""
+        for steer in mix.steers.values():
+            if id(steer) not in self._proved:
+                head.check(steer)
+                self._proved.add(id(steer))
+
+    def _above_head(self, mix: Mix, h: Tensor, head: HeadPart, vocabulary: int) -> Tensor:
+        """``Σ_k s_k (h A_k) (E B_k)ᵀ`` (B, V), with ``E B`` made once a steer."""
+        moved = mix.steer_logits(h.new_zeros(len(h), vocabulary, dtype=torch.float32))
+        for steer, strengths in zip(mix.steers.values(), mix.strengths.T, strict=True):
+            if steer.form == "offset":
+                continue
+            if id(steer) not in self._above:
+                b = steer.factors["B"] if steer.form == "multiply" else steer.factors["a"][:, None]
+                self._above[id(steer)] = head.weight[:vocabulary].float() @ b.to(h.device)
+            below = h.float() @ steer.factors["A"].to(h.device) if steer.form == "multiply" else h.new_ones(len(h), 1)
+            moved += (below.float() * strengths[:, None].to(h.device)) @ self._above[id(steer)].T
+        return moved
+
+
+DIAL = Dial()
+"""Of this process."""
+
+
+def strengths_of(extra_args: Mapping[str, Any] | None) -> Strengths:
+    """As they were admitted, in the worker: by then they can be read."""
+    try:
+        return asked(extra_args)
+    except LMSteerError as error:
+        raise RuntimeError(f"a request was admitted that cannot be steered: {error}") from error

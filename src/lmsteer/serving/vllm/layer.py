@@ -1,0 +1,49 @@
+"""The layer: vLLM's LogitsProcessor, which every model calls for its logits, with a dial in front of the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.config import get_current_vllm_config
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+from lmsteer.errors import SteerError
+from lmsteer.serving.vllm.admission import shelf
+from lmsteer.serving.vllm.dial import DIAL, HeadPart
+
+
+class SteeredLogitsProcessor(LogitsProcessor):
+    """vLLM's own, which steers the rows that are sampled from. Of what comes after the head nothing changes.
+
+    Raises:
+        SteerError: speculative decoding, whose drafts would not be steered; steers of another model's shape.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        config = get_current_vllm_config()
+        if config.speculative_config is not None:
+            raise SteerError("steers and speculative decoding do not go together: drafts would be of another model.")
+        hidden_size = config.model_config.get_hidden_size()
+        for steer in (shelf().find(name) for name in shelf().names()):
+            if (steer.hidden_size, steer.vocabulary) != (hidden_size, self.org_vocab_size):
+                raise SteerError(
+                    f"steer {steer.card.name!r} is for hidden size {steer.hidden_size} and vocabulary "
+                    f"{steer.vocabulary}, but the model has {hidden_size} and {self.org_vocab_size}."
+                )
+        if DIAL.late and self.soft_cap is not None:
+            raise SteerError("steers go behind the head with this model runner, and this model has a soft cap there.")
+
+    def _apply_head(self, lm_head: Any, hidden_states: Tensor, embedding_bias: Tensor | None) -> Tensor:
+        shard = lm_head.shard_indices
+        part = HeadPart(lm_head.weight, shard.org_vocab_start_index, shard.org_vocab_end_index, self.org_vocab_size)
+        mix = DIAL.before_head(hidden_states, part)
+        if mix is None:
+            return super()._apply_head(lm_head, hidden_states, embedding_bias)
+        logits = super()._apply_head(lm_head, mix.steer_hidden_states(hidden_states), embedding_bias)
+        if any(steer.form == "offset" for steer in mix.steers.values()):
+            zeros = torch.zeros(len(logits), part.rows, device=logits.device)
+            logits[:, : part.last - part.first] += mix.steer_logits(zeros)[:, part.first : part.last].to(logits.dtype)
+        return logits

@@ -1,0 +1,62 @@
+"""The second route: where plugins may not touch hidden states, a model named ``sentiment@2.5`` is a LoRA on the head.
+
+vLLM asks a resolver for adapters that it does not know; this one writes the steer at that strength as one. It needs
+``--enable-lora``, a ``--max-lora-rank`` of the steer's rank at least, and a model whose head adapters may change.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from vllm.lora.request import LoRARequest
+from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
+
+from lmsteer.cache import cache_dir
+from lmsteer.errors import LMSteerError
+from lmsteer.export.head_file import read_head
+from lmsteer.export.peft_lora import NamedHead, write_lora
+from lmsteer.fingerprints import fingerprint_of_tensors, head_sample
+from lmsteer.serving.vllm.admission import shelf
+from lmsteer.steers.algebra import summed
+from lmsteer.steers.mix import Mix
+
+ADAPTERS = "adapters"
+
+
+class SteerResolver(LoRAResolver):
+    """Answers for ``STEER@STRENGTH``, and for several joined by ``+``."""
+
+    async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
+        """The adapter of a name; None where it names no steer and strength, which vLLM answers with status 404."""
+        if "@" not in lora_name:
+            return None
+        try:
+            strengths = ",".join("=".join(part.rsplit("@", 1)) for part in lora_name.split("+"))
+            folder = adapter(_head(base_model_name), Mix(*shelf().dial(strengths)))
+        except LMSteerError:
+            return None
+        return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))  # vLLM numbers it itself
+
+
+def adapter(head: NamedHead, mix: Mix) -> Path:
+    """The folder of a mix as an adapter on a head, written once.
+
+    Raises:
+        WrongBaseError: a steer of another base.
+        SteerError: steers of another form than multiply.
+    """
+    for steer in mix.steers.values():
+        steer.card.check_head(head_sample(head.weight, len(head.weight)))
+    folder = cache_dir() / ADAPTERS / fingerprint_of_tensors(summed(mix, "adapter").factors)
+    return folder if folder.exists() else write_lora(head, mix, folder)
+
+
+def register_resolver() -> None:
+    """Have vLLM ask."""
+    LoRAResolverRegistry.register_resolver("lmsteer", SteerResolver())
+
+
+@lru_cache(maxsize=1)
+def _head(model: str) -> NamedHead:
+    return read_head(model)
