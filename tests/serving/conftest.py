@@ -5,11 +5,6 @@ from tiny import tiny_lm
 
 
 @pytest.fixture(scope="session")
-def llama():
-    return tiny_lm("llama")
-
-
-@pytest.fixture(scope="session")
 def endless():
     """A model whose texts do not end by themselves."""
     lm = tiny_lm("llama")

@@ -1,0 +1,148 @@
+"""Routing of rows, without a server: vLLM's own interfaces of both model runners."""
+
+import pytest
+import torch
+
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
+
+from lmsteer import Mix, save_steer
+from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.serving.vllm import admission, dial, router
+from tiny import random_steer
+
+
+@pytest.fixture
+def steers(llama, tmp_path, monkeypatch):
+    """Three forms of steers of the tiny Llama on the shelf, and a dial that nobody has touched."""
+    found = {}
+    for k, form in enumerate(("multiply", "add", "offset")):
+        made = random_steer(llama, form, seed=k)
+        found[form] = type(made)(form, made.factors, made.hidden_size, made.vocabulary, llama.card(form))
+        save_steer(found[form], tmp_path / form)
+    monkeypatch.setenv(admission.FOLDERS, str(tmp_path))
+    admission.shelf.cache_clear()
+    fresh = dial.Dial()
+    monkeypatch.setattr(router, "DIAL", fresh)
+    yield found
+    admission.shelf.cache_clear()
+
+
+@pytest.fixture
+def head(llama):
+    weight = llama.head.weight
+    return dial.HeadPart(weight, 0, len(weight), len(weight))
+
+
+def params(steers=None):
+    return SamplingParams(extra_args={"steers": steers} if steers else None)
+
+
+def update(size, added=(), removed=(), moved=()):
+    return BatchUpdate(size, removed, [(row, params(steers), None, []) for row, steers in added], moved)
+
+
+def acting(h, head):
+    """Strengths row by row that the dial of the router has for the next rows."""
+    mix = router.DIAL.before_head(h, head)
+    return None if mix is None else [dict(zip(mix.steers, row.tolist(), strict=True)) for row in mix.strengths]
+
+
+def test_rows_that_come_leave_and_move_keep_their_strengths(steers, head):
+    route, h = router.Router(None, "cpu", False), torch.randn(3, head.weight.shape[1])
+    route.update_state(update(3, added=[(0, "multiply=1"), (1, None), (2, "add=2")]))
+    assert acting(h, head) == [{"multiply": 1, "add": 0}, {"multiply": 0, "add": 0}, {"multiply": 0, "add": 2}]
+    route.update_state(update(3, moved=[(0, 1, MoveDirectionality.SWAP)]))
+    assert acting(h, head)[1] == {"multiply": 1, "add": 0}
+    route.update_state(update(2, removed=[1], moved=[(2, 1, MoveDirectionality.UNIDIRECTIONAL)]))
+    assert acting(h[:2], head) == [{"add": 0}, {"add": 2}]
+    route.update_state(None)
+    assert acting(h[:2], head) == [{"add": 0}, {"add": 2}]
+    route.update_state(update(2, added=[(1, None)]))
+    assert acting(h[:2], head) is None
+
+
+def test_only_the_rows_that_were_announced_are_steered(steers, head):
+    route, h = router.Router(None, "cpu", False), torch.randn(5, head.weight.shape[1])
+    assert acting(h, head) is None  # a run that tries the memory
+    route.update_state(update(1, added=[(0, "multiply=1")]))
+    assert acting(h[:1], head) == [{"multiply": 1}]
+    assert acting(h, head) is None  # a prompt's log-likelihoods
+    route.update_state(None)
+    with pytest.raises(RuntimeError, match="told of 1 rows"):
+        acting(h, head)
+
+
+def test_a_model_that_goes_round_the_layer_ends_the_run(steers):
+    route = router.Router(None, "cpu", False)
+    logits = torch.zeros(1, 4)
+    route.update_state(update(1, added=[(0, None)]))
+    assert route.apply(logits) is logits
+    route.update_state(update(1, added=[(0, "multiply=1")]))
+    with pytest.raises(RuntimeError, match="cannot be steered"):
+        route.apply(logits)
+
+
+def test_a_steer_of_another_head_is_refused(steers, head):
+    route = router.Router(None, "cpu", False)
+    route.update_state(update(1, added=[(0, "multiply=1")]))
+    other = dial.HeadPart(head.weight + 1, 0, head.rows, head.rows)
+    with pytest.raises(WrongBaseError, match="another than that of the model at hand"):
+        acting(torch.randn(1, head.weight.shape[1]), other)
+
+
+def test_a_part_of_the_head_is_enough_to_know_it(llama, steers, head):
+    half = head.rows // 2
+    for first, last in ((0, half), (half, head.rows)):
+        dial.HeadPart(head.weight[first:last], first, last, head.rows).check(steers["multiply"])
+    with pytest.raises(WrongBaseError):
+        dial.HeadPart(head.weight[:half], half, head.rows, head.rows).check(steers["multiply"])
+
+
+def test_the_second_runner_steers_behind_the_head(llama, steers, head):
+    """Slots are in another order than rows, one has left, and the strengths of all forms count."""
+    route = router.Router(None, object())
+    asked = {4: "multiply=1.5,offset=-2", 0: None, 2: "add=3,multiply=-1"}
+    for slot, steers_asked in {2: "offset=9", **asked}.items():
+        assert route.add_request(slot, params(steers_asked)) == bool(steers_asked)
+    slots = [0, 4, 2, 4]
+    h = torch.randn(len(slots), head.weight.shape[1])
+    assert router.DIAL.before_head(h, head) is None
+    logits = h @ head.weight.T
+    mapping = torch.tensor(slots)
+    context = LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy())
+    found = route.apply(logits.clone(), context)
+    strengths = {"multiply": [0, 1.5, -1, 1.5], "add": [0, 0, 3, 0], "offset": [0, -2, 0, -2]}
+    mix = Mix(steers, strengths)
+    expected = mix.steer_logits(mix.steer_hidden_states(h) @ head.weight.T)
+    # float32: products in another order.
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    assert torch.equal(found[0], logits[0])
+
+
+def test_the_second_runner_refuses_logits_of_rows_that_it_did_not_see(steers, head):
+    route = router.Router(None, object())
+    route.add_request(0, params("multiply=1"))
+    mapping = torch.tensor([0])
+    context = LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy())
+    with pytest.raises(RuntimeError, match="did not see"):
+        route.apply(torch.zeros(1, head.rows), context)
+
+
+def test_steers_are_refused_where_there_are_none(monkeypatch):
+    monkeypatch.delenv(admission.FOLDERS, raising=False)
+    admission.shelf.cache_clear()
+    router.Router.validate_params(params())
+    with pytest.raises(ValueError, match="names no folder"):
+        router.Router.validate_params(params("sentiment=1"))
+
+
+def test_folders_that_are_none_are_refused_at_start(monkeypatch, tmp_path):
+    monkeypatch.setenv(admission.FOLDERS, str(tmp_path / "nowhere"))
+    admission.shelf.cache_clear()
+    with pytest.raises(SteerError, match="no folder"):
+        admission.shelf()
+    admission.shelf.cache_clear()
