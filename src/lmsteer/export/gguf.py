@@ -1,0 +1,121 @@
+"""A steer in a GGUF file: the base's own file, with an output tensor of its own, ``E (I + s W)ᵀ``.
+
+Everything else is taken over as it is: the other tensors block by block, the tokenizer, the chat template. Where the
+head was tied to the input embedding (the file then has no ``output.weight``), only the new output is added, and the
+embedding stays. Loads in llama.cpp and whatever is built on it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf as gguf_format
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Type
+from numpy.typing import NDArray
+
+from lmsteer.errors import ModelError, SteerError
+from lmsteer.export.check import check_mix
+from lmsteer.export.merged import merged_head
+from lmsteer.files import replace_file
+from lmsteer.lm import LM
+from lmsteer.steers.mix import Mix
+
+_OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
+# How far the file's output embedding may be from the model's, as a share of its size: four bits a weight lose a tenth.
+_QUANTISED = 0.25
+TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0}
+
+
+def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16", others: str | None = None) -> Path:
+    """Write a GGUF file of the base with a mix in its output tensor.
+
+    Args:
+        lm: the steers' base.
+        mix: multiply steers, with one strength each.
+        source: GGUF file of the base.
+        out: file to write.
+        output: type of the output tensor: f32, f16 or q8_0.
+        others: type to bring the other matrices to; as they are if None.
+
+    Raises:
+        SteerError: steers of another form, strengths row by row, or a disk that does not take it.
+        WrongBaseError: steers of another base.
+        ModelError: the source cannot be read, is of another model, or of one that has no output tensor of its own.
+    """
+    check_mix(lm, mix)
+    if wrong := {output, others or output} - set(TYPES):
+        raise SteerError(f"a tensor is written as {', '.join(TYPES)}, not {', '.join(sorted(wrong))}.")
+    reader = _read(source)
+    _check_base(lm, reader, source)
+    head = merged_head(lm, mix).float().cpu().numpy()
+    try:
+        with replace_file(out) as aside:
+            writer = gguf_format.GGUFWriter(aside, _architecture(reader))
+            _copy_fields(reader, writer)
+            for tensor in reader.tensors:
+                if tensor.name != _OUTPUT:
+                    _copy_tensor(tensor, writer, others)
+            _add(writer, _OUTPUT, head, TYPES[output])
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+    except OSError as error:
+        raise SteerError(f"cannot write {out}: {error}. What stood there is untouched.") from error
+    return out
+
+
+def _read(source: Path) -> Any:
+    try:
+        return gguf_format.GGUFReader(source)
+    except Exception as error:  # readers fail on damaged bytes in every way there is
+        raise ModelError(f"cannot read the GGUF file {source}: {type(error).__name__}: {error}") from error
+
+
+def _architecture(reader: Any) -> str:
+    return str(reader.get_field("general.architecture").contents())
+
+
+def _check_base(lm: LM, reader: Any, source: Path) -> None:
+    """Refuse a file of another model, or of an architecture whose output is always its embedding."""
+    name = _architecture(reader)
+    architecture = next((key for key, value in gguf_format.MODEL_ARCH_NAMES.items() if value == name), None)
+    if architecture is None or gguf_format.MODEL_TENSOR.OUTPUT not in gguf_format.MODEL_TENSORS[architecture]:
+        raise ModelError(f"{source}: models of architecture {name!r} have no output tensor of their own.")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    own = tensors.get(_OUTPUT, tensors.get(_EMBEDDING))
+    e = lm.head.weight.float().cpu()
+    found = None if own is None else torch.from_numpy(np.array(_values(own)))
+    if found is None or found.shape != e.shape or not (found - e).norm() <= _QUANTISED * e.norm():
+        raise ModelError(f"{source} is a file of another model than {lm.name}: its output embedding is another.")
+
+
+def _copy_fields(reader: Any, writer: gguf_format.GGUFWriter) -> None:
+    """What the file says of itself, but for what the writer writes anyway."""
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != gguf_format.Keys.General.ARCHITECTURE:
+            sub_type = field.types[-1] if field.types[0] == gguf_format.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
+
+
+def _copy_tensor(tensor: Any, writer: gguf_format.GGUFWriter, others: str | None) -> None:
+    if others is None or len(tensor.shape) < 2:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    else:
+        _add(writer, tensor.name, _values(tensor), TYPES[others])
+
+
+def _add(writer: gguf_format.GGUFWriter, name: str, values: NDArray[np.float32], kind: Type) -> None:
+    writer.add_tensor(name, gguf_format.quants.quantize(values, kind), raw_dtype=kind)
+
+
+def _values(tensor: Any) -> NDArray[np.float32]:
+    """A tensor's numbers, whatever they are packed as."""
+    try:
+        values: NDArray[np.float32] = gguf_format.quants.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+        raise ModelError(f"tensor {tensor.name} is packed as {tensor.tensor_type.name}: it cannot be read.") from error
+    return values

@@ -1,0 +1,92 @@
+"""A GGUF file with a steer in it: its own output tensor, and all else as it was."""
+
+from __future__ import annotations
+
+import gguf as gguf_format
+import numpy as np
+import pytest
+import torch
+
+from lmsteer.errors import ModelError, SteerError, WrongBaseError
+from lmsteer.export.gguf import export_gguf
+from lmsteer.export.merged import merged_head
+from lmsteer.lm import load
+from lmsteer.steers.mix import Mix
+from tiny import random_steer
+from tiny_gguf import write_gguf
+
+
+@pytest.fixture
+def lm(tiny_gguf, cache):
+    return load(tiny_gguf)
+
+
+@pytest.fixture
+def mix(lm):
+    steers = {"one": random_steer(lm, seed=1), "two": random_steer(lm, seed=2)}
+    return Mix(steers, {"one": 1.5, "two": -0.5})
+
+
+def test_the_output_is_steered_and_all_else_is_as_it_was(lm, mix, tiny_gguf, tmp_path):
+    out = export_gguf(lm, mix, tiny_gguf, tmp_path / "out" / "steered.gguf", output="f32")
+    before, after = gguf_format.GGUFReader(tiny_gguf), gguf_format.GGUFReader(out)
+    assert {f.name: (f.contents(), f.types) for f in after.fields.values() if not f.name.startswith("GGUF.")} == {
+        f.name: (f.contents(), f.types) for f in before.fields.values() if not f.name.startswith("GGUF.")
+    }
+    tensors = {tensor.name: tensor for tensor in after.tensors}
+    output = tensors.pop("output.weight")
+    assert np.array_equal(output.data, merged_head(lm, mix).numpy())
+    assert set(tensors) == {tensor.name for tensor in before.tensors}
+    for tensor in before.tensors:
+        assert tensors[tensor.name].tensor_type == tensor.tensor_type
+        assert np.array_equal(tensors[tensor.name].data, tensor.data)
+
+
+def test_transformers_reads_it_as_the_steered_model(lm, mix, tiny_gguf, tmp_path, cache):
+    steered = load(export_gguf(lm, mix, tiny_gguf, tmp_path / "steered.gguf", output="f32"))
+    ids = torch.arange(3, 15).reshape(2, 6)
+    with torch.inference_mode():
+        found = steered.model(ids).logits
+        with lm.steered(mix):
+            expected = lm.model(ids).logits
+    # float32: E (I + W)ᵀ h in one product in place of two
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("f16", 1e-3), ("q8_0", 2e-2)])
+def test_smaller_types_lose_what_their_bits_lose(lm, mix, tiny_gguf, tmp_path, kind, tolerance):
+    out = export_gguf(lm, mix, tiny_gguf, tmp_path / "steered.gguf", output=kind, others="f16")
+    tensors = {tensor.name: tensor for tensor in gguf_format.GGUFReader(out).tensors}
+    found = gguf_format.quants.dequantize(tensors["output.weight"].data, tensors["output.weight"].tensor_type)
+    expected = merged_head(lm, mix).numpy()
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+    assert tensors["token_embd.weight"].tensor_type == gguf_format.GGMLQuantizationType.F16
+
+
+def test_what_cannot_be_written_is_refused(lm, mix, tiny_gguf, llama, tmp_path):
+    out = tmp_path / "steered.gguf"
+    with pytest.raises(SteerError, match="f32, f16, q8_0"):
+        export_gguf(lm, mix, tiny_gguf, out, output="q4_9")
+    with pytest.raises(ModelError, match="cannot read the GGUF file"):
+        export_gguf(lm, mix, tmp_path / "nowhere.gguf", out)
+    with pytest.raises(WrongBaseError):
+        export_gguf(lm, Mix({"one": random_steer(llama)}, {"one": 1.0}), tiny_gguf, out)
+    (tmp_path / "short.gguf").write_bytes(tiny_gguf.read_bytes()[:2000])
+    with pytest.raises(ModelError, match="cannot read the GGUF file"):
+        export_gguf(lm, mix, tmp_path / "short.gguf", out)
+    assert not out.exists()
+
+
+def test_a_file_of_another_model_is_refused(llama, tiny_gguf, tmp_path):
+    mix = Mix({"one": random_steer(llama)}, {"one": 1.0})
+    with pytest.raises(ModelError, match="another model"):
+        export_gguf(llama, mix, tiny_gguf, tmp_path / "steered.gguf")
+
+
+def test_an_architecture_whose_output_is_its_embedding_is_refused(lm, mix, tmp_path, monkeypatch):
+    source = write_gguf(tmp_path / "other.gguf")
+    tensors = gguf_format.MODEL_TENSORS[gguf_format.MODEL_ARCH.LLAMA]
+    without = [tensor for tensor in tensors if tensor != gguf_format.MODEL_TENSOR.OUTPUT]
+    monkeypatch.setitem(gguf_format.MODEL_TENSORS, gguf_format.MODEL_ARCH.LLAMA, without)
+    with pytest.raises(ModelError, match="no output tensor of their own"):
+        export_gguf(lm, mix, source, tmp_path / "steered.gguf")
