@@ -38,6 +38,15 @@ def draw(components: Sequence[Component], file: Path) -> None:
         DataError: no such format, less than two components, or the disk does not take it.
     """
     form = check_form(file)
+    write_file(file, rendered(map_of(components), form))
+
+
+def map_of(components: Sequence[Component]) -> Figure:
+    """The words at the ends of the first two components, where these move them.
+
+    Raises:
+        DataError: less than two components, or no words.
+    """
     if len(components) < 2:
         raise DataError("a map takes two components; this steer has one.")
     first, second = components[:2]
@@ -53,7 +62,7 @@ def draw(components: Sequence[Component], file: Path) -> None:
     if not places:
         raise DataError("no whole words among what the components move: there is nothing to draw.")
     _write(figure, axes, sorted(places, key=lambda place: -abs(place[0]) - abs(place[1])))
-    write_file(file, rendered(figure, form))
+    return figure
 
 
 def _write(figure: Figure, axes: Axes, places: Sequence[tuple[float, float, str]]) -> None:

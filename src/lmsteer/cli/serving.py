@@ -28,6 +28,7 @@ def serve(
     waiting: Annotated[int, typer.Option(help="Answers that may wait; more are told to come again.")] = 128,
     tokens: Annotated[int, typer.Option(help="Tokens whose keys and values are kept at once.")] = 32_768,
     seconds: Annotated[float, typer.Option(help="That an answer may take.")] = 120.0,
+    page: Annotated[bool, typer.Option(help="Also serve a web page.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse strengths outside the safe range.")] = False,
 ) -> None:
     """Serve a model with a strength for each steer and request, as OpenAI's clients ask.
@@ -50,5 +51,8 @@ def serve(
     serving = Serving(Limits(rows, waiting, tokens), context, seconds=seconds, strict=strict, folders=folders)
     service = service_of(load(model), serving)
     found = ", ".join(service.shelf.names()) or "none"
-    stderr.print(f"{service.name} at http://{host}:{port}/v1, steers: {found}. Stop with Ctrl-C.", highlight=False)
-    run(service, ServerSettings(host, port, keys))
+    where = f"http://{host}:{port}"
+    stderr.print(f"{service.name} at {where}/v1, steers: {found}. Stop with Ctrl-C.", highlight=False)
+    if page:
+        stderr.print(f"The page is at {where}/ui, what can be asked at {where}/docs.", highlight=False)
+    run(service, ServerSettings(host, port, keys, page=page))

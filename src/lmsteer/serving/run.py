@@ -6,13 +6,17 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse, Response
 
 from lmsteer.errors import LMSteerError
 from lmsteer.lm import LM
 from lmsteer.serving.app import create_app
 from lmsteer.serving.engine import Engine, Limits
+from lmsteer.serving.guards import is_key
 from lmsteer.serving.service import Rules, Service
 from lmsteer.serving.shelf import Shelf
 from lmsteer.steers.files import SHIPPED_FOLDER, STEERS_FOLDER
@@ -28,6 +32,7 @@ class ServerSettings:
         keys: one of which requests must know; none to let all in.
         body_bytes: of a request, at most.
         grace: seconds in which answers may be finished when the server is told to stop.
+        page: also serve a web page.
     """
 
     host: str = "127.0.0.1"
@@ -35,6 +40,7 @@ class ServerSettings:
     keys: Sequence[str] = ()
     body_bytes: int = 1 << 20
     grace: int = 20
+    page: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,8 @@ def serve(service: Service, settings: ServerSettings | None = None) -> None:
         LMSteerError: the address is taken, or not this machine's.
     """
     settings = settings or ServerSettings()
-    app = create_app(service, keys=settings.keys, body_bytes=settings.body_bytes)
     config = uvicorn.Config(
-        app,
+        app_of(service, settings),
         host=settings.host,
         port=settings.port,
         log_level="warning",
@@ -96,6 +101,35 @@ def serve(service: Service, settings: ServerSettings | None = None) -> None:
     )
     with bound(settings.host, settings.port) as listening:
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def app_of(service: Service, settings: ServerSettings) -> FastAPI:
+    """All that is answered: requests, and the web page if there is one."""
+    app = create_app(service, keys=settings.keys, body_bytes=settings.body_bytes)
+    return _with_page(app, service, settings.keys) if settings.page else app
+
+
+def _with_page(app: FastAPI, service: Service, keys: Sequence[str]) -> FastAPI:
+    """The web page at ``/ui``, where a browser that comes to ``/`` is sent."""
+    import gradio as gr
+
+    from lmsteer.serving.web import CSS, ICON, THEME, web_page
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> RedirectResponse:
+        return RedirectResponse("ui/")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(ICON, media_type="image/svg+xml")
+
+    def knows(_: str, said: str) -> bool:
+        return is_key(said, keys)
+
+    options: dict[str, Any] = {"auth": knows, "auth_message": "Any name, and a key."} if keys else {}
+    return gr.mount_gradio_app(
+        app, web_page(service), "/ui", theme=THEME, css=CSS, footer_links=[], ssr_mode=False, show_error=True, **options
+    )
 
 
 def bound(host: str, port: int) -> socket.socket:
