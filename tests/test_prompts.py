@@ -28,10 +28,11 @@ def test_what_is_no_prompt_is_refused(tmp_path, content, message):
 
 
 def test_the_published_format_comes_out(tmp_path):
-    rows = [Continuation(p, t, {"s": 1.0}, k, 3, -1.0) for p, t, k in (("a", "x", 0), ("a", "y", 1), ("b", "z", 0))]
-    write_jsonl(tmp_path / "o.jsonl", as_published(rows))
+    told = (("a", "x", 0), ("a", "y", 1), ("b", "z", 0), ("b", "u", 1), ("b", "v", 0), ("b", "w", 1))
+    rows = [Continuation(p, t, {"s": 1.0}, k, 3, -1.0) for p, t, k in told]
+    write_jsonl(tmp_path / "o.jsonl", as_published(rows, 2))
     found = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
-    assert [line["prompt"]["text"] for line in found] == ["a", "b"]
+    assert [line["prompt"]["text"] for line in found] == ["a", "b", "b"]
     assert [g["text"] for g in found[0]["generations"]] == ["x", "y"]
     with pytest.raises(DataError, match="cannot write"):
         write_jsonl(tmp_path / "o.jsonl" / "x", [])

@@ -35,9 +35,12 @@ class Row:
     strengths: tuple[float, ...]
     sample: int
 
-    def uniform(self, seed: int, length: int) -> Tensor:
-        """Its random numbers in [0, 1) (T,), from seed, prompt and sample: the same at every strength."""
-        key = hash((seed, self.prompt, self.sample)) & ((1 << 63) - 1)
+    def uniform(self, seed: int, length: int, first: int = 0) -> Tensor:
+        """Its random numbers in [0, 1) (T,), from seed, prompt and sample: the same at every strength.
+
+        ``first`` is the number of the first prompt, where these are a part of more.
+        """
+        key = hash((seed, first + self.prompt, self.sample)) & ((1 << 63) - 1)
         return torch.rand(length, generator=torch.Generator().manual_seed(key))
 
 

@@ -137,9 +137,13 @@ def continue_from(
     strengths: Sequence[Mapping[str, float]],
     draws: Draws,
     *,
+    first: int = 0,
     progress: Progress = no_progress,
 ) -> Iterator[Continuation]:
-    """Continue prompts from wherever they start, as ``generate`` does from the prompts alone."""
+    """Continue prompts from wherever they start, as ``generate`` does from the prompts alone.
+
+    Of prompts that are a part of more, ``first`` is the number of the first one, on which samples hang.
+    """
     for setting in strengths:
         Mix(steers, setting)  # refuses bad strengths before any work is done
     size = 1 if starts.one_by_one(draws.max_new_tokens) else draws.batch_size
@@ -150,10 +154,10 @@ def continue_from(
         for k in range(draws.n)
     ]
     with progress("generating", len(rows), 0) as step:
-        for first in range(0, len(rows), size):
-            batch = rows[first : first + size]
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
             with starts.installed():  # not across a yield: meanwhile the model is anybody's
-                done = _continue_batch(lm, prompts, starts, steers, batch, draws)
+                done = _continue_batch(lm, prompts, starts, steers, batch, draws, first)
             step(len(batch), "")
             yield from done
 
@@ -184,11 +188,17 @@ def perplexity(continuations: Sequence[Continuation]) -> float:
 
 
 def _continue_batch(
-    lm: LM, prompts: Sequence[str], starts: Starts, steers: Mapping[str, Steer], batch: Sequence[Row], draws: Draws
+    lm: LM,
+    prompts: Sequence[str],
+    starts: Starts,
+    steers: Mapping[str, Steer],
+    batch: Sequence[Row],
+    draws: Draws,
+    first: int,
 ) -> list[Continuation]:
     columns = list(zip(*(row.strengths for row in batch), strict=True))
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
-    uniform = torch.stack([row.uniform(draws.seed, draws.max_new_tokens) for row in batch])
+    uniform = torch.stack([row.uniform(draws.seed, draws.max_new_tokens, first) for row in batch])
     sampler = RowSampler(uniform, draws.sampling, lm.end_ids)
     scorer = Scorer(lm, sampler)
     start = start_of(lm, [row.prompt for row in batch], starts)

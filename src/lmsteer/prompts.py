@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,18 @@ def read_prompts(file: str | Path) -> list[str]:
     return [_prompt(line, f"{file}, line {number}") for number, line in lines]
 
 
-def as_published(continuations: Iterable[Continuation]) -> list[dict[str, Any]]:
-    """Continuations in the published format, one object for each prompt in turn."""
-    lines: list[dict[str, Any]] = []
-    for c in continuations:
-        if not lines or lines[-1]["prompt"]["text"] != c.prompt:
-            lines.append({"prompt": {"text": c.prompt}, "generations": []})
-        lines[-1]["generations"].append({"text": c.text, "strengths": c.strengths, "sample": c.sample})
-    return lines
+def as_published(continuations: Sequence[Continuation], each: int) -> list[dict[str, Any]]:
+    """Continuations in the published format, one object for each prompt in turn, which has ``each`` of them."""
+    return [
+        {
+            "prompt": {"text": continuations[first].prompt},
+            "generations": [
+                {"text": c.text, "strengths": c.strengths, "sample": c.sample}
+                for c in continuations[first : first + each]
+            ],
+        }
+        for first in range(0, len(continuations), each)
+    ]
 
 
 def write_jsonl(file: Path, lines: Sequence[dict[str, Any]]) -> None:

@@ -21,3 +21,28 @@ def test_a_stream_is_what_generate_gives(run):
         status, _, err = run("generate", "abc", "--stream", *more)
         assert status == 2
         assert "one continuation" in err
+
+
+def test_what_does_not_go_together_is_refused(run):
+    for options, message in (
+        (["--engine", "vllm"], "with --out, vllm"),
+        (["--engine", "magic"], "--engine is transformers"),
+        (["--resume"], "name it with --out"),
+        (["--resume", "--out", "o.jsonl"], "nothing to resume"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "{"], "not JSON"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "[]"], "JSON object"),
+    ):
+        status, _, err = run("generate", "abc", *options)
+        assert status == 2
+        assert message in err
+    assert run("generate", "--out", "o.jsonl")[0] == 2
+
+
+def test_a_stopped_file_is_resumed_and_another_one_refused(run):
+    assert run("generate", "abc", "xyz", "--out", "o.jsonl")[0] == 0
+    written = Path("o.jsonl").read_text()
+    Path("o.jsonl.partial").write_text('{"of": {"model": "another"}}\n')
+    status, _, err = run("generate", "abc", "xyz", "--out", "o.jsonl", "--resume")
+    assert status == 2
+    assert "remove it" in err
+    assert Path("o.jsonl").read_text() == written

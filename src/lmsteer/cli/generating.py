@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lmsteer.cli.app import AsJson, Model, app, dialled, stderr, stdout
 from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from lmsteer.generation import Draws
+    from lmsteer.lm import LM
+    from lmsteer.steers.notation import Settings
+    from lmsteer.steers.steer import Steer
+
+    Steers = dict[str, Steer]
 
 
 @app.command()
@@ -25,7 +37,10 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of all samples.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Rows at once.")] = 64,
-    out: Annotated[Path | None, typer.Option(help="Write JSONL in the published format.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write JSONL in the published format, as much as there is.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an --out that was stopped.")] = False,
+    engine: Annotated[str, typer.Option(help="transformers, or vllm for --out.")] = "transformers",
+    engine_options: Annotated[str, typer.Option(help="JSON for vllm.LLM: '{\"tensor_parallel_size\": 2}'.")] = "{}",
     stream: Annotated[bool, typer.Option(help="Print one continuation as it is written.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -34,30 +49,89 @@ def generate(
     Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
     """
     from lmsteer import printing
-    from lmsteer.generation import generate as run
+    from lmsteer.generation import Draws
     from lmsteer.lm import load
-    from lmsteer.progress import bars
-    from lmsteer.prompts import as_published, read_prompts, write_jsonl
-    from lmsteer.streaming import stream as as_it_comes
+    from lmsteer.prompts import read_prompts
+    from lmsteer.sampling import Sampling
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
     steers, settings = dialled(steer or [])
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "top_p": top_p,
-        "top_k": top_k,
-        "temperature": temperature,
-        "seed": seed,
-    }
+    draws = Draws(n, max_new_tokens, Sampling(top_p, top_k, temperature), seed, batch_size)
+    if engine not in ("transformers", "vllm") or (engine == "vllm" and not out):
+        raise LMSteerError("--engine is transformers, or, with --out, vllm.")
+    if stream and (len(texts) * len(settings) * n != 1 or out or as_json):
+        raise LMSteerError("--stream prints one continuation: give one prompt and one strength a steer.")
+    if resume and not out:
+        raise LMSteerError("--resume goes on with a file: name it with --out.")
     if stream:
-        if len(texts) * len(settings) * n != 1 or out or as_json:
-            raise LMSteerError("--stream prints one continuation: give one prompt and one strength a steer.")
-        printing.streamed(texts[0], as_it_comes(load(model), texts[0], steers, settings[0], **options))
-        return
-    done = list(run(load(model), texts, steers, settings, n=n, batch_size=batch_size, progress=bars(), **options))
-    lines = as_published(done)
-    if out:
-        write_jsonl(out, lines)
-        stderr.print(f"{len(done)} continuations written to {out}.", markup=False)
+        printing.streamed(texts[0], _streamed(load(model), texts[0], steers, settings[0], draws))
+    elif out:
+        options = _options(engine_options) if engine == "vllm" else None
+        _in_bulk(model, texts, steers, settings, draws, out, resume, options)
     else:
-        printing.continuations(stdout, lines, as_json=as_json)
+        printing.continuations(stdout, _lines(load(model), texts, steers, settings, draws), as_json=as_json)
+
+
+def _streamed(lm: LM, text: str, steers: Steers, setting: dict[str, float], draws: Draws) -> Iterator[str]:
+    from lmsteer.streaming import stream
+
+    how = {"max_new_tokens": draws.max_new_tokens, "seed": draws.seed, **asdict(draws.sampling)}
+    return stream(lm, text, steers, setting, **how)
+
+
+def _lines(lm: LM, texts: list[str], steers: Steers, settings: Settings, draws: Draws) -> list[dict[str, Any]]:
+    from lmsteer.decoding import PromptStarts
+    from lmsteer.generation import continue_from, encode_prompts
+    from lmsteer.progress import bars
+    from lmsteer.prompts import as_published
+
+    starts = PromptStarts(lm, encode_prompts(lm, texts, draws.max_new_tokens))
+    done = list(continue_from(lm, texts, starts, steers, settings, draws, progress=bars()))
+    return as_published(done, len(settings) * draws.n)
+
+
+def _in_bulk(
+    model: str,
+    texts: list[str],
+    steers: Steers,
+    settings: Settings,
+    draws: Draws,
+    out: Path,
+    resume: bool,
+    options: dict[str, Any] | None,
+) -> None:
+    """Into a file, with vLLM if there are options for it."""
+    from lmsteer.bulk import write_in_bulk, writer_of
+    from lmsteer.fingerprints import fingerprint_of_tensors
+    from lmsteer.lm import load
+    from lmsteer.progress import bars
+    from lmsteer.sources import resolve
+
+    if not texts:
+        raise LMSteerError("no prompts: give some as arguments, in a file, or on standard input.")
+    if options is None:
+        write = writer_of(load(model), steers, settings, draws)
+    else:
+        from lmsteer.serving.vllm.offline import vllm_writer
+
+        write = vllm_writer(str(resolve(model).location), steers, settings, draws, options)
+    record = {
+        "model": model,
+        "engine": "transformers" if options is None else "vllm",
+        "steers": {name: fingerprint_of_tensors(steer.factors) for name, steer in steers.items()},
+        "settings": settings,
+        "draws": asdict(draws),
+        "texts": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32],
+    }
+    write_in_bulk(write, texts, out, record, resume=resume, progress=bars())
+    stderr.print(f"{len(texts) * len(settings) * draws.n} continuations written to {out}.", markup=False)
+
+
+def _options(notation: str) -> dict[str, Any]:
+    try:
+        options = json.loads(notation)
+    except ValueError as error:
+        raise LMSteerError(f"--engine-options is not JSON: {error}.") from error
+    if not isinstance(options, dict):
+        raise LMSteerError("--engine-options is a JSON object of arguments.")
+    return options

@@ -183,8 +183,7 @@ def generate(
     gists, found = [Gist.load(each) for each in gist], find_adapter(adapter)
     given = [input_text(text) for text in texts]
     rows = list(generate_from_gists(load(model), found, gists, given, steers, settings, draws, progress=bars()))
-    size = len(rows) // len(texts)  # an input may stand there twice, under two gists
-    lines = [line for k in range(0, len(rows), size) for line in as_published(rows[k : k + size])]
+    lines = as_published(rows, len(rows) // len(texts))
     names = [str(each) for each in gist] if len(gist) > 1 else [str(gist[0])] * len(texts)
     told = [{**line, "gist": name} for line, name in zip(lines, names, strict=True)]
     printing.continuations(stdout, told, as_json=as_json)

@@ -1,0 +1,124 @@
+"""Bulk: the prompts of a file are continued some at a time, into a file that grows; what is there already is kept.
+
+A writer is given prompts and the number of the first of them, and gives a line for each, in the published format.
+Samples hang on a prompt's number, so that a file is the same however it is cut into pieces, and after any stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmsteer.decoding import PromptStarts
+from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.files import replace_file
+from lmsteer.generation import Draws, continue_from, encode_prompts
+from lmsteer.interrupts import interruptible_steps
+from lmsteer.lm import LM
+from lmsteer.progress import Progress, no_progress
+from lmsteer.prompts import as_published
+from lmsteer.steers.notation import Settings
+from lmsteer.steers.steer import Steer
+
+Lines = Sequence[Mapping[str, Any]]
+Writer = Callable[[Sequence[str], int], Lines]
+# Prompts between two looks at the disk.
+CHUNK = 256
+
+
+def writer_of(lm: LM, steers: Mapping[str, Steer], settings: Settings, draws: Draws) -> Writer:
+    """A writer on this machine."""
+
+    @torch.inference_mode()
+    def write(prompts: Sequence[str], first: int) -> Lines:
+        starts = PromptStarts(lm, encode_prompts(lm, prompts, draws.max_new_tokens))
+        done = list(continue_from(lm, prompts, starts, steers, settings, draws, first=first))
+        return as_published(done, len(done) // len(prompts))
+
+    return write
+
+
+def write_in_bulk(
+    write: Writer,
+    prompts: Sequence[str],
+    out: Path,
+    record: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    chunk: int = CHUNK,
+    progress: Progress = no_progress,
+) -> None:
+    """Continue prompts into a JSONL file, a line each, in their order.
+
+    Args:
+        write: gives the lines of some prompts.
+        prompts: all of them.
+        out: file; it takes its place when it is whole, and till then grows as ``OUT.partial``.
+        record: what is asked for, by which a partial file knows its own.
+        resume: go on with a partial file.
+        chunk: prompts at once.
+        progress: what to tell of the work.
+
+    Raises:
+        DataError: nothing to resume, a partial file of something else, or a disk that does not take it.
+        InterruptedWorkError: the user stopped it; what was written is kept.
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    head = json.dumps({"of": {**record, "prompts": len(prompts)}}, sort_keys=True) + "\n"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        done = _begun(partial, head) if resume else _begin(partial, head)
+        with interruptible_steps() as check, progress("writing", len(prompts), done) as step:
+            for first in range(done, len(prompts), chunk):
+                some = prompts[first : first + chunk]
+                _append(partial, write(some, first))
+                step(len(some), "")
+                check()
+        _finish(partial, out, len(head.encode()))
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error}.") from error
+    except KeyboardInterrupt as error:
+        raise InterruptedWorkError(
+            f"stopped; what was written is in {partial}, and --resume goes on with it."
+        ) from error
+
+
+def _begin(partial: Path, head: str) -> int:
+    partial.write_text(head, encoding="utf-8")
+    return 0
+
+
+def _begun(partial: Path, head: str) -> int:
+    """Lines that are whole; what a kill has left of another one is cut off."""
+    if not partial.exists():
+        raise DataError(f"nothing to resume: there is no {partial}.")
+    with partial.open("rb+") as file:
+        if file.readline() != head.encode():
+            raise DataError(f"{partial} is of another model, other prompts or other settings: remove it to begin anew.")
+        done, end = 0, file.tell()
+        for line in file:
+            if line.endswith(b"\n"):
+                done, end = done + 1, end + len(line)
+        file.truncate(end)
+    return done
+
+
+def _append(partial: Path, lines: Lines) -> None:
+    with partial.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _finish(partial: Path, out: Path, skip: int) -> None:
+    """All but the head takes its place."""
+    with replace_file(out) as aside, partial.open("rb") as source, aside.open("wb") as target:
+        source.seek(skip)
+        while block := source.read(1 << 20):
+            target.write(block)
+    partial.unlink()

@@ -1,0 +1,74 @@
+"""Bulk work through vLLM's offline class: files too large for one process, on as many devices as it is given."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmsteer.bulk import Lines, Writer
+from lmsteer.errors import LMSteerError
+from lmsteer.generation import Draws
+from lmsteer.serving.vllm.admission import FOLDERS, KEY
+from lmsteer.steers.files import save_steer
+from lmsteer.steers.notation import Settings
+from lmsteer.steers.steer import Steer
+
+
+def vllm_writer(
+    model: str, steers: Mapping[str, Steer], settings: Settings, draws: Draws, options: Mapping[str, Any]
+) -> Writer:
+    """A writer that hands prompts to vLLM, a strength for each row.
+
+    Args:
+        model: folder or Hub id.
+        steers: by name.
+        settings: of the dial, each for every prompt.
+        draws: samples, lengths, and what tokens are drawn from.
+        options: for ``vllm.LLM`` (``tensor_parallel_size``, ``distributed_executor_backend`` ...).
+
+    Raises:
+        LMSteerError: vLLM is not installed, or does not start so.
+    """
+    names = {name: f"s{k}" for k, name in enumerate(steers)}  # a steer may be named by its folder
+    folder = Path(tempfile.mkdtemp(prefix="lmsteer-"))
+    for name, steer in steers.items():
+        save_steer(steer, folder / names[name])
+    os.environ[FOLDERS] = str(folder)  # before vLLM is loaded, whose plugins look at it
+    try:
+        from vllm import LLM, SamplingParams
+
+        llm = LLM(model, **options)
+    except ImportError as error:
+        raise LMSteerError(f"the engine needs {error.name}: install vLLM, as its own pages say.") from error
+    except Exception as error:  # as many kinds as there are options
+        raise LMSteerError(f"vLLM does not start: {error}") from error
+
+    def params(number: int, setting: Mapping[str, float], sample: int) -> SamplingParams:
+        return SamplingParams(
+            temperature=draws.sampling.temperature,
+            top_p=draws.sampling.top_p,
+            top_k=draws.sampling.top_k,
+            max_tokens=draws.max_new_tokens,
+            seed=_seed(draws.seed, number, sample),
+            extra_args={KEY: ",".join(f"{names[name]}={s}" for name, s in setting.items())} if setting else None,
+        )
+
+    def write(prompts: Sequence[str], first: int) -> Lines:
+        rows = [(i, setting, k) for i in range(len(prompts)) for setting in settings for k in range(draws.n)]
+        given = [params(first + i, setting, k) for i, setting, k in rows]
+        outputs = llm.generate([prompts[i] for i, *_ in rows], given, use_tqdm=False)
+        told: list[list[dict[str, Any]]] = [[] for _ in prompts]
+        for (i, setting, k), output in zip(rows, outputs, strict=True):
+            told[i].append({"text": output.outputs[0].text, "strengths": dict(setting), "sample": k})
+        return [{"prompt": {"text": prompt}, "generations": lines} for prompt, lines in zip(prompts, told, strict=True)]
+
+    return write
+
+
+def _seed(seed: int, number: int, sample: int) -> int:
+    """The same at every strength, and in every process."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number} {sample}".encode()).digest()[:4])
