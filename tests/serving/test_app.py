@@ -129,13 +129,14 @@ def test_prompts_may_be_several_and_may_be_ids(client, llama):
     assert texts[0] == one[0]
 
 
-def test_strengths_beyond_the_safe_range_bring_a_warning_or_a_refusal(client, llama, steers):
+def test_strengths_beyond_the_safe_range_bring_a_warning_or_a_refusal(llama, steers):
     body = {"prompt": "It was", "steers": {"style": 5}, **GREEDY}
-    warned = client.post("/v1/completions", json=body)
+    with serving(llama, steers) as client:
+        warned = client.post("/v1/completions", json=body)
     assert "beyond what was found safe" in warned.headers["x-lmsteer-warning"]
     assert warned.json()["warnings"]
-    with serving(llama, steers, strict=True) as strict:
-        refused = strict.post("/v1/completions", json=body)
+    with serving(llama, steers, strict=True) as client:
+        refused = client.post("/v1/completions", json=body)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "beyond_safe_range"
 

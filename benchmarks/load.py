@@ -1,0 +1,162 @@
+"""The server under load: many clients at once, each answer held against its own offline result.
+
+    python -m benchmarks.load measure    64 clients for two minutes beside one client, and clients that hang up
+    python -m benchmarks.load tell       what was found
+
+The server is `lmsteer serve` in a process of its own, on the default model, asked over loopback. Every request draws a
+prompt and strengths; decoding is greedy, so that an answer must be what ``lmsteer.generate`` gives for it alone.
+Figures go to ``results/load.json``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.results import keep, kept
+from lmsteer.generation import generate
+from lmsteer.lm import load
+from lmsteer.starter import starter_prompts
+from lmsteer.steers.files import find_steer
+
+RESULTS = Path(__file__).parent / "results" / "load.json"
+CLIENTS, SECONDS, TOKENS = 64, 120.0, 32
+STRENGTHS: tuple[dict[str, float], ...] = (
+    {},
+    {"sentiment": 3.0},
+    {"sentiment": -3.0},
+    {"toxicity": 2.0},
+    {"sentiment": 2.0, "politeness": -2.0},
+)
+Job = tuple[str, tuple[tuple[str, float], ...]]
+app = typer.Typer(add_completion=False)
+
+
+@app.command("measure")
+def measure() -> None:
+    """One client, then all of them, then all of them while some hang up; each answer is checked."""
+    with _server() as (address, process):
+        for name, clients, seconds, rude in (
+            ("one client", 1, SECONDS / 4, False),
+            ("64 clients", CLIENTS, SECONDS, False),
+            ("64 clients, a third of whom hang up", CLIENTS, SECONDS / 4, True),
+        ):
+            found = asyncio.run(_load(address, clients, seconds, rude))
+            found["peak MiB"] = process.memory_info().rss / 2**20
+            found["health after"] = httpx.get(f"{address}/health").json()
+            answers = found.pop("answers")
+            found["wrong"] = sum(text != expected for text, expected in _against_offline(answers))
+            keep(RESULTS, name, found)
+
+
+@app.command("tell")
+def tell() -> None:
+    """The table of what is kept."""
+    table = Table("", "answers", "errors", "wrong", "tokens/s", "median s", "95 % s", "memory, MiB")
+    for name, each in kept(RESULTS).items():
+        figures = [f"{each[what]:,}" for what in ("finished", "errors", "wrong")]
+        figures += [f"{each['tokens/s']:.0f}", f"{each['median s']:.2f}", f"{each['95 % s']:.2f}"]
+        table.add_row(name, *figures, f"{each['peak MiB']:,.0f}")
+    found = kept(RESULTS)
+    Console(width=120).print(table)
+    ratio = found["64 clients"]["tokens/s"] / found["one client"]["tokens/s"]
+    Console().print(f"64 clients get {ratio:.1f} times the tokens a second of one.")
+
+
+@contextmanager
+def _server() -> Iterator[tuple[str, psutil.Process]]:
+    """The server on a free port, from start to a graceful stop."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--port", str(port), "--waiting", "256", "--rows", "64", "--no-page"]
+    process = subprocess.Popen([sys.executable, "-m", "lmsteer", "serve", *options], env=os.environ)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                httpx.get(f"{address}/health")
+                break
+            except httpx.TransportError:
+                if process.poll() is not None:
+                    raise SystemExit("the server did not start") from None
+                time.sleep(0.2)
+        yield address, psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+async def _load(address: str, clients: int, seconds: float, rude: bool) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    answers: list[tuple[Job, str]] = []
+    times, tokens, errors = list[float](), 0, 0
+
+    async def client(number: int, http: httpx.AsyncClient) -> None:
+        nonlocal tokens, errors
+        draw = random.Random(number)
+        while time.monotonic() < end:
+            job = (draw.choice(starter_prompts()), tuple(draw.choice(STRENGTHS).items()))
+            body = {"prompt": job[0], "steers": dict(job[1]), "temperature": 0, "max_tokens": TOKENS}
+            started = time.monotonic()
+            try:
+                if rude and draw.random() < 1 / 3:
+                    await asyncio.wait_for(http.post(f"{address}/v1/completions", json=body), draw.random())
+                    continue
+                answer = (await http.post(f"{address}/v1/completions", json=body)).raise_for_status().json()
+            except TimeoutError:
+                continue  # that was the hanging up
+            except httpx.HTTPError:
+                errors += 1
+                continue
+            times.append(time.monotonic() - started)
+            tokens += answer["usage"]["completion_tokens"]
+            errors += answer["steers"] != dict(job[1])
+            answers.append((job, answer["choices"][0]["text"]))
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=120, limits=limits) as http:
+        started = time.monotonic()
+        await asyncio.gather(*(client(number, http) for number in range(clients)))
+    ordered = sorted(times)
+    return {
+        "finished": len(answers),
+        "errors": errors,
+        "tokens/s": tokens / (time.monotonic() - started),
+        "median s": median(ordered),
+        "95 % s": ordered[int(0.95 * len(ordered))],
+        "answers": answers,
+    }
+
+
+def _against_offline(answers: list[tuple[Job, str]]) -> Iterator[tuple[str, str]]:
+    """Each answer beside what its prompt and strengths give alone."""
+    lm, own = load(), dict[Job, str]()
+    for job, text in answers:
+        if job not in own:
+            prompt, strengths = job
+            steers = {name: find_steer(name) for name, _ in strengths}
+            (row,) = generate(lm, [prompt], steers, [dict(strengths)], max_new_tokens=TOKENS, temperature=0)
+            own[job] = row.text
+        yield text, own[job]
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,40 @@
+"""Whatever the OpenAPI page lets one send, and what it does not: nothing of it breaks the server."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+
+from lmsteer import save_steer
+from lmsteer.serving.app import create_app
+from lmsteer.serving.run import Serving, service_of
+from tiny import random_steer, tiny_lm
+
+
+@pytest.fixture
+def api(tmp_path):
+    lm, folder = tiny_lm("llama"), tmp_path / "steers"
+    lm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    save_steer(random_steer(lm), folder / "style")
+    service = service_of(lm, Serving(context=64, seconds=2.0, folders=[folder]))
+    yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service, body_bytes=20_000))
+    service.engine.close()
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_no_request_breaks_the_server(api, mode):
+    answered = {}
+    # What takes nothing cannot be asked wrongly.
+    operations = api if mode is GenerationMode.POSITIVE else api.include(method="POST")
+    for result in operations.get_all_operations():
+        operation = result.ok()
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        def check(case):
+            answer = case.call()
+            assert answer.status_code < 500, answer.text
+            answered.setdefault(case.operation.label, set()).add(answer.status_code)
+
+        check()
+    assert {200, 400} <= answered["POST /v1/completions"]
