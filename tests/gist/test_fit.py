@@ -262,3 +262,21 @@ def test_packed_weights_are_refused(make_lm):
     layer.weight = torch.nn.Parameter(torch.zeros(32, 32, dtype=torch.bfloat16), requires_grad=False)
     with pytest.raises(ModelError, match="needs weights in float32"):
         Student(lm, replace(SMALL, full=True))
+
+
+def test_a_batch_of_long_examples_is_taken_in_parts_with_the_same_gradients(llama, monkeypatch):
+    examples = encode_examples(llama, [Instruction(f"say {k}" * k, "", "yes" * k) for k in range(1, 7)], 1)
+    student = Student(llama, Settings(1))
+    found = []
+    for tokens in (10_000, 40):
+        monkeypatch.setattr("lmsteer.gist.student._TOKENS", tokens)
+        student.zero_grad()
+        with student.installed():
+            loss = student(examples)["loss"]
+            loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in student.parameters())])
+    assert len(found[0]) > 3
+    for whole, parts in zip(*found, strict=True):
+        # float32: rows of other paddings, sums in another order
+        torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
+    assert any(gradient.abs().sum() > 0 for gradient in found[0][1:])

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from lmsteer.batches import by_length
 from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter, GistCard
 from lmsteer.gist.embedding import embedded, first_embedding, gist_ids
@@ -19,6 +22,9 @@ from lmsteer.gist.full import Full
 from lmsteer.gist.lora import LoRA
 from lmsteer.gist.masks import Condition
 from lmsteer.lm import LM
+
+# Of examples whose activations are kept at once, padding included.
+_TOKENS = 6144
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,20 @@ class Student(nn.Module):
         self.gist = gist_ids(lm, settings.tokens, count)
 
     def forward(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """The mean loss of the output's tokens, in nats, under the condition that is trained."""
-        return {"loss": -output_likelihood(self._lm, self.gist, examples, self.settings.condition).mean()}
+        """The mean loss of the output's tokens, in nats, under the condition that is trained.
+
+        Long examples are taken some at a time, and read again for their gradients, so that the batch with the longest
+        ones fits where the others do.
+        """
+        rows = [[*each.prompt, *each.rest] for each in examples]
+        parts = [[examples[i] for i in part] for part in by_length(rows, _TOKENS)]
+        if len(parts) == 1:
+            return {"loss": -self._likelihood(examples).mean()}
+        read = [checkpoint(self._likelihood, part, use_reentrant=False) for part in parts]
+        return {"loss": -torch.cat(read).mean()}
+
+    def _likelihood(self, examples: Sequence[Example]) -> Tensor:
+        return output_likelihood(self._lm, self.gist, examples, self.settings.condition)
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -1,0 +1,39 @@
+"""serve refuses what it cannot do before it listens."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rows", "0"], "0 rows"),
+        (["--tokens", "-1"], "-1 tokens"),
+        (["--seconds", "0"], "0.0 seconds"),
+        (["--context", "1"], "context of 1 tokens"),
+        (["--context", "1000000"], "context of 1000000 tokens"),
+        (["--host", "192.0.2.7"], "cannot listen at 192.0.2.7"),
+        (["--port", "99999"], "cannot listen at"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(run, options, message):
+    status, _, err = run("serve", "--no-page", *options)
+    assert status == 2
+    assert message in " ".join(err.split())
+
+
+def test_a_port_that_is_taken_is_told(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, _, err = run("serve", "--no-page", "--port", str(taken.getsockname()[1]))
+    assert status == 2
+    assert "choose another with --host and --port" in " ".join(err.split())
+
+
+def test_an_open_server_without_keys_is_warned_of(run):
+    _, _, err = run("serve", "--no-page", "--host", "192.0.2.7")
+    assert "--api-key" in err
+    assert "--api-key" not in run("serve", "--no-page", "--host", "192.0.2.7", "--api-key", "x")[2].split("cannot")[0]
