@@ -24,9 +24,11 @@ def tokens() -> list[str]:
     return ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *byte_letters(), "ĊĊ", "ĠĠ", "Ġa"]
 
 
-def write_gguf(path: Path, *, without: str = "") -> Path:
+def write_gguf(path: Path, *, without: str = "", alignment: int = 32) -> Path:
     """A random two-layer Llama with a byte-level tokenizer, tied head, one tensor quantised."""
     writer = gguf_format.GGUFWriter(path, "llama")
+    if alignment != 32:
+        writer.add_custom_alignment(alignment)
     writer.add_context_length(64)
     writer.add_embedding_length(D)
     writer.add_block_count(LAYERS)

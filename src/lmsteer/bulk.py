@@ -65,14 +65,15 @@ def write_in_bulk(
         progress: what to tell of the work.
 
     Raises:
-        DataError: nothing to resume, a partial file of something else, or a disk that does not take it.
+        DataError: nothing to resume, a partial file that is not to be resumed or of something else, or a disk that does
+            not take it.
         InterruptedWorkError: the user stopped it; what was written is kept.
     """
     partial = out.with_name(f"{out.name}.partial")
     head = json.dumps({"of": {**record, "prompts": len(prompts)}}, sort_keys=True) + "\n"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        done = _begun(partial, head) if resume else _begin(partial, head)
+        done = _begun(partial, head) if resume else _begin(partial, out, head)
         with interruptible_steps() as check, progress("writing", len(prompts), done) as step:
             for first in range(done, len(prompts), chunk):
                 some = prompts[first : first + chunk]
@@ -88,7 +89,9 @@ def write_in_bulk(
         ) from error
 
 
-def _begin(partial: Path, head: str) -> int:
+def _begin(partial: Path, out: Path, head: str) -> int:
+    if partial.exists():
+        raise DataError(f"{partial} is what a stopped run has written: go on with --resume, or remove it.")
     partial.write_text(head, encoding="utf-8")
     return 0
 

@@ -97,7 +97,7 @@ class LM:
 
     def card(self, name: str, **fields: Any) -> Card:
         """A card of a steer whose base this is."""
-        sample = [*head_sample(self.head.weight, len(self.head.weight)).values()]
+        sample = tuple(head_sample(self.head.weight, len(self.head.weight)).values())
         return Card(name, self.name, self.fingerprint, self.tokenizer_fingerprint, head_sample=sample, **fields)
 
     @property

@@ -18,6 +18,8 @@ from lmsteer.lm import LM
 
 # Tokens among which the nucleus is sought, till it is among them: finding many takes long, and it is mostly small.
 _NUCLEUS = (64, 1024)
+# Temperatures below this would divide logits out of float32's range.
+_GREEDY = 1e-4
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Sampling:
     Attributes:
         top_p: draw from the smallest set of tokens that holds this much probability (nucleus sampling).
         top_k: draw from this many likeliest tokens; 0 for all.
-        temperature: of the distribution; 0 always takes the likeliest token.
+        temperature: of the distribution; 0 (and what is no more than 1e-4) takes the likeliest token.
     """
 
     top_p: float = 0.9
@@ -37,7 +39,7 @@ class Sampling:
 
 def draw(scores: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
     """Tokens (B,) that random numbers ``u`` (B,) in [0, 1) fall on, given logits (B, V), which it may overwrite."""
-    if sampling.temperature == 0:
+    if sampling.temperature < _GREEDY:
         return scores.argmax(-1)
     z = _among_top_k(scores.float().div_(sampling.temperature), sampling.top_k)
     p = torch.softmax(z, -1, out=z)
@@ -68,6 +70,7 @@ def _place(p: Tensor, u: Tensor, top_p: float) -> Tensor:
     """Which of the descending probabilities (B, k) the random numbers (B,) fall on, within the nucleus."""
     reached = p.cumsum(-1)
     inside = reached - p < top_p
+    inside[:, 0] = True  # whatever top_p is in float32
     total = (p * inside).sum(-1)
     return ((reached <= (u * total)[:, None]) & inside).sum(-1).clamp(max=inside.sum(-1) - 1)
 

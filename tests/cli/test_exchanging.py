@@ -60,7 +60,7 @@ def test_a_lora_goes_out_and_comes_back(run, mixed):
     _, mix = mixed
     status, out, _ = run("export", "a=2", "b=-1", "--to", "lora", "--out", "l", "--json")
     assert status == 0
-    assert json.loads(out) == {"folder": "l", "to": "lora", "strengths": {"a": 2.0, "b": -1.0}}
+    assert json.loads(out) == {"out": "l", "to": "lora", "strengths": {"a": 2.0, "b": -1.0}}
     status, out, _ = run("import", "l", "--name", "back")
     assert status == 0
     assert out.startswith("0.0% of what the LoRA changes")
@@ -70,7 +70,9 @@ def test_a_lora_goes_out_and_comes_back(run, mixed):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["a=2", "--to", "onnx", "--out", "m"], "merged, lora, not 'onnx'"),
+        (["a=2", "--to", "onnx", "--out", "m"], "merged, lora, gguf, not 'onnx'"),
+        (["a=2", "--to", "gguf", "--out", "m.gguf"], "name it with --gguf"),
+        (["a=2", "--to", "gguf", "--out", "m.gguf", "--gguf", "none.gguf"], "cannot read the GGUF file"),
         (["a=1,2", "--to", "lora", "--out", "m"], "one strength of each"),
         (["c=1", "--to", "lora", "--out", "m"], "c"),
         (["a=1", "--to", "merged", "--out", "steers"], "is no export of lmsteer"),

@@ -17,7 +17,7 @@ import pytest
         (["--context", "1000000"], "context of 1000000 tokens"),
         (["--host", "192.0.2.7"], "cannot listen at 192.0.2.7"),
         (["--port", "99999"], "cannot listen at"),
-        (["--model", "nowhere"], "nowhere"),
+        (["--api-key", ""], "a key is empty"),
     ],
 )
 def test_what_cannot_be_served_is_refused(run, options, message):

@@ -63,6 +63,17 @@ def test_smaller_types_lose_what_their_bits_lose(lm, mix, tiny_gguf, tmp_path, k
     assert tensors["token_embd.weight"].tensor_type == gguf_format.GGMLQuantizationType.F16
 
 
+def test_a_file_of_another_alignment_keeps_it(lm, mix, tmp_path):
+    source = write_gguf(tmp_path / "aligned.gguf", alignment=64)
+    out = export_gguf(lm, mix, source, tmp_path / "steered.gguf", output="f32")
+    reader = gguf_format.GGUFReader(out)
+    assert reader.alignment == 64
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    assert np.array_equal(tensors["output.weight"].data, merged_head(lm, mix).numpy())
+    for tensor in gguf_format.GGUFReader(source).tensors:
+        assert np.array_equal(tensors[tensor.name].data, tensor.data)
+
+
 def test_what_cannot_be_written_is_refused(lm, mix, tiny_gguf, llama, tmp_path):
     out = tmp_path / "steered.gguf"
     with pytest.raises(SteerError, match="f32, f16, q8_0"):

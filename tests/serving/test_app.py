@@ -6,11 +6,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from lmsteer import analyse, generate, load_steer, save_steer
+from lmsteer.errors import LMSteerError
+from lmsteer.lm import LM
 from lmsteer.printing.reading import analysis_as_json
 from lmsteer.serving.app import create_app
 from lmsteer.serving.engine import Limits
-from lmsteer.serving.run import Serving, service_of
-from tiny import random_steer
+from lmsteer.serving.run import ServerSettings, Serving, serve, service_of
+from tiny import random_steer, tiny_model, tiny_tokenizer
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
 
@@ -78,6 +80,15 @@ def test_a_model_s_name_may_carry_a_strength(client):
     plainly = client.post("/v1/completions", json={"prompt": "It was", "steers": {"style": 2.5}, **GREEDY}).json()
     assert by_name["choices"] == plainly["choices"]
     assert by_name["steers"] == {"style": 2.5}
+    both = client.post("/v1/completions", json={"prompt": "It was", "model": "style@1+other@-1", **GREEDY}).json()
+    assert both["steers"] == {"style": 1.0, "other": -1.0}
+
+
+def test_nulls_are_fields_left_out(client):
+    nulls = dict.fromkeys(("temperature", "top_p", "n", "stream", "stop", "steers", "model", "logprobs", "user"))
+    body = {"prompt": "It was", "seed": 1, "max_tokens": 4}
+    first, second = (client.post("/v1/completions", json=each).json() for each in (body, {**nulls, **body}))
+    assert first["choices"] == second["choices"]
 
 
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
@@ -148,8 +159,11 @@ def test_strengths_beyond_the_safe_range_bring_a_warning_or_a_refusal(llama, ste
         ({"steers": {"../style": 1}}, 400, "steers", "unknown steer"),
         ({"steers": {"style": "high"}}, 400, "steers", "cannot read"),
         ({"steers": {"style": "1,2"}}, 400, "steers", "one strength a steer"),
+        ({"steers": {"style": 1e39}}, 400, "steers", "cannot read"),
+        ({"steers": {"style": ",".join("1" * 2000), "other": ",".join("1" * 2000)}}, 400, "steers", "one strength"),
         ({"steers": "style"}, 400, "steers", "cannot read"),
         ({"steers": {"style": None}}, 400, "steers", ""),
+        ({"prompt": {"a": 1}}, 400, "prompt", ""),
         ({"steers": {"other": "50%"}}, 400, "steers", "no safe range"),
         ({"steers": {"style": 1}, "model": "style@1"}, 400, "steers", "in one place"),
         ({"model": "gpt-9"}, 404, "model", "unknown model 'gpt-9'"),
@@ -239,6 +253,38 @@ def test_texts_are_read_as_analyse_reads_them(client, llama, steers):
     assert client.post("/v1/analyse", json={"texts": [""], "steers": ["style"]}).status_code == 400
 
 
+def test_texts_are_read_within_limits(llama, steers):
+    with serving(llama, steers, context=16) as client:
+        answer = client.post("/v1/analyse", json={"texts": ["a" * 40], "steers": ["style"]})
+        assert answer.status_code == 400
+        assert "more than 16" in answer.json()["error"]["message"]
+        many = {"texts": ["a"] * 5, "steers": ["style", "other"]}
+        assert len(client.post("/v1/analyse", json=many).json()["data"]) == 5
+
+
+def test_an_empty_key_is_refused(llama, steers):
+    with serving(llama, steers, keys=["one"]) as client:
+        assert client.get("/v1/models", headers={"Authorization": "Bearer "}).status_code == 401
+    with pytest.raises(LMSteerError, match="empty"):
+        serve(service_of(llama, Serving(folders=[steers])), ServerSettings(keys=["one", ""]))
+
+
+def test_a_step_that_fails_is_the_servers_own_failure(llama, steers, monkeypatch):
+    with serving(llama, steers) as client:
+        monkeypatch.setattr(llama.head.module, "forward", lambda *_: 1 / 0)
+        answer = client.post("/v1/completions", json={"prompt": "a"})
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "step_failed"
+        monkeypatch.undo()
+        assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+
+
+def test_a_hub_s_name_of_a_model_is_found(steers):
+    lm = LM(tiny_model("llama"), tiny_tokenizer(), "someone/tiny")
+    with serving(lm, steers) as client:
+        assert client.get("/v1/models/someone/tiny").json()["id"] == "someone/tiny"
+
+
 def test_figures_count_what_was_asked_and_written(client):
     client.post("/v1/completions", json={"prompt": "It was", "steers": {"style": 1}, **GREEDY})
     client.get("/nowhere/at/all")
@@ -246,6 +292,7 @@ def test_figures_count_what_was_asked_and_written(client):
     assert 'lmsteer_requests_total{path="/v1/completions",status="200"} 1.0' in told
     assert 'lmsteer_requests_total{path="other",status="404"} 1.0' in told
     assert 'lmsteer_steered_tokens_total{steer="style"} 8.0' in told
+    assert "lmsteer_tokens_total 8.0" in told
     assert "lmsteer_first_token_seconds_count 1.0" in told
 
 

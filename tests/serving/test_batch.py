@@ -1,11 +1,59 @@
 import pytest
 import torch
 
+from lmsteer.lm import LM
+from lmsteer.serving.batch import SPARE, Batch
 from lmsteer.serving.rows import rows_for
 from tiny import FAMILIES, tiny_lm
 
 # float32 sums in another order, over two layers.
 TOLERANCE = 1e-5
+
+
+def test_room_is_for_the_rows_that_there_are():
+    lm = tiny_lm("llama")
+    rows = Batch(lm)
+    rows.join([[5, 6, 7]] * 32)
+    many = rows.bytes
+    for _ in range(31):
+        rows.leave(0)
+    rows.join([[5] * 300])
+    # Two rows, of columns in use and room on both sides, in place of thirty-two.
+    a_column = many // (32 * (2 + 2 * SPARE + 1))
+    assert rows.bytes <= 2 * (300 + 2 * SPARE) * a_column * 1.1
+    rows.leave(0)
+    rows.leave(0)
+    assert (rows.bytes, len(rows)) == (0, 0)
+    rows.join([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        alone = lm.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits[:, -1]
+    torch.testing.assert_close(rows.step([8]), alone, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "gpt_neo"])
+def test_windows_of_layers_are_kept_to(family, monkeypatch):
+    lm = windowed(family)
+    rows, texts = Batch(lm), [[5 + k % 90 for k in range(length)] for length in (30, 9, 3)]
+    for text in texts:
+        rows.join([text])
+    for _ in range(12):
+        found = rows.step([text[-1] for text in texts])
+        with torch.inference_mode():
+            alone = torch.cat([lm.model(input_ids=torch.tensor([text])).logits[:, -1] for text in texts])
+        torch.testing.assert_close(found, alone, atol=TOLERANCE, rtol=TOLERANCE)
+        for text in texts:
+            text.append(7 + len(text) % 50)
+
+
+def windowed(family):
+    """A tiny model whose layers see six tokens."""
+    lm = tiny_lm(family)
+    size = "window_size" if family == "gpt_neo" else "sliding_window"
+    kinds = {"layer_types": ["sliding_attention"] * 2} if family.startswith("gemma") else {}
+    config = type(lm.model.config)(**{**lm.model.config.to_dict(), size: 6, **kinds})
+    model = type(lm.model)(config).eval()
+    model.load_state_dict(lm.model.state_dict(), strict=False)
+    return LM(model, lm.tokenizer, family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

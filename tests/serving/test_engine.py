@@ -1,4 +1,4 @@
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from asking import answers
 from lmsteer import generate
 from lmsteer.errors import LMSteerError
 from lmsteer.sampling import Sampling
-from lmsteer.serving.engine import BusyError, StoppedError
+from lmsteer.serving.engine import BusyError, StepError, StoppedError
 from lmsteer.serving.orders import Order
 from lmsteer.steers.mix import Mix
 from tiny import random_steer, tiny_lm
@@ -97,8 +97,6 @@ def test_a_row_that_is_cancelled_leaves_and_tells_no_more(endless, engines):
 def test_what_waits_beyond_the_limit_is_told_to_come_again(endless, engines):
     engine = engines(endless, rows=1, waiting=2)
     long = Order([5, 6], max_new_tokens=30_000)
-    with pytest.raises(BusyError, match="waiting"):
-        engine.submit([long] * 4, lambda *_: None)
     rows = engine.submit([long] * 3, lambda *_: None)
     with pytest.raises(BusyError, match="waiting"):
         engine.submit([long], lambda *_: None)
@@ -111,8 +109,20 @@ def test_a_row_that_finds_no_place_in_time_is_told_so(endless, engines):
     engine = engines(endless, rows=1)
     (first,) = engine.submit([Order([5, 6], max_new_tokens=30_000)], lambda *_: None)
     (late,) = answers(engine, [Order([5], seconds=0.01)])
-    assert isinstance(late, BusyError)
+    assert (late.finish, late.tokens) == ("timeout", 0)
     first.cancel()
+
+
+def test_a_row_that_was_sent_back_keeps_its_text_when_its_time_is_over(endless, engines, monkeypatch):
+    monkeypatch.setattr("lmsteer.serving.engine.SPARE", 0)
+    engine, written = engines(endless, tokens=40), Event()
+    orders = [Order([5, 6, 7], max_new_tokens=30, seconds=seconds) for seconds in (60, 0.05)]
+    step = engine._step
+    monkeypatch.setattr(engine, "_step", lambda: (written.wait(0.01), step()))
+    first, second = answers(engine, orders)
+    assert first.finish == "length"
+    assert second.finish == "timeout"
+    assert 0 < second.tokens < 30
 
 
 def test_a_row_ends_when_its_time_is_over(endless, engines):
@@ -137,16 +147,59 @@ def test_a_closed_engine_tells_all_rows_and_takes_no_more(endless, engines):
         engine.call(lambda: None)
 
 
-def test_a_step_that_fails_takes_its_rows_with_it_and_no_others(llama, engines, monkeypatch):
-    engine = engines(llama)
+def test_a_step_that_fails_takes_its_rows_with_it_and_those_that_wait_are_served(llama, engines, monkeypatch):
+    engine = engines(llama, rows=2)
 
     def fail(_):
         raise MemoryError("no memory")
 
     monkeypatch.setattr(engine._rows, "step", fail)
-    (failed,) = answers(engine, [Order([5, 6])])
-    assert "no memory" in str(failed)
-    assert answers(engine, [Order([5, 6])])[0].tokens
+    one, two, three = answers(engine, [Order([5, 6])] * 3)
+    assert isinstance(one, StepError)
+    assert isinstance(two, StepError)
+    assert "no memory" in str(one)
+    assert three.tokens
+
+
+def test_a_row_without_numbers_ends_alone(llama, engines):
+    steer = random_steer(llama)
+    plain = Order([5, 6, 7], sampling=Sampling(temperature=0), max_new_tokens=8)
+    wild = Order([5, 6, 7], {"one": steer}, {"one": 3e38}, Sampling(0.9), max_new_tokens=8)
+    engine = engines(llama)
+    first, broken, last = answers(engine, [plain, wild, plain])
+    engine.close()
+    assert "turn the dial down" in str(broken)
+    assert first.text == last.text == alone(llama, llama.tokenizer.decode([5, 6, 7]), plain).text
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0, 0, 1e-40), Sampling(1e-300), Sampling(1e-300, 1, 1e-3)])
+def test_ways_to_draw_at_the_end_of_the_numbers_take_the_likeliest(llama, engines, sampling):
+    greedy = Order([5, 6, 7], sampling=Sampling(temperature=0), max_new_tokens=8)
+    odd = Order([5, 6, 7], sampling=sampling, max_new_tokens=8)
+    first, second = answers(engines(llama), [greedy, odd])
+    assert first.text == second.text
+
+
+def test_more_rows_than_can_ever_be_taken_are_refused_for_good(llama, engines):
+    with pytest.raises(LMSteerError, match="more than can be written") as refused:
+        engines(llama, rows=1, waiting=2).submit([Order([5])] * 4, lambda *_: None)
+    assert not isinstance(refused.value, BusyError)
+
+
+def test_what_waits_to_be_done_when_the_engine_closes_is_told(endless, engines):
+    engine, entered, go = engines(endless, waiting=1), Event(), Event()
+    running = engine.call(lambda: (entered.set(), go.wait(30)))
+    assert entered.wait(30)
+    waiting = engine.call(lambda: 1)
+    with pytest.raises(BusyError):
+        engine.call(lambda: 2)
+    closing = Thread(target=engine.close)
+    closing.start()
+    go.set()
+    closing.join(30)
+    assert running.result(30)
+    with pytest.raises(StoppedError):
+        waiting.result(30)
 
 
 def test_work_between_steps_finds_the_model_unsteered(endless, engines):

@@ -1,5 +1,9 @@
 """Routing of rows, without a server: vLLM's own interfaces of both model runners."""
 
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -37,12 +41,36 @@ def head(llama):
     return dial.HeadPart(weight, 0, len(weight), len(weight))
 
 
+PROCESSED = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="processed_logprobs"))
+
+
 def params(steers=None):
     return SamplingParams(extra_args={"steers": steers} if steers else None)
 
 
 def update(size, added=(), removed=(), moved=()):
     return BatchUpdate(size, removed, [(row, params(steers), None, []) for row, steers in added], moved)
+
+
+def test_a_steer_that_is_fitted_anew_is_another_one_for_those_who_come_since(steers, head, llama, tmp_path):
+    route, h = router.Router(None, "cpu", False), torch.randn(2, head.weight.shape[1])
+    route.update_state(update(1, added=[(0, "multiply=1")]))
+    (former,) = router.DIAL.before_head(h[:1], head).steers.values()
+    save_steer(replace(steers["multiply"], factors=random_steer(llama, seed=9).factors), tmp_path / "multiply")
+    route.update_state(update(2, added=[(1, "multiply=2")]))
+    mix = router.DIAL.before_head(h, head)
+    assert len(mix.steers) == 2
+    assert any(steer is former for steer in mix.steers.values())
+    assert sorted(mix.strengths.sum(1).tolist()) == [1, 2]
+    shutil.rmtree(tmp_path / "multiply")
+    route.update_state(update(2, added=[(0, "add=1")]))  # those who run keep theirs
+    assert len(router.DIAL.before_head(h, head).steers) == 2
+
+
+def test_the_second_runner_is_refused_where_likelihoods_would_be_unsteered(steers):
+    config = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="raw_logprobs"))
+    with pytest.raises(SteerError, match="processed_logprobs"):
+        router.Router(config, object())
 
 
 def acting(h, head):
@@ -104,7 +132,7 @@ def test_a_part_of_the_head_is_enough_to_know_it(llama, steers, head):
 
 def test_the_second_runner_steers_behind_the_head(llama, steers, head):
     """Slots are in another order than rows, one has left, and the strengths of all forms count."""
-    route = router.Router(None, object())
+    route = router.Router(PROCESSED, object())
     asked = {4: "multiply=1.5,offset=-2", 0: None, 2: "add=3,multiply=-1"}
     for slot, steers_asked in {2: "offset=9", **asked}.items():
         assert route.add_request(slot, params(steers_asked)) == bool(steers_asked)
@@ -121,10 +149,17 @@ def test_the_second_runner_steers_behind_the_head(llama, steers, head):
     # float32: products in another order.
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert torch.equal(found[0], logits[0])
+    # A model that scales its logits, and one that caps them.
+    router.DIAL.before_head(h, replace(head, scale=0.25))
+    scaled = route.apply(0.25 * logits, context)
+    torch.testing.assert_close(scaled, 0.25 * expected, atol=1e-4, rtol=1e-5)
+    router.DIAL.before_head(h, replace(head, soft_cap=30.0))
+    with pytest.raises(RuntimeError, match="caps its logits"):
+        route.apply(logits.clone(), context)
 
 
 def test_the_second_runner_refuses_logits_of_rows_that_it_did_not_see(steers, head):
-    route = router.Router(None, object())
+    route = router.Router(PROCESSED, object())
     route.add_request(0, params("multiply=1"))
     mapping = torch.tensor([0])
     context = LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy())

@@ -85,7 +85,7 @@ def test_a_slider_changes_the_text_and_the_link_restores_it(page, address):
     assert page.input_value("#plain textarea") == plain
     assert "sentiment +4: acted on 12 of 12 tokens" in page.inner_text("#acted")
     assert narrow_enough(page)
-    page.wait_for_url("**sentiment=4**")
+    page.wait_for_url("**steer.sentiment=4**")
     assert parse_qs(urlsplit(page.url).query)["prompt"] == ["The movie was"]
     page.reload()
     page.wait_for_function("text => document.querySelector('#steered textarea').value === text", arg=steered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -114,16 +115,18 @@ def _in_bulk(
     else:
         from lmsteer.serving.vllm.offline import vllm_writer
 
-        write = vllm_writer(str(resolve(model).location), steers, settings, draws, options)
+        folder = out.with_name(f"{out.name}.steers")
+        write = vllm_writer(str(resolve(model).location), steers, settings, draws, folder, options)
     record = {
         "model": model,
         "engine": "transformers" if options is None else "vllm",
         "steers": {name: fingerprint_of_tensors(steer.factors) for name, steer in steers.items()},
         "settings": settings,
-        "draws": asdict(draws),
+        "draws": {name: value for name, value in asdict(draws).items() if name != "batch_size"},
         "texts": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32],
     }
     write_in_bulk(write, texts, out, record, resume=resume, progress=bars())
+    shutil.rmtree(out.with_name(f"{out.name}.steers"), ignore_errors=True)
     stderr.print(f"{len(texts) * len(settings) * draws.n} continuations written to {out}.", markup=False)
 
 

@@ -26,6 +26,11 @@ from lmsteer.steers.mix import Mix
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 # How far the file's output embedding may be from the model's, as a share of its size: four bits a weight lose a tenth.
 _QUANTISED = 0.25
+_FILE_TYPES = {
+    "f32": gguf_format.LlamaFileType.ALL_F32,
+    "f16": gguf_format.LlamaFileType.MOSTLY_F16,
+    "q8_0": gguf_format.LlamaFileType.MOSTLY_Q8_0,
+}
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0}
 
 
@@ -54,7 +59,7 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
     try:
         with replace_file(out) as aside:
             writer = gguf_format.GGUFWriter(aside, _architecture(reader))
-            _copy_fields(reader, writer)
+            _copy_fields(reader, writer, others)
             for tensor in reader.tensors:
                 if tensor.name != _OUTPUT:
                     _copy_tensor(tensor, writer, others)
@@ -63,7 +68,7 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
             writer.close()
-    except OSError as error:
+    except (OSError, gguf_format.quants.QuantError) as error:
         raise SteerError(f"cannot write {out}: {error}. What stood there is untouched.") from error
     return out
 
@@ -93,10 +98,15 @@ def _check_base(lm: LM, reader: Any, source: Path) -> None:
         raise ModelError(f"{source} is a file of another model than {lm.name}: its output embedding is another.")
 
 
-def _copy_fields(reader: Any, writer: gguf_format.GGUFWriter) -> None:
-    """What the file says of itself, but for what the writer writes anyway."""
+def _copy_fields(reader: Any, writer: gguf_format.GGUFWriter, others: str | None) -> None:
+    """What the file says of itself, but for what the writer writes anyway, and what is no more so."""
+    if others is not None:
+        writer.add_file_type(_FILE_TYPES[others])
+    written = (gguf_format.Keys.General.ARCHITECTURE, gguf_format.Keys.General.FILE_TYPE)
     for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name != gguf_format.Keys.General.ARCHITECTURE:
+        if field.name == gguf_format.Keys.General.ALIGNMENT:
+            writer.add_custom_alignment(field.contents())
+        elif not field.name.startswith("GGUF.") and field.name not in (written if others else written[:1]):
             sub_type = field.types[-1] if field.types[0] == gguf_format.GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
 

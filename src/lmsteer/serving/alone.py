@@ -28,7 +28,7 @@ class Alone:
 
     @property
     def bytes(self) -> int:
-        """Of a row, which does not grow."""
+        """Not looked at: what is kept of one row does not grow."""
         return 0
 
     @torch.inference_mode()

@@ -13,8 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from lmsteer.analysis.analyse import analyse
-from lmsteer.errors import LMSteerError, SteerError
+from lmsteer.errors import LMSteerError
 from lmsteer.printing.reading import analysis_as_json
 from lmsteer.serving import failures
 from lmsteer.serving.failures import RequestError
@@ -130,7 +129,7 @@ def _reading(router: APIRouter, service: Service) -> None:
         """What is served."""
         return ModelList(data=[_card()])
 
-    @router.get("/models/{name}")
+    @router.get("/models/{name:path}")
     async def model(name: str) -> ModelCard:
         """One of them."""
         if name != service.name:
@@ -145,23 +144,16 @@ def _reading(router: APIRouter, service: Service) -> None:
     @router.get("/steers/{name}")
     def steer(name: str) -> SteerInfo:
         """One of them."""
-        return _told(name, _found(name))
+        return _told(name, service.steer(name))
 
     @router.post("/analyse")
     async def analysed(body: AnalyseRequest) -> JSONResponse:
         """Where texts lie on the dimensions of steers, and the words that put them there."""
-        read = {name: await run_in_threadpool(_found, name) for name in body.steers}
-        work = service.engine.call(lambda: analyse(service.lm, body.texts, read, spans=body.spans))
-        return JSONResponse({"data": [analysis_as_json(each) for each in await asyncio.wrap_future(work)]})
+        reading = [asyncio.wrap_future(each) for each in await run_in_threadpool(service.read, body)]
+        return JSONResponse({"data": [analysis_as_json(each) for each in await asyncio.gather(*reading)]})
 
     def _card() -> ModelCard:
         return ModelCard(id=service.name, created=started, max_model_len=service.rules.context)
-
-    def _found(name: str) -> Steer:
-        try:
-            return service.shelf.find(name)
-        except SteerError as error:
-            raise RequestError(str(error), status=404, param="steers", code="bad_steer") from error
 
 
 def _operating(app: FastAPI, service: Service, metrics: Metrics) -> None:

@@ -132,6 +132,8 @@ class Batch:
             for layer in self._layers:
                 layer.copy(len(self._lengths), row)
         self._trim()
+        if not self._lengths:
+            self._layers, self._used = [], _Columns()
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:
@@ -154,7 +156,7 @@ class Batch:
             return
         end = SPARE + max(width, used.width)
         for layer in self._layers:
-            layer.move(max(rows, most), end + SPARE, end)
+            layer.move(1 << (rows - 1).bit_length(), end + SPARE, end)
         used.first, used.end = end - used.width, end
 
     def _trim(self) -> None:

@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lmsteer.errors import LMSteerError
+from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.lm import LM
 from lmsteer.memory import give_back
 from lmsteer.sampling import draw
@@ -31,7 +31,8 @@ from lmsteer.serving.orders import Chosen, Order, Piece, Written, chosen_of
 from lmsteer.serving.rows import rows_for
 from lmsteer.steers.mix import Mix
 
-# Prompt tokens that are read between two steps, so that those who are being served do not wait long for newcomers.
+# Prompt tokens that are read between two steps, padding included, or one prompt if it is longer: so that those who are
+# being served do not wait long for newcomers.
 _READ_AT_ONCE = 1024
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,6 +44,10 @@ class BusyError(LMSteerError):
 
 class StoppedError(LMSteerError):
     """The engine takes nothing any more."""
+
+
+class StepError(LMSteerError):
+    """A step failed, with all the rows that were in it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Engine:
         self._rows, most = rows_for(lm)
         self._most = min(limits.rows, most or limits.rows)
         self._written, self._waiting = list[Written](), deque[Written]()
-        self._jobs = deque[Callable[[], None]]()
+        self._jobs = deque[tuple[Callable[[], None], Future[Any]]]()
         self._changed = Condition()
         self._closing = False
         self.steps = self._numbers = 0
@@ -114,6 +119,8 @@ class Engine:
             StoppedError: the engine is closed.
             LMSteerError: a row that would need more than all there is.
         """
+        if len(orders) > self.limits.waiting + self._most:
+            raise LMSteerError(f"{len(orders)} rows are more than can be written and wait together.")
         for order in orders:
             if (need := len(order.ids) + order.max_new_tokens) > self.limits.tokens:
                 raise LMSteerError(f"{need:,} tokens are more than the {self.limits.tokens:,} that are kept at once.")
@@ -131,9 +138,10 @@ class Engine:
         return rows
 
     def call(self, work: Callable[[], T]) -> Future[T]:
-        """Have something done with the model between two steps.
+        """Have something done with the model between two steps, one thing between any two.
 
         Raises:
+            BusyError: too much waits to be done.
             StoppedError: the engine is closed.
         """
         future: Future[T] = Future()
@@ -148,7 +156,9 @@ class Engine:
         with self._changed:
             if not self.alive:
                 raise StoppedError("the server is stopping.")
-            self._jobs.append(job)
+            if len(self._jobs) >= self.limits.waiting:
+                raise BusyError(f"{len(self._jobs)} texts are waiting to be read already.")
+            self._jobs.append((job, future))
             self._changed.notify()
         return future
 
@@ -161,33 +171,49 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        with self.lm.steered(Mix({}, {})) as self._handle:
-            while self._next():
-                try:
-                    self._admit()
-                    if self._written:
-                        self._make_way()
-                        self._step()
-                except Exception as error:  # out of memory, say: those rows are lost, and the next ones are served
-                    _log.exception("a step failed")
-                    self._drop_all(LMSteerError(f"the step failed: {error}"))
-            with self._changed:
-                self._written += self._waiting
-                self._waiting.clear()
-            self._drop_all(StoppedError("the server is stopping."))
+        try:
+            with self.lm.steered(Mix({}, {})) as self._handle:
+                while self._wait():
+                    try:
+                        self._turn()
+                    except Exception as error:  # out of memory, say: those rows are lost, and the next ones are served
+                        _log.exception("a step failed")
+                        self._drop_all(StepError(f"the step failed: {error}"))
+        finally:
+            self._end()
 
-    def _next(self) -> bool:
-        """Do what was called for; wait until there is something to write. False when closing."""
+    def _wait(self) -> bool:
+        """Until there is something to do; False when closing."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._jobs or self._waiting or self._written)
-            jobs = [*self._jobs]
-            self._jobs.clear()
-        if jobs:
-            self._handle.mix = Mix({}, {})
-            for job in jobs:
-                job()
-            self._dial()
         return not self._closing
+
+    def _turn(self) -> None:
+        """One thing that was called for, newcomers, and a step."""
+        with self._changed:
+            job = self._jobs.popleft() if self._jobs else None
+        if job is not None:
+            self._handle.mix = Mix({}, {})
+            job[0]()
+            self._dial()
+        self._admit()
+        if self._written:
+            self._make_way()
+            self._step()
+
+    def _end(self) -> None:
+        """Tell everybody who still waits."""
+        stopped = StoppedError("the server is stopping.")
+        with self._changed:
+            self._closing = True
+            self._written += self._waiting
+            self._waiting.clear()
+            jobs = [future for _, future in self._jobs]
+            self._jobs.clear()
+        self._drop_all(stopped)
+        for future in jobs:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(stopped)
 
     def _admit(self) -> None:
         """Let those in who have a place, in the order in which they came; read their prompts."""
@@ -196,11 +222,12 @@ class Engine:
             gone = [row for row in self._waiting if row.cancelled or row.late]
             self._waiting = deque(row for row in self._waiting if row not in gone)
             while self._waiting and self._has_place([*self._written, *new], self._waiting[0]):
-                if new and sum(len(row.ids) for row in [*new, self._waiting[0]]) > _READ_AT_ONCE:
+                reading = [*new, self._waiting[0]]
+                if new and len(reading) * max(len(row.ids) for row in reading) > _READ_AT_ONCE:
                     break
                 new.append(self._waiting.popleft())
         for row in gone:
-            row.fail(BusyError("no place was free in time."))
+            row.expire()
         if new:
             self._handle.mix = Mix({}, {})
             self._written += new  # before the work, so that they are told if it fails
@@ -225,6 +252,7 @@ class Engine:
         """A token more for every row."""
         calls = self._handle.calls
         logits = self._rows.step([row.ids[-1] for row in self._written])
+        self._drop_broken(logits)
         steered = self._handle.calls > calls
         self.steps += 1
         tops = {i: row.order.top for i, row in enumerate(self._written) if row.order.top is not None}
@@ -239,6 +267,14 @@ class Engine:
             self._leave(i)
         if ended:
             self._dial()
+
+    def _drop_broken(self, logits: Tensor) -> None:
+        """Rows whose strengths have led out of the numbers that there are end, and the others do not notice."""
+        for i in (~logits.amax(-1).isfinite()).nonzero().flatten().tolist():
+            if not self._written[i].cancelled:
+                self._written[i].fail(SteerError("the logits are no finite numbers any more: turn the dial down."))
+                self._written[i].cancel()
+        logits.nan_to_num_()
 
     def _draw(self, logits: Tensor) -> list[int]:
         """A token a row; rows that draw alike draw together."""

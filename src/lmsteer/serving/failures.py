@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import takewhile
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from lmsteer.errors import LMSteerError
-from lmsteer.serving.engine import BusyError, StoppedError
+from lmsteer.serving.engine import BusyError, StepError, StoppedError
 from lmsteer.serving.schema import ErrorBody, ErrorInfo
 
 RETRY_AFTER = 1
@@ -41,6 +42,8 @@ def answer_to(error: LMSteerError) -> tuple[int, ErrorBody]:
             return 429, body(429, str(error), code="busy")
         case StoppedError():
             return 503, body(503, str(error), code="stopping")
+        case StepError():
+            return 500, body(500, str(error), code="step_failed")
     return 400, body(400, str(error))
 
 
@@ -60,9 +63,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(
-            str(part) for part in first["loc"][1:] if not str(part).startswith(("function", "constrained"))
-        )
+        # Behind the field pydantic names which of several types it tried.
+        place = ".".join(str(part) for part in takewhile(_is_field, first["loc"][1:]))
         message = f"{place}: {first['msg']}" if place else f"the body cannot be read: {first['msg']}"
         return _response(400, body(400, message, place or None))
 
@@ -76,6 +78,10 @@ def install(app: FastAPI) -> None:
     async def broken(_: Request, error: Exception) -> JSONResponse:
         _log.error("a request failed", exc_info=error)
         return _response(500, body(500, "the server failed at this request; its log says how."))
+
+
+def _is_field(part: object) -> bool:
+    return isinstance(part, int) or (isinstance(part, str) and part.isidentifier() and part not in ("str", "float"))
 
 
 def _response(status: int, content: ErrorBody) -> JSONResponse:

@@ -15,7 +15,7 @@ from lmsteer.serving.failures import RequestError
 
 
 class BodyLimit:
-    """Refuses bodies that are larger, by what they say of themselves or by what comes.
+    """Refuses bodies as soon as more has come than they may have.
 
     Args:
         app: what stands behind.
@@ -49,7 +49,7 @@ def key_check(keys: Sequence[str]) -> Callable[..., Awaitable[None]]:
     async def check(
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
     ) -> None:
-        if keys and not is_key(given.credentials if given else "", keys):
+        if keys and (given is None or not is_key(given.credentials, keys)):
             raise RequestError("no valid key: send 'Authorization: Bearer KEY'.", status=401, code="invalid_api_key")
 
     return check

@@ -43,18 +43,20 @@ class Metrics:
         self, pieces: AsyncIterator[tuple[int, Piece]], wording: Wording
     ) -> AsyncIterator[tuple[int, Piece]]:
         """An answer's pieces, counted as they pass."""
-        started, first = time.monotonic(), True
+        started, steered = time.monotonic(), [0] * len(wording.choices)
+        acting = [name for name, strength in wording.job.dial.strengths.items() if strength]
         self.prompt_tokens.inc(wording.job.prompt_tokens)
-        async for place, piece in pieces:
-            if first:
-                self.first_token.observe(time.monotonic() - started)
-                first = False
-            self.tokens.inc()
-            for name, strength in wording.job.dial.strengths.items():
-                if strength and piece.steered:
-                    self.steered_tokens.labels(name).inc()
-            yield place, piece
-        self.seconds.observe(time.monotonic() - started)
+        try:
+            async for place, piece in pieces:
+                if not any(choice.tokens for choice in wording.choices):
+                    self.first_token.observe(time.monotonic() - started)
+                self.tokens.inc(piece.tokens - wording.choices[place].tokens)
+                for name in acting:
+                    self.steered_tokens.labels(name).inc(piece.steered - steered[place])
+                steered[place] = piece.steered
+                yield place, piece
+        finally:
+            self.seconds.observe(time.monotonic() - started)
 
     def exposition(self) -> bytes:
         """All of them, as text."""
@@ -93,6 +95,9 @@ class Counted:
 
         try:
             await self._app(scope, receive, noted)
+        except Exception:
+            status = "500"  # which is answered further out
+            raise
         finally:
             # Only paths that there are make labels: whoever asks for others cannot fill the memory.
             route: Any = scope.get("route")

@@ -134,6 +134,10 @@ class Written:
         self._tell(Piece(text, chosen, self._tokens, self._steered, finish))
         return finish is None
 
+    def expire(self) -> None:
+        """Tell that the time is over, with what has been written."""
+        self._tell(Piece(self._text.end(), None, self._tokens, self._steered, "timeout"))
+
     def fail(self, error: LMSteerError) -> None:
         """Tell that nothing more comes."""
         self._tell(Piece("", None, self._tokens, self._steered, error=error))

@@ -91,6 +91,8 @@ def serve(service: Service, settings: ServerSettings | None = None) -> None:
         LMSteerError: the address is taken, or not this machine's.
     """
     settings = settings or ServerSettings()
+    if not all(settings.keys):
+        raise LMSteerError("a key is empty: it would let everybody in.")
     config = uvicorn.Config(
         app_of(service, settings),
         host=settings.host,
@@ -138,10 +140,12 @@ def bound(host: str, port: int) -> socket.socket:
     Raises:
         LMSteerError: the address is taken, or not this machine's.
     """
+    if not 0 <= port < 1 << 16:
+        raise LMSteerError(f"cannot listen at {host}:{port}: ports end at 65535; choose another with --port.")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise LMSteerError(
             f"cannot listen at {host}:{port}: {error}; choose another with --host and --port."
         ) from error

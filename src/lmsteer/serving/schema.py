@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 Strengths = dict[str, FiniteFloat | str] | str
 Count = Annotated[int, Field(ge=1, le=64)]
@@ -17,6 +17,12 @@ TokenId = Annotated[int, Field(ge=0)]
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """Clients write null for what they leave out."""
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 class StreamOptions(_Body):
@@ -83,7 +89,6 @@ class Message(_Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
-    name: str | None = None
 
     @property
     def text(self) -> str:

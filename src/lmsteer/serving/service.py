@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.lm import LM
 from lmsteer.sampling import Sampling
-from lmsteer.serving.engine import Engine
+from lmsteer.serving.engine import BusyError, Engine
 from lmsteer.serving.failures import RequestError
 from lmsteer.serving.orders import Chosen, Finish, Order, Piece
-from lmsteer.serving.schema import ChatRequest, CompletionRequest, WritingRequest
+from lmsteer.serving.schema import AnalyseRequest, ChatRequest, CompletionRequest, WritingRequest
 from lmsteer.serving.shelf import Shelf
-from lmsteer.steers.notation import beyond
+from lmsteer.steers.notation import beyond, of_model_name
 from lmsteer.steers.steer import Steer
 
 
@@ -116,6 +118,34 @@ class Service:
         top = (request.top_logprobs or 0) if request.logprobs else None
         return self._job(request, [ids], asked, top)
 
+    def read(self, request: AnalyseRequest) -> list[Future[Analysis]]:
+        """Texts to read, each between two steps of the engine.
+
+        Raises:
+            RequestError: there is no such steer, or a text is longer than the context.
+            BusyError: too much waits to be read.
+        """
+        steers = {name: self.steer(name) for name in request.steers}
+        for ids in self.lm.encode(request.texts):
+            if len(ids) > self.rules.context:
+                raise RequestError(f"a text has {len(ids)} tokens, more than {self.rules.context}.", param="texts")
+
+        def reading(text: str) -> Callable[[], Analysis]:
+            return lambda: analyse(self.lm, [text], steers, spans=request.spans)[0]
+
+        return [self.engine.call(reading(text)) for text in request.texts]
+
+    def steer(self, name: str) -> Steer:
+        """A steer by name.
+
+        Raises:
+            RequestError: there is none, with status 404.
+        """
+        try:
+            return self.shelf.find(name)
+        except SteerError as error:
+            raise RequestError(str(error), status=404, param="steers", code="bad_steer") from error
+
     def _job(self, request: WritingRequest, prompts: Sequence[Sequence[int]], tokens: int, top: int | None) -> Job:
         dial = self._dial(request)
         if (rows := len(prompts) * request.n) > self.rules.rows:
@@ -166,14 +196,13 @@ class Service:
 
     def _named(self, model: str | None) -> str:
         """The steers that a model's name asks for."""
-        if model in (None, self.name):
+        if model is None or model == self.name:
             return ""
-        name, at, strength = model.rpartition("@")
-        if not at or not name:
+        if "@" not in model:
             raise RequestError(
                 f"unknown model {model!r}: {self.name!r} is served.", status=404, param="model", code="model_not_found"
             )
-        return f"{name}={strength}"
+        return of_model_name(model)
 
     def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
         """Ids of each."""
@@ -218,14 +247,18 @@ class Answer:
         """Pieces as they come, each with the number of its row, which is written no further when nobody asks for more.
 
         Raises:
+            BusyError: the time was over before the first token.
             LMSteerError: a row failed.
         """
-        left = len(self._rows)
+        left, begun = len(self._rows), False
         try:
             while left:
                 place, piece = await self._pieces.get()
+                begun = begun or piece.tokens > 0
                 if piece.error is not None:
                     raise piece.error
+                if piece.finish == "timeout" and not begun:
+                    raise BusyError("no place was free in time.")
                 left -= piece.finish is not None
                 yield place, piece
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -14,6 +15,8 @@ from lmsteer.steers.steer import Card, Steer
 
 # Names come from outside: none of them leaves its folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Seconds that a folder may be gone for while another takes its place.
+_A_MOMENT = 0.1
 
 
 class Shelf:
@@ -31,8 +34,8 @@ class Shelf:
 
     def names(self) -> list[str]:
         """Of all that there are for this model."""
-        found = {folder.name for where in reversed(self._folders) for folder in known_in(where)}
-        return sorted(name for name in found if self._is_ours(name))
+        found = {folder.name for where in self._folders for folder in known_in(where)}
+        return [name for name in sorted(found) if self._is_ours(name)]
 
     def find(self, name: str) -> Steer:
         """A steer by name.
@@ -40,19 +43,13 @@ class Shelf:
         Raises:
             SteerError: there is none of that name, or it is damaged or of another model.
         """
-        found = [
-            where / name for where in self._folders if _NAME.fullmatch(name) and (where / name / CARD_FILE).exists()
-        ]
-        if not found:
-            raise SteerError(f"unknown steer {name!r}; there are: {', '.join(self.names()) or 'none'}.")
-        changed = (found[0] / CARD_FILE).stat().st_mtime_ns
-        with self._lock:
-            known = self._known.get(name)
-            if known is None or known[0] != changed:
-                steer = load_steer(found[0])
-                self._check(steer.card)
-                known = self._known[name] = (changed, steer)
-        return known[1]
+        try:
+            return self._found(name)
+        except SteerError:
+            if name not in self._known:
+                raise
+            time.sleep(_A_MOMENT)  # another fit may be taking its place right now
+            return self._found(name)
 
     def dial(self, asked: Mapping[str, float | str] | str) -> tuple[dict[str, Steer], dict[str, float]]:
         """Steers and strengths of a request: ``{"sentiment": 2.5}``, or ``"sentiment=2.5,toxicity=50%"``.
@@ -64,10 +61,30 @@ class Shelf:
             notations = [part.strip() for part in asked.split(",") if part.strip()]
         else:
             notations = [f"{name}={strength}" for name, strength in asked.items()]
-        steers, settings = parse_settings(notations, self.find)
-        if len(settings) != 1:
+        if any("," in notation for notation in notations):
             raise SteerError("a request has one strength a steer.")
-        return steers, settings[0]
+        steers, (setting,) = parse_settings(notations, self.find)
+        return steers, setting
+
+    def _found(self, name: str) -> Steer:
+        card = next((card for card in self._cards(name) if card.exists()), None)
+        if card is None:
+            raise SteerError(f"unknown steer {name!r}; there are: {', '.join(self.names()) or 'none'}.")
+        try:
+            changed = card.stat().st_mtime_ns
+        except OSError as error:
+            raise SteerError(f"steer {name!r} cannot be read: {error}.") from error
+        with self._lock:
+            known = self._known.get(name)
+            if known is None or known[0] != changed:
+                steer = load_steer(card.parent)
+                self._check(steer.card)
+                known = self._known[name] = (changed, steer)
+            return known[1]
+
+    def _cards(self, name: str) -> list[Path]:
+        """Where the card of a steer may lie."""
+        return [where / name / CARD_FILE for where in self._folders] if _NAME.fullmatch(name) else []
 
     def _is_ours(self, name: str) -> bool:
         try:

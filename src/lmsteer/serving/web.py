@@ -28,6 +28,10 @@ from lmsteer.steers.steer import Card
 
 # Where a card knows no safe range.
 _RANGE = (-5.0, 5.0)
+# In links, before a steer's name.
+_OF_STEER = "steer."
+# Of each kind of work, by all pages together: each takes a thread while it goes on.
+_AT_ONCE = 8
 _STEP = 0.25
 # Of several, the one that a newcomer sees first.
 _FIRST = "sentiment"
@@ -102,7 +106,7 @@ def _write_tab(blocks: gr.Blocks, service: Service, cards: dict[str, Card]) -> N
         Field("tokens", tokens, int),
         Field("temperature", temperature),
         Field("seed", seed, int),
-        *(Field(name, slider) for name, slider in zip(cards, sliders, strict=True)),
+        *(Field(_OF_STEER + name, slider) for name, slider in zip(cards, sliders, strict=True)),
     ]
     inputs = [each.component for each in state]
     link = gr.Textbox(visible="hidden")
@@ -115,7 +119,7 @@ def _write_tab(blocks: gr.Blocks, service: Service, cards: dict[str, Card]) -> N
 
     outputs = [plain, steered, acted, link]
     turned = [button.click, prompt.submit, *(slider.release for slider in sliders)]
-    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None}
+    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_ONCE}
     gr.on(turned, write, inputs, outputs, trigger_mode="always_last", api_name="write", **options).then(
         None, [link], None, js=_LINK
     )
@@ -124,7 +128,8 @@ def _write_tab(blocks: gr.Blocks, service: Service, cards: dict[str, Card]) -> N
 
 def _side_by_side(service: Service, state: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Unsteered and steered text as they grow, which steers acted, and the link of the state."""
-    strengths = {name: float(state[name]) for name in service.shelf.names() if state.get(name)}
+    named = {key.removeprefix(_OF_STEER): value for key, value in state.items() if key.startswith(_OF_STEER)}
+    strengths = {name: float(strength) for name, strength in named.items() if strength}
     jobs = [_job(service, state, {}), _job(service, state, strengths)]
     link = "?" + urlencode(state)
     for choices in _growing(service, jobs):
@@ -149,6 +154,8 @@ def _compare_tab(service: Service, names: Sequence[str]) -> None:
             strengths = [float(each) for each in grid.split(",")]
         except ValueError as error:
             raise gr.Error(f"cannot read {grid!r}: write numbers, like {_GRID}.") from error
+        if len(strengths) * int(samples) > service.rules.rows:
+            raise gr.Error(f"a grid has {service.rules.rows} texts at most.")
         jobs = [
             _job(service, {"prompt": prompt, "seed": seed}, {steer: strength})
             for strength in strengths
@@ -160,7 +167,7 @@ def _compare_tab(service: Service, names: Sequence[str]) -> None:
             yield _table(["strength", "text"], [*zip(labels, texts, strict=True)])
 
     inputs = [prompt, steer, grid, samples]
-    button.click(compare, inputs, table, show_progress="hidden", concurrency_limit=None, api_name="compare")
+    button.click(compare, inputs, table, show_progress="hidden", concurrency_limit=_AT_ONCE, api_name="compare")
 
 
 def _read_tab(service: Service, names: Sequence[str]) -> None:
@@ -174,7 +181,7 @@ def _read_tab(service: Service, names: Sequence[str]) -> None:
         analyses = _done(service, lambda: analyse(service.lm, [text], found))
         return f'<iframe class="reading" title="reading" srcdoc="{html.escape(page(analyses, found))}"></iframe>'
 
-    button.click(_told(read), [text, steers], shown, concurrency_limit=None, api_name="read")
+    button.click(_told(read), [text, steers], shown, concurrency_limit=_AT_ONCE, api_name="read")
 
 
 def _lens_tab(service: Service, names: Sequence[str]) -> None:
@@ -191,7 +198,7 @@ def _lens_tab(service: Service, names: Sequence[str]) -> None:
         lines = [[f"{c.share:.0%}", *each] for c, each in zip(components, ends, strict=True)]
         return _table(["share", "more at positive strengths", "less"], lines), svg[svg.find("<svg") :]
 
-    button.click(_told(look), steer, [words, picture], concurrency_limit=None, api_name="look")
+    button.click(_told(look), steer, [words, picture], concurrency_limit=_AT_ONCE, api_name="look")
 
 
 def _first(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@
     sentiment=-3,0,3       several, each to be taken in turn
     sentiment=50%          a share of the strengths found safe; sentiment=-100% is the lowest of them
     sentiment=auto         the strength that `lmsteer calibrate` found to do
+    sentiment@2.5          as the name of a model, for clients that can only choose one
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from lmsteer.errors import SteerError
 from lmsteer.steers.steer import Card, Steer
 
 Settings = list[dict[str, float]]
+# Far beyond any use, and far within float32.
+_MOST = 1e6
 
 
 def parse_settings(notations: Sequence[str], find: Callable[[str], Steer]) -> tuple[dict[str, Steer], Settings]:
@@ -37,8 +40,8 @@ def parse_settings(notations: Sequence[str], find: Callable[[str], Steer]) -> tu
         dial = [strength.strip() for strength in strengths.split(",")]
         if not equals or not name or not all(map(_is_strength, dial)):
             raise SteerError(
-                f"cannot read {notation!r}: write NAME=STRENGTH, like sentiment=2.5, with finite numbers, percents of "
-                "the safe range (sentiment=50%), or auto."
+                f"cannot read {notation!r}: write NAME=STRENGTH, like sentiment=2.5, with numbers up to a million, "
+                "percents of the safe range (sentiment=50%), or auto."
             )
         if name in dials:
             raise SteerError(f"steer {name!r} is named twice; give it several strengths as {name}=1,2.")
@@ -73,6 +76,11 @@ def strength_of(notation: str, card: Card) -> float:
     return share * (high if share > 0 else -low)
 
 
+def of_model_name(name: str) -> str:
+    """The notation that a model's name stands for: ``sentiment@2.5``, or ``sentiment@2.5+toxicity@1`` of several."""
+    return ",".join("=".join(part.rsplit("@", 1)) for part in name.split("+"))
+
+
 def beyond(steers: Mapping[str, Steer], settings: Settings) -> list[str]:
     """What to warn of: for each steer, strengths outside the range that was found safe."""
     found = []
@@ -87,6 +95,6 @@ def beyond(steers: Mapping[str, Steer], settings: Settings) -> list[str]:
 
 def _is_strength(notation: str) -> bool:
     try:
-        return notation == "auto" or math.isfinite(float(notation.removesuffix("%")))
+        return notation == "auto" or abs(float(notation.removesuffix("%"))) <= _MOST
     except ValueError:
         return False

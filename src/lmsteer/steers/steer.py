@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -49,7 +49,7 @@ class Card:
     held_out: Mapping[str, Any] = field(default_factory=dict)
     strength_range: tuple[float, float] | None = None
     dial: Mapping[str, Any] = field(default_factory=dict)
-    head_sample: Sequence[float] = ()
+    head_sample: tuple[float, ...] = ()
 
     def unmeasured(self) -> Card:
         """The card of another steer made of this one, of which nothing is measured."""

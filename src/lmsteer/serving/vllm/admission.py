@@ -10,7 +10,7 @@ from typing import Any
 
 from lmsteer.errors import SteerError
 from lmsteer.serving.shelf import Shelf
-from lmsteer.steers.steer import Card
+from lmsteer.steers.steer import Card, Steer
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 
@@ -30,8 +30,8 @@ def shelf() -> Shelf:
     return Shelf(named, _SameBase())
 
 
-def asked(extra_args: Mapping[str, Any] | None) -> dict[str, float]:
-    """Strengths by steer that a request's ``vllm_xargs`` ask for.
+def asked(extra_args: Mapping[str, Any] | None) -> tuple[Mapping[str, Steer], Mapping[str, float]]:
+    """Steers and strengths that a request's ``vllm_xargs`` ask for.
 
     Raises:
         SteerError: they cannot be read, or there is no such steer.
@@ -40,11 +40,11 @@ def asked(extra_args: Mapping[str, Any] | None) -> dict[str, float]:
     if wrong := [key for key in extra_args if key != KEY and key.lower().startswith("steer")]:
         raise SteerError(f"unknown argument {wrong[0]!r}: write {KEY!r}, like {{{KEY!r}: 'sentiment=2.5'}}.")
     if KEY not in extra_args:
-        return {}
+        return {}, {}
     given = extra_args[KEY]
     if not isinstance(given, str):
         raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {given!r}.")
-    return shelf().dial(given)[1]
+    return shelf().dial(given)
 
 
 class _SameBase:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmsteer.errors import LMSteerError
 from lmsteer.fingerprints import head_sample
-from lmsteer.serving.vllm.admission import asked, shelf
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 
-Strengths = Mapping[str, float]
+
+@dataclass(frozen=True)
+class Setting:
+    """Steers and strengths of one request, as they were when it came."""
+
+    steers: Mapping[str, Steer]
+    strengths: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,16 @@ class HeadPart:
         first: which of the V rows they begin with.
         last: which row comes after them.
         rows: V.
+        scale: that the model multiplies its logits by.
+        soft_cap: that it puts on them after that, or None.
     """
 
     weight: Tensor
     first: int
     last: int
     rows: int
+    scale: float = 1.0
+    soft_cap: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -58,18 +65,18 @@ class Dial:
     """Who of a batch is steered, and how.
 
     Attributes:
-        rows: strengths of the requests that are steered, by row (first runner) or slot (second runner).
+        rows: settings of the requests that are steered, by row (first runner) or slot (second runner).
         late: whether rows are told only with their logits, as the second runner does.
     """
 
     def __init__(self) -> None:
-        self.rows: dict[int, Strengths] = {}
+        self.rows: dict[int, Setting] = {}
         self.late = False
         self._size, self._armed = 0, False
         self._mix: Mix | None = None
-        self._proved: set[int] = set()
+        self._proved: dict[str, Steer] = {}
         self._seen: tuple[Tensor, HeadPart] | None = None
-        self._above: dict[int, Tensor] = {}
+        self._above: dict[str, tuple[Steer, Tensor]] = {}
 
     def arm(self, size: int | None) -> None:
         """Be ready for the rows of the next pass: so many of them, or those of the last one if None.
@@ -79,7 +86,7 @@ class Dial:
         """
         if size is not None:
             self._size = size
-            self._mix = self._mixed([self.rows.get(row, {}) for row in range(size)])
+            self._mix = self._mixed([self.rows.get(row) for row in range(size)])
         self._armed = True
 
     def before_head(self, h: Tensor, head: HeadPart) -> Mix | None:
@@ -104,20 +111,22 @@ class Dial:
         """Move logits (B, V) of rows whose requests are only known now, by their slots (B,), in place.
 
         Raises:
-            RuntimeError: the head did not see these rows, or only a part of it is here.
+            RuntimeError: the head did not see these rows, only a part of it is here, or logits are capped.
             WrongBaseError: a steer is of another base.
         """
-        mix = self._mixed([self.rows.get(slot, {}) for slot in slots])
+        mix = self._mixed([self.rows.get(slot) for slot in slots])
         seen, self._seen = self._seen, None
         if mix is None:
             return logits
         if seen is None or seen[0].shape[0] != logits.shape[0] or not seen[1].whole:
             raise RuntimeError("lmsteer did not see the rows that these logits were made of: they cannot be steered.")
         h, head = seen
+        if head.soft_cap is not None:
+            raise RuntimeError("this model caps its logits before this runner lets them be steered.")
         self._prove(mix, head)
         steered = mix.strengths.any(1).nonzero().squeeze(1).to(logits.device)
         moved = mix.for_rows(steered)
-        logits[steered] += self._above_head(moved, h[steered], head, logits.shape[1])
+        logits[steered] += head.scale * self._above_head(moved, h[steered], head, logits.shape[1])
         return logits
 
     def check_acted(self) -> None:
@@ -131,42 +140,44 @@ class Dial:
                 "this model makes its logits without vLLM's LogitsProcessor layer: it cannot be steered."
             )
 
-    def _mixed(self, rows: Sequence[Strengths]) -> Mix | None:
-        """Steers and strengths of some rows; None where nobody is steered."""
-        names = sorted({name for row in rows for name in row})
-        if not names:
-            return None
-        steers = {name: shelf().find(name) for name in names}
-        return Mix(steers, {name: [row.get(name, 0.0) for row in rows] for name in names})
+    def _mixed(self, rows: Sequence[Setting | None]) -> Mix | None:
+        """Steers and strengths of some rows; None where nobody is steered.
+
+        A steer that has been fitted anew is another one, for the requests that have come since.
+        """
+        steers: dict[str, Steer] = {}
+        columns: dict[str, list[float]] = {}
+        for place, row in enumerate(rows):
+            if row is None:
+                continue
+            for name, steer in row.steers.items():
+                key = name
+                while steers.setdefault(key, steer) is not steer:
+                    key += "'"
+                columns.setdefault(key, [0.0] * len(rows))[place] = row.strengths[name]
+        return Mix(steers, columns) if steers else None
 
     def _prove(self, mix: Mix, head: HeadPart) -> None:
         """Check each steer's base once."""
-        for steer in mix.steers.values():
-            if id(steer) not in self._proved:
+        for name, steer in mix.steers.items():
+            if self._proved.get(name) is not steer:
                 head.check(steer)
-                self._proved.add(id(steer))
+                self._proved[name] = steer
 
     def _above_head(self, mix: Mix, h: Tensor, head: HeadPart, vocabulary: int) -> Tensor:
         """``Σ_k s_k (h A_k) (E B_k)ᵀ`` (B, V), with ``E B`` made once a steer."""
         moved = mix.steer_logits(h.new_zeros(len(h), vocabulary, dtype=torch.float32))
-        for steer, strengths in zip(mix.steers.values(), mix.strengths.T, strict=True):
+        for (name, steer), strengths in zip(mix.steers.items(), mix.strengths.T, strict=True):
             if steer.form == "offset":
                 continue
-            if id(steer) not in self._above:
+            kept = self._above.get(name)
+            if kept is None or kept[0] is not steer:
                 b = steer.factors["B"] if steer.form == "multiply" else steer.factors["a"][:, None]
-                self._above[id(steer)] = head.weight[:vocabulary].float() @ b.to(h.device)
+                kept = self._above[name] = (steer, head.weight[:vocabulary].float() @ b.to(h.device))
             below = h.float() @ steer.factors["A"].to(h.device) if steer.form == "multiply" else h.new_ones(len(h), 1)
-            moved += (below.float() * strengths[:, None].to(h.device)) @ self._above[id(steer)].T
+            moved += (below.float() * strengths[:, None].to(h.device)) @ kept[1].T
         return moved
 
 
 DIAL = Dial()
 """Of this process."""
-
-
-def strengths_of(extra_args: Mapping[str, Any] | None) -> Strengths:
-    """As they were admitted, in the worker: by then they can be read."""
-    try:
-        return asked(extra_args)
-    except LMSteerError as error:
-        raise RuntimeError(f"a request was admitted that cannot be steered: {error}") from error

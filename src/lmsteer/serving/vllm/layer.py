@@ -33,12 +33,11 @@ class SteeredLogitsProcessor(LogitsProcessor):
                     f"steer {steer.card.name!r} is for hidden size {steer.hidden_size} and vocabulary "
                     f"{steer.vocabulary}, but the model has {hidden_size} and {self.org_vocab_size}."
                 )
-        if DIAL.late and self.soft_cap is not None:
-            raise SteerError("steers go behind the head with this model runner, and this model has a soft cap there.")
 
     def _apply_head(self, lm_head: Any, hidden_states: Tensor, embedding_bias: Tensor | None) -> Tensor:
         shard = lm_head.shard_indices
-        part = HeadPart(lm_head.weight, shard.org_vocab_start_index, shard.org_vocab_end_index, self.org_vocab_size)
+        first, last = shard.org_vocab_start_index, shard.org_vocab_end_index
+        part = HeadPart(lm_head.weight, first, last, self.org_vocab_size, self.scale, self.soft_cap)
         mix = DIAL.before_head(hidden_states, part)
         if mix is None:
             return super()._apply_head(lm_head, hidden_states, embedding_bias)

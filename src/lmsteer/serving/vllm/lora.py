@@ -6,6 +6,9 @@ vLLM asks a resolver for adapters that it does not know; this one writes the ste
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +23,12 @@ from lmsteer.fingerprints import fingerprint_of_tensors, head_sample
 from lmsteer.serving.vllm.admission import shelf
 from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix
+from lmsteer.steers.notation import of_model_name
 
 ADAPTERS = "adapters"
+# Adapters on the disk: each is as large as the vocabulary times the rank, and there are as many as strengths.
+_KEPT = 32
+_log = logging.getLogger(__name__)
 
 
 class SteerResolver(LoRAResolver):
@@ -32,9 +39,9 @@ class SteerResolver(LoRAResolver):
         if "@" not in lora_name:
             return None
         try:
-            strengths = ",".join("=".join(part.rsplit("@", 1)) for part in lora_name.split("+"))
-            folder = adapter(_head(base_model_name), Mix(*shelf().dial(strengths)))
-        except LMSteerError:
+            folder = await asyncio.to_thread(_written, base_model_name, lora_name)
+        except LMSteerError as error:
+            _log.warning("no adapter for %r: %s", lora_name, error)
             return None
         return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))  # vLLM numbers it itself
 
@@ -48,13 +55,23 @@ def adapter(head: NamedHead, mix: Mix) -> Path:
     """
     for steer in mix.steers.values():
         steer.card.check_head(head_sample(head.weight, len(head.weight)))
-    folder = cache_dir() / ADAPTERS / fingerprint_of_tensors(summed(mix, "adapter").factors)
-    return folder if folder.exists() else write_lora(head, mix, folder)
+    where = cache_dir() / ADAPTERS
+    folder = where / fingerprint_of_tensors(summed(mix, "adapter").factors)
+    if not folder.exists():
+        older = sorted(where.glob("*/"), key=lambda each: each.stat().st_mtime)
+        for each in older[: max(0, len(older) + 1 - _KEPT)]:
+            shutil.rmtree(each, ignore_errors=True)  # vLLM has read it long ago
+        write_lora(head, mix, folder)
+    return folder
 
 
 def register_resolver() -> None:
     """Have vLLM ask."""
     LoRAResolverRegistry.register_resolver("lmsteer", SteerResolver())
+
+
+def _written(model: str, name: str) -> Path:
+    return adapter(_head(model), Mix(*shelf().dial(of_model_name(name))))
 
 
 @lru_cache(maxsize=1)

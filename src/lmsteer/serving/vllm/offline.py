@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lmsteer.steers.steer import Steer
 
 
 def vllm_writer(
-    model: str, steers: Mapping[str, Steer], settings: Settings, draws: Draws, options: Mapping[str, Any]
+    model: str, steers: Mapping[str, Steer], settings: Settings, draws: Draws, folder: Path, options: Mapping[str, Any]
 ) -> Writer:
     """A writer that hands prompts to vLLM, a strength for each row.
 
@@ -28,16 +27,18 @@ def vllm_writer(
         steers: by name.
         settings: of the dial, each for every prompt.
         draws: samples, lengths, and what tokens are drawn from.
+        folder: where steers are put for vLLM's processes, all of which must see it.
         options: for ``vllm.LLM`` (``tensor_parallel_size``, ``distributed_executor_backend`` ...).
 
     Raises:
         LMSteerError: vLLM is not installed, or does not start so.
     """
     names = {name: f"s{k}" for k, name in enumerate(steers)}  # a steer may be named by its folder
-    folder = Path(tempfile.mkdtemp(prefix="lmsteer-"))
     for name, steer in steers.items():
         save_steer(steer, folder / names[name])
-    os.environ[FOLDERS] = str(folder)  # before vLLM is loaded, whose plugins look at it
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[FOLDERS] = str(folder.absolute())  # before vLLM is loaded, whose plugins look at it
+    os.environ.setdefault("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", FOLDERS)
     try:
         from vllm import LLM, SamplingParams
 
@@ -60,7 +61,12 @@ def vllm_writer(
     def write(prompts: Sequence[str], first: int) -> Lines:
         rows = [(i, setting, k) for i in range(len(prompts)) for setting in settings for k in range(draws.n)]
         given = [params(first + i, setting, k) for i, setting, k in rows]
-        outputs = llm.generate([prompts[i] for i, *_ in rows], given, use_tqdm=False)
+        try:
+            outputs = llm.generate([prompts[i] for i, *_ in rows], given, use_tqdm=False)
+        except Exception as error:  # Ctrl-C among them, which ends its processes first
+            raise LMSteerError(
+                f"vLLM stopped: {error}; what was written is kept, --resume goes on from there."
+            ) from error
         told: list[list[dict[str, Any]]] = [[] for _ in prompts]
         for (i, setting, k), output in zip(rows, outputs, strict=True):
             told[i].append({"text": output.outputs[0].text, "strengths": dict(setting), "sample": k})

@@ -5,6 +5,7 @@ It looks at no logits of the first model runner: there it only says, before each
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from torch import Tensor
@@ -15,9 +16,9 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as BySlot
 
-from lmsteer.errors import LMSteerError
-from lmsteer.serving.vllm.admission import asked
-from lmsteer.serving.vllm.dial import DIAL, Strengths, strengths_of
+from lmsteer.errors import LMSteerError, SteerError
+from lmsteer.serving.vllm.admission import FOLDERS, asked
+from lmsteer.serving.vllm.dial import DIAL, Setting
 
 
 class Router(ByRow, BySlot):
@@ -25,6 +26,11 @@ class Router(ByRow, BySlot):
 
     def __init__(self, vllm_config: Any, *given: Any) -> None:
         DIAL.late = len(given) == 1  # request states; the first runner gives a device and whether memory is pinned
+        if DIAL.late and os.environ.get(FOLDERS) and vllm_config.model_config.logprobs_mode.startswith("raw"):
+            raise SteerError(
+                "with this model runner log-likelihoods would be the unsteered model's: start vLLM with "
+                "--logprobs-mode processed_logprobs, or with VLLM_USE_V2_MODEL_RUNNER=0."
+            )
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -34,7 +40,7 @@ class Router(ByRow, BySlot):
             ValueError: which vLLM answers with status 400.
         """
         try:
-            strengths = asked(sampling_params.extra_args)
+            _, strengths = asked(sampling_params.extra_args)
         except LMSteerError as error:
             raise ValueError(str(error)) from error
         if strengths and sampling_params.prompt_logprobs is not None:
@@ -46,19 +52,16 @@ class Router(ByRow, BySlot):
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """First runner, before each pass: rows came, left and moved."""
-
-        def strengths(params: SamplingParams, *_: Any) -> Strengths | None:
-            return strengths_of(params.extra_args) or None
-
-        process_dict_updates(DIAL.rows, batch_update, strengths)
+        process_dict_updates(DIAL.rows, batch_update, lambda params, *_: _setting(params))
         DIAL.arm(None if batch_update is None else batch_update.batch_size)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Second runner: a request takes a slot."""
         DIAL.rows.pop(req_idx, None)
-        if strengths := strengths_of(sampling_params.extra_args):
-            DIAL.rows[req_idx] = strengths
-        return bool(strengths)
+        setting = _setting(sampling_params)
+        if setting is not None:
+            DIAL.rows[req_idx] = setting
+        return setting is not None
 
     def apply(self, logits: Tensor, ctx: LogitsContext | None = None) -> Tensor:
         """First runner: nothing is left to do. Second runner: steer, now that it is known which row is whose."""
@@ -66,3 +69,12 @@ class Router(ByRow, BySlot):
             DIAL.check_acted()
             return logits
         return DIAL.after_head(logits, ctx.expanded_idx_mapping.tolist()) if DIAL.rows else logits
+
+
+def _setting(params: SamplingParams) -> Setting | None:
+    """What was admitted; it could be read then, and is kept as it is now."""
+    try:
+        steers, strengths = asked(params.extra_args)
+    except LMSteerError as error:
+        raise RuntimeError(f"a request was admitted that cannot be steered: {error}") from error
+    return Setting(steers, strengths) if steers else None
