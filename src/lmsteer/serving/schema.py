@@ -133,26 +133,26 @@ class Steered(BaseModel):
     warnings: list[str]
 
 
-class Completion(Steered):
-    """An answer to a ``CompletionRequest``; a stream has the same in pieces."""
+class Answer(Steered):
+    """What answers of both kinds have; a stream has the same in pieces."""
 
     id: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: Usage | None = None
+
+
+class Completion(Answer):
+    """An answer to a ``CompletionRequest``."""
+
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    choices: list[dict[str, Any]]
-    usage: Usage | None = None
 
 
-class ChatCompletion(Steered):
-    """An answer to a ``ChatRequest``; a stream has the same in pieces."""
+class ChatCompletion(Answer):
+    """An answer to a ``ChatRequest``."""
 
-    id: str
     object: Literal["chat.completion", "chat.completion.chunk"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[dict[str, Any]]
-    usage: Usage | None = None
 
 
 class ModelCard(BaseModel):
