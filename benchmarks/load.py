@@ -52,7 +52,7 @@ app = typer.Typer(add_completion=False)
 @app.command("measure")
 def measure() -> None:
     """One client, then all of them, then all of them while some hang up; each answer is checked."""
-    with _server() as (address, process):
+    with server("--waiting", "256", "--rows", "64", "--no-page") as (address, process):
         for name, clients, seconds, rude in (
             ("one client", 1, SECONDS / 4, False),
             ("64 clients", CLIENTS, SECONDS, False),
@@ -81,13 +81,13 @@ def tell() -> None:
 
 
 @contextmanager
-def _server() -> Iterator[tuple[str, psutil.Process]]:
+def server(*options: str) -> Iterator[tuple[str, psutil.Process]]:
     """The server on a free port, from start to a graceful stop."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--port", str(port), "--waiting", "256", "--rows", "64", "--no-page"]
-    process = subprocess.Popen([sys.executable, "-m", "lmsteer", "serve", *options], env=os.environ)
+    command = [sys.executable, "-m", "lmsteer", "serve", "--port", str(port), *options]
+    process = subprocess.Popen(command, env=os.environ)
     address = f"http://127.0.0.1:{port}"
     try:
         while True:
