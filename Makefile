@@ -23,7 +23,7 @@ test: $(VENV)/installed-dev
 # vLLM pins a torch and a transformers of its own. Its CPU build imports torch's media packages if it finds them.
 VLLM := .venv-vllm
 test-vllm: $(VLLM)/installed
-	$(VLLM)/bin/python -m pytest -p no:cacheprovider -W ignore tests/serving/test_vllm.py tests/serving/test_vllm_router.py
+	$(VLLM)/bin/python -m pytest -p no:cacheprovider -W ignore tests/serving/vllm
 
 test-llamacpp: $(VENV)/installed-dev
 	$(PIP_INSTALL) llama-cpp-python

@@ -2,7 +2,7 @@
 
 from threading import Event
 
-from lmsteer.serving.service import Choice
+from lmsteer.serving.http.service import Choice
 
 
 def answers(engine, orders, seconds=60):

@@ -1,6 +1,6 @@
 import pytest
 
-from lmsteer.serving.engine import Engine, Limits
+from lmsteer.serving.engine.engine import Engine, Limits
 from tiny import tiny_lm
 
 

@@ -36,9 +36,9 @@ def serve(
     Example: lmsteer serve --port 8000
     """
     try:
-        from lmsteer.serving.engine import Limits
-        from lmsteer.serving.run import ServerSettings, Serving, service_of
-        from lmsteer.serving.run import serve as run
+        from lmsteer.serving.engine.engine import Limits
+        from lmsteer.serving.http.run import ServerSettings, Serving, service_of
+        from lmsteer.serving.http.run import serve as run
     except ImportError as error:
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
     from lmsteer.lm import load

@@ -13,10 +13,10 @@ from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.lm import LM
 from lmsteer.sampling import Sampling
-from lmsteer.serving.engine import BusyError, Engine
-from lmsteer.serving.failures import RequestError
-from lmsteer.serving.orders import Chosen, Finish, Order, Piece
-from lmsteer.serving.schema import AnalyseRequest, ChatRequest, CompletionRequest, WritingRequest
+from lmsteer.serving.engine.engine import BusyError, Engine
+from lmsteer.serving.engine.orders import Chosen, Finish, Order, Piece
+from lmsteer.serving.http.failures import RequestError
+from lmsteer.serving.http.schema import AnalyseRequest, ChatRequest, CompletionRequest, WritingRequest
 from lmsteer.serving.shelf import Shelf
 from lmsteer.steers.notation import beyond, of_model_name
 from lmsteer.steers.steer import Steer

@@ -13,7 +13,7 @@ from lmsteer.decoding import Row
 from lmsteer.errors import LMSteerError
 from lmsteer.lm import LM
 from lmsteer.sampling import Sampling
-from lmsteer.serving.text import Text
+from lmsteer.serving.engine.text import Text
 from lmsteer.steers.steer import Steer
 
 Finish = Literal["stop", "length", "timeout"]

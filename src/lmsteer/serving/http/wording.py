@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmsteer.lm import LM
-from lmsteer.serving.orders import Chosen, Piece
-from lmsteer.serving.schema import ChatCompletion, Completion, Usage
-from lmsteer.serving.service import Choice, Job
+from lmsteer.serving.engine.orders import Chosen, Piece
+from lmsteer.serving.http.schema import ChatCompletion, Completion, Usage
+from lmsteer.serving.http.service import Choice, Job
 
 # No OpenAI client knows of an answer that ran out of time; it is one that was cut, and ``warnings`` says so.
 _FINISH = {"stop": "stop", "length": "length", "timeout": "length", None: None}

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from lmsteer.errors import LMSteerError
-from lmsteer.serving.engine import BusyError, StepError, StoppedError
-from lmsteer.serving.schema import ErrorBody, ErrorInfo
+from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
+from lmsteer.serving.http.schema import ErrorBody, ErrorInfo
 
 RETRY_AFTER = 1
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
 from lmsteer import save_steer
-from lmsteer.serving.app import create_app
-from lmsteer.serving.run import Serving, service_of
+from lmsteer.serving.http.app import create_app
+from lmsteer.serving.http.run import Serving, service_of
 from tiny import random_steer, tiny_lm
 
 

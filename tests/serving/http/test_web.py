@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import uvicorn
 
-from lmsteer.serving.run import ServerSettings, Serving, app_of, bound, service_of
+from lmsteer.serving.http.run import ServerSettings, Serving, app_of, bound, service_of
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

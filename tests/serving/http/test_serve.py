@@ -16,7 +16,7 @@ import pytest
 from lmsteer import find_steer, generate
 from test_docs import commands
 
-PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 pytestmark = pytest.mark.model
 
 

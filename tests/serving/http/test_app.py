@@ -9,9 +9,9 @@ from lmsteer import analyse, generate, load_steer, save_steer
 from lmsteer.errors import LMSteerError
 from lmsteer.lm import LM
 from lmsteer.printing.reading import analysis_as_json
-from lmsteer.serving.app import create_app
-from lmsteer.serving.engine import Limits
-from lmsteer.serving.run import ServerSettings, Serving, serve, service_of
+from lmsteer.serving.engine.engine import Limits
+from lmsteer.serving.http.app import create_app
+from lmsteer.serving.http.run import ServerSettings, Serving, serve, service_of
 from tiny import random_steer, tiny_model, tiny_tokenizer
 
 GREEDY = {"temperature": 0, "max_tokens": 8}

@@ -15,12 +15,12 @@ from starlette.concurrency import run_in_threadpool
 
 from lmsteer.errors import LMSteerError
 from lmsteer.printing.reading import analysis_as_json
-from lmsteer.serving import failures
-from lmsteer.serving.failures import RequestError
-from lmsteer.serving.guards import BodyLimit, key_check
-from lmsteer.serving.metrics import Counted, Metrics
-from lmsteer.serving.orders import Piece
-from lmsteer.serving.schema import (
+from lmsteer.serving.engine.orders import Piece
+from lmsteer.serving.http import failures
+from lmsteer.serving.http.failures import RequestError
+from lmsteer.serving.http.guards import BodyLimit, key_check
+from lmsteer.serving.http.metrics import Counted, Metrics
+from lmsteer.serving.http.schema import (
     AnalyseRequest,
     ChatCompletion,
     ChatRequest,
@@ -33,8 +33,8 @@ from lmsteer.serving.schema import (
     SteerList,
     WritingRequest,
 )
-from lmsteer.serving.service import Answer, Job, Service
-from lmsteer.serving.wording import Wording
+from lmsteer.serving.http.service import Answer, Job, Service
+from lmsteer.serving.http.wording import Wording
 from lmsteer.steers.steer import Steer
 
 _FAILURES: dict[int | str, dict[str, Any]] = {

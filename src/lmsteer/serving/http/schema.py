@@ -133,7 +133,7 @@ class Steered(BaseModel):
     warnings: list[str]
 
 
-class Answer(Steered):
+class AnswerBody(Steered):
     """What answers of both kinds have; a stream has the same in pieces."""
 
     id: str
@@ -143,13 +143,13 @@ class Answer(Steered):
     usage: Usage | None = None
 
 
-class Completion(Answer):
+class Completion(AnswerBody):
     """An answer to a ``CompletionRequest``."""
 
     object: Literal["text_completion"] = "text_completion"
 
 
-class ChatCompletion(Answer):
+class ChatCompletion(AnswerBody):
     """An answer to a ``ChatRequest``."""
 
     object: Literal["chat.completion", "chat.completion.chunk"] = "chat.completion"

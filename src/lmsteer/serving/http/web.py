@@ -20,9 +20,9 @@ from lmsteer.analysis.page import page
 from lmsteer.analysis.word_map import map_of
 from lmsteer.errors import LMSteerError
 from lmsteer.pictures import rendered
-from lmsteer.serving.orders import Piece
-from lmsteer.serving.schema import CompletionRequest
-from lmsteer.serving.service import Choice, Job, Service
+from lmsteer.serving.engine.orders import Piece
+from lmsteer.serving.http.schema import CompletionRequest
+from lmsteer.serving.http.service import Choice, Job, Service
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card
 

@@ -14,10 +14,10 @@ from fastapi.responses import RedirectResponse, Response
 
 from lmsteer.errors import LMSteerError
 from lmsteer.lm import LM
-from lmsteer.serving.app import create_app
-from lmsteer.serving.engine import Engine, Limits
-from lmsteer.serving.guards import is_key
-from lmsteer.serving.service import Rules, Service
+from lmsteer.serving.engine.engine import Engine, Limits
+from lmsteer.serving.http.app import create_app
+from lmsteer.serving.http.guards import is_key
+from lmsteer.serving.http.service import Rules, Service
 from lmsteer.serving.shelf import Shelf
 from lmsteer.steers.files import SHIPPED_FOLDER, STEERS_FOLDER
 
@@ -115,7 +115,7 @@ def _with_page(app: FastAPI, service: Service, keys: Sequence[str]) -> FastAPI:
     """The web page at ``/ui``, where a browser that comes to ``/`` is sent."""
     import gradio as gr
 
-    from lmsteer.serving.web import CSS, ICON, THEME, web_page
+    from lmsteer.serving.http.web import CSS, ICON, THEME, web_page
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:

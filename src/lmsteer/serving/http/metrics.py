@@ -9,9 +9,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmsteer.serving.engine import Engine
-from lmsteer.serving.orders import Piece
-from lmsteer.serving.wording import Wording
+from lmsteer.serving.engine.engine import Engine
+from lmsteer.serving.engine.orders import Piece
+from lmsteer.serving.http.wording import Wording
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 

@@ -7,8 +7,8 @@ from asking import answers
 from lmsteer import generate
 from lmsteer.errors import LMSteerError
 from lmsteer.sampling import Sampling
-from lmsteer.serving.engine import BusyError, StepError, StoppedError
-from lmsteer.serving.orders import Order
+from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
+from lmsteer.serving.engine.orders import Order
 from lmsteer.steers.mix import Mix
 from tiny import random_steer, tiny_lm
 
@@ -53,7 +53,7 @@ def alone(lm, prompt, order):
 @pytest.mark.parametrize("limits", [{}, {"rows": 3}, {"tokens": 90}], ids=["all at once", "few rows", "few tokens"])
 def test_rows_that_share_steps_write_what_each_writes_alone(engines, family, limits, monkeypatch):
     lm = tiny_lm(family)
-    monkeypatch.setattr("lmsteer.serving.engine.SPARE", 0)  # so that few tokens also send rows back to wait
+    monkeypatch.setattr("lmsteer.serving.engine.engine.SPARE", 0)  # so that few tokens also send rows back to wait
     steers = {"one": random_steer(lm, "multiply", seed=1), "two": random_steer(lm, "offset", seed=2)}
     engine = engines(lm, **limits)
     prompts, orders = orders_of(lm, steers, 14)
@@ -67,11 +67,17 @@ def test_rows_that_share_steps_write_what_each_writes_alone(engines, family, lim
 
 
 def test_rows_are_sent_back_when_all_together_outgrow_the_tokens(llama, engines, monkeypatch):
-    monkeypatch.setattr("lmsteer.serving.engine.SPARE", 0)
+    monkeypatch.setattr("lmsteer.serving.engine.engine.SPARE", 0)
     engine = engines(llama, tokens=60)
     sent_back = []
-    leave = engine._leave
-    monkeypatch.setattr(engine, "_leave", lambda place: (sent_back.append(engine._written[place].left), leave(place)))
+    send_back = engine._work.send_back
+
+    def noted():
+        row = send_back()
+        sent_back.append(row.left)
+        return row
+
+    monkeypatch.setattr(engine._work, "send_back", noted)
     greedy = Order([5, 6, 7], sampling=Sampling(temperature=0), max_new_tokens=40)
     first, second = answers(engine, [greedy, greedy])
     assert first.text == second.text
@@ -114,11 +120,11 @@ def test_a_row_that_finds_no_place_in_time_is_told_so(endless, engines):
 
 
 def test_a_row_that_was_sent_back_keeps_its_text_when_its_time_is_over(endless, engines, monkeypatch):
-    monkeypatch.setattr("lmsteer.serving.engine.SPARE", 0)
+    monkeypatch.setattr("lmsteer.serving.engine.engine.SPARE", 0)
     engine, written = engines(endless, tokens=40), Event()
     orders = [Order([5, 6, 7], max_new_tokens=30, seconds=seconds) for seconds in (60, 0.05)]
-    step = engine._step
-    monkeypatch.setattr(engine, "_step", lambda: (written.wait(0.01), step()))
+    step = engine._work.step
+    monkeypatch.setattr(engine._work, "step", lambda: (written.wait(0.01), step()))
     first, second = answers(engine, orders)
     assert first.finish == "length"
     assert second.finish == "timeout"
@@ -153,7 +159,7 @@ def test_a_step_that_fails_takes_its_rows_with_it_and_those_that_wait_are_served
     def fail(_):
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(engine._rows, "step", fail)
+    monkeypatch.setattr(engine._work._batch, "step", fail)
     one, two, three = answers(engine, [Order([5, 6])] * 3)
     assert isinstance(one, StepError)
     assert isinstance(two, StepError)

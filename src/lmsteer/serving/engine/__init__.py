@@ -1,0 +1,1 @@
+"""The engine: rows of many requests, each with its own dial, written side by side by one model."""

@@ -1,0 +1,149 @@
+"""The rows at work: what the model goes on with, a dial for each, and a token more for all of them.
+
+::
+
+    take ──> rows ──step──> logits ──draw──> a token a row ──tell──> pieces
+              │  └── a dial a row turns the hidden states in front of the head
+              └── leave: ended, cancelled, out of time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import LMSteerError, SteerError
+from lmsteer.lm import LM
+from lmsteer.memory import give_back
+from lmsteer.sampling import draw
+from lmsteer.serving.engine.orders import Chosen, Written, chosen_of
+from lmsteer.serving.engine.rows import rows_for
+from lmsteer.steers.mix import Mix
+
+_NOBODY = Mix({}, {})
+
+
+class AtWork:
+    """Rows that are being written, all by one thread.
+
+    Args:
+        lm: the model, which nothing else may use from now on.
+
+    Attributes:
+        rows: in the order of the batch.
+        most: of them, that the model can take at once; None for any number.
+        steps: forward passes so far.
+
+    Raises:
+        ModelError: the model does not go on from what it has kept as it would from the text.
+    """
+
+    def __init__(self, lm: LM) -> None:
+        self._lm = lm
+        self._batch, self.most = rows_for(lm)
+        self._handle = lm.steered(_NOBODY)
+        self.rows: list[Written] = []
+        self.steps = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """Of keys and values."""
+        return self._batch.bytes
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max((len(row.ids) for row in self.rows), default=0)
+
+    def take(self, new: Sequence[Written]) -> None:
+        """Take rows in, and read what they have so far."""
+        with self.unsteered():
+            self.rows += new  # before the work, so that they are told if it fails
+            self._batch.join([row.ids for row in new])
+
+    @contextmanager
+    def unsteered(self) -> Iterator[None]:
+        """The model as it is, within a ``with`` block."""
+        self._handle.mix = _NOBODY
+        yield
+        self._dial()
+
+    def step(self) -> None:
+        """A token more for every row; those leave that have ended."""
+        calls = self._handle.calls
+        logits = self._batch.step([row.ids[-1] for row in self.rows])
+        steered = self._handle.calls > calls
+        self.steps += 1
+        self._drop_broken(logits)
+        tops = {i: row.order.top for i, row in enumerate(self.rows) if row.order.top is not None}
+        log_p = dict(zip(tops, torch.log_softmax(logits[[*tops]].float(), -1), strict=True)) if tops else {}
+        ended = []
+        for i, (row, token) in enumerate(zip(self.rows, self._drawn(logits), strict=True)):
+            chosen: Chosen | None = chosen_of(log_p[i], token, tops[i] or 0) if i in tops else None
+            if row.cancelled or not row.take(token, steered and any(row.order.strengths.values()), chosen):
+                ended.append(i)
+        for i in reversed(ended):
+            self._leave(i)
+        if ended:
+            self._dial()
+
+    def send_back(self) -> Written:
+        """Take out the row that came last, as far as it is."""
+        last = max(range(len(self.rows)), key=lambda i: self.rows[i].number)
+        row = self.rows[last]
+        self._leave(last)
+        self._dial()
+        return row
+
+    def drop_all(self, why: LMSteerError) -> None:
+        """Tell all rows that nothing more comes, and begin anew."""
+        for row in self.rows:
+            row.fail(why)
+        self.rows = []
+        self._batch = type(self._batch)(self._lm)  # type: ignore[call-arg]
+        self._handle.mix = _NOBODY
+        give_back()
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self._handle.remove()
+
+    def _drop_broken(self, logits: Tensor) -> None:
+        """Rows whose strengths have led out of the numbers that there are end, and the others do not notice."""
+        for i in (~logits.amax(-1).isfinite()).nonzero().flatten().tolist():
+            if not self.rows[i].cancelled:
+                self.rows[i].fail(SteerError("the logits are no finite numbers any more: turn the dial down."))
+                self.rows[i].cancel()
+        logits.nan_to_num_()
+
+    def _drawn(self, logits: Tensor) -> list[int]:
+        """A token a row; rows that draw alike draw together."""
+        drawn = [0] * len(self.rows)
+        for sampling in {row.order.sampling for row in self.rows}:
+            places = [i for i, row in enumerate(self.rows) if row.order.sampling == sampling]
+            u = torch.stack([self.rows[i].u for i in places])
+            for i, token in zip(places, draw(logits[places], u, sampling).tolist(), strict=True):
+                drawn[i] = token
+        return drawn
+
+    def _dial(self) -> None:
+        """Set each row's strengths; a steer that a row did not ask for has strength 0 there, which adds an exact 0."""
+        # By the steers themselves: one may have been fitted anew under its name.
+        steers = {str(id(steer)): steer for row in self.rows for steer in row.order.steers.values()}
+        strengths = [
+            {str(id(steer)): row.order.strengths[name] for name, steer in row.order.steers.items()} for row in self.rows
+        ]
+        self._handle.mix = Mix(steers, {key: [row.get(key, 0.0) for row in strengths] for key in steers})
+
+    def _leave(self, place: int) -> None:
+        """The last row takes the place, here as in the batch."""
+        self._batch.leave(place)
+        last = self.rows.pop()
+        if place < len(self.rows):
+            self.rows[place] = last

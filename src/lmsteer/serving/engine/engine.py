@@ -1,0 +1,245 @@
+"""The engine: one thread that owns the model, and the queue before it.
+
+::
+
+    submit ──> waiting ──take──> at work ──step──> a token a row, again and again
+                  ^                 │
+                  └── sent back ────┘   when all together outgrow the limits
+
+Work that needs the model for itself (reading a text, say) is done between two steps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Condition, Thread
+from typing import Any, TypeVar
+
+import torch
+
+from lmsteer.errors import LMSteerError
+from lmsteer.lm import LM
+from lmsteer.serving.engine.at_work import AtWork
+from lmsteer.serving.engine.batch import SPARE
+from lmsteer.serving.engine.orders import Order, Piece, Written
+
+# Prompt tokens that are read between two steps, padding included, or one prompt if it is longer: so that those who are
+# being served do not wait long for newcomers.
+_READ_AT_ONCE = 1024
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class BusyError(LMSteerError):
+    """Too much waits already; come again later."""
+
+
+class StoppedError(LMSteerError):
+    """The engine takes nothing any more."""
+
+
+class StepError(LMSteerError):
+    """A step failed, with all the rows that were in it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine takes on.
+
+    Attributes:
+        rows: at once.
+        waiting: rows that may wait beside them.
+        tokens: of all rows together, padding included, whose keys and values are kept at once.
+    """
+
+    rows: int = 32
+    waiting: int = 128
+    tokens: int = 32_768
+
+
+class Engine:
+    """Writes rows, as many at once as its limits let.
+
+    Args:
+        lm: the model, which nothing else may use from now on.
+        limits: what is taken on.
+
+    Raises:
+        ModelError: the model does not go on from what it has kept as it would from the text.
+    """
+
+    def __init__(self, lm: LM, limits: Limits = Limits()) -> None:
+        self.lm, self.limits = lm, limits
+        self._work, self._waiting = AtWork(lm), deque[Written]()
+        self._most = min(limits.rows, self._work.most or limits.rows)
+        self._jobs = deque[tuple[Callable[[], None], Future[Any]]]()
+        self._changed = Condition()
+        self._closing = False
+        self._numbers = 0
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """Rows that are being written."""
+        return sum(not row.cancelled for row in [*self._work.rows])
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a place."""
+        return sum(not row.cancelled for row in [*self._waiting])
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes orders."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def steps(self) -> int:
+        """Forward passes so far."""
+        return self._work.steps
+
+    @property
+    def bytes(self) -> int:
+        """Of keys and values."""
+        return self._work.bytes
+
+    def submit(self, orders: Sequence[Order], tell: Callable[[int, Piece], None]) -> list[Written]:
+        """Have rows written, all of them or none; their pieces are told from the engine's thread, with the row's place.
+
+        Raises:
+            BusyError: too many rows wait.
+            StoppedError: the engine is closed.
+            LMSteerError: rows that would need more than all there is.
+        """
+        if len(orders) > self.limits.waiting + self._most:
+            raise LMSteerError(f"{len(orders)} rows are more than can be written and wait together.")
+        for order in orders:
+            if (need := len(order.ids) + order.max_new_tokens) > self.limits.tokens:
+                raise LMSteerError(f"{need:,} tokens are more than the {self.limits.tokens:,} that are kept at once.")
+        with self._changed:
+            self._check_alive()
+            if self.waiting + len(orders) > self.limits.waiting + max(0, self._most - self.running):
+                raise BusyError(f"{self.waiting} rows are waiting already.")
+            rows = [Written(self.lm, order, self._numbers + k, _at(k, tell)) for k, order in enumerate(orders)]
+            self._numbers += len(rows)
+            self._waiting.extend(rows)
+            self._changed.notify()
+        return rows
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Have something done with the model between two steps, one thing between any two.
+
+        Raises:
+            BusyError: too much waits to be done.
+            StoppedError: the engine is closed.
+        """
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except Exception as error:  # whoever asked is told
+                    future.set_exception(error)
+
+        with self._changed:
+            self._check_alive()
+            if len(self._jobs) >= self.limits.waiting:
+                raise BusyError(f"{len(self._jobs)} texts are waiting to be read already.")
+            self._jobs.append((job, future))
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Take nothing more, tell all rows so, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            raise StoppedError("the server is stopping.")
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                try:
+                    self._turn()
+                except Exception as error:  # out of memory, say: those rows are lost, and the next ones are served
+                    _log.exception("a step failed")
+                    self._work.drop_all(StepError(f"the step failed: {error}"))
+        finally:
+            self._end()
+
+    def _wait(self) -> bool:
+        """Until there is something to do; False when closing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._jobs or self._waiting or self._work.rows)
+        return not self._closing
+
+    def _turn(self) -> None:
+        """One thing that was called for, newcomers, and a step."""
+        with self._changed:
+            job = self._jobs.popleft()[0] if self._jobs else None
+        if job is not None:
+            with self._work.unsteered():
+                job()
+        self._admit()
+        self._make_way()
+        if len(self._work):
+            self._work.step()
+
+    def _admit(self) -> None:
+        """Let those in who have a place, in the order in which they came."""
+        new: list[Written] = []
+        with self._changed:
+            gone = [row for row in self._waiting if row.cancelled or row.late]
+            self._waiting = deque(row for row in self._waiting if row not in gone)
+            while self._waiting and self._has_place([*self._work.rows, *new], self._waiting[0]):
+                reading = [*new, self._waiting[0]]
+                if new and len(reading) * max(len(row.ids) for row in reading) > _READ_AT_ONCE:
+                    break
+                new.append(self._waiting.popleft())
+        for row in gone:
+            row.expire()
+        if new:
+            self._work.take(new)
+
+    def _has_place(self, rows: Sequence[Written], row: Written) -> bool:
+        """Whether the keys and values of all of them, padded to the longest, are within the limits, and some more."""
+        longest = max(len(each.ids) for each in [*rows, row]) + SPARE
+        return len(rows) < self._most and (not rows or (len(rows) + 1) * longest <= self.limits.tokens)
+
+    def _make_way(self) -> None:
+        """Send the rows that came last back to wait, when all together have grown too long."""
+        while len(self._work) * (self._work.longest + 1) > self.limits.tokens:
+            row = self._work.send_back()
+            with self._changed:
+                self._waiting.appendleft(row)
+
+    def _end(self) -> None:
+        """Tell everybody who still waits."""
+        stopped = StoppedError("the server is stopping.")
+        with self._changed:
+            self._closing = True
+            waiting, jobs = [*self._waiting], [future for _, future in self._jobs]
+            self._waiting.clear()
+            self._jobs.clear()
+        self._work.drop_all(stopped)
+        self._work.close()
+        for row in waiting:
+            row.fail(stopped)
+        for future in jobs:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(stopped)
+
+
+def _at(place: int, tell: Callable[[int, Piece], None]) -> Callable[[Piece], None]:
+    return lambda piece: tell(place, piece)
