@@ -78,6 +78,9 @@ WAYS = {
     "gist, 2 tokens": Way("gist-2", Condition.GIST),
     "gist, 5 tokens": Way("gist-5", Condition.GIST),
     "gist, 10 tokens": Way("gist-10", Condition.GIST),
+    "whole prompt, longer fit": Way("positive-long", Condition.POSITIVE),
+    "no prompt, longer fit": Way("negative-long", Condition.NEGATIVE),
+    "gist, 1 token, longer fit": Way("gist-1-long", Condition.GIST),
     "first 2 words": Way("positive", Condition.POSITIVE, 2),
     "first 5 words": Way("positive", Condition.POSITIVE, 5),
     "whole prompt, model as it comes": Way(None, Condition.POSITIVE),
@@ -117,18 +120,18 @@ def tell() -> None:
     for split in SPLITS:
         if f"no prompt, {split}" in found:
             console.print(_table(split, found))
-    _draw({name: load_adapter(WORK / name).card for name in ("gist-1", "positive", "negative")})
+    _draw({name: load_adapter(WORK / f"{name}-long").card for name in ("gist-1", "positive", "negative")})
 
 
 @app.command("ship")
 def ship() -> None:
     """Put the adapter of one gist token into the package, with its figures on the card."""
-    adapter, found = load_adapter(WORK / "gist-1"), kept(RESULTS)
+    adapter, found = load_adapter(WORK / "gist-1-long"), kept(RESULTS)
     data = dict(adapter.card.data) | {
         "corpus": "instruction induction (Honovich et al., 2022), P3 (Sanh et al., 2022), self-instruct seed tasks",
         "licence": "Apache-2.0",
     }
-    test = {split: found[f"gist, 1 token, {split}"] for split in SPLITS}
+    test = {split: found[f"gist, 1 token, longer fit, {split}"] for split in SPLITS}
     card = replace(adapter.card, data=data, held_out={**adapter.card.held_out, "test": test})
     save_adapter(replace(adapter, card=card), SHIPPED_FOLDER / "gist-1")
 
@@ -154,9 +157,10 @@ def _shortened(each: Instruction, words: int | None) -> Instruction:
 
 def _table(split: str, found: Mapping[str, Quality]) -> Table:
     table = Table("", "loss", "gap closed", "ROUGE-L", "exact", "prompt, tokens", "kept, KiB", title=split)
-    whole, none = (found[f"{name}, {split}"].loss for name in ("whole prompt", "no prompt"))
     for name in WAYS:
         if (each := found.get(f"{name}, {split}")) is not None:
+            longer = ", longer fit" * name.endswith("longer fit")
+            whole, none = (found[f"{end}{longer}, {split}"].loss for end in ("whole prompt", "no prompt"))
             table.add_row(
                 name,
                 f"{each.loss:.3f}",

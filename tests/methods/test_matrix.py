@@ -10,7 +10,12 @@ import torch
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation import Draws, continue_from
+from lmsteer.gist.adapter import GistAdapter, GistCard, save_adapter
+from lmsteer.gist.compress import compress
+from lmsteer.gist.examples import prompt_ids
+from lmsteer.gist.generation import generate_from_gists
 from lmsteer.methods.full import TrainedFull
+from lmsteer.methods.gists import SHIPPED
 from lmsteer.methods.rival import Rival, RivalCard
 from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
 from lmsteer.methods.training import Budget
@@ -22,10 +27,25 @@ TEXTS = styled(120)
 PROMPTS = ["a", "the second, longer one", "bc", "four words of it"]
 BUDGET = Budget(steps=30, batch=8)
 IN_WORDS = {"prompting", "few-shot"}
-ON_PASSES = sorted(set(METHODS) - IN_WORDS - {"prompt-tuning", "prefix-tuning"})
+ON_PASSES = sorted(set(METHODS) - IN_WORDS - {"prompt-tuning", "prefix-tuning", "gist"})
 
 
 WORDS = ("Be bad. ", "Be good.")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shipped(tmp_path_factory):
+    """A gist adapter of the tiny model, where one of the default model ships."""
+    lm, folder = tiny_lm("llama"), tmp_path_factory.mktemp("gists")
+    card = GistCard(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, 2)
+    random = torch.Generator().manual_seed(0)
+    name = "model.layers.1.mlp.up_proj"
+    down, up = (torch.randn(shape, generator=random) / 4 for shape in ((2, 32), (48, 2)))
+    embeddings = torch.randn(2, 32, generator=random)
+    save_adapter(GistAdapter(embeddings, {name: down}, {name: up}, card), folder / SHIPPED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lmsteer.gist.adapter.SHIPPED_FOLDER", folder)
+        yield
 
 
 @lru_cache
@@ -60,7 +80,7 @@ def test_a_rerun_learns_the_same(llama, method):
     assert again.fingerprint == fitted(method).fingerprint
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - IN_WORDS - {"steer", "activations"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - IN_WORDS - {"steer", "activations", "gist"}))
 def test_training_makes_texts_likelier_at_their_own_label(llama, method):
     short = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=1))
     long = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=60))
@@ -123,7 +143,7 @@ def test_padding_changes_nothing(llama, method):
         assert together == [written(llama, rival, [prompt], strength)[0] for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - IN_WORDS - {"activations"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - IN_WORDS - {"activations", "gist"}))
 def test_texts_are_likelier_at_their_own_end(llama, method):
     rival = fitted(method)
     strength = 3.0 if rival.traits.continuous else 1.0
@@ -250,3 +270,17 @@ def test_what_cannot_be_fitted_is_refused(llama, tmp_path):
         replace(shots, card=replace(shots.card, fit={}))
     with pytest.raises(DataError, match="not finite"):
         replace(lora, tensors={name: tensor * torch.nan for name, tensor in lora.tensors.items()})
+
+
+def test_a_gist_s_end_is_the_gist_of_its_instruction(llama):
+    rival = fitted("gist")
+    (gist,) = compress(llama, rival.adapter, prompt_ids(llama, ["Be good."]))
+    draws = Draws(max_new_tokens=6, sampling=Sampling(temperature=0))
+    texts = [row.text for row in generate_from_gists(llama, rival.adapter, [gist], PROMPTS, draws=draws)]
+    assert written(llama, rival, PROMPTS, 1.0) == texts
+    assert rival.context == 2
+
+
+def test_gists_without_words_are_refused(llama):
+    with pytest.raises(DataError, match="an instruction for each end"):
+        fit_rival(llama, "gist", TEXTS)

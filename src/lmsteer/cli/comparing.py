@@ -21,8 +21,8 @@ def compare(
     data: Annotated[str, typer.Argument(help="Labelled texts: JSONL, CSV, Parquet or a Hub dataset.")],
     out: Annotated[Path, typer.Option(help="Folder of everything that is kept, and of report.html.")],
     methods: Annotated[str | None, typer.Option(help="Names with commas between; all if not given.")] = None,
-    low: Annotated[str, typer.Option(help="Instruction towards -1, for the method prompting.")] = "",
-    high: Annotated[str, typer.Option(help="Instruction towards +1, for the method prompting.")] = "",
+    low: Annotated[str, typer.Option(help="Instruction towards -1, for prompting and gist.")] = "",
+    high: Annotated[str, typer.Option(help="Instruction towards +1, for prompting and gist.")] = "",
     file: Annotated[Path | None, typer.Option("--file", help="Prompts; twenty neutral ones if not given.")] = None,
     scorer: Annotated[str, typer.Option(help="Judge of the attribute, or hf:MODEL=CLASS.")] = "sentiment",
     judge: Annotated[str | None, typer.Option(help="Model whose perplexity is told; --model if not given.")] = None,
@@ -53,7 +53,7 @@ def compare(
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.files import write_file
     from lmsteer.fitting.data import LabelledSource, check_labelled, parse_label_map
-    from lmsteer.methods.table import METHODS
+    from lmsteer.methods.table import METHODS, WORDED
     from lmsteer.methods.training import Budget
     from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
@@ -77,9 +77,10 @@ def compare(
     plan = Plan(model, source, prompts, scorer, judge, training, protocol, numbers, seeds, words)
     chosen = [name.strip() for name in methods.split(",")] if methods else [*METHODS]
     if words is None:
-        if "prompting" in chosen and methods:
-            raise LMSteerError("the method prompting needs --low and --high, an instruction for each end.")
-        chosen = [name for name in chosen if name != "prompting"]
+        worded = [name for name in chosen if name in WORDED]
+        if worded and methods:
+            raise LMSteerError(f"the method {worded[0]} needs --low and --high, an instruction for each end.")
+        chosen = [name for name in chosen if name not in WORDED]
     found = run(plan, chosen, out, progress=bars())
     told = about(plan, len(texts), judging)
     write_file(out / "report.html", comparison_report(found, told))

@@ -50,7 +50,7 @@ class Plan:
         protocol: how much is written for each prompt.
         sizes: numbers of texts, for what each method needs.
         seeds: draws of the texts at each size.
-        instructions: for the -1 end and the +1 end, for ``prompting``.
+        instructions: for the -1 end and the +1 end, for ``prompting`` and ``gist``.
     """
 
     model: str

@@ -14,6 +14,7 @@ from lmsteer.lm import LM
 from lmsteer.methods.activations import Activations, difference_of_means
 from lmsteer.methods.embeddings import Embeddings, TrainedEmbeddings
 from lmsteer.methods.full import Full, TrainedFull
+from lmsteer.methods.gists import Gists, squeezed
 from lmsteer.methods.lora import LoRA, TrainedLoRA
 from lmsteer.methods.prompting import Prompting, few_shot, instructed
 from lmsteer.methods.rival import Rival, RivalCard, Trained
@@ -58,9 +59,14 @@ METHODS: Mapping[str, Method] = {
     "full": Method(Full, _SCALED, begin=lambda lm, seed: TrainedFull(lm)),
     "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: TrainedEmbeddings(lm)),
     "prompting": Method(Prompting, (-1.0, 1.0), find=lambda lm, _, card: instructed(lm, card)),
+    "gist": Method(Gists, (-1.0, 1.0), find=lambda lm, _, card: squeezed(lm, card)),
     "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),
     "activations": Method(Activations, _SCALED, find=difference_of_means),
 }
+
+
+# Those that are told each end in words.
+WORDED = ("prompting", "gist")
 
 
 def fit_rival(
@@ -79,7 +85,7 @@ def fit_rival(
         method: by its name in ``METHODS``.
         texts: with labels in [-1, 1].
         budget: of its training, if it has one.
-        instructions: for the -1 end and the +1 end, for ``prompting``.
+        instructions: for the -1 end and the +1 end, for ``prompting`` and ``gist``.
         progress: what to tell of the work.
 
     Raises:
@@ -93,7 +99,7 @@ def fit_rival(
         raise DataError("a style has two ends: give texts of both.")
     budget, made = budget or Budget(), METHODS[method]
     data = {"texts": len(texts), "fingerprint": hex(fingerprint_of(texts))}
-    words = dict(zip(("minus", "plus"), instructions, strict=True)) if instructions and method == "prompting" else {}
+    words = dict(zip(("minus", "plus"), instructions, strict=True)) if instructions and method in WORDED else {}
     card = RivalCard(method, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, data, words)
     if made.find is not None:
         return made.find(lm, texts, card)
