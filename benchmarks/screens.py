@@ -42,7 +42,7 @@ def _take(address: str) -> None:
         page.click("#read")
         page.frame_locator("#reading iframe").locator("mark").first.wait_for()
         _shot(page, "read")
-        page.get_by_role("tab", name="Look inside").click()
+        page.get_by_role("tab", name="Words").click()
         page.click("#look")
         page.locator("#words td").first.wait_for()
         _shot(page, "look", whole=True)

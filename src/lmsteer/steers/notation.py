@@ -40,8 +40,8 @@ def parse_settings(notations: Sequence[str], find: Callable[[str], Steer]) -> tu
         dial = [strength.strip() for strength in strengths.split(",")]
         if not equals or not name or not all(map(_is_strength, dial)):
             raise SteerError(
-                f"cannot read {notation!r}: write NAME=STRENGTH, like sentiment=2.5, with finite numbers up to a million, "
-                "percents of the safe range (sentiment=50%), or auto."
+                f"cannot read {notation!r}: write NAME=STRENGTH, like sentiment=2.5, with finite numbers up to a "
+                "million, percents of the safe range (sentiment=50%), or auto."
             )
         if name in dials:
             raise SteerError(f"steer {name!r} is named twice; give it several strengths as {name}=1,2.")

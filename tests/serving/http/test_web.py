@@ -16,7 +16,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 pytestmark = [pytest.mark.model, pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")]
 # Until a small model has written some tokens on a machine that does other things beside.
-PATIENCE = 120_000
+PATIENCE = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_slider_changes_the_text_and_the_link_restores_it(page, address):
     dial.focus()
     dial.fill("4")
     dial.dispatch_event("pointerup")
-    page.wait_for_function("before => document.querySelector('#steered textarea').value !== before", arg=plain)
+    page.wait_for_function("before => document.querySelector('#steered textarea')?.value !== before", arg=plain)
     steered = written(page)
     assert page.input_value("#plain textarea") == plain
     assert "sentiment +4: acted on 12 of 12 tokens" in page.inner_text("#acted")
@@ -88,7 +88,7 @@ def test_a_slider_changes_the_text_and_the_link_restores_it(page, address):
     page.wait_for_url("**steer.sentiment=4**")
     assert parse_qs(urlsplit(page.url).query)["prompt"] == ["The movie was"]
     page.reload()
-    page.wait_for_function("text => document.querySelector('#steered textarea').value === text", arg=steered)
+    page.wait_for_function("text => document.querySelector('#steered textarea')?.value === text", arg=steered)
     assert page.input_value("#steer-sentiment input[type=number]") == "4"
 
 
@@ -114,13 +114,13 @@ def test_a_grid_of_strengths_is_written(page, address):
     assert rows.all_inner_texts() == ["-3", "-3", "+0", "+0", "+3", "+3"]
     page.get_by_label("Strengths").fill("high")
     page.click("#compare")
-    page.get_by_text("write numbers").first.wait_for()
+    page.locator(".toast-body", has_text="write numbers").first.wait_for()
     assert narrow_enough(page)
 
 
 def test_a_look_inside_shows_words_and_their_map(page, address):
     page.goto(f"{address}/ui/?tokens=1")
-    page.get_by_role("tab", name="Look inside").click()
+    page.get_by_role("tab", name="Words").click()
     page.click("#look")
     page.locator("#words td").first.wait_for()
     assert "%" in page.locator("#words td").first.inner_text()
@@ -130,7 +130,7 @@ def test_a_look_inside_shows_words_and_their_map(page, address):
 
 def test_what_is_wrong_is_shown(page, address):
     page.goto(f"{address}/ui/?prompt=&tokens=3")
-    page.get_by_text("the prompt is empty").first.wait_for()
+    page.locator(".toast-body", has_text="the prompt is empty").first.wait_for()
 
 
 def test_a_key_is_asked_for_where_there_is_one(browser, smollm2):

@@ -81,7 +81,7 @@ def web_page(service: Service) -> gr.Blocks:
                 _compare_tab(service, [*cards])
             with gr.Tab("Read"):
                 _read_tab(service, [*cards])
-            with gr.Tab("Look inside"):
+            with gr.Tab("Words"):
                 _lens_tab(service, [*cards])
     return blocks
 
@@ -153,9 +153,9 @@ def _compare_tab(service: Service, names: Sequence[str]) -> None:
         try:
             strengths = [float(each) for each in grid.split(",")]
         except ValueError as error:
-            raise gr.Error(f"cannot read {grid!r}: write numbers, like {_GRID}.") from error
+            raise _refusal(f"cannot read {grid!r}: write numbers, like {_GRID}.") from error
         if len(strengths) * int(samples) > service.rules.rows:
-            raise gr.Error(f"a grid has {service.rules.rows} texts at most.")
+            raise _refusal(f"a grid has {service.rules.rows} texts at most.")
         jobs = [
             _job(service, {"prompt": prompt, "seed": seed}, {steer: strength})
             for strength in strengths
@@ -167,7 +167,8 @@ def _compare_tab(service: Service, names: Sequence[str]) -> None:
             yield _table(["strength", "text"], [*zip(labels, texts, strict=True)])
 
     inputs = [prompt, steer, grid, samples]
-    button.click(compare, inputs, table, show_progress="hidden", concurrency_limit=_AT_ONCE, api_name="compare")
+    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_ONCE}
+    button.click(compare, inputs, table, trigger_mode="always_last", api_name="compare", **options)
 
 
 def _read_tab(service: Service, names: Sequence[str]) -> None:
@@ -226,7 +227,7 @@ def _job(service: Service, state: dict[str, Any], strengths: dict[str, float]) -
         )
         return service.completion(request)
     except (LMSteerError, ValueError) as error:
-        raise gr.Error(str(error)) from error
+        raise _refusal(str(error)) from error
 
 
 def _growing(service: Service, jobs: Sequence[Job]) -> Iterator[list[Choice]]:
@@ -236,12 +237,12 @@ def _growing(service: Service, jobs: Sequence[Job]) -> Iterator[list[Choice]]:
     try:
         rows = service.engine.submit(orders, lambda place, piece: pieces.put((place, piece)))
     except LMSteerError as error:
-        raise gr.Error(str(error)) from error
+        raise _refusal(str(error)) from error
     try:
         while not all(choice.finish for choice in choices):
             place, piece = pieces.get()
             if piece.error is not None:
-                raise gr.Error(str(piece.error))
+                raise _refusal(str(piece.error))
             choices[place].add(piece)
             if pieces.empty():
                 yield choices
@@ -262,9 +263,14 @@ def _told(act: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return act(*values)
         except LMSteerError as error:
-            raise gr.Error(str(error)) from error
+            raise _refusal(str(error)) from error
 
     return wrapped
+
+
+def _refusal(message: str) -> gr.Error:
+    """What the page shows where something cannot be done; no fault of the server's, and nothing for its log."""
+    return gr.Error(message, print_exception=False)
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
