@@ -52,6 +52,7 @@ app = typer.Typer(add_completion=False)
 @app.command("measure")
 def measure() -> None:
     """One client, then all of them, then all of them while some hang up; each answer is checked."""
+    own: dict[Job, str] = {}
     with server("--waiting", "256", "--rows", "64", "--no-page") as (address, process):
         for name, clients, seconds, rude in (
             ("one client", 1, SECONDS / 4, False),
@@ -62,7 +63,7 @@ def measure() -> None:
             found["peak MiB"] = process.memory_info().rss / 2**20
             found["health after"] = httpx.get(f"{address}/health").json()
             answers = found.pop("answers")
-            found["wrong"] = sum(text != expected for text, expected in _against_offline(answers))
+            found["wrong"] = sum(text != expected for text, expected in _against_offline(answers, own))
             keep(RESULTS, name, found)
 
 
@@ -146,9 +147,9 @@ async def _load(address: str, clients: int, seconds: float, rude: bool) -> dict[
     }
 
 
-def _against_offline(answers: list[tuple[Job, str]]) -> Iterator[tuple[str, str]]:
-    """Each answer beside what its prompt and strengths give alone."""
-    lm, own = load(), dict[Job, str]()
+def _against_offline(answers: list[tuple[Job, str]], own: dict[Job, str]) -> Iterator[tuple[str, str]]:
+    """Each answer beside what its prompt and strengths give alone, which is written once."""
+    lm = load()
     for job, text in answers:
         if job not in own:
             prompt, strengths = job

@@ -22,7 +22,7 @@ from lmsteer.starter import starter_prompts
 from lmsteer.steers.files import SHIPPED_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "vllm_speed.json"
-BATCH, TOKENS, RUNS = 32, 48, 9
+BATCH, TOKENS, RUNS = 32, 48, 7
 WAYS = {"unsteered": None, "one steer": "sentiment=2", "three steers": "sentiment=2,toxicity=1,politeness=-1"}
 
 
