@@ -42,7 +42,7 @@ THEME = gr.themes.Base(primary_hue="emerald", font=["system-ui", "sans-serif"], 
 CSS = """
 .map svg { width: 100%; height: auto; }
 .reading { width: 100%; height: 34rem; border: 0; }
-.lines { width: 100%; border-collapse: collapse; }
+.lines { width: 100%; border-collapse: collapse; border: 0 !important; }
 .lines td, .lines th { border: 0 !important; border-bottom: 1px solid #e5e7eb !important; text-align: left;
   vertical-align: top; padding: .5rem .9rem .5rem 0 !important; overflow-wrap: anywhere; }
 .lines th, .lines td:first-child { white-space: nowrap; font-variant-numeric: tabular-nums; }
