@@ -41,7 +41,7 @@ def _take(address: str) -> None:
         page.get_by_role("tab", name="Read").click()
         page.click("#read")
         page.frame_locator("#reading iframe").locator("mark").first.wait_for()
-        _shot(page, "read")
+        _shot(page, "read", whole=True)
         page.get_by_role("tab", name="Words").click()
         page.click("#look")
         page.locator("#words td").first.wait_for()
