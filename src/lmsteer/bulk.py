@@ -25,20 +25,22 @@ from lmsteer.prompts import as_published
 from lmsteer.steers.notation import Settings
 from lmsteer.steers.steer import Steer
 
-Lines = Sequence[Mapping[str, Any]]
+Lines = Sequence[dict[str, Any]]
 Writer = Callable[[Sequence[str], int], Lines]
 # Prompts between two looks at the disk.
 CHUNK = 256
 
 
-def writer_of(lm: LM, steers: Mapping[str, Steer], settings: Settings, draws: Draws) -> Writer:
+def writer_of(
+    lm: LM, steers: Mapping[str, Steer], settings: Settings, draws: Draws, progress: Progress = no_progress
+) -> Writer:
     """A writer on this machine."""
 
     @torch.inference_mode()
     def write(prompts: Sequence[str], first: int) -> Lines:
         starts = PromptStarts(lm, encode_prompts(lm, prompts, draws.max_new_tokens))
-        done = list(continue_from(lm, prompts, starts, steers, settings, draws, first=first))
-        return as_published(done, len(done) // len(prompts))
+        done = list(continue_from(lm, prompts, starts, steers, settings, draws, first=first, progress=progress))
+        return as_published(done, len(settings) * draws.n)
 
     return write
 

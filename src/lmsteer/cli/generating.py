@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from lmsteer.bulk import Writer
     from lmsteer.generation import Draws
     from lmsteer.lm import LM
     from lmsteer.steers.notation import Settings
@@ -50,8 +51,10 @@ def generate(
     Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
     """
     from lmsteer import printing
+    from lmsteer.bulk import writer_of
     from lmsteer.generation import Draws
     from lmsteer.lm import load
+    from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.sampling import Sampling
 
@@ -70,7 +73,8 @@ def generate(
         options = _options(engine_options) if engine == "vllm" else None
         _in_bulk(model, texts, steers, settings, draws, out, resume, options)
     else:
-        printing.continuations(stdout, _lines(load(model), texts, steers, settings, draws), as_json=as_json)
+        write = writer_of(load(model), steers, settings, draws, bars())
+        printing.continuations(stdout, write(texts, 0), as_json=as_json)
 
 
 def _streamed(lm: LM, text: str, steers: Steers, setting: dict[str, float], draws: Draws) -> Iterator[str]:
@@ -78,17 +82,6 @@ def _streamed(lm: LM, text: str, steers: Steers, setting: dict[str, float], draw
 
     how = {"max_new_tokens": draws.max_new_tokens, "seed": draws.seed, **asdict(draws.sampling)}
     return stream(lm, text, steers, setting, **how)
-
-
-def _lines(lm: LM, texts: list[str], steers: Steers, settings: Settings, draws: Draws) -> list[dict[str, Any]]:
-    from lmsteer.decoding import PromptStarts
-    from lmsteer.generation import continue_from, encode_prompts
-    from lmsteer.progress import bars
-    from lmsteer.prompts import as_published
-
-    starts = PromptStarts(lm, encode_prompts(lm, texts, draws.max_new_tokens))
-    done = list(continue_from(lm, texts, starts, steers, settings, draws, progress=bars()))
-    return as_published(done, len(settings) * draws.n)
 
 
 def _in_bulk(
@@ -110,13 +103,6 @@ def _in_bulk(
 
     if not texts:
         raise LMSteerError("no prompts: give some as arguments, in a file, or on standard input.")
-    if options is None:
-        write = writer_of(load(model), steers, settings, draws)
-    else:
-        from lmsteer.serving.vllm.offline import vllm_writer
-
-        folder = out.with_name(f"{out.name}.steers")
-        write = vllm_writer(str(resolve(model).location), steers, settings, draws, folder, options)
     record = {
         "model": model,
         "engine": "transformers" if options is None else "vllm",
@@ -125,8 +111,14 @@ def _in_bulk(
         "draws": {name: value for name, value in asdict(draws).items() if name != "batch_size"},
         "texts": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32],
     }
-    write_in_bulk(write, texts, out, record, resume=resume, progress=bars())
-    shutil.rmtree(out.with_name(f"{out.name}.steers"), ignore_errors=True)
+    if options is None:
+        writing: AbstractContextManager[Writer] = nullcontext(writer_of(load(model), steers, settings, draws))
+    else:
+        from lmsteer.serving.vllm.offline import vllm_writer
+
+        writing = vllm_writer(str(resolve(model).location), steers, settings, draws, out.parent, options)
+    with writing as write:
+        write_in_bulk(write, texts, out, record, resume=resume, progress=bars())
     stderr.print(f"{len(texts) * len(settings) * draws.n} continuations written to {out}.", markup=False)
 
 

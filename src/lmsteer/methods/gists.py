@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
-from lmsteer.generation import encode_prompts
 from lmsteer.gist.adapter import GistAdapter, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
@@ -42,18 +41,9 @@ class Gists(PrefixTuning):
         return find_adapter(str(self.card.fit["adapter"]))
 
     def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> GistStarts:
-        """Prompts after the gist of a strength.
-
-        Raises:
-            WrongBaseError: another base.
-            DataError: a prompt that is empty, or too long.
-            SteerError: a strength beyond -1 and 1.
-        """
-        self.check_base(lm)
-        self._check_strengths([strength])
-        ids = encode_prompts(lm, prompts, new + self.context)
-        kept = self.kept(lm, strength)
-        return GistStarts(lm, [kept] * len(ids), [self.context] * len(ids), ids, self.adapter)
+        """Prompts after the gist of a strength, as after any soft prompt, with the adapter at work."""
+        begun = super().starts(lm, prompts, strength, new)
+        return GistStarts(begun.lm, begun.kept, begun.ends, begun.ids, self.adapter)
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:

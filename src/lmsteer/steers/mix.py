@@ -15,6 +15,8 @@ from lmsteer.steers.steer import Steer
 from lmsteer.steers.transform import multiply, rows_of, shift
 
 Strength = float | Sequence[float] | Tensor
+# Steers by name, and a strength of each: what one row asks for.
+Dialled = tuple[Mapping[str, Steer], Mapping[str, float]]
 
 
 class Mix:
@@ -121,6 +123,22 @@ class Mix:
         bases = {steer.card.base_fingerprint: name for name, steer in self.steers.items()}
         if len(bases) > 1:
             raise SteerError(f"steers of different base models cannot be mixed: {', '.join(bases.values())}.")
+
+
+def row_by_row(rows: Sequence[Dialled]) -> Mix:
+    """The mix of a batch whose rows ask for steers of their own; one that a row did not ask for adds an exact 0 there.
+
+    A steer that was fitted anew between two requests is another one, under a name with a stroke.
+    """
+    steers: dict[str, Steer] = {}
+    columns: dict[str, list[float]] = {}
+    for place, (own, strengths) in enumerate(rows):
+        for name, steer in own.items():
+            key = name
+            while steers.setdefault(key, steer) is not steer:
+                key += "'"
+            columns.setdefault(key, [0.0] * len(rows))[place] = strengths[name]
+    return Mix(steers, columns)
 
 
 def _strength_table(strengths: Sequence[Strength], names: Sequence[str]) -> Tensor:

@@ -21,7 +21,7 @@ from lmsteer.memory import give_back
 from lmsteer.sampling import draw
 from lmsteer.serving.engine.orders import Chosen, Written, chosen_of
 from lmsteer.serving.engine.rows import rows_for
-from lmsteer.steers.mix import Mix
+from lmsteer.steers.mix import Mix, row_by_row
 
 _NOBODY = Mix({}, {})
 
@@ -116,11 +116,13 @@ class AtWork:
 
     def _drop_broken(self, logits: Tensor) -> None:
         """Rows whose strengths have led out of the numbers that there are end, and the others do not notice."""
-        for i in (~logits.amax(-1).isfinite()).nonzero().flatten().tolist():
+        broken = (~logits.amax(-1).isfinite()).nonzero().flatten()
+        for i in broken.tolist():
             if not self.rows[i].cancelled:
                 self.rows[i].fail(SteerError("the logits are no finite numbers any more: turn the dial down."))
                 self.rows[i].cancel()
-        logits.nan_to_num_()
+        if len(broken):
+            logits.nan_to_num_()  # there is no drawing from them
 
     def _drawn(self, logits: Tensor) -> list[int]:
         """A token a row; rows that draw alike draw together."""
@@ -133,13 +135,8 @@ class AtWork:
         return drawn
 
     def _dial(self) -> None:
-        """Set each row's strengths; a steer that a row did not ask for has strength 0 there, which adds an exact 0."""
-        # By the steers themselves: one may have been fitted anew under its name.
-        steers = {str(id(steer)): steer for row in self.rows for steer in row.order.steers.values()}
-        strengths = [
-            {str(id(steer)): row.order.strengths[name] for name, steer in row.order.steers.items()} for row in self.rows
-        ]
-        self._handle.mix = Mix(steers, {key: [row.get(key, 0.0) for row in strengths] for key in steers})
+        """Set each row's strengths."""
+        self._handle.mix = row_by_row([(row.order.steers, row.order.strengths) for row in self.rows])
 
     def _leave(self, place: int) -> None:
         """The last row takes the place, here as in the batch."""

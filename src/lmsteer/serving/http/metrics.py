@@ -43,17 +43,17 @@ class Metrics:
         self, pieces: AsyncIterator[tuple[int, Piece]], wording: Wording
     ) -> AsyncIterator[tuple[int, Piece]]:
         """An answer's pieces, counted as they pass."""
-        started, steered = time.monotonic(), [0] * len(wording.choices)
+        started = time.monotonic()
         acting = [name for name, strength in wording.job.dial.strengths.items() if strength]
         self.prompt_tokens.inc(wording.job.prompt_tokens)
         try:
             async for place, piece in pieces:
                 if not any(choice.tokens for choice in wording.choices):
                     self.first_token.observe(time.monotonic() - started)
-                self.tokens.inc(piece.tokens - wording.choices[place].tokens)
+                before = wording.choices[place]  # which takes the piece in afterwards
+                self.tokens.inc(piece.tokens - before.tokens)
                 for name in acting:
-                    self.steered_tokens.labels(name).inc(piece.steered - steered[place])
-                steered[place] = piece.steered
+                    self.steered_tokens.labels(name).inc(piece.steered - before.steered)
                 yield place, piece
         finally:
             self.seconds.observe(time.monotonic() - started)

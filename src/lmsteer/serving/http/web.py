@@ -14,14 +14,13 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from lmsteer.analysis.analyse import analyse
 from lmsteer.analysis.lens import lens
 from lmsteer.analysis.page import page
 from lmsteer.analysis.word_map import map_of
 from lmsteer.errors import LMSteerError
 from lmsteer.pictures import rendered
 from lmsteer.serving.engine.orders import Piece
-from lmsteer.serving.http.schema import CompletionRequest
+from lmsteer.serving.http.schema import AnalyseRequest, CompletionRequest
 from lmsteer.serving.http.service import Choice, Job, Service
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card
@@ -178,9 +177,9 @@ def _read_tab(service: Service, names: Sequence[str]) -> None:
     shown = gr.HTML(elem_id="reading")
 
     def read(text: str, steers: list[str]) -> str:
-        found = {name: service.shelf.find(name) for name in steers}
-        analyses = _done(service, lambda: analyse(service.lm, [text], found))
-        return f'<iframe class="reading" title="reading" srcdoc="{html.escape(page(analyses, found))}"></iframe>'
+        reading = service.read(AnalyseRequest(texts=[text], steers=steers))
+        shown = page([each.result() for each in reading], {name: service.shelf.find(name) for name in steers})
+        return f'<iframe class="reading" title="reading" srcdoc="{html.escape(shown)}"></iframe>'
 
     button.click(_told(read), [text, steers], shown, concurrency_limit=_AT_ONCE, api_name="read")
 
@@ -193,7 +192,7 @@ def _lens_tab(service: Service, names: Sequence[str]) -> None:
 
     def look(steer: str) -> tuple[str, str]:
         mix = Mix({steer: service.shelf.find(steer)}, {steer: 1.0})
-        components = _done(service, lambda: lens(service.lm, mix))
+        components = service.engine.call(lambda: lens(service.lm, mix)).result()
         ends = [[", ".join(word.text for word in end) for end in (c.upper, c.lower)] for c in components]
         svg = rendered(map_of(components)).decode() if len(components) > 1 else ""
         lines = [[f"{c.share:.0%}", *each] for c, each in zip(components, ends, strict=True)]
@@ -251,18 +250,13 @@ def _growing(service: Service, jobs: Sequence[Job]) -> Iterator[list[Choice]]:
             row.cancel()
 
 
-def _done(service: Service, work: Callable[[], Any]) -> Any:
-    """What is found with the model, between two steps."""
-    return service.engine.call(work).result()
-
-
 def _told(act: Callable[..., Any]) -> Callable[..., Any]:
     """The same, whose refusals the page shows."""
 
     def wrapped(*values: Any) -> Any:
         try:
             return act(*values)
-        except LMSteerError as error:
+        except (LMSteerError, ValueError) as error:
             raise _refusal(str(error)) from error
 
     return wrapped

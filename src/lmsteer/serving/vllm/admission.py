@@ -10,7 +10,8 @@ from typing import Any
 
 from lmsteer.errors import SteerError
 from lmsteer.serving.shelf import Shelf
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steers.mix import Dialled
+from lmsteer.steers.steer import Card
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 
@@ -30,7 +31,7 @@ def shelf() -> Shelf:
     return Shelf(named, _SameBase())
 
 
-def asked(extra_args: Mapping[str, Any] | None) -> tuple[Mapping[str, Steer], Mapping[str, float]]:
+def asked(extra_args: Mapping[str, Any] | None) -> Dialled:
     """Steers and strengths that a request's ``vllm_xargs`` ask for.
 
     Raises:

@@ -7,23 +7,15 @@ the hidden states would have moved by, a product of rank r with ``E B`` (V, r) a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lmsteer.fingerprints import head_sample
-from lmsteer.steers.mix import Mix
+from lmsteer.steers.mix import Dialled, Mix, row_by_row
 from lmsteer.steers.steer import Steer
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Steers and strengths of one request, as they were when it came."""
-
-    steers: Mapping[str, Steer]
-    strengths: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -65,12 +57,12 @@ class Dial:
     """Who of a batch is steered, and how.
 
     Attributes:
-        rows: settings of the requests that are steered, by row (first runner) or slot (second runner).
+        rows: what requests that are steered asked for when they came, by row (first runner) or slot (second runner).
         late: whether rows are told only with their logits, as the second runner does.
     """
 
     def __init__(self) -> None:
-        self.rows: dict[int, Setting] = {}
+        self.rows: dict[int, Dialled] = {}
         self.late = False
         self._size, self._armed = 0, False
         self._mix: Mix | None = None
@@ -86,7 +78,7 @@ class Dial:
         """
         if size is not None:
             self._size = size
-            self._mix = self._mixed([self.rows.get(row) for row in range(size)])
+            self._mix = self._mixed(range(size))
         self._armed = True
 
     def before_head(self, h: Tensor, head: HeadPart) -> Mix | None:
@@ -114,7 +106,7 @@ class Dial:
             RuntimeError: the head did not see these rows, only a part of it is here, or logits are capped.
             WrongBaseError: a steer is of another base.
         """
-        mix = self._mixed([self.rows.get(slot) for slot in slots])
+        mix = self._mixed(slots)
         seen, self._seen = self._seen, None
         if mix is None:
             return logits
@@ -140,22 +132,10 @@ class Dial:
                 "this model makes its logits without vLLM's LogitsProcessor layer: it cannot be steered."
             )
 
-    def _mixed(self, rows: Sequence[Setting | None]) -> Mix | None:
-        """Steers and strengths of some rows; None where nobody is steered.
-
-        A steer that has been fitted anew is another one, for the requests that have come since.
-        """
-        steers: dict[str, Steer] = {}
-        columns: dict[str, list[float]] = {}
-        for place, row in enumerate(rows):
-            if row is None:
-                continue
-            for name, steer in row.steers.items():
-                key = name
-                while steers.setdefault(key, steer) is not steer:
-                    key += "'"
-                columns.setdefault(key, [0.0] * len(rows))[place] = row.strengths[name]
-        return Mix(steers, columns) if steers else None
+    def _mixed(self, rows: Iterable[int]) -> Mix | None:
+        """Steers and strengths of some rows or slots; None where nobody is steered."""
+        mix = row_by_row([self.rows.get(row, ({}, {})) for row in rows])
+        return mix if mix.steers else None
 
     def _prove(self, mix: Mix, head: HeadPart) -> None:
         """Check each steer's base once."""

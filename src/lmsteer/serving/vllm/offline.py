@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmsteer.bulk import Lines, Writer
@@ -17,9 +19,10 @@ from lmsteer.steers.notation import Settings
 from lmsteer.steers.steer import Steer
 
 
+@contextmanager
 def vllm_writer(
-    model: str, steers: Mapping[str, Steer], settings: Settings, draws: Draws, folder: Path, options: Mapping[str, Any]
-) -> Writer:
+    model: str, steers: Mapping[str, Steer], settings: Settings, draws: Draws, where: Path, options: Mapping[str, Any]
+) -> Iterator[Writer]:
     """A writer that hands prompts to vLLM, a strength for each row.
 
     Args:
@@ -27,17 +30,24 @@ def vllm_writer(
         steers: by name.
         settings: of the dial, each for every prompt.
         draws: samples, lengths, and what tokens are drawn from.
-        folder: where steers are put for vLLM's processes, all of which must see it.
+        where: on a disk that all of vLLM's processes see; steers lie there meanwhile, in a folder of their own.
         options: for ``vllm.LLM`` (``tensor_parallel_size``, ``distributed_executor_backend`` ...).
 
     Raises:
         LMSteerError: vLLM is not installed, or does not start so.
     """
+    where.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".lmsteer-", dir=where.absolute()) as folder:
+        yield _writer(model, steers, settings, draws, Path(folder), options)
+
+
+def _writer(
+    model: str, steers: Mapping[str, Steer], settings: Settings, draws: Draws, folder: Path, options: Mapping[str, Any]
+) -> Writer:
     names = {name: f"s{k}" for k, name in enumerate(steers)}  # a steer may be named by its folder
     for name, steer in steers.items():
         save_steer(steer, folder / names[name])
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ[FOLDERS] = str(folder.absolute())  # before vLLM is loaded, whose plugins look at it
+    os.environ[FOLDERS] = str(folder)  # before vLLM is loaded, whose plugins look at it
     os.environ.setdefault("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", FOLDERS)
     try:
         from vllm import LLM, SamplingParams

@@ -18,7 +18,8 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.serving.vllm.admission import FOLDERS, asked
-from lmsteer.serving.vllm.dial import DIAL, Setting
+from lmsteer.serving.vllm.dial import DIAL
+from lmsteer.steers.mix import Dialled
 
 
 class Router(ByRow, BySlot):
@@ -71,10 +72,10 @@ class Router(ByRow, BySlot):
         return DIAL.after_head(logits, ctx.expanded_idx_mapping.tolist()) if DIAL.rows else logits
 
 
-def _setting(params: SamplingParams) -> Setting | None:
+def _setting(params: SamplingParams) -> Dialled | None:
     """What was admitted; it could be read then, and is kept as it is now."""
     try:
-        steers, strengths = asked(params.extra_args)
+        dialled = asked(params.extra_args)
     except LMSteerError as error:
         raise RuntimeError(f"a request was admitted that cannot be steered: {error}") from error
-    return Setting(steers, strengths) if steers else None
+    return dialled if dialled[0] else None
