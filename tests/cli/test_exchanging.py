@@ -72,6 +72,8 @@ def test_a_lora_goes_out_and_comes_back(run, mixed):
     [
         (["a=2", "--to", "onnx", "--out", "m"], "merged, lora, gguf, not 'onnx'"),
         (["a=2", "--to", "gguf", "--out", "m.gguf"], "name it with --gguf"),
+        (["a=2", "--to", "merged", "--out", "m", "--gguf", "base.gguf"], "are for --to gguf"),
+        (["a=2", "--to", "lora", "--out", "m", "--output-type", "f32"], "are for --to gguf"),
         (["a=2", "--to", "gguf", "--out", "m.gguf", "--gguf", "none.gguf"], "cannot read the GGUF file"),
         (["a=1,2", "--to", "lora", "--out", "m"], "one strength of each"),
         (["c=1", "--to", "lora", "--out", "m"], "c"),

@@ -28,6 +28,8 @@ def test_what_does_not_go_together_is_refused(run):
         (["--engine", "vllm"], "with --out, vllm"),
         (["--engine", "magic"], "--engine is transformers"),
         (["--resume"], "name it with --out"),
+        (["--engine-options", "{}"], "add --engine vllm"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--batch-size", "8"], "leave it out"),
         (["--resume", "--out", "o.jsonl"], "nothing to resume"),
         (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "{"], "not JSON"),
         (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "[]"], "JSON object"),

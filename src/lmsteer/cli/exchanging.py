@@ -21,7 +21,9 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder; of gguf, a file.")],
     model: Model = DEFAULT_MODEL,
     gguf: Annotated[Path | None, typer.Option(help="GGUF file of the model, for --to gguf.")] = None,
-    output_type: Annotated[str, typer.Option(help="Of the output tensor in a GGUF file: f32, f16, q8_0.")] = "f16",
+    output_type: Annotated[
+        str | None, typer.Option(help="Of the output tensor in a GGUF file: f32, f16 (if not given), q8_0.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write steers, at fixed strengths, in a form that loads without lmsteer.
@@ -38,6 +40,8 @@ def export(
 
     if to not in _FORMS:
         raise LMSteerError(f"--to is one of {', '.join(_FORMS)}, not {to!r}.")
+    if to != "gguf" and (gguf or output_type):
+        raise LMSteerError("--gguf and --output-type are for --to gguf.")
     steers, settings = dialled(steer)
     if len(settings) > 1:
         raise LMSteerError("an export has one strength of each steer.")
@@ -45,7 +49,7 @@ def export(
     lm = load(model)
     if to == "gguf":
         with gguf_of(str(gguf or model)) as source:
-            written = export_gguf(lm, mix, source, out, output=output_type)
+            written = export_gguf(lm, mix, source, out, output=output_type or "f16")
     else:
         written = {"merged": export_merged, "lora": export_lora}[to](lm, mix, out)
     if as_json:

@@ -38,11 +38,13 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Draw from so many likeliest tokens; 0 for all.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of all samples.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Rows at once.")] = 64,
+    batch_size: Annotated[int | None, typer.Option(help="Rows at once; 64 if not given. vLLM finds its own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write JSONL in the published format, as much as there is.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an --out that was stopped.")] = False,
     engine: Annotated[str, typer.Option(help="transformers, or vllm for --out.")] = "transformers",
-    engine_options: Annotated[str, typer.Option(help="JSON for vllm.LLM: '{\"tensor_parallel_size\": 2}'.")] = "{}",
+    engine_options: Annotated[
+        str | None, typer.Option(help="JSON for vllm.LLM: '{\"tensor_parallel_size\": 2}'.")
+    ] = None,
     stream: Annotated[bool, typer.Option(help="Print one continuation as it is written.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,9 +62,15 @@ def generate(
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
     steers, settings = dialled(steer or [])
-    draws = Draws(n, max_new_tokens, Sampling(top_p, top_k, temperature), seed, batch_size)
+    draws = Draws(
+        n, max_new_tokens, Sampling(top_p, top_k, temperature), seed, 64 if batch_size is None else batch_size
+    )
     if engine not in ("transformers", "vllm") or (engine == "vllm" and not out):
         raise LMSteerError("--engine is transformers, or, with --out, vllm.")
+    if engine_options is not None and engine != "vllm":
+        raise LMSteerError("--engine-options are vLLM's: add --engine vllm.")
+    if batch_size is not None and engine == "vllm":
+        raise LMSteerError("--batch-size is not vLLM's, which finds its own: leave it out.")
     if stream and (len(texts) * len(settings) * n != 1 or out or as_json):
         raise LMSteerError("--stream prints one continuation: give one prompt and one strength a steer.")
     if resume and not out:
@@ -70,7 +78,7 @@ def generate(
     if stream:
         printing.streamed(texts[0], _streamed(load(model), texts[0], steers, settings[0], draws))
     elif out:
-        options = _options(engine_options) if engine == "vllm" else None
+        options = _options(engine_options or "{}") if engine == "vllm" else None
         _in_bulk(model, texts, steers, settings, draws, out, resume, options)
     else:
         write = writer_of(load(model), steers, settings, draws, bars())
