@@ -38,16 +38,16 @@ HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "gists.json", HERE / "results" / "work" / "gists"
 DOCS = HERE.parent / "docs"
 # About twenty minutes each.
-BUDGET = {"steps": 1000, "batch": 8}
+FIT = Settings(steps=1000, batch=8)
 FITS = {
-    "gist-1": Settings(1, **BUDGET),
-    "negative": Settings(1, condition=Condition.NEGATIVE, **BUDGET),
-    "positive": Settings(1, condition=Condition.POSITIVE, **BUDGET),
-    "gist-10": Settings(10, **BUDGET),
-    "gist-5": Settings(5, **BUDGET),
-    "gist-2": Settings(2, **BUDGET),
+    "gist-1": FIT,
+    "negative": replace(FIT, condition=Condition.NEGATIVE),
+    "positive": replace(FIT, condition=Condition.POSITIVE),
+    "gist-10": replace(FIT, tokens=10),
+    "gist-5": replace(FIT, tokens=5),
+    "gist-2": replace(FIT, tokens=2),
 }
-EVERY = 100
+EVERY = 200
 SPLITS = ("seen", "unseen", "human")
 OURS, MIDDLE, THEIRS = "#1f7a5a", "#667085", "#b4462f"
 app = typer.Typer(add_completion=False)
@@ -194,7 +194,7 @@ def _draw(cards: Mapping[str, GistCard]) -> None:
     right.set_ylim(min(0, *closed) - 0.05, 1.1)
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     for axes in (left, right):
-        axes.set_xlabel(f"steps of {BUDGET['batch']} examples")
+        axes.set_xlabel(f"steps of {FIT.batch} examples")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     write_file(DOCS / "gist-curve.svg", rendered(figure))

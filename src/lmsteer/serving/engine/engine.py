@@ -149,8 +149,9 @@ class Engine:
 
         with self._changed:
             self._check_alive()
-            if len(self._jobs) >= self.limits.waiting:
-                raise BusyError(f"{len(self._jobs)} texts are waiting to be read already.")
+            waiting = sum(not each.cancelled() for _, each in self._jobs)
+            if waiting >= self.limits.waiting:
+                raise BusyError(f"{waiting} texts are waiting to be read already.")
             self._jobs.append((job, future))
             self._changed.notify()
         return future

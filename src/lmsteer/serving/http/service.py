@@ -133,7 +133,15 @@ class Service:
         def reading(text: str) -> Callable[[], Analysis]:
             return lambda: analyse(self.lm, [text], steers, spans=request.spans)[0]
 
-        return [self.engine.call(reading(text)) for text in request.texts]
+        readings: list[Future[Analysis]] = []
+        try:
+            for text in request.texts:
+                readings.append(self.engine.call(reading(text)))
+        except LMSteerError:  # nobody waits for those that are in the queue already
+            for each in readings:
+                each.cancel()
+            raise
+        return readings
 
     def steer(self, name: str) -> Steer:
         """A steer by name.

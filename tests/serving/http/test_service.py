@@ -1,0 +1,29 @@
+from threading import Event
+
+import pytest
+
+from lmsteer import save_steer
+from lmsteer.serving.engine.engine import BusyError, Limits
+from lmsteer.serving.http import service
+from lmsteer.serving.http.run import Serving, service_of
+from lmsteer.serving.http.schema import AnalyseRequest
+from tiny import random_steer
+
+
+def test_texts_of_a_request_that_is_turned_away_are_not_read_after_all(llama, tmp_path, monkeypatch):
+    save_steer(random_steer(llama, name="style"), tmp_path / "style")
+    read, entered, go = [], Event(), Event()
+    monkeypatch.setattr(service, "analyse", lambda lm, texts, *_, **__: read.extend(texts))
+    served = service_of(llama, Serving(folders=[tmp_path], limits=Limits(waiting=1)))
+    try:
+        held = served.engine.call(lambda: (entered.set(), go.wait(30)))
+        assert entered.wait(30)
+        with pytest.raises(BusyError):
+            served.read(AnalyseRequest(texts=["one", "two"], steers=["style"]))
+        go.set()
+        held.result(30)
+        served.engine.call(lambda: None).result(30)
+        assert read == []
+    finally:
+        go.set()
+        served.engine.close()
