@@ -87,9 +87,11 @@ def test_the_commands_of_the_gist_page_run(tmp_path):
     rows = [{"instruction": f"Say {word}.", "input": "", "output": word} for word in ("yes", "no", "maybe", "never")]
     for name in ("instructions", "held_out"):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    ((_, block),) = blocks(GIST, "console")
-    lines = commands(block)
-    assert [line.split()[2] for line in lines] == ["fit", "evaluate", "compress", "generate"]
+    lines = [line for _, block in blocks(GIST, "console") for line in commands(block)]
+    assert [line.split()[2] for line in lines] == [
+        *("compress", "generate"),  # by the adapter that ships
+        *("fit", "evaluate", "compress", "generate"),
+    ]
     for line in lines:
         few = ["--steps", "2", "--batch", "2"] if " fit " in line else []
         run(tmp_path, [sys.executable, "-m", *shlex.split(line), *few])

@@ -69,7 +69,8 @@ def _adding(a: Tensor, b: Tensor, scale: float | Tensor) -> Any:
 def with_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """``y + s (x Aᵀ) Bᵀ`` for ``y`` (B, .., m), ``x`` (B, .., n), ``A`` (r, n), ``B`` (m, r); gradients go through.
 
-    Products are taken in the precision of the factors, the sum in that of ``y``.
+    Products are taken in the precision of ``x``, as the layer's own are, and the sum in that of ``y``; factors and their
+    gradients keep theirs.
 
     Args:
         y: what the layer gives.
@@ -82,7 +83,7 @@ def with_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Ten
         SteerError: not as many scales as there are rows.
     """
     if isinstance(scale, Tensor):
-        scale = rows_of(scale.to(a.device, a.dtype)[:, None], x[..., 0].numel())
+        scale = rows_of(scale.to(x.device, x.dtype)[:, None], x[..., 0].numel())
     found: Tensor = _WithLowRank.apply(y, x, a, b, scale)  # type: ignore[no-untyped-call]
     return found
 
@@ -96,20 +97,18 @@ class _WithLowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor) -> Tensor:
-        t = scale * linear(_rows(x).to(a.dtype), a)
+        t = scale * linear(_rows(x), a.to(x.dtype))
         ctx.save_for_backward(x, t, a, b)
         ctx.scale = scale
-        if y.dtype == b.dtype:
-            return torch.addmm(_rows(y), t, b.T).view(y.shape)
-        return y + (t @ b.T).view(y.shape).to(y.dtype)
+        return torch.addmm(_rows(y), t.to(y.dtype), b.T.to(y.dtype)).view(y.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, t, a, b = ctx.saved_tensors
-        g = _rows(grads[0]).to(b.dtype)
-        of_t = ctx.scale * linear(g, b.T)
-        of_x = (of_t @ a).view(x.shape).to(x.dtype)
-        return grads[0], of_x, linear(of_t.T, _rows(x).to(a.dtype).T), linear(t.T, g.T).T, None
+        g = _rows(grads[0]).to(t.dtype)
+        of_t = ctx.scale * linear(g, b.T.to(g.dtype))
+        of_x = (of_t @ a.to(of_t.dtype)).view(x.shape)
+        return grads[0], of_x, linear(of_t.T, _rows(x).T).to(a.dtype), linear(t.T, g.T).T.to(b.dtype), None
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+"""The adapter that ships: small, with a whole card, and of use on the default model."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmsteer.generation import Draws
+from lmsteer.gist.adapter import SHIPPED_FOLDER, find_adapter
+from lmsteer.gist.compress import compress
+from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids
+from lmsteer.gist.forward import output_loss
+from lmsteer.gist.generation import generate_from_gists
+from lmsteer.gist.masks import Condition
+from lmsteer.sampling import Sampling
+
+PAIRS = {
+    "Write the opposite of the given word.": [("hot", "cold"), ("early", "late"), ("happy", "sad")],
+    "Write the word in all capital letters.": [("garden", "GARDEN"), ("window", "WINDOW"), ("paper", "PAPER")],
+    "Write the first letter of the word.": [("garden", "g"), ("window", "w"), ("paper", "p")],
+}
+
+
+def test_it_is_small_and_its_card_is_whole():
+    sizes = [file.stat().st_size for file in (SHIPPED_FOLDER / "gist-1").iterdir()]
+    assert sum(sizes) < 10_000_000
+    card = find_adapter("gist-1").card
+    assert card.tokens == 1
+    assert card.data["licence"] == "Apache-2.0"
+    assert {"seen", "unseen", "human"} == card.held_out["test"].keys()
+    assert all(figures["loss"] > 0 for figures in card.held_out["test"].values())
+
+
+@pytest.mark.model
+def test_a_prompt_that_is_squeezed_does_more_than_none(smollm2):
+    adapter = find_adapter("gist-1")
+    rows = [Instruction(prompt, given, wanted) for prompt, pairs in PAIRS.items() for given, wanted in pairs]
+    examples = encode_examples(smollm2, rows, adapter.card.tokens)
+    with adapter.installed(smollm2):
+        squeezed, none = (
+            output_loss(smollm2, adapter.ids(smollm2), examples, condition)
+            for condition in (Condition.GIST, Condition.NEGATIVE)
+        )
+    assert squeezed < none - 1  # nats a token
+
+
+@pytest.mark.model
+def test_gists_of_different_prompts_are_followed_in_one_batch(smollm2):
+    adapter, greedy = find_adapter("gist-1"), Draws(max_new_tokens=8, sampling=Sampling(temperature=0))
+    gists = compress(smollm2, adapter, prompt_ids(smollm2, [*PAIRS]))
+    rows = list(generate_from_gists(smollm2, adapter, gists, [input_text("garden")] * len(gists), draws=greedy))
+    assert rows[1].text.strip() == "GARDEN"
+    assert rows[2].text.strip().lower() == "g"
