@@ -51,8 +51,8 @@ class Settings:
     rank: int = 8
     full: bool = False
     condition: Condition = Condition.GIST
-    steps: int = 500
-    batch: int = 16
+    steps: int = 1000
+    batch: int = 8
     learning_rate: float = 1e-3
     seed: int = 0
 
