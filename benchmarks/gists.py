@@ -5,12 +5,13 @@
     python -m benchmarks.gists tell          the table, and docs/gist-curve.svg
     python -m benchmarks.gists ship          put the adapter of one gist token into the package
 
-DATA is the folder of the data files. What is done already is kept. Figures go to ``results/gists.json``.
+DATA is the folder of the data files. What is done already is kept. Figures go to ``results/gists.json``
+and ``results/gist_curves.json``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,8 @@ from lmsteer.pictures import rendered
 from lmsteer.progress import bars
 
 HERE = Path(__file__).parent
-RESULTS, WORK = HERE / "results" / "gists.json", HERE / "results" / "work" / "gists"
+RESULTS, CURVES = HERE / "results" / "gists.json", HERE / "results" / "gist_curves.json"
+WORK = HERE / "results" / "work" / "gists"
 DOCS = HERE.parent / "docs"
 # About twenty minutes each.
 FITS = {
@@ -94,9 +96,11 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
         settings = FITS[name]
         if not (out := WORK / name).exists():
             watched = seen if settings.tokens == 1 else ()  # a look takes a minute; the picture has those of one token
-            fit_gist(
+            adapter = fit_gist(
                 lm, instructions, out, settings=settings, held_out=watched, every=EVERY, resume=True, progress=bars()
             )
+            if watched:
+                keep(CURVES, name, adapter.card.held_out["curve"])
 
 
 @app.command("write")
@@ -122,7 +126,7 @@ def tell() -> None:
     for split in SPLITS:
         if f"no prompt, {split}" in found:
             console.print(_table(split, found))
-    _draw({name: load_adapter(WORK / name).card for name in ("gist-1", "positive", "negative")})
+    _draw(kept(CURVES))
 
 
 @app.command("ship")
@@ -174,11 +178,11 @@ def _table(split: str, found: Mapping[str, Quality]) -> Table:
     return table
 
 
-def _draw(cards: Mapping[str, GistCard]) -> None:
+def _draw(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Held-out loss of the three fits, and the share of the gap that the gist closes, by step."""
     conditions = {"negative": "no prompt", "gist-1": "gist of one token", "positive": "whole prompt"}
     found = {
-        label: {line["step"]: line[name.partition("-")[0]] for line in cards[name].held_out["curve"]}
+        label: {line["step"]: line[name.partition("-")[0]] for line in curves[name]}
         for name, label in conditions.items()
     }
     steps = sorted(set.intersection(*(set(curve) for curve in found.values())))

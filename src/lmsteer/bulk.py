@@ -16,7 +16,7 @@ import torch
 
 from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.files import replace_file
+from lmsteer.files import alone, replace_file
 from lmsteer.generation import Draws, continue_from, encode_prompts
 from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM
@@ -68,21 +68,21 @@ def write_in_bulk(
 
     Raises:
         DataError: nothing to resume, a partial file that is not to be resumed or of something else, or a disk that does
-            not take it.
+            not take it, or another process that writes the same file.
         InterruptedWorkError: the user stopped it; what was written is kept.
     """
     partial = out.with_name(f"{out.name}.partial")
     head = json.dumps({"of": {**record, "prompts": len(prompts)}}, sort_keys=True) + "\n"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        done = _begun(partial, head) if resume else _begin(partial, out, head)
-        with interruptible_steps() as check, progress("writing", len(prompts), done) as step:
-            for first in range(done, len(prompts), chunk):
-                some = prompts[first : first + chunk]
-                _append(partial, write(some, first))
-                step(len(some), "")
-                check()
-        _finish(partial, out, len(head.encode()))
+        with alone(out):
+            done = _begun(partial, head) if resume else _begin(partial, out, head)
+            with interruptible_steps() as check, progress("writing", len(prompts), done) as step:
+                for first in range(done, len(prompts), chunk):
+                    some = prompts[first : first + chunk]
+                    _append(partial, write(some, first))
+                    step(len(some), "")
+                    check()
+            _finish(partial, out, len(head.encode()))
     except OSError as error:
         raise DataError(f"cannot write {out}: {error}.") from error
     except KeyboardInterrupt as error:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lmsteer.errors import DataError
 
 
@@ -77,3 +79,28 @@ def replace_file(file: Path) -> Iterator[Path]:
         aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from the same work: a lock lies beside it while it goes on.
+
+    Raises:
+        DataError: another is at it, or the disk does not take it.
+    """
+    file = path.absolute().with_name(f"{path.name}.lock")
+    lock = FileLock(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise DataError(
+            f"another process is at work on {path}: wait until it is done, or choose another name."
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error}.") from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # while it is held, so that nobody's own is removed
+        lock.release()

@@ -69,8 +69,8 @@ def _adding(a: Tensor, b: Tensor, scale: float | Tensor) -> Any:
 def with_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """``y + s (x Aᵀ) Bᵀ`` for ``y`` (B, .., m), ``x`` (B, .., n), ``A`` (r, n), ``B`` (m, r); gradients go through.
 
-    Products are taken in the precision of ``x``, as the layer's own are, and the sum in that of ``y``; factors and their
-    gradients keep theirs.
+    Products are taken in the precision of ``x``, as the layer's own are, and the sum in that of ``y``; factors and
+    their gradients keep theirs.
 
     Args:
         y: what the layer gives.

@@ -14,9 +14,9 @@ from lmsteer.gist.masks import Condition
 from lmsteer.sampling import Sampling
 
 PAIRS = {
-    "Write the opposite of the given word.": [("hot", "cold"), ("early", "late"), ("happy", "sad")],
-    "Write the word in all capital letters.": [("garden", "GARDEN"), ("window", "WINDOW"), ("paper", "PAPER")],
-    "Write the first letter of the word.": [("garden", "g"), ("window", "w"), ("paper", "p")],
+    "Write the opposite of the given word.": [("hot", "cold"), ("early", "late")],
+    "Write the first letter of the word.": [("garden", "g"), ("house", "h")],
+    "Convert the word to its plural form.": [("house", "houses"), ("garden", "gardens")],
 }
 
 
@@ -47,6 +47,6 @@ def test_a_prompt_that_is_squeezed_does_more_than_none(smollm2):
 def test_gists_of_different_prompts_are_followed_in_one_batch(smollm2):
     adapter, greedy = find_adapter("gist-1"), Draws(max_new_tokens=8, sampling=Sampling(temperature=0))
     gists = compress(smollm2, adapter, prompt_ids(smollm2, [*PAIRS]))
-    rows = list(generate_from_gists(smollm2, adapter, gists, [input_text("garden")] * len(gists), draws=greedy))
-    assert rows[1].text.strip() == "GARDEN"
-    assert rows[2].text.strip().lower() == "g"
+    pairs = [pairs[0] for pairs in PAIRS.values()]
+    rows = generate_from_gists(smollm2, adapter, gists, [input_text(given) for given, _ in pairs], draws=greedy)
+    assert [row.text.strip() for row in rows] == [wanted for _, wanted in pairs]

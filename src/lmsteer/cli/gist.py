@@ -117,7 +117,7 @@ def compress(
 ) -> None:
     """Squeeze a prompt into a gist, a file that stands in its place.
 
-    Example: lmsteer gist compress 'Translate the word to Spanish.' --out spanish.gist
+    Example: lmsteer gist compress 'Write the opposite of the given word.' --out opposite.gist
     """
     from lmsteer import printing
     from lmsteer.fitting.data import text_of
@@ -164,7 +164,7 @@ def generate(
 ) -> None:
     """Write outputs under gists, and under steers if you like.
 
-    Example: lmsteer gist generate house --gist spanish.gist
+    Example: lmsteer gist generate hot early --gist opposite.gist
     """
     from lmsteer import printing
     from lmsteer.generation import Draws

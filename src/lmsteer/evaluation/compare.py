@@ -16,6 +16,7 @@ from pathlib import Path
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.evaluation.contender import Contender, Plan
 from lmsteer.evaluation.settled import settle
+from lmsteer.files import alone
 from lmsteer.methods.table import METHODS
 from lmsteer.progress import Progress, no_progress
 
@@ -45,7 +46,7 @@ def compare(plan: Plan, methods: Sequence[str], out: str | Path, progress: Progr
         progress: what to tell of the work.
 
     Raises:
-        DataError: an unknown method, none at all, or a folder of another comparison.
+        DataError: an unknown method, none at all, a folder of another comparison, or another process that works on it.
         InterruptedWorkError: the user stopped it.
     """
     if unknown := [method for method in methods if method not in METHODS]:
@@ -53,15 +54,16 @@ def compare(plan: Plan, methods: Sequence[str], out: str | Path, progress: Progr
     if not methods or not plan.prompts:
         raise DataError("nothing to compare: give methods and prompts.")
     out = Path(out)
-    settle(out, _PLAN, plan.to_json(), "a comparison")
     failures: dict[str, str] = {}
-    done = sum((out / method / _FOUND).exists() for method in methods)
-    with progress("comparing", len(methods), done) as step:
-        for method in methods:
-            if not (out / method / _FOUND).exists():
-                if (why := _run(out, method)) is not None:
-                    failures[method] = why
-                step(1, method)
+    with alone(out):
+        settle(out, _PLAN, plan.to_json(), "a comparison")
+        done = sum((out / method / _FOUND).exists() for method in methods)
+        with progress("comparing", len(methods), done) as step:
+            for method in methods:
+                if not (out / method / _FOUND).exists():
+                    if (why := _run(out, method)) is not None:
+                        failures[method] = why
+                    step(1, method)
     return Comparison([_read(out / method / _FOUND) for method in methods if method not in failures], failures)
 
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lmsteer.errors import DataError
+from lmsteer.files import alone
 from lmsteer.fitting.processes import Processes
 from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapter
 from lmsteer.gist.checkpoints import digest_of, last_checkpoint
-from lmsteer.gist.examples import Instruction, encode_examples
+from lmsteer.gist.examples import Example, Instruction, encode_examples
 from lmsteer.gist.probe import check_maskable
 from lmsteer.gist.student import Settings, Student
 from lmsteer.gist.training import train
@@ -47,7 +50,7 @@ def fit_gist(
 
     Raises:
         DataError: less than two instructions, none that fits into the context, a folder that holds something else, a
-            checkpoint of another fit, or a fit that diverged.
+            checkpoint of another fit, another process that fits the same adapter, or a fit that diverged.
         ModelError: a model that cannot honour gist masks.
         InterruptedWorkError: the user stopped it; its last checkpoint is kept.
     """
@@ -64,18 +67,27 @@ def fit_gist(
     student = Student(lm, settings)
     partial = folder.with_name(f"{folder.name}.partial")
     record = {"settings": settings.to_json(), "base": list(base), "examples": digest_of(examples)}
-    with processes.first_goes_first():
-        last = last_checkpoint(partial, record, resume or not processes.is_first)
-    curve = train(student, examples, unseen, every, partial, last, progress)
     told = {"examples": len(examples), "left_out": len(instructions) - len(examples)}
     told |= {"held_out": len(unseen), "held_out_left_out": len(held_out) - len(unseen)}
-    adapter = student.adapter(GistCard(*base, settings.tokens, data=told, fit=settings.to_json()))
-    if unseen:
-        with adapter.installed(lm):
-            figures = {**student.losses(unseen), "curve": curve}
-        adapter = replace(adapter, card=replace(adapter.card, held_out=figures))
-    if processes.is_first:
-        save_adapter(adapter, folder)
-        shutil.rmtree(partial, ignore_errors=True)
+    card = GistCard(*base, settings.tokens, data=told, fit=settings.to_json())
+    with alone(folder) if processes.is_first else nullcontext():
+        with processes.first_goes_first():
+            last = last_checkpoint(partial, record, resume or not processes.is_first)
+        curve = train(student, examples, unseen, every, partial, last, progress)
+        adapter = _looked_at(student.adapter(card), lm, student, unseen, curve)
+        if processes.is_first:
+            save_adapter(adapter, folder)
+            shutil.rmtree(partial, ignore_errors=True)
     processes.wait()
     return adapter
+
+
+def _looked_at(
+    adapter: GistAdapter, lm: LM, student: Student, unseen: Sequence[Example], curve: Sequence[dict[str, Any]]
+) -> GistAdapter:
+    """With what held-out instructions lose under it on its card, if there are any."""
+    if not unseen:
+        return adapter
+    with adapter.installed(lm):
+        figures = {**student.losses(unseen), "curve": curve}
+    return replace(adapter, card=replace(adapter.card, held_out=figures))
