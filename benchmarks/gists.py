@@ -85,7 +85,7 @@ WAYS = {
 
 @app.command("fit")
 def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="Some of them.")] = None) -> None:
-    """Fit every adapter, or some; two at once, of a thread each (OMP_NUM_THREADS=1), take three quarters of the time.
+    """Fit every adapter, or some.
 
     In bfloat16, which takes two thirds of the time where the processor multiplies it; torch's fused attention is slow
     there. What is trained is kept in float32, and what comes of it is measured in float32.
