@@ -24,15 +24,14 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gists import WAYS, WORK, Data
+from benchmarks.gists import WAYS, WORK, Data, measured
 from benchmarks.results import keep, kept
 from lmsteer.batches import pad
 from lmsteer.fitting.data import read_rows
 from lmsteer.gist.adapter import load_adapter
-from lmsteer.gist.evaluate import evaluate, likeness
+from lmsteer.gist.evaluate import likeness
 from lmsteer.gist.examples import Example, Instruction, encode_examples
 from lmsteer.lm import LM, load
-from lmsteer.progress import bars
 
 RESULTS = Path(__file__).parent / "results" / "gist_rivals.json"
 TASKS, TOKENS, STEPS, BATCH = 8, 5, 100, 8
@@ -53,7 +52,7 @@ def measure(data: Data) -> None:
     for name in BESIDE:
         way = WAYS[name]
         if name not in kept(RESULTS) and way.adapter and (WORK / way.adapter).exists():
-            quality = evaluate(lm, load_adapter(WORK / way.adapter), held_out, condition=way.condition, progress=bars())
+            quality = measured(lm, load_adapter(WORK / way.adapter), held_out, way.condition)
             keep(RESULTS, name, {"tasks": tasks, **quality.to_json()})
     for name in RATES:
         if name not in kept(RESULTS):
@@ -118,7 +117,7 @@ def _begun(lm: LM, name: str, prompt: str) -> PeftModel:
     ids = (lm.encode([prompt])[0] * TOKENS)[:TOKENS]
     with torch.no_grad():
         embedding: Any = model.prompt_encoder["default"].embedding
-        embedding.weight.copy_(lm.model.get_input_embeddings()(torch.tensor(ids)))
+        embedding.weight.copy_(lm.model.get_input_embeddings()(torch.tensor(ids, device=lm.device)))
     return model
 
 

@@ -1,6 +1,6 @@
 """Gists on the default model: what they keep of a prompt, by number of gist tokens, beside their controls.
 
-    python -m benchmarks.gists fit DATA      every adapter
+    python -m benchmarks.gists fit DATA      every adapter; NAME-longer for a GPU
     python -m benchmarks.gists write DATA    outputs of held-out instructions, each way
     python -m benchmarks.gists tell          the table, and docs/gist-curve.svg
     python -m benchmarks.gists ship          put the adapter of one gist token into the package
@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 RESULTS, CURVES = HERE / "results" / "gists.json", HERE / "results" / "gist_curves.json"
 WORK = HERE / "results" / "work" / "gists"
 DOCS = HERE.parent / "docs"
-# About twenty minutes each.
+# About twenty minutes each on two cores.
 FITS = {
     "gist-1": Settings(1),
     "negative": Settings(1, condition=Condition.NEGATIVE),
@@ -47,6 +47,11 @@ FITS = {
     "gist-10": Settings(10),
     "gist-5": Settings(5),
     "gist-2": Settings(2),
+}
+# For a GPU: five times the examples.
+LONGER = "-longer"
+LONGER_FITS = {
+    f"{name}{LONGER}": replace(settings, steps=600, batch=64, at_once=1 << 14) for name, settings in FITS.items()
 }
 EVERY = 200
 SPLITS = ("seen", "unseen", "human")
@@ -81,6 +86,11 @@ WAYS = {
     "first 5 words": Way("positive", Condition.POSITIVE, 5),
     "whole prompt, model as it comes": Way(None, Condition.POSITIVE),
 }
+LONGER_WAYS = {
+    f"{name}{LONGER}": replace(way, adapter=f"{way.adapter}{LONGER}")
+    for name, way in WAYS.items()
+    if way.adapter and not way.words
+}
 
 
 @app.command("fit")
@@ -88,12 +98,15 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
     """Fit every adapter, or some.
 
     In bfloat16, which takes two thirds of the time where the processor multiplies it; torch's fused attention is slow
-    there. What is trained is kept in float32, and what comes of it is measured in float32.
+    there, but not on a GPU. What is trained is kept in float32, and what comes of it is measured in float32.
     """
-    lm = load(dtype=torch.bfloat16, attn_implementation="eager")
+    known = FITS | LONGER_FITS
+    if unknown := set(names or ()) - known.keys():
+        raise typer.BadParameter(f"no {', '.join(unknown)}: there are {', '.join(known)}.")
+    lm = load(dtype=torch.bfloat16, attn_implementation="sdpa" if torch.cuda.is_available() else "eager")
     instructions, seen = read_instructions(data / "instructions_train.jsonl.gz"), _held_out(data, "seen")
     for name in names or FITS:
-        settings = FITS[name]
+        settings = known[name]
         if not (out := WORK / name).exists():
             watched = seen if settings.tokens == 1 else ()  # a look takes a minute; the picture has those of one token
             adapter = fit_gist(
@@ -104,18 +117,23 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
 
 
 @app.command("write")
-def write_all(data: Data) -> None:
-    """Outputs of every split, every way whose adapter is there."""
+def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="Some ways.")] = None) -> None:
+    """Outputs of every split, every way whose adapter is there, or some."""
     lm = load()
-    for name, way in WAYS.items():
-        if way.adapter and not (WORK / way.adapter).exists():
+    for name, way in (WAYS | LONGER_WAYS).items():
+        if (way.adapter and not (WORK / way.adapter).exists()) or (names and name not in names):
             continue
         adapter = load_adapter(WORK / way.adapter) if way.adapter else _plain(lm)
         for split in SPLITS:
             if (key := f"{name}, {split}") not in kept(RESULTS):
                 instructions = [_shortened(each, way.words) for each in _held_out(data, split)]
-                quality = evaluate(lm, adapter, instructions, condition=way.condition, progress=bars())
-                keep(RESULTS, key, quality.to_json())
+                keep(RESULTS, key, measured(lm, adapter, instructions, way.condition).to_json())
+
+
+def measured(lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], condition: Condition) -> Quality:
+    """Outputs of one way, written as many at once as the device likes."""
+    size = 16 if lm.device.type == "cpu" else 128
+    return evaluate(lm, adapter, instructions, condition=condition, batch_size=size, progress=bars())
 
 
 @app.command("tell")
@@ -123,9 +141,10 @@ def tell() -> None:
     """The table of what is kept, and the picture."""
     found = {key: Quality(**figures) for key, figures in kept(RESULTS).items()}
     console = Console(width=140)
-    for split in SPLITS:
-        if f"no prompt, {split}" in found:
-            console.print(_table(split, found))
+    for fitted in ("", LONGER):
+        for split in SPLITS:
+            if f"no prompt{fitted}, {split}" in found:
+                console.print(_table(split, fitted, found))
     _draw(kept(CURVES))
 
 
@@ -161,11 +180,11 @@ def _shortened(each: Instruction, words: int | None) -> Instruction:
     return each if words is None else replace(each, instruction=" ".join(each.instruction.split()[:words]))
 
 
-def _table(split: str, found: Mapping[str, Quality]) -> Table:
-    table = Table("", "loss", "gap closed", "ROUGE-L", "exact", "prompt, tokens", "kept, KiB", title=split)
+def _table(split: str, fitted: str, found: Mapping[str, Quality]) -> Table:
+    table = Table("", "loss", "gap closed", "ROUGE-L", "exact", "prompt, tokens", "kept, KiB", title=f"{split}{fitted}")
+    whole, none = (found[f"{end}{fitted}, {split}"].loss for end in ("whole prompt", "no prompt"))
     for name in WAYS:
-        if (each := found.get(f"{name}, {split}")) is not None:
-            whole, none = (found[f"{end}, {split}"].loss for end in ("whole prompt", "no prompt"))
+        if (each := found.get(f"{name}{fitted}, {split}")) is not None:
             table.add_row(
                 name,
                 f"{each.loss:.3f}",

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lmsteer.files import write_file
+
+# Locks lie there: several benchmarks may write to one file.
+_WORK = Path(__file__).parent / "results" / "work"
 
 
 def kept(file: Path) -> dict[str, Any]:
@@ -16,7 +21,9 @@ def kept(file: Path) -> dict[str, Any]:
 
 def keep(file: Path, key: str, value: Any) -> None:
     """Keep a figure beside the others of a file, and print it."""
-    rewrite(file, {**kept(file), key: value})
+    _WORK.mkdir(parents=True, exist_ok=True)
+    with FileLock(_WORK / f"{file.name}.lock"):
+        rewrite(file, {**kept(file), key: value})
     print(key, json.dumps(value, ensure_ascii=False)[:2000], flush=True)
 
 

@@ -60,6 +60,16 @@ def test_a_converted_tokenizer_is_that_of_the_file_with_its_digits_apart(tiny_gg
     assert tokenizer.tokenize("a\n\n1  20") == ["a", "ĊĊ", "1", "ĠĠ", "2", "0"]
 
 
+def test_special_tokens_are_those_that_the_file_names(tiny_gguf, cache):
+    tokenizer = AutoTokenizer.from_pretrained(resolve(tiny_gguf).location)
+    told = gguf_format.GGUFReader(tiny_gguf)
+    named = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    fields = {name: told.get_field(f"tokenizer.ggml.{of_file}_token_id") for name, of_file in named.items()}
+    ids = {name: field.contents() for name, field in fields.items() if field is not None}
+    assert len(ids) > 1
+    assert {name: getattr(tokenizer, f"{name}_token_id") for name in ids} == ids
+
+
 def test_a_conversion_depends_on_the_file_alone(tiny_gguf, cache, tmp_path):
     (tmp_path / "tokenizer.json").write_text("not a tokenizer")
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "other"}')

@@ -26,6 +26,11 @@ from lmsteer.errors import ModelError
 _DIGITS_APART = frozenset({"smollm", "starcoder", "refact"})
 
 
+# Special tokens by transformers' names, and the fields of a GGUF file that tell them. Releases of transformers before
+# 5.24 leave some to chance, and a tokenizer with another end of text is another tokenizer.
+_SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+
+
 def convert_gguf(gguf: Path, out: Path) -> None:
     """Write the model and the tokenizer of a GGUF file to a folder that ``from_pretrained`` reads.
 
@@ -73,7 +78,11 @@ def _read_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def _mend(tokenizer: Any, gguf: Path) -> PreTrainedTokenizerBase:
-    split = gguf_format.GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    told = gguf_format.GGUFReader(gguf)
+    for name, of_file in _SPECIAL.items():
+        if (token := told.get_field(f"tokenizer.ggml.{of_file}_token_id")) is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(token.contents())))
+    split = told.get_field("tokenizer.ggml.pre")
     if split and split.contents() in _DIGITS_APART:
         tokenizer.clean_up_tokenization_spaces = False  # transformers 5.16 sets it, and warns of it for ever
         digits, gpt2 = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -102,7 +102,7 @@ class RowSampler(LogitsProcessor):
         self.drawn = draw(scores, self._uniform[self.rows, self._step], self._sampling)
         self.counted = self._alive.clone()
         self.tokens[self.rows] += self._alive
-        ended = torch.tensor([int(y) in self._end for y in self.drawn])
+        ended = torch.tensor([y in self._end for y in self.drawn.tolist()])
         self._alive &= ~ended
         self._step += 1
         return scores.fill_(-torch.inf).scatter_(1, self.drawn[:, None], 0.0)

@@ -264,13 +264,11 @@ def test_packed_weights_are_refused(make_lm):
         Student(lm, replace(SMALL, full=True))
 
 
-def test_a_batch_of_long_examples_is_taken_in_parts_with_the_same_gradients(llama, monkeypatch):
+def test_a_batch_of_long_examples_is_taken_in_parts_with_the_same_gradients(llama):
     examples = encode_examples(llama, [Instruction(f"say {k}" * k, "", "yes" * k) for k in range(1, 7)], 1)
-    student = Student(llama, Settings(1))
     found = []
     for tokens in (10_000, 40):
-        monkeypatch.setattr("lmsteer.gist.student._TOKENS", tokens)
-        student.zero_grad()
+        student = Student(llama, Settings(1, at_once=tokens))
         with student.installed():
             loss = student(examples)["loss"]
             loss.backward()

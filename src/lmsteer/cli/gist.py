@@ -75,6 +75,7 @@ def evaluate(
     condition: Annotated[str | None, typer.Option(help="What outputs see; as the adapter was fitted if none.")] = None,
     limit: Annotated[int | None, typer.Option(help="Take this many, from the first on.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an output.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Outputs written at once.")] = 16,
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
@@ -94,7 +95,8 @@ def evaluate(
     found = find_adapter(adapter)
     seen = _condition(condition) if condition else found.condition
     instructions = read_instructions(data)[:limit]
-    quality = run(load(model), found, instructions, condition=seen, max_new_tokens=max_new_tokens, progress=bars())
+    size = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    quality = run(load(model), found, instructions, condition=seen, progress=bars(), **size)
     if as_json:
         printing.as_json({"condition": seen.value, **quality.to_json()})
     else:

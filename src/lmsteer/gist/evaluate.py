@@ -61,6 +61,7 @@ def evaluate(
     *,
     condition: Condition = Condition.GIST,
     max_new_tokens: int = 64,
+    batch_size: int = 16,
     progress: Progress = no_progress,
 ) -> Quality:
     """Measure outputs under an adapter.
@@ -71,6 +72,7 @@ def evaluate(
         instructions: with known outputs.
         condition: what the outputs see.
         max_new_tokens: of an output.
+        batch_size: outputs that are written at once.
         progress: what to tell of the work.
 
     Raises:
@@ -88,7 +90,7 @@ def evaluate(
     gists = dict(zip(unique, compress(lm, adapter, prompts, condition=condition, progress=progress), strict=True))
     inputs = [input_text(each.input) for each in kept]
     own = [gists[each.instruction] for each in kept]
-    greedy = Draws(max_new_tokens=max_new_tokens, sampling=Sampling(temperature=0), batch_size=16)
+    greedy = Draws(max_new_tokens=max_new_tokens, sampling=Sampling(temperature=0), batch_size=batch_size)
     rows = list(generate_from_gists(lm, adapter, own, inputs, draws=greedy, progress=progress))
     pairs = [(each.output, row.text) for each, row in zip(kept, rows, strict=True)]
     with adapter.installed(lm):

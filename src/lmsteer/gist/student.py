@@ -23,9 +23,6 @@ from lmsteer.gist.lora import LoRA
 from lmsteer.gist.masks import Condition
 from lmsteer.lm import LM
 
-# Of examples whose activations are kept at once, padding included.
-_TOKENS = 6144
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -41,6 +38,7 @@ class Settings:
         batch: examples a step and process.
         learning_rate: the highest, which a cosine leads down from.
         seed: of the LoRA and of the order of examples.
+        at_once: tokens of examples, padding included, whose activations are kept at once; a GPU has room for more.
 
     Raises:
         DataError: one out of range.
@@ -55,9 +53,10 @@ class Settings:
     batch: int = 8
     learning_rate: float = 1e-3
     seed: int = 0
+    at_once: int = 6144
 
     def __post_init__(self) -> None:
-        for what in ("tokens", "rank", "steps", "batch"):
+        for what in ("tokens", "rank", "steps", "batch", "at_once"):
             if getattr(self, what) < 1:
                 raise DataError(f"{what} must be one or more, not {getattr(self, what)}.")
         if not 0 < self.learning_rate < math.inf or not 0 <= self.seed < 1 << 32:
@@ -87,7 +86,7 @@ class Student(nn.Module):
         ones fits where the others do.
         """
         rows = [[*each.prompt, *each.rest] for each in examples]
-        parts = [[examples[i] for i in part] for part in by_length(rows, _TOKENS)]
+        parts = [[examples[i] for i in part] for part in by_length(rows, self.settings.at_once)]
         if len(parts) == 1:
             return {"loss": -self._likelihood(examples).mean()}
         read = [checkpoint(self._likelihood, part, use_reentrant=False) for part in parts]
