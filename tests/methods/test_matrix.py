@@ -10,12 +10,12 @@ import torch
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation import Draws, continue_from
+from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, GistCard, save_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.methods.full import TrainedFull
-from lmsteer.methods.gists import SHIPPED
 from lmsteer.methods.rival import Rival, RivalCard
 from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
 from lmsteer.methods.training import Budget

@@ -10,6 +10,7 @@ import typer
 
 from lmsteer.cli.app import AsJson, Model, app, dialled, stdout
 from lmsteer.errors import LMSteerError
+from lmsteer.gist import SHIPPED
 from lmsteer.sources import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 gist_app = typer.Typer(help="Squeeze prompts into a few tokens' keys and values.", no_args_is_help=True)
 app.add_typer(gist_app, name="gist")
 Adapter = Annotated[str, typer.Option(help="Folder of a gist adapter, as gist fit makes it, or one that ships.")]
-# It ships, for the default model.
-_OWN = "gist-1"
 
 
 @gist_app.command()
@@ -71,7 +70,7 @@ def fit(
 @gist_app.command()
 def evaluate(
     data: Annotated[str, typer.Argument(help="Instruction data with known outputs.")],
-    adapter: Adapter = _OWN,
+    adapter: Adapter = SHIPPED,
     condition: Annotated[str | None, typer.Option(help="What outputs see; as the adapter was fitted if none.")] = None,
     limit: Annotated[int | None, typer.Option(help="Take this many, from the first on.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an output.")] = 64,
@@ -112,7 +111,7 @@ def evaluate(
 def compress(
     out: Annotated[Path, typer.Option(help="File of the gist.")],
     prompt: Annotated[str | None, typer.Argument(help="The prompt.")] = None,
-    adapter: Adapter = _OWN,
+    adapter: Adapter = SHIPPED,
     file: Annotated[Path | None, typer.Option(help="Text file that holds the prompt.")] = None,
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
@@ -152,7 +151,7 @@ def compress(
 def generate(
     gist: Annotated[list[Path], typer.Option(help="A gist for all inputs; or as many as inputs, one each.")],
     inputs: Annotated[list[str] | None, typer.Argument(help="Inputs; one that is empty if none.")] = None,
-    adapter: Adapter = _OWN,
+    adapter: Adapter = SHIPPED,
     file: Annotated[Path | None, typer.Option(help="Inputs: plain lines or JSONL.")] = None,
     steer: Annotated[list[str] | None, typer.Option(help="STEER=STRENGTH or STEER=S1,S2,..; repeatable.")] = None,
     n: Annotated[int, typer.Option(help="Samples for each input and strength.")] = 1,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
+from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
@@ -23,8 +24,6 @@ from lmsteer.gist.gist import Gist
 from lmsteer.lm import LM
 from lmsteer.methods.rival import RivalCard
 from lmsteer.methods.soft_prompts import PrefixTuning
-
-SHIPPED = "gist-1"
 
 
 @dataclass(frozen=True)
