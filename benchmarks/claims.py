@@ -73,21 +73,26 @@ class Bench:
         return made.rival(self.card())
 
     def gain(self, rival: Rival) -> dict[str, float]:
-        """Of unseen texts, at the best of the scales that the method can have."""
+        """Of unseen texts, at the best of the scales that the method can have; ``error`` is that of the contrast."""
         ids = self.lm.encode([text.text for text in self.held_out])
         tokens = sum(len(row) - 1 for row in ids)
 
-        def read(scale: float) -> float:
-            strengths = [scale * text.label for text in self.held_out]
-            return float(rival.log_likelihoods(self.lm, ids, strengths).sum()) / tokens
+        def read(scale: float) -> torch.Tensor:
+            return rival.log_likelihoods(self.lm, ids, [scale * text.label for text in self.held_out]).double()
 
-        found: dict[float, float] = {}
+        found: dict[float, torch.Tensor] = {}
         for scale in SCALES:
             with suppress(LMSteerError):  # beyond its ends
                 found[scale] = read(scale)
-        best = max(found, key=lambda scale: found[scale])
-        gain, contrast = found[best] - self.base / tokens, (found[best] - read(-best)) / 2
-        return {"gain": gain, "contrast": contrast, "scale": best, "parameters": rival.parameters}
+        best = max(found, key=lambda scale: float(found[scale].sum()))
+        halves = (found[best] - read(-best)) / 2
+        return {
+            "gain": (float(found[best].sum()) - self.base) / tokens,
+            "contrast": float(halves.sum()) / tokens,
+            "error": float(halves.std()) * len(ids) ** 0.5 / tokens,
+            "scale": best,
+            "parameters": rival.parameters,
+        }
 
     @cached_property
     def base(self) -> float:

@@ -28,7 +28,9 @@ _FORMAT = 1
 _RECORD = "source.json"
 # Where stores of hidden states lie, and the file of each that tells what it is of.
 STORES, STORE_RECORD = "states", "states.json"
-KINDS = ("models", "states", "curvature")
+# Where steers lie that vLLM has been given as LoRAs, a folder for each mix and its strengths.
+ADAPTERS = "adapters"
+KINDS = ("models", "states", "curvature", ADAPTERS)
 
 
 def cache_dir() -> Path:
@@ -99,7 +101,7 @@ class Entry:
 
     Attributes:
         path: of its folder or file.
-        kind: ``models``, ``states`` (stores of hidden states) or ``curvature``.
+        kind: ``models``, ``states`` (stores of hidden states), ``curvature`` or ``adapters`` (LoRAs for vLLM).
         about: what it is of.
         size: in bytes.
     """
@@ -117,6 +119,7 @@ def entries() -> list[Entry]:
         *(("models", record.parent, record.parent.name) for record in root.glob(f"[!.]*/{_RECORD}")),
         *(("states", record.parent, _contents(record)) for record in root.glob(f"{STORES}/*/{STORE_RECORD}")),
         *(("curvature", file, file.stem) for file in root.glob("curvature-*.safetensors")),
+        *((ADAPTERS, config.parent, config.parent.name) for config in root.glob(f"{ADAPTERS}/*/adapter_config.json")),
     ]
     return [Entry(path, kind, about, size_of(path)) for kind, path, about in sorted(found)]
 

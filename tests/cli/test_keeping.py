@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from lmsteer.cache import ADAPTERS, cache_dir
+from lmsteer.export.peft_lora import export_lora
 from lmsteer.lm import load
 from lmsteer.steers.files import find_steer
+from lmsteer.steers.mix import Mix
+from tiny import random_steer, tiny_lm
 
 
 def test_the_cache_is_listed_and_cleared(run):
     run("fit", "letters.jsonl", "--name", "letters", "--store")
+    lm = tiny_lm("llama")
+    export_lora(lm, Mix({"style": random_steer(lm)}, {"style": 2.0}), cache_dir() / ADAPTERS / "written")
     listed = json.loads(run("cache", "--json", model=False)[1])
-    assert {entry["kind"] for entry in listed} == {"states", "curvature"}
+    assert {entry["kind"] for entry in listed} == {"states", "curvature", "adapters"}
     assert "240 texts" in run("cache", model=False)[1]
     assert run("cache", "--clear", "all", "--json", model=False)[0] == 0
     assert json.loads(run("cache", "--json", model=False)[1]) == []

@@ -33,6 +33,8 @@ def test_outputs_that_are_known_are_found_under_the_gist_and_not_without(llama, 
     assert whole.prompt_tokens == prompt
     assert whole.cache_bytes * 2 == found.cache_bytes * (prompt + 2)  # the gist tokens are in it
     assert found.to_json()["exact"] == 1.0
+    one_by_one = evaluate(llama, adapter, INSTRUCTIONS, max_new_tokens=4, batch_size=1)
+    assert (one_by_one.exact, one_by_one.rouge_l) == (1.0, 1.0)
 
 
 def test_outputs_are_compared_without_case_signs_and_blanks():
@@ -47,6 +49,8 @@ def test_what_cannot_be_measured_is_refused(llama, make_lm, adapter_of, adapter,
     gpt2 = make_lm("gpt2")
     with pytest.raises(DataError, match="no instruction fits"):
         evaluate(gpt2, adapter_of(gpt2), [Instruction("a" * 100, "", "b")])
+    with pytest.raises(DataError, match="batch size"):
+        evaluate(llama, adapter, INSTRUCTIONS, batch_size=0)
     monkeypatch.setattr(module, "_rouge", lambda: (_ for _ in ()).throw(DataError("ROUGE-L needs rouge-score")))
     with pytest.raises(DataError, match="rouge-score"):
         evaluate(llama, adapter, INSTRUCTIONS)

@@ -15,7 +15,7 @@ from pathlib import Path
 from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
-from lmsteer.cache import cache_dir
+from lmsteer.cache import ADAPTERS, cache_dir
 from lmsteer.errors import LMSteerError
 from lmsteer.export.head_file import read_head
 from lmsteer.export.peft_lora import NamedHead, write_lora
@@ -25,7 +25,6 @@ from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.notation import of_model_name
 
-ADAPTERS = "adapters"
 # Adapters on the disk: each is as large as the vocabulary times the rank, and there are as many as strengths.
 _KEPT = 32
 _log = logging.getLogger(__name__)
