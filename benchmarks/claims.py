@@ -105,6 +105,8 @@ class Bench:
 @app.command("measure")
 def measure(data: Data, letters: Annotated[list[str] | None, typer.Argument(help="Of some claims.")] = None) -> None:
     """Every claim, or some."""
+    if unknown := set(letters or ()) - {*"abcdef"}:
+        raise typer.BadParameter(f"no claim {', '.join(unknown)}: there are a to f.")
     texts = read_labelled(data / "sst5_train.jsonl.gz")
     held_out = [text for text in read_labelled(data / "sst5_dev.jsonl.gz") if text.label]
     bench = Bench(load(), sample_texts(texts, TEXTS, 0), sample_texts(held_out, HELD_OUT, 0))

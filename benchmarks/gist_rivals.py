@@ -145,11 +145,21 @@ def _loss(lm: LM, model: PeftModel, batch: Sequence[Example]) -> torch.Tensor:
 
 
 def _written(lm: LM, model: PeftModel, examples: Sequence[Example]) -> list[str]:
-    """What the method makes of the inputs, greedily."""
-    ids, mask = pad([each.rest[: -each.targets] for each in examples], lm.pad_id, lm.device, "left")
+    """What the method makes of the inputs, greedily.
+
+    Those of a length together: PEFT sets positions aside, so that padding would stand between a prompt and its input.
+    """
+    inputs = [each.rest[: -each.targets] for each in examples]
     write: Any = model.generate
-    found = write(input_ids=ids, attention_mask=mask, max_new_tokens=64, do_sample=False, pad_token_id=lm.pad_id)
-    return lm.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+    found: dict[int, str] = {}
+    for length in {len(ids) for ids in inputs}:
+        rows = [row for row, ids in enumerate(inputs) if len(ids) == length]
+        ids, mask = pad([inputs[row] for row in rows], lm.pad_id, lm.device)
+        given = {"input_ids": ids, "attention_mask": mask, "pad_token_id": lm.pad_id}
+        written = write(**given, max_new_tokens=64, do_sample=False)[:, length:]
+        texts = lm.tokenizer.batch_decode(written, skip_special_tokens=True)
+        found |= dict(zip(rows, texts, strict=True))
+    return [found[row] for row in range(len(inputs))]
 
 
 def _joined(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

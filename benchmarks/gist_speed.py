@@ -1,7 +1,7 @@
 """How soon the first token comes after a prompt, how much is kept of it, and what it leaves of the context.
 
-    python -m benchmarks.gist_speed measure    first tokens by length of prompt, batch and number of gist tokens
-    python -m benchmarks.gist_speed tell       the tables, and docs/gist.svg with the qualities of ``benchmarks.gists``
+    python -m benchmarks.gist_speed measure [BATCH]    first tokens by length of prompt, batch and gist tokens
+    python -m benchmarks.gist_speed tell    the tables, and docs/gist.svg with the qualities of ``benchmarks.gists``
 
 Three ways, in turn, through the public calls: the prompt read anew with its inputs, its own cache reused, its gist.
 Weights, adapter and inputs are the same. Medians; figures go to ``results/gist_speed.json``.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from matplotlib.figure import Figure
@@ -34,18 +34,20 @@ from lmsteer.sampling import Sampling
 from lmsteer.starter import starter_prompts
 
 RESULTS = Path(__file__).parent / "results" / "gist_speed.json"
-LENGTHS, BATCHES = (32, 64, 128, 256, 512, 1024), (1, 16)
+# Batches, and how often each is timed.
+LENGTHS, BATCHES = (32, 64, 128, 256, 512, 1024), {1: 21, 16: 7}
 # Of the picture.
 LENGTH, BATCH = 256, 1
-REPEATS = 7
 FIRST = Draws(max_new_tokens=1, sampling=Sampling(temperature=0))
 INPUT = "\nInput: The ferry was late, and nobody told us why.\nOutput:"
 app = typer.Typer(add_completion=False)
 
 
 @app.command("measure")
-def measure() -> None:
+def measure(batches: Annotated[list[int] | None, typer.Argument(help="Some batches.")] = None) -> None:
     """First tokens: every length with one gist token, one length with more."""
+    if unknown := set(batches or ()) - BATCHES.keys():
+        raise typer.BadParameter(f"no batches of {unknown}: there are {', '.join(map(str, BATCHES))}.")
     lm = load()
     machine = Machine.measured()
     keep(RESULTS, "machine", {"GFLOP/s": round(machine.matrix_rate / 1e9), "GB/s": round(machine.bandwidth / 1e9, 1)})
@@ -53,7 +55,7 @@ def measure() -> None:
         adapter = load_adapter(WORK / name)
         with adapter.installed(lm):
             for length in LENGTHS if name == "gist-1" else (LENGTH,):
-                for batch in BATCHES:
+                for batch in batches or BATCHES:
                     keep(RESULTS, _key(name, length, batch), _line(lm, adapter, length, batch))
 
 
@@ -89,7 +91,7 @@ def _line(lm: LM, adapter: GistAdapter, length: int, batch: int) -> dict[str, An
     def after(kept: Any) -> Callable[[], object]:
         return lambda: list(generate_from_gists(lm, adapter, [kept], inputs, draws=FIRST))
 
-    seconds = in_turn(anew, after(own), after(gist), repeats=REPEATS)
+    seconds = in_turn(anew, after(own), after(gist), repeats=BATCHES[batch])
     return dict(zip(("anew_s", "own_s", "gist_s"), seconds, strict=True)) | {
         "own_bytes": own.bytes,
         "gist_bytes": gist.bytes,

@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 RESULTS, CURVES = HERE / "results" / "gists.json", HERE / "results" / "gist_curves.json"
 WORK = HERE / "results" / "work" / "gists"
 DOCS = HERE.parent / "docs"
-# About twenty minutes each on two cores.
+# A quarter to half an hour each on two cores.
 FITS = {
     "gist-1": Settings(1),
     "negative": Settings(1, condition=Condition.NEGATIVE),
@@ -48,7 +48,7 @@ FITS = {
     "gist-5": Settings(5),
     "gist-2": Settings(2),
 }
-# For a GPU: five times the examples.
+# For a GPU: nearly five times the examples.
 LONGER = "-longer"
 LONGER_FITS = {
     f"{name}{LONGER}": replace(settings, steps=600, batch=64, at_once=1 << 14) for name, settings in FITS.items()
@@ -101,8 +101,7 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
     there, but not on a GPU. What is trained is kept in float32, and what comes of it is measured in float32.
     """
     known = FITS | LONGER_FITS
-    if unknown := set(names or ()) - known.keys():
-        raise typer.BadParameter(f"no {', '.join(unknown)}: there are {', '.join(known)}.")
+    _check_known(names, known)
     lm = load(dtype=torch.bfloat16, attn_implementation="sdpa" if torch.cuda.is_available() else "eager")
     instructions, seen = read_instructions(data / "instructions_train.jsonl.gz"), _held_out(data, "seen")
     for name in names or FITS:
@@ -119,15 +118,23 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
 @app.command("write")
 def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="Some ways.")] = None) -> None:
     """Outputs of every split, every way whose adapter is there, or some."""
+    ways = WAYS | LONGER_WAYS
+    _check_known(names, ways)
     lm = load()
-    for name, way in (WAYS | LONGER_WAYS).items():
-        if (way.adapter and not (WORK / way.adapter).exists()) or (names and name not in names):
+    for name in names or ways:
+        way = ways[name]
+        if way.adapter and not (WORK / way.adapter).exists():
             continue
         adapter = load_adapter(WORK / way.adapter) if way.adapter else _plain(lm)
         for split in SPLITS:
             if (key := f"{name}, {split}") not in kept(RESULTS):
                 instructions = [_shortened(each, way.words) for each in _held_out(data, split)]
                 keep(RESULTS, key, measured(lm, adapter, instructions, way.condition).to_json())
+
+
+def _check_known(names: Sequence[str] | None, known: Mapping[str, object]) -> None:
+    if unknown := set(names or ()) - known.keys():
+        raise typer.BadParameter(f"no {', '.join(unknown)}: there are {', '.join(known)}.")
 
 
 def measured(lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], condition: Condition) -> Quality:
@@ -143,7 +150,7 @@ def tell() -> None:
     console = Console(width=140)
     for fitted in ("", LONGER):
         for split in SPLITS:
-            if f"no prompt{fitted}, {split}" in found:
+            if all(f"{end}{fitted}, {split}" in found for end in ("whole prompt", "no prompt")):
                 console.print(_table(split, fitted, found))
     _draw(kept(CURVES))
 

@@ -24,7 +24,7 @@ from lmsteer.errors import ModelError
 from lmsteer.files import replace_folder
 
 # Raised when the conversion changes, so that folders of an older lmsteer are built again.
-_FORMAT = 1
+_FORMAT = 2
 _RECORD = "source.json"
 # Where stores of hidden states lie, and the file of each that tells what it is of.
 STORES, STORE_RECORD = "states", "states.json"

@@ -80,6 +80,8 @@ def test_outputs_are_measured(run, gists):
         (["fit", "data.jsonl", "--out", "data.jsonl"], "holds no gist adapter"),
         (["fit", "data.jsonl", "--out", "."], "holds no gist adapter"),
         (["evaluate", "data.jsonl", "--adapter", "gists", "--limit", "0"], "one or more"),
+        (["evaluate", "data.jsonl", "--adapter", "gists", "--batch-size", "0"], "batch size"),
+        (["fit", "data.jsonl", "--out", "other", "--at-once", "0"], "at_once"),
         (["evaluate", "data.jsonl", "--adapter", "gists", "--condition", "maybe"], "gist, positive, negative"),
         (["compress", " ", "--adapter", "gists", "--out", "x"], "the prompt is empty"),
         (["compress", "--adapter", "gists", "--out", "x"], "give a prompt"),

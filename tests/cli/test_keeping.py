@@ -22,6 +22,9 @@ def test_the_cache_is_listed_and_cleared(run):
     listed = json.loads(run("cache", "--json", model=False)[1])
     assert {entry["kind"] for entry in listed} == {"states", "curvature", "adapters"}
     assert "240 texts" in run("cache", model=False)[1]
+    (removed,) = json.loads(run("cache", "--clear", "adapters", "--json", model=False)[1])
+    assert Path(removed["path"]).name == "written"
+    assert not Path(removed["path"]).exists()
     assert run("cache", "--clear", "all", "--json", model=False)[0] == 0
     assert json.loads(run("cache", "--json", model=False)[1]) == []
     status, _, err = run("cache", "--clear", "everything", model=False)

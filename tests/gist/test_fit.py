@@ -264,6 +264,12 @@ def test_packed_weights_are_refused(make_lm):
         Student(lm, replace(SMALL, full=True))
 
 
+def test_what_is_kept_at_once_is_no_part_of_what_is_learnt():
+    assert Settings(at_once=8).to_json() == Settings().to_json()
+    with pytest.raises(DataError, match="at_once"):
+        Settings(at_once=0)
+
+
 def test_a_batch_of_long_examples_is_taken_in_parts_with_the_same_gradients(llama):
     examples = encode_examples(llama, [Instruction(f"say {k}" * k, "", "yes" * k) for k in range(1, 7)], 1)
     found = []

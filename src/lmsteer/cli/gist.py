@@ -36,6 +36,7 @@ def fit(
     learning_rate: Annotated[float | None, typer.Option(help="The highest; 1e-3, or 1e-5 with --full.")] = None,
     every: Annotated[int, typer.Option(help="Steps between two looks at --held-out, and two checkpoints.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the LoRA and of the order.")] = 0,
+    at_once: Annotated[int, typer.Option(help="Tokens whose activations are kept; a GPU has room for more.")] = 6144,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted fit.")] = False,
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
@@ -53,7 +54,7 @@ def fit(
     from lmsteer.progress import bars
 
     rate = learning_rate if learning_rate is not None else 1e-5 if full else 1e-3
-    settings = Settings(tokens, shared, rank, full, _condition(condition), steps, batch, rate, seed)
+    settings = Settings(tokens, shared, rank, full, _condition(condition), steps, batch, rate, seed, at_once)
     check_target(out)
     instructions, unseen = read_instructions(data), read_instructions(held_out) if held_out else ()
     # In half precision, small steps would round away.
@@ -94,8 +95,15 @@ def evaluate(
     found = find_adapter(adapter)
     seen = _condition(condition) if condition else found.condition
     instructions = read_instructions(data)[:limit]
-    size = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    quality = run(load(model), found, instructions, condition=seen, progress=bars(), **size)
+    quality = run(
+        load(model),
+        found,
+        instructions,
+        condition=seen,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=bars(),
+    )
     if as_json:
         printing.as_json({"condition": seen.value, **quality.to_json()})
     else:

@@ -63,8 +63,9 @@ class Settings:
             raise DataError(f"the learning rate cannot be {self.learning_rate}, or the seed {self.seed}.")
 
     def to_json(self) -> dict[str, Any]:
-        """For machines."""
-        return {**asdict(self), "condition": self.condition.value}
+        """What tells of the result, for machines: all but ``at_once``."""
+        told = {**asdict(self), "condition": self.condition.value}
+        return {name: value for name, value in told.items() if name != "at_once"}
 
 
 class Student(nn.Module):
