@@ -23,15 +23,20 @@ import typer
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
+from transformers import DynamicCache
 
 from benchmarks.gists import WAYS, WORK, Data, measured
 from benchmarks.results import keep, kept
 from lmsteer.batches import pad
+from lmsteer.caches import CacheStarts, Kept, cut
+from lmsteer.decoding import CACHE
 from lmsteer.fitting.data import read_rows
+from lmsteer.generation import Draws, continue_from
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness
 from lmsteer.gist.examples import Example, Instruction, encode_examples
 from lmsteer.lm import LM, load
+from lmsteer.sampling import Sampling
 
 RESULTS = Path(__file__).parent / "results" / "gist_rivals.json"
 TASKS, TOKENS, STEPS, BATCH = 8, 5, 100, 8
@@ -55,16 +60,20 @@ def measure(data: Data) -> None:
             quality = measured(lm, load_adapter(WORK / way.adapter), held_out, way.condition)
             keep(RESULTS, name, {"tasks": tasks, **quality.to_json()})
     for name in RATES:
-        if name not in kept(RESULTS):
-            found = [_measured(lm, name, train[task], seen[task]) for task in tasks]
-            keep(RESULTS, name, {"tasks": tasks, **_joined(found)})
+        for task in tasks:
+            if (key := f"{name}, {task}") not in kept(RESULTS):
+                keep(RESULTS, key, _measured(lm, name, train[task], seen[task]))
 
 
 @app.command("tell")
 def tell() -> None:
     """The table of what is kept."""
     table = Table("", "loss", "ROUGE-L", "exact", "examples needed", "seconds a prompt", "kept, KiB")
-    for name, each in kept(RESULTS).items():
+    found = kept(RESULTS)
+    for name in RATES:
+        if own := [found.pop(key) for key in [*found] if key.startswith(f"{name}, ")]:
+            found[name] = _joined(own)
+    for name, each in found.items():
         quality = [f"{each['loss']:.3f}", f"{each['rouge_l']:.3f}", f"{each['exact']:.1%}"]
         cost = [f"{each.get(what, 0):.0f}" for what in ("trained_on", "seconds")]
         table.add_row(name, *quality, *cost, f"{each['cache_bytes'] / 1024:.0f}")
@@ -108,7 +117,11 @@ def _begun(lm: LM, name: str, prompt: str) -> PeftModel:
     """The method before it is trained; where it can, it begins at the prompt."""
     common: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": TOKENS}
     if name == "prefix tuning":
-        return peft.get_peft_model(lm.model, peft.PrefixTuningConfig(**common))
+        model = peft.get_peft_model(lm.model, peft.PrefixTuningConfig(**common))
+        drawn: Any = model.prompt_encoder["default"].embedding
+        with torch.no_grad():
+            drawn.weight.zero_()  # what PEFT draws is far from any key or value
+        return model
     if name == "cartridge":
         model = peft.get_peft_model(lm.model, peft.CartridgeConfig(**common))
         peft.initialize_kv_prefix_from_text(model, lm.tokenizer, text=prompt, use_chat_template=False)
@@ -145,21 +158,25 @@ def _loss(lm: LM, model: PeftModel, batch: Sequence[Example]) -> torch.Tensor:
 
 
 def _written(lm: LM, model: PeftModel, examples: Sequence[Example]) -> list[str]:
-    """What the method makes of the inputs, greedily.
-
-    Those of a length together: PEFT sets positions aside, so that padding would stand between a prompt and its input.
-    """
+    """What the method makes of the inputs, greedily, by our own caches: PEFT's way with padding loses positions."""
+    kept = _kept(lm, model)
     inputs = [each.rest[: -each.targets] for each in examples]
-    write: Any = model.generate
-    found: dict[int, str] = {}
-    for length in {len(ids) for ids in inputs}:
-        rows = [row for row, ids in enumerate(inputs) if len(ids) == length]
-        ids, mask = pad([inputs[row] for row in rows], lm.pad_id, lm.device)
-        given = {"input_ids": ids, "attention_mask": mask, "pad_token_id": lm.pad_id}
-        written = write(**given, max_new_tokens=64, do_sample=False)[:, length:]
-        texts = lm.tokenizer.batch_decode(written, skip_special_tokens=True)
-        found |= dict(zip(rows, texts, strict=True))
-    return [found[row] for row in range(len(inputs))]
+    starts = CacheStarts(lm, [kept] * len(inputs), [TOKENS] * len(inputs), inputs)
+    greedy = Draws(max_new_tokens=64, sampling=Sampling(temperature=0))
+    texts = lm.tokenizer.batch_decode(inputs)
+    return [row.text for row in continue_from(lm, texts, starts, {}, [{}], greedy)]
+
+
+@torch.inference_mode()
+def _kept(lm: LM, model: PeftModel) -> Kept:
+    """Keys and values of a trained prompt."""
+    prompt: Any = model.get_prompt(1)
+    if isinstance(prompt, torch.Tensor):
+        cache = DynamicCache(config=lm.model.config)
+        lm.model(inputs_embeds=prompt, use_cache=True, logits_to_keep=1, **{CACHE: cache})
+        return cut(cache, 0, TOKENS)
+    keys, values = zip(*((layer[0][0], layer[1][0]) for layer in prompt), strict=True)
+    return Kept(keys, values)
 
 
 def _joined(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
