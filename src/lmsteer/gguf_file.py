@@ -26,8 +26,8 @@ from lmsteer.errors import ModelError
 _DIGITS_APART = frozenset({"smollm", "starcoder", "refact"})
 
 
-# Special tokens by transformers' names, and the fields of a GGUF file that tell them. Releases of transformers before
-# 5.24 leave some to chance, and a tokenizer with another end of text is another tokenizer.
+# Special tokens by transformers' names, and the fields of a GGUF file that tell them. transformers 5.16 and 5.17 do not
+# read them all, and a tokenizer with another end of text is another tokenizer.
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
