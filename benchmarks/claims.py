@@ -24,7 +24,7 @@ import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.results import keep, kept
+from benchmarks.results import check_known, keep, kept
 from lmsteer.batches import by_length, pad
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft_lora import export_lora
@@ -105,8 +105,7 @@ class Bench:
 @app.command("measure")
 def measure(data: Data, letters: Annotated[list[str] | None, typer.Argument(help="Of some claims.")] = None) -> None:
     """Every claim, or some."""
-    if unknown := set(letters or ()) - {*"abcdef"}:
-        raise typer.BadParameter(f"no claim {', '.join(unknown)}: there are a to f.")
+    check_known(letters, "abcdef")
     texts = read_labelled(data / "sst5_train.jsonl.gz")
     held_out = [text for text in read_labelled(data / "sst5_dev.jsonl.gz") if text.label]
     bench = Bench(load(), sample_texts(texts, TEXTS, 0), sample_texts(held_out, HELD_OUT, 0))

@@ -23,19 +23,18 @@ import typer
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
-from transformers import DynamicCache
 
 from benchmarks.gists import WAYS, WORK, Data, measured
 from benchmarks.results import keep, kept
 from lmsteer.batches import pad
-from lmsteer.caches import CacheStarts, Kept, cut
-from lmsteer.decoding import CACHE
 from lmsteer.fitting.data import read_rows
 from lmsteer.generation import Draws, continue_from
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness
-from lmsteer.gist.examples import Example, Instruction, encode_examples
+from lmsteer.gist.examples import Example, Instruction, encode_examples, input_text
 from lmsteer.lm import LM, load
+from lmsteer.methods.rival import RivalCard
+from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning
 from lmsteer.sampling import Sampling
 
 RESULTS = Path(__file__).parent / "results" / "gist_rivals.json"
@@ -94,12 +93,10 @@ def _measured(lm: LM, name: str, train: Sequence[Instruction], held_out: Sequenc
     model = _begun(lm, name, f"Instruction: {usual}\n")
     _train(lm, model, encode_examples(lm, train, TOKENS), RATES[name])
     seconds = time.perf_counter() - started
-    examples = encode_examples(lm, held_out, TOKENS + 64)
+    examples, rival = encode_examples(lm, held_out, TOKENS + 64), _rival(lm, name, model)
     with torch.inference_mode():
         loss = sum(float(_loss(lm, model, [each])) * each.targets for each in examples)
-        pairs = [(each.of.output, text) for each, text in zip(examples, _written(lm, model, examples), strict=True)]
-    prompt: Any = model.get_prompt(1)
-    parts = [prompt] if isinstance(prompt, torch.Tensor) else [part for layer in prompt for part in layer[:2]]
+    pairs = [(each.of.output, text) for each, text in zip(examples, _written(lm, rival, examples), strict=True)]
     rouge_l, exact = likeness(pairs)
     return {
         "examples": len(pairs),
@@ -109,7 +106,7 @@ def _measured(lm: LM, name: str, train: Sequence[Instruction], held_out: Sequenc
         "targets": sum(each.targets for each in examples),
         "trained_on": len(train),
         "seconds": seconds,
-        "cache_bytes": sum(part.numel() * part.element_size() for part in parts),
+        "cache_bytes": rival.bytes // 2,
     }
 
 
@@ -157,26 +154,20 @@ def _loss(lm: LM, model: PeftModel, batch: Sequence[Example]) -> torch.Tensor:
     return loss
 
 
-def _written(lm: LM, model: PeftModel, examples: Sequence[Example]) -> list[str]:
-    """What the method makes of the inputs, greedily, by our own caches: PEFT's way with padding loses positions."""
-    kept = _kept(lm, model)
-    inputs = [each.rest[: -each.targets] for each in examples]
-    starts = CacheStarts(lm, [kept] * len(inputs), [TOKENS] * len(inputs), inputs)
+def _rival(lm: LM, name: str, model: PeftModel) -> PromptTuning | PrefixTuning:
+    """What PEFT has trained, as a soft prompt of ours, the same at both ends; a cartridge is a prefix."""
+    prompt = model.get_prompt_embedding_to_save("default")
+    kind = PromptTuning if name == "prompt tuning" else PrefixTuning
+    card = RivalCard(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    return kind(card, {"minus": prompt, "plus": prompt})
+
+
+def _written(lm: LM, rival: PromptTuning | PrefixTuning, examples: Sequence[Example]) -> list[str]:
+    """What it makes of the inputs, greedily; PEFT's own way loses positions."""
     greedy = Draws(max_new_tokens=64, sampling=Sampling(temperature=0))
-    texts = lm.tokenizer.batch_decode(inputs)
-    return [row.text for row in continue_from(lm, texts, starts, {}, [{}], greedy)]
-
-
-@torch.inference_mode()
-def _kept(lm: LM, model: PeftModel) -> Kept:
-    """Keys and values of a trained prompt."""
-    prompt: Any = model.get_prompt(1)
-    if isinstance(prompt, torch.Tensor):
-        cache = DynamicCache(config=lm.model.config)
-        lm.model(inputs_embeds=prompt, use_cache=True, logits_to_keep=1, **{CACHE: cache})
-        return cut(cache, 0, TOKENS)
-    keys, values = zip(*((layer[0][0], layer[1][0]) for layer in prompt), strict=True)
-    return Kept(keys, values)
+    inputs = [input_text(each.of.input) for each in examples]
+    starts = rival.starts(lm, inputs, 1.0, greedy.max_new_tokens)
+    return [row.text for row in continue_from(lm, inputs, starts, {}, [{}], greedy)]
 
 
 def _joined(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.gists import DOCS, FITS, MIDDLE, OURS, WORK, gap_closed
 from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
-from benchmarks.results import keep, kept
+from benchmarks.results import check_known, keep, kept
 from lmsteer.files import write_file
 from lmsteer.generation import Draws, generate
 from lmsteer.gist.adapter import GistAdapter, load_adapter
@@ -46,8 +46,7 @@ app = typer.Typer(add_completion=False)
 @app.command("measure")
 def measure(batches: Annotated[list[int] | None, typer.Argument(help="Some batches.")] = None) -> None:
     """First tokens: every length with one gist token, one length with more."""
-    if unknown := set(batches or ()) - BATCHES.keys():
-        raise typer.BadParameter(f"no batches of {unknown}: there are {', '.join(map(str, BATCHES))}.")
+    check_known(batches, BATCHES)
     lm = load()
     machine = Machine.measured()
     keep(RESULTS, "machine", {"GFLOP/s": round(machine.matrix_rate / 1e9), "GB/s": round(machine.bandwidth / 1e9, 1)})

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import keep, kept
+from benchmarks.results import check_known, keep, kept
 from lmsteer.files import write_file
 from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
 from lmsteer.gist.embedding import first_embedding
@@ -101,7 +101,7 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
     there, but not on a GPU. What is trained is kept in float32, and what comes of it is measured in float32.
     """
     known = FITS | LONGER_FITS
-    _check_known(names, known)
+    check_known(names, known)
     lm = load(dtype=torch.bfloat16, attn_implementation="sdpa" if torch.cuda.is_available() else "eager")
     instructions, seen = read_instructions(data / "instructions_train.jsonl.gz"), _held_out(data, "seen")
     for name in names or FITS:
@@ -119,7 +119,7 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
 def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="Some ways.")] = None) -> None:
     """Outputs of every split, every way whose adapter is there, or some."""
     ways = WAYS | LONGER_WAYS
-    _check_known(names, ways)
+    check_known(names, ways)
     lm = load()
     for name in names or ways:
         way = ways[name]
@@ -130,11 +130,6 @@ def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help
             if (key := f"{name}, {split}") not in kept(RESULTS):
                 instructions = [_shortened(each, way.words) for each in _held_out(data, split)]
                 keep(RESULTS, key, measured(lm, adapter, instructions, way.condition).to_json())
-
-
-def _check_known(names: Sequence[str] | None, known: Mapping[str, object]) -> None:
-    if unknown := set(names or ()) - known.keys():
-        raise typer.BadParameter(f"no {', '.join(unknown)}: there are {', '.join(known)}.")
 
 
 def measured(lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], condition: Condition) -> Quality:

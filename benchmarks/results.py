@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import typer
 from filelock import FileLock
 
 from lmsteer.files import write_file
 
 # Locks lie there: several benchmarks may write to one file.
 _WORK = Path(__file__).parent / "results" / "work"
+
+
+def check_known(given: Collection[object] | None, known: Collection[object]) -> None:
+    """Refuse to measure what there is not."""
+    if unknown := [each for each in given or () if each not in known]:
+        raise typer.BadParameter(f"no {', '.join(map(str, unknown))}: there are {', '.join(map(str, known))}.")
 
 
 def kept(file: Path) -> dict[str, Any]:

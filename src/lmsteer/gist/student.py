@@ -65,7 +65,8 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """What tells of the result, for machines: all but ``at_once``."""
         told = {**asdict(self), "condition": self.condition.value}
-        return {name: value for name, value in told.items() if name != "at_once"}
+        del told["at_once"]
+        return told
 
 
 class Student(nn.Module):
