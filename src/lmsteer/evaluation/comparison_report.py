@@ -37,7 +37,7 @@ def about(plan: Plan, texts: int, judging: Scorer) -> dict[str, str]:
 
 def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
     """One self-contained HTML page."""
-    pictures = {"attribute": _attribute(comparison.contenders, about.get("scorer", "score"))}
+    pictures = {"attribute": attribute_charts(comparison.contenders, about.get("scorer", "score"))}
     if any(found.growth for found in comparison.contenders):
         pictures["growth"] = _growth(comparison.contenders)
     return filled(
@@ -50,7 +50,7 @@ def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
     )
 
 
-def _attribute(contenders: Sequence[Contender], scorer: str) -> Figure:
+def attribute_charts(contenders: Sequence[Contender], scorer: str) -> Figure:
     """Mean score against perplexity, a chart for each method."""
     figure, charts = _charts(contenders)
     for axes, found in zip(charts, contenders, strict=True):

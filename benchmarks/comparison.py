@@ -1,0 +1,109 @@
+"""Every method beside the others on real data: what ``lmsteer compare`` finds of two dimensions.
+
+    python -m benchmarks.comparison measure DATA    both, or one by name; goes on where it was stopped
+    python -m benchmarks.comparison tell            the tables of docs/methods.md, and docs/compare-*.svg
+
+DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
+continues the same prompts. Perplexity is told by another model than the one that writes, whose terms have to be
+accepted. Figures go to ``results/comparison.json``, reports to ``results/work/comparison``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.dimensions import DIMENSIONS
+from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
+from benchmarks.results import check_known, keep, kept
+from lmsteer.evaluation.compare import Comparison, compare
+from lmsteer.evaluation.comparison_report import about, attribute_charts, comparison_report
+from lmsteer.evaluation.contender import Contender, Plan
+from lmsteer.evaluation.protocol import Protocol
+from lmsteer.evaluation.scorers import scorer
+from lmsteer.files import write_file
+from lmsteer.fitting.data import LabelledSource
+from lmsteer.methods.table import METHODS
+from lmsteer.methods.training import Budget
+from lmsteer.pictures import rendered
+from lmsteer.printing.comparing import comparison_as_json
+from lmsteer.progress import bars
+from lmsteer.prompts import read_prompts
+from lmsteer.sources import DEFAULT_MODEL
+
+RESULTS, WORK = HERE / "results" / "comparison.json", HERE / "results" / "work" / "comparison"
+TEXTS, STEPS, PROMPTS, SAMPLES = 2048, 100, 20, 5
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dimension, by the name of its scorer and its data.
+
+    Attributes:
+        prompts: their file, without ``.jsonl.gz``.
+        instructions: for the -1 end and the +1 end.
+    """
+
+    prompts: str
+    instructions: tuple[str, str]
+
+
+CASES = {"sentiment": Case("prompts_sentiment_neutral", SENTIMENT), "toxicity": Case("prompts_toxic", TOXICITY)}
+
+
+@app.command("measure")
+def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="Of dimensions.")] = None) -> None:
+    """All methods, on each dimension."""
+    check_known(names, CASES)
+    for name in names or CASES:
+        case = CASES[name]
+        source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
+        prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
+        protocol = Protocol(SAMPLES)
+        budget = Budget(STEPS)
+        plan = Plan(DEFAULT_MODEL, source, prompts, name, JUDGE, budget, protocol, instructions=case.instructions)
+        found = compare(plan, [*METHODS], WORK / name, bars())
+        told = {**about(plan, TEXTS, scorer(name)), "texts": f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"}
+        write_file(WORK / name / "report.html", comparison_report(found, told))
+        keep(RESULTS, name, comparison_as_json(found, told))
+
+
+@app.command("tell")
+def tell() -> None:
+    """The tables and the pictures."""
+    console = Console(width=160)
+    for name, told in kept(RESULTS).items():
+        found = Comparison([Contender.from_json(each) for each in told["contenders"]], told["failures"])
+        console.print(f"\n{name}: {told['about']}", highlight=False, markup=False)
+        for line in (
+            "| method | up | down | on disk | fit | memory | a token | first token | context |",
+            "|---" * 9 + "|",
+        ):
+            console.print(line, highlight=False, markup=False)
+        for each in found.contenders:
+            console.print(_row(each), highlight=False, markup=False)
+        console.print(found.failures or "none failed", highlight=False, markup=False)
+        write_file(DOCS / f"compare-{name}.svg", rendered(attribute_charts(found.contenders, name)))
+
+
+def _row(found: Contender) -> str:
+    cells: list[Any] = [
+        f"`{found.method}`",
+        f"{found.up:+.2f}",
+        f"{-found.down:+.2f}",
+        f"{found.bytes / 1e6:.2f} MB",
+        f"{found.seconds:.0f} s",
+        f"{found.peak_bytes / 1e9:.1f} GB",
+        f"{found.slowdown:.2f} x",
+        f"{found.first_token:.2f} x",
+        found.context,
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+if __name__ == "__main__":
+    app()
