@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from lmsteer.methods.table import METHODS
 from lmsteer.starter import starter_texts
 
 README = Path(__file__).parent.parent / "README.md"
 GUIDE = README.parent / "docs" / "guide.md"
 GIST = README.parent / "docs" / "gist.md"
-METHODS = README.parent / "docs" / "methods.md"
+PAGE_ON_METHODS = README.parent / "docs" / "methods.md"
 OTHER_MODEL = "gemma3-270m"
 pytestmark = pytest.mark.model
 
@@ -108,10 +109,12 @@ def test_the_page_on_methods_runs(tmp_path):
     texts = starter_texts("sentiment")[:160]
     rows = (json.dumps({"text": text.text, "label": text.label}) for text in texts)
     (tmp_path / "reviews.jsonl").write_text("\n".join(rows))
-    for language, block in blocks(METHODS, "console", "python"):
+    for language, block in blocks(PAGE_ON_METHODS, "console", "python"):
         if language == "python":
             run(tmp_path, [sys.executable, "-c", block])
         for line in commands(block) if language == "console" else []:
             run(tmp_path, [sys.executable, "-m", *shlex.split(line)])
     assert (tmp_path / "comparison" / "report.html").is_file()
+    # None failed.
+    assert {file.parent.name for file in (tmp_path / "comparison").glob("*/contender.json")} == {*METHODS}
     assert (tmp_path / "kind-model" / "model.safetensors").is_file()

@@ -13,7 +13,7 @@ from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
 
 # Of --quick: steps, prompts, continuations a prompt, and no looks at fewer texts.
-_QUICK = (20, 4, 2)
+_QUICK = (5, 2, 2)
 
 
 @app.command()
