@@ -50,7 +50,7 @@ SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 RANKS = (1, 4, 16, 64)
 TOKENS = (1, 2, 4, 8, 16, 32, 64)
 SIZES = (8, 32, 128, 512, 2048)
-STRENGTH = 3.0
+SHIPPED = Mix({"sentiment": find_steer("sentiment")}, {"sentiment": 3.0})
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 
@@ -93,6 +93,16 @@ class Bench:
             "scale": best,
             "parameters": rival.parameters,
         }
+
+    def steered(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """What is foretold under the steer that ships."""
+        with torch.no_grad(), self.lm.steered(SHIPPED):
+            return _predictions(ids, self.lm, _own(self.lm))
+
+    @cached_property
+    def wanted(self) -> Sequence[torch.Tensor]:
+        """That of every text: about five megabytes of each."""
+        return [self.steered([row]) for row in self.lm.encode([text.text for text in self.texts])]
 
     @cached_property
     def base(self) -> float:
@@ -173,13 +183,12 @@ def _as_lora(lm: LM, bench: Bench) -> dict[str, float]:
     """How far apart log-probabilities are, of a steer in flight and of its LoRA as plain PEFT loads it."""
     import peft
 
-    mix = Mix({"sentiment": find_steer("sentiment")}, {"sentiment": STRENGTH})
     ids = [torch.tensor([row], device=lm.device) for row in lm.encode([text.text for text in bench.held_out[:20]])]
-    with lm.steered(mix):
+    with lm.steered(SHIPPED):
         steered = [torch.log_softmax(lm.model(row).logits, -1) for row in ids]
     plain = [torch.log_softmax(lm.model(row).logits, -1) for row in ids]
     with tempfile.TemporaryDirectory() as folder:
-        model = peft.PeftModel.from_pretrained(lm.model, str(export_lora(lm, mix, Path(folder) / "lora")))
+        model = peft.PeftModel.from_pretrained(lm.model, str(export_lora(lm, SHIPPED, Path(folder) / "lora")))
         found = [torch.log_softmax(model(input_ids=row).logits, -1) for row in ids]
         model.unload()
     gaps = [float((one - other).abs().max()) for one, other in zip(found, steered, strict=True)]
@@ -190,42 +199,47 @@ def _as_lora(lm: LM, bench: Bench) -> dict[str, float]:
 def _imitated(bench: Bench, rank: int) -> dict[str, float]:
     """The LoRA on the last value matrix that comes nearest to a steer's predictions, and how near that is."""
     lm, made = bench.lm, TrainedLoRA(bench.lm, "value", rank)
-    mix = Mix({"sentiment": find_steer("sentiment")}, {"sentiment": STRENGTH})
     optimizer = torch.optim.AdamW(made.trainable(), 1e-2, weight_decay=0.0)
     ids = lm.encode([text.text for text in bench.texts])
     random = torch.Generator().manual_seed(0)
+
+    def imitating(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        return _predictions(rows, lm, lambda padded, mask: made.logits(padded, mask, torch.ones(len(rows))))
+
     for step in range(2 * STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * (1 - step / (2 * STEPS))
         rows = torch.randint(len(ids), (16,), generator=random).tolist()
-        loss = _divergence(lm, mix, made, [ids[i] for i in rows])[0]
-        loss.backward()
+        _divergence(torch.cat([bench.wanted[i] for i in rows]), imitating([ids[i] for i in rows])).backward()
         optimizer.step()
         optimizer.zero_grad()
     unseen = lm.encode([text.text for text in bench.held_out])
     total, untouched, tokens = 0.0, 0.0, 0
     with torch.no_grad():
         for batch in by_length(unseen):
-            own, base = _divergence(lm, mix, made, [unseen[i] for i in batch])
-            count = sum(len(unseen[i]) for i in batch)
-            total, untouched, tokens = total + float(own) * count, untouched + float(base) * count, tokens + count
+            rows = [unseen[i] for i in batch]
+            wanted, count = bench.steered(rows), sum(map(len, rows))
+            total += float(_divergence(wanted, imitating(rows))) * count
+            untouched += float(_divergence(wanted, _predictions(rows, lm, _own(lm)))) * count
+            tokens += count
     return {"nats a token": total / tokens, "untouched": untouched / tokens, "share left": total / untouched}
 
 
-def _divergence(lm: LM, mix: Mix, made: TrainedLoRA, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """KL(steered ‖ LoRA) and KL(steered ‖ base), means over tokens."""
+def _own(lm: LM) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    return lambda padded, mask: lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+
+
+def _predictions(
+    ids: Sequence[Sequence[int]], lm: LM, logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Log-probabilities at every token, one row after the other: (tokens, vocabulary)."""
     padded, mask = pad(ids, lm.pad_id, lm.device)
-    counted = mask.bool()
-    with torch.no_grad():
-        base = torch.log_softmax(lm.model(input_ids=padded, attention_mask=mask).logits[counted], -1)
-        with lm.steered(mix):
-            wanted = torch.log_softmax(lm.model(input_ids=padded, attention_mask=mask).logits[counted], -1)
-    own = torch.log_softmax(made.logits(padded, mask, torch.ones(len(ids), device=lm.device))[counted], -1)
+    return torch.log_softmax(logits(padded, mask)[mask.bool()], -1)
 
-    def divergence(found: torch.Tensor) -> torch.Tensor:
-        return (wanted.exp() * (wanted - found)).sum(-1).mean()
 
-    return divergence(own), divergence(base)
+def _divergence(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """KL(wanted ‖ found), the mean over tokens."""
+    return torch.nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
 
 CURVES: Sequence[tuple[str, Sequence[int], Mapping[str, str]]] = (
