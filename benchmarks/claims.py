@@ -214,15 +214,26 @@ def _imitated(bench: Bench, rank: int) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad()
     unseen = lm.encode([text.text for text in bench.held_out])
-    total, untouched, tokens = 0.0, 0.0, 0
+    left, untouched, tokens = torch.zeros(2).double(), torch.zeros(2).double(), 0
     with torch.no_grad():
         for batch in by_length(unseen):
-            rows = [unseen[i] for i in batch]
-            wanted, count = bench.steered(rows), sum(map(len, rows))
-            total += float(_divergence(wanted, imitating(rows))) * count
-            untouched += float(_divergence(wanted, _predictions(rows, lm, _own(lm)))) * count
-            tokens += count
-    return {"nats a token": total / tokens, "untouched": untouched / tokens, "share left": total / untouched}
+            texts = [unseen[i] for i in batch]
+            wanted, tokens = bench.steered(texts), tokens + sum(map(len, texts))
+            left += _apart(wanted, imitating(texts))
+            untouched += _apart(wanted, _predictions(texts, lm, _own(lm)))
+    (nats, logits), (all_nats, all_logits) = (left / tokens).tolist(), (untouched / tokens).tolist()
+    return {
+        "nats a token": nats,
+        "untouched": all_nats,
+        "share left": nats / all_nats,
+        "share left, of logits": (logits / all_logits) ** 0.5,
+    }
+
+
+def _apart(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """Sums over tokens: of KL(wanted ‖ found), and of what logits differ by, squared, but for what all differ by."""
+    gaps = (found - wanted) - (found - wanted).mean(-1, keepdim=True)
+    return torch.stack([len(wanted) * _divergence(wanted, found), gaps.square().mean(-1).sum()]).double()
 
 
 def _own(lm: LM) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
