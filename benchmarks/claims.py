@@ -101,7 +101,7 @@ class Bench:
 
     @cached_property
     def wanted(self) -> Sequence[torch.Tensor]:
-        """That of every text: about five megabytes of each."""
+        """That of every text; of all together some gigabytes."""
         return [self.steered([row]) for row in self.lm.encode([text.text for text in self.texts])]
 
     @cached_property
@@ -233,7 +233,7 @@ def _imitated(bench: Bench, rank: int) -> dict[str, float]:
 def _apart(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     """Sums over tokens: of KL(wanted ‖ found), and of what logits differ by, squared, but for what all differ by."""
     gaps = (found - wanted) - (found - wanted).mean(-1, keepdim=True)
-    return torch.stack([len(wanted) * _divergence(wanted, found), gaps.square().mean(-1).sum()]).double()
+    return torch.stack([len(wanted) * _divergence(wanted, found), gaps.square().mean(-1).sum()]).double().cpu()
 
 
 def _own(lm: LM) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

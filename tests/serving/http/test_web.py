@@ -58,10 +58,13 @@ def page(browser, address, request):
 
 
 def written(page, told):
-    """What stands under both headings once all is written, which the line below them tells."""
+    """What stands in the two boxes once the line below tells that it is all, and both have stood still since."""
     page.locator("#acted", has_text=told).wait_for()
-    page.wait_for_timeout(500)  # the boxes are drawn one after the other
-    return page.input_value("#plain textarea"), page.input_value("#steered textarea")
+    boxes = None
+    while (now := [page.input_value(f"{box} textarea") for box in ("#plain", "#steered")]) != boxes:
+        boxes = now
+        page.wait_for_timeout(1500)
+    return boxes
 
 
 def narrow_enough(page):
