@@ -278,16 +278,18 @@ COLOURS = {"steer": "#1f7a5a", "LoRA on the head": "#c98a1b", "LoRA everywhere":
 
 
 def _draw(found: Mapping[str, Any]) -> None:
-    """Contrast by rank, by prompt tokens, and by texts."""
+    """Contrast by rank, by prompt tokens, and by texts; a hollow mark where texts become less likely on the whole."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     charts = figure.subplots(1, 3, sharey=True)
     for axes, (label, values, lines) in zip(charts, CURVES, strict=True):
         for name, key in lines.items():
-            points = [
-                (v, found[key.format(v)]["contrast"]) for v in values if "contrast" in found.get(key.format(v), ())
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), "o-", markersize=4, color=COLOURS[name], label=name)
+            points = {v: found[key.format(v)] for v in values if "contrast" in found.get(key.format(v), ())}
+            contrasts = [each["contrast"] for each in points.values()]
+            spread = [each.get("error", 0) for each in points.values()]
+            axes.errorbar([*points], contrasts, yerr=spread, color=COLOURS[name], label=name, capsize=2, linewidth=1.4)
+            for value, each in points.items():
+                inside = COLOURS[name] if each["gain"] > 0 else "white"
+                axes.plot(value, each["contrast"], "o", color=COLOURS[name], markersize=4, markerfacecolor=inside)
         if (full := found.get("f, full fine-tuning")) and label == "rank":
             axes.axhline(full["contrast"], color="#667085", linestyle="--", label="full fine-tuning")
         axes.axhline(0, color="#667085", linewidth=0.8)

@@ -12,8 +12,8 @@ from lmsteer.cli.app import AsJson, LabelMap, Model, app, stderr, stdout
 from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
 
-# Of --quick: steps, prompts, continuations a prompt, and no looks at fewer texts.
-_QUICK = (5, 2, 2)
+# Of --quick: steps and texts of each, prompts, continuations a prompt; and no looks at fewer texts.
+_QUICK = (5, 4, 2, 2)
 
 
 @app.command()
@@ -69,9 +69,9 @@ def compare(
     if max(numbers, default=0) > len(texts):
         raise LMSteerError(f"--sizes go up to {max(numbers)}; there are {len(texts)} texts.")
     if quick:
-        steps, count, n = _QUICK
+        steps, batch, count, n = _QUICK
         prompts, numbers = prompts[:count], []
-        protocol, training = replace(protocol, n=n), replace(training, steps=steps)
+        protocol, training = replace(protocol, n=n), replace(training, steps=steps, batch=batch)
     judging = named(scorer)
     words = (low, high) if low and high else None
     plan = Plan(model, source, prompts, scorer, judge, training, protocol, numbers, seeds, words)
