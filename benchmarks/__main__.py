@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.growth import Curve, FitOfTexts, curves, fits_of_texts
 from benchmarks.measure import Line, Machine
 from benchmarks.picture import draw
+from benchmarks.results import check_known
 from benchmarks.speed import LINES, STEPS, Bench, with_memory
 from lmsteer.files import write_file
 
@@ -34,8 +35,7 @@ def main(
     line: Annotated[list[str] | None, typer.Option(help="Measure this line alone, and keep the others.")] = None,
 ) -> None:
     """Measure every line, print the table, keep the figures."""
-    if unknown := set(line or ()) - {ways.__name__ for ways in LINES} - {"fits"}:
-        raise typer.BadParameter(f"no such line: {', '.join(sorted(unknown))}.")
+    check_known(line, [*(ways.__name__ for ways in LINES), "fits"])
     console, machine = Console(width=170), Machine.measured()
     results = _Results.read() if line else _Results(machine)
     with TemporaryDirectory() as folder:

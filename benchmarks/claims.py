@@ -24,8 +24,8 @@ import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
-from lmsteer.batches import by_length, pad
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft_lora import export_lora
 from lmsteer.files import write_file
@@ -50,7 +50,6 @@ SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 RANKS = (1, 4, 16, 64)
 TOKENS = (1, 2, 4, 8, 16, 32, 64)
 SIZES = (8, 32, 128, 512, 2048)
-SHIPPED = Mix({"sentiment": find_steer("sentiment")}, {"sentiment": 3.0})
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 
@@ -94,15 +93,16 @@ class Bench:
             "parameters": rival.parameters,
         }
 
-    def steered(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """What is foretold under the steer that ships."""
-        with torch.no_grad(), self.lm.steered(SHIPPED):
-            return _predictions(ids, self.lm, _own(self.lm))
+    @cached_property
+    def shipped(self) -> Mix:
+        """The steer that ships, which claims (a) and (b) are of."""
+        return Mix({"sentiment": find_steer("sentiment")}, {"sentiment": 3.0})
 
     @cached_property
-    def wanted(self) -> Sequence[torch.Tensor]:
-        """That of every text; of all together some gigabytes."""
-        return [self.steered([row]) for row in self.lm.encode([text.text for text in self.texts])]
+    def imitation(self) -> Imitation:
+        """Of that steer, on the texts that all learn from."""
+        ids, unseen = (self.lm.encode([text.text for text in texts]) for texts in (self.texts, self.held_out))
+        return Imitation(self.lm, self.shipped, ids, unseen)
 
     @cached_property
     def base(self) -> float:
@@ -141,7 +141,7 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
     def learnt(made: Callable[[], Trained], some: Sequence[LabelledText] | None = None) -> Any:
         return bench.gain(bench.trained(made(), some))
 
-    works["a, steer and LoRA on the head"] = partial(_as_lora, lm, bench)
+    works["a, steer and LoRA on the head"] = partial(_as_lora, bench)
     for rank in (*RANKS, lm.hidden_size):
         works[f"c, steer of rank {rank}"] = partial(_of_rank, bench, rank)
     for rank in RANKS:
@@ -179,16 +179,17 @@ def _truncated(bench: Bench, rank: int) -> Rival:
 
 
 @torch.inference_mode()
-def _as_lora(lm: LM, bench: Bench) -> dict[str, float]:
+def _as_lora(bench: Bench) -> dict[str, float]:
     """How far apart log-probabilities are, of a steer in flight and of its LoRA as plain PEFT loads it."""
     import peft
 
+    lm = bench.lm
     ids = [torch.tensor([row], device=lm.device) for row in lm.encode([text.text for text in bench.held_out[:20]])]
-    with lm.steered(SHIPPED):
+    with lm.steered(bench.shipped):
         steered = [torch.log_softmax(lm.model(row).logits, -1) for row in ids]
     plain = [torch.log_softmax(lm.model(row).logits, -1) for row in ids]
     with tempfile.TemporaryDirectory() as folder:
-        model = peft.PeftModel.from_pretrained(lm.model, str(export_lora(lm, SHIPPED, Path(folder) / "lora")))
+        model = peft.PeftModel.from_pretrained(lm.model, str(export_lora(lm, bench.shipped, Path(folder) / "lora")))
         found = [torch.log_softmax(model(input_ids=row).logits, -1) for row in ids]
         model.unload()
     gaps = [float((one - other).abs().max()) for one, other in zip(found, steered, strict=True)]
@@ -197,60 +198,7 @@ def _as_lora(lm: LM, bench: Bench) -> dict[str, float]:
 
 
 def _imitated(bench: Bench, rank: int) -> dict[str, float]:
-    """The LoRA on the last value matrix that comes nearest to a steer's predictions, and how near that is."""
-    lm, made = bench.lm, TrainedLoRA(bench.lm, "value", rank)
-    optimizer = torch.optim.AdamW(made.trainable(), 1e-2, weight_decay=0.0)
-    ids = lm.encode([text.text for text in bench.texts])
-    random = torch.Generator().manual_seed(0)
-
-    def imitating(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        return _predictions(rows, lm, lambda padded, mask: made.logits(padded, mask, torch.ones(len(rows))))
-
-    for step in range(2 * STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - step / (2 * STEPS))
-        rows = torch.randint(len(ids), (16,), generator=random).tolist()
-        _divergence(torch.cat([bench.wanted[i] for i in rows]), imitating([ids[i] for i in rows])).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    unseen = lm.encode([text.text for text in bench.held_out])
-    left, untouched, tokens = torch.zeros(2).double(), torch.zeros(2).double(), 0
-    with torch.no_grad():
-        for batch in by_length(unseen):
-            texts = [unseen[i] for i in batch]
-            wanted, tokens = bench.steered(texts), tokens + sum(map(len, texts))
-            left += _apart(wanted, imitating(texts))
-            untouched += _apart(wanted, _predictions(texts, lm, _own(lm)))
-    (nats, logits), (all_nats, all_logits) = (left / tokens).tolist(), (untouched / tokens).tolist()
-    return {
-        "nats a token": nats,
-        "untouched": all_nats,
-        "share left": nats / all_nats,
-        "share left, of logits": (logits / all_logits) ** 0.5,
-    }
-
-
-def _apart(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """Sums over tokens: of KL(wanted ‖ found), and of what logits differ by, squared, but for what all differ by."""
-    gaps = (found - wanted) - (found - wanted).mean(-1, keepdim=True)
-    return torch.stack([len(wanted) * _divergence(wanted, found), gaps.square().mean(-1).sum()]).double().cpu()
-
-
-def _own(lm: LM) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    return lambda padded, mask: lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits
-
-
-def _predictions(
-    ids: Sequence[Sequence[int]], lm: LM, logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """Log-probabilities at every token, one row after the other: (tokens, vocabulary)."""
-    padded, mask = pad(ids, lm.pad_id, lm.device)
-    return torch.log_softmax(logits(padded, mask)[mask.bool()], -1)
-
-
-def _divergence(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """KL(wanted ‖ found), the mean over tokens."""
-    return torch.nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    return bench.imitation.left(rank)
 
 
 CURVES: Sequence[tuple[str, Sequence[int], Mapping[str, str]]] = (

@@ -1,7 +1,7 @@
 """Every method beside the others on real data: what ``lmsteer compare`` finds of two dimensions.
 
     python -m benchmarks.comparison measure DATA    both, or one by name; goes on where it was stopped
-    python -m benchmarks.comparison tell            the tables of docs/methods.md, and docs/compare-*.svg
+    python -m benchmarks.comparison tell            a table of each in Markdown, and docs/compare-*.svg
 
 DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
 continues the same prompts. Perplexity is told by another model than the one that writes, whose terms have to be
@@ -63,9 +63,16 @@ def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
         case = CASES[name]
         source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
         prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
-        protocol = Protocol(SAMPLES)
-        budget = Budget(STEPS)
-        plan = Plan(DEFAULT_MODEL, source, prompts, name, JUDGE, budget, protocol, instructions=case.instructions)
+        plan = Plan(
+            DEFAULT_MODEL,
+            source,
+            prompts,
+            name,
+            JUDGE,
+            Budget(STEPS),
+            Protocol(SAMPLES),
+            instructions=case.instructions,
+        )
         found = compare(plan, [*METHODS], WORK / name, bars())
         told = {**about(plan, TEXTS, scorer(name)), "texts": f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"}
         write_file(WORK / name / "report.html", comparison_report(found, told))
