@@ -101,7 +101,7 @@ def _row(found: Contender) -> str:
     cells: list[Any] = [
         f"`{found.method}`",
         f"{found.up:+.2f}",
-        f"{0 - found.down:+.2f}",
+        f"{-found.down:+z.2f}",
         f"{found.bytes / 1e6:.2f} MB",
         f"{found.seconds:.0f} s",
         f"{found.peak_bytes / 1e9:.1f} GB",

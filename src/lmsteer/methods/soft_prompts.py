@@ -1,6 +1,6 @@
 """Prompt tuning (Lester et al., 2021) and prefix tuning (Li and Liang, 2021) through PEFT: a soft prompt for each end.
 
-There is no dial in them: between the ends, prompts are interpolated; beyond, and at an end's absence, there are none.
+There is no dial in them: between the ends, prompts are interpolated, in training as in writing; beyond there are none.
 When the model writes, a prompt stands there as its keys and values, so that rows of a batch may have their own.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from transformers import DynamicCache
 
 from lmsteer.caches import CacheStarts, Kept, cut
@@ -25,6 +26,8 @@ from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits, picked
 from lmsteer.methods.rows import in_order
 
 _MINUS, _PLUS = "minus", "plus"
+# Where PEFT keeps what it puts before a text.
+_WEIGHT = "prompt_encoder.default.embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class _SoftPrompt(Rival):
     def kept(self, lm: LM, strength: float) -> Kept:
         """Keys and values at a strength."""
         minus, plus = (self.tensors[end].to(lm.device) for end in (_MINUS, _PLUS))
-        return self._kept(lm, minus + (strength + 1) / 2 * (plus - minus))
+        return self._kept(lm, _between(minus, plus, strength))
 
     def _check_strengths(self, strengths: Sequence[float]) -> None:
         for strength in strengths:
@@ -114,7 +117,7 @@ class PrefixTuning(_SoftPrompt):
 
 
 class TrainedSoftPrompts(Trained):
-    """Soft prompts of both ends, each a PEFT model around the same frozen one.
+    """Soft prompts of both ends, of which one PEFT model is given what lies between them at the label of each text.
 
     Args:
         lm: the model.
@@ -131,43 +134,49 @@ class TrainedSoftPrompts(Trained):
             import peft
         except ImportError as error:
             raise DataError(f"{kind} tuning needs PEFT: pip install 'lmsteer[methods]'.") from error
-        self._lm, self._kind = lm, kind
+        self._kind = kind
         self.rate = {"prompt": 3e-2, "prefix": 1e-2}[kind]
         make: Any = {"prompt": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}[kind]
         with torch.random.fork_rng(), _quiet():
-            torch.manual_seed(seed)
-            config = {"task_type": "CAUSAL_LM", "num_virtual_tokens": tokens}
-            self._ends: dict[int, Any] = {end: peft.get_peft_model(lm.model, make(**config)) for end in (-1, 1)}
+            self._model: Any = peft.get_peft_model(lm.model, make(task_type="CAUSAL_LM", num_virtual_tokens=tokens))
         random = torch.Generator().manual_seed(seed)
-        for model in self._ends.values():
-            weight = self._weight(model).data
+
+        def begun() -> Tensor:
             if kind == "prefix":  # nothing at first: what PEFT draws is far from any key or value
-                weight.zero_()
-            else:  # words, as its authors advise
-                words = torch.randint(lm.head.weight.shape[0], (tokens,), generator=random).to(lm.device)
-                weight.copy_(lm.model.get_input_embeddings()(words))
+                return torch.zeros_like(self._model.get_parameter(_WEIGHT))
+            words = torch.randint(lm.head.weight.shape[0], (tokens,), generator=random).to(lm.device)
+            embedded: Tensor = lm.model.get_input_embeddings()(words)  # as its authors advise
+            return embedded.detach().float()
+
+        self._minus, self._plus = (begun().requires_grad_() for _ in range(2))
 
     def trainable(self) -> Sequence[Tensor]:
         """The prompts of both ends."""
-        return [self._weight(model) for model in self._ends.values()]
+        return [self._minus, self._plus]
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
-        """Each row after the prompt of its end."""
-        lots = {end: ((strengths > 0) == (end > 0)).nonzero().flatten() for end in self._ends}
-        lots = {end: rows for end, rows in lots.items() if len(rows)}
+        """Each row after the prompt of its strength; rows of one strength share a pass."""
+        lots = {strength: (strengths == strength).nonzero().flatten() for strength in strengths.unique().tolist()}
         with _quiet():
-            passes = [self._ends[end](input_ids=ids[rows], attention_mask=mask[rows]) for end, rows in lots.items()]
-        return in_order([done.logits[:, -ids.shape[1] :] for done in passes], lots.values())
+            passes = [self._after(strength, ids[rows], mask[rows]) for strength, rows in lots.items()]
+        return in_order([logits[:, -ids.shape[1] :] for logits in passes], lots.values())
 
     def rival(self, card: RivalCard) -> Rival:
         """The prompts of both ends."""
-        ends = {_MINUS: self._ends[-1], _PLUS: self._ends[1]}
-        tensors = {end: self._weight(model).detach().cpu().clone() for end, model in ends.items()}
+        ends = {_MINUS: self._minus, _PLUS: self._plus}
+        tensors = {end: prompt.detach().cpu().clone() for end, prompt in ends.items()}
         return {"prompt": PromptTuning, "prefix": PrefixTuning}[self._kind](card, tensors)
 
-    def _weight(self, model: Any) -> Tensor:
-        weight: Tensor = model.prompt_encoder["default"].embedding.weight
-        return weight
+    def _after(self, strength: float, ids: Tensor, mask: Tensor) -> Tensor:
+        prompt = {_WEIGHT: _between(self._minus, self._plus, strength)}
+        given = {"input_ids": ids, "attention_mask": mask}
+        logits: Tensor = functional_call(self._model, prompt, kwargs=given).logits
+        return logits
+
+
+def _between(minus: Tensor, plus: Tensor, strength: float) -> Tensor:
+    """The prompt at a strength, of those at -1 and 1."""
+    return torch.lerp(minus, plus, (strength + 1) / 2)
 
 
 @contextmanager

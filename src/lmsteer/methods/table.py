@@ -28,6 +28,8 @@ _KIND = FolderKind("rival of a steer", "rival.json", "rival.safetensors", 1, Dat
 _ENDS = (-1.0, -0.5, 0.5, 1.0)
 _FINE = (-6.0, -4.0, -2.0, 2.0, 4.0, 6.0)
 _SCALED = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
+# What learns all of its texts leaves sound text soon.
+_LEARNT = (-4.0, -2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0, 4.0)
 Begun = Callable[[LM, int], Trained]
 Found = Callable[[LM, Sequence[LabelledText], RivalCard], Rival]
 
@@ -51,13 +53,13 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "steer": Method(OwnSteer, _FINE, find=closed_form),
-    "lora": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
-    "lora-value": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
-    "lora-head": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
+    "lora": Method(LoRA, _LEARNT, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
+    "lora-value": Method(LoRA, _LEARNT, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
+    "lora-head": Method(LoRA, _LEARNT, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
     "prompt-tuning": Method(PromptTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prompt", seed=seed)),
     "prefix-tuning": Method(PrefixTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prefix", seed=seed)),
-    "full": Method(Full, _SCALED, begin=lambda lm, seed: TrainedFull(lm)),
-    "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: TrainedEmbeddings(lm)),
+    "full": Method(Full, _LEARNT, begin=lambda lm, seed: TrainedFull(lm)),
+    "embeddings": Method(Embeddings, _LEARNT, begin=lambda lm, seed: TrainedEmbeddings(lm)),
     "prompting": Method(Prompting, (-1.0, 1.0), find=lambda lm, _, card: instructed(lm, card)),
     "gist": Method(Gists, (-1.0, 1.0), find=lambda lm, _, card: squeezed(lm, card)),
     "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),

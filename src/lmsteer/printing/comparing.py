@@ -19,7 +19,7 @@ def comparison(out: Console, found: Comparison) -> None:
         table.add_row(
             each.method,
             f"{each.up:+.3f}",
-            f"{-each.down:+.3f}",
+            f"{-each.down:+z.3f}",
             f"{each.bytes / 1000:,.0f} kB",
             f"{each.seconds:.1f} s",
             f"{each.slowdown:.2f} x",
