@@ -6,7 +6,8 @@
 A method's **gain** is what texts that it has not seen become likelier by, in nats a token, at their own label times the
 best scale of some; its **contrast** is half of what they are likelier by at their own label than at the opposite one,
 at that scale: what it has learnt of the corpus, and not of the style, is not in that. All are trained on the same texts
-for the same number of steps. Figures go to ``results/claims.json``.
+for the same number of steps; where texts or prompt tokens are few, chance has a say, and there are three of each, of
+other texts and another beginning. Figures go to ``results/claims.json``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
@@ -26,7 +28,7 @@ from rich.console import Console
 
 from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
-from lmsteer.errors import LMSteerError
+from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.export.peft_lora import export_lora
 from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
@@ -50,6 +52,7 @@ SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 RANKS = (1, 4, 16, 64)
 TOKENS = (1, 2, 4, 8, 16, 32, 64)
 SIZES = (8, 32, 128, 512, 2048)
+SEEDS = range(3)
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 
@@ -66,9 +69,9 @@ class Bench:
         """Of anything that is fitted here."""
         return RivalCard("claim", self.lm.name, self.lm.fingerprint, self.lm.tokenizer_fingerprint)
 
-    def trained(self, made: Trained, texts: Sequence[LabelledText] | None = None) -> Rival:
+    def trained(self, made: Trained, texts: Sequence[LabelledText] | None = None, seed: int = 0) -> Rival:
         """What is learnt in the steps that all have."""
-        train(self.lm, made, texts or self.texts, Budget(steps=STEPS), bars())
+        train(self.lm, made, texts or self.texts, Budget(steps=STEPS, seed=seed), bars())
         return made.rival(self.card())
 
     def gain(self, rival: Rival) -> dict[str, float]:
@@ -81,7 +84,7 @@ class Bench:
 
         found: dict[float, torch.Tensor] = {}
         for scale in SCALES:
-            with suppress(LMSteerError):  # beyond its ends
+            with suppress(SteerError):  # beyond its ends
                 found[scale] = read(scale)
         best = max(found, key=lambda scale: float(found[scale].sum()))
         halves = (found[best] - read(-best)) / 2
@@ -131,6 +134,14 @@ def tell() -> None:
     console = Console(width=110)
     for key, figures in found.items():
         console.print(f"{key}: {figures}", highlight=False, markup=False)
+    for _, values, lines in CURVES:
+        for pattern in lines.values():
+            told = [
+                f"{fmean(e['contrast'] for e in some):.4f}"
+                for v in values
+                if (some := _seeds(found, pattern.format(v)))
+            ]
+            console.print(f"{pattern}, means: {', '.join(told)}", highlight=False, markup=False)
     _draw(found)
 
 
@@ -138,8 +149,8 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
     """What is measured, by what it is called."""
     lm, works = bench.lm, dict[str, Callable[[], Any]]()
 
-    def learnt(made: Callable[[], Trained], some: Sequence[LabelledText] | None = None) -> Any:
-        return bench.gain(bench.trained(made(), some))
+    def learnt(made: Callable[[], Trained], some: Sequence[LabelledText] | None = None, seed: int = 0) -> Any:
+        return bench.gain(bench.trained(made(), some, seed))
 
     works["a, steer and LoRA on the head"] = partial(_as_lora, bench)
     for rank in (*RANKS, lm.hidden_size):
@@ -148,15 +159,20 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
         works[f"c, LoRA on the head of rank {rank}"] = partial(learnt, partial(TrainedLoRA, lm, "head", rank))
         works[f"c, LoRA everywhere of rank {rank}"] = partial(learnt, partial(TrainedLoRA, lm, "all", rank))
         works[f"b, LoRA on the last value matrix of rank {rank}"] = partial(_imitated, bench, rank)
-    for tokens in TOKENS:
-        works[f"d, {tokens} prompt tokens"] = partial(learnt, partial(TrainedSoftPrompts, lm, "prompt", tokens))
-        works[f"d, steer of rank {tokens}"] = partial(_of_rank, bench, tokens)
     works["f, full fine-tuning"] = partial(learnt, partial(TrainedFull, lm))
-    for size in SIZES:
-        some = sample_texts(texts, size, 0)
-        works[f"e, steer from {size} texts"] = partial(_from_texts, bench, some)
-        works[f"e, LoRA everywhere from {size} texts"] = partial(learnt, partial(TrainedLoRA, lm, "all"), some)
-        works[f"e, prompt tokens from {size} texts"] = partial(learnt, partial(TrainedSoftPrompts, lm, "prompt"), some)
+    for tokens in TOKENS:
+        works[f"d, steer of rank {tokens}"] = partial(_of_rank, bench, tokens)
+    for seed in SEEDS:
+        prompt = partial(TrainedSoftPrompts, lm, "prompt", seed=seed)
+        lora = partial(TrainedLoRA, lm, "all", seed=seed)
+        for tokens in TOKENS:
+            made = partial(prompt, tokens=tokens)
+            works[f"d, {tokens} prompt tokens, seed {seed}"] = partial(learnt, made, seed=seed)
+        for size in SIZES:
+            some = sample_texts(texts, size, seed)
+            works[f"e, steer from {size} texts, seed {seed}"] = partial(_from_texts, bench, some)
+            works[f"e, LoRA everywhere from {size} texts, seed {seed}"] = partial(learnt, lora, some, seed)
+            works[f"e, prompt tokens from {size} texts, seed {seed}"] = partial(learnt, prompt, some, seed)
     return works
 
 
@@ -226,18 +242,21 @@ COLOURS = {"steer": "#1f7a5a", "LoRA on the head": "#c98a1b", "LoRA everywhere":
 
 
 def _draw(found: Mapping[str, Any]) -> None:
-    """Contrast by rank, by prompt tokens, and by texts; a hollow mark where texts become less likely on the whole."""
+    """Contrast by rank, by prompt tokens, and by texts; a hollow mark where texts become less likely on the whole.
+
+    Bars go from the least to the most of several seeds; of a single one, they are standard errors, where there are any.
+    """
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     charts = figure.subplots(1, 3, sharey=True)
     for axes, (label, values, lines) in zip(charts, CURVES, strict=True):
         for name, key in lines.items():
-            points = {v: found[key.format(v)] for v in values if "contrast" in found.get(key.format(v), ())}
-            contrasts = [each["contrast"] for each in points.values()]
-            spread = [each.get("error", 0) for each in points.values()]
+            points = {v: some for v in values if (some := _seeds(found, key.format(v)))}
+            contrasts = [fmean(each["contrast"] for each in some) for some in points.values()]
+            spread = [*zip(*map(_bar, points.values()), strict=True)]
             axes.errorbar([*points], contrasts, yerr=spread, color=COLOURS[name], label=name, capsize=2, linewidth=1.4)
-            for value, each in points.items():
-                inside = COLOURS[name] if each["gain"] > 0 else "white"
-                axes.plot(value, each["contrast"], "o", color=COLOURS[name], markersize=4, markerfacecolor=inside)
+            for value, contrast, some in zip(points, contrasts, points.values(), strict=True):
+                inside = COLOURS[name] if fmean(each["gain"] for each in some) > 0 else "white"
+                axes.plot(value, contrast, "o", color=COLOURS[name], markersize=4, markerfacecolor=inside)
         if (full := found.get("f, full fine-tuning")) and label == "rank":
             axes.axhline(full["contrast"], color="#667085", linestyle="--", label="full fine-tuning")
         axes.axhline(0, color="#667085", linewidth=0.8)
@@ -249,6 +268,20 @@ def _draw(found: Mapping[str, Any]) -> None:
         axes.legend(frameon=False, fontsize=7)
     charts[0].set_ylabel("contrast on unseen texts, nats a token")
     write_file(DOCS / "claims.svg", rendered(figure))
+
+
+def _seeds(found: Mapping[str, Any], key: str) -> list[Mapping[str, float]]:
+    """What was found under a key, or under it with each seed; not what failed."""
+    keys = (key, *(f"{key}, seed {seed}" for seed in SEEDS))
+    return [found[each] for each in keys if "contrast" in found.get(each, ())]
+
+
+def _bar(some: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """How far a bar goes down and up."""
+    contrasts = [each["contrast"] for each in some]
+    if len(some) == 1:
+        return (some[0].get("error", 0.0),) * 2
+    return fmean(contrasts) - min(contrasts), max(contrasts) - fmean(contrasts)
 
 
 if __name__ == "__main__":
