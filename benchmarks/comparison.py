@@ -1,21 +1,17 @@
 """Every method beside the others on real data: what ``lmsteer compare`` finds of two dimensions.
 
     python -m benchmarks.comparison measure DATA    both, or one by name; goes on where it was stopped
-    python -m benchmarks.comparison grow DATA       four methods from 8 to 2,048 texts, three draws of each
-    python -m benchmarks.comparison tell            tables in Markdown, and docs/compare-*.svg
+    python -m benchmarks.comparison tell            a table of each in Markdown, and docs/compare-*.svg
 
 DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
 continues the same prompts. Perplexity is told by another model than the one that writes, whose terms have to be
-accepted; in ``grow``, which writes and reads ten times as much, by the model itself. Figures go to
-``results/comparison.json`` and ``results/comparison_texts.json``, reports to ``results/work/comparison``.
+accepted. Figures go to ``results/comparison.json``, reports to ``results/work/comparison``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +21,7 @@ from benchmarks.dimensions import DIMENSIONS
 from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
 from benchmarks.results import check_known, keep, kept
 from lmsteer.evaluation.compare import Comparison, compare
-from lmsteer.evaluation.comparison_report import about, attribute_charts, comparison_report, growth_charts
+from lmsteer.evaluation.comparison_report import about, attribute_charts, comparison_report
 from lmsteer.evaluation.contender import Contender, Plan
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
@@ -39,11 +35,8 @@ from lmsteer.progress import bars
 from lmsteer.prompts import read_prompts
 from lmsteer.sources import DEFAULT_MODEL
 
-RESULTS, GROWTH = HERE / "results" / "comparison.json", HERE / "results" / "comparison_texts.json"
-WORK = HERE / "results" / "work" / "comparison"
+RESULTS, WORK = HERE / "results" / "comparison.json", HERE / "results" / "work" / "comparison"
 TEXTS, STEPS, PROMPTS, SAMPLES = 2048, 100, 20, 5
-GROWN, SIZES, SEEDS = ("steer", "lora", "prompt-tuning", "full"), (8, 32, 128, 512, 2048), 3
-Names = Annotated[list[str] | None, typer.Argument(help="Of dimensions.")]
 CONSOLE = Console(width=160)
 app = typer.Typer(add_completion=False)
 
@@ -65,74 +58,40 @@ CASES = {"sentiment": Case("prompts_sentiment_neutral", SENTIMENT), "toxicity": 
 
 
 @app.command("measure")
-def measure(data: Data, names: Names = None) -> None:
+def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="Of dimensions.")] = None) -> None:
     """All methods, on each dimension."""
-    for name in _checked(names):
-        _compared(RESULTS, name, replace(_plan(data, name), judge=JUDGE), [*METHODS], WORK / name)
-
-
-@app.command("grow")
-def grow(data: Data, names: Names = None) -> None:
-    """Some methods from few texts and many, on each dimension."""
-    for name in _checked(names):
-        plan = replace(_plan(data, name), sizes=SIZES, seeds=SEEDS)
-        _compared(GROWTH, name, plan, GROWN, WORK / f"{name}-texts")
+    check_known(names, CASES)
+    for name in names or CASES:
+        plan = _plan(data, name)
+        found = compare(plan, [*METHODS], WORK / name, bars())
+        told = {**about(plan, TEXTS, scorer(name)), "texts": f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"}
+        write_file(WORK / name / "report.html", comparison_report(found, told))
+        keep(RESULTS, name, comparison_as_json(found, told))
 
 
 @app.command("tell")
 def tell() -> None:
     """The tables and the pictures."""
-    for name, found in _kept(RESULTS).items():
-        _say(f"\n{name}")
+    for name, told in kept(RESULTS).items():
+        found = Comparison([Contender.from_json(each) for each in told["contenders"]], told["failures"])
+        _say(f"\n{name}: {told['about']}")
         _say("| method | up | down | on disk | fit | memory | a token | first token | context |\n" + "|---" * 9 + "|")
         for each in found.contenders:
             _say(_row(each))
         _say(found.failures or "none failed")
         write_file(DOCS / f"compare-{name}.svg", rendered(attribute_charts(found.contenders, name)))
-    for name, found in _kept(GROWTH).items():
-        _say(f"\n{name}, between both ends\n| texts | {' | '.join(f'{size:,}' for size in SIZES)} |")
-        for each in found.contenders:
-            _say(f"| `{each.method}` | {' | '.join(_spans(each, size) for size in SIZES)} |")
-        write_file(DOCS / f"compare-{name}-texts.svg", rendered(growth_charts(found.contenders)))
-
-
-def _checked(names: Sequence[str] | None) -> Sequence[str]:
-    check_known(names, CASES)
-    return names or [*CASES]
 
 
 def _plan(data: Path, name: str) -> Plan:
-    """What is measured of a dimension, the judge the model itself."""
     case = CASES[name]
     source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
     prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
     how = Budget(STEPS), Protocol(SAMPLES)
-    return Plan(DEFAULT_MODEL, source, prompts, name, None, *how, instructions=case.instructions)
-
-
-def _compared(results: Path, name: str, plan: Plan, methods: Sequence[str], out: Path) -> None:
-    """Compare, and keep figures and report."""
-    found = compare(plan, methods, out, bars())
-    told = {**about(plan, TEXTS, scorer(name)), "texts": f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"}
-    write_file(out / "report.html", comparison_report(found, told))
-    keep(results, name, comparison_as_json(found, told))
-
-
-def _kept(results: Path) -> dict[str, Comparison]:
-    return {
-        name: Comparison([Contender.from_json(each) for each in told["contenders"]], told["failures"])
-        for name, told in kept(results).items()
-    }
+    return Plan(DEFAULT_MODEL, source, prompts, name, JUDGE, *how, instructions=case.instructions)
 
 
 def _say(line: object) -> None:
     CONSOLE.print(line, highlight=False, markup=False)
-
-
-def _spans(found: Contender, size: int) -> str:
-    """How far both ends are apart: mean of the draws, least and most."""
-    spans = [each["up"] + each["down"] for each in found.growth if each["texts"] == size]
-    return f"{fmean(spans):.2f} ({min(spans):.2f} to {max(spans):.2f})"
 
 
 def _row(found: Contender) -> str:

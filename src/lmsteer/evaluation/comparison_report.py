@@ -39,7 +39,7 @@ def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
     """One self-contained HTML page."""
     pictures = {"attribute": attribute_charts(comparison.contenders, about.get("scorer", "score"))}
     if any(found.growth for found in comparison.contenders):
-        pictures["growth"] = growth_charts(comparison.contenders)
+        pictures["growth"] = _growth(comparison.contenders)
     return filled(
         "comparison.html",
         lines=comparison.contenders,
@@ -62,7 +62,7 @@ def attribute_charts(contenders: Sequence[Contender], scorer: str) -> Figure:
     return figure
 
 
-def growth_charts(contenders: Sequence[Contender]) -> Figure:
+def _growth(contenders: Sequence[Contender]) -> Figure:
     """How far apart both ends get in sound text, by number of texts; bars from the least to the most of the draws."""
     figure, charts = _charts(contenders)
     ticks = sorted({each["texts"] for found in contenders for each in found.growth})
