@@ -28,8 +28,9 @@ _KIND = FolderKind("rival of a steer", "rival.json", "rival.safetensors", 1, Dat
 _ENDS = (-1.0, -0.5, 0.5, 1.0)
 _FINE = (-6.0, -4.0, -2.0, 2.0, 4.0, 6.0)
 _SCALED = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
-# What learns all of its texts leaves sound text soon.
+# What has many weights to learn with leaves sound text soon, what has few does not.
 _LEARNT = (-4.0, -2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0, 4.0)
+_FEW = (-16.0, -8.0, -4.0, -2.0, 2.0, 4.0, 8.0, 16.0)
 Begun = Callable[[LM, int], Trained]
 Found = Callable[[LM, Sequence[LabelledText], RivalCard], Rival]
 
@@ -54,8 +55,8 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "steer": Method(OwnSteer, _FINE, find=closed_form),
     "lora": Method(LoRA, _LEARNT, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
-    "lora-value": Method(LoRA, _LEARNT, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
-    "lora-head": Method(LoRA, _LEARNT, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
+    "lora-value": Method(LoRA, _FEW, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
+    "lora-head": Method(LoRA, _FEW, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
     "prompt-tuning": Method(PromptTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prompt", seed=seed)),
     "prefix-tuning": Method(PrefixTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prefix", seed=seed)),
     "full": Method(Full, _LEARNT, begin=lambda lm, seed: TrainedFull(lm)),
