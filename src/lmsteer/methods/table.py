@@ -27,10 +27,9 @@ from lmsteer.progress import Progress, no_progress
 _KIND = FolderKind("rival of a steer", "rival.json", "rival.safetensors", 1, DataError)
 _ENDS = (-1.0, -0.5, 0.5, 1.0)
 _FINE = (-6.0, -4.0, -2.0, 2.0, 4.0, 6.0)
-_SCALED = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
-# What has many weights to learn with leaves sound text soon, what has few does not.
-_LEARNT = (-4.0, -2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0, 4.0)
-_FEW = (-16.0, -8.0, -4.0, -2.0, 2.0, 4.0, 8.0, 16.0)
+_SCALED = (-16.0, -8.0, -4.0, -2.0, 2.0, 4.0, 8.0, 16.0)
+# It learns the most, and leaves sound text the soonest.
+_SMALL = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
 Begun = Callable[[LM, int], Trained]
 Found = Callable[[LM, Sequence[LabelledText], RivalCard], Rival]
 
@@ -54,13 +53,13 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "steer": Method(OwnSteer, _FINE, find=closed_form),
-    "lora": Method(LoRA, _LEARNT, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
-    "lora-value": Method(LoRA, _FEW, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
-    "lora-head": Method(LoRA, _FEW, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
+    "lora": Method(LoRA, _SMALL, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
+    "lora-value": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
+    "lora-head": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
     "prompt-tuning": Method(PromptTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prompt", seed=seed)),
     "prefix-tuning": Method(PrefixTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prefix", seed=seed)),
-    "full": Method(Full, _LEARNT, begin=lambda lm, seed: TrainedFull(lm)),
-    "embeddings": Method(Embeddings, _LEARNT, begin=lambda lm, seed: TrainedEmbeddings(lm)),
+    "full": Method(Full, _SCALED, begin=lambda lm, seed: TrainedFull(lm)),
+    "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: TrainedEmbeddings(lm)),
     "prompting": Method(Prompting, (-1.0, 1.0), find=lambda lm, _, card: instructed(lm, card)),
     "gist": Method(Gists, (-1.0, 1.0), find=lambda lm, _, card: squeezed(lm, card)),
     "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),
