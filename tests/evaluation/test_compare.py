@@ -18,11 +18,12 @@ from lmsteer.fitting.data import LabelledSource
 PLAN = Plan("tiny", LabelledSource("texts.jsonl"), ["a prompt"], "sentiment", instructions=("low", "high"))
 
 
-def outcome(strength: float, score: float, perplexity: float) -> Outcome:
+def outcome(strength: float, score: float, perplexity: float, repetition: float = 0.0) -> Outcome:
     one = Figure(0.0, 0.0, 0.0)
     told = dict.fromkeys(("highest", "lowest", "any_above", "any_below"), one)
     figures = {"score": Figure(score, score, score), "perplexity": Figure(perplexity, perplexity, perplexity)}
-    return Outcome(f"{strength:+g}", "m", strength, 1, 1, **told, **figures, distinct=(1.0, 1.0, 1.0), repetition=0.0)
+    name, distinct = f"{strength:+g}", (1.0, 1.0, 1.0)
+    return Outcome(name, "m", strength, 1, 1, **told, **figures, distinct=distinct, repetition=repetition)
 
 
 @pytest.fixture
@@ -107,6 +108,7 @@ def test_reach_counts_sound_text_alone():
         outcome(1, 0.6, 11),
         outcome(2, 0.7, 15),
         outcome(4, 0.9, wild),
+        outcome(8, 0.95, 8, repetition=0.2),  # loops are easy to foretell
         outcome(-1, 0.45, 10),
         outcome(-2, 0.1, wild),
     ]

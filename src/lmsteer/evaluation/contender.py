@@ -19,6 +19,7 @@ from typing import Any
 
 from lmsteer.errors import DataError, LMSteerError
 from lmsteer.evaluation.arms import Arm
+from lmsteer.evaluation.metrics import LOOPS
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.scorers import Scorer, scorer
@@ -133,7 +134,11 @@ class Contender:
 def reach(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     """How far scores go up and down from unsteered text's, among strengths under which text stays sound."""
     base = outcomes[0]
-    sound = [each for each in outcomes if each.perplexity.mean <= SOUND * base.perplexity.mean]
+    sound = [
+        each
+        for each in outcomes
+        if each.perplexity.mean <= SOUND * base.perplexity.mean and each.repetition <= base.repetition + LOOPS
+    ]
     up = [each.score.mean - base.score.mean for each in sound if each.strength >= 0]
     down = [base.score.mean - each.score.mean for each in sound if each.strength <= 0]
     return max(up, default=0.0), max(down, default=0.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# Text loops that repeats so much more of its runs of three words than unsteered text does (about one in a hundred).
+LOOPS = 0.1
 _REPEATED = 3
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lmsteer.evaluation.metrics import LOOPS
 from lmsteer.evaluation.outcome import Figure as Interval
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.pages import filled
@@ -17,8 +18,6 @@ from lmsteer.pictures import rendered
 COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2a9db0", "#a03a72")
 # What is beyond this multiple of the unsteered perplexity is no language, and would flatten the rest.
 _WORST = 8.0
-# Share of runs of three words that were there before; sound text has one in a hundred.
-_LOOPS = 0.1
 _COARSE, _FINE = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8), (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2)
 Height = Callable[[Outcome], Interval]
 
@@ -89,7 +88,7 @@ class _Point(NamedTuple):
 
 
 def _point(outcome: Outcome, base: float, height: Height) -> _Point:
-    return _Point(outcome.perplexity.mean / base, height(outcome), outcome.strength, outcome.repetition > _LOOPS)
+    return _Point(outcome.perplexity.mean / base, height(outcome), outcome.strength, outcome.repetition > LOOPS)
 
 
 def _curve(axes: Axes, label: str | None, points: Sequence[_Point], colour: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 from lmsteer.errors import DataError
-from lmsteer.evaluation.metrics import repetition
+from lmsteer.evaluation.metrics import LOOPS, repetition
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.lm import LM
@@ -25,8 +25,6 @@ from lmsteer.steers.steer import Card, Steer
 MOST, _LEAST = 64.0, 1 / 64
 # Halvings between the last safe strength and the first that is not: a sixteenth of the last doubling.
 _HALVINGS = 4
-# Share of runs of three words that were there before, above that of unsteered text.
-_LOOPS = 0.1
 # Trials that it usually takes.
 _EXPECTED = 16
 # A wanted level is looked for at so many strengths of the safe range.
@@ -127,7 +125,7 @@ def calibrate(
 
         def is_safe(strength: float) -> bool:
             trial = trials.at(strength)
-            return trial.perplexity <= ratio * base.perplexity and trial.repetition <= base.repetition + _LOOPS
+            return trial.perplexity <= ratio * base.perplexity and trial.repetition <= base.repetition + LOOPS
 
         low, high = -_border(lambda size: is_safe(-size)), _border(is_safe)
         reached = None
