@@ -56,6 +56,7 @@ def attribute_charts(contenders: Sequence[Contender], scorer: str) -> Figure:
     for axes, found in zip(charts, contenders, strict=True):
         draw_curves(axes, found.outcomes)
         axes.set_xlabel("")
+        axes.set_xticks(axes.get_xticks(), [f"{tick:g}" for tick in axes.get_xticks()])  # of small charts: no units
         axes.tick_params(labelsize=7)
     figure.supxlabel("perplexity, as a multiple of unsteered text's", fontsize=9)
     figure.supylabel(f"mean score ({scorer})".replace("$", r"\$"), fontsize=9)
