@@ -79,7 +79,7 @@ def tell() -> None:
         for each in found.contenders:
             _say(_row(each))
         _say(found.failures or "none failed")
-        write_file(DOCS / f"compare-{name}.svg", rendered(attribute_charts(found.contenders, name)))
+        write_file(DOCS / f"compare-{name}.svg", rendered(attribute_charts(found.contenders, DIMENSIONS[name].label)))
 
 
 def _plan(data: Path, name: str) -> Plan:
