@@ -99,7 +99,7 @@ def _row(found: Contender) -> str:
         f"`{found.method}`",
         f"{found.up:+.2f}",
         f"{-found.down:+z.2f}",
-        f"{found.bytes / 1e6:.2f} MB",
+        f"{found.bytes / 1000:,.0f} kB",
         f"{found.seconds:.0f} s",
         f"{found.peak_bytes / 1e9:.1f} GB",
         f"{found.slowdown:.2f} x",
