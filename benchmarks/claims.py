@@ -6,15 +6,14 @@
 A method's **gain** is what texts that it has not seen become likelier by, in nats a token, at their own label times the
 best scale of some; its **contrast** is half of what they are likelier by at their own label than at the opposite one,
 at that scale: what it has learnt of the corpus, and not of the style, is not in that. All are trained on the same texts
-for the same number of steps; where texts or prompt tokens are few, chance has a say, and there are three of each, of
-other texts and another beginning. Figures go to ``results/claims.json``.
+for the same number of steps; where texts or prompt tokens are few, chance has a say, and there are three seeds of each,
+which draw the texts of (e), what is begun with, and the order. Figures go to ``results/claims.json``.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from rich.console import Console
 
 from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
-from lmsteer.errors import LMSteerError, SteerError
+from lmsteer.errors import LMSteerError
 from lmsteer.export.peft_lora import export_lora
 from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
@@ -84,7 +83,7 @@ class Bench:
 
         found: dict[float, torch.Tensor] = {}
         for scale in SCALES:
-            with suppress(SteerError):  # beyond its ends
+            if scale <= 1 or rival.traits.continuous:  # prompts have ends
                 found[scale] = read(scale)
         best = max(found, key=lambda scale: float(found[scale].sum()))
         halves = (found[best] - read(-best)) / 2
@@ -137,11 +136,11 @@ def tell() -> None:
     for _, values, lines in CURVES:
         for pattern in lines.values():
             told = [
-                f"{fmean(e['contrast'] for e in some):.4f}"
+                f"{v}: {fmean(e['contrast'] for e in some):.4f} ({len(some)})"
                 for v in values
                 if (some := _seeds(found, pattern.format(v)))
             ]
-            console.print(f"{pattern}, means: {', '.join(told)}", highlight=False, markup=False)
+            console.print(f"{pattern}, means and seeds: {', '.join(told)}", highlight=False, markup=False)
     _draw(found)
 
 

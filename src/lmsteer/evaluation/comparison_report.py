@@ -54,9 +54,8 @@ def attribute_charts(contenders: Sequence[Contender], scorer: str) -> Figure:
     """Mean score against perplexity, a chart for each method."""
     figure, charts = _charts(contenders)
     for axes, found in zip(charts, contenders, strict=True):
-        draw_curves(axes, found.outcomes)
+        draw_curves(axes, found.outcomes, unit="")
         axes.set_xlabel("")
-        axes.set_xticks(axes.get_xticks(), [f"{tick:g}" for tick in axes.get_xticks()])  # of small charts: no units
         axes.tick_params(labelsize=7)
     figure.supxlabel("perplexity, as a multiple of unsteered text's", fontsize=9)
     figure.supylabel(f"mean score ({scorer})".replace("$", r"\$"), fontsize=9)

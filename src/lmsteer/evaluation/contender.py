@@ -19,8 +19,7 @@ from typing import Any
 
 from lmsteer.errors import DataError, LMSteerError
 from lmsteer.evaluation.arms import Arm
-from lmsteer.evaluation.metrics import LOOPS
-from lmsteer.evaluation.outcome import Outcome
+from lmsteer.evaluation.outcome import Outcome, loops
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.files import finite, write_file
@@ -87,7 +86,7 @@ class Contender:
         bytes: on disk.
         context: tokens of the context that it takes.
         seconds: of the fit.
-        peak_bytes: memory of the whole process by the end of the fit, model included.
+        peak_bytes: memory of the whole process by the end of the fit, model and judge included.
         slowdown: seconds a token, as a multiple of the model's as it comes.
         first_token: likewise, seconds to the first token.
         outcomes: unsteered, then by strength.
@@ -108,12 +107,12 @@ class Contender:
 
     @property
     def up(self) -> float:
-        """How far scores go up while text stays sound."""
+        """The most that scores go up while text stays sound."""
         return reach(self.outcomes)[0]
 
     @property
     def down(self) -> float:
-        """How far they go down."""
+        """The most that they go down."""
         return reach(self.outcomes)[1]
 
     def figures(self) -> dict[str, Any]:
@@ -132,13 +131,10 @@ class Contender:
 
 
 def reach(outcomes: Sequence[Outcome]) -> tuple[float, float]:
-    """How far scores go up and down from unsteered text's, among strengths under which text stays sound."""
+    """The most that scores go up and down from unsteered text's, among strengths under which text stays sound."""
     base = outcomes[0]
-    sound = [
-        each
-        for each in outcomes
-        if each.perplexity.mean <= SOUND * base.perplexity.mean and each.repetition <= base.repetition + LOOPS
-    ]
+    likely = [each for each in outcomes if each.perplexity.mean <= SOUND * base.perplexity.mean]
+    sound = [each for each in likely if not loops(each, base)]
     up = [each.score.mean - base.score.mean for each in sound if each.strength >= 0]
     down = [base.score.mean - each.score.mean for each in sound if each.strength <= 0]
     return max(up, default=0.0), max(down, default=0.0)

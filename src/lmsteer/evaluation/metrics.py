@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Text loops that repeats so much more of its runs of three words than unsteered text does (about one in a hundred).
+# Text loops whose share of repeated runs of three words is more than this above unsteered text's.
 LOOPS = 0.1
 _REPEATED = 3
 

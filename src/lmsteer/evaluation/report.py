@@ -9,9 +9,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmsteer.evaluation.metrics import LOOPS
 from lmsteer.evaluation.outcome import Figure as Interval
-from lmsteer.evaluation.outcome import Outcome
+from lmsteer.evaluation.outcome import Outcome, loops
 from lmsteer.pages import filled
 from lmsteer.pictures import rendered
 
@@ -43,7 +42,9 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
     return figure
 
 
-def draw_curves(axes: Axes, outcomes: Sequence[Outcome], height: Height = lambda outcome: outcome.score) -> None:
+def draw_curves(
+    axes: Axes, outcomes: Sequence[Outcome], height: Height = lambda outcome: outcome.score, unit: str = " ×"
+) -> None:
     """Draw a curve for each method of an evaluation: some figure of it against perplexity.
 
     A hollow mark says that text loops there, which makes it easy to foretell.
@@ -65,7 +66,7 @@ def draw_curves(axes: Axes, outcomes: Sequence[Outcome], height: Height = lambda
     axes.margins(0.06, 0.08)
     low, high = axes.get_xlim()
     ticks = [tick for tick in (_COARSE if high > 2 * low else _FINE) if low < tick < high]
-    axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks], fontsize=8)
+    axes.set_xticks(ticks, [f"{tick:g}{unit}" for tick in ticks], fontsize=8)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -87,8 +88,9 @@ class _Point(NamedTuple):
     loops: bool
 
 
-def _point(outcome: Outcome, base: float, height: Height) -> _Point:
-    return _Point(outcome.perplexity.mean / base, height(outcome), outcome.strength, outcome.repetition > LOOPS)
+def _point(outcome: Outcome, base: Outcome, height: Height) -> _Point:
+    x = outcome.perplexity.mean / base.perplexity.mean
+    return _Point(x, height(outcome), outcome.strength, loops(outcome, base))
 
 
 def _curve(axes: Axes, label: str | None, points: Sequence[_Point], colour: str) -> None:
@@ -110,9 +112,9 @@ def _curve(axes: Axes, label: str | None, points: Sequence[_Point], colour: str)
         )
 
 
-def _base(outcomes: Sequence[Outcome]) -> float:
-    """Perplexity of unsteered text."""
-    return next((found.perplexity.mean for found in outcomes if not found.strength), outcomes[0].perplexity.mean)
+def _base(outcomes: Sequence[Outcome]) -> Outcome:
+    """Unsteered text, or else what comes first."""
+    return next((found for found in outcomes if not found.strength), outcomes[0])
 
 
 def _plain(text: str) -> str:

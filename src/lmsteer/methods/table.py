@@ -27,8 +27,8 @@ from lmsteer.progress import Progress, no_progress
 _KIND = FolderKind("rival of a steer", "rival.json", "rival.safetensors", 1, DataError)
 _ENDS = (-1.0, -0.5, 0.5, 1.0)
 _FINE = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)
-_SCALED = (-16.0, -8.0, -4.0, -2.0, 2.0, 4.0, 8.0, 16.0)
-# It learns the most, and leaves sound text the soonest.
+_SCALED = (-16.0, -8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+# A LoRA of every layer leaves sound text before 1.
 _SMALL = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
 Begun = Callable[[LM, int], Trained]
 Found = Callable[[LM, Sequence[LabelledText], RivalCard], Rival]
