@@ -155,7 +155,7 @@ class TrainedSoftPrompts(Trained):
         return [self._minus, self._plus]
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
-        """Each row after the prompt of its strength; rows of one strength share a pass, so that few labels are quick."""
+        """Each row after the prompt of its strength; rows of one strength share a pass: few labels are quick."""
         lots = {strength: (strengths == strength).nonzero().flatten() for strength in strengths.unique().tolist()}
         with _quiet():
             passes = [self._after(strength, ids[rows], mask[rows]) for strength, rows in lots.items()]
