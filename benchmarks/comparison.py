@@ -37,7 +37,7 @@ from lmsteer.sources import DEFAULT_MODEL
 
 RESULTS, WORK = HERE / "results" / "comparison.json", HERE / "results" / "work" / "comparison"
 TEXTS, STEPS, PROMPTS, SAMPLES = 2048, 100, 20, 5
-CONSOLE = Console(width=160)
+CONSOLE = Console(width=160, highlight=False, markup=False)
 app = typer.Typer(add_completion=False)
 
 
@@ -74,11 +74,12 @@ def tell() -> None:
     """The tables and the pictures."""
     for name, told in kept(RESULTS).items():
         found = Comparison([Contender.from_json(each) for each in told["contenders"]], told["failures"])
-        _say(f"\n{name}: {told['about']}")
-        _say("| method | up | down | on disk | fit | memory | a token | first token | context |\n" + "|---" * 9 + "|")
+        CONSOLE.print(f"\n{name}: {told['about']}")
+        CONSOLE.print("| method | up | down | on disk | fit | memory | a token | first token | context |")
+        CONSOLE.print("|---" * 9 + "|")
         for each in found.contenders:
-            _say(_row(each))
-        _say(found.failures or "none failed")
+            CONSOLE.print(_row(each))
+        CONSOLE.print(found.failures or "none failed")
         write_file(DOCS / f"compare-{name}.svg", rendered(attribute_charts(found.contenders, DIMENSIONS[name].label)))
 
 
@@ -86,12 +87,9 @@ def _plan(data: Path, name: str) -> Plan:
     case = CASES[name]
     source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
     prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
-    how = Budget(STEPS), Protocol(SAMPLES)
-    return Plan(DEFAULT_MODEL, source, prompts, name, JUDGE, *how, instructions=case.instructions)
-
-
-def _say(line: object) -> None:
-    CONSOLE.print(line, highlight=False, markup=False)
+    return Plan(
+        DEFAULT_MODEL, source, prompts, name, JUDGE, Budget(STEPS), Protocol(SAMPLES), instructions=case.instructions
+    )
 
 
 def _row(found: Contender) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsteer.errors import ModelError, SteerError
-from lmsteer.methods.rows import check_rows, in_order, spread
+from lmsteer.methods.rows import by_strength, check_rows, in_order, spread
 from tiny import FAMILIES, tiny_model
 
 
@@ -38,3 +38,14 @@ def test_lots_come_back_in_the_order_of_the_batch():
     batch = torch.arange(12).reshape(6, 2)
     places = [torch.tensor([4, 1]), torch.tensor([0, 5, 2]), torch.tensor([3])]
     assert torch.equal(in_order([batch[rows] for rows in places], places), batch)
+
+
+def test_rows_of_one_strength_are_run_together_and_put_back():
+    batch, strengths, runs = torch.arange(12.0).view(6, 2), torch.tensor([1.0, -0.5, 1.0, 0.0, -0.5, 1.0]), []
+
+    def run(strength, rows):
+        runs.append((strength, rows.tolist()))
+        return strength * batch[rows]
+
+    assert torch.equal(by_strength(strengths, run), strengths[:, None] * batch)
+    assert sorted(runs) == [(-0.5, [1, 4]), (0.0, [3]), (1.0, [0, 2, 5])]

@@ -19,7 +19,8 @@ from typing import Any
 
 from lmsteer.errors import DataError, LMSteerError
 from lmsteer.evaluation.arms import Arm
-from lmsteer.evaluation.outcome import Outcome, loops
+from lmsteer.evaluation.metrics import loops
+from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.files import finite, write_file
@@ -134,7 +135,7 @@ def reach(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     """The most that scores go up and down from unsteered text's, among strengths under which text stays sound."""
     base = outcomes[0]
     likely = [each for each in outcomes if each.perplexity.mean <= SOUND * base.perplexity.mean]
-    sound = [each for each in likely if not loops(each, base)]
+    sound = [each for each in likely if not loops(each.repetition, base.repetition)]
     up = [each.score.mean - base.score.mean for each in sound if each.strength >= 0]
     down = [base.score.mean - each.score.mean for each in sound if each.strength <= 0]
     return max(up, default=0.0), max(down, default=0.0)

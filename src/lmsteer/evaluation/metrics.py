@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Text loops whose share of repeated runs of three words is more than this above unsteered text's.
-LOOPS = 0.1
+_LOOPS = 0.1
 _REPEATED = 3
 
 
@@ -28,6 +28,11 @@ def repetition(text: str) -> float:
     """Share of a text's runs of three words that it has had before, whatever their case: 1 says it loops."""
     grams = _grams(text.casefold().split(), _REPEATED)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def loops(repeated: float, unsteered: float) -> bool:
+    """Whether text repeats itself clearly more than unsteered text does, by the repetition of each."""
+    return repeated > unsteered + _LOOPS
 
 
 def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmsteer.evaluation.arms import Arm
-from lmsteer.evaluation.metrics import LOOPS, distinct, repetition
+from lmsteer.evaluation.metrics import distinct, repetition
 from lmsteer.evaluation.scorers.base import UNDECIDED
 
 # Prompts are drawn anew so often, and the middle so much of what comes out is told.
@@ -94,11 +94,6 @@ class Outcome:
         """What ``to_json`` told."""
         figures = {key: Figure(**value) for key, value in told.items() if isinstance(value, Mapping)}
         return cls(**{**told, **figures, "distinct": tuple(told["distinct"])})
-
-
-def loops(found: Outcome, base: Outcome) -> bool:
-    """Whether text repeats itself clearly more than unsteered text does."""
-    return found.repetition > base.repetition + LOOPS
 
 
 def outcome(arm: Arm, rows: Sequence[Judged]) -> Outcome:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lmsteer.evaluation.metrics import loops
 from lmsteer.evaluation.outcome import Figure as Interval
-from lmsteer.evaluation.outcome import Outcome, loops
+from lmsteer.evaluation.outcome import Outcome
 from lmsteer.pages import filled
 from lmsteer.pictures import rendered
 
@@ -90,7 +91,7 @@ class _Point(NamedTuple):
 
 def _point(outcome: Outcome, base: Outcome, height: Height) -> _Point:
     x = outcome.perplexity.mean / base.perplexity.mean
-    return _Point(x, height(outcome), outcome.strength, loops(outcome, base))
+    return _Point(x, height(outcome), outcome.strength, loops(outcome.repetition, base.repetition))
 
 
 def _curve(axes: Axes, label: str | None, points: Sequence[_Point], colour: str) -> None:

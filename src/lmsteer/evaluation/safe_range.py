@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 from lmsteer.errors import DataError
-from lmsteer.evaluation.metrics import LOOPS, repetition
+from lmsteer.evaluation.metrics import loops, repetition
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.lm import LM
@@ -125,7 +125,7 @@ def calibrate(
 
         def is_safe(strength: float) -> bool:
             trial = trials.at(strength)
-            return trial.perplexity <= ratio * base.perplexity and trial.repetition <= base.repetition + LOOPS
+            return trial.perplexity <= ratio * base.perplexity and not loops(trial.repetition, base.repetition)
 
         low, high = -_border(lambda size: is_safe(-size)), _border(is_safe)
         reached = None

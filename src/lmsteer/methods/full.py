@@ -13,7 +13,7 @@ from torch import Tensor
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
-from lmsteer.methods.rows import in_order
+from lmsteer.methods.rows import by_strength
 from lmsteer.weights import added
 
 
@@ -71,8 +71,7 @@ class TrainedFull(Trained):
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
         """Rows of one strength at a time, each lot through weights of its own."""
-        lots = {strength: (strengths == strength).nonzero().flatten() for strength in sorted(set(strengths.tolist()))}
-        return in_order([self._pass(ids[rows], mask[rows], strength) for strength, rows in lots.items()], lots.values())
+        return by_strength(strengths, lambda strength, rows: self._pass(ids[rows], mask[rows], strength))
 
     def rival(self, card: RivalCard) -> Full:
         """Δ, of those that have changed."""

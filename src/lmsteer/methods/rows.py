@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -29,6 +29,17 @@ def spread(strengths: Tensor, x: Tensor) -> Tensor:
 def in_order(parts: Sequence[Tensor], places: Iterable[Tensor]) -> Tensor:
     """Rows (B, ..) that were run in several lots, each at its places in the batch, in the order of the batch."""
     return torch.cat(list(parts))[torch.cat(list(places)).argsort()]
+
+
+def by_strength(strengths: Tensor, run: Callable[[float, Tensor], Tensor]) -> Tensor:
+    """Rows (B, ..) in the order of the batch, those of one strength run together.
+
+    Args:
+        strengths: of the rows (B,).
+        run: given a strength and the places of its rows (b,), what comes out for them (b, ..).
+    """
+    lots = {strength: (strengths == strength).nonzero().flatten() for strength in strengths.unique().tolist()}
+    return in_order([run(strength, rows) for strength, rows in lots.items()], lots.values())
 
 
 @torch.inference_mode()

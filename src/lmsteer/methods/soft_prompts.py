@@ -23,7 +23,7 @@ from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import encode_prompts
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits, picked
-from lmsteer.methods.rows import in_order
+from lmsteer.methods.rows import by_strength
 
 _MINUS, _PLUS = "minus", "plus"
 # Where PEFT keeps what it puts before a text.
@@ -156,10 +156,8 @@ class TrainedSoftPrompts(Trained):
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
         """Each row after the prompt of its strength; rows of one strength share a pass: few labels are quick."""
-        lots = {strength: (strengths == strength).nonzero().flatten() for strength in strengths.unique().tolist()}
         with _quiet():
-            passes = [self._after(strength, ids[rows], mask[rows]) for strength, rows in lots.items()]
-        return in_order([logits[:, -ids.shape[1] :] for logits in passes], lots.values())
+            return by_strength(strengths, lambda strength, rows: self._after(strength, ids[rows], mask[rows]))
 
     def rival(self, card: RivalCard) -> Rival:
         """The prompts of both ends."""
@@ -171,7 +169,7 @@ class TrainedSoftPrompts(Trained):
         prompt = {_WEIGHT: _between(self._minus, self._plus, strength)}
         given = {"input_ids": ids, "attention_mask": mask}
         logits: Tensor = functional_call(self._model, prompt, kwargs=given).logits
-        return logits
+        return logits[:, -ids.shape[1] :]
 
 
 def _between(minus: Tensor, plus: Tensor, strength: float) -> Tensor:
