@@ -8,7 +8,6 @@ from functools import lru_cache
 import pytest
 import torch
 
-from lmsteer.batches import pad
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation import Draws, continue_from
 from lmsteer.gist import SHIPPED
@@ -17,8 +16,7 @@ from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.methods.full import TrainedFull
-from lmsteer.methods.rival import Rival, RivalCard, picked
-from lmsteer.methods.soft_prompts import TrainedSoftPrompts
+from lmsteer.methods.rival import Rival, RivalCard
 from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
 from lmsteer.methods.training import Budget
 from lmsteer.sampling import Sampling
@@ -223,24 +221,6 @@ def test_soft_prompts_between_the_ends_are_interpolated(llama):
     middle = (rival.tensors["minus"] + 3 * rival.tensors["plus"]) / 4
     expected = replace(rival, tensors={"minus": middle, "plus": middle}).kept(llama, 1.0)
     torch.testing.assert_close(rival.kept(llama, 0.5).keys[1], expected.keys[1], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["prompt", "prefix"])
-def test_soft_prompts_are_trained_as_they_are_read(kind):
-    """Between the ends, too: texts of half a label are learnt halfway."""
-    lm = tiny_lm("llama")
-    trained = TrainedSoftPrompts(lm, kind, tokens=3)
-    drawn = torch.Generator().manual_seed(0)
-    for prompt in trained.trainable():
-        prompt.data.copy_(torch.randn(prompt.shape, generator=drawn))
-    ids, strengths = lm.encode([text.text for text in TEXTS[:5]]), [1.0, 0.0, -0.5, 0.5, 0.0]
-    rival = trained.rival(RivalCard(f"{kind}-tuning", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
-    padded, mask = pad(ids, lm.pad_id, lm.device)
-    with torch.no_grad():
-        logits = trained.logits(padded, mask, torch.tensor(strengths))[:, :-1]
-    found = picked(logits, padded[:, 1:], mask[:, 1:])
-    # sums of float32, one pass over all and one over what stands after the kept prompt
-    torch.testing.assert_close(found, rival.log_likelihoods(lm, ids, strengths), rtol=1e-4, atol=1e-4)
 
 
 def test_padding_does_not_count_against_a_window(monkeypatch):

@@ -1,0 +1,31 @@
+"""Soft prompts in training; what they share with all methods is in test_matrix.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.batches import pad
+from lmsteer.methods.rival import RivalCard, picked
+from lmsteer.methods.soft_prompts import TrainedSoftPrompts
+from tiny import styled, tiny_lm
+
+pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_soft_prompts_are_trained_as_they_are_read(kind):
+    """Between the ends, too: texts of half a label are learnt halfway."""
+    lm = tiny_lm("llama")
+    trained = TrainedSoftPrompts(lm, kind, tokens=3)
+    drawn = torch.Generator().manual_seed(0)
+    for prompt in trained.trainable():
+        prompt.data.copy_(torch.randn(prompt.shape, generator=drawn))
+    ids, strengths = lm.encode([text.text for text in styled(5)]), [1.0, 0.0, -0.5, 0.5, 0.0]
+    rival = trained.rival(RivalCard(f"{kind}-tuning", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
+    padded, mask = pad(ids, lm.pad_id, lm.device)
+    with torch.no_grad():
+        logits = trained.logits(padded, mask, torch.tensor(strengths))[:, :-1]
+    found = picked(logits, padded[:, 1:], mask[:, 1:])
+    # sums of float32, one pass over all and one over what stands after the kept prompt
+    torch.testing.assert_close(found, rival.log_likelihoods(lm, ids, strengths), rtol=1e-4, atol=1e-4)
