@@ -21,7 +21,7 @@ def test_soft_prompts_are_trained_as_they_are_read(kind):
     drawn = torch.Generator().manual_seed(0)
     for prompt in trained.trainable():
         prompt.data.copy_(torch.randn(prompt.shape, generator=drawn))
-    ids, strengths = lm.encode([text.text for text in styled(5)]), [1.0, 0.0, -0.5, 0.5, 0.0]
+    ids, strengths = lm.encode([text.text for text in styled(10)[:5]]), [1.0, 0.0, -0.5, 0.5, 0.0]
     rival = trained.rival(RivalCard(f"{kind}-tuning", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
     padded, mask = pad(ids, lm.pad_id, lm.device)
     with torch.no_grad():
