@@ -2,8 +2,9 @@
 
     python -m benchmarks.exports
 
-Sentiment at two strengths on the default model, all positions of a few texts; shares of the logits' size. The GGUF file
-is read by llama.cpp where ``llama-cpp-python`` is installed. Figures go to ``results/exports.json``.
+Sentiment at two strengths on the default model, all positions of a few texts; shares of the logits' size, beside the
+share that the steer itself moves them by. Where llama.cpp is installed (``make test-llamacpp``) it reads the GGUF file in
+float32, and as it is written unless told otherwise, beside the base's own file. Figures go to ``results/exports.json``.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ def main() -> None:
     lm = load()
     texts = lm.encode(starter_prompts()[:8])
     with tempfile.TemporaryDirectory() as scratch, gguf_of("smollm2") as source, torch.inference_mode():
+        plain = _all(_logits_of(lm.model), texts)
         for strength in STRENGTHS:
             mix = Mix({"sentiment": find_steer("sentiment")}, {"sentiment": strength})
             with lm.steered(mix):
-                expected = [_logits_of(lm.model)(ids) for ids in texts]
+                expected = _all(_logits_of(lm.model), texts)
+            keep(RESULTS, f"unsteered, sentiment={strength:g}", _apart(plain, expected))
             for name, reload in _exports(lm, mix, source, Path(scratch) / f"{strength:g}").items():
-                found = reload()
-                gaps = [
-                    (found(ids) - own).abs().max() / own.abs().max() for ids, own in zip(texts, expected, strict=True)
-                ]
-                keep(RESULTS, f"{name}, sentiment={strength:g}", {"largest gap": float(max(gaps))})
+                keep(RESULTS, f"{name}, sentiment={strength:g}", _apart(_all(reload(), texts), expected))
+        if find_spec("llama_cpp"):
+            keep(RESULTS, "the base's own file, llama.cpp, unsteered", _apart(_all(_llama_cpp(source), texts), plain))
 
 
 def _exports(lm: LM, mix: Mix, source: Path, out: Path) -> dict[str, Callable[[], Logits]]:
@@ -62,25 +63,15 @@ def _exports(lm: LM, mix: Mix, source: Path, out: Path) -> dict[str, Callable[[]
         return _logits_of(PeftModel.from_pretrained(load().model, export_lora(lm, mix, out / "lora")).eval())
 
     def gguf() -> Logits:
-        file = export_gguf(lm, mix, source, out / "steered.gguf", output="f32", others="f32")
+        file = export_gguf(lm, mix, source, out / "whole.gguf", output="f32", others="f32")
         model = AutoModelForCausalLM.from_pretrained(out, gguf_file=file.name, dtype=torch.float32)
         return _logits_of(model.eval())
 
-    def llama_cpp() -> Logits:
-        from llama_cpp import Llama
-
-        file = export_gguf(lm, mix, source, out / "llama.gguf", output="f32", others="f32")
-        model = Llama(str(file), n_ctx=64, logits_all=True, verbose=False, type_k=0, type_v=0)
-
-        def read(ids: list[int]) -> Tensor:
-            model.reset()
-            model.eval(ids)
-            return torch.tensor(model.scores[: len(ids)])
-
-        return read
-
     found = {"merged, transformers": merged, "lora, PEFT": lora, "gguf in float32, transformers": gguf}
-    return {**found, "gguf in float32, llama.cpp": llama_cpp} if find_spec("llama_cpp") else found
+    if find_spec("llama_cpp"):
+        found["gguf in float32, llama.cpp"] = lambda: _llama_cpp(out / "whole.gguf")
+        found["gguf as written, llama.cpp"] = lambda: _llama_cpp(export_gguf(lm, mix, source, out / "steered.gguf"))
+    return found
 
 
 def _logits_of(model: torch.nn.Module) -> Logits:
@@ -89,6 +80,28 @@ def _logits_of(model: torch.nn.Module) -> Logits:
         return logits
 
     return read
+
+
+def _llama_cpp(file: Path) -> Logits:
+    from llama_cpp import Llama
+
+    model = Llama(str(file), n_ctx=64, logits_all=True, verbose=False, type_k=0, type_v=0)
+
+    def read(ids: list[int]) -> Tensor:
+        model.reset()
+        model.eval(ids)
+        return torch.tensor(model.scores[: len(ids)])
+
+    return read
+
+
+def _all(read: Logits, texts: list[list[int]]) -> list[Tensor]:
+    return [read(ids) for ids in texts]
+
+
+def _apart(found: list[Tensor], expected: list[Tensor]) -> dict[str, float]:
+    gaps = [(a - b).abs().max() / b.abs().max() for a, b in zip(found, expected, strict=True)]
+    return {"largest gap": float(max(gaps))}
 
 
 if __name__ == "__main__":

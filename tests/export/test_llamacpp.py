@@ -12,9 +12,9 @@ llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp compiles for minu
 
 pytestmark = pytest.mark.model
 TEXT = "My neighbour's new dog is a"
-# Share of the logits' size: float32 by two programs. llama.cpp keeps keys and values, and its own sums, in half
-# precision here and there.
-TOLERANCE = 5e-3
+# Share of the logits' size: float32 by two programs, six millionths apart where this was measured
+# (benchmarks/exports.py). Other processors sum in other orders.
+TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_logits_in_llama_cpp_are_the_steered_ones(smollm2, source, tmp_path, str
     found = logits(out, ids)
     gap = np.abs(found - expected).max() / np.abs(expected).max()
     assert gap < TOLERANCE
-    assert np.abs(expected - plain).max() / np.abs(expected).max() > 20 * TOLERANCE
+    assert np.abs(expected - plain).max() / np.abs(expected).max() > 1000 * TOLERANCE
 
 
 def test_the_small_file_says_the_same(smollm2, source, tmp_path):
