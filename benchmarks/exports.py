@@ -3,8 +3,9 @@
     python -m benchmarks.exports
 
 Sentiment at two strengths on the default model, all positions of a few texts; shares of the logits' size, beside the
-share that the steer itself moves them by. Where llama.cpp is installed (``make test-llamacpp``) it reads the GGUF file in
-float32, and as it is written unless told otherwise, beside the base's own file. Figures go to ``results/exports.json``.
+share that the steer itself moves them by. Where llama.cpp is installed (``make test-llamacpp``) it reads the GGUF file
+in float32, and as it is written unless told otherwise, beside the base's own file. Figures go to
+``results/exports.json``.
 """
 
 from __future__ import annotations
