@@ -4,8 +4,10 @@
     python -m benchmarks.load tell       what was found
 
 The server is `lmsteer serve` in a process of its own, on the default model, asked over loopback. Every request draws a
-prompt and strengths; decoding is greedy, so that an answer must be what ``lmsteer.generate`` gives for it alone.
-Figures go to ``results/load.json``.
+prompt and strengths; decoding is greedy, so that an answer must be what ``lmsteer.generate`` gives for it alone. Where
+it is not, the margin tells why: by how much the logit of the token alone exceeded that of the token in company, where
+the two texts part. Rounding differs with the shape of a batch, so two tokens closer than that are a tie; all else is a
+wrong row. Figures go to ``results/load.json``.
 """
 
 from __future__ import annotations
@@ -20,21 +22,24 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import httpx
 import psutil
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import keep, kept
 from lmsteer.generation import generate
-from lmsteer.lm import load
+from lmsteer.lm import LM, load
 from lmsteer.starter import starter_prompts
 from lmsteer.steers.files import find_steer
+from lmsteer.steers.mix import Mix
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
 CLIENTS, SECONDS, TOKENS = 64, 120.0, 32
@@ -45,6 +50,8 @@ STRENGTHS: tuple[dict[str, float], ...] = (
     {"toxicity": 2.0},
     {"sentiment": 2.0, "politeness": -2.0},
 )
+# Logits are some twenty in size, and lose a millionth of it to float32's rounding in thirty layers.
+ROUNDING = 1e-4
 Job = tuple[str, tuple[tuple[str, float], ...]]
 app = typer.Typer(add_completion=False)
 
@@ -62,17 +69,19 @@ def measure() -> None:
             found = asyncio.run(_load(address, clients, seconds, rude))
             found["peak MiB"] = process.memory_info().rss / 2**20
             found["health after"] = httpx.get(f"{address}/health").json()
-            answers = found.pop("answers")
-            found["wrong"] = sum(text != expected for text, expected in _against_offline(answers, own))
+            margins = list(_margins(found.pop("answers"), own))
+            found["ties"] = sum(margin <= ROUNDING for margin in margins)
+            found["wrong"] = len(margins) - found["ties"]
+            found["margins"] = margins
             keep(RESULTS, name, found)
 
 
 @app.command("tell")
 def tell() -> None:
     """The table of what is kept."""
-    table = Table("", "answers", "errors", "wrong", "tokens/s", "median s", "95 % s", "memory, MiB")
+    table = Table("", "answers", "errors", "wrong", "ties", "tokens/s", "median s", "95 % s", "memory, MiB")
     for name, each in kept(RESULTS).items():
-        figures = [f"{each[what]:,}" for what in ("finished", "errors", "wrong")]
+        figures = [f"{each[what]:,}" for what in ("finished", "errors", "wrong", "ties")]
         figures += [f"{each['tokens/s']:.0f}", f"{each['median s']:.2f}", f"{each['95 % s']:.2f}"]
         table.add_row(name, *figures, f"{each['peak MiB']:,.0f}")
     found = kept(RESULTS)
@@ -147,16 +156,26 @@ async def _load(address: str, clients: int, seconds: float, rude: bool) -> dict[
     }
 
 
-def _against_offline(answers: list[tuple[Job, str]], own: dict[Job, str]) -> Iterator[tuple[str, str]]:
-    """Each answer beside what its prompt and strengths give alone, which is written once."""
+def _margins(answers: list[tuple[Job, str]], own: dict[Job, str]) -> Iterator[float]:
+    """Of the answers that are not what their prompt and strengths give alone, which is written once."""
     lm = load()
     for job, text in answers:
+        prompt, strengths = job
+        mix = Mix({name: find_steer(name) for name, _ in strengths}, dict(strengths))
         if job not in own:
-            prompt, strengths = job
-            steers = {name: find_steer(name) for name, _ in strengths}
-            (row,) = generate(lm, [prompt], steers, [dict(strengths)], max_new_tokens=TOKENS, temperature=0)
+            (row,) = generate(lm, [prompt], mix.steers, [dict(strengths)], max_new_tokens=TOKENS, temperature=0)
             own[job] = row.text
-        yield text, own[job]
+        if text != own[job]:
+            yield _margin(lm, mix, *lm.encode([prompt + own[job], prompt + text]))
+
+
+def _margin(lm: LM, mix: Mix, alone: list[int], found: list[int]) -> float:
+    """Logits by which a text alone preferred its own next token, where another one parts from it."""
+    pairs = enumerate(zip_longest(alone, found, fillvalue=lm.end_ids[0]))
+    place, (its, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    with lm.steered(mix), torch.inference_mode():
+        logits = lm.model(input_ids=torch.tensor([alone[:place]])).logits[0, -1]
+    return float(logits[its] - logits[other])
 
 
 if __name__ == "__main__":
