@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+vllm = pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 import lmsteer
 from lmsteer import Mix, find_steer, load_steer, save_steer
@@ -56,6 +56,14 @@ def own_lora(lm, tmp_path_factory):
     return where, model
 
 
+def named_vllm(folder):
+    """Where `vllm serve` finds the version of its distribution: the CPU build is one of another name."""
+    about = folder / "vllm.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {vllm.__version__}+cpu\n")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def client(folder, own_lora, tmp_path_factory):
     """The real server with everything on that users turn on, and OpenAI's own client."""
@@ -74,9 +82,9 @@ def client(folder, own_lora, tmp_path_factory):
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_PLUGINS": "lmsteer",
+        "PYTHONPATH": str(named_vllm(tmp_path_factory.mktemp("named"))),
     }
-    # What `vllm serve` runs; that command itself asks for a distribution of another name than the CPU build's.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(resolve("smollm2").location)]
+    command = [Path(sys.executable).with_name("vllm"), "serve", resolve("smollm2").location]
     command += [*options, "--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
