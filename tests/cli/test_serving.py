@@ -18,6 +18,7 @@ import pytest
         (["--host", "192.0.2.7"], "cannot listen at 192.0.2.7"),
         (["--port", "99999"], "cannot listen at"),
         (["--api-key", ""], "a key is empty"),
+        (["--steers", "nowhere"], "--steers names nowhere, which is no folder"),
     ],
 )
 def test_what_cannot_be_served_is_refused(run, options, message):

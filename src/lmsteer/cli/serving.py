@@ -47,6 +47,8 @@ def serve(
     keys = api_key or []
     if host not in _LOOPBACK and not keys:
         stderr.print(f"anybody who reaches {host} may use this server: --api-key sets a key.", style="yellow")
+    if missing := [str(folder) for folder in steers or [] if not folder.is_dir()]:
+        raise LMSteerError(f"--steers names {', '.join(missing)}, which is no folder.")
     folders = [*(steers or [STEERS_FOLDER]), SHIPPED_FOLDER]
     serving = Serving(Limits(rows, waiting, tokens), context, seconds=seconds, strict=strict, folders=folders)
     service = service_of(load(model), serving)

@@ -1,42 +1,13 @@
-import dataclasses
 import json
-import threading
 
 import pytest
-from fastapi.testclient import TestClient
 
 from lmsteer import analyse, generate, load_steer, save_steer
-from lmsteer.errors import LMSteerError
 from lmsteer.lm import LM
 from lmsteer.printing.reading import analysis_as_json
-from lmsteer.serving.engine.engine import Limits
-from lmsteer.serving.http.app import create_app
-from lmsteer.serving.http.run import ServerSettings, Serving, serve, service_of
 from tiny import random_steer, tiny_model, tiny_tokenizer
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
-
-
-@pytest.fixture(scope="module")
-def steers(llama, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("steers")
-    steer = random_steer(llama, name="style")
-    card = dataclasses.replace(steer.card, strength_range=(-3.0, 4.0), dial={"auto": 2.0})
-    save_steer(dataclasses.replace(steer, card=card), folder / "style")
-    save_steer(random_steer(llama, "offset", name="other"), folder / "other")
-    return folder
-
-
-@pytest.fixture
-def client(llama, steers):
-    with serving(llama, steers) as client:
-        yield client
-
-
-def serving(lm, folder, *, keys=(), body_bytes=10_000, **settings):
-    return TestClient(
-        create_app(service_of(lm, Serving(folders=[folder], **settings)), keys=keys, body_bytes=body_bytes)
-    )
 
 
 def events(response):
@@ -140,98 +111,6 @@ def test_prompts_may_be_several_and_may_be_ids(client, llama):
     assert texts[0] == one[0]
 
 
-def test_strengths_beyond_the_safe_range_bring_a_warning_or_a_refusal(llama, steers):
-    body = {"prompt": "It was", "steers": {"style": 5}, **GREEDY}
-    with serving(llama, steers) as client:
-        warned = client.post("/v1/completions", json=body)
-    assert "beyond what was found safe" in warned.headers["x-lmsteer-warning"]
-    assert warned.json()["warnings"]
-    with serving(llama, steers, strict=True) as client:
-        refused = client.post("/v1/completions", json=body)
-    assert refused.status_code == 400
-    assert refused.json()["error"]["code"] == "beyond_safe_range"
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "param", "message"),
-    [
-        ({"steers": {"nobody": 1}}, 400, "steers", "unknown steer 'nobody'; there are: other, style"),
-        ({"steers": {"../style": 1}}, 400, "steers", "unknown steer"),
-        ({"steers": {"style": "high"}}, 400, "steers", "cannot read"),
-        ({"steers": {"style": "1,2"}}, 400, "steers", "one strength a steer"),
-        ({"steers": {"style": 1e39}}, 400, "steers", "cannot read"),
-        ({"steers": {"style": ",".join("1" * 2000), "other": ",".join("1" * 2000)}}, 400, "steers", "one strength"),
-        ({"steers": "style"}, 400, "steers", "cannot read"),
-        ({"steers": {"style": None}}, 400, "steers", ""),
-        ({"prompt": {"a": 1}}, 400, "prompt", ""),
-        ({"steers": {"other": "50%"}}, 400, "steers", "no safe range"),
-        ({"steers": {"style": 1}, "model": "style@1"}, 400, "steers", "in one place"),
-        ({"model": "gpt-9"}, 404, "model", "unknown model 'gpt-9'"),
-        ({"prompt": ""}, 400, "prompt", "empty"),
-        ({"prompt": []}, 400, "prompt", ""),
-        ({"prompt": [400]}, 400, "prompt", "none of the"),
-        ({"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
-        ({"max_tokens": 100_000}, 400, "max_tokens", "longer than"),
-        ({"temperature": -1}, 400, "temperature", ""),
-        ({"n": 40, "prompt": ["a", "b"]}, 400, "n", "at once"),
-        ({"presence_penalty": 0.5}, 400, "presence_penalty", ""),
-        ({"best_of": 3}, 400, "best_of", "Extra inputs"),
-        ({"echo": True}, 400, "echo", ""),
-    ],
-)
-def test_what_cannot_be_answered_is_refused_with_the_field_at_fault(client, body, status, param, message):
-    answer = client.post("/v1/completions", json={"prompt": "It was", **body})
-    error = answer.json()["error"]
-    assert answer.status_code == status
-    assert error["param"].split(".")[0] == param
-    assert message in error["message"]
-
-
-@pytest.mark.parametrize(
-    "content", [b"{", b"", b"[]", b'{"prompt": "a", "temperature": NaN}', b"\xff", b"[" * 5000], ids=repr
-)
-def test_a_body_that_is_no_request_is_refused(client, content):
-    answer = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["type"] == "invalid_request_error"
-
-
-def test_a_body_that_is_too_large_is_refused(client):
-    answer = client.post("/v1/completions", json={"prompt": "a" * 20_000})
-    assert answer.status_code == 413
-    assert "10,000 bytes" in answer.json()["error"]["message"]
-
-
-def test_a_key_is_asked_for_where_there_is_one(llama, steers):
-    with serving(llama, steers, keys=["one", "two"]) as client:
-        for headers in ({}, {"Authorization": "Bearer three"}, {"Authorization": "Basic one"}):
-            assert client.get("/v1/models", headers=headers).status_code == 401
-        assert client.get("/v1/models", headers={"Authorization": "Bearer two"}).status_code == 200
-        assert client.get("/health").status_code == 200
-
-
-def test_too_much_at_once_is_told_to_come_again(endless, steers):
-    limits = Limits(rows=1, waiting=0)
-    with serving(endless, steers, limits=limits, seconds=3.0) as client:
-        long = threading.Thread(
-            target=client.post, args=("/v1/completions",), kwargs={"json": {"prompt": "a", "max_tokens": 2_000}}
-        )
-        long.start()
-        while not client.get("/health").json()["rows"]:
-            pass
-        answer = client.post("/v1/completions", json={"prompt": "a"})
-        assert answer.status_code == 429
-        assert answer.headers["retry-after"]
-        long.join()
-
-
-def test_an_answer_that_runs_out_of_time_says_so(endless, steers):
-    with serving(endless, steers, seconds=0.3) as client:
-        found = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2_000}).json()
-    assert found["choices"][0]["finish_reason"] == "length"
-    assert "time" in found["warnings"][0]
-
-
 def test_models_and_steers_are_listed_as_they_lie_there(client, llama, steers):
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [llama.name]
     assert client.get(f"/v1/models/{llama.name}").json()["max_model_len"] == llama.max_length
@@ -253,7 +132,7 @@ def test_texts_are_read_as_analyse_reads_them(client, llama, steers):
     assert client.post("/v1/analyse", json={"texts": [""], "steers": ["style"]}).status_code == 400
 
 
-def test_texts_are_read_within_limits(llama, steers):
+def test_texts_are_read_within_limits(serving, llama, steers):
     with serving(llama, steers, context=16) as client:
         answer = client.post("/v1/analyse", json={"texts": ["a" * 40], "steers": ["style"]})
         assert answer.status_code == 400
@@ -262,24 +141,7 @@ def test_texts_are_read_within_limits(llama, steers):
         assert len(client.post("/v1/analyse", json=many).json()["data"]) == 5
 
 
-def test_an_empty_key_is_refused(llama, steers):
-    with serving(llama, steers, keys=["one"]) as client:
-        assert client.get("/v1/models", headers={"Authorization": "Bearer "}).status_code == 401
-    with pytest.raises(LMSteerError, match="empty"):
-        serve(service_of(llama, Serving(folders=[steers])), ServerSettings(keys=["one", ""]))
-
-
-def test_a_step_that_fails_is_the_servers_own_failure(llama, steers, monkeypatch):
-    with serving(llama, steers) as client:
-        monkeypatch.setattr(llama.head.module, "forward", lambda *_: 1 / 0)
-        answer = client.post("/v1/completions", json={"prompt": "a"})
-        assert answer.status_code == 500
-        assert answer.json()["error"]["code"] == "step_failed"
-        monkeypatch.undo()
-        assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
-
-
-def test_a_hub_s_name_of_a_model_is_found(steers):
+def test_a_hub_s_name_of_a_model_is_found(serving, steers):
     lm = LM(tiny_model("llama"), tiny_tokenizer(), "someone/tiny")
     with serving(lm, steers) as client:
         assert client.get("/v1/models/someone/tiny").json()["id"] == "someone/tiny"
@@ -294,13 +156,3 @@ def test_figures_count_what_was_asked_and_written(client):
     assert 'lmsteer_steered_tokens_total{steer="style"} 8.0' in told
     assert "lmsteer_tokens_total 8.0" in told
     assert "lmsteer_first_token_seconds_count 1.0" in told
-
-
-def test_a_server_that_has_stopped_says_so(llama, steers):
-    service = service_of(llama, Serving(folders=[steers]))
-    with TestClient(create_app(service)) as client:
-        service.engine.close()
-        answer = client.post("/v1/completions", json={"prompt": "a"})
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"]
-        assert client.get("/health").status_code == 503

