@@ -245,7 +245,7 @@ import json, sys
 from vllm import LLM, SamplingParams
 
 if __name__ == "__main__":
-    llm = LLM(sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=128, **json.loads(sys.argv[2]))
+    llm = LLM(sys.argv[1], dtype="float32", max_model_len=128, **json.loads(sys.argv[2]))
     jobs = json.loads(sys.argv[3])
     args = [{"steers": steers} if steers else None for _, steers in jobs]
     params = [SamplingParams(temperature=0, max_tokens=8, extra_args=each) for each in args]
@@ -259,15 +259,23 @@ def offline(folder, tmp_path, jobs, **options):
     script = tmp_path / "offline.py"
     script.write_text(OFFLINE)
     environment = {**os.environ, "LMSTEER_STEERS": str(folder), "VLLM_CPU_KVCACHE_SPACE": "1"}
-    command = [sys.executable, script, resolve("smollm2").location, json.dumps(options), json.dumps(jobs)]
+    environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # on a machine with fewer cores than it starts processes
+    settings = json.dumps({"enforce_eager": True, **options})
+    command = [sys.executable, script, resolve("smollm2").location, settings, json.dumps(jobs)]
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     return json.loads(lines[0].removeprefix("FOUND ")) if lines else (done.stdout + done.stderr)
 
 
-def test_the_offline_class_steers_a_mixed_batch(folder, lm, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"enforce_eager": False}, {"tensor_parallel_size": 3}],
+    ids=["eager", "compiled", "three processes with a part of the head each"],
+)
+def test_the_offline_class_steers_a_mixed_batch(folder, lm, tmp_path, options):
     jobs = [(prompt, notation(strengths)) for prompt in PROMPTS[:2] for strengths in SETTINGS]
-    found = offline(folder, tmp_path, jobs)
+    found = offline(folder, tmp_path, jobs, **options)
+    assert len(found) == len(jobs), found
     for ids, (prompt, _), strengths in zip(found, jobs, SETTINGS * 2, strict=True):
         lines = log_p(lm.model, lm, Mix({name: find_steer(name) for name in strengths}, strengths), prompt, ids)
         assert (lines[range(len(ids)), ids] >= lines.amax(-1) - TOLERANCE).all()
