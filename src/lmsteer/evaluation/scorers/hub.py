@@ -19,6 +19,7 @@ from lmsteer.errors import DataError, ModelError
 from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, Measured
 from lmsteer.fingerprints import fingerprint_of
 from lmsteer.lm import LOADING_ERRORS
+from lmsteer.sources import check_hub
 
 # Tokens of a text that are read where neither the model nor its tokenizer says how many it can.
 _LONGEST = 512
@@ -78,6 +79,8 @@ def _parts(reference: str) -> tuple[str, str]:
 def _load(model: str) -> tuple[Any, Any]:
     """Tokenizer and classifier, padding settled: classifiers of causal models find a text's end by it."""
     try:
+        if not Path(model).is_dir():
+            check_hub(model)
         tokenizer = AutoTokenizer.from_pretrained(model)
         classifier, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
     except LOADING_ERRORS as error:
