@@ -1,6 +1,7 @@
 """The server under load: many clients at once, each answer held against its own offline result.
 
     python -m benchmarks.load measure    64 clients for two minutes beside one client, and clients that hang up
+    python -m benchmarks.load pause      one client's stream while another's long prompt is read
     python -m benchmarks.load tell       what was found
 
 The server is `lmsteer serve` in a process of its own, on the default model, asked over loopback. Every request draws a
@@ -22,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,6 +44,7 @@ from lmsteer.steers.mix import Mix
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
 CLIENTS, SECONDS, TOKENS = 64, 120.0, 32
+LONG = 4096
 STRENGTHS: tuple[dict[str, float], ...] = (
     {},
     {"sentiment": 3.0},
@@ -76,11 +78,21 @@ def measure() -> None:
             keep(RESULTS, name, found)
 
 
+@app.command("pause")
+def pause() -> None:
+    """The longest wait between two tokens of a stream, beside the time that a long prompt takes to be read."""
+    with server("--no-page") as (address, _):
+        keep(RESULTS, f"a stream while {LONG:,} tokens are read", asyncio.run(_paused(address)))
+
+
 @app.command("tell")
 def tell() -> None:
     """The table of what is kept."""
     table = Table("", "answers", "errors", "wrong", "ties", "tokens/s", "median s", "95 % s", "memory, MiB")
     for name, each in kept(RESULTS).items():
+        if "longest pause" in each:
+            Console(width=120).print(name, each)
+            continue
         figures = [f"{each[what]:,}" for what in ("finished", "errors", "wrong", "ties")]
         figures += [f"{each['tokens/s']:.0f}", f"{each['median s']:.2f}", f"{each['95 % s']:.2f}"]
         table.add_row(name, *figures, f"{each['peak MiB']:,.0f}")
@@ -154,6 +166,31 @@ async def _load(address: str, clients: int, seconds: float, rude: bool) -> dict[
         "95 % s": ordered[int(0.95 * len(ordered))],
         "answers": answers,
     }
+
+
+async def _paused(address: str) -> dict[str, float]:
+    began = asyncio.Event()
+    moments: list[float] = []
+
+    async def stream(http: httpx.AsyncClient) -> None:
+        body = {"prompt": "The movie was", "max_tokens": 2_000, "stream": True, "steers": {"sentiment": 3.0}}
+        async with http.stream("POST", f"{address}/v1/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                if line:
+                    moments.append(time.monotonic())
+                    began.set()
+
+    async with httpx.AsyncClient(timeout=600) as http:
+        streaming = asyncio.create_task(stream(http))
+        await began.wait()
+        started = time.monotonic()
+        long = {"prompt": [1000] * LONG, "max_tokens": 1}
+        (await http.post(f"{address}/v1/completions", json=long)).raise_for_status()
+        ended = time.monotonic()
+        streaming.cancel()
+    moments = [started, *(moment for moment in moments if moment > started), ended]
+    pauses = [after - before for before, after in pairwise(moments)]
+    return {"long prompt": ended - started, "longest pause": max(pauses), "tokens meanwhile": len(moments) - 2}
 
 
 def _margins(answers: list[tuple[Job, str]], own: dict[Job, str]) -> Iterator[float]:

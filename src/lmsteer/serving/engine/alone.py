@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,14 +32,15 @@ class Alone:
         return 0
 
     @torch.inference_mode()
-    def join(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Take the one row in: a prompt, all of which but the last token is read here."""
+    def join(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
+        """Take the one row in: a prompt, all of which but the last token is read here, at once."""
         (prompt,) = prompts
         takes = inspect.signature(self._lm.model.forward).parameters
         name = next((name for name in _NAMES if name in takes), _NAMES[0])
         self._past = {name: DynamicCache(config=self._lm.model.config)}
         if len(prompt) > 1:
             self._forward(prompt[:-1])
+        yield from ()
 
     def leave(self, row: int) -> None:
         """Take it out."""

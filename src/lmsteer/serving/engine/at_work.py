@@ -2,9 +2,9 @@
 
 ::
 
-    take ──> rows ──step──> logits ──draw──> a token a row ──tell──> pieces
-              │  └── a dial a row turns the hidden states in front of the head
-              └── leave: ended, cancelled, out of time
+    take ──read, in pieces──> rows ──step──> logits ──draw──> a token a row ──tell──> pieces
+                               │  └── a dial a row turns the hidden states in front of the head
+                               └── leave: ended, cancelled, out of time
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class AtWork:
 
     Attributes:
         rows: in the order of the batch.
+        reading: rows whose prompts are being read.
         most: of them, that the model can take at once; None for any number.
         steps: forward passes so far.
 
@@ -46,6 +47,8 @@ class AtWork:
         self._batch, self.most = rows_for(lm)
         self._handle = lm.steered(_NOBODY)
         self.rows: list[Written] = []
+        self.reading: list[Written] = []
+        self._joining: Iterator[int] = iter(())
         self.steps = 0
 
     def __len__(self) -> int:
@@ -62,10 +65,21 @@ class AtWork:
         return max((len(row.ids) for row in self.rows), default=0)
 
     def take(self, new: Sequence[Written]) -> None:
-        """Take rows in, and read what they have so far."""
+        """Begin to read what rows have so far; none may be being read."""
+        self.reading = [*new]
+        self._joining = self._batch.join([row.ids for row in new])
+
+    def read(self) -> None:
+        """Read a piece more. With the last one the rows join those that are being written."""
+        if all(row.cancelled or row.late for row in self.reading):
+            for row in self.reading:
+                row.expire()
+            self.reading = []
+            return
         with self.unsteered():
-            self.rows += new  # before the work, so that they are told if it fails
-            self._batch.join([row.ids for row in new])
+            if not next(self._joining, 0):
+                self.rows += self.reading
+                self.reading = []
 
     @contextmanager
     def unsteered(self) -> Iterator[None]:
@@ -103,9 +117,9 @@ class AtWork:
 
     def drop_all(self, why: LMSteerError) -> None:
         """Tell all rows that nothing more comes, and begin anew."""
-        for row in self.rows:
+        for row in [*self.rows, *self.reading]:
             row.fail(why)
-        self.rows = []
+        self.rows, self.reading = [], []
         self._batch = type(self._batch)(self._lm)  # type: ignore[call-arg]
         self._handle.mix = _NOBODY
         give_back()

@@ -12,7 +12,7 @@ written in place and nothing is copied::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ from lmsteer.lm import LM
 
 # Columns of room on either side of those in use.
 SPARE = 64
+# Prompt tokens that are read between two steps, padding included: so that those who are being served do not wait long
+# for newcomers.
+PIECE = 256
 
 
 @dataclass
@@ -91,10 +94,14 @@ class Batch:
     """Rows of tokens that a model of attention layers goes on with, side by side.
 
     Windows of layers are kept to by masks alone: all keys and values stay.
+
+    Args:
+        lm: the model.
+        piece: tokens that are read at once.
     """
 
-    def __init__(self, lm: LM) -> None:
-        self._lm = lm
+    def __init__(self, lm: LM, piece: int = PIECE) -> None:
+        self._lm, self._piece = lm, piece
         self._used, self._lengths = _Columns(), list[int]()
         self._layers = list[_Layer]()
         self._cache = Cache(layers=[])
@@ -108,11 +115,21 @@ class Batch:
         return sum(part.numel() * part.element_size() for layer in self._layers for part in layer._room)
 
     @torch.inference_mode()
-    def join(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Take rows in behind the others: prompts, all of which but the last token is read here."""
+    def join(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
+        """Take rows in behind the others: prompts, all of which but the last token is read here.
+
+        Yields:
+            How many columns are still to be read, after each piece but the last; rows may step and leave meanwhile.
+        """
         unique = list(dict.fromkeys(map(tuple, prompts)))
         ids, mask = pad(unique, self._lm.pad_id, self._lm.device, "left")
-        cache = read(self._lm, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), DynamicCache())
+        positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache()
+        width, piece = ids.shape[1], max(1, self._piece // len(unique))
+        for first in range(0, width, piece):
+            here = slice(first, first + piece)
+            read(self._lm, ids[:, here], mask[:, : here.stop], positions[:, here], cache)
+            if here.stop < width:
+                yield width - here.stop
         parts = [[*zip(*cut(cache, i, len(prompt)), strict=True)] for i, prompt in enumerate(unique)]
         self._layers = self._layers or [_Layer(self._used, part) for part in parts[0]]
         self._cache = Cache(layers=list(self._layers))

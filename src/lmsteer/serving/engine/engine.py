@@ -2,11 +2,12 @@
 
 ::
 
-    submit ──> waiting ──take──> at work ──step──> a token a row, again and again
-                  ^                 │
-                  └── sent back ────┘   when all together outgrow the limits
+    submit ──> waiting ──take──> being read ──> at work ──step──> a token a row, again and again
+                  ^                                │
+                  └─────────── sent back ──────────┘   when all together outgrow the limits
 
-Work that needs the model for itself (reading a text, say) is done between two steps.
+A turn reads a piece of the newcomers' prompts and writes a token more for everybody else, so that nobody waits for a
+long prompt. Work that needs the model for itself (reading a text, say) is done between two steps.
 """
 
 from __future__ import annotations
@@ -24,12 +25,9 @@ import torch
 from lmsteer.errors import LMSteerError
 from lmsteer.lm import LM
 from lmsteer.serving.engine.at_work import AtWork
-from lmsteer.serving.engine.batch import SPARE
+from lmsteer.serving.engine.batch import PIECE, SPARE
 from lmsteer.serving.engine.orders import Order, Piece, Written
 
-# Prompt tokens that are read between two steps, padding included, or one prompt if it is longer: so that those who are
-# being served do not wait long for newcomers.
-_READ_AT_ONCE = 1024
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -85,8 +83,8 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """Rows that are being written."""
-        return sum(not row.cancelled for row in [*self._work.rows])
+        """Rows that are being read or written."""
+        return sum(not row.cancelled for row in [*self._work.rows, *self._work.reading])
 
     @property
     def waiting(self) -> int:
@@ -182,39 +180,46 @@ class Engine:
     def _wait(self) -> bool:
         """Until there is something to do; False when closing."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._jobs or self._waiting or self._work.rows)
+            self._changed.wait_for(
+                lambda: self._closing or self._jobs or self._waiting or self._work.reading or self._work.rows
+            )
         return not self._closing
 
     def _turn(self) -> None:
-        """One thing that was called for, newcomers, and a step."""
+        """One thing that was called for, a piece of newcomers' prompts, and a step."""
         with self._changed:
             job = self._jobs.popleft()[0] if self._jobs else None
         if job is not None:
             with self._work.unsteered():
                 job()
         self._admit()
+        if self._work.reading:
+            self._work.read()
         self._make_way()
         if len(self._work):
             self._work.step()
 
     def _admit(self) -> None:
-        """Let those in who have a place, in the order in which they came."""
+        """Let those in who have a place, in the order in which they came, when all before them are read."""
         new: list[Written] = []
         with self._changed:
             gone = [row for row in self._waiting if row.cancelled or row.late]
             self._waiting = deque(row for row in self._waiting if row not in gone)
-            while self._waiting and self._has_place([*self._work.rows, *new], self._waiting[0]):
-                reading = [*new, self._waiting[0]]
-                if new and len(reading) * max(len(row.ids) for row in reading) > _READ_AT_ONCE:
-                    break
+            while not self._work.reading and self._waiting and self._has_place(new, self._waiting[0]):
                 new.append(self._waiting.popleft())
         for row in gone:
             row.expire()
         if new:
             self._work.take(new)
 
-    def _has_place(self, rows: Sequence[Written], row: Written) -> bool:
-        """Whether the keys and values of all of them, padded to the longest, are within the limits, and some more."""
+    def _has_place(self, new: Sequence[Written], row: Written) -> bool:
+        """Whether a row fits among newcomers that are read in one piece, and the keys and values within the limits.
+
+        Those are padded to the longest row, and there is to be room for some more.
+        """
+        if new and (len(new) + 1) * max(len(each.ids) for each in [*new, row]) > PIECE:
+            return False
+        rows = [*self._work.rows, *new]
         longest = max(len(each.ids) for each in [*rows, row]) + SPARE
         return len(rows) < self._most and (not rows or (len(rows) + 1) * longest <= self.limits.tokens)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -28,8 +28,8 @@ class Rows(Protocol):
         """What is kept of them."""
         ...
 
-    def join(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Take prompts in behind the others, all but their last tokens."""
+    def join(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
+        """Take prompts in behind the others, all but their last tokens; in pieces, between which rows go on."""
         ...
 
     def leave(self, row: int) -> None:
@@ -48,7 +48,7 @@ def rows_for(lm: LM) -> tuple[Rows, int | None]:
         ModelError: the model does not go on from what it has kept as it would from the text.
     """
     if not lm.is_recurrent:
-        if _exact(lm, Batch(lm), (3, 1, 6)):
+        if _exact(lm, Batch(lm, piece=4), (3, 1, 6)):
             return Batch(lm), None
     elif _exact(lm, Alone(lm), (3,)):
         return Alone(lm), 1
@@ -63,7 +63,8 @@ def _exact(lm: LM, rows: Rows, lengths: Sequence[int]) -> bool:
     texts: list[list[int]] = []
     for length in lengths:
         texts.append([1 + (7 * k + length) % 11 for k in range(length)])
-        rows.join([texts[-1]])
+        for _ in rows.join([texts[-1]]):
+            pass
         for _ in range(2):
             found = rows.step([text[-1] for text in texts]).float()
             alone = [lm.model(input_ids=torch.tensor([text], device=lm.device), use_cache=False) for text in texts]
