@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lmsteer import generate
-from lmsteer.bulk import write_in_bulk, writer_of
+from lmsteer.bulk import check_prompts, write_in_bulk, writer_of
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.generation import Draws
 from tiny import random_steer
@@ -55,6 +55,14 @@ def test_a_killed_run_goes_on_where_it_was(writer, tmp_path):
     write_in_bulk(lambda p, first: calls.append(first) or writer(p, first), PROMPTS, out, RECORD, resume=True, chunk=3)
     assert calls == [6, 9]
     assert lines_of(out) == lines_of(tmp_path / "whole.jsonl")
+
+
+def test_what_cannot_be_written_is_told_before_anything_is(llama, writer, tmp_path):
+    with pytest.raises(DataError, match="is a folder"):
+        write_in_bulk(writer, PROMPTS, tmp_path, RECORD)
+    with pytest.raises(DataError, match="prompt 300 is empty"):
+        check_prompts(llama, [*["a"] * 299, "", "a"], Draws())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_partial_file_of_something_else_is_refused(writer, tmp_path):

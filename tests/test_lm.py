@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmsteer.batches import pad
-from lmsteer.errors import ModelError, SteerError, WrongBaseError
+from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.lm import LM, load
 from lmsteer.steers.handle import attach
 from lmsteer.steers.mix import Mix
@@ -119,3 +119,8 @@ def test_a_saved_model_loads_with_its_tokenizer(llama, tmp_path):
     loaded = load(tmp_path)
     assert loaded.fingerprint == llama.fingerprint
     assert loaded.tokenizer_fingerprint == llama.tokenizer_fingerprint
+
+
+def test_half_of_a_character_is_told(llama):
+    with pytest.raises(DataError, match="text 2 has half of a character"):
+        llama.encode(["whole", "half \ud800"])

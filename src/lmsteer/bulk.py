@@ -38,11 +38,21 @@ def writer_of(
 
     @torch.inference_mode()
     def write(prompts: Sequence[str], first: int) -> Lines:
-        starts = PromptStarts(lm, encode_prompts(lm, prompts, draws.max_new_tokens))
+        starts = PromptStarts(lm, encode_prompts(lm, prompts, draws.max_new_tokens, first))
         done = list(continue_from(lm, prompts, starts, steers, settings, draws, first=first, progress=progress))
         return as_published(done, len(settings) * draws.n)
 
     return write
+
+
+def check_prompts(lm: LM, prompts: Sequence[str], draws: Draws) -> None:
+    """Refuse prompts of which one cannot be continued, before any work is done.
+
+    Raises:
+        DataError: one is empty or too long.
+    """
+    for first in range(0, len(prompts), CHUNK):
+        encode_prompts(lm, prompts[first : first + CHUNK], draws.max_new_tokens, first)
 
 
 def write_in_bulk(
@@ -67,10 +77,12 @@ def write_in_bulk(
         progress: what to tell of the work.
 
     Raises:
-        DataError: nothing to resume, a partial file that is not to be resumed or of something else, or a disk that does
-            not take it, or another process that writes the same file.
+        DataError: a folder in place of the file, nothing to resume, a partial file that is not to be resumed or of
+            something else, or a disk that does not take it, or another process that writes the same file.
         InterruptedWorkError: the user stopped it; what was written is kept.
     """
+    if out.is_dir():
+        raise DataError(f"{out} is a folder: name a file.")
     partial = out.with_name(f"{out.name}.partial")
     head = json.dumps({"of": {**record, "prompts": len(prompts)}}, sort_keys=True) + "\n"
     try:

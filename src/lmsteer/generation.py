@@ -212,8 +212,8 @@ def _continue_batch(
     ]
 
 
-def encode_prompts(lm: LM, prompts: Sequence[str], new: int) -> list[list[int]]:
-    """Ids of prompts, with room for ``new`` tokens after each.
+def encode_prompts(lm: LM, prompts: Sequence[str], new: int, first: int = 0) -> list[list[int]]:
+    """Ids of prompts, with room for ``new`` tokens after each; ``first`` is the number of the first one among more.
 
     Raises:
         DataError: there are none, or one is empty or too long.
@@ -221,7 +221,7 @@ def encode_prompts(lm: LM, prompts: Sequence[str], new: int) -> list[list[int]]:
     if not prompts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
     ids = lm.encode(prompts)
-    for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), 1):
+    for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), first + 1):
         if not tokens:
             raise DataError(f"prompt {number} is empty: there is nothing to continue.")
         if len(tokens) + new > lm.max_length:

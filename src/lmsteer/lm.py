@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lmsteer.batches import pad
-from lmsteer.errors import ModelError
+from lmsteer.errors import DataError, ModelError
 from lmsteer.fingerprints import fingerprint_of, head_sample
 from lmsteer.head import Head
 from lmsteer.products import quicken
@@ -135,10 +135,20 @@ class LM:
         return [] if end is None else [end] if isinstance(end, int) else list(end)
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
-        """Token ids of each text, as the tokenizer encodes it, with or without special tokens of its own."""
+        """Token ids of each text, as the tokenizer encodes it, with or without special tokens of its own.
+
+        Raises:
+            DataError: a text is none that can be written (half of a surrogate pair, as broken JSON has it).
+        """
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+        try:
+            encoded = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+        except (TypeError, UnicodeError):
+            for number, text in enumerate(texts, 1):
+                if any("\ud800" <= character <= "\udfff" for character in text):
+                    raise DataError(f"text {number} has half of a character in it (a lone surrogate).") from None
+            raise
         return [list(ids) for ids in encoded]
 
     @torch.inference_mode()

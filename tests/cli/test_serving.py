@@ -16,6 +16,8 @@ import pytest
         (["--context", "1"], "context of 1 tokens"),
         (["--context", "1000000"], "context of 1000000 tokens"),
         (["--host", "192.0.2.7"], "cannot listen at 192.0.2.7"),
+        (["--host", "127.0.0..1"], "cannot listen at 127.0.0..1"),
+        (["--waiting", "-1"], "-1 rows cannot wait"),
         (["--port", "99999"], "cannot listen at"),
         (["--api-key", ""], "a key is empty"),
         (["--steers", "nowhere"], "--steers names nowhere, which is no folder"),
@@ -25,6 +27,22 @@ def test_what_cannot_be_served_is_refused(run, options, message):
     status, _, err = run("serve", "--no-page", *options)
     assert status == 2
     assert message in " ".join(err.split())
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_key_of_the_environment_is_refused(run, monkeypatch, blank):
+    monkeypatch.setenv("LMSTEER_API_KEY", blank)
+    status, _, err = run("serve", "--no-page")
+    assert status == 2
+    assert "a key is empty" in err
+
+
+def test_a_key_of_the_environment_is_one_key_whatever_is_in_it(run, monkeypatch):
+    monkeypatch.setenv("LMSTEER_API_KEY", "two words")
+    settings = []
+    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda _, given: settings.append(given))
+    assert run("serve", "--no-page")[0] == 0
+    assert settings[0].keys == ["two words"]
 
 
 def test_a_port_that_is_taken_is_told(run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import gguf as gguf_format
 import numpy as np
 import pytest
@@ -101,3 +103,16 @@ def test_an_architecture_whose_output_is_its_embedding_is_refused(lm, mix, tmp_p
     monkeypatch.setitem(gguf_format.MODEL_TENSORS, gguf_format.MODEL_ARCH.LLAMA, without)
     with pytest.raises(ModelError, match="no output tensor of their own"):
         export_gguf(lm, mix, source, tmp_path / "steered.gguf")
+
+
+def test_nothing_but_an_older_export_is_written_over(lm, mix, tiny_gguf, tmp_path):
+    base = tmp_path / "base.gguf"
+    shutil.copy(tiny_gguf, base)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for out in (base, tmp_path / "thesis.txt", tmp_path):
+        with pytest.raises(SteerError, match="choose another --out"):
+            export_gguf(lm, mix, base, out)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert base.read_bytes() == tiny_gguf.read_bytes()
+    older = export_gguf(lm, mix, base, tmp_path / "steered.gguf")
+    assert export_gguf(lm, mix, base, older) == older

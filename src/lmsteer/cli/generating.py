@@ -103,7 +103,7 @@ def _in_bulk(
     options: dict[str, Any] | None,
 ) -> None:
     """Into a file, with vLLM if there are options for it."""
-    from lmsteer.bulk import write_in_bulk, writer_of
+    from lmsteer.bulk import check_prompts, write_in_bulk, writer_of
     from lmsteer.fingerprints import fingerprint_of_tensors
     from lmsteer.lm import load
     from lmsteer.progress import bars
@@ -120,7 +120,9 @@ def _in_bulk(
         "texts": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32],
     }
     if options is None:
-        writing: AbstractContextManager[Writer] = nullcontext(writer_of(load(model), steers, settings, draws))
+        lm = load(model)
+        check_prompts(lm, texts, draws)
+        writing: AbstractContextManager[Writer] = nullcontext(writer_of(lm, steers, settings, draws))
     else:
         from lmsteer.serving.vllm.offline import vllm_writer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from lmsteer.cli.app import Model, app, stderr
 from lmsteer.errors import LMSteerError
 from lmsteer.sources import DEFAULT_MODEL
 
+_KEY = "LMSTEER_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -21,7 +23,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
     api_key: Annotated[
-        list[str] | None, typer.Option(envvar="LMSTEER_API_KEY", help="Key that requests must know; repeatable.")
+        list[str] | None, typer.Option(help=f"Key that requests must know; repeatable. [env var: {_KEY}]")
     ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of a prompt and its answer, at most.")] = None,
     rows: Annotated[int, typer.Option(help="Answers written at once.")] = 32,
@@ -44,7 +46,7 @@ def serve(
     from lmsteer.lm import load
     from lmsteer.steers.files import SHIPPED_FOLDER, STEERS_FOLDER
 
-    keys = api_key or []
+    keys = api_key or ([os.environ[_KEY]] if _KEY in os.environ else [])
     if host not in _LOOPBACK and not keys:
         stderr.print(f"anybody who reaches {host} may use this server: --api-key sets a key.", style="yellow")
     if missing := [str(folder) for folder in steers or [] if not folder.is_dir()]:

@@ -26,6 +26,7 @@ from lmsteer.steers.mix import Mix
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 # How far the file's output embedding may be from the model's, as a share of its size: four bits a weight lose a tenth.
 _QUANTISED = 0.25
+_MAGIC = b"GGUF"
 _FILE_TYPES = {
     "f32": gguf_format.LlamaFileType.ALL_F32,
     "f16": gguf_format.LlamaFileType.MOSTLY_F16,
@@ -46,13 +47,15 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
         others: type to bring the other matrices to; as they are if None.
 
     Raises:
-        SteerError: steers of another form, strengths row by row, or a disk that does not take it.
+        SteerError: steers of another form, strengths row by row, a target that is the source or no GGUF file, or a disk
+            that does not take it.
         WrongBaseError: steers of another base.
         ModelError: the source cannot be read, is of another model, or of one that has no output tensor of its own.
     """
     check_mix(lm, mix)
     if wrong := {output, others or output} - set(TYPES):
         raise SteerError(f"a tensor is written as {', '.join(TYPES)}, not {', '.join(sorted(wrong))}.")
+    _check_target(out, source)
     reader = _read(source)
     _check_base(lm, reader, source)
     head = merged_head(lm, mix).float().cpu().numpy()
@@ -73,6 +76,17 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
     return out
 
 
+def _check_target(out: Path, source: Path) -> None:
+    """Refuse to put the file in the place of its base, or of what is no GGUF file."""
+    if not out.exists():
+        return
+    if not out.is_file() or (source.exists() and out.samefile(source)):
+        raise SteerError(f"{out} is {'the base itself' if out.is_file() else 'a folder'}: choose another --out.")
+    with out.open("rb") as file:
+        if file.read(4) not in (b"", _MAGIC):
+            raise SteerError(f"{out} is there already, and is no GGUF file: choose another --out.")
+
+
 def _read(source: Path) -> Any:
     try:
         return gguf_format.GGUFReader(source)
@@ -81,7 +95,10 @@ def _read(source: Path) -> Any:
 
 
 def _architecture(reader: Any) -> str:
-    return str(reader.get_field("general.architecture").contents())
+    field = reader.get_field(gguf_format.Keys.General.ARCHITECTURE)
+    if field is None:
+        raise ModelError("the GGUF file does not say of which architecture it is.")
+    return str(field.contents())
 
 
 def _check_base(lm: LM, reader: Any, source: Path) -> None:

@@ -14,7 +14,7 @@ from lmsteer.steers.notation import parse_settings
 from lmsteer.steers.steer import Card, Steer
 
 # Names come from outside: none of them leaves its folder.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Seconds that a folder may be gone for while another takes its place.
 _A_MOMENT = 0.1
 
@@ -51,19 +51,36 @@ class Shelf:
             time.sleep(_A_MOMENT)  # another fit may be taking its place right now
             return self._found(name)
 
-    def dial(self, asked: Mapping[str, float | str] | str) -> tuple[dict[str, Steer], dict[str, float]]:
+    def find_or_recall(self, name: str) -> Steer:
+        """A steer as it lies there now, or if it does no more, as it was found last.
+
+        Raises:
+            SteerError: it was never found.
+        """
+        try:
+            return self.find(name)
+        except SteerError:
+            if name not in self._known:
+                raise
+            return self._known[name][1]
+
+    def dial(
+        self, asked: Mapping[str, float | str] | str, *, recall: bool = False
+    ) -> tuple[dict[str, Steer], dict[str, float]]:
         """Steers and strengths of a request: ``{"sentiment": 2.5}``, or ``"sentiment=2.5,toxicity=50%"``.
+
+        With ``recall`` steers that are gone since are taken as they were found last.
 
         Raises:
             SteerError: what is asked for cannot be read, or is not there.
         """
         if isinstance(asked, str):
-            notations = [part.strip() for part in asked.split(",") if part.strip()]
+            notations = [part.strip() for part in asked.split(",")] if asked.strip() else []
         else:
             notations = [f"{name}={strength}" for name, strength in asked.items()]
         if any("," in notation for notation in notations):
             raise SteerError("a request has one strength a steer.")
-        steers, (setting,) = parse_settings(notations, self.find)
+        steers, (setting,) = parse_settings(notations, self.find_or_recall if recall else self.find)
         return steers, setting
 
     def _found(self, name: str) -> Steer:

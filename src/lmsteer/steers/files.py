@@ -7,6 +7,7 @@ loader, which builds tensors and plain containers and executes no code.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from importlib.resources import files
@@ -73,8 +74,9 @@ def find_folder(name: str | Path) -> Path:
         SteerError: there is none, naming those that there are.
     """
     for folder in (Path(name), STEERS_FOLDER / name, SHIPPED_FOLDER / name):
-        if (folder / CARD_FILE).exists():
-            return folder
+        with contextlib.suppress(OSError, ValueError):  # of what is no name of a file
+            if (folder / CARD_FILE).exists():
+                return folder
     own, shipped = (", ".join(folder.name for folder in known_in(where)) for where in (STEERS_FOLDER, SHIPPED_FOLDER))
     raise SteerError(
         f"unknown steer {str(name)!r}: neither a folder with a {CARD_FILE}, nor a name in {STEERS_FOLDER}/ "

@@ -151,6 +151,19 @@ def test_a_prompt_that_nobody_waits_for_is_read_no_further(endless, engines, mon
     assert after.tokens == 3
 
 
+def test_a_prompt_that_cannot_be_read_in_time_is_refused_for_good(endless, engines):
+    engine = engines(endless)
+    engine._work._batch._piece = 1
+    told, done = [], Event()
+    engine.submit(
+        [Order([5] * 2_000, max_new_tokens=3, seconds=0.05)], lambda _, piece: (told.append(piece), done.set())
+    )
+    assert done.wait(30)
+    assert type(told[0].error) is LMSteerError
+    assert "before the prompt was read" in str(told[0].error)
+    assert (len(told), engine.running) == (1, 0)
+
+
 def test_what_waits_beyond_the_limit_is_told_to_come_again(endless, engines):
     engine = engines(endless, rows=1, waiting=2)
     long = Order([5, 6], max_new_tokens=30_000)

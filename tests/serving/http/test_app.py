@@ -1,3 +1,4 @@
+import asyncio
 import json
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from lmsteer import analyse, generate, load_steer, save_steer
 from lmsteer.lm import LM
 from lmsteer.printing.reading import analysis_as_json
+from lmsteer.serving.http.app import _while_there
 from tiny import random_steer, tiny_model, tiny_tokenizer
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
@@ -145,6 +147,24 @@ def test_a_hub_s_name_of_a_model_is_found(serving, steers):
     lm = LM(tiny_model("llama"), tiny_tokenizer(), "someone/tiny")
     with serving(lm, steers) as client:
         assert client.get("/v1/models/someone/tiny").json()["id"] == "someone/tiny"
+
+
+def test_a_model_under_steers_is_found(client):
+    assert client.get("/v1/models/style@2").json()["id"] == "style@2"
+    for name in ("nobody@2", "style@high", "gpt-9"):
+        assert client.get(f"/v1/models/{name}").status_code == 404
+
+
+def test_work_ends_when_the_client_hangs_up():
+    class Gone:
+        async def receive(self):
+            return {"type": "http.disconnect"}
+
+    async def hung_up():
+        work = asyncio.get_running_loop().create_future()
+        return await _while_there(Gone(), work), work.cancelled()
+
+    assert asyncio.run(hung_up()) == (None, True)
 
 
 def test_figures_count_what_was_asked_and_written(client):

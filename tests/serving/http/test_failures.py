@@ -6,6 +6,7 @@ from fastapi.testclient import TestClient
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.engine import Limits
 from lmsteer.serving.http.app import create_app
+from lmsteer.serving.http.guards import is_key
 from lmsteer.serving.http.run import ServerSettings, Serving, serve, service_of
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
@@ -46,7 +47,12 @@ def test_strengths_beyond_the_safe_range_bring_a_warning_or_a_refusal(serving, l
         ({"temperature": -1}, 400, "temperature", ""),
         ({"n": 40, "prompt": ["a", "b"]}, 400, "n", "at once"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty", ""),
-        ({"best_of": 3}, 400, "best_of", "Extra inputs"),
+        ({"best_of": 3}, 400, "best_of", "Input should be 1"),
+        ({"tools": []}, 400, "tools", "Extra inputs"),
+        ({"logit_bias": {"5": 1.0}}, 400, "logit_bias", "at most 0"),
+        ({"steers": {"a" * 300: 1}}, 400, "steers", "unknown steer"),
+        ({"steers": {f"s{k}": 1 for k in range(65)}}, 400, "steers", "64 steers at most"),
+        ({"steers": " , "}, 400, "steers", "cannot read"),
         ({"echo": True}, 400, "echo", ""),
     ],
 )
@@ -56,6 +62,34 @@ def test_what_cannot_be_answered_is_refused_with_the_field_at_fault(client, body
     assert answer.status_code == status
     assert error["param"].split(".")[0] == param
     assert message in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"top_logprobs": 2}, "top_logprobs are told beside logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options are for streams"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
+        ({"response_format": {"type": "json_object"}}, "Input should be 'text'"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(client, body, message):
+    said = {"messages": [{"role": "user", "content": "It was"}], **body}
+    answer = client.post("/v1/chat/completions", json=said)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("neutral", [{"best_of": 1}, {"logit_bias": {}}, {"presence_penalty": 0}], ids=repr)
+def test_what_says_that_nothing_is_to_be_done_is_let_through(client, neutral):
+    assert client.post("/v1/completions", json={"prompt": "It was", **GREEDY, **neutral}).status_code == 200
+
+
+def test_half_of_a_character_is_refused(client):
+    content = b'{"prompt": "It \\ud800"}'
+    answer = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert "half of a character" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +124,11 @@ def test_a_key_is_asked_for_where_there_is_one(serving, llama, steers):
             assert client.get("/v1/models", headers=headers).status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer two"}).status_code == 200
         assert client.get("/health").status_code == 200
+
+
+def test_a_key_may_have_any_characters():
+    assert is_key("schlüssel".encode(), ["key", "schlüssel"])
+    assert not is_key("schlüssel".encode("latin-1"), ["schlüssel"])
 
 
 def test_too_much_at_once_is_told_to_come_again(serving, endless, steers):

@@ -3,11 +3,13 @@
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from pydantic import ValidationError
 from schemathesis import GenerationMode
 
 from lmsteer import save_steer
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.run import Serving, service_of
+from lmsteer.serving.http.schema import CompletionRequest
 from tiny import random_steer, tiny_lm
 
 
@@ -39,3 +41,13 @@ def test_no_request_breaks_the_server(api, mode, caplog):
 
         check()
     assert {200, 400} <= answered["POST /v1/completions"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"prompt": [-1] * 2_000}, {"prompt": [[-1] * 2_000]}, {"steers": {f"{k}": [] for k in range(2_000)}}]
+)
+def test_of_many_wrong_entries_few_are_told(wrong):
+    """An error for each would keep the server busy for seconds, and take a gigabyte."""
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate({"prompt": "a", **wrong})
+    assert caught.value.error_count() < 10

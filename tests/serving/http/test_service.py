@@ -5,6 +5,7 @@ import pytest
 from lmsteer import save_steer
 from lmsteer.serving.engine.engine import BusyError, Limits
 from lmsteer.serving.http import service
+from lmsteer.serving.http.failures import RequestError
 from lmsteer.serving.http.run import Serving, service_of
 from lmsteer.serving.http.schema import AnalyseRequest
 from tiny import random_steer
@@ -14,10 +15,11 @@ def test_texts_of_a_request_that_is_turned_away_are_not_read_after_all(llama, tm
     save_steer(random_steer(llama, name="style"), tmp_path / "style")
     read, entered, go = [], Event(), Event()
     monkeypatch.setattr(service, "analyse", lambda lm, texts, *_, **__: read.extend(texts))
-    served = service_of(llama, Serving(folders=[tmp_path], limits=Limits(waiting=1)))
+    served = service_of(llama, Serving(folders=[tmp_path], limits=Limits(waiting=2)))
     try:
         held = served.engine.call(lambda: (entered.set(), go.wait(30)))
         assert entered.wait(30)
+        served.engine.call(lambda: None)
         with pytest.raises(BusyError):
             served.read(AnalyseRequest(texts=["one", "two"], steers=["style"]))
         go.set()
@@ -26,4 +28,16 @@ def test_texts_of_a_request_that_is_turned_away_are_not_read_after_all(llama, tm
         assert read == []
     finally:
         go.set()
+        served.engine.close()
+
+
+def test_texts_of_which_fewer_can_wait_are_refused_for_good(llama, tmp_path):
+    save_steer(random_steer(llama, name="style"), tmp_path / "style")
+    served = service_of(llama, Serving(folders=[tmp_path], limits=Limits(waiting=0)))
+    try:
+        (reading,) = served.read(AnalyseRequest(texts=["one"], steers=["style"]))
+        assert reading.result(30).text == "one"
+        with pytest.raises(RequestError, match="2 texts are to be read at once; 1 can wait"):
+            served.read(AnalyseRequest(texts=["one", "two"], steers=["style"]))
+    finally:
         served.engine.close()

@@ -14,8 +14,10 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 
 from lmsteer import Mix, save_steer
+from lmsteer.cache import ADAPTERS
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.serving.vllm import admission, dial, router
+from lmsteer.export.peft_lora import NamedHead
+from lmsteer.serving.vllm import admission, dial, lora, router
 from tiny import random_steer
 
 
@@ -65,6 +67,31 @@ def test_a_steer_that_is_fitted_anew_is_another_one_for_those_who_come_since(ste
     shutil.rmtree(tmp_path / "multiply")
     route.update_state(update(2, added=[(0, "add=1")]))  # those who run keep theirs
     assert len(router.DIAL.before_head(h, head).steers) == 2
+
+
+def test_a_steer_that_is_taken_away_steers_those_who_were_admitted(steers, head, tmp_path):
+    route = router.Router(None, "cpu", False)
+    asked = params("multiply=1")
+    route.validate_params(asked)
+    shutil.rmtree(tmp_path / "multiply")
+    with pytest.raises(ValueError, match="unknown steer"):
+        route.validate_params(params("multiply=1"))
+    route.update_state(BatchUpdate(1, (), [(0, asked, None, [])], ()))
+    assert [*router.DIAL.before_head(torch.randn(1, head.weight.shape[1]), head).steers] == ["multiply"]
+
+
+def test_adapters_that_vllm_was_told_of_stay(steers, llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(lora, "_KEPT", 2)
+    monkeypatch.setattr(lora, "_MOST", 4)
+    monkeypatch.setattr(lora, "_handed_out", set())
+    (tmp_path / "cache" / ADAPTERS / "of another process").mkdir(parents=True)
+    named = NamedHead("tiny", "lm_head", llama.head.weight)
+    made = [lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": s})) for s in (1.0, 2.0, 3.0, 4.0, 1.0)]
+    assert made[0] == made[4]
+    assert all((folder / "adapter_config.json").is_file() for folder in made)
+    with pytest.raises(SteerError, match="4 strengths have adapters already"):
+        lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": 5.0}))
 
 
 def test_the_second_runner_is_refused_where_likelihoods_would_be_unsteered(steers):

@@ -24,6 +24,7 @@ from lmsteer.serving.engine.rows import rows_for
 from lmsteer.steers.mix import Mix, row_by_row
 
 _NOBODY = Mix({}, {})
+_TOO_LONG = LMSteerError("the time for an answer was over before the prompt was read: send a shorter one.")
 
 
 class AtWork:
@@ -73,13 +74,13 @@ class AtWork:
         """Read a piece more. With the last one the rows join those that are being written."""
         if all(row.cancelled or row.late for row in self.reading):
             for row in self.reading:
-                row.expire()
-            self.reading = []
+                row.expire() if row.cancelled or row.begun else row.fail(_TOO_LONG)
+            self._read_nothing()
             return
         with self.unsteered():
             if not next(self._joining, 0):
                 self.rows += self.reading
-                self.reading = []
+                self._read_nothing()
 
     @contextmanager
     def unsteered(self) -> Iterator[None]:
@@ -119,7 +120,8 @@ class AtWork:
         """Tell all rows that nothing more comes, and begin anew."""
         for row in [*self.rows, *self.reading]:
             row.fail(why)
-        self.rows, self.reading = [], []
+        self.rows = []
+        self._read_nothing()
         self._batch = type(self._batch)(self._lm)  # type: ignore[call-arg]
         self._handle.mix = _NOBODY
         give_back()
@@ -127,6 +129,10 @@ class AtWork:
     def close(self) -> None:
         """Leave the model as it was."""
         self._handle.remove()
+
+    def _read_nothing(self) -> None:
+        """Nothing is being read any more, and nothing is kept of it here."""
+        self.reading, self._joining = [], iter(())
 
     def _drop_broken(self, logits: Tensor) -> None:
         """Rows whose strengths have led out of the numbers that there are end, and the others do not notice."""

@@ -148,7 +148,7 @@ class Engine:
         with self._changed:
             self._check_alive()
             waiting = sum(not each.cancelled() for _, each in self._jobs)
-            if waiting >= self.limits.waiting:
+            if waiting >= max(1, self.limits.waiting):
                 raise BusyError(f"{waiting} texts are waiting to be read already.")
             self._jobs.append((job, future))
             self._changed.notify()

@@ -103,6 +103,11 @@ class Written:
         return self._uniform[self._tokens]
 
     @property
+    def begun(self) -> bool:
+        """Whether it has written anything."""
+        return self._tokens > 0
+
+    @property
     def left(self) -> int:
         """Tokens that it may still write."""
         return self.order.max_new_tokens - self._tokens

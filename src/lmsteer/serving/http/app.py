@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -17,7 +17,6 @@ from lmsteer.errors import LMSteerError
 from lmsteer.printing.reading import analysis_as_json
 from lmsteer.serving.engine.orders import Piece
 from lmsteer.serving.http import failures
-from lmsteer.serving.http.failures import RequestError
 from lmsteer.serving.http.guards import BodyLimit, key_check
 from lmsteer.serving.http.metrics import Counted, Metrics
 from lmsteer.serving.http.schema import (
@@ -37,6 +36,9 @@ from lmsteer.serving.http.service import Answer, Job, Service
 from lmsteer.serving.http.wording import Wording
 from lmsteer.steers.steer import Steer
 
+T = TypeVar("T")
+# What nobody sees: the client has hung up.
+_GONE = 499
 _FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": what}
     for status, what in (
@@ -107,17 +109,11 @@ def _writing(router: APIRouter, service: Service, metrics: Metrics) -> None:
             return StreamingResponse(
                 _events(answer, pieces, wording, usage), media_type="text/event-stream", headers=headers
             )
-        writing = asyncio.ensure_future(_whole(pieces, wording))
-        gone = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done():
-                return Response(status_code=499)  # to nobody
-            return JSONResponse((await writing).model_dump(), headers=headers)
+            whole = await _while_there(request, _whole(pieces, wording))
+            return Response(status_code=_GONE) if whole is None else JSONResponse(whole.model_dump(), headers=headers)
         finally:
             answer.cancel()
-            for task in (writing, gone):
-                task.cancel()
 
 
 def _reading(router: APIRouter, service: Service) -> None:
@@ -131,10 +127,9 @@ def _reading(router: APIRouter, service: Service) -> None:
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> ModelCard:
-        """One of them."""
-        if name != service.name:
-            raise RequestError(f"unknown model {name!r}: {service.name!r} is served.", status=404)
-        return _card()
+        """One of them, or one under steers, like ``sentiment@2.5``."""
+        service.check_model(name)
+        return _card().model_copy(update={"id": name})
 
     @router.get("/steers")
     def steers() -> SteerList:
@@ -147,10 +142,17 @@ def _reading(router: APIRouter, service: Service) -> None:
         return _told(name, service.steer(name))
 
     @router.post("/analyse")
-    async def analysed(body: AnalyseRequest) -> JSONResponse:
+    async def analysed(body: AnalyseRequest, request: Request) -> Response:
         """Where texts lie on the dimensions of steers, and the words that put them there."""
         reading = [asyncio.wrap_future(each) for each in await run_in_threadpool(service.read, body)]
-        return JSONResponse({"data": [analysis_as_json(each) for each in await asyncio.gather(*reading)]})
+        try:
+            found = await _while_there(request, asyncio.gather(*reading))
+        finally:
+            for each in reading:
+                each.cancel()
+        if found is None:
+            return Response(status_code=_GONE)
+        return JSONResponse({"data": [analysis_as_json(each) for each in found]})
 
     def _card() -> ModelCard:
         return ModelCard(id=service.name, created=started, max_model_len=service.rules.context)
@@ -196,6 +198,17 @@ async def _events(
     finally:
         answer.cancel()
     yield "data: [DONE]\n\n"
+
+
+async def _while_there(request: Request, work: Awaitable[T]) -> T | None:
+    """What comes of some work; None, and no more work, when the client hangs up first."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        working.cancel()
+        gone.cancel()
 
 
 async def _disconnected(request: Request) -> None:

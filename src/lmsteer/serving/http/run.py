@@ -75,6 +75,8 @@ def service_of(lm: LM, serving: Serving | None = None) -> Service:
     for what, value in (("rows", limits.rows), ("tokens", limits.tokens), ("seconds", serving.seconds)):
         if not value > 0:
             raise LMSteerError(f"a server with {value} {what} cannot answer.")
+    if limits.waiting < 0:
+        raise LMSteerError(f"{limits.waiting} rows cannot wait.")
     longest = min(lm.max_length, limits.tokens)
     context = longest if serving.context is None else serving.context
     if not 2 <= context <= longest:
@@ -91,7 +93,7 @@ def serve(service: Service, settings: ServerSettings | None = None) -> None:
         LMSteerError: the address is taken, or not this machine's.
     """
     settings = settings or ServerSettings()
-    if not all(settings.keys):
+    if not all(key.strip() for key in settings.keys):
         raise LMSteerError("a key is empty: it would let everybody in.")
     config = uvicorn.Config(
         app_of(service, settings),
@@ -126,7 +128,7 @@ def _with_page(app: FastAPI, service: Service, keys: Sequence[str]) -> FastAPI:
         return Response(ICON, media_type="image/svg+xml")
 
     def knows(_: str, said: str) -> bool:
-        return is_key(said, keys)
+        return is_key(said.encode(), keys)
 
     options: dict[str, Any] = {"auth": knows, "auth_message": "Any name, and a key."} if keys else {}
     return gr.mount_gradio_app(
@@ -145,7 +147,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that is none
         raise LMSteerError(
             f"cannot listen at {host}:{port}: {error}; choose another with --host and --port."
         ) from error

@@ -5,14 +5,24 @@ A field that is not known is refused, and so is one whose effect is not to be ha
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
-Strengths = dict[str, FiniteFloat | str] | str
+
+def _few(given: Any) -> Any:
+    """Each wrong entry is told of, and a body has room for a hundred thousand."""
+    if isinstance(given, dict) and len(given) > _MOST_STEERS:
+        raise ValueError(f"there can be {_MOST_STEERS} steers at most")
+    return given
+
+
+_MOST_STEERS = 64
+Strengths = Annotated[dict[str, FiniteFloat | str] | str, BeforeValidator(_few)]
 Count = Annotated[int, Field(ge=1, le=64)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+Nothing = Annotated[dict[str, float], Field(max_length=0)]
 
 
 class _Body(BaseModel):
@@ -48,7 +58,14 @@ class WritingRequest(_Body):
     stream_options: StreamOptions | None = None
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
+    logit_bias: Nothing | None = None
     user: Annotated[str, Field(description="Not looked at.")] | None = None
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options are for streams: set stream")
+        return self
 
     @property
     def stops(self) -> list[str]:
@@ -68,11 +85,12 @@ class CompletionRequest(WritingRequest):
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=64)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=64)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=64)]
     )
     max_tokens: Annotated[int, Field(ge=1)] = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
 
@@ -82,6 +100,12 @@ class TextPart(_Body):
 
     type: Literal["text"]
     text: str
+
+
+class PlainText(_Body):
+    """The only format of answers."""
+
+    type: Literal["text"]
 
 
 class Message(_Body):
@@ -104,6 +128,16 @@ class ChatRequest(WritingRequest):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: PlainText | None = None
+    store: Literal[False] | None = None
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs are told beside logprobs: set them to true")
+        if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
+            raise ValueError("max_tokens and max_completion_tokens differ: give one of them")
+        return self
 
 
 class AnalyseRequest(_Body):

@@ -126,6 +126,8 @@ class Service:
             BusyError: too much waits to be read.
         """
         steers = {name: self.steer(name) for name in request.steers}
+        if len(request.texts) > (most := max(1, self.engine.limits.waiting)):
+            raise RequestError(f"{len(request.texts)} texts are to be read at once; {most} can wait.", param="texts")
         for ids in self.lm.encode(request.texts):
             if len(ids) > self.rules.context:
                 raise RequestError(f"a text has {len(ids)} tokens, more than {self.rules.context}.", param="texts")
@@ -153,6 +155,17 @@ class Service:
             return self.shelf.find(name)
         except SteerError as error:
             raise RequestError(str(error), status=404, param="steers", code="bad_steer") from error
+
+    def check_model(self, name: str) -> None:
+        """Refuse the name of a model that is not served, and not served under steers either.
+
+        Raises:
+            RequestError: with status 404.
+        """
+        try:
+            self.shelf.dial(self._named(name))
+        except SteerError as error:
+            raise RequestError(str(error), status=404, param="model", code="model_not_found") from error
 
     def _job(self, request: WritingRequest, prompts: Sequence[Sequence[int]], tokens: int, top: int | None) -> Job:
         dial = self._dial(request)

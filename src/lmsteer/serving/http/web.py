@@ -221,7 +221,7 @@ def _job(service: Service, state: dict[str, Any], strengths: dict[str, float]) -
             max_tokens=int(state.get("tokens", 30)),
             temperature=float(state.get("temperature", 0.8)),
             top_p=0.9,
-            seed=int(state.get("seed", 0)),
+            seed=int(state.get("seed") or 0),  # None where the box is empty
             steers=dict(strengths),
         )
         return service.completion(request)

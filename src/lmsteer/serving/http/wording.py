@@ -16,6 +16,8 @@ from lmsteer.serving.http.service import Choice, Job
 
 # No OpenAI client knows of an answer that ran out of time; it is one that was cut, and ``warnings`` says so.
 _FINISH = {"stop": "stop", "length": "length", "timeout": "length", None: None}
+# What a part of a character is decoded to.
+_PART = "\N{REPLACEMENT CHARACTER}"
 _LATE = "the time for an answer was over: it is cut short."
 
 
@@ -100,7 +102,8 @@ class Wording:
         return {
             "tokens": tokens,
             "token_logprobs": [_finite(each.log_p) for each in chosen],
-            "top_logprobs": [{self._token(k): _finite(v) for k, v in each.top.items()} for each in chosen],
+            # Of tokens with the same text, parts of characters say, the likeliest is told: the last one stays.
+            "top_logprobs": [{self._token(k): _finite(v) for k, v in reversed([*each.top.items()])} for each in chosen],
         }
 
     def _told(self, chosen: Chosen) -> dict[str, Any]:
@@ -112,7 +115,8 @@ class Wording:
 
     def _line(self, token: int, log_p: float) -> dict[str, Any]:
         text = self._token(token)
-        return {"token": text, "logprob": _finite(log_p), "bytes": list(text.encode())}
+        whole = _PART not in text  # OpenAI's clients know of tokens whose bytes are not told
+        return {"token": text, "logprob": _finite(log_p), "bytes": list(text.encode()) if whole else None}
 
     def _token(self, token: int) -> str:
         return str(self.lm.tokenizer.decode([token]))

@@ -31,8 +31,8 @@ def shelf() -> Shelf:
     return Shelf(named, _SameBase())
 
 
-def asked(extra_args: Mapping[str, Any] | None) -> Dialled:
-    """Steers and strengths that a request's ``vllm_xargs`` ask for.
+def asked(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Dialled:
+    """Steers and strengths that a request's ``vllm_xargs`` ask for; with ``recall`` also of steers that are gone since.
 
     Raises:
         SteerError: they cannot be read, or there is no such steer.
@@ -45,7 +45,7 @@ def asked(extra_args: Mapping[str, Any] | None) -> Dialled:
     given = extra_args[KEY]
     if not isinstance(given, str):
         raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {given!r}.")
-    return shelf().dial(given)
+    return shelf().dial(given, recall=recall)
 
 
 class _SameBase:

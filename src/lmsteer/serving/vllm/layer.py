@@ -19,6 +19,7 @@ class SteeredLogitsProcessor(LogitsProcessor):
 
     Raises:
         SteerError: speculative decoding, whose drafts would not be steered; steers of another model's shape.
+        WrongBaseError: in the first pass, steers of another model of the same shape.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -26,6 +27,7 @@ class SteeredLogitsProcessor(LogitsProcessor):
         config = get_current_vllm_config()
         if config.speculative_config is not None:
             raise SteerError("steers and speculative decoding do not go together: drafts would be of another model.")
+        self._proved = False
         hidden_size = config.model_config.get_hidden_size()
         for steer in (shelf().find(name) for name in shelf().names()):
             if (steer.hidden_size, steer.vocabulary) != (hidden_size, self.org_vocab_size):
@@ -34,10 +36,18 @@ class SteeredLogitsProcessor(LogitsProcessor):
                     f"{steer.vocabulary}, but the model has {hidden_size} and {self.org_vocab_size}."
                 )
 
+    def _prove_all(self, part: HeadPart) -> None:
+        """Refuse steers of another base in the first pass, which is vLLM's own: it tries the memory at start."""
+        for name in shelf().names():
+            part.check(shelf().find(name))
+        self._proved = True
+
     def _apply_head(self, lm_head: Any, hidden_states: Tensor, embedding_bias: Tensor | None) -> Tensor:
         shard = lm_head.shard_indices
         first, last = shard.org_vocab_start_index, shard.org_vocab_end_index
         part = HeadPart(lm_head.weight, first, last, self.org_vocab_size, self.scale, self.soft_cap)
+        if not self._proved:
+            self._prove_all(part)
         mix = DIAL.before_head(hidden_states, part)
         if mix is None:
             return super()._apply_head(lm_head, hidden_states, embedding_bias)

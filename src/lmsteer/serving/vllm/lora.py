@@ -16,7 +16,7 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
 from lmsteer.cache import ADAPTERS, cache_dir
-from lmsteer.errors import LMSteerError
+from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.export.head_file import read_head
 from lmsteer.export.peft_lora import NamedHead, write_lora
 from lmsteer.fingerprints import fingerprint_of_tensors, head_sample
@@ -25,8 +25,11 @@ from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.notation import of_model_name
 
-# Adapters on the disk: each is as large as the vocabulary times the rank, and there are as many as strengths.
+# Adapters on the disk: each is as large as the vocabulary times the rank, and there are as many as strengths. Those of
+# other processes make room; those of this one are named to vLLM, which may read them anew at any time.
 _KEPT = 32
+_MOST = 256
+_handed_out: set[Path] = set()
 _log = logging.getLogger(__name__)
 
 
@@ -50,16 +53,19 @@ def adapter(head: NamedHead, mix: Mix) -> Path:
 
     Raises:
         WrongBaseError: a steer of another base.
-        SteerError: steers of another form than multiply.
+        SteerError: steers of another form than multiply, or too many adapters.
     """
     for steer in mix.steers.values():
         steer.card.check_head(head_sample(head.weight, len(head.weight)))
     where = cache_dir() / ADAPTERS
     folder = where / fingerprint_of_tensors(summed(mix, "adapter").factors)
+    if folder not in _handed_out and len(_handed_out) >= _MOST:
+        raise SteerError(f"{_MOST} strengths have adapters already, as many as one server keeps.")
+    _handed_out.add(folder)
     if not folder.exists():
-        older = sorted(where.glob("*/"), key=lambda each: each.stat().st_mtime)
+        older = sorted(set(where.glob("*/")) - _handed_out, key=lambda each: each.stat().st_mtime)
         for each in older[: max(0, len(older) + 1 - _KEPT)]:
-            shutil.rmtree(each, ignore_errors=True)  # vLLM has read it long ago
+            shutil.rmtree(each, ignore_errors=True)
         write_lora(head, mix, folder)
     return folder
 

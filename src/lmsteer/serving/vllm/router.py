@@ -73,9 +73,9 @@ class Router(ByRow, BySlot):
 
 
 def _setting(params: SamplingParams) -> Dialled | None:
-    """What was admitted; it could be read then, and is kept as it is now."""
+    """What was admitted; it could be read then, and a steer that was taken away since is the one that was there."""
     try:
-        dialled = asked(params.extra_args)
+        dialled = asked(params.extra_args, recall=True)
     except LMSteerError as error:
         raise RuntimeError(f"a request was admitted that cannot be steered: {error}") from error
     return dialled if dialled[0] else None
