@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -290,6 +291,13 @@ def test_speculative_decoding_is_refused_at_start(folder, tmp_path):
 def test_steers_of_another_shape_are_refused_at_start(llama, tmp_path):
     save_steer(random_steer(llama), tmp_path / "steers" / "style")
     assert "is for hidden size 32" in offline(tmp_path / "steers", tmp_path, [])
+
+
+def test_steers_of_another_base_of_the_same_shape_are_refused_at_start(lm, tmp_path):
+    made = random_steer(lm)
+    card = replace(lm.card("style"), head_sample=tuple(2 * value for value in lm.card("style").head_sample))
+    save_steer(replace(made, card=card), tmp_path / "steers" / "style")
+    assert "output embedding is another" in offline(tmp_path / "steers", tmp_path, [])
 
 
 def test_bulk_work_through_vllm_is_what_this_machine_writes(lm, tmp_path):
