@@ -21,7 +21,7 @@ def test_others_are_served_while_a_long_prompt_is_read(endless, engines):
         told.append("second")
         read.set()
 
-    first, *_ = engine.submit([Order([5, 6], max_new_tokens=500)], tell_first)
+    first, *_ = engine.submit([Order([5, 6], max_new_tokens=5_000)], tell_first)
     begun.wait(30)
     told.clear()
     ids = [5 + k % 90 for k in range(80)]
@@ -63,7 +63,7 @@ def test_a_prompt_that_cannot_be_read_in_time_is_refused_for_good(endless, engin
     engine._work._batch._piece = 1
     told, done = [], Event()
     engine.submit(
-        [Order([5] * 2_000, max_new_tokens=3, seconds=0.05)], lambda _, piece: (told.append(piece), done.set())
+        [Order([5] * 20_000, max_new_tokens=3, seconds=0.5)], lambda _, piece: (told.append(piece), done.set())
     )
     assert done.wait(30)
     assert type(told[0].error) is LMSteerError
