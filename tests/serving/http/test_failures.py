@@ -156,8 +156,10 @@ def test_an_answer_that_runs_out_of_time_says_so(serving, endless, steers):
 def test_an_empty_key_is_refused(serving, llama, steers):
     with serving(llama, steers, keys=["one"]) as client:
         assert client.get("/v1/models", headers={"Authorization": "Bearer "}).status_code == 401
+    service = service_of(llama, Serving(folders=[steers]))
     with pytest.raises(LMSteerError, match="empty"):
-        serve(service_of(llama, Serving(folders=[steers])), ServerSettings(keys=["one", ""]))
+        serve(service, ServerSettings(keys=["one", ""]))
+    service.engine.close()
 
 
 def test_a_step_that_fails_is_the_servers_own_failure(serving, llama, steers, monkeypatch):
