@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
-from lmsteer.errors import SteerError
+from lmsteer.errors import ModelError, SteerError
+from lmsteer.export.head_file import read_head
 from lmsteer.serving.vllm.admission import shelf
 from lmsteer.serving.vllm.dial import DIAL, HeadPart
 
@@ -19,7 +21,7 @@ class SteeredLogitsProcessor(LogitsProcessor):
 
     Raises:
         SteerError: speculative decoding, whose drafts would not be steered; steers of another model's shape.
-        WrongBaseError: in the first pass, steers of another model of the same shape.
+        WrongBaseError: steers of another model of the same shape; in the first pass, where its files cannot be read.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -35,9 +37,12 @@ class SteeredLogitsProcessor(LogitsProcessor):
                     f"steer {steer.card.name!r} is for hidden size {steer.hidden_size} and vocabulary "
                     f"{steer.vocabulary}, but the model has {hidden_size} and {self.org_vocab_size}."
                 )
+        with suppress(ModelError):  # of a kind of file that lmsteer does not read: then the first pass tells
+            weight = read_head(config.model_config.model).weight
+            self._prove_all(HeadPart(weight, 0, len(weight), len(weight)))
 
     def _prove_all(self, part: HeadPart) -> None:
-        """Refuse steers of another base in the first pass, which is vLLM's own: it tries the memory at start."""
+        """Refuse steers of another base."""
         for name in shelf().names():
             part.check(shelf().find(name))
         self._proved = True
