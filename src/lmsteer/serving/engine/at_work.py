@@ -24,7 +24,7 @@ from lmsteer.serving.engine.rows import rows_for
 from lmsteer.steers.mix import Mix, row_by_row
 
 _NOBODY = Mix({}, {})
-_TOO_LONG = LMSteerError("the time for an answer was over before the prompt was read: send a shorter one.")
+_TOO_LONG = "the time for an answer was over before the prompt was read: send a shorter one."
 
 
 class AtWork:
@@ -74,7 +74,7 @@ class AtWork:
         """Read a piece more. With the last one the rows join those that are being written."""
         if all(row.cancelled or row.late for row in self.reading):
             for row in self.reading:
-                row.expire() if row.cancelled or row.begun else row.fail(_TOO_LONG)
+                row.expire() if row.cancelled or row.begun else row.fail(LMSteerError(_TOO_LONG))
             self._read_nothing()
             return
         with self.unsteered():

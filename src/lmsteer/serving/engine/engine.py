@@ -58,6 +58,11 @@ class Limits:
     waiting: int = 128
     tokens: int = 32_768
 
+    @property
+    def readings(self) -> int:
+        """Texts that may wait to be read: one at least, for an engine at which nothing may wait reads as well."""
+        return max(1, self.waiting)
+
 
 class Engine:
     """Writes rows, as many at once as its limits let.
@@ -148,7 +153,7 @@ class Engine:
         with self._changed:
             self._check_alive()
             waiting = sum(not each.cancelled() for _, each in self._jobs)
-            if waiting >= max(1, self.limits.waiting):
+            if waiting >= self.limits.readings:
                 raise BusyError(f"{waiting} texts are waiting to be read already.")
             self._jobs.append((job, future))
             self._changed.notify()

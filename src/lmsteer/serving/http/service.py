@@ -126,7 +126,7 @@ class Service:
             BusyError: too much waits to be read.
         """
         steers = {name: self.steer(name) for name in request.steers}
-        if len(request.texts) > (most := max(1, self.engine.limits.waiting)):
+        if len(request.texts) > (most := self.engine.limits.readings):
             raise RequestError(f"{len(request.texts)} texts are to be read at once; {most} can wait.", param="texts")
         for ids in self.lm.encode(request.texts):
             if len(ids) > self.rules.context:
