@@ -24,7 +24,7 @@ from benchmarks.measure import Line, Machine
 from benchmarks.picture import draw
 from benchmarks.results import check_known
 from benchmarks.speed import LINES, STEPS, Bench, with_memory
-from lmsteer.files import write_file
+from lmsteer.util.files import write_file
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "growth.svg"

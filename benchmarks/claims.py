@@ -29,7 +29,6 @@ from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft_lora import export_lora
-from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
 from lmsteer.lm import LM, load
 from lmsteer.methods.full import TrainedFull
@@ -38,11 +37,12 @@ from lmsteer.methods.rival import Rival, RivalCard, Trained
 from lmsteer.methods.soft_prompts import TrainedSoftPrompts
 from lmsteer.methods.steer import closed_form
 from lmsteer.methods.training import Budget, train
-from lmsteer.pictures import rendered
-from lmsteer.progress import bars
 from lmsteer.steers.files import find_steer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import factorise
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
+from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results" / "claims.json", HERE.parent / "docs"

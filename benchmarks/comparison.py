@@ -25,15 +25,15 @@ from lmsteer.evaluation.comparison_report import about, attribute_charts, compar
 from lmsteer.evaluation.contender import Contender, Plan
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
-from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledSource
 from lmsteer.methods.table import METHODS
 from lmsteer.methods.training import Budget
-from lmsteer.pictures import rendered
 from lmsteer.printing.comparing import comparison_as_json
-from lmsteer.progress import bars
 from lmsteer.prompts import read_prompts
 from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
+from lmsteer.util.progress import bars
 
 RESULTS, WORK = HERE / "results" / "comparison.json", HERE / "results" / "work" / "comparison"
 TEXTS, STEPS, PROMPTS, SAMPLES = 2048, 100, 20, 5

@@ -30,8 +30,8 @@ from lmsteer.evaluation.calibration import auc
 from lmsteer.fitting.data import LabelledSource, LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM, load
-from lmsteer.progress import bars
 from lmsteer.steers.files import load_steer
+from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results" / "dimensions.json"
 WORK = Path(__file__).parent / "results" / "work" / "dimensions"

@@ -21,8 +21,8 @@ from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.evaluation.calibration import auc
 from lmsteer.fitting.data import read_labelled
 from lmsteer.lm import load
-from lmsteer.progress import bars
 from lmsteer.steers.files import load_steer
+from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results" / "evidence.json"
 CARRIERS = (

@@ -22,16 +22,16 @@ from benchmarks.gists import DOCS, FITS, MIDDLE, OURS, WORK, gap_closed
 from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
 from benchmarks.results import check_known, keep, kept
-from lmsteer.files import write_file
 from lmsteer.generation import Draws, generate
 from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
 from lmsteer.lm import LM, load
-from lmsteer.pictures import rendered
 from lmsteer.sampling import Sampling
 from lmsteer.starter import starter_prompts
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
 
 RESULTS = Path(__file__).parent / "results" / "gist_speed.json"
 # Batches, and how often each is timed.

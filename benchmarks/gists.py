@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import check_known, keep, kept
-from lmsteer.files import write_file
 from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
 from lmsteer.gist.embedding import first_embedding
 from lmsteer.gist.evaluate import Quality, evaluate
@@ -32,8 +31,9 @@ from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.masks import Condition
 from lmsteer.gist.student import Settings
 from lmsteer.lm import LM, load
-from lmsteer.pictures import rendered
-from lmsteer.progress import bars
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
+from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
 RESULTS, CURVES = HERE / "results" / "gists.json", HERE / "results" / "gist_curves.json"

@@ -24,17 +24,17 @@ from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.evaluation.scorers.vader import Vader
-from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation import generate
 from lmsteer.lm import LM
-from lmsteer.pictures import rendered
-from lmsteer.progress import bars
 from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import load_steer
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
+from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results"
 WORK, FIGURES = RESULTS / "work", RESULTS / "main_job.json"

@@ -19,16 +19,16 @@ from rich.console import Console
 from benchmarks.results import keep
 from lmsteer import printing
 from lmsteer.evaluation.interference import interference, own_readings
-from lmsteer.files import write_file
 from lmsteer.fitting.curvature import curvature
 from lmsteer.generation import generate
 from lmsteer.lm import load
-from lmsteer.pictures import rendered
-from lmsteer.progress import bars
 from lmsteer.starter import starter_prompts
 from lmsteer.steers.algebra import balanced
 from lmsteer.steers.files import find_steer
 from lmsteer.steers.mix import Mix
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
+from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results" / "mixing.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "plane.svg"

@@ -29,16 +29,16 @@ from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.report import draw_curves
 from lmsteer.evaluation.scorers import scorer
-from lmsteer.files import finite, write_file
 from lmsteer.fitting.data import read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.lm import LM, load
-from lmsteer.pictures import rendered
-from lmsteer.progress import bars
 from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import find_steer, load_steer
 from lmsteer.steers.steer import Steer
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import finite, write_file
+from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "pareto.json", HERE / "results" / "work"

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.growth import Curve
-from lmsteer.files import write_file
-from lmsteer.pictures import rendered
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
 
 OURS, PUBLISHED = "#1f7a5a", "#b4462f"
 COLUMNS = 3

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from filelock import FileLock
 
-from lmsteer.files import write_file
+from lmsteer.util.files import write_file
 
 # Locks lie there: several benchmarks may write to one file.
 _WORK = Path(__file__).parent / "results" / "work"

@@ -32,8 +32,8 @@ from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.named import scorer
 from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, ngram_logits, size
 from lmsteer.evaluation.scorers.sentiment import LAYERS, state_logits
-from lmsteer.files import replace_file, write_file
 from lmsteer.fitting.data import LabelledText, read_labelled
+from lmsteer.util.files import replace_file, write_file
 
 ASSETS = Path(__file__).parent.parent / "src" / "lmsteer" / "assets" / "scorers"
 TRAIN = "sst2_phrases_train"

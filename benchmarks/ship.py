@@ -17,9 +17,9 @@ from benchmarks.dimensions import RESULTS, WORK
 from benchmarks.results import kept
 from lmsteer.evaluation.safe_range import calibrate
 from lmsteer.lm import load
-from lmsteer.progress import bars
 from lmsteer.starter import starter_prompts
 from lmsteer.steers.files import SHIPPED_FOLDER, load_steer, save_steer
+from lmsteer.util.progress import bars
 
 # Perplexity may rise by half.
 RATIO = 1.5

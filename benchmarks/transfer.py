@@ -30,11 +30,11 @@ from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.generation import generate
-from lmsteer.progress import bars
 from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.transfer import transfer
+from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results" / "transfer.json"
 WORK = Path(__file__).parent / "results" / "work" / "transfer"

@@ -25,7 +25,6 @@ from benchmarks.main_job import TEXTS
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.files import write_file
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
 from lmsteer.fitting.curvature import _SEED, _TEXTS, _TOKENS, Curvature, curvature
@@ -41,6 +40,7 @@ from lmsteer.generation import generate, own_text
 from lmsteer.lm import LM, load
 from lmsteer.prompts import read_prompts
 from lmsteer.steers.steer import Card, Steer, factorise
+from lmsteer.util.files import write_file
 
 RESULTS = Path(__file__).parent / "results" / "variants.json"
 PROMPTS, SAMPLES = slice(200, 340), 3

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lmsteer
 from lmsteer import sources
-from lmsteer.cache import cache_dir
 from lmsteer.errors import ModelError
 from lmsteer.packaged import DEFAULT_MODEL
 from lmsteer.sources import check_hub, resolve
+from lmsteer.util.disk_cache import cache_dir
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch):

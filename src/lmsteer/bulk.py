@@ -16,14 +16,14 @@ import torch
 
 from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.files import alone, replace_file
 from lmsteer.generation import Draws, continue_from, encode_prompts
-from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.prompts import as_published
 from lmsteer.steers.notation import Settings
 from lmsteer.steers.steer import Steer
+from lmsteer.util.files import alone, replace_file
+from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.util.progress import Progress, no_progress
 
 Lines = Sequence[dict[str, Any]]
 Writer = Callable[[Sequence[str], int], Lines]

@@ -17,16 +17,16 @@ from rich.table import Table
 
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.files import write_file
 from lmsteer.fitting.data import LabelledSource
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation import Continuation, generate
 from lmsteer.lm import LM, load
 from lmsteer.packaged import DEFAULT_MODEL
-from lmsteer.pages import filled
-from lmsteer.pictures import rendered
-from lmsteer.progress import bars
 from lmsteer.starter import DIMENSIONS, starter_file, starter_texts
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
+from lmsteer.util.html import filled
+from lmsteer.util.progress import bars
 
 PROMPTS = (
     "The weather this morning",

@@ -18,10 +18,10 @@ from torch import Tensor
 from lmsteer.decoding import PromptStarts, Row, Starts, start_of, write, write_rows
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.sampling import Recorder, RowSampler, Sampling, Scorer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
+from lmsteer.util.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)

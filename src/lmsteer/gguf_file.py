@@ -18,8 +18,8 @@ import transformers
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lmsteer.cache import say
 from lmsteer.errors import ModelError
+from lmsteer.util.disk_cache import say
 
 # Values of `tokenizer.ggml.pre` that stand for "each digit alone, then GPT-2's split". transformers (5.24)
 # takes them for GPT-2's split alone, so that "\n\n1." becomes other tokens than the model learned.

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lmsteer.cache import say, sha256
 from lmsteer.errors import ModelError
+from lmsteer.util.disk_cache import say, sha256
 
 # Names the packaged models whose terms the user has accepted, separated by commas.
 _ACCEPTED = "LMSTEER_ACCEPT_TERMS"

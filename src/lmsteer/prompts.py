@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.errors import DataError
-from lmsteer.files import write_file
 from lmsteer.fitting.data import text_of
 from lmsteer.generation import Continuation
+from lmsteer.util.files import write_file
 
 
 def read_prompts(file: str | Path) -> list[str]:

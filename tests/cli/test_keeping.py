@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.cache import ADAPTERS, cache_dir
 from lmsteer.export.peft_lora import export_lora
 from lmsteer.lm import load
 from lmsteer.steers.files import find_steer
 from lmsteer.steers.mix import Mix
+from lmsteer.util.disk_cache import ADAPTERS, cache_dir
 from tiny import random_steer, tiny_lm
 
 

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.errors import StatisticsError, WrongBaseError
-from lmsteer.files import replace_folder
 from lmsteer.fitting import kept
 from lmsteer.fitting import statistics as module
 from lmsteer.fitting.data import LabelledText
@@ -20,6 +19,7 @@ from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, encode_whole, from_words, gather, two_words
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.fitting.store import HiddenStates
+from lmsteer.util.files import replace_folder
 
 LONGEST = 50  # tokens; more than any text below has
 

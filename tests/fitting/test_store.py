@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsteer.cache import clear, entries
 from lmsteer.errors import ModelError, StatisticsError
 from lmsteer.fitting import store as module
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import TextRows
 from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.store import HiddenStates, open_store
+from lmsteer.util.disk_cache import clear, entries
 from tiny import styled
 
 TEXTS = styled(300)

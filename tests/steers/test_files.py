@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from lmsteer import folders
 from lmsteer.errors import SteerError
 from lmsteer.steers.files import find_steer, import_published, load_steer, save_steer
+from lmsteer.util import artifacts as folders
 from tiny import card, random_steer
 
 

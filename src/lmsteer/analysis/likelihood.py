@@ -17,10 +17,10 @@ from torch import Tensor
 from lmsteer.batches import by_length
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 from lmsteer.sweep import directions_of, sweep_texts
+from lmsteer.util.progress import Progress, no_progress
 
 
 class Window(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any
 
 from lmsteer.analysis.analyse import Analysis, Dimension
 from lmsteer.analysis.evidence import Span
-from lmsteer.pages import filled
 from lmsteer.steers.steer import Steer
+from lmsteer.util.html import filled
 
 # Evidence of a word that is shaded most, where no word of the text has more: a text that says little looks so.
 _LOUD = 1.0

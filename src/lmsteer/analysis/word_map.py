@@ -12,8 +12,8 @@ from matplotlib.transforms import Bbox
 
 from lmsteer.analysis.lens import Component
 from lmsteer.errors import DataError
-from lmsteer.files import write_file
-from lmsteer.pictures import rendered
+from lmsteer.util.figures import rendered
+from lmsteer.util.files import write_file
 
 _FORMS = ("svg", "png", "pdf")
 _BELOW, _ABOVE = "#b4462f", "#1f7a5a"

@@ -51,13 +51,13 @@ def compare(
     from lmsteer.evaluation.contender import Plan
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.scorers import scorer as named
-    from lmsteer.files import write_file
     from lmsteer.fitting.data import LabelledSource, check_labelled, parse_label_map
     from lmsteer.methods.table import METHODS, WORDED
     from lmsteer.methods.training import Budget
-    from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.starter import starter_prompts
+    from lmsteer.util.files import write_file
+    from lmsteer.util.progress import bars
 
     mapping = parse_label_map(label_map) if label_map else None
     source = LabelledSource(data, text_column, label_column, mapping, limit=limit, seed=seed)

@@ -41,13 +41,13 @@ def evaluate(
     from lmsteer.evaluation.protocol import evaluate as run
     from lmsteer.evaluation.report import curves, report
     from lmsteer.evaluation.scorers import scorer as named
-    from lmsteer.files import write_file
     from lmsteer.lm import load
-    from lmsteer.pictures import rendered
-    from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import find_steer
     from lmsteer.steers.notation import parse_settings
+    from lmsteer.util.figures import rendered
+    from lmsteer.util.files import write_file
+    from lmsteer.util.progress import bars
 
     if limit is not None and limit < 1:
         raise LMSteerError(f"--limit must be one or more, not {limit}.")

@@ -60,9 +60,9 @@ def fit(
     from lmsteer.fitting.data import LabelledSource, parse_label_map
     from lmsteer.fitting.fit import fit as run
     from lmsteer.fitting.gradient import Recipe
-    from lmsteer.fitting.processes import Processes
     from lmsteer.lm import load
-    from lmsteer.progress import bars
+    from lmsteer.util.distributed import Processes
+    from lmsteer.util.progress import bars
 
     if not name:
         raise LMSteerError("give the steer a name: --name NAME.")

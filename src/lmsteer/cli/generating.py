@@ -56,9 +56,9 @@ def generate(
     from lmsteer.bulk import writer_of
     from lmsteer.generation import Draws
     from lmsteer.lm import load
-    from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.sampling import Sampling
+    from lmsteer.util.progress import bars
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
     steers, settings = dialled(steer or [])
@@ -106,8 +106,8 @@ def _in_bulk(
     from lmsteer.bulk import check_prompts, write_in_bulk, writer_of
     from lmsteer.fingerprints import fingerprint_of_tensors
     from lmsteer.lm import load
-    from lmsteer.progress import bars
     from lmsteer.sources import resolve
+    from lmsteer.util.progress import bars
 
     if not texts:
         raise LMSteerError("no prompts: give some as arguments, in a file, or on standard input.")

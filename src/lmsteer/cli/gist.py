@@ -51,7 +51,7 @@ def fit(
     from lmsteer.gist.fit import fit_gist
     from lmsteer.gist.student import Settings
     from lmsteer.lm import load
-    from lmsteer.progress import bars
+    from lmsteer.util.progress import bars
 
     rate = learning_rate if learning_rate is not None else 1e-5 if full else 1e-3
     settings = Settings(tokens, shared, rank, full, _condition(condition), steps, batch, rate, seed, at_once)
@@ -88,7 +88,7 @@ def evaluate(
     from lmsteer.gist.evaluate import evaluate as run
     from lmsteer.gist.examples import read_instructions
     from lmsteer.lm import load
-    from lmsteer.progress import bars
+    from lmsteer.util.progress import bars
 
     if limit is not None and limit < 1:
         raise LMSteerError(f"--limit must be one or more, not {limit}.")
@@ -182,9 +182,9 @@ def generate(
     from lmsteer.gist.generation import generate_from_gists
     from lmsteer.gist.gist import Gist
     from lmsteer.lm import load
-    from lmsteer.progress import bars
     from lmsteer.prompts import as_published, read_prompts
     from lmsteer.sampling import Sampling
+    from lmsteer.util.progress import bars
 
     texts = [*(inputs or []), *(read_prompts(file) if file else [])] or [""]
     steers, settings = dialled(steer or [])

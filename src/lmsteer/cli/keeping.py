@@ -19,8 +19,8 @@ def cache(
     Example: lmsteer cache --clear states
     """
     from lmsteer import printing
-    from lmsteer.cache import cache_dir, entries
-    from lmsteer.cache import clear as run
+    from lmsteer.util.disk_cache import cache_dir, entries
+    from lmsteer.util.disk_cache import clear as run
 
     found = run(clear) if clear else entries()
     if as_json:

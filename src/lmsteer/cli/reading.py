@@ -33,12 +33,12 @@ def analyse(
     from lmsteer import printing
     from lmsteer.analysis.analyse import analyse as run
     from lmsteer.analysis.page import page
-    from lmsteer.files import write_file
     from lmsteer.fitting.data import text_of
     from lmsteer.lm import load
-    from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import find_steer
+    from lmsteer.util.files import write_file
+    from lmsteer.util.progress import bars
 
     given = [*(texts or []), *(read_prompts(file) if file else []), *([text_of(document)] if document else [])]
     if not given:

@@ -37,10 +37,10 @@ def transfer(
     from lmsteer import printing
     from lmsteer.fitting.data import parse_label_map, read_labelled
     from lmsteer.lm import load
-    from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import check_target, find_steer, save_steer
     from lmsteer.transferring.transfer import transfer as run
+    from lmsteer.util.progress import bars
 
     if data is None and (label_map or (text_column, label_column) != ("text", "label")):
         raise LMSteerError("--label-map, --text-column and --label-column are of --data: give both.")
@@ -80,13 +80,13 @@ def mix(
     from lmsteer.evaluation.interference import interference
     from lmsteer.fitting.curvature import curvature
     from lmsteer.lm import load
-    from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.starter import starter_prompts
     from lmsteer.steers.algebra import apart, balanced, summed
     from lmsteer.steers.files import check_target, find_steer, save_steer
     from lmsteer.steers.mix import Mix
     from lmsteer.steers.notation import parse_settings
+    from lmsteer.util.progress import bars
 
     steers, settings = parse_settings(steer, find_steer)
     if len(settings) > 1:
@@ -148,7 +148,6 @@ def calibrate(
     from lmsteer.evaluation.scorers import judged
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.lm import load
-    from lmsteer.progress import bars
     from lmsteer.prompts import read_prompts
     from lmsteer.starter import starter_prompts
     from lmsteer.steers.files import (
@@ -159,6 +158,7 @@ def calibrate(
         load_steer,
         save_steer,
     )
+    from lmsteer.util.progress import bars
 
     folder = find_folder(steer)
     ships = folder.resolve().parent == SHIPPED_FOLDER.resolve()

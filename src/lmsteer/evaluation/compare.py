@@ -16,9 +16,9 @@ from pathlib import Path
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.evaluation.contender import Contender, Plan
 from lmsteer.evaluation.settled import settle
-from lmsteer.files import alone
 from lmsteer.methods.table import METHODS
-from lmsteer.progress import Progress, no_progress
+from lmsteer.util.files import alone
+from lmsteer.util.progress import Progress, no_progress
 
 _PLAN, _FOUND = "plan.json", "contender.json"
 

@@ -13,8 +13,8 @@ from lmsteer.evaluation.compare import Comparison
 from lmsteer.evaluation.contender import SOUND, Contender, Plan
 from lmsteer.evaluation.report import COLOURS, draw_curves
 from lmsteer.evaluation.scorers import Scorer
-from lmsteer.pages import filled
-from lmsteer.pictures import rendered
+from lmsteer.util.figures import rendered
+from lmsteer.util.html import filled
 
 # Of charts.
 _COLUMNS = 4

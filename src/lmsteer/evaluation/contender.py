@@ -23,14 +23,14 @@ from lmsteer.evaluation.metrics import loops
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.scorers import Scorer, scorer
-from lmsteer.files import finite, write_file
 from lmsteer.fitting.data import LabelledSource, LabelledText, sample_texts
 from lmsteer.generation import Draws, continue_from
 from lmsteer.lm import LM, load
 from lmsteer.methods.rival import Rival
 from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
 from lmsteer.methods.training import Budget
-from lmsteer.progress import bars
+from lmsteer.util.files import finite, write_file
+from lmsteer.util.progress import bars
 
 # Text of more perplexity than this multiple of the unsteered is not sound.
 SOUND = 1.5

@@ -18,9 +18,9 @@ from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import generate
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
+from lmsteer.util.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer, judged
 from lmsteer.evaluation.settled import settle
-from lmsteer.files import finite, write_file
 from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.generation import Draws, continue_from
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.prompts import write_jsonl
 from lmsteer.sampling import Sampling
 from lmsteer.steers.mix import Mix
+from lmsteer.util.files import finite, write_file
+from lmsteer.util.progress import Progress, no_progress
 
 # Prompts whose continuations are written, judged and kept together.
 _BLOCK = 20

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from lmsteer.evaluation.metrics import loops
 from lmsteer.evaluation.outcome import Figure as Interval
 from lmsteer.evaluation.outcome import Outcome
-from lmsteer.pages import filled
-from lmsteer.pictures import rendered
+from lmsteer.util.figures import rendered
+from lmsteer.util.html import filled
 
 COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2a9db0", "#a03a72")
 # What is beyond this multiple of the unsteered perplexity is no language, and would flatten the rest.

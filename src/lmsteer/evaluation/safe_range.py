@@ -18,8 +18,8 @@ from lmsteer.evaluation.metrics import loops, repetition
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, Step, no_progress
 from lmsteer.steers.steer import Card, Steer
+from lmsteer.util.progress import Progress, Step, no_progress
 
 # Strengths beyond which, and below which, none is looked for.
 MOST, _LEAST = 64.0, 1 / 64

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.errors import DataError
-from lmsteer.files import write_file
+from lmsteer.util.files import write_file
 
 
 def settle(folder: Path, name: str, settings: dict[str, Any], what: str) -> None:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from lmsteer.errors import ModelError, SteerError
 from lmsteer.export.check import check_mix
 from lmsteer.export.merged import merged_head
-from lmsteer.files import replace_file
 from lmsteer.lm import LM
 from lmsteer.steers.mix import Mix
+from lmsteer.util.files import replace_file
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 # How far the file's output embedding may be from the model's, as a share of its size: four bits a weight lose a tenth.

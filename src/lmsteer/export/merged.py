@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from lmsteer.errors import SteerError
 from lmsteer.export.check import check_mix
-from lmsteer.files import replace_folder
 from lmsteer.lm import LM, LOADING_ERRORS
 from lmsteer.steers.mix import Mix
+from lmsteer.util.files import replace_folder
 
 # Says what has been merged, and which files are of it.
 _OWN = "lmsteer.json"

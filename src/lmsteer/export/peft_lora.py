@@ -19,12 +19,12 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.check import check_mix
-from lmsteer.files import replace_folder
-from lmsteer.folders import FolderKind
 from lmsteer.lm import LM
 from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
+from lmsteer.util.artifacts import FolderKind
+from lmsteer.util.files import replace_folder
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"

@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmsteer.cache import cache_dir
-from lmsteer.files import replace_file
 from lmsteer.generation import own_text
 from lmsteer.lm import LM
+from lmsteer.util.disk_cache import cache_dir
+from lmsteer.util.files import replace_file
 
 # 192 texts of 32 tokens: ten rows for each of the 576 dimensions of the default model, half a minute on two cores.
 _TEXTS, _TOKENS = 192, 32

@@ -18,14 +18,14 @@ from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.data import LabelledSource, LabelledText, check_labelled, fingerprint_of
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.kept import held_out_of
-from lmsteer.fitting.processes import Processes
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.fitting.work import Work
-from lmsteer.interrupts import interruptible_steps
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.files import STEERS_FOLDER, check_target, save_steer
 from lmsteer.steers.steer import Card, Steer
+from lmsteer.util.distributed import Processes
+from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.util.progress import Progress, no_progress
 
 Method = Literal["closed-form", "gradient"]
 _ALONE = Processes()

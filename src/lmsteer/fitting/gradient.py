@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.errors import DataError
-from lmsteer.files import replace_folder
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.store import HiddenStates
 from lmsteer.head import Head
+from lmsteer.util.files import replace_folder
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _STATE_FILE, _RECORD_FILE = "state.safetensors", "state.json"

@@ -33,13 +33,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.errors import StatisticsError, WrongBaseError
-from lmsteer.files import replace_folder
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.kept import held, is_candidate, sampled
 from lmsteer.fitting.rows import Rows, from_words
 from lmsteer.fitting.store import HiddenStates
 from lmsteer.lm import LM
-from lmsteer.memory import give_back
+from lmsteer.util.files import replace_folder
+from lmsteer.util.memory import give_back
 
 _SUMS_FILE, _SAMPLE_FILE, _RECORD_FILE = "statistics.safetensors", "sample-{:04d}.safetensors", "statistics.json"
 # Raised when what is saved changes.

@@ -20,12 +20,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lmsteer.cache import STORE_RECORD, STORES, cache_dir, say, size_of
 from lmsteer.errors import StatisticsError
-from lmsteer.files import replace_file
 from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, States, batches, states_of
 from lmsteer.lm import LM
+from lmsteer.util.disk_cache import STORE_RECORD, STORES, cache_dir, say, size_of
+from lmsteer.util.files import replace_file
 
 # Raised when what a pass leaves changes, so that stores of an older lmsteer are not read.
 _FORMAT = 1

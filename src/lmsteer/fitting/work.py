@@ -15,7 +15,7 @@ from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import readable
 from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.lm import LM
-from lmsteer.progress import Progress
+from lmsteer.util.progress import Progress
 
 
 @dataclass

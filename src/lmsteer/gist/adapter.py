@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.files import finite
 from lmsteer.fingerprints import fingerprint_of_tensors
-from lmsteer.folders import FolderKind
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.masks import Condition
 from lmsteer.gist.probe import check_maskable
 from lmsteer.lm import LM
 from lmsteer.low_rank import check_floating
+from lmsteer.util.artifacts import FolderKind
+from lmsteer.util.files import finite
 from lmsteer.weights import added
 
 SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "gists"))

@@ -12,8 +12,8 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from lmsteer.errors import DataError
-from lmsteer.files import write_file
 from lmsteer.gist.examples import Example
+from lmsteer.util.files import write_file
 
 # Says what the checkpoints beside it are of.
 _RECORD = "fit.json"

@@ -19,7 +19,7 @@ from lmsteer.gist.layout import Layout
 from lmsteer.gist.masks import Condition
 from lmsteer.gist.probe import sees_distances_only
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
+from lmsteer.util.progress import Progress, no_progress
 
 
 @torch.inference_mode()

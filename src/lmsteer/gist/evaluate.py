@@ -22,8 +22,8 @@ from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.sampling import Sampling
+from lmsteer.util.progress import Progress, no_progress
 
 # The minus of a number says something.
 _NO_SIGNS = re.compile(r"(?!-\d)[^\w\s]|_")

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.errors import DataError
-from lmsteer.files import alone
-from lmsteer.fitting.processes import Processes
 from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapter
 from lmsteer.gist.checkpoints import digest_of, last_checkpoint
 from lmsteer.gist.examples import Example, Instruction, encode_examples
@@ -22,7 +20,9 @@ from lmsteer.gist.probe import check_maskable
 from lmsteer.gist.student import Settings, Student
 from lmsteer.gist.training import train
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
+from lmsteer.util.distributed import Processes
+from lmsteer.util.files import alone
+from lmsteer.util.progress import Progress, no_progress
 
 
 def fit_gist(

@@ -17,8 +17,8 @@ from lmsteer.generation import Continuation, Draws, continue_from
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.steers.steer import Steer
+from lmsteer.util.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lmsteer.caches import Kept
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.files import replace_file
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.lm import LM
+from lmsteer.util.files import replace_file
 
 _FORMAT = 1
 _HEADER = "gist"

@@ -16,9 +16,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from lmsteer.errors import InterruptedWorkError
 from lmsteer.gist.examples import Example
 from lmsteer.gist.student import Settings, Student
-from lmsteer.interrupts import interruptible_steps
 from lmsteer.like_lengths import LikeLengths
-from lmsteer.progress import Progress, Step
+from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.util.progress import Progress, Step
 
 
 def train(

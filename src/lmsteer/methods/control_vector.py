@@ -12,10 +12,10 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 
 from lmsteer.errors import DataError, SteerError
-from lmsteer.files import replace_file
 from lmsteer.lm import LM
 from lmsteer.methods.activations import Activations
 from lmsteer.methods.rival import RivalCard
+from lmsteer.util.files import replace_file
 
 _ARCHITECTURE = "controlvector"
 _DIRECTION = "direction."

@@ -9,7 +9,6 @@ from typing import Any
 
 from lmsteer.errors import DataError
 from lmsteer.fitting.data import LabelledText, fingerprint_of
-from lmsteer.folders import FolderKind
 from lmsteer.lm import LM
 from lmsteer.methods.activations import Activations, difference_of_means
 from lmsteer.methods.embeddings import Embeddings, TrainedEmbeddings
@@ -22,7 +21,8 @@ from lmsteer.methods.rows import check_rows
 from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
 from lmsteer.methods.steer import OwnSteer, closed_form
 from lmsteer.methods.training import Budget, train
-from lmsteer.progress import Progress, no_progress
+from lmsteer.util.artifacts import FolderKind
+from lmsteer.util.progress import Progress, no_progress
 
 _KIND = FolderKind("rival of a steer", "rival.json", "rival.safetensors", 1, DataError)
 _ENDS = (-1.0, -0.5, 0.5, 1.0)

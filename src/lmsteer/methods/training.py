@@ -13,11 +13,11 @@ from torch import Tensor
 from lmsteer.batches import pad
 from lmsteer.errors import DataError
 from lmsteer.fitting.data import LabelledText
-from lmsteer.interrupts import interruptible_steps
 from lmsteer.like_lengths import LikeLengths
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Trained
-from lmsteer.progress import Progress, no_progress
+from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.util.progress import Progress, no_progress
 
 # Longer texts are cut: they would take most of a budget.
 _LONGEST = 128

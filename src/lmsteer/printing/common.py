@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from lmsteer.files import finite
+from lmsteer.util.files import finite
 
 
 def as_json(value: Any) -> None:

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lmsteer.cache import Entry
 from lmsteer.printing.common import signed
 from lmsteer.steers.steer import Steer
+from lmsteer.util.disk_cache import Entry
 
 
 def cached(out: Console, found: Sequence[Entry], title: str) -> None:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError
-from lmsteer.folders import FolderKind
 from lmsteer.steers.steer import Card, Form, Steer
+from lmsteer.util.artifacts import FolderKind
 
 FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
 _KIND = FolderKind("steer", CARD_FILE, FACTORS_FILE, 1, SteerError)

@@ -16,7 +16,7 @@ from lmsteer.analysis.words import encode_with_bounds
 from lmsteer.batches import by_length, pad
 from lmsteer.errors import DataError
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
+from lmsteer.util.progress import Progress, no_progress
 
 # Texts that are run at once through both models.
 _BLOCK = 128

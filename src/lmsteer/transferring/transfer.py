@@ -21,12 +21,12 @@ from lmsteer.fitting.end_part import end_direction
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.fitting.scale import best_scales, largest_scale
 from lmsteer.lm import LM
-from lmsteer.progress import Progress, no_progress
 from lmsteer.starter import DIMENSIONS, starter_texts
 from lmsteer.steers.steer import Card, Steer
 from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
 from lmsteer.transferring.pairs import Pairs, paired_states
 from lmsteer.transferring.words import SharedWords, shared_words
+from lmsteer.util.progress import Progress, no_progress
 
 # Of what a steer costs its own base, what it may cost the target.
 _PRICE = 0.5

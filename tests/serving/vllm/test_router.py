@@ -14,10 +14,10 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 
 from lmsteer import Mix, save_steer
-from lmsteer.cache import ADAPTERS
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.peft_lora import NamedHead
 from lmsteer.serving.vllm import admission, dial, lora, router
+from lmsteer.util.disk_cache import ADAPTERS
 from tiny import random_steer
 
 

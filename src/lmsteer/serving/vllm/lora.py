@@ -15,7 +15,6 @@ from pathlib import Path
 from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
-from lmsteer.cache import ADAPTERS, cache_dir
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.export.head_file import read_head
 from lmsteer.export.peft_lora import NamedHead, write_lora
@@ -24,6 +23,7 @@ from lmsteer.serving.vllm.admission import shelf
 from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.notation import of_model_name
+from lmsteer.util.disk_cache import ADAPTERS, cache_dir
 
 # Adapters on the disk: each is as large as the vocabulary times the rank, and there are as many as strengths. Those of
 # other processes make room; those of this one are named to vLLM, which may read them anew at any time.

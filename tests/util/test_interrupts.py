@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from lmsteer.interrupts import interruptible_steps
+from lmsteer.util.interrupts import interruptible_steps
 
 
 def test_a_step_that_has_begun_ends():

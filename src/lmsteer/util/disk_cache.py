@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from lmsteer.errors import ModelError
-from lmsteer.files import replace_folder
+from lmsteer.util.files import replace_folder
 
 # Raised when the conversion changes, so that folders of an older lmsteer are built again.
 _FORMAT = 2

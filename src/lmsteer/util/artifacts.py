@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.errors import LMSteerError
-from lmsteer.files import replace_folder
+from lmsteer.util.files import replace_folder
 
 
 @dataclass(frozen=True)

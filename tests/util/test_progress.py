@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lmsteer import progress
-from lmsteer.progress import bars, no_progress
+from lmsteer.util import progress
+from lmsteer.util.progress import bars, no_progress
 
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):

@@ -14,9 +14,9 @@ import torch
 
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.fit import fit
-from lmsteer.fitting.processes import Processes
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.steers.files import load_steer
+from lmsteer.util.distributed import Processes
 from tiny import styled, tiny_lm
 
 

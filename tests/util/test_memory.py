@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from lmsteer import memory
-from lmsteer.memory import give_back
+from lmsteer.util import memory
+from lmsteer.util.memory import give_back
 
 # In a process of its own, whose heap has no holes yet that the small tensors could go to.
 _HOLES = """
 import psutil, torch
-from lmsteer.memory import give_back
+from lmsteer.util.memory import give_back
 
 tensors = [torch.ones(size) for _ in range(2000) for size in (25_000, 1_000)]
 kept = tensors[1::2]

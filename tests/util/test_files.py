@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from lmsteer.errors import DataError
-from lmsteer.files import alone, replace_file, write_file
+from lmsteer.util.files import alone, replace_file, write_file
 
 HOLDS = """
 import sys
 from pathlib import Path
-from lmsteer.files import alone
+from lmsteer.util.files import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     input()
