@@ -27,9 +27,9 @@ from rich.console import Console
 
 from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
+from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft_lora import export_lora
-from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
 from lmsteer.lm import LM, load
 from lmsteer.methods.full import TrainedFull
 from lmsteer.methods.lora import TrainedLoRA

@@ -20,16 +20,16 @@ from rich.console import Console
 from benchmarks.dimensions import DIMENSIONS
 from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
 from benchmarks.results import check_known, keep, kept
+from lmsteer.data.labelled import LabelledSource
+from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.compare import Comparison, compare
 from lmsteer.evaluation.comparison_report import about, attribute_charts, comparison_report
 from lmsteer.evaluation.contender import Contender, Plan
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
-from lmsteer.fitting.data import LabelledSource
 from lmsteer.methods.table import METHODS
 from lmsteer.methods.training import Budget
 from lmsteer.printing.comparing import comparison_as_json
-from lmsteer.prompts import read_prompts
 from lmsteer.sources import DEFAULT_MODEL
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file

@@ -18,8 +18,8 @@ import typer
 from benchmarks.dimensions import WORK
 from benchmarks.results import rewrite
 from lmsteer.analysis.analyse import Analysis, analyse
+from lmsteer.data.labelled import read_labelled
 from lmsteer.evaluation.calibration import auc
-from lmsteer.fitting.data import read_labelled
 from lmsteer.lm import load
 from lmsteer.steers.files import load_steer
 from lmsteer.util.progress import bars

@@ -18,10 +18,10 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import in_turn
+from lmsteer.data.starter import starter_texts
 from lmsteer.fitting.rows import encode_whole
 from lmsteer.lm import load
 from lmsteer.products import linear
-from lmsteer.starter import starter_texts
 
 WIDTHS = (16, 64, 256, 1024)
 TEXTS, ROWS = 64, 1024

@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.gists import WAYS, WORK, Data, measured
 from benchmarks.results import keep, kept
 from lmsteer.batches import pad
-from lmsteer.fitting.data import read_rows
+from lmsteer.data.labelled import read_rows
 from lmsteer.generation import Draws, continue_from
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness

@@ -22,6 +22,7 @@ from benchmarks.gists import DOCS, FITS, MIDDLE, OURS, WORK, gap_closed
 from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
 from benchmarks.results import check_known, keep, kept
+from lmsteer.data.starter import starter_prompts
 from lmsteer.generation import Draws, generate
 from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
@@ -29,7 +30,6 @@ from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
 from lmsteer.lm import LM, load
 from lmsteer.sampling import Sampling
-from lmsteer.starter import starter_prompts
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 

@@ -12,9 +12,9 @@ import torch
 from benchmarks.measure import Ways, peak_bytes, seconds
 from benchmarks.speed import BATCH, SAMPLES, TOKENS, Bench, alone
 from lmsteer.batches import TOKENS_PER_BATCH, pad
+from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.evaluation.reading import read
 from lmsteer.fitting.curvature import curvature
-from lmsteer.fitting.data import read_labelled, sample_texts
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.rows import Rows, encode_whole, gather, states_of
 from lmsteer.lm import load

@@ -20,17 +20,17 @@ import typer
 
 from benchmarks.results import keep, kept, rewrite
 from lmsteer import load
+from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
+from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.evaluation.scorers.vader import Vader
-from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation import generate
 from lmsteer.lm import LM
-from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import load_steer
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file

@@ -23,17 +23,17 @@ from rich.table import Table
 
 from benchmarks.dimensions import DIMENSIONS
 from benchmarks.results import keep, kept
+from lmsteer.data.labelled import read_labelled, sample_texts
+from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.arms import Arm, arms_of
 from lmsteer.evaluation.outcome import Figure as Interval
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.report import draw_curves
 from lmsteer.evaluation.scorers import scorer
-from lmsteer.fitting.data import read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.lm import LM, load
-from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import find_steer, load_steer
 from lmsteer.steers.steer import Steer
 from lmsteer.util.figures import rendered

@@ -22,15 +22,15 @@ from rich.table import Table
 
 from benchmarks.results import keep, kept
 from lmsteer import load
+from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
+from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.curvature import curvature
-from lmsteer.fitting.data import LabelledSource, read_labelled, sample_texts
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.generation import generate
-from lmsteer.prompts import read_prompts
 from lmsteer.steers.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.transfer import transfer

@@ -22,13 +22,14 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.main_job import TEXTS
+from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
+from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
 from lmsteer.fitting.curvature import _SEED, _TEXTS, _TOKENS, Curvature, curvature
-from lmsteer.fitting.data import LabelledText, read_labelled, sample_texts
 from lmsteer.fitting.end_part import fit_end
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.kept import held_out_of
@@ -38,7 +39,6 @@ from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation import generate, own_text
 from lmsteer.lm import LM, load
-from lmsteer.prompts import read_prompts
 from lmsteer.steers.steer import Card, Steer, factorise
 from lmsteer.util.files import write_file
 

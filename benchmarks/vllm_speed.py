@@ -17,8 +17,8 @@ from typing import Any
 import typer
 
 from benchmarks.results import keep
+from lmsteer.data.starter import starter_prompts
 from lmsteer.sources import resolve
-from lmsteer.starter import starter_prompts
 from lmsteer.steers.files import SHIPPED_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "vllm_speed.json"

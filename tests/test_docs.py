@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lmsteer.data.starter import starter_texts
 from lmsteer.methods.table import METHODS
-from lmsteer.starter import starter_texts
 
 README = Path(__file__).parent.parent / "README.md"
 GUIDE = README.parent / "docs" / "guide.md"

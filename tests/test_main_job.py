@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from lmsteer.data.labelled import read_labelled, sample_texts
+from lmsteer.data.starter import starter_texts
 from lmsteer.demo import run as run_demo
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.fitting.data import read_labelled, sample_texts
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation import generate
 from lmsteer.lm import LM
-from lmsteer.starter import starter_texts
 from lmsteer.verify import verify
 
 pytestmark = pytest.mark.model

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from lmsteer.fitting.data import LabelledText
+from lmsteer.data.labelled import LabelledText
 from lmsteer.lm import LM
 from lmsteer.products import quicken
 from lmsteer.steers.steer import Card, Steer

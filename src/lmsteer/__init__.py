@@ -2,18 +2,18 @@
 
 from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.analysis.lens import Component, lens
+from lmsteer.data.labelled import LabelledText, read_labelled
+from lmsteer.data.starter import starter_prompts, starter_texts
 from lmsteer.evaluation.arms import Arm, arms_of
 from lmsteer.evaluation.interference import Interference, interference
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.safe_range import SafeRange, calibrate
 from lmsteer.evaluation.scorers import scorer
-from lmsteer.fitting.data import LabelledText, read_labelled
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.lm import LM, load
-from lmsteer.starter import starter_prompts, starter_texts
 from lmsteer.steers.algebra import apart, balanced, summed
 from lmsteer.steers.files import find_steer, load_steer, save_steer
 from lmsteer.steers.mix import Mix

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from lmsteer.data.prompts import as_published
 from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.generation import Draws, continue_from, encode_prompts
 from lmsteer.lm import LM
-from lmsteer.prompts import as_published
 from lmsteer.steers.notation import Settings
 from lmsteer.steers.steer import Steer
 from lmsteer.util.files import alone, replace_file

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from lmsteer.data.labelled import LabelledSource
+from lmsteer.data.starter import DIMENSIONS, starter_file, starter_texts
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.fitting.data import LabelledSource
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation import Continuation, generate
 from lmsteer.lm import LM, load
 from lmsteer.packaged import DEFAULT_MODEL
-from lmsteer.starter import DIMENSIONS, starter_file, starter_texts
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 from lmsteer.util.html import filled

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lmsteer.data.labelled import LabelledText, fingerprint_of
 from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation.reading import Reading, read
-from lmsteer.fitting.data import LabelledText, fingerprint_of
 from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.lm import LM

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lmsteer.data.labelled import LabelledSource
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.evaluation import compare as module
 from lmsteer.evaluation.compare import compare
 from lmsteer.evaluation.contender import SOUND, Contender, Plan, reach
 from lmsteer.evaluation.outcome import Figure, Outcome
-from lmsteer.fitting.data import LabelledSource
 
 PLAN = Plan("tiny", LabelledSource("texts.jsonl"), ["a prompt"], "sentiment", instructions=("low", "high"))
 

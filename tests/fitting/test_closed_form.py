@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.curvature import Curvature, curvature
-from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, encode_whole
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates

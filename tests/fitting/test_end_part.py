@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.curvature import Curvature, curvature
-from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.end_part import fit_end, ridge
 from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.scale import gains_at

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 import torch
 
+from lmsteer.data.labelled import LabelledSource, LabelledText
 from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
 from lmsteer.fitting import fit as module
 from lmsteer.fitting import store as store_module
-from lmsteer.fitting.data import LabelledSource, LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.steers.files import load_steer

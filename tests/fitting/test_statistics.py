@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError, WrongBaseError
 from lmsteer.fitting import kept
 from lmsteer.fitting import statistics as module
-from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, encode_whole, from_words, gather, two_words
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics

@@ -7,8 +7,8 @@ import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.methods.activations import difference_of_means, layers
 from lmsteer.methods.control_vector import export_control_vector, import_control_vector
 from lmsteer.methods.rival import RivalCard

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.methods import training as module
 from lmsteer.methods.lora import TrainedLoRA
 from lmsteer.methods.rival import RivalCard, Trained

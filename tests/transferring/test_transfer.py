@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lmsteer.analysis.words import encode_with_bounds
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.fitting.curvature import curvature
-from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM
 from lmsteer.steers.algebra import overlaps, summed

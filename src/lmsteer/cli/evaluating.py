@@ -36,13 +36,13 @@ def evaluate(
     Example: lmsteer evaluate prompts.jsonl --steer sentiment=-5,-2,2,5 --baseline words --out evaluation
     """
     from lmsteer import printing
+    from lmsteer.data.prompts import read_prompts
     from lmsteer.evaluation.arms import arms_of
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.protocol import evaluate as run
     from lmsteer.evaluation.report import curves, report
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.lm import load
-    from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import find_steer
     from lmsteer.steers.notation import parse_settings
     from lmsteer.util.figures import rendered

@@ -54,9 +54,9 @@ def generate(
     """
     from lmsteer import printing
     from lmsteer.bulk import writer_of
+    from lmsteer.data.prompts import read_prompts
     from lmsteer.generation import Draws
     from lmsteer.lm import load
-    from lmsteer.prompts import read_prompts
     from lmsteer.sampling import Sampling
     from lmsteer.util.progress import bars
 

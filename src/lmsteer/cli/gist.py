@@ -129,7 +129,7 @@ def compress(
     Example: lmsteer gist compress 'Write the opposite of the given word.' --out opposite.gist
     """
     from lmsteer import printing
-    from lmsteer.fitting.data import text_of
+    from lmsteer.data.labelled import text_of
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.compress import compress as run
     from lmsteer.gist.examples import prompt_ids
@@ -176,13 +176,13 @@ def generate(
     Example: lmsteer gist generate hot early --gist opposite.gist
     """
     from lmsteer import printing
+    from lmsteer.data.prompts import as_published, read_prompts
     from lmsteer.generation import Draws
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.examples import input_text
     from lmsteer.gist.generation import generate_from_gists
     from lmsteer.gist.gist import Gist
     from lmsteer.lm import load
-    from lmsteer.prompts import as_published, read_prompts
     from lmsteer.sampling import Sampling
     from lmsteer.util.progress import bars
 

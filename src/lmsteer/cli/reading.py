@@ -33,9 +33,9 @@ def analyse(
     from lmsteer import printing
     from lmsteer.analysis.analyse import analyse as run
     from lmsteer.analysis.page import page
-    from lmsteer.fitting.data import text_of
+    from lmsteer.data.labelled import text_of
+    from lmsteer.data.prompts import read_prompts
     from lmsteer.lm import load
-    from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import find_steer
     from lmsteer.util.files import write_file
     from lmsteer.util.progress import bars
@@ -117,7 +117,7 @@ def verify(
     Example: lmsteer verify sentiment --data heldstdout.jsonl
     """
     from lmsteer import printing
-    from lmsteer.fitting.data import LabelledSource, parse_label_map
+    from lmsteer.data.labelled import LabelledSource, parse_label_map
     from lmsteer.lm import load
     from lmsteer.steers.files import find_steer
     from lmsteer.verify import verify as run

@@ -35,9 +35,9 @@ def transfer(
     Example: lmsteer transfer sentiment --to Qwen/Qwen3-0.6B --out steers/sentiment-qwen
     """
     from lmsteer import printing
-    from lmsteer.fitting.data import parse_label_map, read_labelled
+    from lmsteer.data.labelled import parse_label_map, read_labelled
+    from lmsteer.data.prompts import read_prompts
     from lmsteer.lm import load
-    from lmsteer.prompts import read_prompts
     from lmsteer.steers.files import check_target, find_steer, save_steer
     from lmsteer.transferring.transfer import transfer as run
     from lmsteer.util.progress import bars
@@ -77,11 +77,11 @@ def mix(
     Example: lmsteer mix sentiment=3 politeness=2 --balance --out steers/kind
     """
     from lmsteer import printing
+    from lmsteer.data.prompts import read_prompts
+    from lmsteer.data.starter import starter_prompts
     from lmsteer.evaluation.interference import interference
     from lmsteer.fitting.curvature import curvature
     from lmsteer.lm import load
-    from lmsteer.prompts import read_prompts
-    from lmsteer.starter import starter_prompts
     from lmsteer.steers.algebra import apart, balanced, summed
     from lmsteer.steers.files import check_target, find_steer, save_steer
     from lmsteer.steers.mix import Mix
@@ -144,12 +144,12 @@ def calibrate(
     Example: lmsteer calibrate sentiment --ratio 1.5 --scorer sentiment --level 0.9
     """
     from lmsteer import printing
+    from lmsteer.data.prompts import read_prompts
+    from lmsteer.data.starter import starter_prompts
     from lmsteer.evaluation.safe_range import calibrate as run
     from lmsteer.evaluation.scorers import judged
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.lm import load
-    from lmsteer.prompts import read_prompts
-    from lmsteer.starter import starter_prompts
     from lmsteer.steers.files import (
         SHIPPED_FOLDER,
         STEERS_FOLDER,

@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lmsteer.data.labelled import LabelledSource, LabelledText, sample_texts
 from lmsteer.errors import DataError, LMSteerError
 from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.metrics import loops
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.scorers import Scorer, scorer
-from lmsteer.fitting.data import LabelledSource, LabelledText, sample_texts
 from lmsteer.generation import Draws, continue_from
 from lmsteer.lm import LM, load
 from lmsteer.methods.rival import Rival

@@ -18,6 +18,7 @@ import torch
 
 from lmsteer.analysis.likelihood import plain_likelihoods
 from lmsteer.analysis.words import encode_to_read
+from lmsteer.data.prompts import write_jsonl
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
 from lmsteer.evaluation.arms import Arm
 from lmsteer.evaluation.interference import own_readings
@@ -27,7 +28,6 @@ from lmsteer.evaluation.settled import settle
 from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.generation import Draws, continue_from
 from lmsteer.lm import LM
-from lmsteer.prompts import write_jsonl
 from lmsteer.sampling import Sampling
 from lmsteer.steers.mix import Mix
 from lmsteer.util.files import finite, write_file

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from lmsteer.data.labelled import LabelledSource, LabelledText, check_labelled, fingerprint_of
 from lmsteer.errors import DataError, StatisticsError
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.curvature import Curvature, curvature
-from lmsteer.fitting.data import LabelledSource, LabelledText, check_labelled, fingerprint_of
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics

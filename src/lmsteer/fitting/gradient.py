@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.store import HiddenStates
 from lmsteer.head import Head

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.data import LabelledText
+from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.rows import Rows, two_words
 
 # One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.

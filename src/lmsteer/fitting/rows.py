@@ -16,8 +16,8 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from lmsteer.batches import by_length
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.lm import LM
 from lmsteer.util.disk_cache import say
 

@@ -32,8 +32,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError, WrongBaseError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.kept import held, is_candidate, sampled
 from lmsteer.fitting.rows import Rows, from_words
 from lmsteer.fitting.store import HiddenStates

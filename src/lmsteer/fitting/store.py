@@ -20,8 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import Rows, States, batches, states_of
 from lmsteer.lm import LM
 from lmsteer.util.disk_cache import STORE_RECORD, STORES, cache_dir, say, size_of

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import InterruptedWorkError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.fitting.rows import readable
 from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.lm import LM

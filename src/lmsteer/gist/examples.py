@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lmsteer.data.labelled import read_rows
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import read_rows
 from lmsteer.gist.layout import Layout
 from lmsteer.lm import LM
 

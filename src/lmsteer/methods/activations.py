@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lmsteer.batches import by_length, pad
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Traits
 from lmsteer.methods.rows import spread

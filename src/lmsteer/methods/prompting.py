@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lmsteer.batches import by_length, pad
+from lmsteer.data.labelled import LabelledText
 from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, SteerError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.generation import encode_prompts
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Traits, picked

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from lmsteer.fitting.data import LabelledText
+from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Traits

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lmsteer.data.labelled import LabelledText, fingerprint_of
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import LabelledText, fingerprint_of
 from lmsteer.lm import LM
 from lmsteer.methods.activations import Activations, difference_of_means
 from lmsteer.methods.embeddings import Embeddings, TrainedEmbeddings

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.batches import pad
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import LabelledText
 from lmsteer.like_lengths import LikeLengths
 from lmsteer.lm import LM
 from lmsteer.methods.rival import Trained

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lmsteer.data.labelled import text_of
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import text_of
 from lmsteer.generation import Continuation
 from lmsteer.util.files import write_file
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmsteer.data.labelled import LabelledText, parse_label_map, read_labelled, sample_texts
+from lmsteer.data.starter import starter_texts
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import LabelledText, parse_label_map, read_labelled, sample_texts
-from lmsteer.starter import starter_texts
 
 TEXTS = [LabelledText("good", 1.0), LabelledText('so "so", they\nsaid', -0.5), LabelledText("naïve\u2028x", 0.0)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from lmsteer.data.labelled import LabelledText, read_labelled
 from lmsteer.errors import DataError
-from lmsteer.fitting.data import LabelledText, read_labelled
 
 _STARTER = Path(str(files("lmsteer") / "assets" / "starter"))
 DIMENSIONS = {"sentiment": "positive sentiment", "formality": "formal register"}
