@@ -30,13 +30,13 @@ from benchmarks.results import check_known, keep, kept
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft_lora import export_lora
-from lmsteer.lm import LM, load
 from lmsteer.methods.full import TrainedFull
 from lmsteer.methods.lora import TrainedLoRA
 from lmsteer.methods.rival import Rival, RivalCard, Trained
 from lmsteer.methods.soft_prompts import TrainedSoftPrompts
 from lmsteer.methods.steer import closed_form
 from lmsteer.methods.training import Budget, train
+from lmsteer.model.lm import LM, load
 from lmsteer.steers.files import find_steer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import factorise

@@ -29,8 +29,8 @@ from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.methods.table import METHODS
 from lmsteer.methods.training import Budget
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 from lmsteer.printing.comparing import comparison_as_json
-from lmsteer.sources import DEFAULT_MODEL
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from benchmarks.results import rewrite
 from lmsteer.analysis.analyse import analyse
-from lmsteer.batches import by_length, pad
 from lmsteer.data.labelled import LabelledSource, LabelledText
 from lmsteer.evaluation.calibration import auc
 from lmsteer.fitting.fit import fit
-from lmsteer.lm import LM, load
+from lmsteer.model.batching import by_length, pad
+from lmsteer.model.lm import LM, load
 from lmsteer.steers.files import load_steer
 from lmsteer.util.progress import bars
 

@@ -20,7 +20,7 @@ from benchmarks.results import rewrite
 from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.data.labelled import read_labelled
 from lmsteer.evaluation.calibration import auc
-from lmsteer.lm import load
+from lmsteer.model.lm import load
 from lmsteer.steers.files import load_steer
 from lmsteer.util.progress import bars
 

@@ -25,8 +25,8 @@ from lmsteer.data.starter import starter_prompts
 from lmsteer.export.gguf import export_gguf
 from lmsteer.export.merged import export_merged
 from lmsteer.export.peft_lora import export_lora
-from lmsteer.lm import LM, load
-from lmsteer.packaged import gguf_of
+from lmsteer.model.lm import LM, load
+from lmsteer.model.sources.pypi import gguf_of
 from lmsteer.steers.files import find_steer
 from lmsteer.steers.mix import Mix
 

@@ -20,7 +20,7 @@ from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import input_text, prompt_ids
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.lm import load
+from lmsteer.model.lm import load
 from lmsteer.sampling import Sampling
 
 RESULTS = Path(__file__).parent / "results" / "gist_prompts.json"

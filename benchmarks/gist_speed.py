@@ -28,7 +28,7 @@ from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
-from lmsteer.lm import LM, load
+from lmsteer.model.lm import LM, load
 from lmsteer.sampling import Sampling
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file

@@ -30,7 +30,7 @@ from lmsteer.gist.examples import Instruction, read_instructions
 from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.masks import Condition
 from lmsteer.gist.student import Settings
-from lmsteer.lm import LM, load
+from lmsteer.model.lm import LM, load
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from lmsteer.batches import by_length, pad
-from lmsteer.lm import LM
 from lmsteer.methods.lora import TrainedLoRA
+from lmsteer.model.batching import by_length, pad
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 
 STEPS, BATCH, RATE = 200, 16, 1e-2

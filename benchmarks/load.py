@@ -38,7 +38,7 @@ from rich.table import Table
 from benchmarks.results import keep, kept
 from lmsteer.data.starter import starter_prompts
 from lmsteer.generation import generate
-from lmsteer.lm import LM, load
+from lmsteer.model.lm import LM, load
 from lmsteer.steers.files import find_steer
 from lmsteer.steers.mix import Mix
 

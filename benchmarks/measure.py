@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from lmsteer.products import linear
+from lmsteer.model.onednn import linear
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from benchmarks.results import keep
 from lmsteer import printing
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.interference import interference, own_readings
-from lmsteer.fitting.curvature import curvature
 from lmsteer.generation import generate
-from lmsteer.lm import load
+from lmsteer.model.fisher import curvature
+from lmsteer.model.lm import load
 from lmsteer.steers.algebra import balanced
 from lmsteer.steers.files import find_steer
 from lmsteer.steers.mix import Mix

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmsteer.lm import LM
-from lmsteer.sources import DEFAULT_MODEL, resolve
+from lmsteer.model.lm import LM
+from lmsteer.model.sources.resolve import DEFAULT_MODEL, resolve
 
 RANK, EPSILON, INITIAL, LEARNING_RATE = 1000, 1e-3, 1e-2, 1e-2
 

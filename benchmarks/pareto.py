@@ -33,7 +33,7 @@ from lmsteer.evaluation.report import draw_curves
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
-from lmsteer.lm import LM, load
+from lmsteer.model.lm import LM, load
 from lmsteer.steers.files import find_steer, load_steer
 from lmsteer.steers.steer import Steer
 from lmsteer.util.figures import rendered

@@ -17,7 +17,7 @@ from benchmarks.dimensions import RESULTS, WORK
 from benchmarks.results import kept
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.safe_range import calibrate
-from lmsteer.lm import load
+from lmsteer.model.lm import load
 from lmsteer.steers.files import SHIPPED_FOLDER, load_steer, save_steer
 from lmsteer.util.progress import bars
 

@@ -18,7 +18,6 @@ from torch import nn
 from benchmarks.measure import Line, Machine, Ways, peak_bytes
 from benchmarks.naive import Published
 from lmsteer.analysis.likelihood import likelihoods
-from lmsteer.batches import pad
 from lmsteer.data.labelled import LabelledText
 from lmsteer.data.starter import starter_texts
 from lmsteer.fitting.fit import fit
@@ -26,7 +25,8 @@ from lmsteer.fitting.gradient import Recipe, TextRows, Training
 from lmsteer.fitting.rows import batches, encode_whole, readable, states_of
 from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation import generate
-from lmsteer.lm import LM, load
+from lmsteer.model.batching import pad
+from lmsteer.model.lm import LM, load
 from lmsteer.steers.steer import Card, Steer
 
 P = ParamSpec("P")

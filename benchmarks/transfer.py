@@ -27,10 +27,10 @@ from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.fitting.curvature import curvature
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.generation import generate
+from lmsteer.model.fisher import curvature
 from lmsteer.steers.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.transfer import transfer

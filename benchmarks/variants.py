@@ -29,7 +29,6 @@ from lmsteer.evaluation.reading import Reading, read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
-from lmsteer.fitting.curvature import _SEED, _TEXTS, _TOKENS, Curvature, curvature
 from lmsteer.fitting.end_part import fit_end
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.kept import held_out_of
@@ -38,7 +37,8 @@ from lmsteer.fitting.scale import gains_at, largest_scale
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation import generate, own_text
-from lmsteer.lm import LM, load
+from lmsteer.model.fisher import _SEED, _TEXTS, _TOKENS, Curvature, curvature
+from lmsteer.model.lm import LM, load
 from lmsteer.steers.steer import Card, Steer, factorise
 from lmsteer.util.files import write_file
 

@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.results import keep
 from lmsteer.data.starter import starter_prompts
-from lmsteer.sources import resolve
+from lmsteer.model.sources.resolve import resolve
 from lmsteer.steers.files import SHIPPED_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "vllm_speed.json"

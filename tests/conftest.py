@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.lm import LM, load
+from lmsteer.model.lm import LM, load
 from tiny import tiny_lm
 from tiny_gguf import write_gguf
 

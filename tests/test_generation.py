@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper, pipeline
 
 from lmsteer import decoding, sampling
-from lmsteer.batches import pad
 from lmsteer.decoding import write
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import generate, own_text, perplexity
+from lmsteer.model.batching import pad
 from lmsteer.sampling import RowSampler, Sampling
 from lmsteer.steers.mix import Mix
 from tiny import FAMILIES, random_steer

@@ -15,7 +15,7 @@ from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation import generate
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.verify import verify
 
 pytestmark = pytest.mark.model

@@ -62,7 +62,7 @@ def test_pieces_are_put_together_in_their_order(llama, monkeypatch):
     directions = [Direction.of_steer(llama.head, random_steer(llama, form)) for form in ("multiply", "offset")]
     strengths = [0.5, torch.linspace(-1, 1, 11)]
     whole = sweep(llama.head, h, y, directions, strengths)
-    monkeypatch.setattr("lmsteer.head.PIECE_NUMBERS", 4 * llama.head.weight.shape[0])
+    monkeypatch.setattr("lmsteer.model.head.PIECE_NUMBERS", 4 * llama.head.weight.shape[0])
     # float32: products of four rows are summed in another order.
     torch.testing.assert_close(sweep(llama.head, h, y, directions, strengths), whole, rtol=1e-5, atol=1e-5)
 

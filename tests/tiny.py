@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmsteer.data.labelled import LabelledText
-from lmsteer.lm import LM
-from lmsteer.products import quicken
+from lmsteer.model.lm import LM
+from lmsteer.model.onednn import quicken
 from lmsteer.steers.steer import Card, Steer
 
 _COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

@@ -10,7 +10,7 @@ import gguf as gguf_format
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from lmsteer.packaged import PackagedModel, Part
+from lmsteer.model.sources.pypi import PackagedModel, Part
 
 D, HEADS, KV_HEADS, FFN, LAYERS = 32, 2, 1, 64, 2
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"

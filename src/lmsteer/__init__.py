@@ -13,7 +13,7 @@ from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.generation import Continuation, generate, perplexity
-from lmsteer.lm import LM, load
+from lmsteer.model.lm import LM, load
 from lmsteer.steers.algebra import apart, balanced, summed
 from lmsteer.steers.files import find_steer, load_steer, save_steer
 from lmsteer.steers.mix import Mix

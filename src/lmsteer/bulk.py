@@ -18,7 +18,7 @@ from lmsteer.data.prompts import as_published
 from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.generation import Draws, continue_from, encode_prompts
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.notation import Settings
 from lmsteer.steers.steer import Steer
 from lmsteer.util.files import alone, replace_file

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from lmsteer.batches import pad
-from lmsteer.lm import LM
+from lmsteer.model.batching import pad
+from lmsteer.model.lm import LM
 from lmsteer.sampling import RowSampler
 from lmsteer.steers.handle import SteerHandle
 

@@ -21,8 +21,8 @@ from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation import Continuation, generate
-from lmsteer.lm import LM, load
-from lmsteer.packaged import DEFAULT_MODEL
+from lmsteer.model.lm import LM, load
+from lmsteer.model.sources.pypi import DEFAULT_MODEL
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 from lmsteer.util.html import filled

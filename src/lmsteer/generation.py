@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmsteer.decoding import PromptStarts, Row, Starts, start_of, write, write_rows
 from lmsteer.errors import DataError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.sampling import Recorder, RowSampler, Sampling, Scorer
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer

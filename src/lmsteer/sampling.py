@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 # Tokens among which the nucleus is sought, till it is among them: finding many takes long, and it is mostly small.
 _NUCLEUS = (64, 1024)

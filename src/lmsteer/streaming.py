@@ -11,7 +11,7 @@ from transformers import StoppingCriteriaList, TextIteratorStreamer
 
 from lmsteer.decoding import PromptStarts, Row, write
 from lmsteer.generation import Draws, encode_prompts
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.sampling import RowSampler, Sampling
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lmsteer.head import PIECE_NUMBERS, Head
-from lmsteer.products import linear
+from lmsteer.model.head import PIECE_NUMBERS, Head
+from lmsteer.model.onednn import linear
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 

@@ -21,7 +21,7 @@ from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, gather, readable
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 

@@ -11,7 +11,7 @@ from lmsteer.analysis import word_map
 from lmsteer.analysis.lens import lens
 from lmsteer.analysis.word_map import draw
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.fitting.curvature import curvature
+from lmsteer.model.fisher import curvature
 from lmsteer.steers.mix import Mix
 from tiny import random_steer
 

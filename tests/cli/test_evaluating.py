@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.lm import load
+from lmsteer.model.lm import load
 from lmsteer.steers.files import save_steer
 from tiny import random_steer
 

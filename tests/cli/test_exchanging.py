@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lmsteer.lm import load
+from lmsteer.model.lm import load
 from lmsteer.steers.files import load_steer, save_steer
 from lmsteer.steers.mix import Mix
 from tiny import random_steer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmsteer.export.peft_lora import export_lora
-from lmsteer.lm import load
+from lmsteer.model.lm import load
 from lmsteer.steers.files import find_steer
 from lmsteer.steers.mix import Mix
 from lmsteer.util.disk_cache import ADAPTERS, cache_dir

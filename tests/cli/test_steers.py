@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.lm import load
+from lmsteer.model.lm import load
 from lmsteer.steers.files import load_steer, save_steer
 from tiny import random_steer, styled, tiny_lm
 
@@ -117,7 +117,7 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
     ],
 )
 def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypatch):
-    monkeypatch.setattr("lmsteer.sources.fetch_packaged", lambda name: lm_folder)
+    monkeypatch.setattr("lmsteer.model.sources.resolve.fetch_packaged", lambda name: lm_folder)
     lm_folder = Path(lm.model.config._name_or_path)
     save_steer(random_steer(lm, "add", name="shift"), "steers/shift")
     save_steer(random_steer(tiny_lm("qwen3")), "other")

@@ -6,7 +6,7 @@ import torch
 
 from lmsteer import Mix, find_steer
 from lmsteer.export.gguf import export_gguf
-from lmsteer.packaged import gguf_of
+from lmsteer.model.sources.pypi import gguf_of
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp compiles for minutes: make test-llamacpp")
 

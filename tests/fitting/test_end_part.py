@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from lmsteer.data.labelled import LabelledText
-from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.end_part import fit_end, ridge
 from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates
+from lmsteer.model.fisher import Curvature, curvature
 from tiny import styled
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from lmsteer.batches import pad
 from lmsteer.errors import DataError
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, draws, train
 from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.store import HiddenStates
+from lmsteer.model.batching import pad
 from tiny import styled
 
 TEXTS = styled(24)

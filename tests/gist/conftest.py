@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.gist.adapter import GistAdapter, GistCard
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 
 def random_adapter(lm: LM, tokens: int = 2, *, shared: bool = False, rank: int = 2, seed: int = 0) -> GistAdapter:

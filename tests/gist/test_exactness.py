@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.caches import window
 from lmsteer.generation import Draws
 from lmsteer.gist.compress import compress
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.generation import GistStarts, generate_from_gists
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.gist.masks import Condition
+from lmsteer.model.kv_cache import window
 from lmsteer.sampling import Sampling
 from tiny import FAMILIES, tiny_lm
 

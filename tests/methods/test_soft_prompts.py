@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.batches import pad
 from lmsteer.methods.rival import RivalCard, picked
 from lmsteer.methods.soft_prompts import TrainedSoftPrompts
+from lmsteer.model.batching import pad
 from tiny import styled, tiny_lm
 
 pytest.importorskip("peft", reason="the extra 'methods' is not installed")

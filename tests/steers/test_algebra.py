@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.fitting.curvature import Curvature
+from lmsteer.model.fisher import Curvature
 from lmsteer.steers.algebra import apart, balanced, overlaps, summed
 from lmsteer.steers.mix import Mix
 from tiny import random_steer

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from lmsteer.analysis.words import encode_with_bounds
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
-from lmsteer.fitting.curvature import curvature
 from lmsteer.fitting.fit import fit
-from lmsteer.lm import LM
+from lmsteer.model.fisher import curvature
+from lmsteer.model.lm import LM
+from lmsteer.model.vocabulary import token_texts
 from lmsteer.steers.algebra import overlaps, summed
 from lmsteer.steers.mix import Mix
 from lmsteer.transferring import maps
@@ -24,7 +25,6 @@ from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.pairs import paired_states
 from lmsteer.transferring.transfer import transfer
 from lmsteer.transferring.words import shared_words
-from lmsteer.vocabulary import token_texts
 from tiny import random_steer, styled, tiny_model, tiny_tokenizer
 
 TEXTS = [text.text for text in styled(120)]

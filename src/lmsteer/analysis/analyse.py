@@ -13,7 +13,7 @@ from lmsteer.analysis.position import Position, position
 from lmsteer.analysis.words import Bounds, Word, encode_to_read, words_of
 from lmsteer.errors import DataError
 from lmsteer.evaluation.calibration import Calibration
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from lmsteer.analysis.whole_words import WholeWords, Word
 from lmsteer.errors import DataError, SteerError
-from lmsteer.fitting.curvature import Curvature, curvature
-from lmsteer.lm import LM
+from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 
 # Eigenvalues of C below this share of the largest are rounding, and components below this share of the whole.

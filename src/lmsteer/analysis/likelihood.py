@@ -14,9 +14,9 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from lmsteer.batches import by_length
 from lmsteer.errors import DataError
-from lmsteer.lm import LM
+from lmsteer.model.batching import by_length
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 from lmsteer.sweep import directions_of, sweep_texts

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.analysis.words import is_word
-from lmsteer.lm import LM
-from lmsteer.vocabulary import token_texts
+from lmsteer.model.lm import LM
+from lmsteer.model.vocabulary import token_texts
 
 # Candidates that are looked at for each word that is wanted.
 _CANDIDATES = 8

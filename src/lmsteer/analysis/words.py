@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from lmsteer.errors import ModelError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 # What Python's \\w leaves out: signs that stand on, under and behind the letters of many scripts.
 _MARKS = "".join(map(chr, (code for code in range(0x300, 0xFFFF) if unicodedata.category(chr(code))[0] == "M")))

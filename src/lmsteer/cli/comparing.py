@@ -10,7 +10,7 @@ import typer
 
 from lmsteer.cli.app import AsJson, LabelMap, Model, app, stderr, stdout
 from lmsteer.errors import LMSteerError
-from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 # Of --quick: steps and texts of each, prompts, continuations a prompt; and no looks at fewer texts.
 _QUICK = (5, 4, 2, 2)

@@ -10,7 +10,7 @@ import typer
 
 from lmsteer.cli.app import AsJson, Model, app, stderr, stdout
 from lmsteer.errors import LMSteerError
-from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 
 @app.command()
@@ -42,7 +42,7 @@ def evaluate(
     from lmsteer.evaluation.protocol import evaluate as run
     from lmsteer.evaluation.report import curves, report
     from lmsteer.evaluation.scorers import scorer as named
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.steers.files import find_steer
     from lmsteer.steers.notation import parse_settings
     from lmsteer.util.figures import rendered

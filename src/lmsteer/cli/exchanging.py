@@ -9,7 +9,7 @@ import typer
 
 from lmsteer.cli.app import AsJson, Model, app, dialled, stdout
 from lmsteer.errors import LMSteerError
-from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 _FORMS = ("merged", "lora", "gguf")
 
@@ -34,8 +34,8 @@ def export(
     from lmsteer.export.gguf import export_gguf
     from lmsteer.export.merged import export_merged
     from lmsteer.export.peft_lora import export_lora
-    from lmsteer.lm import load
-    from lmsteer.packaged import gguf_of
+    from lmsteer.model.lm import load
+    from lmsteer.model.sources.pypi import gguf_of
     from lmsteer.steers.mix import Mix
 
     if to not in _FORMS:
@@ -71,7 +71,7 @@ def import_(
     Example: lmsteer import checkpoint.pt --name detoxification --model gpt2-large
     """
     from lmsteer.export.peft_lora import import_lora
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.steers.files import STEERS_FOLDER, import_published, save_steer
 
     lm = load(model)

@@ -10,7 +10,7 @@ import typer
 
 from lmsteer.cli.app import AsJson, LabelMap, Model, app, stdout
 from lmsteer.errors import LMSteerError
-from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 
 @app.command()
@@ -60,7 +60,7 @@ def fit(
     from lmsteer.data.labelled import LabelledSource, parse_label_map
     from lmsteer.fitting.fit import fit as run
     from lmsteer.fitting.gradient import Recipe
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.util.distributed import Processes
     from lmsteer.util.progress import bars
 

@@ -14,12 +14,12 @@ import typer
 
 from lmsteer.cli.app import AsJson, Model, app, dialled, stderr, stdout
 from lmsteer.errors import LMSteerError
-from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from lmsteer.bulk import Writer
     from lmsteer.generation import Draws
-    from lmsteer.lm import LM
+    from lmsteer.model.lm import LM
     from lmsteer.steers.notation import Settings
     from lmsteer.steers.steer import Steer
 
@@ -56,7 +56,7 @@ def generate(
     from lmsteer.bulk import writer_of
     from lmsteer.data.prompts import read_prompts
     from lmsteer.generation import Draws
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.sampling import Sampling
     from lmsteer.util.progress import bars
 
@@ -104,9 +104,9 @@ def _in_bulk(
 ) -> None:
     """Into a file, with vLLM if there are options for it."""
     from lmsteer.bulk import check_prompts, write_in_bulk, writer_of
-    from lmsteer.fingerprints import fingerprint_of_tensors
-    from lmsteer.lm import load
-    from lmsteer.sources import resolve
+    from lmsteer.model.fingerprints import fingerprint_of_tensors
+    from lmsteer.model.lm import load
+    from lmsteer.model.sources.resolve import resolve
     from lmsteer.util.progress import bars
 
     if not texts:

@@ -11,7 +11,7 @@ import typer
 
 from lmsteer.cli.app import AsJson, LabelMap, Model, app, stderr, stdout
 from lmsteer.errors import LMSteerError
-from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 
 @app.command()
@@ -35,7 +35,7 @@ def analyse(
     from lmsteer.analysis.page import page
     from lmsteer.data.labelled import text_of
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.steers.files import find_steer
     from lmsteer.util.files import write_file
     from lmsteer.util.progress import bars
@@ -73,7 +73,7 @@ def lens(
     from lmsteer import printing
     from lmsteer.analysis.lens import lens as run
     from lmsteer.analysis.word_map import check_form, draw
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.steers.files import find_steer
     from lmsteer.steers.mix import Mix
     from lmsteer.steers.notation import parse_settings
@@ -118,7 +118,7 @@ def verify(
     """
     from lmsteer import printing
     from lmsteer.data.labelled import LabelledSource, parse_label_map
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.steers.files import find_steer
     from lmsteer.verify import verify as run
 

@@ -10,7 +10,7 @@ import typer
 
 from lmsteer.cli.app import Model, app, stderr
 from lmsteer.errors import LMSteerError
-from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 _KEY = "LMSTEER_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -43,7 +43,7 @@ def serve(
         from lmsteer.serving.http.run import serve as run
     except ImportError as error:
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.steers.files import SHIPPED_FOLDER, STEERS_FOLDER
 
     keys = api_key or ([os.environ[_KEY]] if _KEY in os.environ else [])

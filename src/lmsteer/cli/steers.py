@@ -11,7 +11,7 @@ import typer
 
 from lmsteer.cli.app import AsJson, LabelMap, Model, app, stderr, stdout
 from lmsteer.errors import LMSteerError
-from lmsteer.sources import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 Prompts = Annotated[Path | None, typer.Option("--file", help="Prompts to measure on; sixty neutral ones if not given.")]
 
@@ -37,7 +37,7 @@ def transfer(
     from lmsteer import printing
     from lmsteer.data.labelled import parse_label_map, read_labelled
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.steers.files import check_target, find_steer, save_steer
     from lmsteer.transferring.transfer import transfer as run
     from lmsteer.util.progress import bars
@@ -80,8 +80,8 @@ def mix(
     from lmsteer.data.prompts import read_prompts
     from lmsteer.data.starter import starter_prompts
     from lmsteer.evaluation.interference import interference
-    from lmsteer.fitting.curvature import curvature
-    from lmsteer.lm import load
+    from lmsteer.model.fisher import curvature
+    from lmsteer.model.lm import load
     from lmsteer.steers.algebra import apart, balanced, summed
     from lmsteer.steers.files import check_target, find_steer, save_steer
     from lmsteer.steers.mix import Mix
@@ -149,7 +149,7 @@ def calibrate(
     from lmsteer.evaluation.safe_range import calibrate as run
     from lmsteer.evaluation.scorers import judged
     from lmsteer.evaluation.scorers import scorer as named
-    from lmsteer.lm import load
+    from lmsteer.model.lm import load
     from lmsteer.steers.files import (
         SHIPPED_FOLDER,
         STEERS_FOLDER,

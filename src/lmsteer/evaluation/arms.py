@@ -15,8 +15,8 @@ from lmsteer.analysis.lens import lens
 from lmsteer.decoding import PromptStarts, Starts
 from lmsteer.errors import DataError
 from lmsteer.generation import encode_prompts
-from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 

@@ -25,10 +25,10 @@ from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.generation import Draws, continue_from
-from lmsteer.lm import LM, load
 from lmsteer.methods.rival import Rival
 from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
 from lmsteer.methods.training import Budget
+from lmsteer.model.lm import LM, load
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import bars
 

@@ -17,7 +17,7 @@ from lmsteer.analysis.words import encode_to_read
 from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import generate
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 from lmsteer.util.progress import Progress, no_progress

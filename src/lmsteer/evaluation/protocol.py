@@ -25,9 +25,9 @@ from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer, judged
 from lmsteer.evaluation.settled import settle
-from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.generation import Draws, continue_from
-from lmsteer.lm import LM
+from lmsteer.model.fingerprints import fingerprint_of_tensors
+from lmsteer.model.lm import LM
 from lmsteer.sampling import Sampling
 from lmsteer.steers.mix import Mix
 from lmsteer.util.files import finite, write_file

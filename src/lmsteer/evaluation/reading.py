@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmsteer.evaluation.calibration import auc, calibrate
 from lmsteer.fitting.rows import Rows
-from lmsteer.head import Head
+from lmsteer.model.head import Head
 from lmsteer.steers.steer import Steer
 from lmsteer.sweep import directions_of, sweep_texts
 

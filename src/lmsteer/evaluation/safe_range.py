@@ -17,7 +17,7 @@ from lmsteer.errors import DataError
 from lmsteer.evaluation.metrics import loops, repetition
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import Continuation, generate, perplexity
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.steer import Card, Steer
 from lmsteer.util.progress import Progress, Step, no_progress
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmsteer.errors import SteerError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lmsteer.errors import ModelError, SteerError
 from lmsteer.export.check import check_mix
 from lmsteer.export.merged import merged_head
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 from lmsteer.util.files import replace_file
 

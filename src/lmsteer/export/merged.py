@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from lmsteer.errors import SteerError
 from lmsteer.export.check import check_mix
-from lmsteer.lm import LM, LOADING_ERRORS
+from lmsteer.model.lm import LM, LOADING_ERRORS
 from lmsteer.steers.mix import Mix
 from lmsteer.util.files import replace_folder
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.check import check_mix
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer

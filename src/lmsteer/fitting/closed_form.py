@@ -29,12 +29,12 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.fitting.credit import credited_gradient
-from lmsteer.fitting.curvature import Curvature
 from lmsteer.fitting.end_part import fit_end
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.scale import largest_scale
 from lmsteer.fitting.statistics import Statistics
-from lmsteer.head import Head
+from lmsteer.model.fisher import Curvature
+from lmsteer.model.head import Head
 from lmsteer.steers.steer import factorise
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.curvature import Curvature
 from lmsteer.fitting.scale import best_scales
 from lmsteer.fitting.statistics import Statistics
-from lmsteer.head import Head
+from lmsteer.model.fisher import Curvature
+from lmsteer.model.head import Head
 
 _DAMPING_U = 0.01
 # Beside the hidden states' mean, a product with centred labels below this is rounding.

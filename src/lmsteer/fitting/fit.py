@@ -15,12 +15,12 @@ from lmsteer.data.labelled import LabelledSource, LabelledText, check_labelled, 
 from lmsteer.errors import DataError, StatisticsError
 from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.closed_form import outlook, solve
-from lmsteer.fitting.curvature import Curvature, curvature
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.fitting.work import Work
-from lmsteer.lm import LM
+from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.model.lm import LM
 from lmsteer.steers.files import STEERS_FOLDER, check_target, save_steer
 from lmsteer.steers.steer import Card, Steer
 from lmsteer.util.distributed import Processes

@@ -24,7 +24,7 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.store import HiddenStates
-from lmsteer.head import Head
+from lmsteer.model.head import Head
 from lmsteer.util.files import replace_folder
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

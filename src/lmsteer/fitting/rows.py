@@ -15,10 +15,10 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from lmsteer.batches import by_length
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.lm import LM
+from lmsteer.model.batching import by_length
+from lmsteer.model.lm import LM
 from lmsteer.util.disk_cache import say
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.fitting.rows import Rows
-from lmsteer.head import Head
+from lmsteer.model.head import Head
 from lmsteer.sweep import Direction, sweep
 
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.

@@ -37,7 +37,7 @@ from lmsteer.errors import StatisticsError, WrongBaseError
 from lmsteer.fitting.kept import held, is_candidate, sampled
 from lmsteer.fitting.rows import Rows, from_words
 from lmsteer.fitting.store import HiddenStates
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.util.files import replace_folder
 from lmsteer.util.memory import give_back
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.rows import Rows, States, batches, states_of
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.util.disk_cache import STORE_RECORD, STORES, cache_dir, say, size_of
 from lmsteer.util.files import replace_file
 

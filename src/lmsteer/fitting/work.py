@@ -14,7 +14,7 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import InterruptedWorkError
 from lmsteer.fitting.rows import readable
 from lmsteer.fitting.store import HiddenStates, open_store
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.util.progress import Progress
 
 

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.masks import Condition
 from lmsteer.gist.probe import check_maskable
-from lmsteer.lm import LM
-from lmsteer.low_rank import check_floating
+from lmsteer.model.fingerprints import fingerprint_of_tensors
+from lmsteer.model.lm import LM
+from lmsteer.model.low_rank import check_floating
+from lmsteer.model.weights import added
 from lmsteer.util.artifacts import FolderKind
 from lmsteer.util.files import finite
-from lmsteer.weights import added
 
 SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "gists"))
 

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 import torch
 
-from lmsteer.batches import by_length
-from lmsteer.caches import cut, read
 from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist, Origin
 from lmsteer.gist.layout import Layout
 from lmsteer.gist.masks import Condition
 from lmsteer.gist.probe import sees_distances_only
-from lmsteer.lm import LM
+from lmsteer.model.batching import by_length
+from lmsteer.model.kv_cache import cut, read
+from lmsteer.model.lm import LM
 from lmsteer.util.progress import Progress, no_progress
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 # Rows of the embedding that are averaged at once.
 _PIECE = 8192

@@ -21,7 +21,7 @@ from lmsteer.gist.examples import Instruction, encode_examples, input_text, prom
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.sampling import Sampling
 from lmsteer.util.progress import Progress, no_progress
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from lmsteer.data.labelled import read_rows
 from lmsteer.errors import DataError
 from lmsteer.gist.layout import Layout
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 _COLUMNS = ("instruction", "input", "output")
 

@@ -19,7 +19,7 @@ from lmsteer.gist.examples import Example, Instruction, encode_examples
 from lmsteer.gist.probe import check_maskable
 from lmsteer.gist.student import Settings, Student
 from lmsteer.gist.training import train
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.util.distributed import Processes
 from lmsteer.util.files import alone
 from lmsteer.util.progress import Progress, no_progress

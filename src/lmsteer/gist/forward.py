@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lmsteer.batches import by_length
 from lmsteer.gist.examples import Example, lay_out
 from lmsteer.gist.layout import Layout
 from lmsteer.gist.masks import Condition, gist_masks
-from lmsteer.lm import LM
+from lmsteer.model.batching import by_length
+from lmsteer.model.lm import LM
 
 # Tokens of examples that are read at once.
 _TOKENS = 2048

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsteer.errors import ModelError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 
 class Full(nn.Module):

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lmsteer.caches import CacheStarts
 from lmsteer.errors import DataError
 from lmsteer.generation import Continuation, Draws, continue_from
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
-from lmsteer.lm import LM
+from lmsteer.model.kv_cache import CacheStarts
+from lmsteer.model.lm import LM
 from lmsteer.steers.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lmsteer.caches import Kept
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.lm import LM
+from lmsteer.model.kv_cache import Kept
+from lmsteer.model.lm import LM
 from lmsteer.util.files import replace_file
 
 _FORMAT = 1

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lmsteer.batches import pad
+from lmsteer.model.batching import pad
 
 
 class Section(IntEnum):

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from lmsteer.lm import LM
-from lmsteer.low_rank import SCALE, attached, drawn, linear_layers
+from lmsteer.model.lm import LM
+from lmsteer.model.low_rank import SCALE, attached, drawn, linear_layers
 
 
 class LoRA(nn.Module):

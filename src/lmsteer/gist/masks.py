@@ -16,7 +16,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from lmsteer.errors import ModelError
 from lmsteer.gist.layout import Layout, Section
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 
 class Condition(StrEnum):

@@ -9,14 +9,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lmsteer.caches import cut, joined, read
 from lmsteer.decoding import CACHE
 from lmsteer.errors import ModelError
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.gist.masks import Condition
-from lmsteer.lm import LM
+from lmsteer.model.kv_cache import cut, joined, read
+from lmsteer.model.lm import LM
 
 # Kinds of attention that add or apply whatever mask they are given.
 _MASKABLE = ("sdpa", "eager")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsteer.batches import by_length
 from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter, GistCard
 from lmsteer.gist.embedding import embedded, first_embedding, gist_ids
@@ -21,7 +20,8 @@ from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.full import Full
 from lmsteer.gist.lora import LoRA
 from lmsteer.gist.masks import Condition
-from lmsteer.lm import LM
+from lmsteer.model.batching import by_length
+from lmsteer.model.lm import LM
 
 
 @dataclass(frozen=True)

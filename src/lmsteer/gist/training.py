@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from lmsteer.errors import InterruptedWorkError
 from lmsteer.gist.examples import Example
 from lmsteer.gist.student import Settings, Student
-from lmsteer.like_lengths import LikeLengths
+from lmsteer.model.length_grouped import LikeLengths
 from lmsteer.util.interrupts import interruptible_steps
 from lmsteer.util.progress import Progress, Step
 

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.batches import by_length, pad
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Traits
 from lmsteer.methods.rows import spread
+from lmsteer.model.batching import by_length, pad
+from lmsteer.model.lm import LM
 
 _DIRECTION = "direction"
 

@@ -12,9 +12,9 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 
 from lmsteer.errors import DataError, SteerError
-from lmsteer.lm import LM
 from lmsteer.methods.activations import Activations
 from lmsteer.methods.rival import RivalCard
+from lmsteer.model.lm import LM
 from lmsteer.util.files import replace_file
 
 _ARCHITECTURE = "controlvector"

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
 from lmsteer.methods.rows import spread
+from lmsteer.model.lm import LM
 
 _CHANGE = "change"
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
-from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
 from lmsteer.methods.rows import by_strength
-from lmsteer.weights import added
+from lmsteer.model.lm import LM
+from lmsteer.model.weights import added
 
 
 @dataclass(frozen=True)

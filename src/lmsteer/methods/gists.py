@@ -21,9 +21,9 @@ from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.generation import GistStarts
 from lmsteer.gist.gist import Gist
-from lmsteer.lm import LM
 from lmsteer.methods.rival import RivalCard
 from lmsteer.methods.soft_prompts import PrefixTuning
+from lmsteer.model.lm import LM
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.lm import LM
-from lmsteer.low_rank import SCALE, attached, drawn, linear_layers
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
+from lmsteer.model.lm import LM
+from lmsteer.model.low_rank import SCALE, attached, drawn, linear_layers
 
 _DOWN, _UP = "down", "up"
 # What models call the product that makes values.

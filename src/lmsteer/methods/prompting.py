@@ -15,13 +15,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.batches import by_length, pad
 from lmsteer.data.labelled import LabelledText
 from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import encode_prompts
-from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Traits, picked
+from lmsteer.model.batching import by_length, pad
+from lmsteer.model.lm import LM
 
 _ENDS = {-1.0: "minus", 0.0: None, 1.0: "plus"}
 

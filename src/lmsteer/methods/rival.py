@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.batches import by_length, pad
 from lmsteer.decoding import PromptStarts, Starts
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.fingerprints import fingerprint_of_tensors
 from lmsteer.generation import encode_prompts
-from lmsteer.lm import LM
+from lmsteer.model.batching import by_length, pad
+from lmsteer.model.fingerprints import fingerprint_of_tensors
+from lmsteer.model.lm import LM
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsteer.errors import ModelError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.steers.transform import rows_of
 
 _ROWS, _TOKENS = 3, 5

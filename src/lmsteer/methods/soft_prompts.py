@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import DynamicCache
 
-from lmsteer.caches import CacheStarts, Kept, cut
 from lmsteer.decoding import CACHE
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import encode_prompts
-from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits, picked
 from lmsteer.methods.rows import by_strength
+from lmsteer.model.kv_cache import CacheStarts, Kept, cut
+from lmsteer.model.lm import LM
 
 _MINUS, _PLUS = "minus", "plus"
 # Where PEFT keeps what it puts before a text.

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.fit import fit
-from lmsteer.lm import LM
 from lmsteer.methods.rival import Rival, RivalCard, Traits
+from lmsteer.model.lm import LM
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Steer
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from lmsteer.data.labelled import LabelledText, fingerprint_of
 from lmsteer.errors import DataError
-from lmsteer.lm import LM
 from lmsteer.methods.activations import Activations, difference_of_means
 from lmsteer.methods.embeddings import Embeddings, TrainedEmbeddings
 from lmsteer.methods.full import Full, TrainedFull
@@ -21,6 +20,7 @@ from lmsteer.methods.rows import check_rows
 from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
 from lmsteer.methods.steer import OwnSteer, closed_form
 from lmsteer.methods.training import Budget, train
+from lmsteer.model.lm import LM
 from lmsteer.util.artifacts import FolderKind
 from lmsteer.util.progress import Progress, no_progress
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsteer.batches import pad
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.like_lengths import LikeLengths
-from lmsteer.lm import LM
 from lmsteer.methods.rival import Trained
+from lmsteer.model.batching import pad
+from lmsteer.model.length_grouped import LikeLengths
+from lmsteer.model.lm import LM
 from lmsteer.util.interrupts import interruptible_steps
 from lmsteer.util.progress import Progress, no_progress
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lmsteer.evaluation.interference import Interference
 from lmsteer.evaluation.safe_range import MOST, SafeRange
-from lmsteer.fitting.curvature import Curvature
+from lmsteer.model.fisher import Curvature
 from lmsteer.printing.common import signed
 from lmsteer.steers.algebra import cosines, overlaps
 from lmsteer.steers.mix import Mix

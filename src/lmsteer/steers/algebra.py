@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.fitting.curvature import Curvature
+from lmsteer.model.fisher import Curvature
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import END_FACTORS, FACTORS, Card, Steer
 

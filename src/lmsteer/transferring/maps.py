@@ -23,8 +23,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.curvature import Curvature
 from lmsteer.fitting.end_part import damped, ridge
+from lmsteer.model.fisher import Curvature
 from lmsteer.transferring.pairs import Pairs
 from lmsteer.transferring.words import SharedWords
 

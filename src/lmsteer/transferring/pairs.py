@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lmsteer.analysis.words import encode_with_bounds
-from lmsteer.batches import by_length, pad
 from lmsteer.errors import DataError
-from lmsteer.lm import LM
+from lmsteer.model.batching import by_length, pad
+from lmsteer.model.lm import LM
 from lmsteer.util.progress import Progress, no_progress
 
 # Texts that are run at once through both models.

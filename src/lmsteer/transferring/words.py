@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import ModelError
-from lmsteer.head import Head
-from lmsteer.lm import LM
+from lmsteer.model.head import Head
+from lmsteer.model.lm import LM
+from lmsteer.model.vocabulary import token_texts
 from lmsteer.transferring.pairs import Pairs
-from lmsteer.vocabulary import token_texts
 
 # Words that neither model expects weigh this little, not nothing.
 _RAREST = 1e-9

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.serving.engine.batch import SPARE, Batch
 from lmsteer.serving.engine.rows import rows_for
 from tiny import FAMILIES, tiny_lm

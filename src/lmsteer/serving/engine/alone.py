@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 # What transformers has called the cache of such models.
 _NAMES = ("cache", "past_key_values", "cache_params")

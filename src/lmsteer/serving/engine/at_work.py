@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.sampling import draw
 from lmsteer.serving.engine.orders import Chosen, Written, chosen_of
 from lmsteer.serving.engine.rows import rows_for

@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lmsteer.batches import pad
-from lmsteer.caches import cut, read
 from lmsteer.decoding import CACHE
-from lmsteer.lm import LM
+from lmsteer.model.batching import pad
+from lmsteer.model.kv_cache import cut, read
+from lmsteer.model.lm import LM
 
 # Columns of room on either side of those in use.
 SPARE = 64

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 
 from lmsteer.errors import LMSteerError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.serving.engine.at_work import AtWork
 from lmsteer.serving.engine.batch import PIECE, SPARE
 from lmsteer.serving.engine.orders import Order, Piece, Written

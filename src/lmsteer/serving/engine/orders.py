@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmsteer.decoding import Row
 from lmsteer.errors import LMSteerError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.sampling import Sampling
 from lmsteer.serving.engine.text import Text
 from lmsteer.steers.steer import Steer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import ModelError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.serving.engine.alone import Alone
 from lmsteer.serving.engine.batch import Batch
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
 
 from lmsteer.errors import LMSteerError
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.serving.engine.engine import Engine, Limits
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.guards import is_key

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.serving.engine.orders import Chosen, Piece
 from lmsteer.serving.http.schema import ChatCompletion, Completion, Usage
 from lmsteer.serving.http.service import Choice, Job

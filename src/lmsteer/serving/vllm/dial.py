@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.fingerprints import head_sample
+from lmsteer.model.fingerprints import head_sample
 from lmsteer.steers.mix import Dialled, Mix, row_by_row
 from lmsteer.steers.steer import Steer
 

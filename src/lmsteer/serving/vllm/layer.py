@@ -11,7 +11,7 @@ from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
 from lmsteer.errors import ModelError, SteerError
-from lmsteer.export.head_file import read_head
+from lmsteer.model.head_file import read_head
 from lmsteer.serving.vllm.admission import shelf
 from lmsteer.serving.vllm.dial import DIAL, HeadPart
 

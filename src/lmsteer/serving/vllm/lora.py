@@ -16,9 +16,9 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
 from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.export.head_file import read_head
 from lmsteer.export.peft_lora import NamedHead, write_lora
-from lmsteer.fingerprints import fingerprint_of_tensors, head_sample
+from lmsteer.model.fingerprints import fingerprint_of_tensors, head_sample
+from lmsteer.model.head_file import read_head
 from lmsteer.serving.vllm.admission import shelf
 from lmsteer.steers.algebra import summed
 from lmsteer.steers.mix import Mix

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.generation import own_text
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 from lmsteer.util.disk_cache import cache_dir
 from lmsteer.util.files import replace_file
 

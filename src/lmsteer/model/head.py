@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lmsteer.errors import ModelError
-from lmsteer.products import linear
+from lmsteer.model.onednn import linear
 
 # What a config calls its logit scale, and whether the model multiplies or divides by it.
 _SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}

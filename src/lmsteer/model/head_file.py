@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmsteer.errors import ModelError
 from lmsteer.export.peft_lora import NamedHead
-from lmsteer.lm import LOADING_ERRORS
+from lmsteer.model.lm import LOADING_ERRORS
 
 _INDEX, _ONE_FILE = "model.safetensors.index.json", "model.safetensors"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from lmsteer.like_lengths import LikeLengths
+from lmsteer.model.length_grouped import LikeLengths
 
 
 def test_batches_are_of_like_lengths_and_all_examples_come():

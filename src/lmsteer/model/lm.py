@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lmsteer.batches import pad
 from lmsteer.errors import DataError, ModelError
-from lmsteer.fingerprints import fingerprint_of, head_sample
-from lmsteer.head import Head
-from lmsteer.products import quicken
-from lmsteer.sources import DEFAULT_MODEL, check_hub, resolve
+from lmsteer.model.batching import pad
+from lmsteer.model.fingerprints import fingerprint_of, head_sample
+from lmsteer.model.head import Head
+from lmsteer.model.onednn import quicken
+from lmsteer.model.sources.resolve import DEFAULT_MODEL, check_hub, resolve
 from lmsteer.steers.handle import SteerHandle, attach
 from lmsteer.steers.mix import Mix
 from lmsteer.steers.steer import Card

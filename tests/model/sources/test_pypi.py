@@ -17,11 +17,11 @@ import pytest
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmsteer import packaged as packaged_module
-from lmsteer import sources
 from lmsteer.errors import ModelError
-from lmsteer.packaged import PACKAGED, PackagedModel, Part
-from lmsteer.sources import resolve
+from lmsteer.model.sources import pypi as packaged_module
+from lmsteer.model.sources import resolve as sources
+from lmsteer.model.sources.pypi import PACKAGED, PackagedModel, Part
+from lmsteer.model.sources.resolve import resolve
 from tiny_gguf import built, write_wheels
 
 
@@ -187,7 +187,7 @@ def test_two_processes_at_once_build_once(tiny, cache, tmp_path):
         import sys, time
         from pathlib import Path
         from lmsteer import sources
-        from lmsteer.packaged import PACKAGED, PackagedModel, Part
+        from lmsteer.model.sources.pypi import PACKAGED, PackagedModel, Part
 
         shared, me = Path(sys.argv[1]), sys.argv[2]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmsteer.lm import LM
+from lmsteer.model.lm import LM
 
 # What decoders write for bytes that are no whole character.
 _BROKEN = "\ufffd"

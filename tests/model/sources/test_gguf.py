@@ -13,8 +13,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmsteer.errors import ModelError
-from lmsteer.gguf_file import _mend, convert_gguf
-from lmsteer.sources import resolve
+from lmsteer.model.sources.gguf import _mend, convert_gguf
+from lmsteer.model.sources.resolve import resolve
 from tiny_gguf import TEMPLATE, built, tensors, write_gguf
 
 ODD_TEXTS = [

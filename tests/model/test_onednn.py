@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lmsteer import products
-from lmsteer.products import Linear, linear, quicken
+from lmsteer.model import onednn as products
+from lmsteer.model.onednn import Linear, linear, quicken
 from tiny import FAMILIES, tiny_model
 
 # float32 sums of at most 40 terms of size one, in two orders.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsteer.low_rank import with_low_rank
+from lmsteer.model.low_rank import with_low_rank
 
 sizes = st.integers(1, 9)
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from lmsteer.batches import pad
 from lmsteer.decoding import CACHE
 from lmsteer.errors import ModelError
-from lmsteer.lm import LM
+from lmsteer.model.batching import pad
+from lmsteer.model.lm import LM
 
 
 class Kept(NamedTuple):

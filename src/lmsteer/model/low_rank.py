@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import ModelError
-from lmsteer.products import linear
+from lmsteer.model.onednn import linear
 from lmsteer.steers.transform import rows_of
 
 # α / r of the paper, with the α of twice the rank that is usual.

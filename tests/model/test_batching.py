@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.batches import by_length, pad
+from lmsteer.model.batching import by_length, pad
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.batches import pad
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
-from lmsteer.lm import LM, load
+from lmsteer.model.batching import pad
+from lmsteer.model.lm import LM, load
 from lmsteer.steers.handle import attach
 from lmsteer.steers.mix import Mix
 from lmsteer.verify import verify
@@ -57,7 +57,7 @@ def test_residuals_are_the_gradient_of_the_log_likelihood(make_lm):
 def test_pieces_do_not_change_the_result(llama, monkeypatch):
     h, y = torch.randn(9, 32), torch.randint(0, 200, (9,))
     whole = llama.head.residuals(h, y)
-    monkeypatch.setattr("lmsteer.head.PIECE_NUMBERS", 600)
+    monkeypatch.setattr("lmsteer.model.head.PIECE_NUMBERS", 600)
     pieces = llama.head.residuals(h, y)
     for a, b in zip(whole, pieces, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # other sizes of matrix products

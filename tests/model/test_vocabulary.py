@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmsteer.vocabulary import token_texts
+from lmsteer.model.vocabulary import token_texts
 from tiny import FAMILIES
 
 

@@ -12,10 +12,10 @@ from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lmsteer
-from lmsteer import sources
 from lmsteer.errors import ModelError
-from lmsteer.packaged import DEFAULT_MODEL
-from lmsteer.sources import check_hub, resolve
+from lmsteer.model.sources import resolve as sources
+from lmsteer.model.sources.pypi import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import check_hub, resolve
 from lmsteer.util.disk_cache import cache_dir
 
 
