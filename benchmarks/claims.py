@@ -37,9 +37,9 @@ from lmsteer.methods.soft_prompts import TrainedSoftPrompts
 from lmsteer.methods.steer import closed_form
 from lmsteer.methods.training import Budget, train
 from lmsteer.model.lm import LM, load
-from lmsteer.steers.files import find_steer
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import factorise
+from lmsteer.steer.files import find_steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import factorise
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars

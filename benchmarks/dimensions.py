@@ -30,7 +30,7 @@ from lmsteer.evaluation.calibration import auc
 from lmsteer.fitting.fit import fit
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.lm import LM, load
-from lmsteer.steers.files import load_steer
+from lmsteer.steer.files import load_steer
 from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results" / "dimensions.json"

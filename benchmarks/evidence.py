@@ -21,7 +21,7 @@ from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.data.labelled import read_labelled
 from lmsteer.evaluation.calibration import auc
 from lmsteer.model.lm import load
-from lmsteer.steers.files import load_steer
+from lmsteer.steer.files import load_steer
 from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results" / "evidence.json"

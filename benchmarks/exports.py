@@ -27,8 +27,8 @@ from lmsteer.export.merged import export_merged
 from lmsteer.export.peft_lora import export_lora
 from lmsteer.model.lm import LM, load
 from lmsteer.model.sources.pypi import gguf_of
-from lmsteer.steers.files import find_steer
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.files import find_steer
+from lmsteer.steer.mix import Mix
 
 RESULTS = Path(__file__).parent / "results" / "exports.json"
 STRENGTHS = (2.5, -3.0)

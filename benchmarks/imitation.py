@@ -17,7 +17,7 @@ from torch.nn.functional import kl_div
 from lmsteer.methods.lora import TrainedLoRA
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.lm import LM
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 
 STEPS, BATCH, RATE = 200, 16, 1e-2
 Rows = Sequence[Sequence[int]]

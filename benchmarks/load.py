@@ -39,8 +39,8 @@ from benchmarks.results import keep, kept
 from lmsteer.data.starter import starter_prompts
 from lmsteer.generation import generate
 from lmsteer.model.lm import LM, load
-from lmsteer.steers.files import find_steer
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.files import find_steer
+from lmsteer.steer.mix import Mix
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
 CLIENTS, SECONDS, TOKENS = 64, 120.0, 32

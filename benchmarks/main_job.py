@@ -31,7 +31,7 @@ from lmsteer.fitting.gradient import Recipe
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation import generate
 from lmsteer.model.lm import LM
-from lmsteer.steers.files import load_steer
+from lmsteer.steer.files import load_steer
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars

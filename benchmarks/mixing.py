@@ -23,9 +23,9 @@ from lmsteer.evaluation.interference import interference, own_readings
 from lmsteer.generation import generate
 from lmsteer.model.fisher import curvature
 from lmsteer.model.lm import load
-from lmsteer.steers.algebra import balanced
-from lmsteer.steers.files import find_steer
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.algebra import balanced
+from lmsteer.steer.files import find_steer
+from lmsteer.steer.mix import Mix
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars

@@ -34,8 +34,8 @@ from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.model.lm import LM, load
-from lmsteer.steers.files import find_steer, load_steer
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.files import find_steer, load_steer
+from lmsteer.steer.steer import Steer
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import bars

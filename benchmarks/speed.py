@@ -27,7 +27,7 @@ from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steer.steer import Card, Steer
 
 P = ParamSpec("P")
 T = TypeVar("T")

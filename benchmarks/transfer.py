@@ -31,7 +31,7 @@ from lmsteer.fitting.fit import fit
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.generation import generate
 from lmsteer.model.fisher import curvature
-from lmsteer.steers.files import load_steer, save_steer
+from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.transfer import transfer
 from lmsteer.util.progress import bars

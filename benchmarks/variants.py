@@ -39,7 +39,7 @@ from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation import generate, own_text
 from lmsteer.model.fisher import _SEED, _TEXTS, _TOKENS, Curvature, curvature
 from lmsteer.model.lm import LM, load
-from lmsteer.steers.steer import Card, Steer, factorise
+from lmsteer.steer.steer import Card, Steer, factorise
 from lmsteer.util.files import write_file
 
 RESULTS = Path(__file__).parent / "results" / "variants.json"

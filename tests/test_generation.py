@@ -16,7 +16,7 @@ from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import generate, own_text, perplexity
 from lmsteer.model.batching import pad
 from lmsteer.sampling import RowSampler, Sampling
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
 
 PROMPTS = ["The cat", "A much longer prompt, to be padded", "x"]

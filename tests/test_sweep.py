@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsteer.fitting.rows import Rows, encode_whole, gather
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from lmsteer.sweep import Direction, directions_of, sweep, sweep_texts
 from tiny import random_steer, styled
 

@@ -9,7 +9,7 @@ import torch
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.fitting.fit import fit
-from lmsteer.steers.handle import SteerHandle
+from lmsteer.steer.hook import SteerHandle
 from lmsteer.verify import verify
 from tiny import random_steer, styled
 

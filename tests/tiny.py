@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from lmsteer.data.labelled import LabelledText
 from lmsteer.model.lm import LM
 from lmsteer.model.onednn import quicken
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steer.steer import Card, Steer
 
 _COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}

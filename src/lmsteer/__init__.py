@@ -14,10 +14,10 @@ from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.generation import Continuation, generate, perplexity
 from lmsteer.model.lm import LM, load
-from lmsteer.steers.algebra import apart, balanced, summed
-from lmsteer.steers.files import find_steer, load_steer, save_steer
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steer.algebra import apart, balanced, summed
+from lmsteer.steer.files import find_steer, load_steer, save_steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Card, Steer
 from lmsteer.streaming import stream
 from lmsteer.transferring.transfer import transfer
 from lmsteer.verify import Verification, verify

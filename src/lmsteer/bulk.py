@@ -19,8 +19,8 @@ from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.generation import Draws, continue_from, encode_prompts
 from lmsteer.model.lm import LM
-from lmsteer.steers.notation import Settings
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.notation import Settings
+from lmsteer.steer.steer import Steer
 from lmsteer.util.files import alone, replace_file
 from lmsteer.util.interrupts import interruptible_steps
 from lmsteer.util.progress import Progress, no_progress

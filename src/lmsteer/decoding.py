@@ -19,7 +19,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.sampling import RowSampler
-from lmsteer.steers.handle import SteerHandle
+from lmsteer.steer.hook import SteerHandle
 
 # What this release of transformers calls the cache.
 CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))

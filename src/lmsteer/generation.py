@@ -19,8 +19,8 @@ from lmsteer.decoding import PromptStarts, Row, Starts, start_of, write, write_r
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
 from lmsteer.sampling import Recorder, RowSampler, Sampling, Scorer
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
 

@@ -13,8 +13,8 @@ from lmsteer.decoding import PromptStarts, Row, write
 from lmsteer.generation import Draws, encode_prompts
 from lmsteer.model.lm import LM
 from lmsteer.sampling import RowSampler, Sampling
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 
 
 def stream(

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lmsteer.model.head import PIECE_NUMBERS, Head
 from lmsteer.model.onednn import linear
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.model.lm import LM
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 
 _TEXTS = ("The weather this morning is", "I have read the book that you gave me and", "It")
 # Rounding of a float32 product of d terms, and of a bfloat16 one, relative to the largest logit.

@@ -11,7 +11,7 @@ from tokenizers import normalizers, processors
 from lmsteer.analysis.analyse import analyse
 from lmsteer.analysis.page import page, pieces, span_text
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer, tiny_tokenizer
 
 TEXT = "A well-made <film>, & naïve."

@@ -12,7 +12,7 @@ from lmsteer.analysis.lens import lens
 from lmsteer.analysis.word_map import draw
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.model.fisher import curvature
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
 

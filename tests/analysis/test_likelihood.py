@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmsteer.analysis.likelihood import likelihoods, windows
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
 
 TEXTS = ["The cat", "A much longer text, to be padded", "", "x", "The cat sat"]

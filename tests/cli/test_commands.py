@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmsteer.cli import app
-from lmsteer.steers.files import save_steer
+from lmsteer.steer.files import save_steer
 from tiny import random_steer, tiny_lm
 
 

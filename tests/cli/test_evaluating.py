@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmsteer.model.lm import load
-from lmsteer.steers.files import save_steer
+from lmsteer.steer.files import save_steer
 from tiny import random_steer
 
 ARGUMENTS = ["evaluate", "prompts.txt", "--scorer", "sentiment-vader", "--n", "2", "--max-new-tokens", "5"]

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lmsteer.model.lm import load
-from lmsteer.steers.files import load_steer, save_steer
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.files import load_steer, save_steer
+from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmsteer.model.lm import load
-from lmsteer.steers.files import save_steer
+from lmsteer.steer.files import save_steer
 from tiny import random_steer
 
 FIT = ("gist", "fit", "data.jsonl", "--out", "gists", "--tokens", "2", "--rank", "2", "--steps", "6", "--batch", "4")

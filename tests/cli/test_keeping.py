@@ -9,8 +9,8 @@ import pytest
 
 from lmsteer.export.peft_lora import export_lora
 from lmsteer.model.lm import load
-from lmsteer.steers.files import find_steer
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.files import find_steer
+from lmsteer.steer.mix import Mix
 from lmsteer.util.disk_cache import ADAPTERS, cache_dir
 from tiny import random_steer, tiny_lm
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmsteer.model.lm import load
-from lmsteer.steers.files import load_steer, save_steer
+from lmsteer.steer.files import load_steer, save_steer
 from tiny import random_steer, styled, tiny_lm
 
 

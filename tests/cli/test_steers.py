@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmsteer.model.lm import load
-from lmsteer.steers.files import load_steer, save_steer
+from lmsteer.steer.files import load_steer, save_steer
 from tiny import random_steer, styled, tiny_lm
 
 
@@ -130,7 +130,7 @@ def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypa
 
 
 def test_a_steer_that_ships_is_calibrated_in_a_copy(run, lm, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmsteer.steers.files.SHIPPED_FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr("lmsteer.steer.files.SHIPPED_FOLDER", tmp_path / "shipped")
     save_steer(random_steer(lm), tmp_path / "shipped" / "style")
     assert run("calibrate", "style", "--file", "prompts.txt", "--n", "1", "--max-new-tokens", "4")[0] == 0
     assert load_steer(tmp_path / "shipped" / "style").card.strength_range is None
@@ -138,7 +138,7 @@ def test_a_steer_that_ships_is_calibrated_in_a_copy(run, lm, tmp_path, monkeypat
 
 
 def test_a_steer_of_the_same_name_is_not_overwritten_by_one_that_ships(run, lm, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmsteer.steers.files.SHIPPED_FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr("lmsteer.steer.files.SHIPPED_FOLDER", tmp_path / "shipped")
     save_steer(random_steer(lm, seed=7), tmp_path / "shipped" / "one")
     for folder in (str(tmp_path / "shipped" / "one"), "shipped/one"):
         status, _, err = run("calibrate", folder, "--file", "prompts.txt", "--n", "1", "--max-new-tokens", "4")

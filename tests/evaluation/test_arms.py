@@ -7,7 +7,7 @@ import pytest
 from lmsteer.analysis.lens import lens
 from lmsteer.errors import DataError
 from lmsteer.evaluation.arms import BASELINES, arms_of
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
 

@@ -8,7 +8,7 @@ import torch
 from lmsteer.errors import DataError
 from lmsteer.evaluation.interference import interference, own_readings
 from lmsteer.generation import generate
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
 PROMPTS = ["abc", "The end", "x"]

@@ -13,7 +13,7 @@ from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.export.gguf import export_gguf
 from lmsteer.export.merged import merged_head
 from lmsteer.model.lm import load
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from tiny import random_steer
 from tiny_gguf import write_gguf
 

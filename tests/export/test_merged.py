@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export import merged as module
 from lmsteer.export.merged import export_merged, merged_head
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 from tiny import FAMILIES, random_steer, tiny_lm, tiny_model
 
 IDS = torch.arange(3, 15).reshape(2, 6)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.peft_lora import export_lora, head_name, import_lora
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 from tiny import FAMILIES, random_steer, tiny_model
 
 peft = pytest.importorskip("peft", reason="the extra 'methods' is not installed")

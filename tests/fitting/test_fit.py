@@ -13,7 +13,7 @@ from lmsteer.fitting import fit as module
 from lmsteer.fitting import store as store_module
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
-from lmsteer.steers.files import load_steer
+from lmsteer.steer.files import load_steer
 from tiny import styled
 
 TEXTS = styled(240)

@@ -16,8 +16,8 @@ from lmsteer.fitting.fit import fit
 from lmsteer.model.fisher import curvature
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
-from lmsteer.steers.algebra import overlaps, summed
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.algebra import overlaps, summed
+from lmsteer.steer.mix import Mix
 from lmsteer.transferring import maps
 from lmsteer.transferring import pairs as pairs_module
 from lmsteer.transferring import transfer as module

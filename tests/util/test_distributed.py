@@ -15,7 +15,7 @@ import torch
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.statistics import Statistics
-from lmsteer.steers.files import load_steer
+from lmsteer.steer.files import load_steer
 from lmsteer.util.distributed import Processes
 from tiny import styled, tiny_lm
 

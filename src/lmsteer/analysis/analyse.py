@@ -14,7 +14,7 @@ from lmsteer.analysis.words import Bounds, Word, encode_to_read, words_of
 from lmsteer.errors import DataError
 from lmsteer.evaluation.calibration import Calibration
 from lmsteer.model.lm import LM
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
 # As far as label and habit go; where the likelihood peaks beyond, the end of the line tells enough.

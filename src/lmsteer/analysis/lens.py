@@ -24,7 +24,7 @@ from lmsteer.analysis.whole_words import WholeWords, Word
 from lmsteer.errors import DataError, SteerError
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 
 # Eigenvalues of C below this share of the largest are rounding, and components below this share of the whole.
 _FLOOR = 1e-9

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmsteer.analysis.analyse import Analysis, Dimension
 from lmsteer.analysis.evidence import Span
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.steer import Steer
 from lmsteer.util.html import filled
 
 # Evidence of a word that is shaded most, where no word of the text has more: a text that says little looks so.

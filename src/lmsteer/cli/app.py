@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from lmsteer.steers.notation import Settings
-    from lmsteer.steers.steer import Steer
+    from lmsteer.steer.notation import Settings
+    from lmsteer.steer.steer import Steer
 
 app = typer.Typer(
     help="Turn a language model's style up and down.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -24,8 +24,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 
 def dialled(notations: Sequence[str]) -> tuple[dict[str, Steer], Settings]:
     """The steers and strengths that were asked for, with a warning of those beyond what was found safe."""
-    from lmsteer.steers.files import find_steer
-    from lmsteer.steers.notation import beyond, parse_settings
+    from lmsteer.steer.files import find_steer
+    from lmsteer.steer.notation import beyond, parse_settings
 
     steers, settings = parse_settings(notations, find_steer)
     for warning in beyond(steers, settings):

@@ -43,8 +43,8 @@ def evaluate(
     from lmsteer.evaluation.report import curves, report
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.model.lm import load
-    from lmsteer.steers.files import find_steer
-    from lmsteer.steers.notation import parse_settings
+    from lmsteer.steer.files import find_steer
+    from lmsteer.steer.notation import parse_settings
     from lmsteer.util.figures import rendered
     from lmsteer.util.files import write_file
     from lmsteer.util.progress import bars

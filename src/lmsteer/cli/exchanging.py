@@ -36,7 +36,7 @@ def export(
     from lmsteer.export.peft_lora import export_lora
     from lmsteer.model.lm import load
     from lmsteer.model.sources.pypi import gguf_of
-    from lmsteer.steers.mix import Mix
+    from lmsteer.steer.mix import Mix
 
     if to not in _FORMS:
         raise LMSteerError(f"--to is one of {', '.join(_FORMS)}, not {to!r}.")
@@ -72,7 +72,7 @@ def import_(
     """
     from lmsteer.export.peft_lora import import_lora
     from lmsteer.model.lm import load
-    from lmsteer.steers.files import STEERS_FOLDER, import_published, save_steer
+    from lmsteer.steer.files import STEERS_FOLDER, import_published, save_steer
 
     lm = load(model)
     if source.is_dir():

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lmsteer.bulk import Writer
     from lmsteer.generation import Draws
     from lmsteer.model.lm import LM
-    from lmsteer.steers.notation import Settings
-    from lmsteer.steers.steer import Steer
+    from lmsteer.steer.notation import Settings
+    from lmsteer.steer.steer import Steer
 
     Steers = dict[str, Steer]
 

@@ -38,7 +38,7 @@ def steers(
     Example: lmsteer steers
     """
     from lmsteer import printing
-    from lmsteer.steers.files import SHIPPED_FOLDER, STEERS_FOLDER, known_in, load_steer
+    from lmsteer.steer.files import SHIPPED_FOLDER, STEERS_FOLDER, known_in, load_steer
 
     folders = [*known_in(STEERS_FOLDER), *known_in(SHIPPED_FOLDER)]
     found = {str(folder): load_steer(folder) for folder in folders}

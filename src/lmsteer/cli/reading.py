@@ -36,7 +36,7 @@ def analyse(
     from lmsteer.data.labelled import text_of
     from lmsteer.data.prompts import read_prompts
     from lmsteer.model.lm import load
-    from lmsteer.steers.files import find_steer
+    from lmsteer.steer.files import find_steer
     from lmsteer.util.files import write_file
     from lmsteer.util.progress import bars
 
@@ -74,9 +74,9 @@ def lens(
     from lmsteer.analysis.lens import lens as run
     from lmsteer.analysis.word_map import check_form, draw
     from lmsteer.model.lm import load
-    from lmsteer.steers.files import find_steer
-    from lmsteer.steers.mix import Mix
-    from lmsteer.steers.notation import parse_settings
+    from lmsteer.steer.files import find_steer
+    from lmsteer.steer.mix import Mix
+    from lmsteer.steer.notation import parse_settings
 
     steers, settings = parse_settings([name if "=" in name else f"{name}=1" for name in steer], find_steer)
     if len(settings) > 1:
@@ -119,7 +119,7 @@ def verify(
     from lmsteer import printing
     from lmsteer.data.labelled import LabelledSource, parse_label_map
     from lmsteer.model.lm import load
-    from lmsteer.steers.files import find_steer
+    from lmsteer.steer.files import find_steer
     from lmsteer.verify import verify as run
 
     if data is None and (text_column or label_column or label_map):

@@ -38,7 +38,7 @@ def transfer(
     from lmsteer.data.labelled import parse_label_map, read_labelled
     from lmsteer.data.prompts import read_prompts
     from lmsteer.model.lm import load
-    from lmsteer.steers.files import check_target, find_steer, save_steer
+    from lmsteer.steer.files import check_target, find_steer, save_steer
     from lmsteer.transferring.transfer import transfer as run
     from lmsteer.util.progress import bars
 
@@ -82,10 +82,10 @@ def mix(
     from lmsteer.evaluation.interference import interference
     from lmsteer.model.fisher import curvature
     from lmsteer.model.lm import load
-    from lmsteer.steers.algebra import apart, balanced, summed
-    from lmsteer.steers.files import check_target, find_steer, save_steer
-    from lmsteer.steers.mix import Mix
-    from lmsteer.steers.notation import parse_settings
+    from lmsteer.steer.algebra import apart, balanced, summed
+    from lmsteer.steer.files import check_target, find_steer, save_steer
+    from lmsteer.steer.mix import Mix
+    from lmsteer.steer.notation import parse_settings
     from lmsteer.util.progress import bars
 
     steers, settings = parse_settings(steer, find_steer)
@@ -150,7 +150,7 @@ def calibrate(
     from lmsteer.evaluation.scorers import judged
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.model.lm import load
-    from lmsteer.steers.files import (
+    from lmsteer.steer.files import (
         SHIPPED_FOLDER,
         STEERS_FOLDER,
         check_target,

@@ -17,8 +17,8 @@ from lmsteer.errors import DataError
 from lmsteer.generation import encode_prompts
 from lmsteer.methods.rival import Rival
 from lmsteer.model.lm import LM
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 
 # Words of each end of a steer that make its list.
 _LISTED = 100

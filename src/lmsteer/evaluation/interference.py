@@ -18,8 +18,8 @@ from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation import generate
 from lmsteer.model.lm import LM
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
 

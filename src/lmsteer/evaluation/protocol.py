@@ -29,7 +29,7 @@ from lmsteer.generation import Draws, continue_from
 from lmsteer.model.fingerprints import fingerprint_of_tensors
 from lmsteer.model.lm import LM
 from lmsteer.sampling import Sampling
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import Progress, no_progress
 

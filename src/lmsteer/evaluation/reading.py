@@ -10,7 +10,7 @@ from torch import Tensor
 from lmsteer.evaluation.calibration import auc, calibrate
 from lmsteer.fitting.rows import Rows
 from lmsteer.model.head import Head
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.steer import Steer
 from lmsteer.sweep import directions_of, sweep_texts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmsteer.errors import SteerError
 from lmsteer.model.lm import LM
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 
 
 def check_mix(lm: LM, mix: Mix) -> None:

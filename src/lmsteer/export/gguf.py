@@ -20,7 +20,7 @@ from lmsteer.errors import ModelError, SteerError
 from lmsteer.export.check import check_mix
 from lmsteer.export.merged import merged_head
 from lmsteer.model.lm import LM
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from lmsteer.util.files import replace_file
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"

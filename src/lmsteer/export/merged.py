@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from lmsteer.errors import SteerError
 from lmsteer.export.check import check_mix
 from lmsteer.model.lm import LM, LOADING_ERRORS
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from lmsteer.util.files import replace_folder
 
 # Says what has been merged, and which files are of it.

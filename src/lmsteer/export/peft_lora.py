@@ -20,9 +20,9 @@ from torch import Tensor
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.check import check_mix
 from lmsteer.model.lm import LM
-from lmsteer.steers.algebra import summed
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.algebra import summed
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 from lmsteer.util.artifacts import FolderKind
 from lmsteer.util.files import replace_folder
 

@@ -35,7 +35,7 @@ from lmsteer.fitting.scale import largest_scale
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import Curvature
 from lmsteer.model.head import Head
-from lmsteer.steers.steer import factorise
+from lmsteer.steer.steer import factorise
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood hardly tells one λ₂ from another, the dial does (docs/log.md).

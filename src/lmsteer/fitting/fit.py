@@ -21,8 +21,8 @@ from lmsteer.fitting.statistics import Statistics, gather_statistics, load_stati
 from lmsteer.fitting.work import Work
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
-from lmsteer.steers.files import STEERS_FOLDER, check_target, save_steer
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steer.files import STEERS_FOLDER, check_target, save_steer
+from lmsteer.steer.steer import Card, Steer
 from lmsteer.util.distributed import Processes
 from lmsteer.util.interrupts import interruptible_steps
 from lmsteer.util.progress import Progress, no_progress

@@ -17,7 +17,7 @@ from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
 from lmsteer.model.kv_cache import CacheStarts
 from lmsteer.model.lm import LM
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lmsteer.errors import ModelError
 from lmsteer.model.lm import LM
-from lmsteer.steers.transform import rows_of
+from lmsteer.steer.transform import rows_of
 
 _ROWS, _TOKENS = 3, 5
 _PROVEN = WeakSet[nn.Module]()

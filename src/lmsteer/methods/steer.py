@@ -13,8 +13,8 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.methods.rival import Rival, RivalCard, Traits
 from lmsteer.model.lm import LM
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from lmsteer.model.fingerprints import fingerprint_of, head_sample
 from lmsteer.model.head import Head
 from lmsteer.model.onednn import quicken
 from lmsteer.model.sources.resolve import DEFAULT_MODEL, check_hub, resolve
-from lmsteer.steers.handle import SteerHandle, attach
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Card
+from lmsteer.steer.hook import SteerHandle, attach
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Card
 
 # Logits that differ by more than this share of their size mean that the head is not what its config says;
 # float32 rounding is 1e-6, bfloat16's 8e-3.

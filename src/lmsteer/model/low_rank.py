@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import ModelError
 from lmsteer.model.onednn import linear
-from lmsteer.steers.transform import rows_of
+from lmsteer.steer.transform import rows_of
 
 # α / r of the paper, with the α of twice the rank that is usual.
 SCALE = 2.0

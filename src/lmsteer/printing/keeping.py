@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lmsteer.printing.common import signed
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.steer import Steer
 from lmsteer.util.disk_cache import Entry
 
 

@@ -14,9 +14,9 @@ from lmsteer.evaluation.interference import Interference
 from lmsteer.evaluation.safe_range import MOST, SafeRange
 from lmsteer.model.fisher import Curvature
 from lmsteer.printing.common import signed
-from lmsteer.steers.algebra import cosines, overlaps
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.algebra import cosines, overlaps
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 
 
 def transferred(out: Console, moved: Steer, folder: Path) -> None:

@@ -22,7 +22,7 @@ from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.fitting.scale import best_scales, largest_scale
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steer.steer import Card, Steer
 from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
 from lmsteer.transferring.pairs import Pairs, paired_states
 from lmsteer.transferring.words import SharedWords, shared_words

@@ -9,7 +9,7 @@ from lmsteer.errors import LMSteerError
 from lmsteer.sampling import Sampling
 from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
 from lmsteer.serving.engine.orders import Order
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 from tiny import random_steer, tiny_lm
 
 PROMPTS = ["a", "It was", "the longest of all of them, by far", "what"]

@@ -20,7 +20,7 @@ from lmsteer.model.lm import LM
 from lmsteer.sampling import draw
 from lmsteer.serving.engine.orders import Chosen, Written, chosen_of
 from lmsteer.serving.engine.rows import rows_for
-from lmsteer.steers.mix import Mix, row_by_row
+from lmsteer.steer.mix import Mix, row_by_row
 from lmsteer.util.memory import give_back
 
 _NOBODY = Mix({}, {})

@@ -14,7 +14,7 @@ from lmsteer.errors import LMSteerError
 from lmsteer.model.lm import LM
 from lmsteer.sampling import Sampling
 from lmsteer.serving.engine.text import Text
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.steer import Steer
 
 Finish = Literal["stop", "length", "timeout"]
 

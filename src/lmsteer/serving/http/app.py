@@ -34,7 +34,7 @@ from lmsteer.serving.http.schema import (
 )
 from lmsteer.serving.http.service import Answer, Job, Service
 from lmsteer.serving.http.wording import Wording
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.steer import Steer
 
 T = TypeVar("T")
 # What nobody sees: the client has hung up.

@@ -19,7 +19,7 @@ from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.guards import is_key
 from lmsteer.serving.http.service import Rules, Service
 from lmsteer.serving.shelf import Shelf
-from lmsteer.steers.files import SHIPPED_FOLDER, STEERS_FOLDER
+from lmsteer.steer.files import SHIPPED_FOLDER, STEERS_FOLDER
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from lmsteer.serving.engine.orders import Chosen, Finish, Order, Piece
 from lmsteer.serving.http.failures import RequestError
 from lmsteer.serving.http.schema import AnalyseRequest, ChatRequest, CompletionRequest, WritingRequest
 from lmsteer.serving.shelf import Shelf
-from lmsteer.steers.notation import beyond, of_model_name
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.notation import beyond, of_model_name
+from lmsteer.steer.steer import Steer
 
 
 @dataclass(frozen=True)

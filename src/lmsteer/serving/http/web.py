@@ -21,8 +21,8 @@ from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.orders import Piece
 from lmsteer.serving.http.schema import AnalyseRequest, CompletionRequest
 from lmsteer.serving.http.service import Choice, Job, Service
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Card
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Card
 from lmsteer.util.figures import rendered
 
 # Where a card knows no safe range.

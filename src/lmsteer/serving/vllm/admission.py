@@ -10,8 +10,8 @@ from typing import Any
 
 from lmsteer.errors import SteerError
 from lmsteer.serving.shelf import Shelf
-from lmsteer.steers.mix import Dialled
-from lmsteer.steers.steer import Card
+from lmsteer.steer.mix import Dialled
+from lmsteer.steer.steer import Card
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.model.fingerprints import head_sample
-from lmsteer.steers.mix import Dialled, Mix, row_by_row
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.mix import Dialled, Mix, row_by_row
+from lmsteer.steer.steer import Steer
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from lmsteer.export.peft_lora import NamedHead, write_lora
 from lmsteer.model.fingerprints import fingerprint_of_tensors, head_sample
 from lmsteer.model.head_file import read_head
 from lmsteer.serving.vllm.admission import shelf
-from lmsteer.steers.algebra import summed
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.notation import of_model_name
+from lmsteer.steer.algebra import summed
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.notation import of_model_name
 from lmsteer.util.disk_cache import ADAPTERS, cache_dir
 
 # Adapters on the disk: each is as large as the vocabulary times the rank, and there are as many as strengths. Those of

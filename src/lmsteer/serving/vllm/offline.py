@@ -14,9 +14,9 @@ from lmsteer.bulk import Lines, Writer
 from lmsteer.errors import LMSteerError
 from lmsteer.generation import Draws
 from lmsteer.serving.vllm.admission import FOLDERS, KEY
-from lmsteer.steers.files import save_steer
-from lmsteer.steers.notation import Settings
-from lmsteer.steers.steer import Steer
+from lmsteer.steer.files import save_steer
+from lmsteer.steer.notation import Settings
+from lmsteer.steer.steer import Steer
 
 
 @contextmanager

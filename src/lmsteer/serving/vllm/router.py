@@ -19,7 +19,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.serving.vllm.admission import FOLDERS, asked
 from lmsteer.serving.vllm.dial import DIAL
-from lmsteer.steers.mix import Dialled
+from lmsteer.steer.mix import Dialled
 
 
 class Router(ByRow, BySlot):

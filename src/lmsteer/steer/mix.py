@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError
-from lmsteer.steers.steer import Steer
-from lmsteer.steers.transform import multiply, rows_of, shift
+from lmsteer.steer.steer import Steer
+from lmsteer.steer.transform import multiply, rows_of, shift
 
 Strength = float | Sequence[float] | Tensor
 # Steers by name, and a strength of each: what one row asks for.

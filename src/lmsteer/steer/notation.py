@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 from lmsteer.errors import SteerError
-from lmsteer.steers.steer import Card, Steer
+from lmsteer.steer.steer import Card, Steer
 
 Settings = list[dict[str, float]]
 # Far beyond any use, and far within float32.

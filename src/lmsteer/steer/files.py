@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError
-from lmsteer.steers.steer import Card, Form, Steer
+from lmsteer.steer.steer import Card, Form, Steer
 from lmsteer.util.artifacts import FolderKind
 
 FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"

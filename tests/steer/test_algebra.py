@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.model.fisher import Curvature
-from lmsteer.steers.algebra import apart, balanced, overlaps, summed
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.algebra import apart, balanced, overlaps, summed
+from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmsteer.errors import SteerError
-from lmsteer.steers.mix import Mix
+from lmsteer.steer.mix import Mix
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError
-from lmsteer.steers.notation import parse_settings, strength_of
-from lmsteer.steers.steer import Card
+from lmsteer.steer.notation import parse_settings, strength_of
+from lmsteer.steer.steer import Card
 
 CARD = Card("style", "base", "f", "t", strength_range=(-8.0, 5.0))
 strengths = st.floats(-8, 8, width=32)

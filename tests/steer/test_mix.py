@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import Card, Steer, factorise
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Card, Steer, factorise
 from tiny import card, random_steer
 
 strengths = st.floats(-8, 8, width=32)

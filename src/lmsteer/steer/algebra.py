@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.model.fisher import Curvature
-from lmsteer.steers.mix import Mix
-from lmsteer.steers.steer import END_FACTORS, FACTORS, Card, Steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import END_FACTORS, FACTORS, Card, Steer
 
 # What is left of a steer must be more than this share of it, squared: else there is nothing to tell it from the others.
 _LEFT = 1e-3

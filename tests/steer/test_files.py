@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from lmsteer.errors import SteerError
-from lmsteer.steers.files import find_steer, import_published, load_steer, save_steer
+from lmsteer.steer.files import find_steer, import_published, load_steer, save_steer
 from lmsteer.util import artifacts as folders
 from tiny import card, random_steer
 
