@@ -27,7 +27,8 @@ from rich.table import Table
 from benchmarks.gists import WAYS, WORK, Data, measured
 from benchmarks.results import keep, kept
 from lmsteer.data.labelled import read_rows
-from lmsteer.generation import Draws, continue_from
+from lmsteer.generation.generate import Draws, continue_from
+from lmsteer.generation.sampling import Sampling
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness
 from lmsteer.gist.examples import Example, Instruction, encode_examples, input_text
@@ -35,7 +36,6 @@ from lmsteer.methods.rival import RivalCard
 from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
-from lmsteer.sampling import Sampling
 
 RESULTS = Path(__file__).parent / "results" / "gist_rivals.json"
 TASKS, TOKENS, STEPS, BATCH = 8, 5, 100, 8

@@ -23,13 +23,13 @@ from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
 from benchmarks.results import check_known, keep, kept
 from lmsteer.data.starter import starter_prompts
-from lmsteer.generation import Draws, generate
+from lmsteer.generation.generate import Draws, generate
+from lmsteer.generation.sampling import Sampling
 from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
 from lmsteer.model.lm import LM, load
-from lmsteer.sampling import Sampling
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 

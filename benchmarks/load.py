@@ -37,7 +37,7 @@ from rich.table import Table
 
 from benchmarks.results import keep, kept
 from lmsteer.data.starter import starter_prompts
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix

@@ -29,7 +29,7 @@ from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.fitting.rows import Rows, encode_whole, gather
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.steer.files import load_steer
 from lmsteer.util.figures import rendered

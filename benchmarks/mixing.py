@@ -20,7 +20,7 @@ from benchmarks.results import keep
 from lmsteer import printing
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.interference import interference, own_readings
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from lmsteer.model.fisher import curvature
 from lmsteer.model.lm import load
 from lmsteer.steer.algebra import balanced

@@ -24,7 +24,7 @@ from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe, TextRows, Training
 from lmsteer.fitting.rows import batches, encode_whole, readable, states_of
 from lmsteer.fitting.store import HiddenStates, open_store
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.steer import Card, Steer

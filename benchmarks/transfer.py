@@ -29,7 +29,7 @@ from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.rows import Rows, gather, readable
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from lmsteer.model.fisher import curvature
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS

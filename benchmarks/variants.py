@@ -36,7 +36,7 @@ from lmsteer.fitting.rows import Rows, encode_whole, gather, readable
 from lmsteer.fitting.scale import gains_at, largest_scale
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates, open_store
-from lmsteer.generation import generate, own_text
+from lmsteer.generation.generate import generate, own_text
 from lmsteer.model.fisher import _SEED, _TEXTS, _TOKENS, Curvature, curvature
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.steer import Card, Steer, factorise

@@ -13,7 +13,7 @@ from lmsteer.demo import STRENGTHS, draw, page, show
 from lmsteer.evaluation.dial import Point
 from lmsteer.evaluation.reading import Reading
 from lmsteer.fitting.fit import Fit
-from lmsteer.generation import Continuation
+from lmsteer.generation.generate import Continuation
 from tiny import random_steer
 
 

@@ -14,7 +14,7 @@ from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.rows import Rows, encode_whole, gather
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.verify import verify
 

@@ -12,13 +12,13 @@ from lmsteer.evaluation.safe_range import SafeRange, calibrate
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.gradient import Recipe
-from lmsteer.generation import Continuation, generate, perplexity
+from lmsteer.generation.generate import Continuation, generate, perplexity
+from lmsteer.generation.stream import stream
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.algebra import apart, balanced, summed
 from lmsteer.steer.files import find_steer, load_steer, save_steer
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Card, Steer
-from lmsteer.streaming import stream
 from lmsteer.transferring.transfer import transfer
 from lmsteer.verify import Verification, verify
 

@@ -20,7 +20,7 @@ from lmsteer.data.starter import DIMENSIONS, starter_file, starter_texts
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.fit import Fit, fit
-from lmsteer.generation import Continuation, generate
+from lmsteer.generation.generate import Continuation, generate
 from lmsteer.model.lm import LM, load
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
 from lmsteer.util.figures import rendered

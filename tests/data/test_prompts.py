@@ -9,7 +9,7 @@ import pytest
 
 from lmsteer.data.prompts import as_published, read_prompts, write_jsonl
 from lmsteer.errors import DataError
-from lmsteer.generation import Continuation
+from lmsteer.generation.generate import Continuation
 
 
 def test_every_notation_is_read(tmp_path, monkeypatch):

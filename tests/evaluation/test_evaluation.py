@@ -12,7 +12,7 @@ from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader, positive_share
 from lmsteer.fitting.rows import Rows, encode_whole, gather
-from lmsteer.generation import Continuation
+from lmsteer.generation.generate import Continuation
 from tiny import random_steer, styled
 
 

@@ -7,7 +7,7 @@ import torch
 
 from lmsteer.errors import DataError
 from lmsteer.evaluation.interference import interference, own_readings
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 

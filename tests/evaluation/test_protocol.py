@@ -19,7 +19,7 @@ from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome
 from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
 from lmsteer.evaluation.report import report
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from tiny import random_steer, tiny_tokenizer
 
 PROMPTS = [f"{letter}bc" for letter in "abcdefghijklmnopqrstuvwx"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation import safe_range as module
 from lmsteer.evaluation.safe_range import Trial, _border, _reached, calibrate
-from lmsteer.generation import Continuation, generate, perplexity
+from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.notation import strength_of
 from tiny import random_steer

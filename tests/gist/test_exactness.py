@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.generation import Draws
+from lmsteer.generation.generate import Draws
+from lmsteer.generation.sampling import Sampling
 from lmsteer.gist.compress import compress
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.generation import GistStarts, generate_from_gists
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.gist.masks import Condition
 from lmsteer.model.kv_cache import window
-from lmsteer.sampling import Sampling
 from tiny import FAMILIES, tiny_lm
 
 KNOWN = sorted(set(FAMILIES) - {"bloom", "mamba"})

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.generation import Draws
+from lmsteer.generation.generate import Draws
+from lmsteer.generation.sampling import Sampling
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.gist import Gist
 from lmsteer.gist.masks import Condition
-from lmsteer.sampling import Sampling
 from tiny import FAMILIES, random_steer, tiny_lm
 
 GREEDY = Draws(max_new_tokens=5, sampling=Sampling(temperature=0))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from lmsteer.generation import Draws
+from lmsteer.generation.generate import Draws
+from lmsteer.generation.sampling import Sampling
 from lmsteer.gist.adapter import SHIPPED_FOLDER, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
-from lmsteer.sampling import Sampling
 
 PAIRS = {
     "Write the opposite of the given word.": [("hot", "cold"), ("early", "late")],

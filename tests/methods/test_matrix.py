@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.generation import Draws, continue_from
+from lmsteer.generation.generate import Draws, continue_from
+from lmsteer.generation.sampling import Sampling
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, GistCard, save_adapter
 from lmsteer.gist.compress import compress
@@ -19,7 +20,6 @@ from lmsteer.methods.full import TrainedFull
 from lmsteer.methods.rival import Rival, RivalCard
 from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
 from lmsteer.methods.training import Budget
-from lmsteer.sampling import Sampling
 from tiny import FAMILIES, styled, tiny_lm
 
 pytest.importorskip("peft", reason="the extra 'methods' is not installed")

@@ -17,8 +17,8 @@ from lmsteer.errors import LMSteerError
 from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from lmsteer.bulk import Writer
-    from lmsteer.generation import Draws
+    from lmsteer.generation.bulk import Writer
+    from lmsteer.generation.generate import Draws
     from lmsteer.model.lm import LM
     from lmsteer.steer.notation import Settings
     from lmsteer.steer.steer import Steer
@@ -53,11 +53,11 @@ def generate(
     Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
     """
     from lmsteer import printing
-    from lmsteer.bulk import writer_of
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.generation import Draws
+    from lmsteer.generation.bulk import writer_of
+    from lmsteer.generation.generate import Draws
+    from lmsteer.generation.sampling import Sampling
     from lmsteer.model.lm import load
-    from lmsteer.sampling import Sampling
     from lmsteer.util.progress import bars
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
@@ -86,7 +86,7 @@ def generate(
 
 
 def _streamed(lm: LM, text: str, steers: Steers, setting: dict[str, float], draws: Draws) -> Iterator[str]:
-    from lmsteer.streaming import stream
+    from lmsteer.generation.stream import stream
 
     how = {"max_new_tokens": draws.max_new_tokens, "seed": draws.seed, **asdict(draws.sampling)}
     return stream(lm, text, steers, setting, **how)
@@ -103,7 +103,7 @@ def _in_bulk(
     options: dict[str, Any] | None,
 ) -> None:
     """Into a file, with vLLM if there are options for it."""
-    from lmsteer.bulk import check_prompts, write_in_bulk, writer_of
+    from lmsteer.generation.bulk import check_prompts, write_in_bulk, writer_of
     from lmsteer.model.fingerprints import fingerprint_of_tensors
     from lmsteer.model.lm import load
     from lmsteer.model.sources.resolve import resolve

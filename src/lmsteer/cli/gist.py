@@ -177,13 +177,13 @@ def generate(
     """
     from lmsteer import printing
     from lmsteer.data.prompts import as_published, read_prompts
-    from lmsteer.generation import Draws
+    from lmsteer.generation.generate import Draws
+    from lmsteer.generation.sampling import Sampling
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.examples import input_text
     from lmsteer.gist.generation import generate_from_gists
     from lmsteer.gist.gist import Gist
     from lmsteer.model.lm import load
-    from lmsteer.sampling import Sampling
     from lmsteer.util.progress import bars
 
     texts = [*(inputs or []), *(read_prompts(file) if file else [])] or [""]

@@ -15,7 +15,7 @@ from typing import Any
 
 from lmsteer.data.labelled import text_of
 from lmsteer.errors import DataError
-from lmsteer.generation import Continuation
+from lmsteer.generation.generate import Continuation
 from lmsteer.util.files import write_file
 
 

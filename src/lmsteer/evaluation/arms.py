@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lmsteer.analysis.lens import lens
-from lmsteer.decoding import PromptStarts, Starts
 from lmsteer.errors import DataError
-from lmsteer.generation import encode_prompts
+from lmsteer.generation.decoding import PromptStarts, Starts
+from lmsteer.generation.generate import encode_prompts
 from lmsteer.methods.rival import Rival
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix

@@ -24,7 +24,7 @@ from lmsteer.evaluation.metrics import loops
 from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.scorers import Scorer, scorer
-from lmsteer.generation import Draws, continue_from
+from lmsteer.generation.generate import Draws, continue_from
 from lmsteer.methods.rival import Rival
 from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
 from lmsteer.methods.training import Budget

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmsteer.evaluation.scorers.base import UNDECIDED, Scorer, positive_share
-from lmsteer.generation import Continuation, perplexity
+from lmsteer.generation.generate import Continuation, perplexity
 
 
 @dataclass(frozen=True)

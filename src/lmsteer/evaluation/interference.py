@@ -16,7 +16,7 @@ from lmsteer.analysis.analyse import analyse
 from lmsteer.analysis.words import encode_to_read
 from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import Scores
-from lmsteer.generation import generate
+from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer

@@ -25,10 +25,10 @@ from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.outcome import Judged, Outcome, outcome
 from lmsteer.evaluation.scorers.base import Scorer, judged
 from lmsteer.evaluation.settled import settle
-from lmsteer.generation import Draws, continue_from
+from lmsteer.generation.generate import Draws, continue_from
+from lmsteer.generation.sampling import Sampling
 from lmsteer.model.fingerprints import fingerprint_of_tensors
 from lmsteer.model.lm import LM
-from lmsteer.sampling import Sampling
 from lmsteer.steer.mix import Mix
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import Progress, no_progress

@@ -16,7 +16,7 @@ from itertools import pairwise
 from lmsteer.errors import DataError
 from lmsteer.evaluation.metrics import loops, repetition
 from lmsteer.evaluation.scorers.base import Scores
-from lmsteer.generation import Continuation, generate, perplexity
+from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.model.lm import LM
 from lmsteer.steer.steer import Card, Steer
 from lmsteer.util.progress import Progress, Step, no_progress

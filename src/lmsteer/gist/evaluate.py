@@ -14,7 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from lmsteer.errors import DataError
-from lmsteer.generation import Draws
+from lmsteer.generation.generate import Draws
+from lmsteer.generation.sampling import Sampling
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids
@@ -22,7 +23,6 @@ from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import Condition
 from lmsteer.model.lm import LM
-from lmsteer.sampling import Sampling
 from lmsteer.util.progress import Progress, no_progress
 
 # The minus of a number says something.

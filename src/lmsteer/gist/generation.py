@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from lmsteer.errors import DataError
-from lmsteer.generation import Continuation, Draws, continue_from
+from lmsteer.generation.generate import Continuation, Draws, continue_from
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
 from lmsteer.model.kv_cache import CacheStarts

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lmsteer.decoding import CACHE
 from lmsteer.errors import ModelError
+from lmsteer.generation.decoding import CACHE
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.layout import Layout, Section

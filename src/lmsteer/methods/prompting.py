@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
-from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, SteerError
-from lmsteer.generation import encode_prompts
+from lmsteer.generation.decoding import PromptStarts
+from lmsteer.generation.generate import encode_prompts
 from lmsteer.methods.rival import Rival, RivalCard, Traits, picked
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.lm import LM

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.decoding import PromptStarts, Starts
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.generation import encode_prompts
+from lmsteer.generation.decoding import PromptStarts, Starts
+from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.fingerprints import fingerprint_of_tensors
 from lmsteer.model.lm import LM

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import DynamicCache
 
-from lmsteer.decoding import CACHE
 from lmsteer.errors import DataError, SteerError
-from lmsteer.generation import encode_prompts
+from lmsteer.generation.decoding import CACHE
+from lmsteer.generation.generate import encode_prompts
 from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits, picked
 from lmsteer.methods.rows import by_strength
 from lmsteer.model.kv_cache import CacheStarts, Kept, cut

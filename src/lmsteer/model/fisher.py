@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmsteer.generation import own_text
+from lmsteer.generation.generate import own_text
 from lmsteer.model.lm import LM
 from lmsteer.util.disk_cache import cache_dir
 from lmsteer.util.files import replace_file

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from lmsteer.decoding import CACHE
 from lmsteer.errors import ModelError
+from lmsteer.generation.decoding import CACHE
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 

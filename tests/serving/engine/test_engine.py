@@ -6,7 +6,7 @@ import torch
 from asking import answers
 from lmsteer import generate
 from lmsteer.errors import LMSteerError
-from lmsteer.sampling import Sampling
+from lmsteer.generation.sampling import Sampling
 from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
 from lmsteer.serving.engine.orders import Order
 from lmsteer.steer.mix import Mix

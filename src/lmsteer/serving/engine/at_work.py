@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import LMSteerError, SteerError
+from lmsteer.generation.sampling import draw
 from lmsteer.model.lm import LM
-from lmsteer.sampling import draw
 from lmsteer.serving.engine.orders import Chosen, Written, chosen_of
 from lmsteer.serving.engine.rows import rows_for
 from lmsteer.steer.mix import Mix, row_by_row

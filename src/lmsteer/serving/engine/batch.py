@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lmsteer.decoding import CACHE
+from lmsteer.generation.decoding import CACHE
 from lmsteer.model.batching import pad
 from lmsteer.model.kv_cache import cut, read
 from lmsteer.model.lm import LM

@@ -9,10 +9,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from lmsteer.decoding import Row
 from lmsteer.errors import LMSteerError
+from lmsteer.generation.decoding import Row
+from lmsteer.generation.sampling import Sampling
 from lmsteer.model.lm import LM
-from lmsteer.sampling import Sampling
 from lmsteer.serving.engine.text import Text
 from lmsteer.steer.steer import Steer
 

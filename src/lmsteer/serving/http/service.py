@@ -11,8 +11,8 @@ from typing import Any
 
 from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.errors import LMSteerError, SteerError
+from lmsteer.generation.sampling import Sampling
 from lmsteer.model.lm import LM
-from lmsteer.sampling import Sampling
 from lmsteer.serving.engine.engine import BusyError, Engine
 from lmsteer.serving.engine.orders import Chosen, Finish, Order, Piece
 from lmsteer.serving.http.failures import RequestError

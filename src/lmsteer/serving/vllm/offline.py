@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lmsteer.bulk import Lines, Writer
 from lmsteer.errors import LMSteerError
-from lmsteer.generation import Draws
+from lmsteer.generation.bulk import Lines, Writer
+from lmsteer.generation.generate import Draws
 from lmsteer.serving.vllm.admission import FOLDERS, KEY
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.notation import Settings

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from lmsteer.generation.sampling import RowSampler
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
-from lmsteer.sampling import RowSampler
 from lmsteer.steer.hook import SteerHandle
 
 # What this release of transformers calls the cache.

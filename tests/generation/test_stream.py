@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.generation import generate
-from lmsteer.streaming import stream
+from lmsteer.generation.generate import generate
+from lmsteer.generation.stream import stream
 from tiny import FAMILIES, random_steer
 
 

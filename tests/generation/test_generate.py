@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper, pipeline
 
-from lmsteer import decoding, sampling
-from lmsteer.decoding import write
 from lmsteer.errors import DataError, SteerError
-from lmsteer.generation import generate, own_text, perplexity
+from lmsteer.generation.decoding import write
+from lmsteer.generation.generate import decoding, generate, own_text, perplexity, sampling
+from lmsteer.generation.sampling import RowSampler, Sampling
 from lmsteer.model.batching import pad
-from lmsteer.sampling import RowSampler, Sampling
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
 

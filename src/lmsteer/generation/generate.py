@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lmsteer.decoding import PromptStarts, Row, Starts, start_of, write, write_rows
 from lmsteer.errors import DataError
+from lmsteer.generation.decoding import PromptStarts, Row, Starts, start_of, write, write_rows
+from lmsteer.generation.sampling import Recorder, RowSampler, Sampling, Scorer
 from lmsteer.model.lm import LM
-from lmsteer.sampling import Recorder, RowSampler, Sampling, Scorer
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress

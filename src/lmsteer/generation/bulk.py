@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from lmsteer.data.prompts import as_published
-from lmsteer.decoding import PromptStarts
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.generation import Draws, continue_from, encode_prompts
+from lmsteer.generation.decoding import PromptStarts
+from lmsteer.generation.generate import Draws, continue_from, encode_prompts
 from lmsteer.model.lm import LM
 from lmsteer.steer.notation import Settings
 from lmsteer.steer.steer import Steer

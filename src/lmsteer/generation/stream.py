@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList, TextIteratorStreamer
 
-from lmsteer.decoding import PromptStarts, Row, write
-from lmsteer.generation import Draws, encode_prompts
+from lmsteer.generation.decoding import PromptStarts, Row, write
+from lmsteer.generation.generate import Draws, encode_prompts
+from lmsteer.generation.sampling import RowSampler, Sampling
 from lmsteer.model.lm import LM
-from lmsteer.sampling import RowSampler, Sampling
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 

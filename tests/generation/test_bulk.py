@@ -5,9 +5,9 @@ import json
 import pytest
 
 from lmsteer import generate
-from lmsteer.bulk import check_prompts, write_in_bulk, writer_of
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.generation import Draws
+from lmsteer.generation.bulk import check_prompts, write_in_bulk, writer_of
+from lmsteer.generation.generate import Draws
 from tiny import random_steer
 
 PROMPTS = [f"line {k % 5} of it" for k in range(11)]
