@@ -24,12 +24,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from benchmarks.results import rewrite
-from lmsteer.analysis.analyse import analyse
 from lmsteer.data.labelled import LabelledSource, LabelledText
-from lmsteer.evaluation.calibration import auc
 from lmsteer.fitting.fit import fit
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.lm import LM, load
+from lmsteer.reading.analyse import analyse
+from lmsteer.reading.platt import auc
 from lmsteer.steer.files import load_steer
 from lmsteer.util.progress import bars
 

@@ -17,10 +17,10 @@ import typer
 
 from benchmarks.dimensions import WORK
 from benchmarks.results import rewrite
-from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.data.labelled import read_labelled
-from lmsteer.evaluation.calibration import auc
 from lmsteer.model.lm import load
+from lmsteer.reading.analyse import Analysis, analyse
+from lmsteer.reading.platt import auc
 from lmsteer.steer.files import load_steer
 from lmsteer.util.progress import bars
 

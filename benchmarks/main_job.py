@@ -23,7 +23,6 @@ from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.dial import dial
-from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.fitting.fit import fit
@@ -31,6 +30,7 @@ from lmsteer.fitting.gradient import Recipe
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
+from lmsteer.reading.held_out import read
 from lmsteer.steer.files import load_steer
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file

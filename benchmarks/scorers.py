@@ -27,12 +27,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText, read_labelled
-from lmsteer.evaluation.calibration import auc
 from lmsteer.evaluation.scorers.base import UNDECIDED, Measured, Scorer
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.named import scorer
 from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, ngram_logits, size
 from lmsteer.evaluation.scorers.sentiment import LAYERS, state_logits
+from lmsteer.reading.platt import auc
 from lmsteer.util.files import replace_file, write_file
 
 ASSETS = Path(__file__).parent.parent / "src" / "lmsteer" / "assets" / "scorers"

@@ -17,7 +17,6 @@ from torch import nn
 
 from benchmarks.measure import Line, Machine, Ways, peak_bytes
 from benchmarks.naive import Published
-from lmsteer.analysis.likelihood import likelihoods
 from lmsteer.data.labelled import LabelledText
 from lmsteer.data.starter import starter_texts
 from lmsteer.fitting.fit import fit
@@ -27,6 +26,7 @@ from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation.generate import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
+from lmsteer.reading.likelihood import likelihoods
 from lmsteer.steer.steer import Card, Steer
 
 P = ParamSpec("P")

@@ -25,12 +25,12 @@ from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.dial import dial
-from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.generation.generate import generate
 from lmsteer.model.fisher import curvature
+from lmsteer.reading.held_out import read
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.transfer import transfer

@@ -25,7 +25,6 @@ from benchmarks.main_job import TEXTS
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.dial import Point, dial
-from lmsteer.evaluation.reading import Reading, read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
@@ -39,6 +38,7 @@ from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation.generate import generate, own_text
 from lmsteer.model.fisher import _SEED, _TEXTS, _TOKENS, Curvature, curvature
 from lmsteer.model.lm import LM, load
+from lmsteer.reading.held_out import Reading, read
 from lmsteer.steer.steer import Card, Steer, factorise
 from lmsteer.util.files import write_file
 

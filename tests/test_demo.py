@@ -11,9 +11,9 @@ from rich.console import Console
 
 from lmsteer.demo import STRENGTHS, draw, page, show
 from lmsteer.evaluation.dial import Point
-from lmsteer.evaluation.reading import Reading
 from lmsteer.fitting.fit import Fit
 from lmsteer.generation.generate import Continuation
+from lmsteer.reading.held_out import Reading
 from tiny import random_steer
 
 

@@ -10,13 +10,13 @@ from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.starter import starter_texts
 from lmsteer.demo import run as run_demo
 from lmsteer.evaluation.dial import dial
-from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
-from lmsteer.verify import verify
+from lmsteer.reading.held_out import read
+from lmsteer.reading.verify import verify
 
 pytestmark = pytest.mark.model
 

@@ -1,7 +1,5 @@
 """Steer language models: a linear map on the output word embeddings turns a style up and down."""
 
-from lmsteer.analysis.analyse import Analysis, analyse
-from lmsteer.analysis.lens import Component, lens
 from lmsteer.data.labelled import LabelledText, read_labelled
 from lmsteer.data.starter import starter_prompts, starter_texts
 from lmsteer.evaluation.arms import Arm, arms_of
@@ -15,12 +13,14 @@ from lmsteer.fitting.gradient import Recipe
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.generation.stream import stream
 from lmsteer.model.lm import LM, load
+from lmsteer.reading.analyse import Analysis, analyse
+from lmsteer.reading.components import Component, lens
+from lmsteer.reading.verify import Verification, verify
 from lmsteer.steer.algebra import apart, balanced, summed
 from lmsteer.steer.files import find_steer, load_steer, save_steer
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Card, Steer
 from lmsteer.transferring.transfer import transfer
-from lmsteer.verify import Verification, verify
 
 __all__ = [
     "LM",

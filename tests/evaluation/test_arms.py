@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lmsteer.analysis.lens import lens
 from lmsteer.errors import DataError
 from lmsteer.evaluation.arms import BASELINES, arms_of
+from lmsteer.reading.components import lens
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 

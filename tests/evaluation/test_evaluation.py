@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lmsteer.evaluation.dial import dial
-from lmsteer.evaluation.reading import read
 from lmsteer.evaluation.scorers import Vader, positive_share
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation.generate import Continuation
+from lmsteer.reading.held_out import read
 from tiny import random_steer, styled
 
 

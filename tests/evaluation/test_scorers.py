@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import lmsteer
 from lmsteer.data.labelled import read_labelled
 from lmsteer.errors import DataError
-from lmsteer.evaluation.calibration import auc
 from lmsteer.evaluation.scorers import SCORERS, Measured, Vader, positive_share, scorer
 from lmsteer.evaluation.scorers.base import UNDECIDED, measured
 from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, ngram_logits
+from lmsteer.reading.platt import auc
 
 CLEAR = ["A wonderful, moving film.", "A dull and tedious mess.", ""]
 ODD = ["", " ", "\n\t", "😀", "a" * 5000, "word " * 2000, "\x00", "fine"]

@@ -15,7 +15,7 @@ from lmsteer.fitting.rows import Rows, encode_whole
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.fitting.store import HiddenStates
 from lmsteer.model.fisher import Curvature, curvature
-from lmsteer.sweep import directions_of, sweep_texts
+from lmsteer.reading.sweep import directions_of, sweep_texts
 from tiny import random_steer, styled
 
 

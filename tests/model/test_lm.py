@@ -8,9 +8,9 @@ import torch
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
+from lmsteer.reading.verify import verify
 from lmsteer.steer.hook import attach
 from lmsteer.steer.mix import Mix
-from lmsteer.verify import verify
 from tiny import FAMILIES, random_steer, tiny_lm
 
 TEXTS = ["A quick test.", "Something else entirely, a bit longer", "x"]

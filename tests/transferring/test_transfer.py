@@ -9,13 +9,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lmsteer.analysis.words import encode_with_bounds
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.fitting.fit import fit
 from lmsteer.model.fisher import curvature
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
+from lmsteer.reading.words import encode_with_bounds
 from lmsteer.steer.algebra import overlaps, summed
 from lmsteer.steer.mix import Mix
 from lmsteer.transferring import maps

@@ -31,11 +31,11 @@ def analyse(
     Example: lmsteer analyse 'The plot is thin, but I loved every minute.' --steer sentiment
     """
     from lmsteer import printing
-    from lmsteer.analysis.analyse import analyse as run
-    from lmsteer.analysis.page import page
     from lmsteer.data.labelled import text_of
     from lmsteer.data.prompts import read_prompts
     from lmsteer.model.lm import load
+    from lmsteer.reading.analyse import analyse as run
+    from lmsteer.reading.html import page
     from lmsteer.steer.files import find_steer
     from lmsteer.util.files import write_file
     from lmsteer.util.progress import bars
@@ -71,9 +71,9 @@ def lens(
     Example: lmsteer lens sentiment --picture words.svg
     """
     from lmsteer import printing
-    from lmsteer.analysis.lens import lens as run
-    from lmsteer.analysis.word_map import check_form, draw
     from lmsteer.model.lm import load
+    from lmsteer.reading.components import lens as run
+    from lmsteer.reading.plot import check_form, draw
     from lmsteer.steer.files import find_steer
     from lmsteer.steer.mix import Mix
     from lmsteer.steer.notation import parse_settings
@@ -119,8 +119,8 @@ def verify(
     from lmsteer import printing
     from lmsteer.data.labelled import LabelledSource, parse_label_map
     from lmsteer.model.lm import load
+    from lmsteer.reading.verify import verify as run
     from lmsteer.steer.files import find_steer
-    from lmsteer.verify import verify as run
 
     if data is None and (text_column or label_column or label_map):
         raise LMSteerError("columns and a label map are of --data: name the file, too.")

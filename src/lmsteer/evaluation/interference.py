@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.analysis.analyse import analyse
-from lmsteer.analysis.words import encode_to_read
 from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
+from lmsteer.reading.analyse import analyse
+from lmsteer.reading.words import encode_to_read
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress

@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 
-from lmsteer.analysis.likelihood import plain_likelihoods
-from lmsteer.analysis.words import encode_to_read
 from lmsteer.data.prompts import write_jsonl
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
 from lmsteer.evaluation.arms import Arm
@@ -29,6 +27,8 @@ from lmsteer.generation.generate import Draws, continue_from
 from lmsteer.generation.sampling import Sampling
 from lmsteer.model.fingerprints import fingerprint_of_tensors
 from lmsteer.model.lm import LM
+from lmsteer.reading.likelihood import plain_likelihoods
+from lmsteer.reading.words import encode_to_read
 from lmsteer.steer.mix import Mix
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import Progress, no_progress

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lmsteer.data.labelled import LabelledSource, LabelledText, check_labelled, fingerprint_of
 from lmsteer.errors import DataError, StatisticsError
-from lmsteer.evaluation.reading import Reading, read
 from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.kept import held_out_of
@@ -21,6 +20,7 @@ from lmsteer.fitting.statistics import Statistics, gather_statistics, load_stati
 from lmsteer.fitting.work import Work
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
+from lmsteer.reading.held_out import Reading, read
 from lmsteer.steer.files import STEERS_FOLDER, check_target, save_steer
 from lmsteer.steer.steer import Card, Steer
 from lmsteer.util.distributed import Processes

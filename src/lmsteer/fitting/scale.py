@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmsteer.fitting.rows import Rows
 from lmsteer.model.head import Head
-from lmsteer.sweep import Direction, sweep
+from lmsteer.reading.sweep import Direction, sweep
 
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
 _SCALES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.4, 2.8, 4.0, 5.6)

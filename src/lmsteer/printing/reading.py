@@ -14,11 +14,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lmsteer.analysis.analyse import Analysis
-from lmsteer.analysis.lens import Component
-from lmsteer.analysis.page import Piece, pieces, span_text
-from lmsteer.evaluation.reading import Reading
-from lmsteer.verify import Check, Verification
+from lmsteer.reading.analyse import Analysis
+from lmsteer.reading.components import Component
+from lmsteer.reading.held_out import Reading
+from lmsteer.reading.html import Piece, pieces, span_text
+from lmsteer.reading.verify import Check, Verification
 
 # Words whose shade is below this are not shaded on a terminal, whose shades are few.
 _FAINT = 0.1

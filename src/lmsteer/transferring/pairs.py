@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.analysis.words import encode_with_bounds
 from lmsteer.errors import DataError
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.lm import LM
+from lmsteer.reading.words import encode_with_bounds
 from lmsteer.util.progress import Progress, no_progress
 
 # Texts that are run at once through both models.

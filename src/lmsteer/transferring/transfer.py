@@ -16,12 +16,12 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText, check_labelled
 from lmsteer.data.starter import DIMENSIONS, starter_texts
 from lmsteer.errors import DataError, SteerError
-from lmsteer.evaluation.reading import read
 from lmsteer.fitting.end_part import end_direction
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.fitting.scale import best_scales, largest_scale
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
+from lmsteer.reading.held_out import read
 from lmsteer.steer.steer import Card, Steer
 from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
 from lmsteer.transferring.pairs import Pairs, paired_states

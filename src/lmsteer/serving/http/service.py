@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmsteer.analysis.analyse import Analysis, analyse
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.generation.sampling import Sampling
 from lmsteer.model.lm import LM
+from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import BusyError, Engine
 from lmsteer.serving.engine.orders import Chosen, Finish, Order, Piece
 from lmsteer.serving.http.failures import RequestError

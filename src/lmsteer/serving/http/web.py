@@ -14,10 +14,10 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from lmsteer.analysis.lens import lens
-from lmsteer.analysis.page import page
-from lmsteer.analysis.word_map import map_of
 from lmsteer.errors import LMSteerError
+from lmsteer.reading.components import lens
+from lmsteer.reading.html import page
+from lmsteer.reading.plot import map_of
 from lmsteer.serving.engine.orders import Piece
 from lmsteer.serving.http.schema import AnalyseRequest, CompletionRequest
 from lmsteer.serving.http.service import Choice, Job, Service

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.analysis.evidence import Span, best_spans
+from lmsteer.reading.spans import Span, best_spans
 
 # Eighths are exact in binary, so that sums can be compared in any order.
 scores = st.lists(st.integers(-24, 24).map(lambda n: n / 8), max_size=8)

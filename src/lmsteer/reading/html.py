@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmsteer.analysis.analyse import Analysis, Dimension
-from lmsteer.analysis.evidence import Span
+from lmsteer.reading.analyse import Analysis, Dimension
+from lmsteer.reading.spans import Span
 from lmsteer.steer.steer import Steer
 from lmsteer.util.html import filled
 

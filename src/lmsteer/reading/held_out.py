@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from lmsteer.evaluation.calibration import auc, calibrate
 from lmsteer.fitting.rows import Rows
 from lmsteer.model.head import Head
+from lmsteer.reading.platt import auc, calibrate
+from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.steer import Steer
-from lmsteer.sweep import directions_of, sweep_texts
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.evaluation.calibration import Calibration
+from lmsteer.reading.platt import Calibration
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.fitting.fit import fit
+from lmsteer.reading.verify import verify
 from lmsteer.steer.hook import SteerHandle
-from lmsteer.verify import verify
 from tiny import random_steer, styled
 
 

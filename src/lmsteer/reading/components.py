@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.analysis.whole_words import WholeWords, Word
 from lmsteer.errors import DataError, SteerError
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
+from lmsteer.reading.whole_words import WholeWords, Word
 from lmsteer.steer.mix import Mix
 
 # Eigenvalues of C below this share of the largest are rounding, and components below this share of the whole.

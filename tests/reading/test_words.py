@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.analysis.words import encode_with_bounds, is_word, words_of
 from lmsteer.errors import ModelError
+from lmsteer.reading.words import encode_with_bounds, is_word, words_of
 
 
 @given(st.text(max_size=30), st.data())

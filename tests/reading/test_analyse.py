@@ -8,9 +8,9 @@ import pytest
 import torch
 from tokenizers import normalizers, processors
 
-from lmsteer.analysis.analyse import analyse
-from lmsteer.analysis.page import page, pieces, span_text
 from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.reading.analyse import analyse
+from lmsteer.reading.html import page, pieces, span_text
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer, tiny_tokenizer
 

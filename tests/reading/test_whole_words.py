@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.analysis.whole_words import WholeWords
+from lmsteer.reading.whole_words import WholeWords
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.analysis import word_map
-from lmsteer.analysis.lens import lens
-from lmsteer.analysis.word_map import draw
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.model.fisher import curvature
+from lmsteer.reading import plot as word_map
+from lmsteer.reading.components import lens
+from lmsteer.reading.plot import draw
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 

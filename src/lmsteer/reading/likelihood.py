@@ -17,9 +17,9 @@ from torch import Tensor
 from lmsteer.errors import DataError
 from lmsteer.model.batching import by_length
 from lmsteer.model.lm import LM
+from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from lmsteer.sweep import directions_of, sweep_texts
 from lmsteer.util.progress import Progress, no_progress
 
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmsteer.analysis.words import is_word
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
+from lmsteer.reading.words import is_word
 
 # Candidates that are looked at for each word that is wanted.
 _CANDIDATES = 8

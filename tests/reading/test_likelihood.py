@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.analysis.likelihood import likelihoods, windows
 from lmsteer.errors import DataError, SteerError, WrongBaseError
+from lmsteer.reading.likelihood import likelihoods, windows
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
 

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from lmsteer.analysis.lens import Component
 from lmsteer.errors import DataError
+from lmsteer.reading.components import Component
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.evaluation.calibration import Calibration, auc, calibrate
+from lmsteer.reading.platt import Calibration, auc, calibrate
 
 
 def test_the_law_that_labels_follow_is_found():

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lmsteer.analysis.evidence import Span, best_spans
-from lmsteer.analysis.likelihood import likelihoods
-from lmsteer.analysis.position import Position, position
-from lmsteer.analysis.words import Bounds, Word, encode_to_read, words_of
 from lmsteer.errors import DataError
-from lmsteer.evaluation.calibration import Calibration
 from lmsteer.model.lm import LM
+from lmsteer.reading.likelihood import likelihoods
+from lmsteer.reading.platt import Calibration
+from lmsteer.reading.position import Position, position
+from lmsteer.reading.spans import Span, best_spans
+from lmsteer.reading.words import Bounds, Word, encode_to_read, words_of
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
