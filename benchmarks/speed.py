@@ -19,10 +19,10 @@ from benchmarks.measure import Line, Machine, Ways, peak_bytes
 from benchmarks.naive import Published
 from lmsteer.data.labelled import LabelledText
 from lmsteer.data.starter import starter_texts
+from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe, TextRows, Training
 from lmsteer.fitting.rows import batches, encode_whole, readable, states_of
-from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation.generate import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load

@@ -26,15 +26,15 @@ from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
+from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
-from lmsteer.fitting.end_part import fit_end
+from lmsteer.fitting.eos_component import fit_end
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
-from lmsteer.fitting.kept import held_out_of
 from lmsteer.fitting.rows import Rows, encode_whole, gather, readable
 from lmsteer.fitting.scale import gains_at, largest_scale
+from lmsteer.fitting.splits import held_out_of
 from lmsteer.fitting.statistics import Statistics, gather_statistics
-from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.generation.generate import generate, own_text
 from lmsteer.model.fisher import _SEED, _TEXTS, _TOKENS, Curvature, curvature
 from lmsteer.model.lm import LM, load

@@ -9,11 +9,11 @@ import torch
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
+from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.rows import Rows, encode_whole
 from lmsteer.fitting.statistics import Statistics, gather_statistics
-from lmsteer.fitting.store import HiddenStates
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from tiny import random_steer, styled

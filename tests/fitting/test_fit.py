@@ -9,8 +9,8 @@ import torch
 
 from lmsteer.data.labelled import LabelledSource, LabelledText
 from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
+from lmsteer.fitting import activation_cache as store_module
 from lmsteer.fitting import fit as module
-from lmsteer.fitting import store as store_module
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.steer.files import load_steer

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from lmsteer.errors import DataError
+from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, draws, train
 from lmsteer.fitting.rows import encode_whole
-from lmsteer.fitting.store import HiddenStates
 from lmsteer.model.batching import pad
 from tiny import styled
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.fitting.credit import credited_gradient
-from lmsteer.fitting.end_part import fit_end
+from lmsteer.fitting.eos_component import fit_end
 from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.scale import largest_scale
 from lmsteer.fitting.statistics import Statistics

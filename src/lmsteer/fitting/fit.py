@@ -15,9 +15,9 @@ from lmsteer.data.labelled import LabelledSource, LabelledText, check_labelled, 
 from lmsteer.errors import DataError, StatisticsError
 from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
-from lmsteer.fitting.kept import held_out_of
+from lmsteer.fitting.run import Work
+from lmsteer.fitting.splits import held_out_of
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
-from lmsteer.fitting.work import Work
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import Reading, read

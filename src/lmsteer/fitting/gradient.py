@@ -22,8 +22,8 @@ from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
+from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.rows import Rows
-from lmsteer.fitting.store import HiddenStates
 from lmsteer.model.head import Head
 from lmsteer.util.files import replace_folder
 

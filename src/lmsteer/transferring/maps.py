@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.end_part import damped, ridge
+from lmsteer.fitting.eos_component import damped, ridge
 from lmsteer.model.fisher import Curvature
 from lmsteer.transferring.pairs import Pairs
 from lmsteer.transferring.words import SharedWords

@@ -16,7 +16,7 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText, check_labelled
 from lmsteer.data.starter import DIMENSIONS, starter_texts
 from lmsteer.errors import DataError, SteerError
-from lmsteer.fitting.end_part import end_direction
+from lmsteer.fitting.eos_component import end_direction
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.fitting.scale import best_scales, largest_scale
 from lmsteer.model.fisher import Curvature, curvature

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from lmsteer.errors import ModelError, StatisticsError
-from lmsteer.fitting import store as module
+from lmsteer.fitting import activation_cache as module
+from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import TextRows
 from lmsteer.fitting.rows import encode_whole
-from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.util.disk_cache import clear, entries
 from tiny import styled
 

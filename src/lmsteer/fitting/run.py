@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import InterruptedWorkError
+from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.rows import readable
-from lmsteer.fitting.store import HiddenStates, open_store
 from lmsteer.model.lm import LM
 from lmsteer.util.progress import Progress
 
