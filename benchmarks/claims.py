@@ -27,15 +27,15 @@ from rich.console import Console
 
 from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
+from lmsteer.baselines.baseline import Rival, RivalCard, Trained
+from lmsteer.baselines.full import TrainedFull
+from lmsteer.baselines.lora import TrainedLoRA
+from lmsteer.baselines.soft_prompts import TrainedSoftPrompts
+from lmsteer.baselines.steer import closed_form
+from lmsteer.baselines.training import Budget, train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft_lora import export_lora
-from lmsteer.methods.full import TrainedFull
-from lmsteer.methods.lora import TrainedLoRA
-from lmsteer.methods.rival import Rival, RivalCard, Trained
-from lmsteer.methods.soft_prompts import TrainedSoftPrompts
-from lmsteer.methods.steer import closed_form
-from lmsteer.methods.training import Budget, train
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix

@@ -20,15 +20,15 @@ from rich.console import Console
 from benchmarks.dimensions import DIMENSIONS
 from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
 from benchmarks.results import check_known, keep, kept
+from lmsteer.baselines.table import METHODS
+from lmsteer.baselines.training import Budget
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.compare import Comparison, compare
-from lmsteer.evaluation.comparison_report import about, attribute_charts, comparison_report
-from lmsteer.evaluation.contender import Contender, Plan
+from lmsteer.evaluation.compare.report import about, attribute_charts, comparison_report
+from lmsteer.evaluation.compare.run import Comparison, compare
+from lmsteer.evaluation.compare.worker import Contender, Plan
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
-from lmsteer.methods.table import METHODS
-from lmsteer.methods.training import Budget
 from lmsteer.model.sources.resolve import DEFAULT_MODEL
 from lmsteer.printing.comparing import comparison_as_json
 from lmsteer.util.figures import rendered

@@ -26,14 +26,14 @@ from rich.table import Table
 
 from benchmarks.gists import WAYS, WORK, Data, measured
 from benchmarks.results import keep, kept
+from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning
 from lmsteer.data.labelled import read_rows
 from lmsteer.generation.generate import Draws, continue_from
 from lmsteer.generation.sampling import Sampling
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness
 from lmsteer.gist.examples import Example, Instruction, encode_examples, input_text
-from lmsteer.methods.rival import RivalCard
-from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
 

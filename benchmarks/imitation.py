@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from lmsteer.methods.lora import TrainedLoRA
+from lmsteer.baselines.lora import TrainedLoRA
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix

@@ -22,9 +22,9 @@ from benchmarks.results import keep, kept, rewrite
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.evaluation.scorers.vader import Vader
+from lmsteer.evaluation.strength_curve import dial
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
 from lmsteer.fitting.rows import Rows, encode_whole, gather

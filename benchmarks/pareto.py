@@ -25,11 +25,11 @@ from benchmarks.dimensions import DIMENSIONS
 from benchmarks.results import keep, kept
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.arms import Arm, arms_of
-from lmsteer.evaluation.outcome import Figure as Interval
-from lmsteer.evaluation.outcome import Outcome
+from lmsteer.evaluation.conditions import Arm, arms_of
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.report import draw_curves
+from lmsteer.evaluation.results import Figure as Interval
+from lmsteer.evaluation.results import Outcome
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe

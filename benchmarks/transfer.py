@@ -24,8 +24,8 @@ from benchmarks.results import keep, kept
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.scorers import Vader
+from lmsteer.evaluation.strength_curve import dial
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.generation.generate import generate

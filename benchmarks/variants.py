@@ -24,8 +24,8 @@ from torch import Tensor
 from benchmarks.main_job import TEXTS
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
+from lmsteer.evaluation.strength_curve import Point, dial
 from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product

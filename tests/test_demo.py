@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lmsteer.demo import STRENGTHS, draw, page, show
-from lmsteer.evaluation.dial import Point
+from lmsteer.evaluation.strength_curve import Point
 from lmsteer.fitting.fit import Fit
 from lmsteer.generation.generate import Continuation
 from lmsteer.reading.held_out import Reading

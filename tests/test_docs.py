@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lmsteer.baselines.table import METHODS
 from lmsteer.data.starter import starter_texts
-from lmsteer.methods.table import METHODS
 
 README = Path(__file__).parent.parent / "README.md"
 GUIDE = README.parent / "docs" / "guide.md"

@@ -9,8 +9,8 @@ import pytest
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.starter import starter_texts
 from lmsteer.demo import run as run_demo
-from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.scorers import Vader
+from lmsteer.evaluation.strength_curve import dial
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation.generate import generate

@@ -2,10 +2,10 @@
 
 from lmsteer.data.labelled import LabelledText, read_labelled
 from lmsteer.data.starter import starter_prompts, starter_texts
-from lmsteer.evaluation.arms import Arm, arms_of
+from lmsteer.evaluation.conditions import Arm, arms_of
 from lmsteer.evaluation.interference import Interference, interference
-from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
+from lmsteer.evaluation.results import Outcome
 from lmsteer.evaluation.safe_range import SafeRange, calibrate
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import Fit, fit

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.starter import DIMENSIONS, starter_file, starter_texts
-from lmsteer.evaluation.dial import Point, dial
 from lmsteer.evaluation.scorers import Vader
+from lmsteer.evaluation.strength_curve import Point, dial
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.generate import Continuation, generate
 from lmsteer.model.lm import LM, load

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.evaluation.dial import dial
 from lmsteer.evaluation.scorers import Vader, positive_share
+from lmsteer.evaluation.strength_curve import dial
 from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation.generate import Continuation
 from lmsteer.reading.held_out import read

@@ -12,13 +12,13 @@ import torch
 from tokenizers import processors
 
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
-from lmsteer.evaluation import arms as arms_module
+from lmsteer.evaluation import conditions as arms_module
 from lmsteer.evaluation import protocol as module
-from lmsteer.evaluation.arms import BASELINES, Arm, arms_of
+from lmsteer.evaluation.conditions import BASELINES, Arm, arms_of
 from lmsteer.evaluation.interference import own_readings
-from lmsteer.evaluation.outcome import Judged, Outcome
 from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
 from lmsteer.evaluation.report import report
+from lmsteer.evaluation.results import Judged, Outcome
 from lmsteer.generation.generate import generate
 from tiny import random_steer, tiny_tokenizer
 

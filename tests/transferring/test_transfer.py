@@ -18,13 +18,13 @@ from lmsteer.model.vocabulary import token_texts
 from lmsteer.reading.words import encode_with_bounds
 from lmsteer.steer.algebra import overlaps, summed
 from lmsteer.steer.mix import Mix
+from lmsteer.transferring import alignment as pairs_module
 from lmsteer.transferring import maps
-from lmsteer.transferring import pairs as pairs_module
 from lmsteer.transferring import transfer as module
+from lmsteer.transferring.alignment import paired_states
 from lmsteer.transferring.maps import WORD_MAPS
-from lmsteer.transferring.pairs import paired_states
+from lmsteer.transferring.shared_vocabulary import shared_words
 from lmsteer.transferring.transfer import transfer
-from lmsteer.transferring.words import shared_words
 from tiny import random_steer, styled, tiny_model, tiny_tokenizer
 
 TEXTS = [text.text for text in styled(120)]

@@ -46,16 +46,16 @@ def compare(
     Example: lmsteer compare texts.jsonl --methods steer,lora,activations --out comparison
     """
     from lmsteer import printing
+    from lmsteer.baselines.table import METHODS, WORDED
+    from lmsteer.baselines.training import Budget
     from lmsteer.data.labelled import LabelledSource, check_labelled, parse_label_map
     from lmsteer.data.prompts import read_prompts
     from lmsteer.data.starter import starter_prompts
-    from lmsteer.evaluation.compare import compare as run
-    from lmsteer.evaluation.comparison_report import about, comparison_report
-    from lmsteer.evaluation.contender import Plan
+    from lmsteer.evaluation.compare.report import about, comparison_report
+    from lmsteer.evaluation.compare.run import compare as run
+    from lmsteer.evaluation.compare.worker import Plan
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.scorers import scorer as named
-    from lmsteer.methods.table import METHODS, WORDED
-    from lmsteer.methods.training import Budget
     from lmsteer.util.files import write_file
     from lmsteer.util.progress import bars
 

@@ -37,7 +37,7 @@ def evaluate(
     """
     from lmsteer import printing
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.evaluation.arms import arms_of
+    from lmsteer.evaluation.conditions import arms_of
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.protocol import evaluate as run
     from lmsteer.evaluation.report import curves, report

@@ -18,11 +18,11 @@ import torch
 
 from lmsteer.data.prompts import write_jsonl
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
-from lmsteer.evaluation.arms import Arm
+from lmsteer.evaluation.conditions import Arm
 from lmsteer.evaluation.interference import own_readings
-from lmsteer.evaluation.outcome import Judged, Outcome, outcome
+from lmsteer.evaluation.results import Judged, Outcome, outcome
+from lmsteer.evaluation.run_config import settle
 from lmsteer.evaluation.scorers.base import Scorer, judged
-from lmsteer.evaluation.settled import settle
 from lmsteer.generation.generate import Draws, continue_from
 from lmsteer.generation.sampling import Sampling
 from lmsteer.model.fingerprints import fingerprint_of_tensors

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmsteer.evaluation.metrics import loops
-from lmsteer.evaluation.outcome import Figure as Interval
-from lmsteer.evaluation.outcome import Outcome
+from lmsteer.evaluation.results import Figure as Interval
+from lmsteer.evaluation.results import Outcome
 from lmsteer.util.figures import rendered
 from lmsteer.util.html import filled
 

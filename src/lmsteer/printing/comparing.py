@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lmsteer.evaluation.compare import Comparison
+from lmsteer.evaluation.compare.run import Comparison
 
 
 def comparison(out: Console, found: Comparison) -> None:

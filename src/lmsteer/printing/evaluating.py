@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lmsteer.evaluation.outcome import Figure, Outcome
+from lmsteer.evaluation.results import Figure, Outcome
 
 
 def outcomes(out: Console, found: Sequence[Outcome], about: Mapping[str, str]) -> None:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from lmsteer.fitting.eos_component import damped, ridge
 from lmsteer.model.fisher import Curvature
-from lmsteer.transferring.pairs import Pairs
-from lmsteer.transferring.words import SharedWords
+from lmsteer.transferring.alignment import Pairs
+from lmsteer.transferring.shared_vocabulary import SharedWords
 
 WordMap = Literal["gradient", "ridge", "procrustes"]
 WORD_MAPS: tuple[str, ...] = get_args(WordMap)

@@ -23,9 +23,9 @@ from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
 from lmsteer.steer.steer import Card, Steer
+from lmsteer.transferring.alignment import Pairs, paired_states
 from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
-from lmsteer.transferring.pairs import Pairs, paired_states
-from lmsteer.transferring.words import SharedWords, shared_words
+from lmsteer.transferring.shared_vocabulary import SharedWords, shared_words
 from lmsteer.util.progress import Progress, no_progress
 
 # Of what a steer costs its own base, what it may cost the target.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmsteer.errors import DataError
-from lmsteer.evaluation.arms import BASELINES, arms_of
+from lmsteer.evaluation.conditions import BASELINES, arms_of
 from lmsteer.reading.components import lens
 from lmsteer.steer.mix import Mix
 from tiny import random_steer

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
-from lmsteer.methods.rows import spread
+from lmsteer.baselines.baseline import Rival, RivalCard, Trained, Traits
+from lmsteer.baselines.rows import spread
 from lmsteer.model.lm import LM
 
 _CHANGE = "change"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from lmsteer.baselines.baseline import Rival, RivalCard, Traits
 from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.fit import fit
-from lmsteer.methods.rival import Rival, RivalCard, Traits
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer

@@ -8,6 +8,10 @@ from functools import lru_cache
 import pytest
 import torch
 
+from lmsteer.baselines.baseline import Rival, RivalCard
+from lmsteer.baselines.full import TrainedFull
+from lmsteer.baselines.table import METHODS, fit_rival, load_rival, save_rival
+from lmsteer.baselines.training import Budget
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation.generate import Draws, continue_from
 from lmsteer.generation.sampling import Sampling
@@ -16,10 +20,6 @@ from lmsteer.gist.adapter import GistAdapter, GistCard, save_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.methods.full import TrainedFull
-from lmsteer.methods.rival import Rival, RivalCard
-from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
-from lmsteer.methods.training import Budget
 from tiny import FAMILIES, styled, tiny_lm
 
 pytest.importorskip("peft", reason="the extra 'methods' is not installed")

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmsteer.baselines.table import METHODS
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.evaluation.contender import Contender, Plan
-from lmsteer.evaluation.settled import settle
-from lmsteer.methods.table import METHODS
+from lmsteer.evaluation.compare.worker import Contender, Plan
+from lmsteer.evaluation.run_config import settle
 from lmsteer.util.files import alone
 from lmsteer.util.progress import Progress, no_progress
 
@@ -69,7 +69,7 @@ def compare(plan: Plan, methods: Sequence[str], out: str | Path, progress: Progr
 
 def _run(out: Path, method: str) -> str | None:
     """Measure one method; the reason if that failed."""
-    command = [sys.executable, "-m", "lmsteer.evaluation.contender", str(out / _PLAN), method, str(out / method)]
+    command = [sys.executable, "-m", "lmsteer.evaluation.compare.worker", str(out / _PLAN), method, str(out / method)]
     (out / method).mkdir(parents=True, exist_ok=True)
     said = out / method / "said.txt"
     try:

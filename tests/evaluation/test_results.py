@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmsteer.evaluation.arms import Arm
-from lmsteer.evaluation.outcome import Judged, outcome
+from lmsteer.evaluation.conditions import Arm
+from lmsteer.evaluation.results import Judged, outcome
 
 
 def test_intervals_are_those_of_prompts_drawn_anew(llama):

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lmsteer.baselines.baseline import Rival, RivalCard, Traits
+from lmsteer.baselines.rows import spread
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.methods.rival import Rival, RivalCard, Traits
-from lmsteer.methods.rows import spread
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.lm import LM
 

@@ -1,6 +1,6 @@
 """One method in a comparison: fitted, saved, and everything about it measured, in a process of its own.
 
-    python -m lmsteer.evaluation.contender PLAN METHOD FOLDER
+    python -m lmsteer.evaluation.compare.worker PLAN METHOD FOLDER
 
 What is done already (the fit, and every block of continuations) is taken as it is.
 """
@@ -17,17 +17,17 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lmsteer.baselines.baseline import Rival
+from lmsteer.baselines.table import METHODS, fit_rival, load_rival, save_rival
+from lmsteer.baselines.training import Budget
 from lmsteer.data.labelled import LabelledSource, LabelledText, sample_texts
 from lmsteer.errors import DataError, LMSteerError
-from lmsteer.evaluation.arms import Arm
+from lmsteer.evaluation.conditions import Arm
 from lmsteer.evaluation.metrics import loops
-from lmsteer.evaluation.outcome import Outcome
 from lmsteer.evaluation.protocol import Protocol, evaluate
+from lmsteer.evaluation.results import Outcome
 from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.generation.generate import Draws, continue_from
-from lmsteer.methods.rival import Rival
-from lmsteer.methods.table import METHODS, fit_rival, load_rival, save_rival
-from lmsteer.methods.training import Budget
 from lmsteer.model.lm import LM, load
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import bars

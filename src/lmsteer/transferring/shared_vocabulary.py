@@ -11,7 +11,7 @@ from lmsteer.errors import ModelError
 from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
-from lmsteer.transferring.pairs import Pairs
+from lmsteer.transferring.alignment import Pairs
 
 # Words that neither model expects weigh this little, not nothing.
 _RAREST = 1e-9

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import DynamicCache
 
+from lmsteer.baselines.baseline import Rival, RivalCard, Trained, Traits, picked
+from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.decoding import CACHE
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits, picked
-from lmsteer.methods.rows import by_strength
 from lmsteer.model.kv_cache import CacheStarts, Kept, cut
 from lmsteer.model.lm import LM
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmsteer.evaluation.arms import Arm
+from lmsteer.evaluation.conditions import Arm
 from lmsteer.evaluation.metrics import distinct, repetition
 from lmsteer.evaluation.scorers.base import UNDECIDED
 

@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.soft_prompts import PrefixTuning
 from lmsteer.errors import DataError
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, find_adapter
@@ -21,8 +23,6 @@ from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.generation import GistStarts
 from lmsteer.gist.gist import Gist
-from lmsteer.methods.rival import RivalCard
-from lmsteer.methods.soft_prompts import PrefixTuning
 from lmsteer.model.lm import LM
 
 

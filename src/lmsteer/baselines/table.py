@@ -7,19 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lmsteer.baselines.activations import Activations, difference_of_means
+from lmsteer.baselines.baseline import Rival, RivalCard, Trained
+from lmsteer.baselines.embeddings import Embeddings, TrainedEmbeddings
+from lmsteer.baselines.full import Full, TrainedFull
+from lmsteer.baselines.gists import Gists, squeezed
+from lmsteer.baselines.lora import LoRA, TrainedLoRA
+from lmsteer.baselines.prompting import Prompting, few_shot, instructed
+from lmsteer.baselines.rows import check_rows
+from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
+from lmsteer.baselines.steer import OwnSteer, closed_form
+from lmsteer.baselines.training import Budget, train
 from lmsteer.data.labelled import LabelledText, fingerprint_of
 from lmsteer.errors import DataError
-from lmsteer.methods.activations import Activations, difference_of_means
-from lmsteer.methods.embeddings import Embeddings, TrainedEmbeddings
-from lmsteer.methods.full import Full, TrainedFull
-from lmsteer.methods.gists import Gists, squeezed
-from lmsteer.methods.lora import LoRA, TrainedLoRA
-from lmsteer.methods.prompting import Prompting, few_shot, instructed
-from lmsteer.methods.rival import Rival, RivalCard, Trained
-from lmsteer.methods.rows import check_rows
-from lmsteer.methods.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
-from lmsteer.methods.steer import OwnSteer, closed_form
-from lmsteer.methods.training import Budget, train
 from lmsteer.model.lm import LM
 from lmsteer.util.artifacts import FolderKind
 from lmsteer.util.progress import Progress, no_progress

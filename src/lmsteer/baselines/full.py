@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lmsteer.baselines.baseline import Rival, RivalCard, Trained, Traits
+from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
-from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
-from lmsteer.methods.rows import by_strength
 from lmsteer.model.lm import LM
 from lmsteer.model.weights import added
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from gguf import GGUFReader, GGUFWriter
 
+from lmsteer.baselines.activations import Activations
+from lmsteer.baselines.baseline import RivalCard
 from lmsteer.errors import DataError, SteerError
-from lmsteer.methods.activations import Activations
-from lmsteer.methods.rival import RivalCard
 from lmsteer.model.lm import LM
 from lmsteer.util.files import replace_file
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.lora import TrainedLoRA
 from lmsteer.errors import ModelError
-from lmsteer.methods.lora import TrainedLoRA
-from lmsteer.methods.rival import RivalCard
 from tiny import FAMILIES, tiny_lm, tiny_model
 
 

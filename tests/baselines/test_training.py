@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from lmsteer.baselines import training as module
+from lmsteer.baselines.baseline import RivalCard, Trained
+from lmsteer.baselines.lora import TrainedLoRA
+from lmsteer.baselines.training import Budget, train
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.methods import training as module
-from lmsteer.methods.lora import TrainedLoRA
-from lmsteer.methods.rival import RivalCard, Trained
-from lmsteer.methods.training import Budget, train
 
 RAGGED = [LabelledText("ab" * n, 1.0 if n % 2 else -1.0) for n in (1, 2, 3, 5, 8, 13)]
 

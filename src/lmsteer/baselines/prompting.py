@@ -15,11 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lmsteer.baselines.baseline import Rival, RivalCard, Traits, picked
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.decoding import PromptStarts
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.methods.rival import Rival, RivalCard, Traits, picked
 from lmsteer.model.batching import by_length, pad
 from lmsteer.model.lm import LM
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.methods.rival import RivalCard, picked
-from lmsteer.methods.soft_prompts import TrainedSoftPrompts
+from lmsteer.baselines.baseline import RivalCard, picked
+from lmsteer.baselines.soft_prompts import TrainedSoftPrompts
 from lmsteer.model.batching import pad
 from tiny import styled, tiny_lm
 

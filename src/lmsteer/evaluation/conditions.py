@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from lmsteer.baselines.baseline import Rival
 from lmsteer.errors import DataError
 from lmsteer.generation.decoding import PromptStarts, Starts
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.methods.rival import Rival
 from lmsteer.model.lm import LM
 from lmsteer.reading.components import lens
 from lmsteer.steer.mix import Mix

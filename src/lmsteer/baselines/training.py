@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmsteer.baselines.baseline import Trained
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.methods.rival import Trained
 from lmsteer.model.batching import pad
 from lmsteer.model.length_grouped import LikeLengths
 from lmsteer.model.lm import LM

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lmsteer.baselines.rows import by_strength, check_rows, in_order, spread
 from lmsteer.errors import ModelError, SteerError
-from lmsteer.methods.rows import by_strength, check_rows, in_order, spread
 from tiny import FAMILIES, tiny_model
 
 

@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from lmsteer.baselines.baseline import Rival, RivalCard, Trained, Traits
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.methods.rival import Rival, RivalCard, Trained, Traits
 from lmsteer.model.lm import LM
 from lmsteer.model.low_rank import SCALE, attached, drawn, linear_layers
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
 
+from lmsteer.baselines.activations import difference_of_means, layers
+from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.control_vector import export_control_vector, import_control_vector
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
-from lmsteer.methods.activations import difference_of_means, layers
-from lmsteer.methods.control_vector import export_control_vector, import_control_vector
-from lmsteer.methods.rival import RivalCard
 from tiny import FAMILIES, styled
 
 TEXTS = styled(40)

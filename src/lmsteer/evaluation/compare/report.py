@@ -9,8 +9,8 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmsteer.evaluation.compare import Comparison
-from lmsteer.evaluation.contender import SOUND, Contender, Plan
+from lmsteer.evaluation.compare.run import Comparison
+from lmsteer.evaluation.compare.worker import SOUND, Contender, Plan
 from lmsteer.evaluation.report import COLOURS, draw_curves
 from lmsteer.evaluation.scorers import Scorer
 from lmsteer.util.figures import rendered

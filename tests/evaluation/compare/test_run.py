@@ -10,10 +10,10 @@ import pytest
 
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.evaluation import compare as module
-from lmsteer.evaluation.compare import compare
-from lmsteer.evaluation.contender import SOUND, Contender, Plan, reach
-from lmsteer.evaluation.outcome import Figure, Outcome
+from lmsteer.evaluation.compare.run import compare
+from lmsteer.evaluation.compare.run import run as module
+from lmsteer.evaluation.compare.worker import SOUND, Contender, Plan, reach
+from lmsteer.evaluation.results import Figure, Outcome
 
 PLAN = Plan("tiny", LabelledSource("texts.jsonl"), ["a prompt"], "sentiment", instructions=("low", "high"))
 
