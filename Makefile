@@ -23,7 +23,7 @@ test: $(VENV)/installed-dev
 # vLLM pins a torch and a transformers of its own. Its CPU build imports torch's media packages if it finds them.
 VLLM := .venv-vllm
 test-vllm: $(VLLM)/installed
-	$(VLLM)/bin/python -m pytest -p no:cacheprovider -W ignore tests/serving/vllm
+	$(VLLM)/bin/python -m pytest -p no:cacheprovider -W ignore tests/serve/vllm
 
 # Compiled from source, in some four minutes on two cores, without the parts that read pictures.
 test-llamacpp: $(VENV)/installed-dev

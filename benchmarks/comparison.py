@@ -22,6 +22,7 @@ from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
 from benchmarks.results import check_known, keep, kept
 from lmsteer.baselines.table import METHODS
 from lmsteer.baselines.training import Budget
+from lmsteer.cli.output.comparing import comparison_as_json
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.compare.report import about, attribute_charts, comparison_report
@@ -30,7 +31,6 @@ from lmsteer.evaluation.compare.worker import Contender, Plan
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.model.sources.resolve import DEFAULT_MODEL
-from lmsteer.printing.comparing import comparison_as_json
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.results import keep
-from lmsteer import printing
+from lmsteer.cli import output as printing
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.interference import interference, own_readings
 from lmsteer.generation.generate import generate

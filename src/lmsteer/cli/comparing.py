@@ -45,9 +45,9 @@ def compare(
 
     Example: lmsteer compare texts.jsonl --methods steer,lora,activations --out comparison
     """
-    from lmsteer import printing
     from lmsteer.baselines.table import METHODS, WORDED
     from lmsteer.baselines.training import Budget
+    from lmsteer.cli import output as printing
     from lmsteer.data.labelled import LabelledSource, check_labelled, parse_label_map
     from lmsteer.data.prompts import read_prompts
     from lmsteer.data.starter import starter_prompts

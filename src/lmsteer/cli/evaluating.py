@@ -35,7 +35,7 @@ def evaluate(
 
     Example: lmsteer evaluate prompts.jsonl --steer sentiment=-5,-2,2,5 --baseline words --out evaluation
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
     from lmsteer.evaluation.conditions import arms_of
     from lmsteer.evaluation.protocol import Protocol

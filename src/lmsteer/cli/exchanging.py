@@ -30,7 +30,7 @@ def export(
 
     Example: lmsteer export sentiment=3 --to merged --out kind-model
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.export.gguf import export_gguf
     from lmsteer.export.merged import export_merged
     from lmsteer.export.peft_lora import export_lora

@@ -56,7 +56,7 @@ def fit(
 
     Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.labelled import LabelledSource, parse_label_map
     from lmsteer.fitting.fit import fit as run
     from lmsteer.fitting.gradient import Recipe

@@ -52,7 +52,7 @@ def generate(
 
     Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
     from lmsteer.generation.bulk import writer_of
     from lmsteer.generation.generate import Draws

@@ -45,7 +45,7 @@ def fit(
 
     Example: lmsteer gist fit instructions.jsonl --tokens 2 --out gists
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.gist.adapter import check_target
     from lmsteer.gist.examples import read_instructions
     from lmsteer.gist.fit import fit_gist
@@ -83,7 +83,7 @@ def evaluate(
 
     Example: lmsteer gist evaluate unseen.jsonl --adapter gists
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.evaluate import evaluate as run
     from lmsteer.gist.examples import read_instructions
@@ -128,7 +128,7 @@ def compress(
 
     Example: lmsteer gist compress 'Write the opposite of the given word.' --out opposite.gist
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.labelled import text_of
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.compress import compress as run
@@ -175,7 +175,7 @@ def generate(
 
     Example: lmsteer gist generate hot early --gist opposite.gist
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.prompts import as_published, read_prompts
     from lmsteer.generation.generate import Draws
     from lmsteer.generation.sampling import Sampling

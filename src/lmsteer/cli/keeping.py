@@ -18,7 +18,7 @@ def cache(
 
     Example: lmsteer cache --clear states
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.util.disk_cache import cache_dir, entries
     from lmsteer.util.disk_cache import clear as run
 
@@ -37,7 +37,7 @@ def steers(
 
     Example: lmsteer steers
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.steer.files import SHIPPED_FOLDER, STEERS_FOLDER, known_in, load_steer
 
     folders = [*known_in(STEERS_FOLDER), *known_in(SHIPPED_FOLDER)]

@@ -30,7 +30,7 @@ def analyse(
 
     Example: lmsteer analyse 'The plot is thin, but I loved every minute.' --steer sentiment
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.labelled import text_of
     from lmsteer.data.prompts import read_prompts
     from lmsteer.model.lm import load
@@ -70,7 +70,7 @@ def lens(
 
     Example: lmsteer lens sentiment --picture words.svg
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.model.lm import load
     from lmsteer.reading.components import lens as run
     from lmsteer.reading.plot import check_form, draw
@@ -116,7 +116,7 @@ def verify(
 
     Example: lmsteer verify sentiment --data heldstdout.jsonl
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.labelled import LabelledSource, parse_label_map
     from lmsteer.model.lm import load
     from lmsteer.reading.verify import verify as run

@@ -34,7 +34,7 @@ def transfer(
 
     Example: lmsteer transfer sentiment --to Qwen/Qwen3-0.6B --out steers/sentiment-qwen
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.labelled import parse_label_map, read_labelled
     from lmsteer.data.prompts import read_prompts
     from lmsteer.model.lm import load
@@ -76,7 +76,7 @@ def mix(
 
     Example: lmsteer mix sentiment=3 politeness=2 --balance --out steers/kind
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
     from lmsteer.data.starter import starter_prompts
     from lmsteer.evaluation.interference import interference
@@ -143,7 +143,7 @@ def calibrate(
 
     Example: lmsteer calibrate sentiment --ratio 1.5 --scorer sentiment --level 0.9
     """
-    from lmsteer import printing
+    from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
     from lmsteer.data.starter import starter_prompts
     from lmsteer.evaluation.safe_range import calibrate as run

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from lmsteer.model.lm import LM
+from lmsteer.serving.engine.backends import rows_for
 from lmsteer.serving.engine.batch import SPARE, Batch
-from lmsteer.serving.engine.rows import rows_for
 from tiny import FAMILIES, tiny_lm
 
 # float32 sums in another order, over two layers.

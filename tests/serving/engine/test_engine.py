@@ -8,7 +8,7 @@ from lmsteer import generate
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.sampling import Sampling
 from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
-from lmsteer.serving.engine.orders import Order
+from lmsteer.serving.engine.requests import Order
 from lmsteer.steer.mix import Mix
 from tiny import random_steer, tiny_lm
 

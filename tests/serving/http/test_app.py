@@ -4,8 +4,8 @@ import json
 import pytest
 
 from lmsteer import analyse, generate, load_steer, save_steer
+from lmsteer.cli.output.reading import analysis_as_json
 from lmsteer.model.lm import LM
-from lmsteer.printing.reading import analysis_as_json
 from lmsteer.serving.http.app import _while_there
 from tiny import random_steer, tiny_model, tiny_tokenizer
 

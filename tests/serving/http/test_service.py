@@ -5,7 +5,7 @@ import pytest
 from lmsteer import save_steer
 from lmsteer.serving.engine.engine import BusyError, Limits
 from lmsteer.serving.http import service
-from lmsteer.serving.http.failures import RequestError
+from lmsteer.serving.http.errors import RequestError
 from lmsteer.serving.http.run import Serving, service_of
 from lmsteer.serving.http.schema import AnalyseRequest
 from tiny import random_steer

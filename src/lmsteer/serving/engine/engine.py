@@ -24,9 +24,9 @@ import torch
 
 from lmsteer.errors import LMSteerError
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.at_work import AtWork
 from lmsteer.serving.engine.batch import PIECE, SPARE
-from lmsteer.serving.engine.orders import Order, Piece, Written
+from lmsteer.serving.engine.requests import Order, Piece, Written
+from lmsteer.serving.engine.scheduler import AtWork
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

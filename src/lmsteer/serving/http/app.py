@@ -13,12 +13,13 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from lmsteer.cli.output.reading import analysis_as_json
 from lmsteer.errors import LMSteerError
-from lmsteer.printing.reading import analysis_as_json
-from lmsteer.serving.engine.orders import Piece
-from lmsteer.serving.http import failures
-from lmsteer.serving.http.guards import BodyLimit, key_check
+from lmsteer.serving.engine.requests import Piece
+from lmsteer.serving.http import errors as failures
 from lmsteer.serving.http.metrics import Counted, Metrics
+from lmsteer.serving.http.middleware import BodyLimit, key_check
+from lmsteer.serving.http.responses import Wording
 from lmsteer.serving.http.schema import (
     AnalyseRequest,
     ChatCompletion,
@@ -33,7 +34,6 @@ from lmsteer.serving.http.schema import (
     WritingRequest,
 )
 from lmsteer.serving.http.service import Answer, Job, Service
-from lmsteer.serving.http.wording import Wording
 from lmsteer.steer.steer import Steer
 
 T = TypeVar("T")

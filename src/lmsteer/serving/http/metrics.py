@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmsteer.serving.engine.engine import Engine
-from lmsteer.serving.engine.orders import Piece
-from lmsteer.serving.http.wording import Wording
+from lmsteer.serving.engine.requests import Piece
+from lmsteer.serving.http.responses import Wording
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 

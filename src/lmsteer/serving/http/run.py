@@ -16,9 +16,9 @@ from lmsteer.errors import LMSteerError
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.engine import Engine, Limits
 from lmsteer.serving.http.app import create_app
-from lmsteer.serving.http.guards import is_key
+from lmsteer.serving.http.middleware import is_key
 from lmsteer.serving.http.service import Rules, Service
-from lmsteer.serving.shelf import Shelf
+from lmsteer.serving.registry import Shelf
 from lmsteer.steer.files import SHIPPED_FOLDER, STEERS_FOLDER
 
 

@@ -14,10 +14,10 @@ from lmsteer.generation.sampling import Sampling
 from lmsteer.model.lm import LM
 from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import BusyError, Engine
-from lmsteer.serving.engine.orders import Chosen, Finish, Order, Piece
-from lmsteer.serving.http.failures import RequestError
+from lmsteer.serving.engine.requests import Chosen, Finish, Order, Piece
+from lmsteer.serving.http.errors import RequestError
 from lmsteer.serving.http.schema import AnalyseRequest, ChatRequest, CompletionRequest, WritingRequest
-from lmsteer.serving.shelf import Shelf
+from lmsteer.serving.registry import Shelf
 from lmsteer.steer.notation import beyond, of_model_name
 from lmsteer.steer.steer import Steer
 

@@ -18,7 +18,7 @@ from lmsteer.errors import LMSteerError
 from lmsteer.reading.components import lens
 from lmsteer.reading.html import page
 from lmsteer.reading.plot import map_of
-from lmsteer.serving.engine.orders import Piece
+from lmsteer.serving.engine.requests import Piece
 from lmsteer.serving.http.schema import AnalyseRequest, CompletionRequest
 from lmsteer.serving.http.service import Choice, Job, Service
 from lmsteer.steer.mix import Mix

@@ -12,8 +12,8 @@ from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
 from lmsteer.errors import ModelError, SteerError
 from lmsteer.model.head_file import read_head
-from lmsteer.serving.vllm.admission import shelf
-from lmsteer.serving.vllm.dial import DIAL, HeadPart
+from lmsteer.serving.vllm.state import DIAL, HeadPart
+from lmsteer.serving.vllm.validation import shelf
 
 
 class SteeredLogitsProcessor(LogitsProcessor):

@@ -19,7 +19,7 @@ from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.export.peft_lora import NamedHead, write_lora
 from lmsteer.model.fingerprints import fingerprint_of_tensors, head_sample
 from lmsteer.model.head_file import read_head
-from lmsteer.serving.vllm.admission import shelf
+from lmsteer.serving.vllm.validation import shelf
 from lmsteer.steer.algebra import summed
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.notation import of_model_name

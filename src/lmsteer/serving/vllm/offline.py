@@ -13,7 +13,7 @@ from typing import Any
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.bulk import Lines, Writer
 from lmsteer.generation.generate import Draws
-from lmsteer.serving.vllm.admission import FOLDERS, KEY
+from lmsteer.serving.vllm.validation import FOLDERS, KEY
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.notation import Settings
 from lmsteer.steer.steer import Steer

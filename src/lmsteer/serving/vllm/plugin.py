@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lmsteer.serving.vllm.admission import FOLDERS
+from lmsteer.serving.vllm.validation import FOLDERS
 
 
 def register() -> None:
@@ -20,9 +20,9 @@ def register() -> None:
     from vllm.model_executor.custom_op import op_registry_oot
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
-    from lmsteer.serving.vllm.admission import shelf
     from lmsteer.serving.vllm.layer import SteeredLogitsProcessor
     from lmsteer.serving.vllm.lora import register_resolver
+    from lmsteer.serving.vllm.validation import shelf
 
     shelf().names()
     if LogitsProcessor.__name__ not in op_registry_oot:

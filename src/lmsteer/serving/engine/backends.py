@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lmsteer.errors import ModelError
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.alone import Alone
 from lmsteer.serving.engine.batch import Batch
+from lmsteer.serving.engine.single import Alone
 
 # By this share of their size a row's logits may differ from those of its text alone. Rounding is 1e-6 in float32 and
 # 1e-2 in bfloat16; what looks at a wrong place differs by its whole size.

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lmsteer.cli.output.common import signed
 from lmsteer.evaluation.interference import Interference
 from lmsteer.evaluation.safe_range import MOST, SafeRange
 from lmsteer.model.fisher import Curvature
-from lmsteer.printing.common import signed
 from lmsteer.steer.algebra import cosines, overlaps
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer

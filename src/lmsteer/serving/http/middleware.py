@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmsteer.serving.http.failures import RequestError
+from lmsteer.serving.http.errors import RequestError
 
 
 class BodyLimit:

@@ -18,8 +18,8 @@ from torch import Tensor
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.generation.sampling import draw
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.orders import Chosen, Written, chosen_of
-from lmsteer.serving.engine.rows import rows_for
+from lmsteer.serving.engine.backends import rows_for
+from lmsteer.serving.engine.requests import Chosen, Written, chosen_of
 from lmsteer.steer.mix import Mix, row_by_row
 from lmsteer.util.memory import give_back
 

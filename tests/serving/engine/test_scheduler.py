@@ -5,7 +5,7 @@ from threading import Event
 from asking import answers
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine import batch as batch_module
-from lmsteer.serving.engine.orders import Order
+from lmsteer.serving.engine.requests import Order
 
 
 def test_others_are_served_while_a_long_prompt_is_read(endless, engines):

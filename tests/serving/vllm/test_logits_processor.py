@@ -16,7 +16,10 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 from lmsteer import Mix, save_steer
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.peft_lora import NamedHead
-from lmsteer.serving.vllm import admission, dial, lora, router
+from lmsteer.serving.vllm import logits_processor as router
+from lmsteer.serving.vllm import lora
+from lmsteer.serving.vllm import state as dial
+from lmsteer.serving.vllm import validation as admission
 from lmsteer.util.disk_cache import ADAPTERS
 from tiny import random_steer
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.orders import Chosen, Piece
+from lmsteer.serving.engine.requests import Chosen, Piece
 from lmsteer.serving.http.schema import ChatCompletion, Completion, Usage
 from lmsteer.serving.http.service import Choice, Job
 

@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.engine import Limits
 from lmsteer.serving.http.app import create_app
-from lmsteer.serving.http.guards import is_key
+from lmsteer.serving.http.middleware import is_key
 from lmsteer.serving.http.run import ServerSettings, Serving, serve, service_of
 
 GREEDY = {"temperature": 0, "max_tokens": 8}

@@ -1,10 +1,10 @@
 """How the commands print what they found, for people and for machines."""
 
-from lmsteer.printing.common import as_json
-from lmsteer.printing.comparing import comparison, comparison_as_json
-from lmsteer.printing.evaluating import outcomes
-from lmsteer.printing.keeping import cached, entries_as_json, known_steers, known_steers_as_json
-from lmsteer.printing.reading import (
+from lmsteer.cli.output.common import as_json
+from lmsteer.cli.output.comparing import comparison, comparison_as_json
+from lmsteer.cli.output.evaluating import outcomes
+from lmsteer.cli.output.keeping import cached, entries_as_json, known_steers, known_steers_as_json
+from lmsteer.cli.output.reading import (
     analyses,
     analysis_as_json,
     component_as_json,
@@ -12,8 +12,8 @@ from lmsteer.printing.reading import (
     verification,
     verification_as_json,
 )
-from lmsteer.printing.steers import mix, mix_as_json, safe_range, transferred
-from lmsteer.printing.writing import continuations, fitted, gist_fitted, streamed
+from lmsteer.cli.output.steers import mix, mix_as_json, safe_range, transferred
+from lmsteer.cli.output.writing import continuations, fitted, gist_fitted, streamed
 
 __all__ = [
     "analyses",

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.serving.engine.text import Text
+from lmsteer.serving.engine.detokenizer import Text
 from tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

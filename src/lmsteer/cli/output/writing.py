@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from lmsteer.cli.output.common import plain, signed
 from lmsteer.fitting.fit import Fit
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.masks import Condition
-from lmsteer.printing.common import plain, signed
 
 # Below this many texts the outer strengths are rough.
 _FEW = 200

@@ -13,7 +13,7 @@ from lmsteer.errors import LMSteerError
 from lmsteer.generation.decoding import Row
 from lmsteer.generation.sampling import Sampling
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.text import Text
+from lmsteer.serving.engine.detokenizer import Text
 from lmsteer.steer.steer import Steer
 
 Finish = Literal["stop", "length", "timeout"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.errors import SteerError
-from lmsteer.serving.shelf import Shelf
+from lmsteer.serving.registry import Shelf
 from lmsteer.steer.mix import Dialled
 from lmsteer.steer.steer import Card
 

@@ -4,7 +4,7 @@ import pytest
 
 from lmsteer import save_steer
 from lmsteer.errors import SteerError
-from lmsteer.serving.shelf import Shelf
+from lmsteer.serving.registry import Shelf
 from tiny import random_steer
 
 

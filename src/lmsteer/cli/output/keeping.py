@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lmsteer.printing.common import signed
+from lmsteer.cli.output.common import signed
 from lmsteer.steer.steer import Steer
 from lmsteer.util.disk_cache import Entry
 

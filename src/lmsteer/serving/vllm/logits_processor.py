@@ -17,8 +17,8 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as BySlot
 
 from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.serving.vllm.admission import FOLDERS, asked
-from lmsteer.serving.vllm.dial import DIAL
+from lmsteer.serving.vllm.state import DIAL
+from lmsteer.serving.vllm.validation import FOLDERS, asked
 from lmsteer.steer.mix import Dialled
 
 
