@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks.measure import in_turn
 from lmsteer.data.starter import starter_texts
-from lmsteer.fitting.rows import encode_whole
 from lmsteer.model.lm import load
 from lmsteer.model.onednn import linear
+from lmsteer.reading.rows import encode_whole
 
 WIDTHS = (16, 64, 256, 1024)
 TEXTS, ROWS = 64, 1024

@@ -13,11 +13,11 @@ from benchmarks.measure import Ways, peak_bytes, seconds
 from benchmarks.speed import BATCH, SAMPLES, TOKENS, Bench, alone
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.fitting.fit import Fit, fit
-from lmsteer.fitting.rows import Rows, encode_whole, gather, states_of
 from lmsteer.model.batching import TOKENS_PER_BATCH, pad
 from lmsteer.model.fisher import curvature
 from lmsteer.model.lm import load
 from lmsteer.reading.held_out import read
+from lmsteer.reading.rows import Rows, encode_whole, gather, states_of
 
 # 250 texts are where ours first reads better than the published recipe's 1,000 steps; 8,538 are all of sst5_train.
 TEXTS = (250, 500, 1000, 2000, 4000, 8538)

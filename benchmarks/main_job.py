@@ -27,10 +27,10 @@ from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.evaluation.strength_curve import dial
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe
-from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
+from lmsteer.reading.rows import Rows, encode_whole, gather
 from lmsteer.steer.files import load_steer
 from lmsteer.util.figures import rendered
 from lmsteer.util.files import write_file

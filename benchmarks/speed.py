@@ -22,11 +22,11 @@ from lmsteer.data.starter import starter_texts
 from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import Recipe, TextRows, Training
-from lmsteer.fitting.rows import batches, encode_whole, readable, states_of
 from lmsteer.generation.generate import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.likelihood import likelihoods
+from lmsteer.reading.rows import batches, encode_whole, readable, states_of
 from lmsteer.steer.steer import Card, Steer
 
 P = ParamSpec("P")

@@ -27,10 +27,10 @@ from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import dial
 from lmsteer.fitting.fit import fit
-from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.generation.generate import generate
 from lmsteer.model.fisher import curvature
 from lmsteer.reading.held_out import read
+from lmsteer.reading.rows import Rows, gather, readable
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.transfer import transfer

@@ -31,14 +31,14 @@ from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
 from lmsteer.fitting.eos_component import fit_end
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
-from lmsteer.fitting.rows import Rows, encode_whole, gather, readable
 from lmsteer.fitting.scale import gains_at, largest_scale
-from lmsteer.fitting.splits import held_out_of
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.generate import generate, own_text
 from lmsteer.model.fisher import _SEED, _TEXTS, _TOKENS, Curvature, curvature
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.held_out import Reading, read
+from lmsteer.reading.rows import Rows, encode_whole, gather, readable
+from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.steer import Card, Steer, factorise
 from lmsteer.util.files import write_file
 

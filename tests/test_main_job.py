@@ -12,10 +12,10 @@ from lmsteer.demo import run as run_demo
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import dial
 from lmsteer.fitting.fit import Fit, fit
-from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
+from lmsteer.reading.rows import Rows, encode_whole, gather
 from lmsteer.reading.verify import verify
 
 pytestmark = pytest.mark.model

@@ -10,9 +10,9 @@ import torch
 
 from lmsteer.evaluation.scorers import Vader, positive_share
 from lmsteer.evaluation.strength_curve import dial
-from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.generation.generate import Continuation
 from lmsteer.reading.held_out import read
+from lmsteer.reading.rows import Rows, encode_whole, gather
 from tiny import random_steer, styled
 
 

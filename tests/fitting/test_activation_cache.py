@@ -14,7 +14,7 @@ from lmsteer.fitting import activation_cache as module
 from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import TextRows
-from lmsteer.fitting.rows import encode_whole
+from lmsteer.reading.rows import encode_whole
 from lmsteer.util.disk_cache import clear, entries
 from tiny import styled
 

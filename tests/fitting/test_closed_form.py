@@ -12,9 +12,9 @@ from lmsteer.errors import DataError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import credited_gradient
-from lmsteer.fitting.rows import Rows, encode_whole
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.reading.rows import Rows, encode_whole
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from tiny import random_steer, styled
 

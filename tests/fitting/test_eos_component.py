@@ -8,10 +8,10 @@ import torch
 from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.eos_component import fit_end, ridge
-from lmsteer.fitting.rows import encode_whole
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.reading.rows import encode_whole
 from tiny import styled
 
 

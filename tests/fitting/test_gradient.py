@@ -9,8 +9,8 @@ from torch import nn
 from lmsteer.errors import DataError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, draws, train
-from lmsteer.fitting.rows import encode_whole
 from lmsteer.model.batching import pad
+from lmsteer.reading.rows import encode_whole
 from tiny import styled
 
 TEXTS = styled(24)

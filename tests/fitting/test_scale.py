@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.fitting.rows import Rows, encode_whole, gather
 from lmsteer.fitting.scale import _crossing, best_scales, gains_at, largest_scale
+from lmsteer.reading.rows import Rows, encode_whole, gather
 from tiny import styled
 
 

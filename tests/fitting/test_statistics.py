@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError, WrongBaseError
-from lmsteer.fitting import splits as kept
 from lmsteer.fitting import statistics as module
 from lmsteer.fitting.activation_cache import HiddenStates
-from lmsteer.fitting.rows import Rows, encode_whole, from_words, gather, two_words
-from lmsteer.fitting.splits import held_out_of
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
+from lmsteer.reading import splits as kept
+from lmsteer.reading.rows import Rows, encode_whole, from_words, gather, two_words
+from lmsteer.reading.splits import held_out_of
 from lmsteer.util.files import replace_folder
 
 LONGEST = 50  # tokens; more than any text below has

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.fitting.rows import Rows, encode_whole, gather
+from lmsteer.reading.rows import Rows, encode_whole, gather
 from lmsteer.reading.sweep import Direction, directions_of, sweep, sweep_texts
 from lmsteer.steer.mix import Mix
 from tiny import random_steer, styled

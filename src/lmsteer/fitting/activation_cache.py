@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
-from lmsteer.fitting.rows import Rows, States, batches, states_of
 from lmsteer.model.lm import LM
+from lmsteer.reading.rows import Rows, States, batches, states_of
 from lmsteer.util.disk_cache import STORE_RECORD, STORES, cache_dir, say, size_of
 from lmsteer.util.files import replace_file
 

@@ -30,11 +30,11 @@ from torch import Tensor
 from lmsteer.errors import DataError
 from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.eos_component import fit_end
-from lmsteer.fitting.rows import Rows
 from lmsteer.fitting.scale import largest_scale
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import Curvature
 from lmsteer.model.head import Head
+from lmsteer.reading.rows import Rows
 from lmsteer.steer.steer import factorise
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0)

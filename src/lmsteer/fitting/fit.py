@@ -16,11 +16,11 @@ from lmsteer.errors import DataError, StatisticsError
 from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.run import Work
-from lmsteer.fitting.splits import held_out_of
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import Reading, read
+from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.files import STEERS_FOLDER, check_target, save_steer
 from lmsteer.steer.steer import Card, Steer
 from lmsteer.util.distributed import Processes

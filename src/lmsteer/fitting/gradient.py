@@ -23,8 +23,8 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.fitting.activation_cache import HiddenStates
-from lmsteer.fitting.rows import Rows
 from lmsteer.model.head import Head
+from lmsteer.reading.rows import Rows
 from lmsteer.util.files import replace_folder
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

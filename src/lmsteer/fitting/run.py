@@ -13,8 +13,8 @@ from pathlib import Path
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import InterruptedWorkError
 from lmsteer.fitting.activation_cache import HiddenStates, open_store
-from lmsteer.fitting.rows import readable
 from lmsteer.model.lm import LM
+from lmsteer.reading.rows import readable
 from lmsteer.util.progress import Progress
 
 

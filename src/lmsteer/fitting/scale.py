@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.rows import Rows
 from lmsteer.model.head import Head
+from lmsteer.reading.rows import Rows
 from lmsteer.reading.sweep import Direction, sweep
 
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.

@@ -35,9 +35,9 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError, WrongBaseError
 from lmsteer.fitting.activation_cache import HiddenStates
-from lmsteer.fitting.rows import Rows, from_words
-from lmsteer.fitting.splits import held, is_candidate, sampled
 from lmsteer.model.lm import LM
+from lmsteer.reading.rows import Rows, from_words
+from lmsteer.reading.splits import held, is_candidate, sampled
 from lmsteer.util.files import replace_folder
 from lmsteer.util.memory import give_back
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from lmsteer.fitting.rows import Rows
 from lmsteer.model.head import Head
 from lmsteer.reading.platt import auc, calibrate
+from lmsteer.reading.rows import Rows
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.steer import Steer
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText, fingerprint_of
 from lmsteer.errors import DataError, SteerError
-from lmsteer.fitting.rows import Rows, gather, readable
-from lmsteer.fitting.splits import held_out_of
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import Reading, read
+from lmsteer.reading.rows import Rows, gather, readable
+from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 

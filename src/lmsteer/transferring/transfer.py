@@ -17,11 +17,11 @@ from lmsteer.data.labelled import LabelledText, check_labelled
 from lmsteer.data.starter import DIMENSIONS, starter_texts
 from lmsteer.errors import DataError, SteerError
 from lmsteer.fitting.eos_component import end_direction
-from lmsteer.fitting.rows import Rows, gather, readable
 from lmsteer.fitting.scale import best_scales, largest_scale
 from lmsteer.model.fisher import Curvature, curvature
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
+from lmsteer.reading.rows import Rows, gather, readable
 from lmsteer.steer.steer import Card, Steer
 from lmsteer.transferring.alignment import Pairs, paired_states
 from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing

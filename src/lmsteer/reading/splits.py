@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
-from lmsteer.fitting.rows import Rows, two_words
+from lmsteer.reading.rows import Rows, two_words
 
 # One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.
 HELD_OUT_SHARE = 8

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError
-from lmsteer.fitting import rows as module
-from lmsteer.fitting.rows import encode_whole, states_of
+from lmsteer.reading import rows as module
+from lmsteer.reading.rows import encode_whole, states_of
 from tiny import styled
 
 FULL = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried too much"
