@@ -13,8 +13,8 @@ from benchmarks.measure import Ways, peak_bytes, seconds
 from benchmarks.speed import BATCH, SAMPLES, TOKENS, Bench, alone
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.fitting.fit import Fit, fit
+from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.batching import TOKENS_PER_BATCH, pad
-from lmsteer.model.fisher import curvature
 from lmsteer.model.lm import load
 from lmsteer.reading.held_out import read
 from lmsteer.reading.rows import Rows, encode_whole, gather, states_of
@@ -120,7 +120,7 @@ def _fit_of_texts(data: Path, count: int) -> FitOfTexts:
     lm.head.logits(lm.hidden_states(*pad([[1] * 8], 0, lm.device)))  # touches the weights, which may be mapped
     texts = read_labelled(data / "sst5_train.jsonl.gz")
     some = sample_texts(texts, count, seed=0) if count < len(texts) else texts
-    curvature(lm)
+    fisher_factors(lm)
     with TemporaryDirectory() as folder:
         done: list[Fit] = []
         took = 0.0

@@ -21,7 +21,7 @@ from lmsteer.cli import output as printing
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.interference import interference, own_readings
 from lmsteer.generation.generate import generate
-from lmsteer.model.fisher import curvature
+from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import load
 from lmsteer.steer.algebra import balanced
 from lmsteer.steer.files import find_steer
@@ -43,7 +43,7 @@ def table() -> None:
     """Each steer's own effect alone and in the mix."""
     lm = load()
     steers = {name: find_steer(name) for name in THREE}
-    own = curvature(lm)
+    own = fisher_factors(lm)
     plain = Mix(steers, THREE)
     mixes = {"as they are": plain, "balanced": Mix(steers, balanced(plain, own))}
     console = Console(width=120)

@@ -28,7 +28,7 @@ from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import dial
 from lmsteer.fitting.fit import fit
 from lmsteer.generation.generate import generate
-from lmsteer.model.fisher import curvature
+from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.reading.held_out import read
 from lmsteer.reading.rows import Rows, gather, readable
 from lmsteer.steer.files import load_steer, save_steer
@@ -75,7 +75,7 @@ def read_all(data: Data) -> None:
     for source_name, target_name in WAYS:
         source, target = load(source_name), load(target_name)
         for lm in (source, target):
-            curvature(lm)  # a model's is measured once, whatever is done with it
+            fisher_factors(lm)  # a model's is measured once, whatever is done with it
         steer = load_steer(WORK / source_name)
         rows = Rows.join(list(gather(target, *readable(target, dev))))
         way = f"{source_name} -> {target_name}"

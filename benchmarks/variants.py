@@ -33,8 +33,9 @@ from lmsteer.fitting.eos_component import fit_end
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.scale import gains_at, largest_scale
 from lmsteer.fitting.statistics import Statistics, gather_statistics
-from lmsteer.generation.generate import generate, own_text
-from lmsteer.model.fisher import _SEED, _TEXTS, _TOKENS, Curvature, curvature
+from lmsteer.generation.generate import generate
+from lmsteer.generation.unconditional import _SEED, _TEXTS, _TOKENS, fisher_factors, sample_unconditional
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.held_out import Reading, read
 from lmsteer.reading.rows import Rows, encode_whole, gather, readable
@@ -63,14 +64,14 @@ class Texts:
     ids: list[list[int]]
     states: HiddenStates
     statistics: Statistics
-    curvature: Curvature
+    curvature: FisherFactors
 
     @classmethod
     def of(cls, lm: LM, data: Path) -> Texts:
         """The main job's texts."""
         texts, ids = readable(lm, sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), TEXTS, seed=0))
         states = HiddenStates(lm, ids, open_store(lm, ids))
-        return cls(lm, texts, ids, states, gather_statistics(states, texts, Statistics.empty(lm)), curvature(lm))
+        return cls(lm, texts, ids, states, gather_statistics(states, texts, Statistics.empty(lm)), fisher_factors(lm))
 
     def weighted(self, weights: Callable[[Rows], Tensor], residuals: Callable[[Rows], Tensor]) -> Statistics:
         """The statistics with a weight for each token, and residuals taken elsewhere."""
@@ -90,7 +91,7 @@ class Texts:
             counts=replace(self.statistics.counts, label=label * share),
         )
 
-    def solved(self, statistics: Statistics | None = None, curved: Curvature | None = None) -> Factors:
+    def solved(self, statistics: Statistics | None = None, curved: FisherFactors | None = None) -> Factors:
         """The closed form's factors."""
         solution = solve(statistics or self.statistics, curved or self.curvature, self.lm.head)
         return {name: solution.factors[name] for name in ("A", "B")}
@@ -115,7 +116,7 @@ def labels_alone(texts: Texts) -> Factors:
 def exact_f(texts: Texts) -> Factors:
     """F = E[Cov_p(e)] = Eᵀ diag(p̄) E - E[ē ēᵀ], in place of the residuals of drawn tokens."""
     head = texts.lm.head
-    h, _ = own_text(texts.lm, _TEXTS, _TOKENS, _SEED)
+    h, _ = sample_unconditional(texts.lm, _TEXTS, _TOKENS, _SEED)
     mean_p, means = torch.zeros(len(head.weight), dtype=torch.float64), []
     for (rows,) in head.pieces(h):
         p = head.logits(rows).softmax(-1)
@@ -218,7 +219,7 @@ def main(data: Path) -> None:
     console.print(table)
 
 
-def _length(gradient: Tensor, curved: Curvature) -> float:
+def _length(gradient: Tensor, curved: FisherFactors) -> float:
     """In the damped Fisher metric: tr(Gᵀ C⁻¹ G F⁻¹)^½."""
     identity = torch.eye(len(gradient), dtype=torch.float64)
     c, f = (

@@ -43,9 +43,9 @@ def test_ctrl_c_keeps_what_was_gathered_and_names_the_way_on(tiny_folder, tmp_pa
     command = [sys.executable, "-m", "lmsteer", "fit", "many.jsonl", "--name", "x", "--model", str(tiny_folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
-    # The curvature is kept just before the pass begins, which takes half a minute.
+    # The Fisher factors are kept just before the pass begins, which takes half a minute.
     waited = time.monotonic() + 60
-    while not list(Path(os.environ["LMSTEER_CACHE"]).glob("curvature-*")) and time.monotonic() < waited:
+    while not list(Path(os.environ["LMSTEER_CACHE"]).glob("fisher-*")) and time.monotonic() < waited:
         time.sleep(0.05)
     time.sleep(5)
     started.send_signal(signal.SIGINT)

@@ -20,7 +20,7 @@ def test_the_cache_is_listed_and_cleared(run):
     lm = tiny_lm("llama")
     export_lora(lm, Mix({"style": random_steer(lm)}, {"style": 2.0}), cache_dir() / ADAPTERS / "written")
     listed = json.loads(run("cache", "--json", model=False)[1])
-    assert {entry["kind"] for entry in listed} == {"states", "curvature", "adapters"}
+    assert {entry["kind"] for entry in listed} == {"states", "fisher", "adapters"}
     assert "240 texts" in run("cache", model=False)[1]
     (removed,) = json.loads(run("cache", "--clear", "adapters", "--json", model=False)[1])
     assert Path(removed["path"]).name == "written"

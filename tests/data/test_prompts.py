@@ -7,9 +7,11 @@ import json
 
 import pytest
 
-from lmsteer.data.prompts import as_published, read_prompts, write_jsonl
+from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.generation.generate import Continuation
+from lmsteer.generation.published import as_published
+from lmsteer.util.files import write_jsonl
 
 
 def test_every_notation_is_read(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.statistics import Statistics, gather_statistics
-from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.reading.rows import Rows, encode_whole
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from tiny import random_steer, styled
@@ -26,10 +27,10 @@ def statistics(llama) -> Statistics:
 
 
 @pytest.fixture(scope="module")
-def own(llama, tmp_path_factory) -> Curvature:
+def own(llama, tmp_path_factory) -> FisherFactors:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMSTEER_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return curvature(llama)
+        return fisher_factors(llama)
 
 
 @pytest.mark.parametrize("credited", [False, True])

@@ -10,7 +10,8 @@ from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.eos_component import fit_end, ridge
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
-from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.reading.rows import encode_whole
 from tiny import styled
 
@@ -22,8 +23,8 @@ def statistics(llama) -> Statistics:
 
 
 @pytest.fixture(scope="module")
-def own(llama) -> Curvature:
-    return curvature(llama)
+def own(llama) -> FisherFactors:
+    return fisher_factors(llama)
 
 
 def test_the_reader_tells_labels_at_held_out_ends(llama, statistics, own):

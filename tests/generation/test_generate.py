@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper, pipeline
 
 from lmsteer.errors import DataError, SteerError
+from lmsteer.generation import decoding, sampling
 from lmsteer.generation.decoding import write
-from lmsteer.generation.generate import decoding, generate, own_text, perplexity, sampling
+from lmsteer.generation.generate import generate, perplexity
 from lmsteer.generation.sampling import RowSampler, Sampling
+from lmsteer.generation.unconditional import sample_unconditional
 from lmsteer.model.batching import pad
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
@@ -172,8 +174,8 @@ def test_a_models_own_generation_settings_are_set_aside(llama, monkeypatch):
 
 
 def test_own_text_is_the_models_and_the_seeds_alone(llama):
-    h, y = own_text(llama, 5, 7, 0)
-    again = own_text(llama, 5, 7, 0)
+    h, y = sample_unconditional(llama, 5, 7, 0)
+    again = sample_unconditional(llama, 5, 7, 0)
     assert h.shape == (len(y), 32)
     assert len(y) <= 35
     assert torch.equal(h, again[0])

@@ -10,7 +10,7 @@ from tokenizers import normalizers, processors
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.reading.analyse import analyse
-from lmsteer.reading.html import page, pieces, span_text
+from lmsteer.reading.html import page, pieces
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer, tiny_tokenizer
 
@@ -55,14 +55,14 @@ def test_pieces_are_the_text_again(llama):
         inside = shown[span.start : span.end]
         assert {piece.span for piece in inside} == {"above" if span.score > 0 else "below"}
         assert [piece.goes_on for piece in inside] == [False, *[True] * (len(inside) - 1)]
-        assert span_text(found, span) in " ".join(text.split())
+        assert found.span_text(span) in " ".join(text.split())
 
 
 def test_white_space_is_in_no_span_of_its_own(llama):
     text = "a" + " " * 30 + "b"
     (found,) = analyse(llama, [text], {"s": random_steer(llama)}, spans=9)
     for span in found.dimensions["s"].spans:
-        assert span_text(found, span).strip() in ("a", "b", "a b")
+        assert found.span_text(span).strip() in ("a", "b", "a b")
         assert found.words[span.start].start < found.words[span.start].end
         assert found.words[span.end - 1].start < found.words[span.end - 1].end
 

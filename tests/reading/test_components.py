@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.model.fisher import curvature
+from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.reading import plot as word_map
 from lmsteer.reading.components import lens
 from lmsteer.reading.plot import draw
@@ -26,7 +26,7 @@ def look(lm, steer, **options):
 
 
 def test_a_steer_of_rank_one_is_one_component(llama):
-    steer, own = random_steer(llama, rank=1), curvature(llama)
+    steer, own = random_steer(llama, rank=1), fisher_factors(llama)
     a, b = steer.factors["A"].double(), steer.factors["B"].double()
     (component,) = look(llama, steer)
     assert component.share == pytest.approx(1)
@@ -48,7 +48,7 @@ def test_components_share_all_that_the_steer_does(llama):
 
 def test_shares_are_of_what_the_parts_do(llama):
     """Two parts that are orthogonal in C and in F: their shares go with tr(Wᵀ C W F)."""
-    own = curvature(llama)
+    own = fisher_factors(llama)
     a, b = (vectors[:, [31, 20]] for _, vectors in (own.c_eigen, own.f_eigen))
     steer = replace(random_steer(llama), factors={"A": a.float(), "B": b.float()})
     sizes = [float((own.c @ w * (w @ own.f)).sum()) for w in (a[:, [k]] @ b[:, [k]].T for k in (0, 1))]

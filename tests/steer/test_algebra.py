@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.model.fisher import Curvature
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.steer.algebra import apart, balanced, overlaps, summed
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
@@ -20,7 +20,7 @@ from tiny import random_steer
 def curvature():
     g = torch.Generator().manual_seed(0)
     h, r = (torch.randn(200, 32, generator=g, dtype=torch.float64) for _ in range(2))
-    return Curvature(h.T @ h / 200, r.T @ r / 200, h.mean(0))
+    return FisherFactors(h.T @ h / 200, r.T @ r / 200, h.mean(0))
 
 
 def with_end(lm, seed):

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.fitting.fit import fit
-from lmsteer.model.fisher import curvature
+from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
 from lmsteer.reading.words import encode_with_bounds
@@ -96,7 +96,7 @@ def test_what_is_damped_points_the_same_way_and_costs_half(llama, disguised):
     steer = random_steer(llama)
     moved = transfer(llama, steer, disguised, texts=TEXTS)
     a, b = (moved.factors[name][torch.argsort(ORDER)] for name in ("A", "B"))
-    m = overlaps([steer, replace(steer, factors={"A": a, "B": b})], curvature(llama))
+    m = overlaps([steer, replace(steer, factors={"A": a, "B": b})], fisher_factors(llama))
     assert float(m[0, 1] / (m[0, 0] * m[1, 1]).sqrt()) > 0.9  # 1 without damping, as above
     assert float(m[1, 1]) == pytest.approx(0.5 * float(m[0, 0]), rel=0.01)  # the two curvatures are measured apart
 

@@ -20,9 +20,8 @@ from transformers import DynamicCache
 from lmsteer.baselines.baseline import Rival, RivalCard, Trained, Traits, picked
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import DataError, SteerError
-from lmsteer.generation.decoding import CACHE
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.model.kv_cache import CacheStarts, Kept, cut
+from lmsteer.model.kv_cache import CACHE, CacheStarts, Kept, cut
 from lmsteer.model.lm import LM
 
 _MINUS, _PLUS = "minus", "plus"

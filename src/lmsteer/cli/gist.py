@@ -176,8 +176,9 @@ def generate(
     Example: lmsteer gist generate hot early --gist opposite.gist
     """
     from lmsteer.cli import output as printing
-    from lmsteer.data.prompts import as_published, read_prompts
+    from lmsteer.data.prompts import read_prompts
     from lmsteer.generation.generate import Draws
+    from lmsteer.generation.published import as_published
     from lmsteer.generation.sampling import Sampling
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.examples import input_text

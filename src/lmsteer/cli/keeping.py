@@ -11,10 +11,10 @@ from lmsteer.cli.app import AsJson, app, stdout
 
 @app.command()
 def cache(
-    clear: Annotated[str | None, typer.Option(help="Remove models, states, curvature, adapters, or all.")] = None,
+    clear: Annotated[str | None, typer.Option(help="Remove models, states, fisher, adapters, or all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what the cache holds (models, hidden states of texts, curvature of models, LoRAs for vLLM), or clear it.
+    """List what the cache holds (models, hidden states, Fisher factors, LoRAs for vLLM), or clear it.
 
     Example: lmsteer cache --clear states
     """

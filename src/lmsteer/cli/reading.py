@@ -50,7 +50,7 @@ def analyse(
         stderr.print(f"{len(found)} texts written to {html}.", markup=False)
     if as_json:
         for analysis in found:
-            print(json.dumps(printing.analysis_as_json(analysis), ensure_ascii=False))
+            print(json.dumps(analysis.to_json(), ensure_ascii=False))
     elif not html:
         printing.analyses(stdout, found)
 

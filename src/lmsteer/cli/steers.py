@@ -80,7 +80,7 @@ def mix(
     from lmsteer.data.prompts import read_prompts
     from lmsteer.data.starter import starter_prompts
     from lmsteer.evaluation.interference import interference
-    from lmsteer.model.fisher import curvature
+    from lmsteer.generation.unconditional import fisher_factors
     from lmsteer.model.lm import load
     from lmsteer.steer.algebra import apart, balanced, summed
     from lmsteer.steer.files import check_target, find_steer, save_steer
@@ -102,7 +102,7 @@ def mix(
     lm.check_base(mixed)
     if rank is not None and not 1 <= rank <= lm.hidden_size:
         raise LMSteerError(f"--rank must be from 1 to the model's hidden size, {lm.hidden_size}, not {rank}.")
-    own = curvature(lm)
+    own = fisher_factors(lm)
     if against:
         others = {other: find_steer(other) for other in against}
         lm.check_base(Mix(others, dict.fromkeys(others, 1.0)))

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from lmsteer.data.prompts import write_jsonl
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
 from lmsteer.evaluation.conditions import Arm
 from lmsteer.evaluation.interference import own_readings
@@ -30,7 +29,7 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import plain_likelihoods
 from lmsteer.reading.words import encode_to_read
 from lmsteer.steer.mix import Mix
-from lmsteer.util.files import finite, write_file
+from lmsteer.util.files import finite, write_file, write_jsonl
 from lmsteer.util.progress import Progress, no_progress
 
 # Prompts whose continuations are written, judged and kept together.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.check import check_mix
+from lmsteer.model.head_file import NamedHead
 from lmsteer.model.lm import LM
 from lmsteer.steer.algebra import summed
 from lmsteer.steer.mix import Mix
@@ -32,21 +33,6 @@ _PREFIX = "base_model.model."
 # What PEFT may do beside or in place of adding a product.
 _MORE = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
 _KIND = FolderKind("LoRA", _CONFIG, _TENSORS, 1, SteerError)
-
-
-@dataclass(frozen=True)
-class NamedHead:
-    """An output embedding, and where it stands.
-
-    Attributes:
-        base: name of the model.
-        name: of the module, as PEFT's ``target_modules`` has it.
-        weight: E (V, d).
-    """
-
-    base: str
-    name: str
-    weight: Tensor
 
 
 def head_name(lm: LM) -> str:

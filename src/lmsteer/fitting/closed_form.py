@@ -5,7 +5,7 @@ Which way to go is told by two gradients at W = 0, each (d, d) and taken to leng
     G_labels = E[(s - s̄) h rᵀ]     the likelihood of the texts under strength s = label
     G_credit = E[(q - q̄) h rᵀ]     how much each token raises what the text reads as (``credit``)
 
-The Fisher matrix of the model's own text is, under the Kronecker approximation, C ⊗ F (``curvature``). With
+The Fisher matrix of the model's own text is, under the Kronecker approximation, C ⊗ F (``fisher_factors``). With
 damping λ₁, λ₂ (in units of the mean diagonal) the natural gradient of their sum G is::
 
     W(λ₁, λ₂) = (C + λ₁ I)⁻¹ (G - α D) (F + λ₂ I)⁻¹                                           (d, d)
@@ -32,7 +32,7 @@ from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.eos_component import fit_end
 from lmsteer.fitting.scale import largest_scale
 from lmsteer.fitting.statistics import Statistics
-from lmsteer.model.fisher import Curvature
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import Rows
 from lmsteer.steer.steer import factorise
@@ -62,14 +62,14 @@ class NaturalGradient:
 
     Args:
         statistics: of the labelled texts.
-        curvature: of the model.
+        fisher: Fisher factors of the model.
         reader: w (d,), to give credit by; None goes by the labels alone.
     """
 
-    def __init__(self, statistics: Statistics, curvature: Curvature, reader: Tensor | None = None) -> None:
+    def __init__(self, statistics: Statistics, fisher: FisherFactors, reader: Tensor | None = None) -> None:
         n, sums = statistics.counts.tokens, statistics.sums
-        self.c, self.c_basis = curvature.c_eigen
-        self.f, self.f_basis = curvature.f_eigen
+        self.c, self.c_basis = fisher.c_eigen
+        self.f, self.f_basis = fisher.f_eigen
         gradients = [(sums["G"] - statistics.counts.label / n * sums["D"]) / n]
         if reader is not None:
             blocks = [(rows.h, rows.r, rows.texts()[0]) for rows in statistics.sample]
@@ -110,12 +110,12 @@ class NaturalGradient:
         return matrix / root_c[:, None] / root_f
 
 
-def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int | None = None) -> Solution:
+def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: int | None = None) -> Solution:
     """Fit a steer from statistics.
 
     Args:
         statistics: of the labelled texts.
-        curvature: of the model.
+        fisher: Fisher factors of the model.
         head: of the model that they were gathered with; needed to choose the scales.
         rank: of the steer, its end part not counted; None chooses it from the spectrum.
 
@@ -124,8 +124,8 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     """
     inside = statistics.held_out[~statistics.held_out.is_end]
     _check(statistics, inside)
-    end = fit_end(statistics, curvature, head)
-    gradient = NaturalGradient(statistics, curvature, end.w if end else None)
+    end = fit_end(statistics, fisher, head)
+    gradient = NaturalGradient(statistics, fisher, end.w if end else None)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
     a, b, singular_values = gradient.factors(damping_1, damping_2)
     spectrum = singular_values.double() ** 2
@@ -146,13 +146,13 @@ def solve(statistics: Statistics, curvature: Curvature, head: Head, *, rank: int
     return Solution({name: factor.float().contiguous() for name, factor in factors.items()}, settings)
 
 
-def outlook(statistics: Statistics, curvature: Curvature) -> str:
+def outlook(statistics: Statistics, fisher: FisherFactors) -> str:
     """What the labels so far promise on the held-out texts, to first order and in a few words; empty if nothing yet."""
     rows = statistics.held_out[~statistics.held_out.is_end]
     _, labels = rows.texts()
     if statistics.counts.tokens < 2 or not len(labels) or labels.min() == labels.max():
         return ""
-    w = NaturalGradient(statistics, curvature).matrix(_DAMPINGS_1[1], _DAMPING_2)
+    w = NaturalGradient(statistics, fisher).matrix(_DAMPINGS_1[1], _DAMPING_2)
     evidence = rows.per_text(((rows.h.double() @ w) * rows.r).sum(1))
     told = labels != 0
     signs = (evidence.sign() == labels.sign())[told].float().mean()

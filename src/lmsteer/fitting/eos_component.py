@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lmsteer.fitting.scale import best_scales
 from lmsteer.fitting.statistics import Statistics
-from lmsteer.model.fisher import Curvature
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
 
 _DAMPING_U = 0.01
@@ -59,18 +59,18 @@ class EndPart:
     damping: float
 
 
-def end_direction(curvature: Curvature, r_end: Tensor) -> Tensor:
+def end_direction(fisher: FisherFactors, r_end: Tensor) -> Tensor:
     """u (d,), which moves the end-of-text token and as little else as possible, of the mean residual there (d,)."""
-    u = ridge(curvature.f, r_end, _DAMPING_U)
+    u = ridge(fisher.f, r_end, _DAMPING_U)
     return u / (u @ r_end)
 
 
-def fit_end(statistics: Statistics, curvature: Curvature, head: Head) -> EndPart | None:
+def fit_end(statistics: Statistics, fisher: FisherFactors, head: Head) -> EndPart | None:
     """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
     if not n or rows.is_end.sum() < 2:
         return None
-    u = end_direction(curvature, sums["r_end"] / n)
+    u = end_direction(fisher, sums["r_end"] / n)
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
         return None  # the ends have one and the same label

@@ -17,7 +17,8 @@ from lmsteer.fitting.closed_form import outlook, solve
 from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
 from lmsteer.fitting.run import Work
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
-from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import Reading, read
 from lmsteer.reading.splits import held_out_of
@@ -154,7 +155,7 @@ def _statistics(
         return statistics
     with work.interruptible("the statistics gathered so far are"):
         with processes.first_goes_first():
-            own = curvature(work.lm)
+            own = fisher_factors(work.lm)
         gathered = _gather(work, own)
         processes.wait()
         for part, share in parts:
@@ -171,7 +172,7 @@ def _part(folder: Path, share: str) -> Statistics:
     return statistics
 
 
-def _gather(work: Work, own: Curvature) -> Statistics:
+def _gather(work: Work, own: FisherFactors) -> Statistics:
     plan = work.states.batches
     statistics, first = _resumed(work) if work.resumable else (Statistics.empty(work.lm), 0)
     sizes = [sum(len(work.ids[i]) - 1 for i in batch) for batch in plan]
@@ -208,7 +209,7 @@ def _resumed(work: Work) -> tuple[Statistics, int]:
 
 def _solve(work: Work, card: Card, rank: int | None, statistics: Statistics, folder: Path) -> Fit:
     with work.interruptible("the statistics are"):
-        solution = solve(statistics, curvature(work.lm), work.lm.head, rank=rank)
+        solution = solve(statistics, fisher_factors(work.lm), work.lm.head, rank=rank)
         steer = _steer(work.lm, solution.factors, card)
         reading = read(work.lm.head, statistics.held_out, steer)
     card = replace(

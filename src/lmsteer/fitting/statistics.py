@@ -11,7 +11,7 @@ over the tokens of the texts, and, where a text ends, apart from those::
 
 They are plain sums in float64. So they are gathered in a stream at constant memory, merged across machines by
 addition, extended by new texts, and the result is that of all texts at once. What such a step costs, the Fisher
-matrix, is the model's own (``curvature``).
+matrix, is the model's own (``fisher_factors``).
 
 A few texts are held out of the sums to choose damping and scale by: those whose digest is small, which is the
 same choice in every order, file and process. Their rows are kept, till there are so many, and so are those of a sample

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from lmsteer.data.prompts import as_published
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.generation.decoding import PromptStarts
 from lmsteer.generation.generate import Draws, continue_from, encode_prompts
+from lmsteer.generation.published import as_published
 from lmsteer.model.lm import LM
 from lmsteer.steer.notation import Settings
 from lmsteer.steer.steer import Steer

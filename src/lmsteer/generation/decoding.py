@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,11 +18,10 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lmsteer.generation.sampling import RowSampler
 from lmsteer.model.batching import pad
+from lmsteer.model.kv_cache import CACHE
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import SteerHandle
 
-# What this release of transformers calls the cache.
-CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
 # Tokens between two looks at which rows have ended: a look costs as much as half a token.
 _STRETCH = 16
 

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from lmsteer.errors import DataError
-from lmsteer.generation.decoding import PromptStarts, Row, Starts, start_of, write, write_rows
-from lmsteer.generation.sampling import Recorder, RowSampler, Sampling, Scorer
+from lmsteer.generation.decoding import PromptStarts, Row, Starts, start_of, write_rows
+from lmsteer.generation.sampling import RowSampler, Sampling, Scorer
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -160,25 +159,6 @@ def continue_from(
                 done = _continue_batch(lm, prompts, starts, steers, batch, draws, first)
             step(len(batch), "")
             yield from done
-
-
-@torch.inference_mode()
-def own_text(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Text that the unsteered model writes from nothing: hidden states (N, d) and the tokens drawn after them (N,).
-
-    Args:
-        lm: the model.
-        texts: how many texts.
-        tokens: of each; a text that ends sooner counts to its end.
-        seed: of the draws.
-    """
-    start = torch.full((texts, 1), lm.start_id, device=lm.device)
-    uniform = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
-    sampler = RowSampler(uniform, Sampling(top_p=0.95), lm.end_ids)
-    recorder = Recorder(lm, sampler)
-    with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
-        write(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
-    return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
 
 
 def perplexity(continuations: Sequence[Continuation]) -> float:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lmsteer.errors import ModelError
-from lmsteer.generation.decoding import CACHE
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.gist.masks import Condition
-from lmsteer.model.kv_cache import cut, joined, read
+from lmsteer.model.kv_cache import CACHE, cut, joined, read
 from lmsteer.model.lm import LM
 
 # Kinds of attention that add or apply whatever mask they are given.

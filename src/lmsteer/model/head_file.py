@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,10 +13,24 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmsteer.errors import ModelError
-from lmsteer.export.peft_lora import NamedHead
 from lmsteer.model.lm import LOADING_ERRORS
 
 _INDEX, _ONE_FILE = "model.safetensors.index.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class NamedHead:
+    """An output embedding, and where it stands.
+
+    Attributes:
+        base: name of the model.
+        name: of the module, as PEFT's ``target_modules`` has it.
+        weight: E (V, d).
+    """
+
+    base: str
+    name: str
+    weight: Tensor
 
 
 def read_head(model: str) -> NamedHead:

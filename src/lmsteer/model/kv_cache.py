@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from lmsteer.errors import ModelError
-from lmsteer.generation.decoding import CACHE
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
+
+# The name under which transformers 5 takes and returns the cache.
+CACHE = "past_key_values"
 
 
 class Kept(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -55,6 +56,34 @@ class Analysis:
     tokens: tuple[Bounds, ...]
     words: tuple[Word, ...]
     dimensions: Mapping[str, Dimension]
+
+    def bounds(self, span: Span) -> Bounds:
+        """The characters of a span: its first, and one past its last."""
+        return self.words[span.start].start, self.words[span.end - 1].end
+
+    def span_text(self, span: Span) -> str:
+        """The text of a span, on one line."""
+        start, end = self.bounds(span)
+        return " ".join(self.text[start:end].split())
+
+    def to_json(self) -> dict[str, Any]:
+        """The analysis as a JSON object: words and spans have the characters that they stand for."""
+        return {"text": self.text, "dimensions": {name: self._dimension(d) for name, d in self.dimensions.items()}}
+
+    def _dimension(self, dimension: Dimension) -> dict[str, Any]:
+        words = [
+            {"text": self.text[word.start : word.end], "start": word.start, "end": word.end, "evidence": evidence}
+            for word, evidence in zip(self.words, dimension.word_evidence, strict=True)
+        ]
+        spans = [
+            {
+                "text": self.span_text(span),
+                **dict(zip(("start", "end"), self.bounds(span), strict=True)),
+                "evidence": span.score,
+            }
+            for span in dimension.spans
+        ]
+        return {**asdict(dimension.position), "end": dimension.end, "words": words, "spans": spans}
 
 
 def analyse(

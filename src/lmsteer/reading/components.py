@@ -1,7 +1,7 @@
 """Lens: the words at both ends of what a steer does.
 
 At strength 1 a steer moves the logits of a hidden state ``h`` by ``h W Eᵀ``. How much a part of W does is told by the
-model's own text, whose hidden states have second moment C and whose residuals have F (``curvature``): the singular
+model's own text, whose hidden states have second moment C and whose residuals have F (``fisher_factors``): the singular
 values of ::
 
     C^½ W F^½ = U S Vᵀ                                                                       (d, d)
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError, SteerError
-from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.reading.whole_words import WholeWords, Word
 from lmsteer.steer.mix import Mix
@@ -66,7 +67,7 @@ def lens(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Comp
     lm.check_base(mix)
     forms = {steer.form for steer in mix.steers.values()}
     if forms == {"multiply"}:
-        shares, logits = _of_matrix(lm, mix.matrix(), curvature(lm), components)
+        shares, logits = _of_matrix(lm, mix.matrix(), fisher_factors(lm), components)
     elif len(mix.steers) == 1 and len(mix.strengths) == 1:
         shares, logits = torch.ones(1), _of_vector(lm, mix)
     else:
@@ -80,7 +81,7 @@ def lens(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Comp
     ]
 
 
-def _of_matrix(lm: LM, w: Tensor, own: Curvature, count: int) -> tuple[Tensor, Tensor]:
+def _of_matrix(lm: LM, w: Tensor, own: FisherFactors, count: int) -> tuple[Tensor, Tensor]:
     """Shares (N,) and logits (N, V) of the first ``count`` components of W (d, d)."""
     w = w.double()
     root_c, root_f = (_root(*eigen) for eigen in (own.c_eigen, own.f_eigen))

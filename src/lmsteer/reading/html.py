@@ -55,12 +55,6 @@ def pieces(analysis: Analysis, dimension: Dimension) -> Iterator[Piece]:
         done = max(done, word.end)
 
 
-def span_text(analysis: Analysis, span: Span) -> str:
-    """The words of a span as they stand in the text, on one line."""
-    first, last = analysis.words[span.start], analysis.words[span.end - 1]
-    return " ".join(analysis.text[first.start : last.end].split())
-
-
 def _shown(analysis: Analysis, name: str, label: str, dimension: Dimension) -> dict[str, Any]:
     position = dimension.position
     highest = max(position.shares)
@@ -72,7 +66,7 @@ def _shown(analysis: Analysis, name: str, label: str, dimension: Dimension) -> d
         "pieces": list(pieces(analysis, dimension)),
         "rest": analysis.text[analysis.words[-1].end :],
         "end": dimension.end,
-        "spans": [{"score": span.score, "text": span_text(analysis, span)} for span in dimension.spans],
+        "spans": [{"score": span.score, "text": analysis.span_text(span)} for span in dimension.spans],
     }
 
 

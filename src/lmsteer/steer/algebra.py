@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.model.fisher import Curvature
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import END_FACTORS, FACTORS, Card, Steer
 
@@ -26,7 +26,15 @@ from lmsteer.steer.steer import END_FACTORS, FACTORS, Card, Steer
 _LEFT = 1e-3
 
 
-def overlaps(steers: Sequence[Steer], curvature: Curvature) -> Tensor:
+class InnerProduct(Protocol):
+    """The Fisher metric of a model, in which its steers are compared (``lmsteer.model.fisher.FisherFactors``)."""
+
+    def inner(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+        """⟨W₁, W₂⟩ of two steers, each as its factors (A, B)."""
+        ...
+
+
+def overlaps(steers: Sequence[Steer], metric: InnerProduct) -> Tensor:
     """⟨W_j, W_k⟩ (K, K) of multiply steers, in nats at strength 1, float64.
 
     Raises:
@@ -36,7 +44,7 @@ def overlaps(steers: Sequence[Steer], curvature: Curvature) -> Tensor:
     if len({steer.card.base_fingerprint for steer in steers}) > 1:
         raise WrongBaseError("steers of several base models have nothing in common that could be compared.")
     factors = [_factors(steer) for steer in steers]
-    found = [[curvature.inner(one, other) for other in factors] for one in factors]
+    found = [[metric.inner(one, other) for other in factors] for one in factors]
     m = torch.tensor(found, dtype=torch.float64).reshape(len(steers), len(steers))
     return (m + m.T) / 2
 
@@ -82,7 +90,7 @@ def summed(mix: Mix, name: str, label: str = "") -> Steer:
     )
 
 
-def apart(steer: Steer, others: Mapping[str, Steer], curvature: Curvature) -> Steer:
+def apart(steer: Steer, others: Mapping[str, Steer], metric: InnerProduct) -> Steer:
     """What a steer has beyond others: to first order it moves its own dimension as before, and none of theirs.
 
     ``W - Σ_j c_j W_j``, orthogonal to every W_j in the Fisher metric, its unit of strength kept. What reads the end of
@@ -91,7 +99,7 @@ def apart(steer: Steer, others: Mapping[str, Steer], curvature: Curvature) -> St
     Raises:
         SteerError: a form other than multiply, or nothing that is its own.
     """
-    m = overlaps([steer, *others.values()], curvature)
+    m = overlaps([steer, *others.values()], metric)
     weights = torch.linalg.lstsq(m[1:, 1:], m[1:, 0]).solution
     left = float(1 - weights @ m[1:, 0] / m[0, 0].clamp(min=1e-30))
     if left < _LEFT:
@@ -106,7 +114,7 @@ def apart(steer: Steer, others: Mapping[str, Steer], curvature: Curvature) -> St
     return replace(steer, factors={**steer.factors, **factors}, card=card)
 
 
-def balanced(mix: Mix, curvature: Curvature) -> dict[str, float]:
+def balanced(mix: Mix, metric: InnerProduct) -> dict[str, float]:
     """Strengths at which each steer of a mix does, to first order, what it would do alone at its own strength.
 
     Raises:
@@ -114,7 +122,7 @@ def balanced(mix: Mix, curvature: Curvature) -> dict[str, float]:
     """
     if len(mix.strengths) != 1:
         raise SteerError("strengths that differ from row to row cannot be balanced.")
-    m = overlaps([*mix.steers.values()], curvature)
+    m = overlaps([*mix.steers.values()], metric)
     if float(torch.linalg.eigvalsh(cosines(m))[0]) < _LEFT:
         raise SteerError(f"{', '.join(mix.steers)} do the same thing, or nothing: they cannot be balanced.")
     wanted = m.diagonal() * mix.strengths[0].double()

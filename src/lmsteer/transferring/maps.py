@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.fitting.eos_component import damped, ridge
-from lmsteer.model.fisher import Curvature
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.transferring.alignment import Pairs
 from lmsteer.transferring.shared_vocabulary import SharedWords
 
@@ -56,7 +56,7 @@ def carry_end_reading(pairs: Pairs, a: Tensor) -> Tensor:
     return read + (constant / (constant @ mean))[:, None] * missing
 
 
-def carry_writing(how: WordMap, words: SharedWords, source: Curvature, target: Curvature, b: Tensor) -> Tensor:
+def carry_writing(how: WordMap, words: SharedWords, source: FisherFactors, target: FisherFactors, b: Tensor) -> Tensor:
     """B₂ (d₂, r) that moves the target's words as B₁ (d₁, r) moves the source's."""
     e1, e2 = words.source, words.target
     weighted = words.weights[:, None] * e1

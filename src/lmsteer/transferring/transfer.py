@@ -18,7 +18,8 @@ from lmsteer.data.starter import DIMENSIONS, starter_texts
 from lmsteer.errors import DataError, SteerError
 from lmsteer.fitting.eos_component import end_direction
 from lmsteer.fitting.scale import best_scales, largest_scale
-from lmsteer.model.fisher import Curvature, curvature
+from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
 from lmsteer.reading.rows import Rows, gather, readable
@@ -78,7 +79,7 @@ def transfer(
     if steer.form == "offset":
         raise SteerError("a steer of form offset moves single words and cannot be carried over; fit it anew.")
     texts = texts or [text.text for dimension in DIMENSIONS for text in starter_texts(dimension)]
-    of_source, of_target = curvature(source), curvature(target)
+    of_source, of_target = fisher_factors(source), fisher_factors(target)
     pairs = paired_states(source, target, texts, progress=progress)
     words = shared_words(source, target, pairs, power)
     factors = {name: factor.double() for name, factor in steer.factors.items()}
@@ -100,9 +101,9 @@ def transfer(
     return _measured(target, moved, labelled) if labelled else moved
 
 
-def _price(curvature: Curvature, a: Tensor | None, b: Tensor) -> float:
+def _price(fisher: FisherFactors, a: Tensor | None, b: Tensor) -> float:
     """Nats that W = A Bᵀ, or a shift b, costs at strength 1, twice, to second order."""
-    return float((b.T @ curvature.f @ b).sum()) if a is None else curvature.inner((a, b), (a, b))
+    return float((b.T @ fisher.f @ b).sum()) if a is None else fisher.inner((a, b), (a, b))
 
 
 def _card(card: Card, target: LM, how: WordMap, power: float, pairs: Pairs, words: SharedWords) -> Card:
@@ -119,7 +120,9 @@ def _card(card: Card, target: LM, how: WordMap, power: float, pairs: Pairs, word
     return target.card(card.name, label=card.label, data=card.data, fit=fit)
 
 
-def _ends(source: LM, target: LM, of_target: Curvature, pairs: Pairs, factors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _ends(
+    source: LM, target: LM, of_target: FisherFactors, pairs: Pairs, factors: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """The end part: its readers carried over, its direction the target's own, as strong as each reader's was."""
     if "A_end" not in factors or target.tokenizer.eos_token_id is None or len(pairs.target_ends) < _FEWEST_ENDS:
         return {}

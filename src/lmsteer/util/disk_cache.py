@@ -30,7 +30,7 @@ _RECORD = "source.json"
 STORES, STORE_RECORD = "states", "states.json"
 # Where steers lie that vLLM has been given as LoRAs, a folder for each mix and its strengths.
 ADAPTERS = "adapters"
-KINDS = ("models", "states", "curvature", ADAPTERS)
+KINDS = ("models", "states", "fisher", ADAPTERS)
 
 
 def cache_dir() -> Path:
@@ -101,7 +101,7 @@ class Entry:
 
     Attributes:
         path: of its folder or file.
-        kind: ``models``, ``states`` (stores of hidden states), ``curvature`` or ``adapters`` (LoRAs for vLLM).
+        kind: ``models``, ``states`` (stores of hidden states), ``fisher`` or ``adapters`` (LoRAs for vLLM).
         about: what it is of.
         size: in bytes.
     """
@@ -118,7 +118,7 @@ def entries() -> list[Entry]:
     found = [
         *(("models", record.parent, record.parent.name) for record in root.glob(f"[!.]*/{_RECORD}")),
         *(("states", record.parent, _contents(record)) for record in root.glob(f"{STORES}/*/{STORE_RECORD}")),
-        *(("curvature", file, file.stem) for file in root.glob("curvature-*.safetensors")),
+        *(("fisher", file, file.stem) for file in root.glob("fisher-*.safetensors")),
         *((ADAPTERS, config.parent, config.parent.name) for config in root.glob(f"{ADAPTERS}/*/adapter_config.json")),
     ]
     return [Entry(path, kind, about, size_of(path)) for kind, path, about in sorted(found)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def write_file(file: Path, content: str | bytes) -> None:
             os.fsync(file_aside.fileno())  # or a power failure may leave the name with nothing in it
     except OSError as error:
         raise DataError(f"cannot write {file}: {error}.") from error
+
+
+def write_jsonl(file: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Write objects as JSON, one a line, as ``write_file`` does."""
+    write_file(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import pytest
 
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.evaluation.compare import run as module
 from lmsteer.evaluation.compare.run import compare
-from lmsteer.evaluation.compare.run import run as module
 from lmsteer.evaluation.compare.worker import SOUND, Contender, Plan, reach
 from lmsteer.evaluation.results import Figure, Outcome
 

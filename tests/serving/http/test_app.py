@@ -4,7 +4,6 @@ import json
 import pytest
 
 from lmsteer import analyse, generate, load_steer, save_steer
-from lmsteer.cli.output.reading import analysis_as_json
 from lmsteer.model.lm import LM
 from lmsteer.serving.http.app import _while_there
 from tiny import random_steer, tiny_model, tiny_tokenizer
@@ -129,7 +128,7 @@ def test_models_and_steers_are_listed_as_they_lie_there(client, llama, steers):
 def test_texts_are_read_as_analyse_reads_them(client, llama, steers):
     (expected,) = analyse(llama, ["It was good."], {"style": load_steer(steers / "style")})
     answer = client.post("/v1/analyse", json={"texts": ["It was good."], "steers": ["style"]})
-    assert answer.json() == {"data": [json.loads(json.dumps(analysis_as_json(expected)))]}
+    assert answer.json() == {"data": [json.loads(json.dumps(expected.to_json()))]}
     assert client.post("/v1/analyse", json={"texts": ["a"], "steers": ["nobody"]}).status_code == 404
     assert client.post("/v1/analyse", json={"texts": [""], "steers": ["style"]}).status_code == 400
 

@@ -6,7 +6,6 @@ from lmsteer.cli.output.evaluating import outcomes
 from lmsteer.cli.output.keeping import cached, entries_as_json, known_steers, known_steers_as_json
 from lmsteer.cli.output.reading import (
     analyses,
-    analysis_as_json,
     component_as_json,
     components,
     verification,
@@ -17,7 +16,6 @@ from lmsteer.cli.output.writing import continuations, fitted, gist_fitted, strea
 
 __all__ = [
     "analyses",
-    "analysis_as_json",
     "as_json",
     "cached",
     "comparison",

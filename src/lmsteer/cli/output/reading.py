@@ -17,7 +17,7 @@ from rich.text import Text
 from lmsteer.reading.analyse import Analysis
 from lmsteer.reading.components import Component
 from lmsteer.reading.held_out import Reading
-from lmsteer.reading.html import Piece, pieces, span_text
+from lmsteer.reading.html import Piece, pieces
 from lmsteer.reading.verify import Check, Verification
 
 # Words whose shade is below this are not shaded on a terminal, whose shades are few.
@@ -41,37 +41,10 @@ def analyses(out: Console, found: Sequence[Analysis]) -> None:
                 shown.append(" ".join(piece.before.split("\n")))
                 shown.append(piece.text, style=_shade(piece))
             out.print(shown, soft_wrap=True)
-            lines = [(span.score, escape(span_text(analysis, span))) for span in dimension.spans]
+            lines = [(span.score, escape(analysis.span_text(span))) for span in dimension.spans]
             lines += [(dimension.end, "[dim]the end of the text[/]")] if dimension.end else []
             for score, what in lines:
                 out.print(f"  [{'red' if score < 0 else 'green'}]{score:+6.2f}[/] {what}", highlight=False)
-
-
-def analysis_as_json(analysis: Analysis) -> dict[str, Any]:
-    """A text's analysis for machines: words and spans with the characters that they stand for."""
-    return {
-        "text": analysis.text,
-        "dimensions": {
-            name: {
-                **dataclasses.asdict(d.position),
-                "end": d.end,
-                "words": [
-                    {"text": analysis.text[w.start : w.end], "start": w.start, "end": w.end, "evidence": evidence}
-                    for w, evidence in zip(analysis.words, d.word_evidence, strict=True)
-                ],
-                "spans": [
-                    {
-                        "text": span_text(analysis, span),
-                        "start": analysis.words[span.start].start,
-                        "end": analysis.words[span.end - 1].end,
-                        "evidence": span.score,
-                    }
-                    for span in d.spans
-                ],
-            }
-            for name, d in analysis.dimensions.items()
-        },
-    }
 
 
 def _shade(piece: Piece) -> Style:

@@ -13,7 +13,7 @@ from rich.table import Table
 from lmsteer.cli.output.common import signed
 from lmsteer.evaluation.interference import Interference
 from lmsteer.evaluation.safe_range import MOST, SafeRange
-from lmsteer.model.fisher import Curvature
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.steer.algebra import cosines, overlaps
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -32,13 +32,13 @@ def transferred(out: Console, moved: Steer, folder: Path) -> None:
         out.print(f"On {held_out['texts']} labelled texts: {held_out['gain']:+.4f} nats a token under their own label.")
 
 
-def mix_as_json(mix: Mix, curvature: Curvature, found: Interference | None) -> dict[str, Any]:
+def mix_as_json(mix: Mix, fisher: FisherFactors, found: Interference | None) -> dict[str, Any]:
     """A mix for machines: strengths, cosines of its steers in what they do to the model, and measured effects."""
     told: dict[str, Any] = {
         "strengths": {name: round(s, 6) for name, s in zip(mix.steers, mix.strengths[0].tolist(), strict=True)}
     }
     if all(steer.form == "multiply" for steer in mix.steers.values()):
-        told["cosines"] = cosines(overlaps([*mix.steers.values()], curvature)).tolist()
+        told["cosines"] = cosines(overlaps([*mix.steers.values()], fisher)).tolist()
     if found is not None:
         alone, mixed, kept, errors = found.alone.tolist(), found.mixed.tolist(), found.kept.tolist(), found.errors
         told["effects"] = {

@@ -21,9 +21,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lmsteer.generation.decoding import CACHE
 from lmsteer.model.batching import pad
-from lmsteer.model.kv_cache import cut, read
+from lmsteer.model.kv_cache import CACHE, cut, read
 from lmsteer.model.lm import LM
 
 # Columns of room on either side of those in use.

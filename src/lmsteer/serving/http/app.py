@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from lmsteer.cli.output.reading import analysis_as_json
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.requests import Piece
 from lmsteer.serving.http import errors as failures
@@ -152,7 +151,7 @@ def _reading(router: APIRouter, service: Service) -> None:
                 each.cancel()
         if found is None:
             return Response(status_code=_GONE)
-        return JSONResponse({"data": [analysis_as_json(each) for each in found]})
+        return JSONResponse({"data": [each.to_json() for each in found]})
 
     def _card() -> ModelCard:
         return ModelCard(id=service.name, created=started, max_model_len=service.rules.context)

@@ -16,9 +16,9 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
 from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.export.peft_lora import NamedHead, write_lora
+from lmsteer.export.peft_lora import write_lora
 from lmsteer.model.fingerprints import fingerprint_of_tensors, head_sample
-from lmsteer.model.head_file import read_head
+from lmsteer.model.head_file import NamedHead, read_head
 from lmsteer.serving.vllm.validation import shelf
 from lmsteer.steer.algebra import summed
 from lmsteer.steer.mix import Mix

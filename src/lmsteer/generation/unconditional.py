@@ -1,0 +1,73 @@
+"""Text that a model writes from nothing, and the Fisher factors that are measured on it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lmsteer.generation.decoding import write
+from lmsteer.generation.sampling import Recorder, RowSampler, Sampling
+from lmsteer.model.fisher import FisherFactors
+from lmsteer.model.lm import LM
+from lmsteer.util.disk_cache import cache_dir
+
+# 192 texts of 32 tokens give some ten rows for each of the 576 dimensions of the default model: half a minute on two
+# cores. Wider models get as many rows a dimension, or C and F would be singular and damping would invert noise.
+_TEXTS, _TOKENS = 192, 32
+_TEXTS_PER_DIMENSION = 1 / 3
+_SEED = 0
+# Raised when any of this changes, so that an older cache file is not read.
+_FORMAT = 2
+
+
+@torch.inference_mode()
+def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Sample texts from the unsteered model, starting from its start token alone.
+
+    Args:
+        lm: the model.
+        texts: the number of texts, all in one batch.
+        tokens: the length of each text in tokens; a text that ends sooner counts up to its end.
+        seed: of the random numbers.
+
+    Returns:
+        The hidden states (N, d), float32, and the tokens that were drawn from them (N,).
+    """
+    start = torch.full((texts, 1), lm.start_id, device=lm.device)
+    uniform = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
+    sampler = RowSampler(uniform, Sampling(top_p=0.95), lm.end_ids)
+    recorder = Recorder(lm, sampler)
+    with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
+        write(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
+    return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
+
+
+def fisher_factors(lm: LM) -> FisherFactors:
+    """The Fisher factors of a model: measured once, then read from the disk cache."""
+    file = cache_dir() / f"fisher-{_FORMAT}-{lm.fingerprint}-{lm.tokenizer_fingerprint[:8]}.safetensors"
+    found = FisherFactors.read(file)
+    if found is None:
+        found = _measure(lm)
+        with contextlib.suppress(OSError, SafetensorError):  # without a cache the next fit measures again
+            found.save(file)
+    return found
+
+
+def _measure(lm: LM) -> FisherFactors:
+    """Sums over blocks of texts, each with a seed of its own, so that memory does not grow with the model's width."""
+    d = lm.hidden_size
+    c, f = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+    total, rows = torch.zeros(d, dtype=torch.float64), 0
+    for block in range(math.ceil(max(_TEXTS, _TEXTS_PER_DIMENSION * d) / _TEXTS)):
+        h, targets = sample_unconditional(lm, _TEXTS, _TOKENS, _SEED + block)
+        r, _ = lm.head.residuals(h, targets)
+        h, r = h.cpu().double(), r.cpu().double()
+        c += h.T @ h
+        f += r.T @ r
+        total += h.sum(0)
+        rows += len(h)
+    return FisherFactors(c / rows, f / rows, total / rows)
