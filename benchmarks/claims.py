@@ -27,12 +27,12 @@ from rich.console import Console
 
 from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
-from lmsteer.baselines.baseline import Rival, RivalCard, Trained
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Trained
 from lmsteer.baselines.full import TrainedFull
 from lmsteer.baselines.lora import TrainedLoRA
 from lmsteer.baselines.soft_prompts import TrainedSoftPrompts
 from lmsteer.baselines.steer import closed_form
-from lmsteer.baselines.training import Budget, train
+from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft_lora import export_lora
@@ -40,7 +40,7 @@ from lmsteer.model.lm import LM, load
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import factorise
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
 
@@ -64,16 +64,16 @@ class Bench:
     texts: Sequence[LabelledText]
     held_out: Sequence[LabelledText]
 
-    def card(self) -> RivalCard:
+    def card(self) -> BaselineCard:
         """Of anything that is fitted here."""
-        return RivalCard("claim", self.lm.name, self.lm.fingerprint, self.lm.tokenizer_fingerprint)
+        return BaselineCard("claim", self.lm.name, self.lm.fingerprint, self.lm.tokenizer_fingerprint)
 
-    def trained(self, made: Trained, texts: Sequence[LabelledText] | None = None, seed: int = 0) -> Rival:
+    def trained(self, made: Trained, texts: Sequence[LabelledText] | None = None, seed: int = 0) -> Baseline:
         """What is learnt in the steps that all have."""
-        train(self.lm, made, texts or self.texts, Budget(steps=STEPS, seed=seed), bars())
+        train(self.lm, made, texts or self.texts, TrainingBudget(steps=STEPS, seed=seed), bars())
         return made.rival(self.card())
 
-    def gain(self, rival: Rival) -> dict[str, float]:
+    def gain(self, rival: Baseline) -> dict[str, float]:
         """Of unseen texts, at the best of the scales that the method can have; ``error`` is that of the contrast."""
         ids = self.lm.encode([text.text for text in self.held_out])
         tokens = sum(len(row) - 1 for row in ids)
@@ -186,7 +186,7 @@ def _from_texts(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Any]:
         return {"failed": str(error)}
 
 
-def _truncated(bench: Bench, rank: int) -> Rival:
+def _truncated(bench: Bench, rank: int) -> Baseline:
     """The closed-form steer's nearest of a rank."""
     steer = closed_form(bench.lm, bench.texts, bench.card())
     a, b, _ = factorise(steer.tensors["A"] @ steer.tensors["B"].T, rank)
@@ -266,7 +266,7 @@ def _draw(found: Mapping[str, Any]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=7)
     charts[0].set_ylabel("contrast on unseen texts, nats a token")
-    write_file(DOCS / "claims.svg", rendered(figure))
+    write_file(DOCS / "claims.svg", render_figure(figure))
 
 
 def _seeds(found: Mapping[str, Any], key: str) -> list[Mapping[str, float]]:

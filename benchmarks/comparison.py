@@ -21,7 +21,7 @@ from benchmarks.dimensions import DIMENSIONS
 from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
 from benchmarks.results import check_known, keep, kept
 from lmsteer.baselines.table import METHODS
-from lmsteer.baselines.training import Budget
+from lmsteer.baselines.training import TrainingBudget
 from lmsteer.cli.output.comparing import comparison_as_json
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_prompts
@@ -31,7 +31,7 @@ from lmsteer.evaluation.compare.worker import Contender, Plan
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.model.sources.resolve import DEFAULT_MODEL
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
 
@@ -80,7 +80,9 @@ def tell() -> None:
         for each in found.contenders:
             CONSOLE.print(_row(each))
         CONSOLE.print(found.failures or "none failed")
-        write_file(DOCS / f"compare-{name}.svg", rendered(attribute_charts(found.contenders, DIMENSIONS[name].label)))
+        write_file(
+            DOCS / f"compare-{name}.svg", render_figure(attribute_charts(found.contenders, DIMENSIONS[name].label))
+        )
 
 
 def _plan(data: Path, name: str) -> Plan:
@@ -88,7 +90,14 @@ def _plan(data: Path, name: str) -> Plan:
     source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
     prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
     return Plan(
-        DEFAULT_MODEL, source, prompts, name, JUDGE, Budget(STEPS), Protocol(SAMPLES), instructions=case.instructions
+        DEFAULT_MODEL,
+        source,
+        prompts,
+        name,
+        JUDGE,
+        TrainingBudget(STEPS),
+        Protocol(SAMPLES),
+        instructions=case.instructions,
     )
 
 

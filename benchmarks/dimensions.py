@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.results import rewrite
 from lmsteer.data.labelled import LabelledSource, LabelledText
 from lmsteer.fitting.fit import fit
-from lmsteer.model.batching import by_length, pad
+from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.analyse import analyse
 from lmsteer.reading.platt import auc
@@ -122,7 +122,7 @@ def _means(lm: LM, texts: list[LabelledText]) -> Any:
     """Mean hidden state (N, d) of each text."""
     ids = lm.encode([text.text for text in texts])
     means = torch.zeros(len(ids), lm.hidden_size)
-    for batch in by_length(ids):
+    for batch in length_buckets(ids):
         padded, mask = pad([ids[i] for i in batch], lm.pad_id, lm.device)
         h = lm.hidden_states(padded, mask).float() * mask[..., None]
         means[batch] = (h.sum(1) / mask.sum(1, keepdim=True)).cpu()

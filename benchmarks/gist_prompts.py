@@ -15,8 +15,8 @@ from rich.table import Table
 
 from benchmarks.gists import WAYS, WORK
 from benchmarks.results import keep
-from lmsteer.generation.generate import Draws
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.generate import GenerationConfig
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import input_text, prompt_ids
@@ -66,7 +66,7 @@ PROMPTS = {
 def main() -> None:
     """Squeeze them and use them."""
     lm, console = load(), Console(width=140)
-    greedy = Draws(max_new_tokens=12, sampling=Sampling(temperature=0))
+    greedy = GenerationConfig(max_new_tokens=12, sampling=SamplingConfig(temperature=0))
     for title, (prompt, inputs) in PROMPTS.items():
         table, found = Table("", "kept", "squeezed", *inputs, title=title), {}
         for name in SHOWN:

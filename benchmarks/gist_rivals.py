@@ -26,11 +26,11 @@ from rich.table import Table
 
 from benchmarks.gists import WAYS, WORK, Data, measured
 from benchmarks.results import keep, kept
-from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning
 from lmsteer.data.labelled import read_rows
-from lmsteer.generation.generate import Draws, continue_from
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.generate import GenerationConfig, continue_from
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness
 from lmsteer.gist.examples import Example, Instruction, encode_examples, input_text
@@ -158,13 +158,13 @@ def _rival(lm: LM, name: str, model: PeftModel) -> PromptTuning | PrefixTuning:
     """What PEFT has trained, as a soft prompt of ours, the same at both ends; a cartridge is a prefix."""
     prompt = model.get_prompt_embedding_to_save("default")
     kind = PromptTuning if name == "prompt tuning" else PrefixTuning
-    card = RivalCard(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    card = BaselineCard(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
     return kind(card, {"minus": prompt, "plus": prompt})
 
 
 def _written(lm: LM, rival: PromptTuning | PrefixTuning, examples: Sequence[Example]) -> list[str]:
     """What it makes of the inputs, greedily; PEFT's own way loses positions."""
-    greedy = Draws(max_new_tokens=64, sampling=Sampling(temperature=0))
+    greedy = GenerationConfig(max_new_tokens=64, sampling=SamplingConfig(temperature=0))
     inputs = [input_text(each.of.input) for each in examples]
     starts = rival.starts(lm, inputs, 1.0, greedy.max_new_tokens)
     return [row.text for row in continue_from(lm, inputs, starts, {}, [{}], greedy)]

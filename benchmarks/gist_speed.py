@@ -23,14 +23,14 @@ from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
 from benchmarks.results import check_known, keep, kept
 from lmsteer.data.starter import starter_prompts
-from lmsteer.generation.generate import Draws, generate
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.generate import GenerationConfig, generate
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.gist.masks import Condition
+from lmsteer.gist.masks import GistCondition
 from lmsteer.model.lm import LM, load
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 
 RESULTS = Path(__file__).parent / "results" / "gist_speed.json"
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "gist_speed.json"
 LENGTHS, BATCHES = (32, 64, 128, 256, 512, 1024), {1: 21, 16: 7}
 # Of the picture.
 LENGTH, BATCH = 256, 1
-FIRST = Draws(max_new_tokens=1, sampling=Sampling(temperature=0))
+FIRST = GenerationConfig(max_new_tokens=1, sampling=SamplingConfig(temperature=0))
 INPUT = "\nInput: The ferry was late, and nobody told us why.\nOutput:"
 app = typer.Typer(add_completion=False)
 
@@ -80,7 +80,7 @@ def _key(name: str, length: int, batch: int) -> str:
 def _line(lm: LM, adapter: GistAdapter, length: int, batch: int) -> dict[str, Any]:
     prompt = _prompt(lm, length)
     (gist,) = compress(lm, adapter, [prompt])
-    (own,) = compress(lm, adapter, [prompt], condition=Condition.POSITIVE)
+    (own,) = compress(lm, adapter, [prompt], condition=GistCondition.POSITIVE)
     inputs = [INPUT] * batch
     texts = [lm.tokenizer.batch_decode([prompt])[0] + INPUT] * batch
 
@@ -132,7 +132,7 @@ def _draw(found: dict[str, Any], qualities: dict[str, Any]) -> None:
         axes.set_xticks([])
         axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.invert_yaxis()
-    write_file(DOCS / "gist.svg", rendered(figure))
+    write_file(DOCS / "gist.svg", render_figure(figure))
 
 
 if __name__ == "__main__":

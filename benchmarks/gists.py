@@ -28,10 +28,10 @@ from lmsteer.gist.embedding import first_embedding
 from lmsteer.gist.evaluate import Quality, evaluate
 from lmsteer.gist.examples import Instruction, read_instructions
 from lmsteer.gist.fit import fit_gist
-from lmsteer.gist.masks import Condition
-from lmsteer.gist.student import Settings
+from lmsteer.gist.masks import GistCondition
+from lmsteer.gist.student import GistConfig
 from lmsteer.model.lm import LM, load
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
 
@@ -41,12 +41,12 @@ WORK = HERE / "results" / "work" / "gists"
 DOCS = HERE.parent / "docs"
 # A quarter to half an hour each on two cores.
 FITS = {
-    "gist-1": Settings(1),
-    "negative": Settings(1, condition=Condition.NEGATIVE),
-    "positive": Settings(1, condition=Condition.POSITIVE),
-    "gist-10": Settings(10),
-    "gist-5": Settings(5),
-    "gist-2": Settings(2),
+    "gist-1": GistConfig(1),
+    "negative": GistConfig(1, condition=GistCondition.NEGATIVE),
+    "positive": GistConfig(1, condition=GistCondition.POSITIVE),
+    "gist-10": GistConfig(10),
+    "gist-5": GistConfig(5),
+    "gist-2": GistConfig(2),
 }
 # For a GPU: nearly five times the examples.
 LONGER = "-longer"
@@ -71,20 +71,20 @@ class Way:
     """
 
     adapter: str | None
-    condition: Condition
+    condition: GistCondition
     words: int | None = None
 
 
 WAYS = {
-    "whole prompt": Way("positive", Condition.POSITIVE),
-    "no prompt": Way("negative", Condition.NEGATIVE),
-    "gist, 1 token": Way("gist-1", Condition.GIST),
-    "gist, 2 tokens": Way("gist-2", Condition.GIST),
-    "gist, 5 tokens": Way("gist-5", Condition.GIST),
-    "gist, 10 tokens": Way("gist-10", Condition.GIST),
-    "first 2 words": Way("positive", Condition.POSITIVE, 2),
-    "first 5 words": Way("positive", Condition.POSITIVE, 5),
-    "whole prompt, model as it comes": Way(None, Condition.POSITIVE),
+    "whole prompt": Way("positive", GistCondition.POSITIVE),
+    "no prompt": Way("negative", GistCondition.NEGATIVE),
+    "gist, 1 token": Way("gist-1", GistCondition.GIST),
+    "gist, 2 tokens": Way("gist-2", GistCondition.GIST),
+    "gist, 5 tokens": Way("gist-5", GistCondition.GIST),
+    "gist, 10 tokens": Way("gist-10", GistCondition.GIST),
+    "first 2 words": Way("positive", GistCondition.POSITIVE, 2),
+    "first 5 words": Way("positive", GistCondition.POSITIVE, 5),
+    "whole prompt, model as it comes": Way(None, GistCondition.POSITIVE),
 }
 LONGER_WAYS = {
     f"{name}{LONGER}": replace(way, adapter=f"{way.adapter}{LONGER}")
@@ -132,7 +132,7 @@ def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help
                 keep(RESULTS, key, measured(lm, adapter, instructions, way.condition).to_json())
 
 
-def measured(lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], condition: Condition) -> Quality:
+def measured(lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], condition: GistCondition) -> Quality:
     """Outputs of one way, written as many at once as the device likes."""
     size = 16 if lm.device.type == "cpu" else 128
     return evaluate(lm, adapter, instructions, condition=condition, batch_size=size, progress=bars())
@@ -222,10 +222,10 @@ def _draw(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     right.set_ylim(min(0, *closed) - 0.05, 1.1)
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     for axes in (left, right):
-        axes.set_xlabel(f"steps of {Settings.batch} examples")
+        axes.set_xlabel(f"steps of {GistConfig.batch} examples")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    write_file(DOCS / "gist-curve.svg", rendered(figure))
+    write_file(DOCS / "gist-curve.svg", render_figure(figure))
 
 
 if __name__ == "__main__":

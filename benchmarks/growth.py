@@ -17,7 +17,7 @@ from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.batching import TOKENS_PER_BATCH, pad
 from lmsteer.model.lm import load
 from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import Rows, encode_whole, gather, states_of
+from lmsteer.reading.rows import LabelledRows, encode_with_end, gather, states_of
 
 # 250 texts are where ours first reads better than the published recipe's 1,000 steps; 8,538 are all of sst5_train.
 TEXTS = (250, 500, 1000, 2000, 4000, 8538)
@@ -131,5 +131,5 @@ def _fit_of_texts(data: Path, count: int) -> FitOfTexts:
 
         peak = peak_bytes(work)
     dev = read_labelled(data / "sst2_dev.jsonl.gz")
-    reading = read(lm.head, Rows.join(list(gather(lm, dev, encode_whole(lm, dev)))), done[0].steer)
+    reading = read(lm.head, LabelledRows.join(list(gather(lm, dev, encode_with_end(lm, dev)))), done[0].steer)
     return FitOfTexts(count, took, peak, reading.signs, reading.gain)

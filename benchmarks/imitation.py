@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from lmsteer.baselines.lora import TrainedLoRA
-from lmsteer.model.batching import by_length, pad
+from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 
@@ -45,7 +45,7 @@ class Imitation:
         made = self._taught(rank)
         left, whole, tokens = torch.zeros(2).double(), torch.zeros(2).double(), sum(map(len, self.unseen))
         with torch.no_grad():
-            for batch in by_length(self.unseen):
+            for batch in length_buckets(self.unseen):
                 rows = [self.unseen[i] for i in batch]
                 wanted = self._steered(rows)
                 left += _apart(wanted, self._imitated(made, rows))

@@ -24,15 +24,15 @@ from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.evaluation.scorers.vader import Vader
-from lmsteer.evaluation.strength_curve import dial
+from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import fit
-from lmsteer.fitting.gradient import Recipe
+from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import Rows, encode_whole, gather
+from lmsteer.reading.rows import LabelledRows, encode_with_end, gather
 from lmsteer.steer.files import load_steer
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
 
@@ -70,7 +70,7 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
         source=LabelledSource("sst5_train"),
         out=WORK / method,
         resume=True,
-        recipe=Recipe(l2=1e-6),
+        recipe=GradientConfig(l2=1e-6),
         progress=bars(),
     )
     seconds = time.perf_counter() - started
@@ -82,7 +82,7 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
 def read_both(data: Data) -> None:
     """Read SST-2 dev under each fitted steer."""
     lm, dev = load(), read_labelled(data / "sst2_dev.jsonl.gz")
-    rows = Rows.join(list(gather(lm, dev, encode_whole(lm, dev))))
+    rows = LabelledRows.join(list(gather(lm, dev, encode_with_end(lm, dev))))
     for method in STRENGTHS:
         if (WORK / method).exists():
             keep(FIGURES, f"read {method}", read(lm.head, rows, load_steer(WORK / method)).to_json())
@@ -105,7 +105,7 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
     steers = {method: load_steer(WORK / method)}
     rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=144, progress=bars()))
     points = {p["strength"]: p for p in kept(FIGURES).get(f"dial {method}", [])}
-    points |= {point.strength: asdict(point) for point in dial(rows, method, Vader())}
+    points |= {point.strength: asdict(point) for point in strength_curve(rows, method, Vader())}
     keep(FIGURES, f"dial {method}", [points[strength] for strength in sorted(points)])
     shown = [
         {"prompt": r.prompt, "strength": r.strengths[method], "text": r.text}
@@ -151,7 +151,7 @@ def plot() -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    write_file(PICTURE, rendered(figure))
+    write_file(PICTURE, render_figure(figure))
 
 
 def _drop(*keys: str) -> None:

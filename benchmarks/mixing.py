@@ -23,10 +23,10 @@ from lmsteer.evaluation.interference import interference, own_readings
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import load
-from lmsteer.steer.algebra import balanced
+from lmsteer.steer.algebra import decorrelate_strengths
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
 
@@ -45,7 +45,7 @@ def table() -> None:
     steers = {name: find_steer(name) for name in THREE}
     own = fisher_factors(lm)
     plain = Mix(steers, THREE)
-    mixes = {"as they are": plain, "balanced": Mix(steers, balanced(plain, own))}
+    mixes = {"as they are": plain, "balanced": Mix(steers, decorrelate_strengths(plain, own))}
     console = Console(width=120)
     for how, mix in mixes.items():
         found = interference(lm, mix, starter_prompts(), n=SAMPLES, max_new_tokens=TOKENS, progress=bars())
@@ -66,7 +66,7 @@ def plane() -> None:
     readings = own_readings(lm, steers, texts, progress=bars()).T
     means = readings.reshape(len(starter_prompts()), len(GRID), len(GRID), 2).mean(0)
     keep(RESULTS, "plane", {"steers": TWO, "strengths": GRID, "readings": means.tolist()})
-    write_file(PICTURE, rendered(_drawn(means)))
+    write_file(PICTURE, render_figure(_drawn(means)))
 
 
 def _drawn(means: torch.Tensor) -> Figure:

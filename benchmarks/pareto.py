@@ -25,18 +25,18 @@ from benchmarks.dimensions import DIMENSIONS
 from benchmarks.results import keep, kept
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.conditions import Arm, arms_of
+from lmsteer.evaluation.conditions import Condition, conditions_of
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.report import draw_curves
 from lmsteer.evaluation.results import Figure as Interval
 from lmsteer.evaluation.results import Outcome
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import fit
-from lmsteer.fitting.gradient import Recipe
+from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.files import find_steer, load_steer
 from lmsteer.steer.steer import Steer
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import bars
 
@@ -111,7 +111,7 @@ def fit_rivals(data: Data) -> None:
         out = WORK / "published" / name
         if not out.exists():
             texts = read_labelled(data / f"{DIMENSIONS[name].train}.jsonl.gz")
-            fit(lm, texts, name=name, method="gradient", recipe=Recipe(), out=out, resume=True, progress=bars())
+            fit(lm, texts, name=name, method="gradient", recipe=GradientConfig(), out=out, resume=True, progress=bars())
     texts = read_labelled(data / f"{DIMENSIONS['sentiment'].train}.jsonl.gz")
     for count in TEXTS:
         if not (out := WORK / "texts" / str(count)).exists():
@@ -126,7 +126,7 @@ def write_all(data: Data) -> None:
         prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[: case.count]
         _write(name, lm, judge, prompts, list(_arms(lm, case)), case.steer)
     steers = {f"{count:,} texts": load_steer(WORK / "texts" / str(count)) for count in TEXTS}
-    arms = arms_of(lm, steers, dict.fromkeys(steers, GROWTH_STRENGTHS))
+    arms = conditions_of(lm, steers, dict.fromkeys(steers, GROWTH_STRENGTHS))
     prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[: Case.count]
     _write(GROWTH, lm, judge, prompts, arms, "sentiment")
 
@@ -143,27 +143,27 @@ def tell() -> None:
         _draw({GROWTH: found[GROWTH]}, DOCS / "texts.svg")
 
 
-def _arms(lm: LM, case: Case) -> Iterator[Arm]:
+def _arms(lm: LM, case: Case) -> Iterator[Condition]:
     """Every way of one case; of two-sided baselines, the sides that the steer is turned to."""
     published = load_steer(WORK / "published" / case.steer)
     steers = {case.steer: find_steer(case.steer), PUBLISHED: published}
     strengths = {case.steer: case.strengths, PUBLISHED: case.published}
     signs = {s > 0 for s in case.strengths}
-    for arm in arms_of(lm, steers, strengths, case.baselines, case.prefixes):
+    for arm in conditions_of(lm, steers, strengths, case.baselines, case.prefixes):
         if not arm.strength or (arm.strength > 0) in signs:
             yield arm
     if len(signs) == 2:
         yield from _with_domain(published, load_steer(WORK / "published" / f"{case.steer}-domain"))
 
 
-def _with_domain(steer: Steer, domain: Steer) -> Iterator[Arm]:
+def _with_domain(steer: Steer, domain: Steer) -> Iterator[Condition]:
     """As the published code runs: the steer of the texts' manner is always on."""
     both: Mapping[str, Steer] = {"steer": steer, "domain": domain}
     for s in DOMAIN_ON:
-        yield Arm(f"{PUBLISHED_ON}={s:+g}", PUBLISHED_ON, s, both, {"steer": s, "domain": 1.0})
+        yield Condition(f"{PUBLISHED_ON}={s:+g}", PUBLISHED_ON, s, both, {"steer": s, "domain": 1.0})
 
 
-def _write(name: str, lm: LM, judge: LM, prompts: Sequence[str], arms: Sequence[Arm], judged_by: str) -> None:
+def _write(name: str, lm: LM, judge: LM, prompts: Sequence[str], arms: Sequence[Condition], judged_by: str) -> None:
     outcomes = evaluate(
         lm,
         prompts,
@@ -201,7 +201,7 @@ def _draw(cases: Mapping[str, Sequence[Outcome]], file: Path) -> None:
         axes.set_visible(False)
     lines = {label: handle for axes in charts for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    write_file(file, rendered(figure))
+    write_file(file, render_figure(figure))
 
 
 def _as_steer(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.growth import Curve
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 
 OURS, PUBLISHED = "#1f7a5a", "#b4462f"
@@ -27,7 +27,7 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
         axes.set_visible(False)
     lines = {line.get_label(): line for axes in charts for line in axes.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=2, frameon=False)
-    write_file(file, rendered(figure))
+    write_file(file, render_figure(figure))
 
 
 def _draw(axes: Axes, curve: Curve) -> None:

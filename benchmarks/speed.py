@@ -21,12 +21,12 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.data.starter import starter_texts
 from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.fit import fit
-from lmsteer.fitting.gradient import Recipe, TextRows, Training
+from lmsteer.fitting.gradient import GradientConfig, TextRows, Training
 from lmsteer.generation.generate import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
-from lmsteer.reading.likelihood import likelihoods
-from lmsteer.reading.rows import batches, encode_whole, readable, states_of
+from lmsteer.reading.likelihood import steered_log_likelihoods
+from lmsteer.reading.rows import batches, encode_with_end, readable, states_of
 from lmsteer.steer.steer import Card, Steer
 
 P = ParamSpec("P")
@@ -60,8 +60,8 @@ class Bench:
     def recipe_step(self) -> Ways:
         """A step of the published recipe: through the whole model, and on stored rows."""
         texts = self.texts[:BATCH]
-        rows = TextRows(HiddenStates(self.lm, encode_whole(self.lm, texts)), texts).rows(range(BATCH))
-        training = Training(self.lm.hidden_size, Recipe())
+        rows = TextRows(HiddenStates(self.lm, encode_with_end(self.lm, texts)), texts).rows(range(BATCH))
+        training = Training(self.lm.hidden_size, GradientConfig())
         return Ways(
             f"a step of the published recipe, {BATCH} texts",
             lambda: self._their_step(texts),
@@ -95,7 +95,7 @@ class Bench:
 
     def one_pass(self) -> Ways:
         """A pass over some texts; published: the steps that see as many."""
-        ids = encode_whole(self.lm, self.texts)[:128]
+        ids = encode_with_end(self.lm, self.texts)[:128]
         tokens = sum(len(text) - 1 for text in ids)
         return Ways(
             f"a pass over {len(ids)} texts",
@@ -109,7 +109,7 @@ class Bench:
 
     def body(self) -> Ways:
         """The body of the model alone, in the batches of a pass."""
-        ids = encode_whole(self.lm, self.texts)[:128]
+        ids = encode_with_end(self.lm, self.texts)[:128]
         padded = [pad([ids[i] for i in batch], 0, self.lm.device) for batch in batches(ids)]
         return Ways(
             f"the body of that pass, {1 - sum(map(len, ids)) / sum(p.numel() for p, _ in padded):.0%} of it padding",
@@ -158,7 +158,9 @@ class Bench:
         return Ways(
             f"{count} text{'s' * (count > 1)} of 100 tokens at {len(strengths)} strengths, with evidence",
             lambda: self.theirs.analyse(texts[0], strengths),
-            lambda: [found[0, -1] - found[0, 0] for found in likelihoods(self.lm, encoded, [steer], strengths)],
+            lambda: [
+                found[0, -1] - found[0, 0] for found in steered_log_likelihoods(self.lm, encoded, [steer], strengths)
+            ],
             times=count,
             floor=self.floor(rows, rows * (1 + RANK / self.lm.hidden_size)),
             note="" if count == 1 else f"published: {count} x one",

@@ -25,12 +25,12 @@ from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.evaluation.strength_curve import dial
+from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import fit
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import Rows, gather, readable
+from lmsteer.reading.rows import LabelledRows, gather, readable
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.transfer import transfer
@@ -77,7 +77,7 @@ def read_all(data: Data) -> None:
         for lm in (source, target):
             fisher_factors(lm)  # a model's is measured once, whatever is done with it
         steer = load_steer(WORK / source_name)
-        rows = Rows.join(list(gather(target, *readable(target, dev))))
+        rows = LabelledRows.join(list(gather(target, *readable(target, dev))))
         way = f"{source_name} -> {target_name}"
         if f"{way}: {OWN}" not in kept(RESULTS):
             keep(RESULTS, f"{way}: {OWN}", _read(target.head, rows, load_steer(WORK / target_name)))
@@ -105,7 +105,7 @@ def dial_all(data: Data) -> None:
             steers = {"s": load_steer(WORK / folder)}
             settings = [{"s": strength} for strength in STRENGTHS]
             rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=128, progress=bars()))
-            points = [asdict(point) for point in dial(rows, "s", Vader())]
+            points = [asdict(point) for point in strength_curve(rows, "s", Vader())]
             keep(RESULTS, f"dial {source_name} -> {target_name}: {name}", points)
 
 
@@ -129,7 +129,7 @@ def table() -> None:
     console.print(turned)
 
 
-def _read(head: Any, rows: Rows, steer: Any) -> dict[str, Any]:
+def _read(head: Any, rows: LabelledRows, steer: Any) -> dict[str, Any]:
     return read(head, rows, steer).to_json()
 
 

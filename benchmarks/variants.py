@@ -25,12 +25,12 @@ from benchmarks.main_job import TEXTS
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.evaluation.strength_curve import Point, dial
+from lmsteer.evaluation.strength_curve import Point, strength_curve
 from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
-from lmsteer.fitting.eos_component import fit_end
-from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
+from lmsteer.fitting.eos_component import fit_eos_component
+from lmsteer.fitting.gradient import GradientConfig, TextRows, Training, train
 from lmsteer.fitting.scale import gains_at, largest_scale
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.generate import generate
@@ -38,7 +38,7 @@ from lmsteer.generation.unconditional import _SEED, _TEXTS, _TOKENS, fisher_fact
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.held_out import Reading, read
-from lmsteer.reading.rows import Rows, encode_whole, gather, readable
+from lmsteer.reading.rows import LabelledRows, encode_with_end, gather, readable
 from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.steer import Card, Steer, factorise
 from lmsteer.util.files import write_file
@@ -73,7 +73,9 @@ class Texts:
         states = HiddenStates(lm, ids, open_store(lm, ids))
         return cls(lm, texts, ids, states, gather_statistics(states, texts, Statistics.empty(lm)), fisher_factors(lm))
 
-    def weighted(self, weights: Callable[[Rows], Tensor], residuals: Callable[[Rows], Tensor]) -> Statistics:
+    def weighted(
+        self, weights: Callable[[LabelledRows], Tensor], residuals: Callable[[LabelledRows], Tensor]
+    ) -> Statistics:
         """The statistics with a weight for each token, and residuals taken elsewhere."""
         sums = {name: torch.zeros_like(self.statistics.sums[name]) for name in ("G", "D")}
         held, total, label = self.statistics.held_out.digest[:, 1].unique(), 0.0, 0.0
@@ -147,11 +149,11 @@ def by_surprise(texts: Texts) -> Factors:
 
 def by_evidence(texts: Texts) -> Factors:
     """Each token weighed by how far the reading of the text up to it agrees with the label."""
-    end = fit_end(texts.statistics, texts.curvature, texts.lm.head)
+    end = fit_eos_component(texts.statistics, texts.curvature, texts.lm.head)
     assert end is not None
     readings = torch.cat([rows.h.double() @ end.w for rows in texts.statistics.sample])
 
-    def weights(rows: Rows) -> Tensor:
+    def weights(rows: LabelledRows) -> Tensor:
         return (rows.label * (rows.h.double() @ end.w - readings.mean()) / readings.std()).sigmoid()
 
     return texts.solved(texts.weighted(weights, _own))
@@ -161,7 +163,7 @@ def second_step(texts: Texts) -> Factors:
     """The gradient taken again where the first step has led, and the best of a quarter to all of its step added."""
     head, first = texts.lm.head, texts.solved()
 
-    def residuals(rows: Rows) -> Tensor:
+    def residuals(rows: LabelledRows) -> Tensor:
         moved = rows.label[:, None] * ((rows.h @ first["A"]) @ first["B"].T)
         return head.residuals(rows.h + moved, rows.target)[0]
 
@@ -179,7 +181,7 @@ def refined(texts: Texts) -> Factors:
     first = texts.solved()
     size = float(torch.cat([first["A"], first["B"]]).square().mean().sqrt())
     rank = first["A"].shape[1]
-    recipe = Recipe(steps=REFINING_STEPS, rank=rank, epsilon=1.0, learning_rate=size / 100, domain=False)
+    recipe = GradientConfig(steps=REFINING_STEPS, rank=rank, epsilon=1.0, learning_rate=size / 100, domain=False)
     training = Training(texts.lm.hidden_size, recipe)
     for name, factor in first.items():
         training.factors[name].data.copy_(factor)
@@ -206,7 +208,7 @@ def main(data: Path) -> None:
     console, lm = Console(width=150), load()
     texts = Texts.of(lm, data)
     dev = read_labelled(data / "sst2_dev.jsonl.gz")
-    rows = Rows.join(list(gather(lm, dev, encode_whole(lm, dev))))
+    rows = LabelledRows.join(list(gather(lm, dev, encode_with_end(lm, dev))))
     prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[PROMPTS]
     found, table = {}, Table("", "SST-2 dev, nats", "signs", f"positive at {POSITIVE_AT} ×", f"at {NEGATIVE_AT} ×")
     for variant in VARIANTS:
@@ -229,7 +231,7 @@ def _length(gradient: Tensor, curved: FisherFactors) -> float:
     return float((step * gradient).sum().sqrt())
 
 
-def _own(rows: Rows) -> Tensor:
+def _own(rows: LabelledRows) -> Tensor:
     return rows.r
 
 
@@ -240,7 +242,7 @@ def _steer(lm: LM, factors: Factors) -> Steer:
 
 def _dial(lm: LM, prompts: Sequence[str], steer: Steer) -> list[Point]:
     settings = [{"v": strength} for strength in STRENGTHS]
-    return dial(
+    return strength_curve(
         list(generate(lm, prompts, {"v": steer}, settings, n=SAMPLES, score=True, batch_size=144)), "v", Vader()
     )
 

@@ -10,12 +10,12 @@ from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.starter import starter_texts
 from lmsteer.demo import run as run_demo
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.evaluation.strength_curve import dial
+from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import Rows, encode_whole, gather
+from lmsteer.reading.rows import LabelledRows, encode_with_end, gather
 from lmsteer.reading.verify import verify
 
 pytestmark = pytest.mark.model
@@ -45,7 +45,7 @@ def test_the_dial_turns_both_ways(smollm2, sentiment):
     settings = [{"sentiment": s} for s in (-6.0, 0.0, 6.0)]
     steers = {"sentiment": sentiment.steer}
     rows = list(generate(smollm2, prompts, steers, settings, n=8, max_new_tokens=20, score=True))
-    low, base, high = dial(rows, "sentiment", Vader())
+    low, base, high = strength_curve(rows, "sentiment", Vader())
     assert low.positive_share < base.positive_share < high.positive_share
     assert high.positive_share > 0.85
     assert high.perplexity < 3 * base.perplexity
@@ -73,7 +73,7 @@ def sst(shared: Path, smollm2: LM, tmp_path_factory) -> Fit:
 
 def test_sst2_dev_is_read(shared, smollm2, sst):
     dev = read_labelled(shared / "sst2_dev.jsonl.gz")
-    rows = Rows.join(list(gather(smollm2, dev, encode_whole(smollm2, dev))))
+    rows = LabelledRows.join(list(gather(smollm2, dev, encode_with_end(smollm2, dev))))
     reading = read(smollm2.head, rows, sst.steer)
     assert reading.signs >= 0.8
     assert reading.gain >= 0.02

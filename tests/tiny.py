@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.model.lm import LM
-from lmsteer.model.onednn import quicken
+from lmsteer.model.onednn import use_onednn
 from lmsteer.steer.steer import Card, Steer
 
 _COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -73,7 +73,7 @@ def tiny_model(family: str) -> PreTrainedModel:
 def tiny_lm(family: str, dtype: torch.dtype = torch.float32) -> LM:
     """A tiny model with its tokenizer, as ``load`` would give it."""
     model = tiny_model(family).to(dtype)
-    quicken(model)
+    use_onednn(model)
     return LM(model, tiny_tokenizer(), f"tiny-{family}")
 
 

@@ -2,21 +2,21 @@
 
 from lmsteer.data.labelled import LabelledText, read_labelled
 from lmsteer.data.starter import starter_prompts, starter_texts
-from lmsteer.evaluation.conditions import Arm, arms_of
+from lmsteer.evaluation.conditions import Condition, conditions_of
 from lmsteer.evaluation.interference import Interference, interference
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.results import Outcome
 from lmsteer.evaluation.safe_range import SafeRange, calibrate
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import Fit, fit
-from lmsteer.fitting.gradient import Recipe
+from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.generation.stream import stream
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.analyse import Analysis, analyse
-from lmsteer.reading.components import Component, lens
+from lmsteer.reading.components import Component, components
 from lmsteer.reading.verify import Verification, verify
-from lmsteer.steer.algebra import apart, balanced, summed
+from lmsteer.steer.algebra import decorrelate_strengths, merge, orthogonalize
 from lmsteer.steer.files import find_steer, load_steer, save_steer
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Card, Steer
@@ -25,33 +25,34 @@ from lmsteer.transferring.transfer import transfer
 __all__ = [
     "LM",
     "Analysis",
-    "Arm",
     "Card",
     "Component",
+    "Condition",
     "Continuation",
     "Fit",
+    "GradientConfig",
     "Interference",
     "LabelledText",
     "Mix",
     "Outcome",
     "Protocol",
-    "Recipe",
     "SafeRange",
     "Steer",
     "Verification",
     "analyse",
-    "apart",
-    "arms_of",
-    "balanced",
     "calibrate",
+    "components",
+    "conditions_of",
+    "decorrelate_strengths",
     "evaluate",
     "find_steer",
     "fit",
     "generate",
     "interference",
-    "lens",
     "load",
     "load_steer",
+    "merge",
+    "orthogonalize",
     "perplexity",
     "read_labelled",
     "save_steer",
@@ -59,7 +60,6 @@ __all__ = [
     "starter_prompts",
     "starter_texts",
     "stream",
-    "summed",
     "transfer",
     "verify",
 ]

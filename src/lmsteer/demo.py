@@ -18,14 +18,14 @@ from rich.table import Table
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.starter import DIMENSIONS, starter_file, starter_texts
 from lmsteer.evaluation.scorers import Vader
-from lmsteer.evaluation.strength_curve import Point, dial
+from lmsteer.evaluation.strength_curve import Point, strength_curve
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.generate import Continuation, generate
 from lmsteer.model.lm import LM, load
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
-from lmsteer.util.html import filled
+from lmsteer.util.html import render_template
 from lmsteer.util.progress import bars
 
 PROMPTS = (
@@ -83,7 +83,7 @@ def run(model: str, out: Path, *, quick: bool = False, console: Console | None =
     settings = [{"sentiment": s} for s in STRENGTHS]
     steers = {"sentiment": fitted.steer}
     rows = list(generate(lm, prompts, steers, settings, n=samples, max_new_tokens=24, score=True, progress=bars()))
-    curve = dial(rows, "sentiment", Vader())
+    curve = strength_curve(rows, "sentiment", Vader())
     show(console, rows, curve)
     report = out / "report.html"
     write_file(report, page(lm, fitted, rows, curve, seconds))
@@ -129,7 +129,7 @@ def page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: Sequence[Poin
         }
         for prompt in dict.fromkeys(row.prompt for row in rows)
     ]
-    return filled(
+    return render_template(
         "demo.html",
         percent=_percent,
         card=card,
@@ -169,7 +169,7 @@ def _picture(strengths: list[float], values: list[float], what: str, top: float 
     axes.grid(alpha=0.3)
     axes.axvline(0, color="#98a2b3", linewidth=1)
     axes.spines[["top", "right"]].set_visible(False)
-    return rendered(figure).decode()
+    return render_figure(figure).decode()
 
 
 def _colour(row: Continuation) -> str:

@@ -8,7 +8,7 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 
 from lmsteer.baselines.activations import difference_of_means, layers
-from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.control_vector import export_control_vector, import_control_vector
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
@@ -18,7 +18,7 @@ TEXTS = styled(40)
 
 
 def card_of(lm):
-    return RivalCard("activations", lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    return BaselineCard("activations", lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

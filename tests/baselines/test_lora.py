@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.lora import TrainedLoRA
 from lmsteer.errors import ModelError
 from tiny import FAMILIES, tiny_lm, tiny_model
@@ -16,7 +16,7 @@ def learnt(lm, targets, rank=3):
     drawn = torch.Generator().manual_seed(0)
     for factor in trained.trainable():
         factor.data.copy_(torch.randn(factor.shape, generator=drawn) / 4)
-    return trained.rival(RivalCard("lora", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
+    return trained.rival(BaselineCard("lora", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
 
 
 def layers_of(rival):

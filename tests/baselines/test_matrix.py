@@ -8,13 +8,13 @@ from functools import lru_cache
 import pytest
 import torch
 
-from lmsteer.baselines.baseline import Rival, RivalCard
+from lmsteer.baselines.baseline import Baseline, BaselineCard
 from lmsteer.baselines.full import TrainedFull
-from lmsteer.baselines.table import METHODS, fit_rival, load_rival, save_rival
-from lmsteer.baselines.training import Budget
+from lmsteer.baselines.table import METHODS, fit_baseline, load_baseline, save_baseline
+from lmsteer.baselines.training import TrainingBudget
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.generation.generate import Draws, continue_from
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.generate import GenerationConfig, continue_from
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, GistCard, save_adapter
 from lmsteer.gist.compress import compress
@@ -25,7 +25,7 @@ from tiny import FAMILIES, styled, tiny_lm
 pytest.importorskip("peft", reason="the extra 'methods' is not installed")
 TEXTS = styled(120)
 PROMPTS = ["a", "the second, longer one", "bc", "four words of it"]
-BUDGET = Budget(steps=30, batch=8)
+BUDGET = TrainingBudget(steps=30, batch=8)
 IN_WORDS = {"prompting", "few-shot"}
 ON_PASSES = sorted(set(METHODS) - IN_WORDS - {"prompt-tuning", "prefix-tuning", "gist"})
 
@@ -49,13 +49,13 @@ def shipped(tmp_path_factory):
 
 
 @lru_cache
-def fitted(method: str) -> Rival:
-    return fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET, instructions=WORDS)
+def fitted(method: str) -> Baseline:
+    return fit_baseline(tiny_lm("llama"), method, TEXTS, budget=BUDGET, instructions=WORDS)
 
 
 def written(lm, rival, prompts, strength, tokens=6):
     starts = rival.starts(lm, prompts, strength, tokens)
-    draws = Draws(max_new_tokens=tokens, sampling=Sampling(temperature=0))
+    draws = GenerationConfig(max_new_tokens=tokens, sampling=SamplingConfig(temperature=0))
     return [row.text for row in continue_from(lm, prompts, starts, {}, [{}], draws)]
 
 
@@ -64,7 +64,7 @@ def test_fitting_leaves_the_model_as_it_was(method):
     lm = tiny_lm("llama")
     before = {name: parameter.clone() for name, parameter in lm.model.named_parameters()}
     plain = lm.model(torch.arange(3, 9)[None]).logits
-    rival = fit_rival(lm, method, TEXTS, budget=BUDGET, instructions=WORDS)
+    rival = fit_baseline(lm, method, TEXTS, budget=BUDGET, instructions=WORDS)
     with torch.no_grad():
         written(lm, rival, PROMPTS, 1.0)
     parameters = dict(lm.model.named_parameters())
@@ -76,21 +76,21 @@ def test_fitting_leaves_the_model_as_it_was(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_rerun_learns_the_same(llama, method):
-    again = fit_rival(tiny_lm("llama"), method, TEXTS, budget=BUDGET, instructions=WORDS)
+    again = fit_baseline(tiny_lm("llama"), method, TEXTS, budget=BUDGET, instructions=WORDS)
     assert again.fingerprint == fitted(method).fingerprint
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - IN_WORDS - {"steer", "activations", "gist"}))
 def test_training_makes_texts_likelier_at_their_own_label(llama, method):
-    short = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=1))
-    long = fit_rival(llama, method, TEXTS, budget=replace(BUDGET, steps=60))
+    short = fit_baseline(llama, method, TEXTS, budget=replace(BUDGET, steps=1))
+    long = fit_baseline(llama, method, TEXTS, budget=replace(BUDGET, steps=60))
     assert long.card.fit["loss"] < short.card.fit["loss"] - (1e-4 if method == "full" else 1e-2)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_saved_is_what_is_read(llama, tmp_path, method):
     rival = fitted(method)
-    loaded = load_rival(save_rival(rival, tmp_path / "r"))
+    loaded = load_baseline(save_baseline(rival, tmp_path / "r"))
     assert (type(loaded), loaded.card, loaded.fingerprint) == (type(rival), rival.card, rival.fingerprint)
     assert written(llama, loaded, PROMPTS, 1.0) == written(llama, rival, PROMPTS, 1.0)
     assert loaded.parameters == sum(tensor.numel() for tensor in rival.tensors.values())
@@ -186,7 +186,7 @@ def _step_by_step(lm, rival, text, strength):
 def test_changed_weights_are_what_a_model_with_those_weights_does(method, family):
     """Tied and untied heads, and embeddings that the model scales."""
     lm, other = tiny_lm(family), tiny_lm(family)
-    rival = fit_rival(lm, method, TEXTS, budget=BUDGET)
+    rival = fit_baseline(lm, method, TEXTS, budget=BUDGET)
     ids = torch.tensor(lm.encode([text.text for text in TEXTS[:3]]))
     embedding = other.model.get_input_embeddings().weight
     own = next(name for name, parameter in other.model.named_parameters() if parameter is embedding)
@@ -207,7 +207,7 @@ def test_a_trained_full_pass_is_the_pass_of_what_is_saved():
     for change in trained.trainable():
         change.data.copy_(torch.randn(change.shape, generator=drawn) / 50)
     ids, strengths = torch.tensor(lm.encode([text.text for text in TEXTS[:3]])), [1.0, -0.5, 1.0]
-    card = RivalCard("full", lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    card = BaselineCard("full", lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
     with torch.no_grad():
         found = trained.logits(ids, torch.ones_like(ids), torch.tensor(strengths))
         for row, strength in enumerate(strengths):
@@ -226,7 +226,7 @@ def test_soft_prompts_between_the_ends_are_interpolated(llama):
 def test_padding_does_not_count_against_a_window(monkeypatch):
     monkeypatch.setitem(FAMILIES, "mistral", {**FAMILIES["mistral"], "sliding_window": 24})
     lm = tiny_lm("mistral")
-    rival = fit_rival(lm, "prefix-tuning", TEXTS, budget=BUDGET)
+    rival = fit_baseline(lm, "prefix-tuning", TEXTS, budget=BUDGET)
     prompts = ["ab", "a prompt of some more words"]
     together = written(lm, rival, prompts, 1.0)
     assert together == [written(lm, rival, [prompt], 1.0)[0] for prompt in prompts]
@@ -234,7 +234,7 @@ def test_padding_does_not_count_against_a_window(monkeypatch):
 
 def test_soft_prompts_serve_models_that_cannot_be_told_positions():
     lm = tiny_lm("bloom")
-    rival = fit_rival(lm, "prompt-tuning", TEXTS, budget=BUDGET)
+    rival = fit_baseline(lm, "prompt-tuning", TEXTS, budget=BUDGET)
     together = written(lm, rival, PROMPTS, 1.0)
     assert together == [written(lm, rival, [prompt], 1.0)[0] for prompt in PROMPTS]
     ids = lm.encode(["abcdef", "a b"])
@@ -253,16 +253,16 @@ def test_strengths_that_a_method_has_not_are_refused(llama):
 
 def test_what_cannot_be_fitted_is_refused(llama, tmp_path):
     with pytest.raises(DataError, match="an instruction for each end"):
-        fit_rival(llama, "prompting", TEXTS, instructions=("Be bad.", " "))
+        fit_baseline(llama, "prompting", TEXTS, instructions=("Be bad.", " "))
     assert fitted("prompting").card.fit == {"minus": "Be bad. ", "plus": "Be good. ", "tokens": 9}
     with pytest.raises(DataError, match="unknown method 'magic'"):
-        fit_rival(llama, "magic", TEXTS)
+        fit_baseline(llama, "magic", TEXTS)
     with pytest.raises(DataError, match="two ends"):
-        fit_rival(llama, "lora", [text for text in TEXTS if text.label > 0])
+        fit_baseline(llama, "lora", [text for text in TEXTS if text.label > 0])
     with pytest.raises(DataError, match="more than nothing"):
-        Budget(steps=0)
+        TrainingBudget(steps=0)
     with pytest.raises(DataError, match="no rival of a steer"):
-        load_rival(tmp_path)
+        load_baseline(tmp_path)
     lora, shots = fitted("lora"), fitted("few-shot")
     with pytest.raises(DataError, match="two factors of each"):
         replace(lora, tensors=dict([*lora.tensors.items()][1:]))
@@ -275,7 +275,7 @@ def test_what_cannot_be_fitted_is_refused(llama, tmp_path):
 def test_a_gist_s_end_is_the_gist_of_its_instruction(llama):
     rival = fitted("gist")
     (gist,) = compress(llama, rival.adapter, prompt_ids(llama, ["Be good."]))
-    draws = Draws(max_new_tokens=6, sampling=Sampling(temperature=0))
+    draws = GenerationConfig(max_new_tokens=6, sampling=SamplingConfig(temperature=0))
     texts = [row.text for row in generate_from_gists(llama, rival.adapter, [gist], PROMPTS, draws=draws)]
     assert written(llama, rival, PROMPTS, 1.0) == texts
     assert rival.context == 2
@@ -283,4 +283,4 @@ def test_a_gist_s_end_is_the_gist_of_its_instruction(llama):
 
 def test_gists_without_words_are_refused(llama):
     with pytest.raises(DataError, match="an instruction for each end"):
-        fit_rival(llama, "gist", TEXTS)
+        fit_baseline(llama, "gist", TEXTS)

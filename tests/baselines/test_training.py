@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lmsteer.baselines import training as module
-from lmsteer.baselines.baseline import RivalCard, Trained
+from lmsteer.baselines.baseline import BaselineCard, Trained
 from lmsteer.baselines.lora import TrainedLoRA
-from lmsteer.baselines.training import Budget, train
+from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 
@@ -41,7 +41,7 @@ class Watched(Trained):
 
 def test_the_loss_is_of_every_token_but_the_first_and_no_padding(llama):
     watched = Watched(llama)
-    told = train(llama, watched, RAGGED, Budget(steps=1, batch=6))
+    told = train(llama, watched, RAGGED, TrainingBudget(steps=1, batch=6))
     ((ids, mask, strengths),) = watched.given
     assert sorted(mask.sum(1).tolist()) == [2, 4, 6, 10, 16, 26]
     labels = {len(text.text): text.label for text in RAGGED}
@@ -58,7 +58,7 @@ def test_the_loss_is_of_every_token_but_the_first_and_no_padding(llama):
 def test_long_texts_are_cut(llama, monkeypatch):
     monkeypatch.setattr(module, "_LONGEST", 5)
     watched = Watched(llama)
-    train(llama, watched, RAGGED, Budget(steps=1, batch=6))
+    train(llama, watched, RAGGED, TrainingBudget(steps=1, batch=6))
     assert watched.given[0][0].shape == (6, 5)
 
 
@@ -72,7 +72,7 @@ def test_the_rate_falls_to_zero_and_every_text_is_met_once_an_epoch(llama, monke
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
     watched = Watched(llama)
-    told = train(llama, watched, RAGGED, Budget(steps=4, batch=3))
+    told = train(llama, watched, RAGGED, TrainingBudget(steps=4, batch=3))
     assert rates == [0.5, 0.375, 0.25, 0.125]
     assert (told["steps"], told["rate"]) == (4, 0.5)
     lengths = [sorted(n for _, mask, _ in watched.given[k : k + 2] for n in mask.sum(1).tolist()) for k in (0, 2)]
@@ -82,7 +82,7 @@ def test_the_rate_falls_to_zero_and_every_text_is_met_once_an_epoch(llama, monke
 def test_a_budget_of_time_is_kept(llama, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
-    assert train(llama, Watched(llama), RAGGED, Budget(steps=100, seconds=5.0, batch=2))["steps"] == 4
+    assert train(llama, Watched(llama), RAGGED, TrainingBudget(steps=100, seconds=5.0, batch=2))["steps"] == 4
 
 
 def test_what_diverges_or_has_nothing_to_learn_is_refused(llama):
@@ -90,9 +90,9 @@ def test_what_diverges_or_has_nothing_to_learn_is_refused(llama):
         rate = float("inf")
 
     with pytest.raises(DataError, match="diverged"):
-        train(llama, Diverging(llama), RAGGED, Budget(steps=2))
+        train(llama, Diverging(llama), RAGGED, TrainingBudget(steps=2))
     with pytest.raises(DataError, match="no text has two tokens"):
-        train(llama, Watched(llama), [LabelledText("a", 1.0), LabelledText("b", -1.0)], Budget())
+        train(llama, Watched(llama), [LabelledText("a", 1.0), LabelledText("b", -1.0)], TrainingBudget())
 
 
 def test_ctrl_c_stops_between_two_steps(llama):
@@ -102,7 +102,7 @@ def test_ctrl_c_stops_between_two_steps(llama):
 
     watched = Watched(llama)
     with pytest.raises(KeyboardInterrupt):
-        train(llama, watched, RAGGED, Budget(steps=9), progress)
+        train(llama, watched, RAGGED, TrainingBudget(steps=9), progress)
     assert len(watched.given) == 1
 
 
@@ -110,9 +110,9 @@ def test_the_seed_tells_the_order(llama):
     def order(seed):
         watched = Watched(llama)
         texts = [LabelledText("ab" * random.Random(n).randint(1, 9), 1.0) for n in range(30)]
-        train(llama, watched, texts, Budget(steps=8, batch=4, seed=seed))
+        train(llama, watched, texts, TrainingBudget(steps=8, batch=4, seed=seed))
         return [mask.sum(1).tolist() for _, mask, _ in watched.given]
 
     assert order(1) == order(1) != order(2)
-    card = RivalCard("lora", llama.name, llama.fingerprint, llama.tokenizer_fingerprint)
+    card = BaselineCard("lora", llama.name, llama.fingerprint, llama.tokenizer_fingerprint)
     assert TrainedLoRA(llama, seed=1).rival(card).fingerprint != TrainedLoRA(llama, seed=2).rival(card).fingerprint

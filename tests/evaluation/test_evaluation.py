@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from lmsteer.evaluation.scorers import Vader, positive_share
-from lmsteer.evaluation.strength_curve import dial
+from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.generation.generate import Continuation
 from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import Rows, encode_whole, gather
+from lmsteer.reading.rows import LabelledRows, encode_with_end, gather
 from tiny import random_steer, styled
 
 
 @pytest.fixture(scope="module")
-def rows(llama) -> Rows:
+def rows(llama) -> LabelledRows:
     texts = styled(20)
-    return Rows.join(list(gather(llama, texts, encode_whole(llama, texts))))
+    return LabelledRows.join(list(gather(llama, texts, encode_with_end(llama, texts))))
 
 
 def test_a_reading_adds_up(llama, rows):
@@ -66,7 +66,7 @@ def test_a_dial_groups_by_strength():
         return Continuation("p", text, {"s": strength}, 0, 2, log_p)
 
     rows = [row(1, "great", -2.0), row(-1, "terrible", -4.0), row(1, "awful", -4.0)]
-    low, high = dial(rows, "s", Vader())
+    low, high = strength_curve(rows, "s", Vader())
     assert (low.strength, low.positive_share, low.verdicts) == (-1, 0.0, 1)
     assert (high.positive_share, high.continuations) == (0.5, 2)
     assert high.perplexity == pytest.approx(math.exp(6 / 4))

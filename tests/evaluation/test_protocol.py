@@ -14,7 +14,7 @@ from tokenizers import processors
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
 from lmsteer.evaluation import conditions as arms_module
 from lmsteer.evaluation import protocol as module
-from lmsteer.evaluation.conditions import BASELINES, Arm, arms_of
+from lmsteer.evaluation.conditions import BASELINES, Condition, conditions_of
 from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
 from lmsteer.evaluation.report import report
@@ -37,7 +37,7 @@ class Long:
 
 @pytest.fixture(scope="module")
 def arms(llama):
-    return arms_of(llama, {"s": random_steer(llama)}, {"s": [-2.0, 3.0]}, BASELINES, ["Bad. ", "Good. "])
+    return conditions_of(llama, {"s": random_steer(llama)}, {"s": [-2.0, 3.0]}, BASELINES, ["Bad. ", "Good. "])
 
 
 def test_what_is_told_is_of_what_was_written(llama, arms, tmp_path):
@@ -207,7 +207,7 @@ def test_another_steer_of_the_same_name_is_not_taken_for_it(llama, tmp_path, mon
     found = []
     for seed in (0, 1):
         steers = {"s": random_steer(llama, seed=seed)}
-        (arm,) = [arm for arm in arms_of(llama, steers, {"s": [2.0]}, BASELINES[1:]) if arm.name == name]
+        (arm,) = [arm for arm in conditions_of(llama, steers, {"s": [2.0]}, BASELINES[1:]) if arm.name == name]
         found.append(evaluate(llama, PROMPTS[:2], [arm], Long(), tmp_path / "e", protocol=SMALL)[0])
     assert found[0].perplexity != found[1].perplexity
 
@@ -216,7 +216,7 @@ def test_another_steer_of_the_same_name_is_not_taken_for_it(llama, tmp_path, mon
 def test_what_is_out_of_range_is_refused_before_anything_is_kept(make_lm, tmp_path, bad):
     gpt2 = make_lm("gpt2")
     with pytest.raises(DataError):
-        evaluate(gpt2, PROMPTS[:2], [Arm("unsteered", "unsteered", 0.0)], Long(), tmp_path / "e", protocol=bad)
+        evaluate(gpt2, PROMPTS[:2], [Condition("unsteered", "unsteered", 0.0)], Long(), tmp_path / "e", protocol=bad)
     assert not (tmp_path / "e").exists()
 
 

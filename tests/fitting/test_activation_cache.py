@@ -14,7 +14,7 @@ from lmsteer.fitting import activation_cache as module
 from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import TextRows
-from lmsteer.reading.rows import encode_whole
+from lmsteer.reading.rows import encode_with_end
 from lmsteer.util.disk_cache import clear, entries
 from tiny import styled
 
@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def ids(llama) -> list[list[int]]:
-    return encode_whole(llama, TEXTS)
+    return encode_with_end(llama, TEXTS)
 
 
 def stored(lm, ids) -> tuple[HiddenStates, list[Path]]:
@@ -109,7 +109,7 @@ def test_stores_are_bounded(llama, ids, monkeypatch, capsys):
         open_store(llama, ids)
     monkeypatch.setenv("LMSTEER_STORE_GB", str(size * 1.5e-9))
     os.utime(files[0].parent / "states.json", (0, 0))
-    more = encode_whole(llama, styled(300, seed=1))
+    more = encode_with_end(llama, styled(300, seed=1))
     second = open_store(llama, more)
     assert "unused for longest" in capsys.readouterr().err
     assert [entry.path for entry in entries() if entry.kind == "states"] == [second]

@@ -12,12 +12,12 @@ from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
 from lmsteer.fitting import activation_cache as store_module
 from lmsteer.fitting import fit as module
 from lmsteer.fitting.fit import fit
-from lmsteer.fitting.gradient import Recipe
+from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.steer.files import load_steer
 from tiny import styled
 
 TEXTS = styled(240)
-RECIPE = Recipe(steps=8, batch=8, rank=4, epsilon=0.1)
+RECIPE = GradientConfig(steps=8, batch=8, rank=4, epsilon=0.1)
 
 
 @pytest.fixture(autouse=True)

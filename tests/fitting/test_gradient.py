@@ -8,17 +8,17 @@ from torch import nn
 
 from lmsteer.errors import DataError
 from lmsteer.fitting.activation_cache import HiddenStates
-from lmsteer.fitting.gradient import Recipe, TextRows, Training, draws, train
+from lmsteer.fitting.gradient import GradientConfig, TextRows, Training, draws, train
 from lmsteer.model.batching import pad
-from lmsteer.reading.rows import encode_whole
+from lmsteer.reading.rows import encode_with_end
 from tiny import styled
 
 TEXTS = styled(24)
-RECIPE = Recipe(steps=6, batch=5, rank=4, initial=0.1, epsilon=0.5, l2=1e-3)
+RECIPE = GradientConfig(steps=6, batch=5, rank=4, initial=0.1, epsilon=0.5, l2=1e-3)
 
 
-def trained(lm, recipe: Recipe = RECIPE) -> tuple[Training, list[float]]:
-    ids = encode_whole(lm, TEXTS)
+def trained(lm, recipe: GradientConfig = RECIPE) -> tuple[Training, list[float]]:
+    ids = encode_with_end(lm, TEXTS)
     training, losses = Training(lm.hidden_size, recipe), []
     train(
         training,
@@ -33,7 +33,7 @@ def trained(lm, recipe: Recipe = RECIPE) -> tuple[Training, list[float]]:
 def test_fitting_from_stored_rows_is_fitting_through_the_whole_model(llama):
     """Identity 5, against the plain published loop: the model, a parametrised head, one backward pass."""
     training, losses = trained(llama)
-    ids = encode_whole(llama, TEXTS)
+    ids = encode_with_end(llama, TEXTS)
     naive = Training(llama.hidden_size, RECIPE)
     for batch, expected in zip(draws(len(TEXTS), RECIPE), losses, strict=True):
         padded, mask = pad([ids[i] for i in batch], 0, llama.device)
@@ -55,13 +55,13 @@ def test_fitting_from_stored_rows_is_fitting_through_the_whole_model(llama):
 
 
 def test_it_learns(llama):
-    _, losses = trained(llama, Recipe(steps=60, batch=8, rank=4, epsilon=0.1))
+    _, losses = trained(llama, GradientConfig(steps=60, batch=8, rank=4, epsilon=0.1))
     assert sum(losses[-10:]) < sum(losses[:10]) - 1
 
 
 def test_a_killed_run_goes_on_exactly(llama, tmp_path):
     whole, _ = trained(llama)
-    ids = encode_whole(llama, TEXTS)
+    ids = encode_with_end(llama, TEXTS)
     first = Training(llama.hidden_size, RECIPE)
 
     def kill(number: int, _: float) -> None:
@@ -87,7 +87,7 @@ def test_another_run_is_not_gone_on_with(llama, tmp_path):
     with pytest.raises(DataError, match="other texts or settings"):
         Training(32, RECIPE).restore(tmp_path / "s", "others")
     with pytest.raises(DataError, match="other texts or settings"):
-        Training(32, Recipe(rank=4, seed=1)).restore(tmp_path / "s", "texts")
+        Training(32, GradientConfig(rank=4, seed=1)).restore(tmp_path / "s", "texts")
 
 
 def test_damaged_and_untouched_trainings(llama, tmp_path):
@@ -98,11 +98,11 @@ def test_damaged_and_untouched_trainings(llama, tmp_path):
     with pytest.raises(DataError, match="no training that can be gone on with"):
         Training(32, RECIPE).restore(tmp_path / "s", "texts")
     with pytest.raises(DataError, match="must be one or more"):
-        Recipe(rank=0)
+        GradientConfig(rank=0)
 
 
 def test_every_text_is_drawn_once_an_epoch():
-    recipe = Recipe(steps=10, batch=6, seed=3)
+    recipe = GradientConfig(steps=10, batch=6, seed=3)
     drawn = [i for batch in draws(20, recipe) for i in batch]
     assert [sorted(drawn[k : k + 20]) for k in (0, 20, 40)] == [list(range(20))] * 3
     assert list(draws(20, recipe)) == list(draws(20, recipe))

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.fitting.scale import _crossing, best_scales, gains_at, largest_scale
-from lmsteer.reading.rows import Rows, encode_whole, gather
+from lmsteer.reading.rows import LabelledRows, encode_with_end, gather
 from tiny import styled
 
 
 @pytest.fixture(scope="module")
-def rows(llama) -> Rows:
+def rows(llama) -> LabelledRows:
     texts = styled(40)
-    return Rows.join(list(gather(llama, texts, encode_whole(llama, texts))))
+    return LabelledRows.join(list(gather(llama, texts, encode_with_end(llama, texts))))
 
 
-def direction(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+def direction(rows: LabelledRows) -> tuple[torch.Tensor, torch.Tensor]:
     gradient = (rows.h * rows.label[:, None]).double().T @ rows.r.double()
     return gradient, torch.eye(len(gradient), dtype=torch.float64)
 

@@ -17,7 +17,7 @@ from lmsteer.fitting import statistics as module
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.reading import splits as kept
-from lmsteer.reading.rows import Rows, encode_whole, from_words, gather, two_words
+from lmsteer.reading.rows import LabelledRows, encode_with_end, from_int64_pair, gather, to_int64_pair
 from lmsteer.reading.splits import held_out_of
 from lmsteer.util.files import replace_folder
 
@@ -34,10 +34,10 @@ def labelled(count: int, seed: int = 0) -> list[LabelledText]:
 
 
 def gathered(lm, texts) -> Statistics:
-    return gather_statistics(HiddenStates(lm, encode_whole(lm, texts)), texts, Statistics.empty(lm))
+    return gather_statistics(HiddenStates(lm, encode_with_end(lm, texts)), texts, Statistics.empty(lm))
 
 
-def assert_same_rows(one: Rows, other: Rows) -> None:
+def assert_same_rows(one: LabelledRows, other: LabelledRows) -> None:
     """The same texts, each with its rows side by side and in reading order."""
     (index, _), (others, _) = one.texts(), other.texts()
     assert len(torch.unique_consecutive(index)) == len(torch.unique(index))
@@ -51,7 +51,7 @@ def assert_same(one: Statistics, other: Statistics) -> None:
     assert one.fingerprint == other.fingerprint
     assert one.counts.texts == other.counts.texts
     assert_same_rows(one.held_out, other.held_out)
-    assert_same_rows(Rows.join(one.sample), Rows.join(other.sample))
+    assert_same_rows(LabelledRows.join(one.sample), LabelledRows.join(other.sample))
     for name, total in one.sums.items():
         # float32 rows of other batch sizes, summed in another order in float64.
         torch.testing.assert_close(total, other.sums[name], rtol=1e-4, atol=1e-3)
@@ -60,11 +60,11 @@ def assert_same(one: Statistics, other: Statistics) -> None:
 def test_sums_are_what_they_say(llama):
     texts = labelled(30)
     found = gathered(llama, texts)
-    chosen = set(held_out_of(texts, encode_whole(llama, texts)))
+    chosen = set(held_out_of(texts, encode_with_end(llama, texts)))
     others = [text for i, text in enumerate(texts) if i not in chosen]
     assert 0 < len(chosen) < len(texts)
     assert found.counts.texts == len(others)
-    rows = list(gather(llama, others, encode_whole(llama, others)))
+    rows = list(gather(llama, others, encode_with_end(llama, others)))
     h = torch.cat([r.h[~r.is_end] for r in rows]).double()
     r = torch.cat([r.r[~r.is_end] for r in rows]).double()
     s = torch.cat([r.label[~r.is_end] for r in rows]).double()
@@ -89,8 +89,8 @@ def test_a_limit_on_held_out_rows_keeps_merging_exact(llama, monkeypatch, limit)
     whole = gathered(llama, texts)
     assert limit <= len(whole.held_out) < limit + LONGEST
     assert_same(gathered(llama, texts[:33]).merge(gathered(llama, texts[33:])), whole)
-    chosen = held_out_of(texts, encode_whole(llama, texts))
-    digests = {from_words(*words) for words in whole.held_out.digest.tolist()}
+    chosen = held_out_of(texts, encode_with_end(llama, texts))
+    digests = {from_int64_pair(*words) for words in whole.held_out.digest.tolist()}
     assert {texts[i].digest for i in chosen} == digests
 
 
@@ -101,7 +101,7 @@ def test_the_sample_is_of_the_texts_in_the_sums(llama, monkeypatch, limit):
     whole = gathered(llama, texts)
     for cut in (10, 33, 70):
         assert_same(gathered(llama, texts[:cut]).merge(gathered(llama, texts[cut:])), whole)
-    sample = Rows.join(whole.sample)
+    sample = LabelledRows.join(whole.sample)
     assert limit <= len(sample) < limit + LONGEST
     assert not set(map(tuple, sample.digest.tolist())) & set(map(tuple, whole.held_out.digest.tolist()))
 
@@ -119,8 +119,8 @@ def test_a_sample_is_kept_in_blocks_of_some_size_and_bounded_in_bytes(llama, mon
 
 @given(st.integers(0, (1 << 128) - 1), st.integers(0, (1 << 128) - 1))
 def test_digests_keep_their_value_and_order_as_two_words(a, b):
-    assert from_words(*two_words(a)) == a
-    assert (two_words(a) < two_words(b)) == (a < b)
+    assert from_int64_pair(*to_int64_pair(a)) == a
+    assert (to_int64_pair(a) < to_int64_pair(b)) == (a < b)
 
 
 def test_statistics_come_back_from_disk(llama, tmp_path):
@@ -130,7 +130,7 @@ def test_statistics_come_back_from_disk(llama, tmp_path):
     assert loaded.counts == found.counts
     assert loaded.fingerprint == found.fingerprint
     assert all(torch.equal(loaded.sums[name], total) for name, total in found.sums.items())
-    assert torch.equal(Rows.join(loaded.sample).h, Rows.join(found.sample).h)
+    assert torch.equal(LabelledRows.join(loaded.sample).h, LabelledRows.join(found.sample).h)
     assert torch.equal(loaded.held_out.h, found.held_out.h)
 
 
@@ -186,7 +186,7 @@ def test_a_folder_written_aside_vanishes_on_failure(tmp_path):
 
 def test_an_extended_fit_counts_every_text(llama):
     first, more = labelled(20), labelled(15, seed=1)
-    extended = gather_statistics(HiddenStates(llama, encode_whole(llama, more)), more, gathered(llama, first))
+    extended = gather_statistics(HiddenStates(llama, encode_with_end(llama, more)), more, gathered(llama, first))
     assert_same(extended, gathered(llama, first + more))
     assert extended.texts == 35
     assert dataclasses.asdict(extended.counts)["tokens"] > 0

@@ -7,7 +7,7 @@ import pytest
 from lmsteer import generate
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.generation.bulk import check_prompts, write_in_bulk, writer_of
-from lmsteer.generation.generate import Draws
+from lmsteer.generation.generate import GenerationConfig
 from tiny import random_steer
 
 PROMPTS = [f"line {k % 5} of it" for k in range(11)]
@@ -17,7 +17,7 @@ RECORD = {"model": "tiny"}
 @pytest.fixture
 def writer(llama):
     settings = [{"style": -1.0}, {"style": 2.0}]
-    return writer_of(llama, {"style": random_steer(llama)}, settings, Draws(2, 6, seed=4))
+    return writer_of(llama, {"style": random_steer(llama)}, settings, GenerationConfig(2, 6, seed=4))
 
 
 def lines_of(file):
@@ -61,7 +61,7 @@ def test_what_cannot_be_written_is_told_before_anything_is(llama, writer, tmp_pa
     with pytest.raises(DataError, match="is a folder"):
         write_in_bulk(writer, PROMPTS, tmp_path, RECORD)
     with pytest.raises(DataError, match="prompt 300 is empty"):
-        check_prompts(llama, [*["a"] * 299, "", "a"], Draws())
+        check_prompts(llama, [*["a"] * 299, "", "a"], GenerationConfig())
     assert not list(tmp_path.iterdir())
 
 

@@ -12,9 +12,9 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper, pipeline
 
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation import decoding, sampling
-from lmsteer.generation.decoding import write
+from lmsteer.generation.decoding import decode
 from lmsteer.generation.generate import generate, perplexity
-from lmsteer.generation.sampling import RowSampler, Sampling
+from lmsteer.generation.sampling import RowSampler, SamplingConfig
 from lmsteer.generation.unconditional import sample_unconditional
 from lmsteer.model.batching import pad
 from lmsteer.steer.mix import Mix
@@ -42,7 +42,7 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on(make_lm, family, mon
     monkeypatch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, 260, 7)))
     sizes = []
     monkeypatch.setattr(
-        decoding, "write", lambda lm, start, *rest: sizes.append(len(start["input_ids"])) or write(lm, start, *rest)
+        decoding, "write", lambda lm, start, *rest: sizes.append(len(start["input_ids"])) or decode(lm, start, *rest)
     )
     prompts, options = ["The cat", "A longer prompt"], {"n": 5, "max_new_tokens": 12, "score": True, "temperature": 4.0}
     dial = [{"style": s} for s in (0.0, 2.0)]
@@ -100,7 +100,7 @@ def test_greedy_generation_is_transformers_own(llama):
 def test_the_sampler_draws_from_the_nucleus_alone(logits, top_p, u):
     scores = torch.tensor([logits])
     p = scores.softmax(-1)[0]
-    sampler = RowSampler(torch.tensor([[u]]), Sampling(top_p), [])
+    sampler = RowSampler(torch.tensor([[u]]), SamplingConfig(top_p), [])
     only = sampler(torch.zeros(1, 0), scores)
     drawn = int(sampler.drawn)
     assert only.isfinite().sum() == 1
@@ -115,7 +115,7 @@ def test_top_k_then_top_p_is_what_transformers_draws_from(logits, top_p, top_k):
     warped = TopKLogitsWarper(top_k)(None, scores.clone()) if top_k < len(logits) else scores
     p = TopPLogitsWarper(top_p)(None, warped).softmax(-1)[0]
     u = (torch.arange(2000) + 0.5)[:, None] / 2000
-    sampler = RowSampler(u, Sampling(top_p, top_k), [])
+    sampler = RowSampler(u, SamplingConfig(top_p, top_k), [])
     sampler(torch.zeros(2000, 0), scores.repeat(2000, 1))
     shares = torch.bincount(sampler.drawn, minlength=len(logits)) / 2000
     # A step of u is 1/2000.
@@ -125,7 +125,7 @@ def test_top_k_then_top_p_is_what_transformers_draws_from(logits, top_p, top_k):
 def test_the_sampler_follows_the_probabilities():
     u = (torch.arange(1000) + 0.5)[:, None] / 1000
     scores = torch.tensor([0.5, 0.3, 0.2]).log().repeat(1000, 1)
-    sampler = RowSampler(u, Sampling(1.0), [])
+    sampler = RowSampler(u, SamplingConfig(1.0), [])
     sampler(torch.zeros(1000, 0), scores)
     assert torch.bincount(sampler.drawn).tolist() == pytest.approx([500, 300, 200], abs=1)
 
@@ -137,7 +137,7 @@ def test_narrow_and_wide_nuclei_are_drawn_from_as_whole_rows_are(monkeypatch):
     drawn = []
     for widths in (sampling._NUCLEUS, ()):
         monkeypatch.setattr(sampling, "_NUCLEUS", widths)
-        sampler = RowSampler(torch.rand(60, 1, generator=torch.Generator().manual_seed(1)), Sampling(0.9), [])
+        sampler = RowSampler(torch.rand(60, 1, generator=torch.Generator().manual_seed(1)), SamplingConfig(0.9), [])
         sampler(torch.zeros(60, 0), scores.clone())
         drawn.append(sampler.drawn)
     held = scores.softmax(-1).topk(64).values.sum(-1)

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from lmsteer.errors import ModelError
 from lmsteer.gist.encoder_decoder import encoded, encoded_after, squeezed
 from lmsteer.gist.layout import Layout, Section
-from lmsteer.gist.masks import Condition
+from lmsteer.gist.masks import GistCondition
 from tiny import tiny_model
 
 GIST = [90, 91, 92]
@@ -56,13 +56,13 @@ def test_conditions_hide_what_they_say(t5):
         found, seen = encoded(t5, layout, condition)
         return {section: found[0][layout.sections[0] == section] for section in Section}, seen[0].tolist()
 
-    for condition in Condition:
+    for condition in GistCondition:
         base, seen = states([5, 6, 7], [8, 9], condition)
         prompt, rest = states([15, 16, 17], [8, 9], condition)[0], states([5, 6, 7], [18, 19], condition)[0]
-        hides = condition is not Condition.POSITIVE
+        hides = condition is not GistCondition.POSITIVE
         assert seen == [0 if hides else 1] * 3 + [1] * 5
-        assert torch.equal(base[Section.GIST], prompt[Section.GIST]) == (condition is Condition.NEGATIVE)
-        assert torch.equal(base[Section.REST], prompt[Section.REST]) == (condition is Condition.NEGATIVE)
+        assert torch.equal(base[Section.GIST], prompt[Section.GIST]) == (condition is GistCondition.NEGATIVE)
+        assert torch.equal(base[Section.REST], prompt[Section.REST]) == (condition is GistCondition.NEGATIVE)
         assert torch.equal(base[Section.GIST], rest[Section.GIST]) == hides
         assert torch.equal(base[Section.PROMPT], rest[Section.PROMPT]) == hides
 
@@ -70,7 +70,7 @@ def test_conditions_hide_what_they_say(t5):
 @torch.inference_mode()
 def test_nothing_hidden_is_the_model_itself(t5, rows):
     layout = Layout.of(*rows[:1], GIST, rows[1], 0, t5.device)
-    found, seen = encoded(t5, layout, Condition.POSITIVE)
+    found, seen = encoded(t5, layout, GistCondition.POSITIVE)
     plain = t5.get_encoder()(input_ids=layout.ids, attention_mask=layout.mask).last_hidden_state
     torch.testing.assert_close(found[seen.bool()], plain[seen.bool()], rtol=1e-5, atol=1e-5)  # float32
 
@@ -78,7 +78,7 @@ def test_nothing_hidden_is_the_model_itself(t5, rows):
 def test_gradients_reach_the_prompt_by_the_gist_tokens(t5):
     layout = Layout.of([[5, 6, 7]], GIST, [[8, 9]], 0, t5.device)
     table = t5.get_input_embeddings().weight
-    for condition, reaches in ((Condition.GIST, True), (Condition.NEGATIVE, False)):
+    for condition, reaches in ((GistCondition.GIST, True), (GistCondition.NEGATIVE, False)):
         states, _ = encoded(t5, layout, condition)
         (found,) = torch.autograd.grad(states[0, -1].sum(), table)
         assert bool(found[5:8].abs().sum() > 0) == reaches

@@ -9,8 +9,8 @@ from lmsteer.gist import evaluate as module
 from lmsteer.gist.evaluate import _bare, evaluate
 from lmsteer.gist.examples import Instruction
 from lmsteer.gist.fit import fit_gist
-from lmsteer.gist.masks import Condition
-from lmsteer.gist.student import Settings
+from lmsteer.gist.masks import GistCondition
+from lmsteer.gist.student import GistConfig
 
 pytest.importorskip("rouge_score", reason="the extra 'gist' is not installed")
 INSTRUCTIONS = [Instruction(letter * 8, "", letter) for letter in "abab"]
@@ -18,17 +18,17 @@ INSTRUCTIONS = [Instruction(letter * 8, "", letter) for letter in "abab"]
 
 @pytest.fixture(scope="module")
 def adapter(llama, tmp_path_factory):
-    settings = Settings(tokens=2, rank=4, steps=200, batch=4, learning_rate=1e-2)
+    settings = GistConfig(tokens=2, rank=4, steps=200, batch=4, learning_rate=1e-2)
     return fit_gist(llama, INSTRUCTIONS * 8, tmp_path_factory.mktemp("gist") / "a", settings=settings)
 
 
 def test_outputs_that_are_known_are_found_under_the_gist_and_not_without(llama, adapter):
     found = evaluate(llama, adapter, INSTRUCTIONS, max_new_tokens=4)
     assert (found.examples, found.exact, found.rouge_l) == (4, 1.0, 1.0)
-    nothing = evaluate(llama, adapter, INSTRUCTIONS, condition=Condition.NEGATIVE, max_new_tokens=4)
+    nothing = evaluate(llama, adapter, INSTRUCTIONS, condition=GistCondition.NEGATIVE, max_new_tokens=4)
     assert nothing.exact <= 0.5
     assert found.loss < 0.1 < nothing.loss
-    whole = evaluate(llama, adapter, INSTRUCTIONS, condition=Condition.POSITIVE, max_new_tokens=4)
+    whole = evaluate(llama, adapter, INSTRUCTIONS, condition=GistCondition.POSITIVE, max_new_tokens=4)
     prompt = len("Instruction: aaaaaaaa\n")
     assert whole.prompt_tokens == prompt
     assert whole.cache_bytes * 2 == found.cache_bytes * (prompt + 2)  # the gist tokens are in it

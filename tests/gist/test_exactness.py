@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.generation.generate import Draws
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.generate import GenerationConfig
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.gist.compress import compress
 from lmsteer.gist.forward import masked_states
-from lmsteer.gist.generation import GistStarts, generate_from_gists
+from lmsteer.gist.generation import GistPrefill, generate_from_gists
 from lmsteer.gist.layout import Layout, Section
-from lmsteer.gist.masks import Condition
-from lmsteer.model.kv_cache import window
+from lmsteer.gist.masks import GistCondition
+from lmsteer.model.kv_cache import shortest_window
 from tiny import FAMILIES, tiny_lm
 
 KNOWN = sorted(set(FAMILIES) - {"bloom", "mamba"})
@@ -31,7 +31,7 @@ def test_states_after_a_gist_are_those_of_the_masked_forward_pass(make_lm, adapt
     with torch.inference_mode(), adapter.installed(lm):
         layout = Layout.of(prompts, adapter.ids(lm), inputs, lm.pad_id, lm.device, side)
         whole = masked_states(lm, layout)
-        start = GistStarts.of(lm, adapter, gists, inputs).begin(range(len(inputs)))
+        start = GistPrefill.of(lm, adapter, gists, inputs).begin(range(len(inputs)))
         start["input_ids"] = start["input_ids"][:, 3:]
         start["position_ids"] = start["position_ids"][:, 3:]
         cached = lm.before_head(**start)
@@ -41,7 +41,7 @@ def test_states_after_a_gist_are_those_of_the_masked_forward_pass(make_lm, adapt
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("condition", Condition)
+@pytest.mark.parametrize("condition", GistCondition)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "gpt_neox"])
 def test_controls_have_gists_too(make_lm, adapter_of, family, condition):
     """The positive control's is the whole cache; the negative one's stands where it would, and knows nothing."""
@@ -52,7 +52,7 @@ def test_controls_have_gists_too(make_lm, adapter_of, family, condition):
     with torch.inference_mode(), adapter.installed(lm):
         layout = Layout.of(prompts, adapter.ids(lm), inputs, lm.pad_id, lm.device)
         whole = masked_states(lm, layout, condition)
-        start = GistStarts.of(lm, adapter, gists, inputs).begin(range(len(inputs)))
+        start = GistPrefill.of(lm, adapter, gists, inputs).begin(range(len(inputs)))
         width = start["input_ids"].shape[1] - max(map(len, inputs))
         cached = lm.before_head(
             **{**start, "input_ids": start["input_ids"][:, width:], "position_ids": start["position_ids"][:, width:]}
@@ -69,7 +69,7 @@ def test_greedy_text_is_that_of_the_masked_forward_pass_token_for_token(make_lm,
 def greedy_text_is_exact(lm, adapter, tokens=6):
     prompts, inputs = lm.encode(PROMPTS), lm.encode(INPUTS, special=False)
     gists = compress(lm, adapter, prompts)
-    greedy = Draws(max_new_tokens=tokens, sampling=Sampling(temperature=0))
+    greedy = GenerationConfig(max_new_tokens=tokens, sampling=SamplingConfig(temperature=0))
     found = [row.text for row in generate_from_gists(lm, adapter, gists, INPUTS, draws=greedy)]
     expected = []
     with torch.inference_mode(), adapter.installed(lm):
@@ -96,7 +96,7 @@ def test_text_longer_than_a_stretch_keeps_its_positions(llama, adapter_of):
 def test_windows_shorter_than_the_text_change_nothing_of_that(monkeypatch, adapter_of, family, short):
     monkeypatch.setitem(FAMILIES, family, {**FAMILIES[family], **short})
     lm = tiny_lm(family)
-    assert window(lm) == 8
+    assert shortest_window(lm) == 8
     adapter = adapter_of(lm, 2)
     greedy_text_is_exact(lm, adapter)
 
@@ -107,8 +107,8 @@ def test_padding_between_gists_of_several_lengths_does_not_count_against_a_windo
     monkeypatch.setitem(FAMILIES, family, {**FAMILIES[family], "sliding_window": 24})
     lm = tiny_lm(family)
     adapter, prompts = adapter_of(lm, 2), lm.encode(["a", "Translate it, please"])
-    gists = compress(lm, adapter, prompts, condition=Condition.POSITIVE)
-    greedy = Draws(max_new_tokens=6, sampling=Sampling(temperature=0))
+    gists = compress(lm, adapter, prompts, condition=GistCondition.POSITIVE)
+    greedy = GenerationConfig(max_new_tokens=6, sampling=SamplingConfig(temperature=0))
     found = [row.text for row in generate_from_gists(lm, adapter, gists, ["one two", "three"], draws=greedy)]
     alone = [
         next(generate_from_gists(lm, adapter, [gist], [given], draws=greedy)).text
@@ -128,12 +128,12 @@ def test_conditions_hide_what_they_say(llama, adapter_of):
         return {section: found[layout.sections[0] == section] for section in Section}
 
     with torch.inference_mode(), adapter.installed(llama):
-        for condition in Condition:
+        for condition in GistCondition:
             one, other = states("abc", condition), states("xyz", condition)
             for section in (Section.GIST, Section.REST):
                 same = torch.equal(one[section], other[section])
-                assert same == (condition is Condition.NEGATIVE)
-        gist, plain = (states("abc", condition) for condition in (Condition.GIST, Condition.POSITIVE))
+                assert same == (condition is GistCondition.NEGATIVE)
+        gist, plain = (states("abc", condition) for condition in (GistCondition.GIST, GistCondition.POSITIVE))
         assert torch.equal(gist[Section.GIST], plain[Section.GIST])
         assert not torch.allclose(gist[Section.REST], plain[Section.REST], atol=1e-3)
 
@@ -153,7 +153,7 @@ def test_what_follows_knows_of_the_prompt_by_the_gist_alone(llama, adapter_of):
             return seen[-1]
 
         with base.register_forward_hook(keep):
-            masked_states(llama, layout, Condition.NEGATIVE)[0, -1].sum().backward()
+            masked_states(llama, layout, GistCondition.NEGATIVE)[0, -1].sum().backward()
     is_prompt = layout.sections[0] == Section.PROMPT
     assert seen[0].grad[0, is_prompt].abs().max() == 0
     assert seen[0].grad[0, ~is_prompt].abs().max() > 0

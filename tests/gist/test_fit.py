@@ -19,8 +19,8 @@ from lmsteer.gist.adapter import GistCard, load_adapter
 from lmsteer.gist.examples import Instruction, encode_examples, lay_out, prompt_ids
 from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.forward import masked_states, output_likelihood, output_loss
-from lmsteer.gist.masks import Condition
-from lmsteer.gist.student import Settings, Student
+from lmsteer.gist.masks import GistCondition
+from lmsteer.gist.student import GistConfig, GistModel
 from tiny import tiny_model
 
 
@@ -30,7 +30,7 @@ def copying(count: int, seed: int = 0) -> list[Instruction]:
     return [Instruction(letter * 8, "", letter) for letter in drawn.choices("ab", k=count)]
 
 
-SMALL = Settings(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2)
+SMALL = GistConfig(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_fit_learns_what_goes_through_the_gist_alone(fitted):
 
 
 def test_a_control_that_sees_no_prompt_learns_nothing_of_it(llama, tmp_path):
-    settings = Settings(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2, condition=Condition.NEGATIVE)
+    settings = GistConfig(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2, condition=GistCondition.NEGATIVE)
     adapter = fit_gist(llama, copying(64), tmp_path / "n", settings=settings, held_out=copying(16, seed=1))
     letter = torch.log(torch.tensor(2.0)) / 2  # of two tokens, the letter and the end
     assert adapter.card.held_out["negative"] > 0.8 * float(letter)
@@ -60,12 +60,12 @@ def test_a_control_that_sees_no_prompt_learns_nothing_of_it(llama, tmp_path):
     found = load_adapter(tmp_path / "n")
     examples = encode_examples(llama, copying(16, seed=1), 2)
     with torch.inference_mode(), found.installed(llama):
-        assert output_loss(llama, found.ids(llama), examples, Condition.GIST) > 0.8 * float(letter)
+        assert output_loss(llama, found.ids(llama), examples, GistCondition.GIST) > 0.8 * float(letter)
     assert [*adapter.card.held_out] == ["negative", "curve"]
 
 
 def test_a_control_that_sees_the_prompt_learns_to_read_it(llama, tmp_path):
-    settings = Settings(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2, condition=Condition.POSITIVE)
+    settings = GistConfig(tokens=2, rank=4, steps=100, batch=8, learning_rate=1e-2, condition=GistCondition.POSITIVE)
     adapter = fit_gist(llama, copying(64), tmp_path / "p", settings=settings, held_out=copying(16, seed=1))
     assert adapter.card.held_out["positive"] < 0.1
     assert adapter.card.fit["condition"] == "positive"
@@ -78,7 +78,7 @@ def test_what_is_saved_is_what_was_trained(llama, fitted):
     assert loaded.card.held_out["gist"] == adapter.card.held_out["gist"]
     examples = encode_examples(llama, copying(16, seed=1), 2)
     with torch.inference_mode(), loaded.installed(llama):
-        loss = output_loss(llama, loaded.ids(llama), examples, Condition.GIST)
+        loss = output_loss(llama, loaded.ids(llama), examples, GistCondition.GIST)
     assert loss == pytest.approx(adapter.card.held_out["gist"], abs=1e-4)  # float32: merged, not beside
     assert sorted(entry.name for entry in out.iterdir()) == ["gist.json", "gist.safetensors"]
     assert not out.with_name("a.partial").exists()
@@ -87,7 +87,7 @@ def test_what_is_saved_is_what_was_trained(llama, fitted):
 def test_full_fine_tuning_learns_it_too_and_leaves_the_model_as_it_was(llama, tmp_path):
     before = dict(llama.model.named_parameters())
     values = {name: parameter.clone() for name, parameter in before.items()}
-    settings = Settings(tokens=2, full=True, steps=80, batch=8, learning_rate=1e-3)
+    settings = GistConfig(tokens=2, full=True, steps=80, batch=8, learning_rate=1e-3)
     adapter = fit_gist(llama, copying(64), tmp_path / "f", settings=settings, held_out=copying(16, seed=1), every=80)
     assert all(parameter is before[name] for name, parameter in llama.model.named_parameters())
     assert all(torch.equal(parameter, values[name]) for name, parameter in before.items())
@@ -112,45 +112,45 @@ def test_full_fine_tuning_learns_it_too_and_leaves_the_model_as_it_was(llama, tm
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_installed_the_lora_is_what_it_was_beside_the_weights(make_lm, family):
     lm = make_lm(family)
-    student = Student(lm, SMALL)
+    student = GistModel(lm, SMALL)
     for b in student.weights.up:
         torch.nn.init.normal_(b, std=0.1, generator=torch.Generator().manual_seed(1))
     for factor in student.weights.parameters():
         factor.data = factor.data.bfloat16().float()  # as adapters keep them
     examples = encode_examples(lm, copying(8), 2)
     with torch.no_grad(), student.installed():
-        beside = output_likelihood(lm, student.gist, examples, Condition.GIST)
+        beside = output_likelihood(lm, student.gist, examples, GistCondition.GIST)
     adapter = student.adapter(GistCard(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, 2))
     with torch.no_grad(), adapter.installed(lm):
-        within = output_likelihood(lm, adapter.ids(lm), examples, Condition.GIST)
+        within = output_likelihood(lm, adapter.ids(lm), examples, GistCondition.GIST)
     torch.testing.assert_close(within, beside, rtol=1e-4, atol=1e-4)  # float32: one product for two
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_prompts_that_nobody_sees_need_not_be_there(make_lm, family):
     lm = make_lm(family)
-    student = Student(lm, SMALL)
+    student = GistModel(lm, SMALL)
     examples = encode_examples(lm, [*copying(3), Instruction("a much longer instruction", "x", "ok")], 2)
     with torch.no_grad(), student.installed():
-        without = output_likelihood(lm, student.gist, examples, Condition.NEGATIVE)
+        without = output_likelihood(lm, student.gist, examples, GistCondition.NEGATIVE)
         layout, targets = lay_out(lm, examples, student.gist)
-        h = masked_states(lm, layout, Condition.NEGATIVE)[:, :-1][targets[:, 1:]]
+        h = masked_states(lm, layout, GistCondition.NEGATIVE)[:, :-1][targets[:, 1:]]
         expected = lm.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]])
     torch.testing.assert_close(without, expected, rtol=1e-4, atol=1e-4)  # float32: other shapes
 
 
 def test_padding_changes_no_loss(llama):
-    student = Student(llama, SMALL)
+    student = GistModel(llama, SMALL)
     examples = encode_examples(llama, [*copying(3), Instruction("a much longer instruction", "", "ok")], 2)
     with torch.no_grad(), student.installed():
-        together = output_likelihood(llama, student.gist, examples, Condition.GIST)
-        alone = torch.cat([output_likelihood(llama, student.gist, [each], Condition.GIST) for each in examples])
+        together = output_likelihood(llama, student.gist, examples, GistCondition.GIST)
+        alone = torch.cat([output_likelihood(llama, student.gist, [each], GistCondition.GIST) for each in examples])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)  # float32: other shapes
 
 
 def test_random_numbers_of_the_caller_stay_what_they_were(llama, tmp_path):
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
-    fit_gist(llama, copying(8), tmp_path / "r", settings=Settings(rank=2, steps=2, batch=4))
+    fit_gist(llama, copying(8), tmp_path / "r", settings=GistConfig(rank=2, steps=2, batch=4))
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     assert after == before
 
@@ -172,7 +172,7 @@ def test_two_processes_fit_one_adapter(llama, tmp_path):
 
 
 def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, tmp_path):
-    settings = Settings(tokens=1, rank=2, steps=12, batch=4)
+    settings = GistConfig(tokens=1, rank=2, steps=12, batch=4)
     whole = fit_gist(llama, copying(32), tmp_path / "whole", settings=settings, every=4)
     done, starts = [], []
 
@@ -195,7 +195,7 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, tmp_path):
     with pytest.raises(InterruptedWorkError, match="after 7 of 12 steps"):
         fit_gist(llama, copying(32), tmp_path / "part", settings=settings, every=4, progress=progress)
     assert not (tmp_path / "part").exists()
-    for other in ({"rank": 3}, {"learning_rate": 0.1}, {"condition": Condition.NEGATIVE}, {"steps": 5}):
+    for other in ({"rank": 3}, {"learning_rate": 0.1}, {"condition": GistCondition.NEGATIVE}, {"steps": 5}):
         changed = replace(settings, **other)
         with pytest.raises(DataError, match="keeps a fit of other settings"):
             fit_gist(llama, copying(32), tmp_path / "part", settings=changed, every=4, resume=True)
@@ -210,7 +210,7 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, tmp_path):
 def test_what_cannot_be_fitted_is_refused(llama, make_lm, tmp_path):
     for wrong in ({"tokens": 0}, {"rank": 0}, {"steps": 0}, {"batch": 0}):
         with pytest.raises(DataError, match="one or more"):
-            Settings(**wrong)
+            GistConfig(**wrong)
     with pytest.raises(ModelError, match="keeps a state"):
         fit_gist(make_lm("mamba"), copying(4), tmp_path / "m")
     gpt2 = make_lm("gpt2")
@@ -219,17 +219,17 @@ def test_what_cannot_be_fitted_is_refused(llama, make_lm, tmp_path):
     assert len(encode_examples(gpt2, [Instruction("a" * 200, "", "b"), *copying(1)], 1)) == 1
     for wrong in ({"learning_rate": -1.0}, {"learning_rate": float("nan")}, {"seed": -1}):
         with pytest.raises(DataError, match="cannot be"):
-            Settings(**wrong)
+            GistConfig(**wrong)
     with pytest.raises(DataError, match="every 0 steps"):
         fit_gist(llama, copying(4), tmp_path / "e", every=0)
     with pytest.raises(DataError, match="no instruction fits"):
         fit_gist(gpt2, copying(4), tmp_path / "h", held_out=[Instruction("a" * 200, "", "b")])
     with pytest.raises(DataError, match="diverged"):
-        fit_gist(llama, copying(4), tmp_path / "d", settings=Settings(steps=3, learning_rate=1e30))
+        fit_gist(llama, copying(4), tmp_path / "d", settings=GistConfig(steps=3, learning_rate=1e30))
     (tmp_path / "u.partial").mkdir()
     (tmp_path / "u.partial" / "thesis.txt").touch()
     with pytest.raises(DataError, match="holds no checkpoints of a fit"):
-        fit_gist(llama, copying(4), tmp_path / "u", settings=Settings(steps=1))
+        fit_gist(llama, copying(4), tmp_path / "u", settings=GistConfig(steps=1))
     assert (tmp_path / "u.partial" / "thesis.txt").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
@@ -239,7 +239,7 @@ def test_what_cannot_be_fitted_is_refused(llama, make_lm, tmp_path):
 
 
 def test_a_fit_begun_anew_leaves_no_checkpoint_of_the_one_before(llama, tmp_path):
-    settings = Settings(tokens=1, rank=2, steps=4, batch=4)
+    settings = GistConfig(tokens=1, rank=2, steps=4, batch=4)
     old = tmp_path / "a.partial"
     old.mkdir()
     (old / "fit.json").write_text("{}")
@@ -255,26 +255,26 @@ def test_packed_weights_are_refused(make_lm):
     layer.weight = torch.nn.Parameter(torch.zeros(512, 1, dtype=torch.uint8), requires_grad=False)
     for settings in (SMALL, replace(SMALL, full=True)):
         with pytest.raises(ModelError, match="unquantised"):
-            Student(lm, settings)
+            GistModel(lm, settings)
     layer.weight = torch.nn.Parameter(torch.zeros(32, 32, dtype=torch.float8_e4m3fn), requires_grad=False)
     with pytest.raises(ModelError, match="load the model unquantised"):
-        Student(lm, SMALL)
+        GistModel(lm, SMALL)
     layer.weight = torch.nn.Parameter(torch.zeros(32, 32, dtype=torch.bfloat16), requires_grad=False)
     with pytest.raises(ModelError, match="needs weights in float32"):
-        Student(lm, replace(SMALL, full=True))
+        GistModel(lm, replace(SMALL, full=True))
 
 
 def test_what_is_kept_at_once_is_no_part_of_what_is_learnt():
-    assert Settings(at_once=8).to_json() == Settings().to_json()
+    assert GistConfig(at_once=8).to_json() == GistConfig().to_json()
     with pytest.raises(DataError, match="at_once"):
-        Settings(at_once=0)
+        GistConfig(at_once=0)
 
 
 def test_a_batch_of_long_examples_is_taken_in_parts_with_the_same_gradients(llama):
     examples = encode_examples(llama, [Instruction(f"say {k}" * k, "", "yes" * k) for k in range(1, 7)], 1)
     found = []
     for tokens in (10_000, 40):
-        student = Student(llama, Settings(1, at_once=tokens))
+        student = GistModel(llama, GistConfig(1, at_once=tokens))
         with student.installed():
             loss = student(examples)["loss"]
             loss.backward()

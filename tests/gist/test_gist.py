@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.generation.generate import Draws
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.generate import GenerationConfig
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.gist import Gist
-from lmsteer.gist.masks import Condition
+from lmsteer.gist.masks import GistCondition
 from tiny import FAMILIES, random_steer, tiny_lm
 
-GREEDY = Draws(max_new_tokens=5, sampling=Sampling(temperature=0))
+GREEDY = GenerationConfig(max_new_tokens=5, sampling=SamplingConfig(temperature=0))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_different_gists_and_one_gist_serve_a_batch(llama, adapter):
 
 
 def test_samples_share_a_prefill_and_are_what_they_are_alone(llama, adapter, gist):
-    draws = Draws(n=3, max_new_tokens=5)
+    draws = GenerationConfig(n=3, max_new_tokens=5)
     together = written(llama, adapter, [gist], ["abc", "de"], draws=draws)
     alone = written(llama, adapter, [gist], ["abc", "de"], draws=replace(draws, batch_size=1))
     assert together == alone
@@ -148,5 +148,5 @@ def test_a_whole_prompt_that_outgrows_a_window_is_not_kept_in_part(monkeypatch, 
     lm = tiny_lm("gemma3_text")
     prompts = lm.encode(["a prompt that is longer than the window"])
     with pytest.raises(ModelError, match="a shorter window"):
-        compress(lm, adapter_of(lm, 2), prompts, condition=Condition.POSITIVE)
+        compress(lm, adapter_of(lm, 2), prompts, condition=GistCondition.POSITIVE)
     assert compress(lm, adapter_of(lm, 2), prompts)[0].tokens == 2

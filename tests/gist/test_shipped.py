@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from lmsteer.generation.generate import Draws
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.generate import GenerationConfig
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.gist.adapter import SHIPPED_FOLDER, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.gist.masks import Condition
+from lmsteer.gist.masks import GistCondition
 
 PAIRS = {
     "Write the opposite of the given word.": [("hot", "cold"), ("early", "late")],
@@ -38,14 +38,14 @@ def test_a_prompt_that_is_squeezed_does_more_than_none(smollm2):
     with adapter.installed(smollm2):
         squeezed, none = (
             output_loss(smollm2, adapter.ids(smollm2), examples, condition)
-            for condition in (Condition.GIST, Condition.NEGATIVE)
+            for condition in (GistCondition.GIST, GistCondition.NEGATIVE)
         )
     assert squeezed < none - 1  # nats a token
 
 
 @pytest.mark.model
 def test_gists_of_different_prompts_are_followed_in_one_batch(smollm2):
-    adapter, greedy = find_adapter("gist-1"), Draws(max_new_tokens=8, sampling=Sampling(temperature=0))
+    adapter, greedy = find_adapter("gist-1"), GenerationConfig(max_new_tokens=8, sampling=SamplingConfig(temperature=0))
     gists = compress(smollm2, adapter, prompt_ids(smollm2, [*PAIRS]))
     pairs = [pairs[0] for pairs in PAIRS.values()]
     rows = generate_from_gists(smollm2, adapter, gists, [input_text(given) for given, _ in pairs], draws=greedy)

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.model.batching import by_length, pad
+from lmsteer.model.batching import length_buckets, pad
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100))
 def test_every_text_is_in_one_batch_that_fits(lengths, tokens):
     ids = [[0] * n for n in lengths]
-    batches = list(by_length(ids, tokens))
+    batches = list(length_buckets(ids, tokens))
     assert sorted(i for batch in batches for i in batch) == list(range(len(ids)))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= tokens for b in batches)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-from lmsteer.model.length_grouped import LikeLengths
+from lmsteer.model.length_grouped import LengthGroupedSampler
 
 
 def test_batches_are_of_like_lengths_and_all_examples_come():
     lengths = [random.Random(k).randrange(5, 50) for k in range(50)]
-    sampler = LikeLengths(lengths, 8, 0)
+    sampler = LengthGroupedSampler(lengths, 8, 0)
     first, again = list(sampler), list(sampler)
     assert first == again
     assert sorted(first) == list(range(50))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lmsteer.model import onednn as products
-from lmsteer.model.onednn import Linear, linear, quicken
+from lmsteer.model.onednn import Linear, linear, use_onednn
 from tiny import FAMILIES, tiny_model
 
 # float32 sums of at most 40 terms of size one, in two orders.
@@ -67,7 +67,7 @@ def test_gradients_are_torchs_own(trains_weight):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_quickened_model_is_the_same_model(family, tmp_path):
     plain, quick = tiny_model(family), tiny_model(family)
-    quicken(quick)
+    use_onednn(quick)
     ids = torch.arange(1, 9)[None]
     assert any(isinstance(module, Linear) for module in quick.modules())
     torch.testing.assert_close(quick(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-5)  # float32, another order
@@ -84,6 +84,6 @@ def test_other_layers_stay_as_they_are():
 
     model = tiny_model("llama")
     model.model.layers[0].mlp.up_proj.__class__ = Own
-    quicken(model)
+    use_onednn(model)
     assert type(model.model.layers[0].mlp.up_proj) is Own
     assert model.get_output_embeddings().weight.is_contiguous()

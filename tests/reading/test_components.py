@@ -10,7 +10,7 @@ import torch
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.reading import plot as word_map
-from lmsteer.reading.components import lens
+from lmsteer.reading.components import components
 from lmsteer.reading.plot import draw
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
@@ -22,7 +22,7 @@ def apart(tmp_path, monkeypatch):
 
 
 def look(lm, steer, **options):
-    return lens(lm, Mix({"s": steer}, {"s": 1.0}), **options)
+    return components(lm, Mix({"s": steer}, {"s": 1.0}), **options)
 
 
 def test_a_steer_of_rank_one_is_one_component(llama):
@@ -73,7 +73,7 @@ def test_words_are_those_that_move_most(llama):
 
 def test_several_steers_are_looked_at_as_their_sum(llama):
     one, two = random_steer(llama), random_steer(llama, seed=4)
-    together = lens(llama, Mix({"one": one, "two": two}, {"one": 2.0, "two": -1.0}))
+    together = components(llama, Mix({"one": one, "two": two}, {"one": 2.0, "two": -1.0}))
     w = 2 * one.matrix() - two.matrix()
     summed = look(llama, replace(one, factors={"A": w, "B": torch.eye(32)}))
     for component, other in zip(together, summed, strict=True):
@@ -92,11 +92,11 @@ def test_steers_that_move_all_rows_alike_are_one_component(llama):
 def test_what_has_no_words_is_refused(llama, make_lm):
     steers = {"one": random_steer(llama), "two": random_steer(llama, "add")}
     with pytest.raises(SteerError, match="one steer, or"):
-        lens(llama, Mix(steers, {"one": 1.0, "two": 1.0}))
+        components(llama, Mix(steers, {"one": 1.0, "two": 1.0}))
     with pytest.raises(SteerError, match="row by row"):
-        lens(llama, Mix({"one": steers["one"]}, {"one": [1.0, 2.0]}))
+        components(llama, Mix({"one": steers["one"]}, {"one": [1.0, 2.0]}))
     with pytest.raises(SteerError, match="does nothing"):
-        lens(llama, Mix({"one": steers["one"]}, {"one": 0.0}))
+        components(llama, Mix({"one": steers["one"]}, {"one": 0.0}))
     with pytest.raises(WrongBaseError):
         look(make_lm("qwen2"), steers["one"])
     for options in ({"components": 0}, {"words": -1}):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.reading.likelihood import likelihoods, windows
+from lmsteer.reading.likelihood import steered_log_likelihoods, windows
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
 
@@ -31,7 +31,7 @@ def said(lm, ids, steer, strength):
 def test_they_are_what_the_steered_model_says(make_lm, family):
     lm = make_lm(family)
     steers, encoded = [random_steer(lm), random_steer(lm, "offset", seed=3)], lm.encode(TEXTS)
-    for ids, found in zip(encoded, likelihoods(lm, encoded, steers, STRENGTHS), strict=True):
+    for ids, found in zip(encoded, steered_log_likelihoods(lm, encoded, steers, STRENGTHS), strict=True):
         assert found.shape == (2, 3, max(len(ids) - 1, 0))
         if len(ids) < 2:
             continue
@@ -53,7 +53,7 @@ def test_windows_tell_each_token_but_the_first_once_after_enough_of_the_text(len
 
 def test_a_long_text_is_read_in_windows(llama, make_lm):
     ids, steer = llama.encode(["A much longer text, to be read in windows"])[0], random_steer(llama)
-    (found,) = likelihoods(llama, [ids], [steer], [2.0], window=8)
+    (found,) = steered_log_likelihoods(llama, [ids], [steer], [2.0], window=8)
     expected = torch.cat(
         [said(llama, ids[w.start : w.end], steer, 2.0)[w.first - w.start - 1 :] for w in windows(len(ids), 8)]
     )
@@ -61,7 +61,7 @@ def test_a_long_text_is_read_in_windows(llama, make_lm):
     gpt2 = make_lm("gpt2")
     steer, longer = random_steer(gpt2), ids * 10
     assert len(longer) > 2 * gpt2.max_length
-    (found,) = likelihoods(gpt2, [longer], [steer], [2.0])
+    (found,) = steered_log_likelihoods(gpt2, [longer], [steer], [2.0])
     assert found.shape == (1, 1, len(longer) - 1)
     first = said(gpt2, longer[: gpt2.max_length], steer, 2.0)
     torch.testing.assert_close(found[0, 0, : len(first)], first, rtol=1e-3, atol=1e-3)
@@ -73,26 +73,28 @@ def test_the_end_part_of_a_steer_acts_on_the_end_of_a_text_alone(llama):
     ended = replace(plain, factors={**plain.factors, **part})
     texts = [[40, end, 41, 42, 43, 44, end], [40, 41, 42, 43, 44, 45, 46]]
     for window in (None, 4):
-        for ids, found in zip(texts, likelihoods(llama, texts, [ended, plain], [1.0], window=window), strict=True):
+        for ids, found in zip(
+            texts, steered_log_likelihoods(llama, texts, [ended, plain], [1.0], window=window), strict=True
+        ):
             differs = found[0, 0] != found[1, 0]
             assert differs.tolist() == [False] * 5 + [ids[-1] == end]
     expected = said(llama, texts[0], ended.reader(), 1.0)[-1]
-    found = likelihoods(llama, texts[:1], [ended], [1.0])[0][0, 0, -1]
+    found = steered_log_likelihoods(llama, texts[:1], [ended], [1.0])[0][0, 0, -1]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # as above
 
 
 def test_what_cannot_be_read_is_refused(llama, make_lm):
     ids, steer = llama.encode(TEXTS), random_steer(llama)
     with pytest.raises(DataError, match="no strengths"):
-        likelihoods(llama, ids, [steer], [])
+        steered_log_likelihoods(llama, ids, [steer], [])
     with pytest.raises(SteerError, match="finite"):
-        likelihoods(llama, ids, [steer], [math.nan])
+        steered_log_likelihoods(llama, ids, [steer], [math.nan])
     for window in (1, llama.max_length + 1):
         with pytest.raises(DataError, match=f"window of {window} tokens"):
-            likelihoods(llama, ids, [steer], [1.0], window=window)
+            steered_log_likelihoods(llama, ids, [steer], [1.0], window=window)
     with pytest.raises(WrongBaseError):
-        likelihoods(make_lm("qwen2"), ids, [steer], [1.0])
-    assert likelihoods(llama, [], [steer], [1.0]) == []
+        steered_log_likelihoods(make_lm("qwen2"), ids, [steer], [1.0])
+    assert steered_log_likelihoods(llama, [], [steer], [1.0]) == []
 
 
 def test_short_memory_names_the_way_out(llama, monkeypatch):
@@ -101,7 +103,7 @@ def test_short_memory_names_the_way_out(llama, monkeypatch):
 
     monkeypatch.setattr(type(llama), "predicting", short)
     with pytest.raises(DataError, match="--window"):
-        likelihoods(llama, [[1, 2, 3]], [random_steer(llama)], [1.0])
+        steered_log_likelihoods(llama, [[1, 2, 3]], [random_steer(llama)], [1.0])
     monkeypatch.setattr(type(llama), "predicting", lambda *_: (_ for _ in ()).throw(RuntimeError("other")))
     with pytest.raises(RuntimeError, match="other"):
-        likelihoods(llama, [[1, 2, 3]], [random_steer(llama)], [1.0])
+        steered_log_likelihoods(llama, [[1, 2, 3]], [random_steer(llama)], [1.0])

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.reading.platt import Calibration, auc, calibrate
+from lmsteer.reading.platt import PlattScaling, auc, fit_platt
 
 
 def test_the_law_that_labels_follow_is_found():
     random = torch.Generator().manual_seed(0)
     evidence = 4 * torch.randn(20_000, generator=random)
     positive = torch.rand(20_000, generator=random) < torch.sigmoid(0.6 * evidence - 0.5)
-    found = calibrate(evidence, positive)
+    found = fit_platt(evidence, positive)
     # One standard error of either is about .02 with 20,000 texts.
     assert found.slope == pytest.approx(0.6, abs=0.06)
     assert found.offset == pytest.approx(-0.5, abs=0.06)
@@ -26,7 +26,7 @@ def test_the_law_that_labels_follow_is_found():
 def test_the_likelihood_is_at_its_peak_whatever_the_unit_and_a_clear_cut_has_a_bound(unit, texts):
     evidence = unit * torch.linspace(-1, 1, texts, dtype=torch.float64)
     positive = evidence > 0
-    found = calibrate(evidence, positive)
+    found = fit_platt(evidence, positive)
     ones = int(positive.sum())
     target = torch.where(positive, (ones + 1) / (ones + 2), 1 / (texts - ones + 2)).double()
     p = torch.tensor([found.probability(float(e)) for e in evidence], dtype=torch.float64)
@@ -43,7 +43,7 @@ def test_the_peak_is_found_whatever_a_single_text_weighs(outlier):
     positive = torch.rand(500, generator=g, dtype=torch.float64) < torch.sigmoid(1.5 * evidence)
     evidence = torch.cat([evidence, torch.tensor([outlier])])
     positive = torch.cat([positive, torch.tensor([outlier > 0])])
-    found = calibrate(evidence, positive)
+    found = fit_platt(evidence, positive)
     z = found.slope * evidence + found.offset
     ones = int(positive.sum())
     target = torch.where(positive, (ones + 1) / (ones + 2), 1 / (501 - ones + 2)).double()
@@ -54,16 +54,16 @@ def test_the_peak_is_found_whatever_a_single_text_weighs(outlier):
 
 
 def test_one_kind_of_texts_has_no_calibration():
-    found = calibrate(torch.tensor([1.0, 2.0]), torch.tensor([True, True]))
+    found = fit_platt(torch.tensor([1.0, 2.0]), torch.tensor([True, True]))
     assert math.isnan(found.slope)
-    assert Calibration.of_figures({"slope": None, "offset": None}) is None
-    assert Calibration.of_figures({}) is None
-    assert Calibration.of_figures({"slope": 2.0, "offset": 0.0}) == Calibration(2.0, 0.0)
+    assert PlattScaling.of_figures({"slope": None, "offset": None}) is None
+    assert PlattScaling.of_figures({}) is None
+    assert PlattScaling.of_figures({"slope": 2.0, "offset": 0.0}) == PlattScaling(2.0, 0.0)
 
 
 @given(st.floats(-1e4, 1e4))
 def test_probabilities_are_those_of_two_sides(evidence):
-    one, other = Calibration(0.7, 0.2), Calibration(-0.7, -0.2)
+    one, other = PlattScaling(0.7, 0.2), PlattScaling(-0.7, -0.2)
     assert 0 <= one.probability(evidence) <= 1
     assert one.probability(evidence) + other.probability(evidence) == pytest.approx(1)
 

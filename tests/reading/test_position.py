@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.reading.platt import Calibration
+from lmsteer.reading.platt import PlattScaling
 from lmsteer.reading.position import position
 
 
@@ -27,7 +27,7 @@ def test_at_an_end_of_the_line_the_end_is_told():
 
 
 def test_shares_are_those_of_a_prior_that_prefers_nothing():
-    found = position(torch.tensor([-700.0, -701.0]), [-1.0, 1.0], -1.0, Calibration(0.5, 0.25))
+    found = position(torch.tensor([-700.0, -701.0]), [-1.0, 1.0], -1.0, PlattScaling(0.5, 0.25))
     assert found.shares == pytest.approx((1 / (1 + math.exp(-1)), 1 / (1 + math.e)))
     assert found.probability == pytest.approx(1 / (1 + math.exp(0.25)))
     assert found.log_p == (-700.0, -701.0)

@@ -7,14 +7,14 @@ import torch
 
 from lmsteer.errors import DataError
 from lmsteer.reading import rows as module
-from lmsteer.reading.rows import encode_whole, states_of
+from lmsteer.reading.rows import encode_with_end, states_of
 from tiny import styled
 
 FULL = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried too much"
 
 
 def test_a_batch_that_memory_is_short_for_is_run_in_halves(llama, monkeypatch, capsys):
-    ids = encode_whole(llama, styled(7))
+    ids = encode_with_end(llama, styled(7))
     whole, real, sizes = states_of(llama, ids), module._run, []
 
     def narrow(lm, some):
@@ -33,7 +33,7 @@ def test_a_batch_that_memory_is_short_for_is_run_in_halves(llama, monkeypatch, c
 
 
 def test_other_errors_and_single_texts_are_not_tried_again(llama, monkeypatch):
-    ids = encode_whole(llama, styled(4))
+    ids = encode_with_end(llama, styled(4))
 
     def broken(*_):
         raise RuntimeError(message)

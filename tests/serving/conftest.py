@@ -1,6 +1,6 @@
 import pytest
 
-from lmsteer.serving.engine.engine import Engine, Limits
+from lmsteer.serving.engine.engine import Engine, EngineConfig
 from tiny import tiny_lm
 
 
@@ -18,7 +18,7 @@ def engines():
     made = []
 
     def make(lm, **limits):
-        made.append(Engine(lm, Limits(**limits)))
+        made.append(Engine(lm, EngineConfig(**limits)))
         return made[-1]
 
     yield make

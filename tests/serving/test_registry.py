@@ -4,13 +4,13 @@ import pytest
 
 from lmsteer import save_steer
 from lmsteer.errors import SteerError
-from lmsteer.serving.registry import Shelf
+from lmsteer.serving.registry import SteerRegistry
 from tiny import random_steer
 
 
 def test_a_steer_that_is_gone_can_be_recalled(llama, tmp_path):
     save_steer(random_steer(llama), tmp_path / "style")
-    shelf = Shelf([tmp_path], lambda _: None)
+    shelf = SteerRegistry([tmp_path], lambda _: None)
     found = shelf.find("style")
     shutil.rmtree(tmp_path / "style")
     with pytest.raises(SteerError, match="unknown steer"):

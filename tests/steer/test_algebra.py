@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.steer.algebra import apart, balanced, overlaps, summed
+from lmsteer.steer.algebra import decorrelate_strengths, merge, orthogonalize, overlaps
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
@@ -48,7 +48,7 @@ def test_overlaps_are_inner_products_of_matrices(llama, curvature):
 def test_a_sum_acts_as_its_mix(llama, strengths, form):
     steers = {f"s{k}": random_steer(llama, form, seed=k, name=f"s{k}") for k in range(len(strengths))}
     mix = Mix(steers, {f"s{k}": s for k, s in enumerate(strengths)})
-    one = summed(mix, "sum")
+    one = merge(mix, "sum")
     alone = Mix({"sum": one}, {"sum": 1.0})
     h = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(1))
     z = torch.randn(3, 4, one.vocabulary, generator=torch.Generator().manual_seed(1))
@@ -61,19 +61,19 @@ def test_a_sum_acts_as_its_mix(llama, strengths, form):
 
 def test_a_sum_reads_what_its_parts_read(llama):
     one, two = with_end(llama, 1), with_end(llama, 2)
-    together = summed(Mix({"one": one, "two": two}, {"one": 2.0, "two": -0.5}), "sum", "both")
+    together = merge(Mix({"one": one, "two": two}, {"one": 2.0, "two": -0.5}), "sum", "both")
     expected = 2 * one.reader().matrix() - 0.5 * two.reader().matrix()
     torch.testing.assert_close(together.reader().matrix(), expected, rtol=1e-4, atol=1e-5)  # float32
     assert together.card.label == "both"
-    plain = summed(Mix({"one": one, "plain": random_steer(llama)}, {"one": 1.0, "plain": 1.0}), "sum")
+    plain = merge(Mix({"one": one, "plain": random_steer(llama)}, {"one": 1.0, "plain": 1.0}), "sum")
     assert plain.factors["A_end"].shape == (32, 1)
 
 
 def test_apart_leaves_the_others_alone_and_keeps_its_own_effect(llama, curvature):
     steer, one, two = (random_steer(llama, seed=k, name=f"s{k}") for k in range(3))
-    steer = summed(Mix({"a": steer, "b": one}, {"a": 1.0, "b": 0.7}), "steer")  # leans on one
+    steer = merge(Mix({"a": steer, "b": one}, {"a": 1.0, "b": 0.7}), "steer")  # leans on one
     before = overlaps([steer, one, two], curvature)
-    after = overlaps([apart(steer, {"one": one, "two": two}, curvature), steer, one, two], curvature)
+    after = overlaps([orthogonalize(steer, {"one": one, "two": two}, curvature), steer, one, two], curvature)
     assert abs(float(before[0, 1])) > 0.1 * float(before[0, 0])
     assert float(after[0, 1]) == pytest.approx(float(before[0, 0]), rel=1e-5)  # factors are float32
     for k in (2, 3):
@@ -83,38 +83,42 @@ def test_apart_leaves_the_others_alone_and_keeps_its_own_effect(llama, curvature
 def test_nothing_is_told_of_a_steer_made_of_another(llama, curvature):
     card = replace(random_steer(llama).card, held_out={"slope": 1.0}, strength_range=(-1.0, 1.0), dial={"ratio": 1.5})
     steer = replace(random_steer(llama), card=card)
-    for made in (apart(steer, {"one": random_steer(llama, seed=5)}, curvature), steer.scaled(2.0), steer.truncated(1)):
+    for made in (
+        orthogonalize(steer, {"one": random_steer(llama, seed=5)}, curvature),
+        steer.scaled(2.0),
+        steer.truncated(1),
+    ):
         assert (made.card.held_out, made.card.strength_range, made.card.dial) == ({}, None, {})
 
 
 def test_balanced_strengths_give_each_its_own_effect(llama, curvature):
     one, two = random_steer(llama, seed=1), random_steer(llama, seed=2)
-    two = summed(Mix({"one": one, "two": two}, {"one": -0.6, "two": 1.0}), "two")
+    two = merge(Mix({"one": one, "two": two}, {"one": -0.6, "two": 1.0}), "two")
     mix = Mix({"one": one, "two": two}, {"one": 3.0, "two": -2.0})
-    strengths = balanced(mix, curvature)
+    strengths = decorrelate_strengths(mix, curvature)
     m = overlaps([one, two], curvature)
     effects = m @ torch.tensor(list(strengths.values()), dtype=torch.float64)
     torch.testing.assert_close(effects, m.diagonal() * torch.tensor([3.0, -2.0], dtype=torch.float64))
     lone = Mix({"one": one}, {"one": 3.0})
-    assert balanced(lone, curvature) == {"one": pytest.approx(3.0)}
+    assert decorrelate_strengths(lone, curvature) == {"one": pytest.approx(3.0)}
 
 
 def test_what_makes_no_steer_is_refused(llama, curvature):
     one, shift = random_steer(llama), random_steer(llama, "add")
     with pytest.raises(SteerError, match="of one form"):
-        summed(Mix({"one": one, "shift": shift}, {"one": 1.0, "shift": 1.0}), "sum")
+        merge(Mix({"one": one, "shift": shift}, {"one": 1.0, "shift": 1.0}), "sum")
     with pytest.raises(SteerError, match="one strength each"):
-        summed(Mix({"one": one}, {"one": [1.0, 2.0]}), "sum")
+        merge(Mix({"one": one}, {"one": [1.0, 2.0]}), "sum")
     with pytest.raises(SteerError, match="of one form"):
-        summed(Mix({}, {}), "sum")
+        merge(Mix({}, {}), "sum")
     with pytest.raises(SteerError, match="only multiply"):
         overlaps([one, shift], curvature)
     with pytest.raises(SteerError, match="does nothing that same do not"):
-        apart(one, {"same": one.scaled(2.0)}, curvature)
+        orthogonalize(one, {"same": one.scaled(2.0)}, curvature)
     foreign = replace(one, card=replace(one.card, base_fingerprint="another"))
     with pytest.raises(WrongBaseError, match="several base models"):
-        apart(one, {"foreign": foreign}, curvature)
+        orthogonalize(one, {"foreign": foreign}, curvature)
     with pytest.raises(SteerError, match="cannot be balanced"):
-        balanced(Mix({"one": one, "same": one.scaled(-2.0)}, {"one": 1.0, "same": 1.0}), curvature)
+        decorrelate_strengths(Mix({"one": one, "same": one.scaled(-2.0)}, {"one": 1.0, "same": 1.0}), curvature)
     with pytest.raises(SteerError, match="from row to row"):
-        balanced(Mix({"one": one}, {"one": [1.0, 2.0]}), curvature)
+        decorrelate_strengths(Mix({"one": one}, {"one": [1.0, 2.0]}), curvature)

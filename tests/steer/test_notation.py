@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError
-from lmsteer.steer.notation import parse_settings, strength_of
+from lmsteer.steer.notation import parse_strengths, strength_of
 from lmsteer.steer.steer import Card
 
 CARD = Card("style", "base", "f", "t", strength_range=(-8.0, 5.0))
@@ -32,7 +32,7 @@ class Found:
     )
 )
 def test_settings_are_read_as_they_are_written(dials):
-    steers, found = parse_settings([f"{name}={','.join(map(str, values))}" for name, values in dials.items()], Found)
+    steers, found = parse_strengths([f"{name}={','.join(map(str, values))}" for name, values in dials.items()], Found)
     assert [(name, steer.card.name) for name, steer in steers.items()] == [(name, name) for name in dials]
     assert {s for setting in found for s in setting.items()} == {(n, v) for n, vs in dials.items() for v in vs}
 
@@ -46,7 +46,7 @@ def test_percents_are_of_the_safe_range(share):
 def test_auto_is_what_calibration_found_or_the_upper_end():
     assert strength_of("auto", CARD) == 5
     assert strength_of("auto", replace(CARD, dial={"auto": 3.5})) == 3.5
-    _, found = parse_settings(["s=auto, -50%,1"], Found)
+    _, found = parse_strengths(["s=auto, -50%,1"], Found)
     assert found == [{"s": 5.0}, {"s": -4.0}, {"s": 1.0}]
     for notation in ("auto", "10%"):
         with pytest.raises(SteerError, match="no safe range"):
@@ -56,6 +56,6 @@ def test_auto_is_what_calibration_found_or_the_upper_end():
 @pytest.mark.parametrize("bad", ["sentiment", "=1", "s=", "s=x", "s=nan", "s=1,inf", "s=%", "s=nan%", "s=automatic"])
 def test_settings_that_cannot_be_read_say_how_to_write_them(bad):
     with pytest.raises(SteerError, match="write NAME=STRENGTH"):
-        parse_settings([bad], Found)
+        parse_strengths([bad], Found)
     with pytest.raises(SteerError, match="named twice"):
-        parse_settings(["s=1", "s=2"], Found)
+        parse_strengths(["s=1", "s=2"], Found)

@@ -16,7 +16,7 @@ from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
 from lmsteer.reading.words import encode_with_bounds
-from lmsteer.steer.algebra import overlaps, summed
+from lmsteer.steer.algebra import merge, overlaps
 from lmsteer.steer.mix import Mix
 from lmsteer.transferring import alignment as pairs_module
 from lmsteer.transferring import maps
@@ -122,7 +122,7 @@ def test_ends_of_a_sum_are_carried_as_the_sum_of_ends(llama, disguised, tmp_path
 
     one, two = end(done), end(other)
     for strengths in ((2.0, 1.0), (2.0, -1.0), (-1.0, -1.0)):
-        mix = summed(Mix({"one": done, "two": other}, dict(zip(("one", "two"), strengths, strict=True))), "sum")
+        mix = merge(Mix({"one": done, "two": other}, dict(zip(("one", "two"), strengths, strict=True))), "sum")
         torch.testing.assert_close(end(mix), strengths[0] * one + strengths[1] * two, rtol=1e-3, atol=1e-4)
 
 

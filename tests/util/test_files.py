@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lmsteer.errors import DataError
-from lmsteer.util.files import alone, replace_file, write_file
+from lmsteer.util.files import exclusive, replace_file, write_file
 
 HOLDS = """
 import sys
@@ -33,15 +33,15 @@ def test_a_second_process_is_refused_until_the_first_is_done_or_dead(tmp_path):
     command = [sys.executable, "-c", HOLDS, str(work)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(DataError, match="another process is at work on"), alone(work):
+        with pytest.raises(DataError, match="another process is at work on"), exclusive(work):
             pass
         other.kill()
-    with alone(work):
+    with exclusive(work):
         assert [file.name for file in work.parent.iterdir()] == ["adapter.lock"]
     assert not [*work.parent.iterdir()]
 
 
 def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write"), alone(tmp_path / "file" / "adapter"):
+    with pytest.raises(DataError, match="cannot write"), exclusive(tmp_path / "file" / "adapter"):
         pass

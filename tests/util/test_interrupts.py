@@ -6,14 +6,14 @@ import signal
 
 import pytest
 
-from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.util.interrupts import deferred_sigint
 
 
 def test_a_step_that_has_begun_ends():
     ended = []
 
     def work() -> None:
-        with interruptible_steps() as check:
+        with deferred_sigint() as check:
             for step in range(3):
                 if step == 1:
                     signal.raise_signal(signal.SIGINT)

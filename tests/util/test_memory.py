@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lmsteer.util import memory
-from lmsteer.util.memory import give_back
+from lmsteer.util.memory import trim_heap
 
 # In a process of its own, whose heap has no holes yet that the small tensors could go to.
 _HOLES = """
@@ -36,4 +36,4 @@ def test_holes_in_the_heap_are_given_back():
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(memory.sys, "platform", "win32")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("looked for a C library"))
-    give_back()
+    trim_heap()

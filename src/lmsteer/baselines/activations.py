@@ -13,21 +13,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.baselines.baseline import Rival, RivalCard, Traits
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities
 from lmsteer.baselines.rows import spread
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.model.batching import by_length, pad
+from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM
 
 _DIRECTION = "direction"
 
 
 @dataclass(frozen=True)
-class Activations(Rival):
+class Activations(Baseline):
     """Directions in the residual stream. Stored: ``direction.<l>`` (d,), added after layer l, counted from 0."""
 
-    traits: ClassVar[Traits] = Traits(
+    traits: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
     )
 
@@ -52,7 +52,7 @@ class Activations(Rival):
 
 @torch.inference_mode()
 def difference_of_means(
-    lm: LM, texts: Sequence[LabelledText], card: RivalCard, layer: int | None = None
+    lm: LM, texts: Sequence[LabelledText], card: BaselineCard, layer: int | None = None
 ) -> Activations:
     """Half the difference of the mean states of both ends: strength 1 goes from the middle to the +1 end.
 
@@ -75,7 +75,7 @@ def difference_of_means(
     rows = lm.encode([text.text for text in texts])
     texts = [text for text, row in zip(texts, rows, strict=True) if row]
     ids = [row[: lm.max_length] for row in rows if row]
-    for batch in by_length(ids):
+    for batch in length_buckets(ids):
         padded, mask = pad([ids[i] for i in batch], lm.pad_id, lm.device)
         means = _means(_states(lm, blocks[number], padded, mask), mask)
         for i, mean in zip(batch, means, strict=True):

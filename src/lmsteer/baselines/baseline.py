@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.generation.decoding import PromptStarts, Starts
+from lmsteer.generation.decoding import Prefill, PromptPrefill
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.model.batching import by_length, pad
-from lmsteer.model.fingerprints import fingerprint_of_tensors
+from lmsteer.model.batching import length_buckets, pad
+from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 
 
 @dataclass(frozen=True)
-class Traits:
+class Capabilities:
     """What a method's strength is, and what it costs.
 
     Attributes:
@@ -44,7 +44,7 @@ class Traits:
 
 
 @dataclass(frozen=True)
-class RivalCard:
+class BaselineCard:
     """A rival's provenance.
 
     Attributes:
@@ -65,7 +65,7 @@ class RivalCard:
 
 
 @dataclass(frozen=True)
-class Rival(ABC):
+class Baseline(ABC):
     """What a method has learnt.
 
     Attributes:
@@ -76,9 +76,9 @@ class Rival(ABC):
         DataError: values that are not finite numbers, or not what the method stores.
     """
 
-    card: RivalCard
+    card: BaselineCard
     tensors: Mapping[str, Tensor]
-    traits: ClassVar[Traits]
+    traits: ClassVar[Capabilities]
 
     def __post_init__(self) -> None:
         if not all(torch.isfinite(tensor).all() for tensor in self.tensors.values()):
@@ -102,7 +102,7 @@ class Rival(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Of what is stored."""
-        return fingerprint_of_tensors(self.tensors)
+        return tensors_fingerprint(self.tensors)
 
     def check_base(self, lm: LM) -> None:
         """Refuse another base.
@@ -137,7 +137,7 @@ class Rival(ABC):
             given = [strengths[i] for i in batch] if self.traits.by_row else [strengths[batch[0]]]
             with self.at(lm, given):
                 logits = lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
-            found[batch] = picked(logits, padded[:, 1:], mask[:, 1:])
+            found[batch] = sequence_log_prob(logits, padded[:, 1:], mask[:, 1:])
         return found
 
     def _batches(self, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Iterator[list[int]]:
@@ -146,10 +146,10 @@ class Rival(ABC):
         if not self.traits.by_row:
             lots = [[i for i in lots[0] if strengths[i] == strength] for strength in sorted(set(strengths))]
         for lot in lots:
-            for batch in by_length([texts[i] for i in lot]):
+            for batch in length_buckets([texts[i] for i in lot]):
                 yield [lot[i] for i in batch]
 
-    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> Starts:
+    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> Prefill:
         """Where continuations of prompts begin at a strength, for ``continue_from``.
 
         Args:
@@ -167,7 +167,7 @@ class Rival(ABC):
         return _Installed(lm, encode_prompts(lm, prompts, new), self, strength)
 
 
-def picked(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def sequence_log_prob(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Log-likelihood of the targets (B, T) that count, summed over each row (B,)."""
     log_p = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None]).squeeze(-1)
     return (log_p * mask).sum(1).cpu()
@@ -187,15 +187,15 @@ class Trained(ABC):
         """Logits (B, T, V) of texts (B, T), each at its strength (B,)."""
 
     @abstractmethod
-    def rival(self, card: RivalCard) -> Rival:
+    def rival(self, card: BaselineCard) -> Baseline:
         """What has been learnt so far."""
 
 
 @dataclass(frozen=True)
-class _Installed(PromptStarts):
+class _Installed(PromptPrefill):
     """Prompts as they are, continued by a model that acts otherwise."""
 
-    rival: Rival
+    rival: Baseline
     strength: float
 
     def installed(self) -> AbstractContextManager[None]:

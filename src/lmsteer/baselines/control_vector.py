@@ -12,7 +12,7 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 
 from lmsteer.baselines.activations import Activations
-from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.errors import DataError, SteerError
 from lmsteer.model.lm import LM
 from lmsteer.util.files import replace_file
@@ -75,5 +75,5 @@ def import_control_vector(lm: LM, file: str | Path) -> Activations:
     d = lm.model.get_input_embeddings()(torch.tensor([0], device=lm.device)).shape[-1]
     if any(direction.shape != (d,) for direction in found.values()):
         raise SteerError(f"{file} holds directions of another length than {d}, which {lm.name} has.")
-    card = RivalCard("activations", lm.name, lm.fingerprint, lm.tokenizer_fingerprint, fit={"imported": file.name})
+    card = BaselineCard("activations", lm.name, lm.fingerprint, lm.tokenizer_fingerprint, fit={"imported": file.name})
     return Activations(card, found)

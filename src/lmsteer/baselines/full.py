@@ -10,18 +10,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.baselines.baseline import Rival, RivalCard, Trained, Traits
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trained
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.model.lm import LM
-from lmsteer.model.weights import added
+from lmsteer.model.weights import temporary_update
 
 
 @dataclass(frozen=True)
-class Full(Rival):
+class Full(Baseline):
     """Changed weights. Stored: Δ of each parameter by its name."""
 
-    traits: ClassVar[Traits] = Traits(
+    traits: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=False, transferable=False
     )
 
@@ -42,7 +42,7 @@ class Full(Rival):
             raise WrongBaseError(f"{lm.name} has not the weights of this fine-tuning: {error}.") from error
         with ExitStack() as stack:
             for name, parameter in parameters.items():
-                stack.enter_context(added(parameter, strengths[0] * self.tensors[name]))
+                stack.enter_context(temporary_update(parameter, strengths[0] * self.tensors[name]))
             yield
 
 
@@ -73,7 +73,7 @@ class TrainedFull(Trained):
         """Rows of one strength at a time, each lot through weights of its own."""
         return by_strength(strengths, lambda strength, rows: self._pass(ids[rows], mask[rows], strength))
 
-    def rival(self, card: RivalCard) -> Full:
+    def rival(self, card: BaselineCard) -> Full:
         """Δ, of those that have changed."""
         changes = {name: change.detach().cpu() for name, change in self._changes.items()}
         return Full(card, {name: change.clone() for name, change in changes.items() if change.any()})

@@ -14,14 +14,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lmsteer.baselines.baseline import RivalCard
+from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning
 from lmsteer.errors import DataError
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
-from lmsteer.gist.generation import GistStarts
+from lmsteer.gist.generation import GistPrefill
 from lmsteer.gist.gist import Gist
 from lmsteer.model.lm import LM
 
@@ -39,10 +39,10 @@ class Gists(PrefixTuning):
         """
         return find_adapter(str(self.card.fit["adapter"]))
 
-    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> GistStarts:
+    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> GistPrefill:
         """Prompts after the gist of a strength, as after any soft prompt, with the adapter at work."""
         begun = super().starts(lm, prompts, strength, new)
-        return GistStarts(begun.lm, begun.kept, begun.ends, begun.ids, self.adapter)
+        return GistPrefill(begun.lm, begun.kept, begun.ends, begun.ids, self.adapter)
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
@@ -56,7 +56,7 @@ class Gists(PrefixTuning):
             return super().log_likelihoods(lm, texts, strengths)
 
 
-def squeezed(lm: LM, card: RivalCard) -> Gists:
+def compressed_instructions(lm: LM, card: BaselineCard) -> Gists:
     """The instructions that the card has under ``fit["minus"]`` and ``fit["plus"]``, squeezed by the adapter it names.
 
     Raises:

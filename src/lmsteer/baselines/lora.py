@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.baselines.baseline import Rival, RivalCard, Trained, Traits
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trained
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.model.lm import LM
-from lmsteer.model.low_rank import SCALE, attached, drawn, linear_layers
+from lmsteer.model.low_rank import LORA_SCALE, init_lora, linear_layers, lora_attached
 
 _DOWN, _UP = "down", "up"
 # What models call the product that makes values.
@@ -40,10 +40,10 @@ PRESETS: dict[str, Callable[[LM], list[str]]] = {"all": _all, "value": _value, "
 
 
 @dataclass(frozen=True)
-class LoRA(Rival):
+class LoRA(Baseline):
     """A LoRA whose scale is the strength. Stored: ``<layer>.down`` A (r, n) and ``<layer>.up`` (α/r) B (m, r)."""
 
-    traits: ClassVar[Traits] = Traits(
+    traits: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
     )
 
@@ -93,7 +93,7 @@ class TrainedLoRA(Trained):
         self._lm, random = lm, torch.Generator().manual_seed(seed)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         for name in names:
-            a, b = drawn(layers[name], rank, random, lm.device)
+            a, b = init_lora(layers[name], rank, random, lm.device)
             self._factors[name] = (a.requires_grad_(), b.requires_grad_())
 
     def trainable(self) -> Sequence[Tensor]:
@@ -102,15 +102,15 @@ class TrainedLoRA(Trained):
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
         """With the LoRA at each row's strength."""
-        scaled = {name: (a, SCALE * b) for name, (a, b) in self._factors.items()}
+        scaled = {name: (a, LORA_SCALE * b) for name, (a, b) in self._factors.items()}
         with _attached(self._lm, scaled, strengths):
             logits: Tensor = self._lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return logits
 
-    def rival(self, card: RivalCard) -> LoRA:
+    def rival(self, card: BaselineCard) -> LoRA:
         """The factors, the scale in B."""
         down = {f"{name}.{_DOWN}": a.detach().cpu().clone() for name, (a, _) in self._factors.items()}
-        up = {f"{name}.{_UP}": SCALE * b.detach().cpu() for name, (_, b) in self._factors.items()}
+        up = {f"{name}.{_UP}": LORA_SCALE * b.detach().cpu() for name, (_, b) in self._factors.items()}
         return LoRA(card, {**down, **up})
 
 
@@ -134,4 +134,4 @@ def _attached(
         layers = [(lm.model.get_submodule(name), a, b) for name, (a, b) in factors.items()]
     except AttributeError as error:
         raise WrongBaseError(f"{lm.name} has not the layers of this LoRA: {error}.") from error
-    return attached(layers, torch.as_tensor(strengths, dtype=torch.float32))
+    return lora_attached(layers, torch.as_tensor(strengths, dtype=torch.float32))

@@ -15,22 +15,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.baselines.baseline import Rival, RivalCard, Traits, picked
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, sequence_log_prob
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, SteerError
-from lmsteer.generation.decoding import PromptStarts
+from lmsteer.generation.decoding import PromptPrefill
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.model.batching import by_length, pad
+from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM
 
 _ENDS = {-1.0: "minus", 0.0: None, 1.0: "plus"}
 
 
 @dataclass(frozen=True)
-class Prompting(Rival):
+class Prompting(Baseline):
     """What stands before a text at each end, on the card: ``fit["minus"]`` and ``fit["plus"]``."""
 
-    traits: ClassVar[Traits] = Traits(
+    traits: ClassVar[Capabilities] = Capabilities(
         continuous=False, zero_is_base=True, composable=True, by_row=True, transferable=True
     )
 
@@ -62,15 +62,15 @@ class Prompting(Rival):
         words = {strength: lm.encode([self._words(strength)])[0] for strength in set(strengths)}
         rows = [[*words[s], *text] for text, s in zip(texts, strengths, strict=True)]
         found = torch.zeros(len(texts))
-        for batch in by_length(rows):
+        for batch in length_buckets(rows):
             padded, mask = pad([rows[i] for i in batch], lm.pad_id, lm.device)
             before = torch.tensor([[len(words[strengths[i]])] for i in batch], device=lm.device)
             counted = mask * (torch.arange(padded.shape[1], device=lm.device) > before)
             logits = lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
-            found[batch] = picked(logits, padded[:, 1:], counted[:, 1:])
+            found[batch] = sequence_log_prob(logits, padded[:, 1:], counted[:, 1:])
         return found
 
-    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> PromptStarts:
+    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> PromptPrefill:
         """Prompts after an end's words.
 
         Raises:
@@ -79,7 +79,7 @@ class Prompting(Rival):
         """
         words = self._words(strength)
         encode_prompts(lm, prompts, new)  # refuses empty ones
-        return PromptStarts(lm, encode_prompts(lm, [words + prompt for prompt in prompts], new))
+        return PromptPrefill(lm, encode_prompts(lm, [words + prompt for prompt in prompts], new))
 
     def _words(self, strength: float) -> str:
         if strength not in _ENDS:
@@ -88,7 +88,7 @@ class Prompting(Rival):
         return "" if end is None else str(self.card.fit[end])
 
 
-def instructed(lm: LM, card: RivalCard) -> Prompting:
+def instructed(lm: LM, card: BaselineCard) -> Prompting:
     """Instructions for both ends, which the card has under ``fit["minus"]`` and ``fit["plus"]``.
 
     Raises:
@@ -100,7 +100,7 @@ def instructed(lm: LM, card: RivalCard) -> Prompting:
     return _prompting(lm, f"{minus} ", f"{plus} ", card)
 
 
-def few_shot(lm: LM, texts: Sequence[LabelledText], card: RivalCard, shots: int = 4) -> Prompting:
+def few_shot(lm: LM, texts: Sequence[LabelledText], card: BaselineCard, shots: int = 4) -> Prompting:
     """The texts of each end that are nearest to it, the shortest of those first, a line each.
 
     Raises:
@@ -116,6 +116,6 @@ def few_shot(lm: LM, texts: Sequence[LabelledText], card: RivalCard, shots: int 
     return _prompting(lm, ends[0], ends[1], card)
 
 
-def _prompting(lm: LM, minus: str, plus: str, card: RivalCard) -> Prompting:
+def _prompting(lm: LM, minus: str, plus: str, card: BaselineCard) -> Prompting:
     tokens = max(len(ids) for ids in lm.encode([minus, plus]))
     return Prompting(replace(card, fit={**card.fit, "minus": minus, "plus": plus, "tokens": tokens}), {})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lmsteer.errors import ModelError
 from lmsteer.model.lm import LM
-from lmsteer.steer.transform import rows_of
+from lmsteer.steer.transform import broadcast_rows
 
 _ROWS, _TOKENS = 3, 5
 _PROVEN = WeakSet[nn.Module]()
@@ -23,7 +23,7 @@ def spread(strengths: Tensor, x: Tensor) -> Tensor:
     Raises:
         SteerError: not as many strengths as there are rows.
     """
-    return rows_of(strengths[:, None], len(x)).view(-1, *[1] * (x.dim() - 1))
+    return broadcast_rows(strengths[:, None], len(x)).view(-1, *[1] * (x.dim() - 1))
 
 
 def in_order(parts: Sequence[Tensor], places: Iterable[Tensor]) -> Tensor:

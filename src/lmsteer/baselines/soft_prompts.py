@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import DynamicCache
 
-from lmsteer.baselines.baseline import Rival, RivalCard, Trained, Traits, picked
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trained, sequence_log_prob
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.model.kv_cache import CACHE, CacheStarts, Kept, cut
+from lmsteer.model.kv_cache import CACHE, CachePrefill, KVSlice, slice_kv
 from lmsteer.model.lm import LM
 
 _MINUS, _PLUS = "minus", "plus"
@@ -30,10 +30,10 @@ _WEIGHT = "prompt_encoder.default.embedding.weight"
 
 
 @dataclass(frozen=True)
-class _SoftPrompt(Rival):
+class _SoftPrompt(Baseline):
     """Stored: ``minus`` and ``plus``, a row for each token (T, ..)."""
 
-    traits: ClassVar[Traits] = Traits(
+    traits: ClassVar[Capabilities] = Capabilities(
         continuous=False, zero_is_base=False, composable=False, by_row=True, transferable=False
     )
 
@@ -42,7 +42,7 @@ class _SoftPrompt(Rival):
         """T."""
         return len(self.tensors[_PLUS])
 
-    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> CacheStarts:
+    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> CachePrefill:
         """Prompts after the soft prompt of a strength.
 
         Raises:
@@ -54,7 +54,7 @@ class _SoftPrompt(Rival):
         self._check_strengths([strength])
         ids = encode_prompts(lm, prompts, new + self.context)
         kept = self.kept(lm, strength)
-        return CacheStarts(lm, [kept] * len(ids), [self.context] * len(ids), ids)
+        return CachePrefill(lm, [kept] * len(ids), [self.context] * len(ids), ids)
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
@@ -70,15 +70,15 @@ class _SoftPrompt(Rival):
         found = torch.zeros(len(texts))
         for batch in self._batches(texts, strengths):
             own = [kept[strengths[i]] for i in batch]
-            starts = CacheStarts(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
+            starts = CachePrefill(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
             begun = starts.begin(range(len(batch)))
             new = {name: begun[name][:, self.context :] for name in begun.keys() - {CACHE, "attention_mask"}}
             logits = lm.model(attention_mask=begun["attention_mask"], **new, **{CACHE: begun[CACHE]}).logits[:, :-1]
             counted = begun["attention_mask"][:, self.context :]
-            found[batch] = picked(logits, new["input_ids"][:, 1:], counted[:, :-1] * counted[:, 1:])
+            found[batch] = sequence_log_prob(logits, new["input_ids"][:, 1:], counted[:, :-1] * counted[:, 1:])
         return found
 
-    def kept(self, lm: LM, strength: float) -> Kept:
+    def kept(self, lm: LM, strength: float) -> KVSlice:
         """Keys and values at a strength."""
         minus, plus = (self.tensors[end].to(lm.device) for end in (_MINUS, _PLUS))
         return self._kept(lm, _between(minus, plus, strength))
@@ -88,7 +88,7 @@ class _SoftPrompt(Rival):
             if not -1 <= strength <= 1:
                 raise SteerError(f"{self.card.method} has no strength {strength:g}: its ends are -1 and 1.")
 
-    def _kept(self, lm: LM, prompt: Tensor) -> Kept:
+    def _kept(self, lm: LM, prompt: Tensor) -> KVSlice:
         raise NotImplementedError
 
 
@@ -97,22 +97,22 @@ class PromptTuning(_SoftPrompt):
     """Embeddings (T, d) that stand before a text."""
 
     @torch.inference_mode()
-    def _kept(self, lm: LM, prompt: Tensor) -> Kept:
+    def _kept(self, lm: LM, prompt: Tensor) -> KVSlice:
         cache = DynamicCache(config=lm.model.config)
         given = prompt[None].to(lm.model.dtype)
         lm.model(inputs_embeds=given, use_cache=True, logits_to_keep=1, **{CACHE: cache})
-        return cut(cache, 0, len(prompt))
+        return slice_kv(cache, 0, len(prompt))
 
 
 @dataclass(frozen=True)
 class PrefixTuning(_SoftPrompt):
     """Keys and values (T, 2 · layers · heads · d_head) that stand before a text in every layer."""
 
-    def _kept(self, lm: LM, prompt: Tensor) -> Kept:
+    def _kept(self, lm: LM, prompt: Tensor) -> KVSlice:
         config = lm.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         parts = prompt.view(len(prompt), 2 * config.num_hidden_layers, heads, -1).permute(1, 2, 0, 3)
-        return Kept(tuple(parts[0::2]), tuple(parts[1::2]))
+        return KVSlice(tuple(parts[0::2]), tuple(parts[1::2]))
 
 
 class TrainedSoftPrompts(Trained):
@@ -158,7 +158,7 @@ class TrainedSoftPrompts(Trained):
         with _quiet():
             return by_strength(strengths, lambda strength, rows: self._after(strength, ids[rows], mask[rows]))
 
-    def rival(self, card: RivalCard) -> Rival:
+    def rival(self, card: BaselineCard) -> Baseline:
         """The prompts of both ends."""
         ends = {_MINUS: self._minus, _PLUS: self._plus}
         tensors = {end: prompt.detach().cpu().clone() for end, prompt in ends.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from lmsteer.baselines.baseline import Rival, RivalCard, Traits
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities
 from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.model.lm import LM
@@ -18,10 +18,10 @@ from lmsteer.steer.steer import Steer
 
 
 @dataclass(frozen=True)
-class OwnSteer(Rival):
+class SteerBaseline(Baseline):
     """A multiply steer. Stored: its factors."""
 
-    traits: ClassVar[Traits] = Traits(
+    traits: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=True
     )
 
@@ -39,7 +39,7 @@ class OwnSteer(Rival):
             yield
 
 
-def closed_form(lm: LM, texts: Sequence[LabelledText], card: RivalCard) -> OwnSteer:
+def closed_form(lm: LM, texts: Sequence[LabelledText], card: BaselineCard) -> SteerBaseline:
     """Fit a steer in closed form.
 
     Raises:
@@ -47,4 +47,4 @@ def closed_form(lm: LM, texts: Sequence[LabelledText], card: RivalCard) -> OwnSt
     """
     with tempfile.TemporaryDirectory() as folder:
         found = fit(lm, texts, name="steer", out=Path(folder) / "steer").steer
-    return OwnSteer(replace(card, fit=dict(found.card.fit)), found.factors)
+    return SteerBaseline(replace(card, fit=dict(found.card.fit)), found.factors)

@@ -8,30 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.baselines.activations import Activations, difference_of_means
-from lmsteer.baselines.baseline import Rival, RivalCard, Trained
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Trained
 from lmsteer.baselines.embeddings import Embeddings, TrainedEmbeddings
 from lmsteer.baselines.full import Full, TrainedFull
-from lmsteer.baselines.gists import Gists, squeezed
+from lmsteer.baselines.gists import Gists, compressed_instructions
 from lmsteer.baselines.lora import LoRA, TrainedLoRA
 from lmsteer.baselines.prompting import Prompting, few_shot, instructed
 from lmsteer.baselines.rows import check_rows
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
-from lmsteer.baselines.steer import OwnSteer, closed_form
-from lmsteer.baselines.training import Budget, train
-from lmsteer.data.labelled import LabelledText, fingerprint_of
+from lmsteer.baselines.steer import SteerBaseline, closed_form
+from lmsteer.baselines.training import TrainingBudget, train
+from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
-from lmsteer.util.artifacts import FolderKind
+from lmsteer.util.artifacts import ArtifactKind
 from lmsteer.util.progress import Progress, no_progress
 
-_KIND = FolderKind("rival of a steer", "rival.json", "rival.safetensors", 1, DataError)
+_KIND = ArtifactKind("rival of a steer", "rival.json", "rival.safetensors", 1, DataError)
 _ENDS = (-1.0, -0.5, 0.5, 1.0)
 _FINE = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)
 _SCALED = (-16.0, -8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 # A LoRA of every layer leaves sound text before 1.
 _SMALL = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
 Begun = Callable[[LM, int], Trained]
-Found = Callable[[LM, Sequence[LabelledText], RivalCard], Rival]
+Found = Callable[[LM, Sequence[LabelledText], BaselineCard], Baseline]
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Method:
         find: what is found without training, by model and texts; one of both is given.
     """
 
-    kind: type[Rival]
+    kind: type[Baseline]
     strengths: Sequence[float]
     begin: Begun | None = None
     find: Found | None = None
 
 
 METHODS: Mapping[str, Method] = {
-    "steer": Method(OwnSteer, _FINE, find=closed_form),
+    "steer": Method(SteerBaseline, _FINE, find=closed_form),
     "lora": Method(LoRA, _SMALL, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
     "lora-value": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
     "lora-head": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
@@ -61,25 +61,25 @@ METHODS: Mapping[str, Method] = {
     "full": Method(Full, _SCALED, begin=lambda lm, seed: TrainedFull(lm)),
     "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: TrainedEmbeddings(lm)),
     "prompting": Method(Prompting, (-1.0, 1.0), find=lambda lm, _, card: instructed(lm, card)),
-    "gist": Method(Gists, (-1.0, 1.0), find=lambda lm, _, card: squeezed(lm, card)),
+    "gist": Method(Gists, (-1.0, 1.0), find=lambda lm, _, card: compressed_instructions(lm, card)),
     "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),
     "activations": Method(Activations, _SCALED, find=difference_of_means),
 }
 
 
 # Those that are told each end in words.
-WORDED = ("prompting", "gist")
+INSTRUCTION_BASED = ("prompting", "gist")
 
 
-def fit_rival(
+def fit_baseline(
     lm: LM,
     method: str,
     texts: Sequence[LabelledText],
     *,
-    budget: Budget | None = None,
+    budget: TrainingBudget | None = None,
     instructions: tuple[str, str] | None = None,
     progress: Progress = no_progress,
-) -> Rival:
+) -> Baseline:
     """Fit a method on labelled texts.
 
     Args:
@@ -99,10 +99,12 @@ def fit_rival(
         raise DataError(f"unknown method {method!r}: there are {', '.join(METHODS)}.")
     if not any(text.label > 0 for text in texts) or not any(text.label < 0 for text in texts):
         raise DataError("a style has two ends: give texts of both.")
-    budget, made = budget or Budget(), METHODS[method]
-    data = {"texts": len(texts), "fingerprint": hex(fingerprint_of(texts))}
-    words = dict(zip(("minus", "plus"), instructions, strict=True)) if instructions and method in WORDED else {}
-    card = RivalCard(method, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, data, words)
+    budget, made = budget or TrainingBudget(), METHODS[method]
+    data = {"texts": len(texts), "fingerprint": hex(texts_fingerprint(texts))}
+    words = (
+        dict(zip(("minus", "plus"), instructions, strict=True)) if instructions and method in INSTRUCTION_BASED else {}
+    )
+    card = BaselineCard(method, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, data, words)
     if made.find is not None:
         return made.find(lm, texts, card)
     assert made.begin is not None
@@ -112,7 +114,7 @@ def fit_rival(
     return trained.rival(replace(card, fit=told))
 
 
-def save_rival(rival: Rival, folder: str | Path) -> Path:
+def save_baseline(rival: Baseline, folder: str | Path) -> Path:
     """Write a rival; an older one in the same folder stands until the new one is whole.
 
     Raises:
@@ -122,12 +124,12 @@ def save_rival(rival: Rival, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def load_rival(folder: str | Path) -> Rival:
+def load_baseline(folder: str | Path) -> Baseline:
     """Read a rival.
 
     Raises:
         DataError: none there, a damaged one, or one of a method that this version does not know.
     """
     with _KIND.reading(Path(folder)) as (told, tensors):
-        card: Any = RivalCard(**told["card"])
+        card: Any = BaselineCard(**told["card"])
         return METHODS[card.method].kind(card, tensors)

@@ -14,9 +14,9 @@ from lmsteer.baselines.baseline import Trained
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.model.batching import pad
-from lmsteer.model.length_grouped import LikeLengths
+from lmsteer.model.length_grouped import LengthGroupedSampler
 from lmsteer.model.lm import LM
-from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 
 # Longer texts are cut: they would take most of a budget.
@@ -24,7 +24,7 @@ _LONGEST = 128
 
 
 @dataclass(frozen=True)
-class Budget:
+class TrainingBudget:
     """How long a rival is trained.
 
     Attributes:
@@ -52,7 +52,7 @@ class Budget:
 
 
 def train(
-    lm: LM, trained: Trained, texts: Sequence[LabelledText], budget: Budget, progress: Progress = no_progress
+    lm: LM, trained: Trained, texts: Sequence[LabelledText], budget: TrainingBudget, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Train a rival within a budget, at a rate that falls to zero by its end.
 
@@ -70,7 +70,7 @@ def train(
     optimizer = torch.optim.AdamW(trained.trainable(), trained.rate, weight_decay=0.0)
     losses: list[float] = []
     started = time.perf_counter()
-    with interruptible_steps() as check, progress("training", budget.steps, 0) as step:
+    with deferred_sigint() as check, progress("training", budget.steps, 0) as step:
         for batch in _batches([len(ids[i]) for i in usable], budget):
             of_time = (time.perf_counter() - started) / budget.seconds if budget.seconds else 0.0
             passed = max(len(losses) / budget.steps, of_time)
@@ -94,9 +94,9 @@ def train(
     return {**told, "batch": budget.batch, "seed": budget.seed}
 
 
-def _batches(lengths: Sequence[int], budget: Budget) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], budget: TrainingBudget) -> Iterator[list[int]]:
     """Indices of texts of like length, epoch after epoch."""
-    sampler, done = LikeLengths(lengths, budget.batch, budget.seed), 0
+    sampler, done = LengthGroupedSampler(lengths, budget.batch, budget.seed), 0
     for epoch in range(budget.steps):
         sampler.set_epoch(epoch)
         order = list(sampler)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from lmsteer.steer.notation import Settings
+    from lmsteer.steer.notation import StrengthSettings
     from lmsteer.steer.steer import Steer
 
 app = typer.Typer(
@@ -22,12 +22,12 @@ LabelMap = Annotated[str | None, typer.Option(help="Numbers for class labels, li
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 
 
-def dialled(notations: Sequence[str]) -> tuple[dict[str, Steer], Settings]:
+def dialled(notations: Sequence[str]) -> tuple[dict[str, Steer], StrengthSettings]:
     """The steers and strengths that were asked for, with a warning of those beyond what was found safe."""
     from lmsteer.steer.files import find_steer
-    from lmsteer.steer.notation import beyond, parse_settings
+    from lmsteer.steer.notation import outside_safe_range, parse_strengths
 
-    steers, settings = parse_settings(notations, find_steer)
-    for warning in beyond(steers, settings):
+    steers, settings = parse_strengths(notations, find_steer)
+    for warning in outside_safe_range(steers, settings):
         stderr.print(warning, style="yellow", markup=False, highlight=False)
     return steers, settings

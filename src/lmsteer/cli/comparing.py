@@ -45,8 +45,8 @@ def compare(
 
     Example: lmsteer compare texts.jsonl --methods steer,lora,activations --out comparison
     """
-    from lmsteer.baselines.table import METHODS, WORDED
-    from lmsteer.baselines.training import Budget
+    from lmsteer.baselines.table import INSTRUCTION_BASED, METHODS
+    from lmsteer.baselines.training import TrainingBudget
     from lmsteer.cli import output as printing
     from lmsteer.data.labelled import LabelledSource, check_labelled, parse_label_map
     from lmsteer.data.prompts import read_prompts
@@ -64,7 +64,7 @@ def compare(
     texts = source.read()
     check_labelled(texts, data)
     prompts = read_prompts(file) if file else starter_prompts()[:20]
-    protocol, training = Protocol(n, max_new_tokens, seed=seed), Budget(steps, budget, seed=seed)
+    protocol, training = Protocol(n, max_new_tokens, seed=seed), TrainingBudget(steps, budget, seed=seed)
     numbers = _sizes(sizes)
     if max(numbers, default=0) > len(texts):
         raise LMSteerError(f"--sizes go up to {max(numbers)}; there are {len(texts)} texts.")
@@ -77,10 +77,10 @@ def compare(
     plan = Plan(model, source, prompts, scorer, judge, training, protocol, numbers, seeds, words)
     chosen = [name.strip() for name in methods.split(",")] if methods else [*METHODS]
     if words is None:
-        worded = [name for name in chosen if name in WORDED]
+        worded = [name for name in chosen if name in INSTRUCTION_BASED]
         if worded and methods:
             raise LMSteerError(f"the method {worded[0]} needs --low and --high, an instruction for each end.")
-        chosen = [name for name in chosen if name not in WORDED]
+        chosen = [name for name in chosen if name not in INSTRUCTION_BASED]
     found = run(plan, chosen, out, progress=bars())
     told = about(plan, len(texts), judging)
     write_file(out / "report.html", comparison_report(found, told))

@@ -37,15 +37,15 @@ def evaluate(
     """
     from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.evaluation.conditions import arms_of
+    from lmsteer.evaluation.conditions import conditions_of
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.protocol import evaluate as run
     from lmsteer.evaluation.report import curves, report
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.model.lm import load
     from lmsteer.steer.files import find_steer
-    from lmsteer.steer.notation import parse_settings
-    from lmsteer.util.figures import rendered
+    from lmsteer.steer.notation import parse_strengths
+    from lmsteer.util.figures import render_figure
     from lmsteer.util.files import write_file
     from lmsteer.util.progress import bars
 
@@ -53,13 +53,13 @@ def evaluate(
         raise LMSteerError(f"--limit must be one or more, not {limit}.")
     if (low or high) and "prompting" not in (baseline or ()):
         raise LMSteerError("--low and --high are instructions for --baseline prompting: give both.")
-    steers, settings = parse_settings(steer, find_steer)
+    steers, settings = parse_strengths(steer, find_steer)
     strengths = {name: [setting[name] for setting in settings] for name in steers}
     texts = read_prompts(prompts)[:limit]
     judging = named(scorer)
     lm = load(model)
     prefixes = [low, high] if low and high else []
-    arms = arms_of(lm, steers, strengths, baseline or (), prefixes)
+    arms = conditions_of(lm, steers, strengths, baseline or (), prefixes)
     outcomes = run(
         lm,
         texts,
@@ -81,7 +81,7 @@ def evaluate(
         "machine": platform.machine(),
     }
     write_file(out / "report.html", report(outcomes, about))
-    write_file(out / "curves.svg", rendered(curves(outcomes, judging.name)))
+    write_file(out / "curves.svg", render_figure(curves(outcomes, judging.name)))
     stderr.print(f"Report, figures and continuations written to {out}.", markup=False)
     if as_json:
         printing.as_json({"about": about, "arms": [each.to_json() for each in outcomes]})

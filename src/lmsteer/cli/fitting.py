@@ -59,7 +59,7 @@ def fit(
     from lmsteer.cli import output as printing
     from lmsteer.data.labelled import LabelledSource, parse_label_map
     from lmsteer.fitting.fit import fit as run
-    from lmsteer.fitting.gradient import Recipe
+    from lmsteer.fitting.gradient import GradientConfig
     from lmsteer.model.lm import load
     from lmsteer.util.distributed import Processes
     from lmsteer.util.progress import bars
@@ -84,7 +84,7 @@ def fit(
         max_tokens=max_tokens,
         resume=resume,
         store=store,
-        recipe=Recipe(steps=steps, l2=l2, seed=seed),
+        recipe=GradientConfig(steps=steps, l2=l2, seed=seed),
         processes=processes,
         progress=bars(),
     )

@@ -18,9 +18,9 @@ from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from lmsteer.generation.bulk import Writer
-    from lmsteer.generation.generate import Draws
+    from lmsteer.generation.generate import GenerationConfig
     from lmsteer.model.lm import LM
-    from lmsteer.steer.notation import Settings
+    from lmsteer.steer.notation import StrengthSettings
     from lmsteer.steer.steer import Steer
 
     Steers = dict[str, Steer]
@@ -55,15 +55,15 @@ def generate(
     from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
     from lmsteer.generation.bulk import writer_of
-    from lmsteer.generation.generate import Draws
-    from lmsteer.generation.sampling import Sampling
+    from lmsteer.generation.generate import GenerationConfig
+    from lmsteer.generation.sampling import SamplingConfig
     from lmsteer.model.lm import load
     from lmsteer.util.progress import bars
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
     steers, settings = dialled(steer or [])
-    draws = Draws(
-        n, max_new_tokens, Sampling(top_p, top_k, temperature), seed, 64 if batch_size is None else batch_size
+    draws = GenerationConfig(
+        n, max_new_tokens, SamplingConfig(top_p, top_k, temperature), seed, 64 if batch_size is None else batch_size
     )
     if engine not in ("transformers", "vllm") or (engine == "vllm" and not out):
         raise LMSteerError("--engine is transformers, or, with --out, vllm.")
@@ -85,7 +85,7 @@ def generate(
         printing.continuations(stdout, write(texts, 0), as_json=as_json)
 
 
-def _streamed(lm: LM, text: str, steers: Steers, setting: dict[str, float], draws: Draws) -> Iterator[str]:
+def _streamed(lm: LM, text: str, steers: Steers, setting: dict[str, float], draws: GenerationConfig) -> Iterator[str]:
     from lmsteer.generation.stream import stream
 
     how = {"max_new_tokens": draws.max_new_tokens, "seed": draws.seed, **asdict(draws.sampling)}
@@ -96,15 +96,15 @@ def _in_bulk(
     model: str,
     texts: list[str],
     steers: Steers,
-    settings: Settings,
-    draws: Draws,
+    settings: StrengthSettings,
+    draws: GenerationConfig,
     out: Path,
     resume: bool,
     options: dict[str, Any] | None,
 ) -> None:
     """Into a file, with vLLM if there are options for it."""
     from lmsteer.generation.bulk import check_prompts, write_in_bulk, writer_of
-    from lmsteer.model.fingerprints import fingerprint_of_tensors
+    from lmsteer.model.fingerprints import tensors_fingerprint
     from lmsteer.model.lm import load
     from lmsteer.model.sources.resolve import resolve
     from lmsteer.util.progress import bars
@@ -114,7 +114,7 @@ def _in_bulk(
     record = {
         "model": model,
         "engine": "transformers" if options is None else "vllm",
-        "steers": {name: fingerprint_of_tensors(steer.factors) for name, steer in steers.items()},
+        "steers": {name: tensors_fingerprint(steer.factors) for name, steer in steers.items()},
         "settings": settings,
         "draws": {name: value for name, value in asdict(draws).items() if name != "batch_size"},
         "texts": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32],

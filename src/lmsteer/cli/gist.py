@@ -14,7 +14,7 @@ from lmsteer.gist import SHIPPED
 from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from lmsteer.gist.masks import Condition
+    from lmsteer.gist.masks import GistCondition
 
 gist_app = typer.Typer(help="Squeeze prompts into a few tokens' keys and values.", no_args_is_help=True)
 app.add_typer(gist_app, name="gist")
@@ -49,12 +49,12 @@ def fit(
     from lmsteer.gist.adapter import check_target
     from lmsteer.gist.examples import read_instructions
     from lmsteer.gist.fit import fit_gist
-    from lmsteer.gist.student import Settings
+    from lmsteer.gist.student import GistConfig
     from lmsteer.model.lm import load
     from lmsteer.util.progress import bars
 
     rate = learning_rate if learning_rate is not None else 1e-5 if full else 1e-3
-    settings = Settings(tokens, shared, rank, full, _condition(condition), steps, batch, rate, seed, at_once)
+    settings = GistConfig(tokens, shared, rank, full, _condition(condition), steps, batch, rate, seed, at_once)
     check_target(out)
     instructions, unseen = read_instructions(data), read_instructions(held_out) if held_out else ()
     # In half precision, small steps would round away.
@@ -177,9 +177,9 @@ def generate(
     """
     from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.generation.generate import Draws
+    from lmsteer.generation.generate import GenerationConfig
     from lmsteer.generation.published import as_published
-    from lmsteer.generation.sampling import Sampling
+    from lmsteer.generation.sampling import SamplingConfig
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.examples import input_text
     from lmsteer.gist.generation import generate_from_gists
@@ -189,7 +189,7 @@ def generate(
 
     texts = [*(inputs or []), *(read_prompts(file) if file else [])] or [""]
     steers, settings = dialled(steer or [])
-    draws = Draws(n, max_new_tokens, Sampling(top_p, temperature=temperature), seed, batch_size)
+    draws = GenerationConfig(n, max_new_tokens, SamplingConfig(top_p, temperature=temperature), seed, batch_size)
     gists, found = [Gist.load(each) for each in gist], find_adapter(adapter)
     given = [input_text(text) for text in texts]
     rows = list(generate_from_gists(load(model), found, gists, given, steers, settings, draws, progress=bars()))
@@ -199,9 +199,9 @@ def generate(
     printing.continuations(stdout, told, as_json=as_json)
 
 
-def _condition(name: str) -> Condition:
-    from lmsteer.gist.masks import Condition
+def _condition(name: str) -> GistCondition:
+    from lmsteer.gist.masks import GistCondition
 
-    if name not in {each.value for each in Condition}:
-        raise LMSteerError(f"--condition is one of {', '.join(Condition)}, not {name!r}.")
-    return Condition(name)
+    if name not in {each.value for each in GistCondition}:
+        raise LMSteerError(f"--condition is one of {', '.join(GistCondition)}, not {name!r}.")
+    return GistCondition(name)

@@ -72,13 +72,13 @@ def lens(
     """
     from lmsteer.cli import output as printing
     from lmsteer.model.lm import load
-    from lmsteer.reading.components import lens as run
+    from lmsteer.reading.components import components as run
     from lmsteer.reading.plot import check_form, draw
     from lmsteer.steer.files import find_steer
     from lmsteer.steer.mix import Mix
-    from lmsteer.steer.notation import parse_settings
+    from lmsteer.steer.notation import parse_strengths
 
-    steers, settings = parse_settings([name if "=" in name else f"{name}=1" for name in steer], find_steer)
+    steers, settings = parse_strengths([name if "=" in name else f"{name}=1" for name in steer], find_steer)
     if len(settings) > 1:
         raise LMSteerError("a lens looks at one strength of each steer.")
     if beside_model and not beside:

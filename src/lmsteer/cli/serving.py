@@ -38,8 +38,8 @@ def serve(
     Example: lmsteer serve --port 8000
     """
     try:
-        from lmsteer.serving.engine.engine import Limits
-        from lmsteer.serving.http.run import ServerSettings, Serving, service_of
+        from lmsteer.serving.engine.engine import EngineConfig
+        from lmsteer.serving.http.run import ServerSettings, ServiceConfig, service_of
         from lmsteer.serving.http.run import serve as run
     except ImportError as error:
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
@@ -52,7 +52,9 @@ def serve(
     if missing := [str(folder) for folder in steers or [] if not folder.is_dir()]:
         raise LMSteerError(f"--steers names {', '.join(missing)}, which is no folder.")
     folders = [*(steers or [STEERS_FOLDER]), SHIPPED_FOLDER]
-    serving = Serving(Limits(rows, waiting, tokens), context, seconds=seconds, strict=strict, folders=folders)
+    serving = ServiceConfig(
+        EngineConfig(rows, waiting, tokens), context, seconds=seconds, strict=strict, folders=folders
+    )
     service = service_of(load(model), serving)
     found = ", ".join(service.shelf.names()) or "none"
     where = f"http://{host}:{port}"

@@ -82,13 +82,13 @@ def mix(
     from lmsteer.evaluation.interference import interference
     from lmsteer.generation.unconditional import fisher_factors
     from lmsteer.model.lm import load
-    from lmsteer.steer.algebra import apart, balanced, summed
+    from lmsteer.steer.algebra import decorrelate_strengths, merge, orthogonalize
     from lmsteer.steer.files import check_target, find_steer, save_steer
     from lmsteer.steer.mix import Mix
-    from lmsteer.steer.notation import parse_settings
+    from lmsteer.steer.notation import parse_strengths
     from lmsteer.util.progress import bars
 
-    steers, settings = parse_settings(steer, find_steer)
+    steers, settings = parse_strengths(steer, find_steer)
     if len(settings) > 1:
         raise LMSteerError("a mix has one strength of each steer.")
     if out is None and (rank is not None or name or label):
@@ -106,15 +106,15 @@ def mix(
     if against:
         others = {other: find_steer(other) for other in against}
         lm.check_base(Mix(others, dict.fromkeys(others, 1.0)))
-        steers = {key: apart(one, others, own) for key, one in steers.items()}
+        steers = {key: orthogonalize(one, others, own) for key, one in steers.items()}
         mixed = Mix(steers, settings[0])
     if balance:
-        mixed = Mix(steers, balanced(mixed, own))
+        mixed = Mix(steers, decorrelate_strengths(mixed, own))
     prompts = read_prompts(file) if file else starter_prompts()
     found = interference(lm, mixed, prompts, progress=bars()) if measure else None
     told = printing.mix_as_json(mixed, own, found)
     if out is not None:
-        one = summed(mixed, name or out.name, label)
+        one = merge(mixed, name or out.name, label)
         save_steer(one if rank is None else one.truncated(rank), out)
         stderr.print(f"Steer {name or out.name!r} saved to {out}.", markup=False)
     if as_json:

@@ -75,7 +75,7 @@ class LabelledSource:
         return sample_texts(kept, self.limit, self.seed) if self.limit else kept
 
 
-def fingerprint_of(texts: Iterable[LabelledText]) -> int:
+def texts_fingerprint(texts: Iterable[LabelledText]) -> int:
     """The fingerprint of a set of texts: the sum of their digests, in any order."""
     return sum(labelled.digest for labelled in texts)
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from lmsteer.baselines.baseline import Rival
+from lmsteer.baselines.baseline import Baseline
 from lmsteer.errors import DataError
-from lmsteer.generation.decoding import PromptStarts, Starts
+from lmsteer.generation.decoding import Prefill, PromptPrefill
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.lm import LM
-from lmsteer.reading.components import lens
+from lmsteer.reading.components import components
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 
@@ -31,7 +31,7 @@ BASELINES = ("prompting", "words", "best-of-n")
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """One way of writing.
 
     Attributes:
@@ -54,9 +54,9 @@ class Arm:
     prefix: str = ""
     best_of: int = 1
     reader: Steer | None = None
-    rival: Rival | None = None
+    rival: Baseline | None = None
 
-    def starts(self, lm: LM, prompts: Sequence[str], new: int) -> Starts:
+    def starts(self, lm: LM, prompts: Sequence[str], new: int) -> Prefill:
         """Where continuations of prompts, of so many tokens, begin.
 
         Raises:
@@ -67,16 +67,16 @@ class Arm:
         given = [self.prefix + prompt for prompt in prompts]
         if self.rival is not None:
             return self.rival.starts(lm, given, self.strength, new)
-        return PromptStarts(lm, encode_prompts(lm, given, new))
+        return PromptPrefill(lm, encode_prompts(lm, given, new))
 
 
-def arms_of(
+def conditions_of(
     lm: LM,
     steers: Mapping[str, Steer],
     strengths: Mapping[str, Sequence[float]],
     baselines: Sequence[str] = (),
     prefixes: Sequence[str] = (),
-) -> list[Arm]:
+) -> list[Condition]:
     """The arms of some steers, each by itself: unsteered, every strength of each, and the baselines of the first.
 
     Args:
@@ -109,36 +109,36 @@ def arms_of(
         "best-of-n": lambda: _best_of(steers[first]),
     }
     of_baselines = [arm for baseline in BASELINES if baseline in baselines for arm in found[baseline]()]
-    return [Arm(_UNSTEERED, _UNSTEERED, 0.0), *(arm for curve in curves.values() for arm in curve), *of_baselines]
+    return [Condition(_UNSTEERED, _UNSTEERED, 0.0), *(arm for curve in curves.values() for arm in curve), *of_baselines]
 
 
-def _steered(name: str, steer: Steer, strength: float) -> Arm:
-    return Arm(f"{name}={strength:+g}", name, strength, {name: steer}, {name: strength})
+def _steered(name: str, steer: Steer, strength: float) -> Condition:
+    return Condition(f"{name}={strength:+g}", name, strength, {name: steer}, {name: strength})
 
 
-def _prompting(curve: Sequence[Arm], prefixes: Sequence[str]) -> Iterator[Arm]:
+def _prompting(curve: Sequence[Condition], prefixes: Sequence[str]) -> Iterator[Condition]:
     """Each instruction alone, and with the steer on its side."""
     if len(prefixes) != 2:
         raise DataError("prompting needs two instructions: for the -1 end and for the +1 end.")
     for sign, instruction in zip((-1.0, 1.0), prefixes, strict=True):
         prefix = instruction if instruction[-1:].isspace() else f"{instruction} "
-        yield Arm(f"prompt {sign:+g}", "prompting", sign, prefix=prefix)
+        yield Condition(f"prompt {sign:+g}", "prompting", sign, prefix=prefix)
         for arm in curve:
             if arm.strength * sign > 0:
                 yield replace(arm, name=f"prompt & {arm.name}", method=f"prompting + {arm.method}", prefix=prefix)
 
 
-def _words(lm: LM, steer: Steer) -> Iterator[Arm]:
+def _words(lm: LM, steer: Steer) -> Iterator[Condition]:
     """The words at both ends of the steer's first component, made likelier and less likely by as many nats."""
-    (component,) = lens(lm, Mix({"s": steer}, {"s": 1.0}), components=1, words=_LISTED)
+    (component,) = components(lm, Mix({"s": steer}, {"s": 1.0}), components=1, words=_LISTED)
     offset = torch.zeros(steer.vocabulary)
     for end, sign in ((component.upper, 1.0), (component.lower, -1.0)):
         offset[[word.token for word in end]] = sign
     listed = Steer("offset", {"o": offset}, steer.hidden_size, steer.vocabulary, steer.card)
     for strength in (*(-s for s in _LIST_STRENGTHS[::-1]), *_LIST_STRENGTHS):
-        yield Arm(f"words {strength:+g}", "words", strength, {"words": listed}, {"words": strength})
+        yield Condition(f"words {strength:+g}", "words", strength, {"words": listed}, {"words": strength})
 
 
-def _best_of(steer: Steer) -> Iterator[Arm]:
+def _best_of(steer: Steer) -> Iterator[Condition]:
     for sign in (-1.0, 1.0):
-        yield Arm(f"best of {_BEST_OF} {sign:+g}", "best-of-n", sign, best_of=_BEST_OF, reader=steer)
+        yield Condition(f"best of {_BEST_OF} {sign:+g}", "best-of-n", sign, best_of=_BEST_OF, reader=steer)

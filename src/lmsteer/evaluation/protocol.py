@@ -17,16 +17,16 @@ from typing import Any
 import torch
 
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
-from lmsteer.evaluation.conditions import Arm
+from lmsteer.evaluation.conditions import Condition
 from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.results import Judged, Outcome, outcome
 from lmsteer.evaluation.run_config import settle
 from lmsteer.evaluation.scorers.base import Scorer, judged
-from lmsteer.generation.generate import Draws, continue_from
-from lmsteer.generation.sampling import Sampling
-from lmsteer.model.fingerprints import fingerprint_of_tensors
+from lmsteer.generation.generate import GenerationConfig, continue_from
+from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
-from lmsteer.reading.likelihood import plain_likelihoods
+from lmsteer.reading.likelihood import log_likelihoods
 from lmsteer.reading.words import encode_to_read
 from lmsteer.steer.mix import Mix
 from lmsteer.util.files import finite, write_file, write_jsonl
@@ -53,16 +53,16 @@ class Protocol:
     top_p: float = 0.9
     seed: int = 0
 
-    def draws(self, block: int, best_of: int = 1) -> Draws:
+    def draws(self, block: int, best_of: int = 1) -> GenerationConfig:
         """How the prompts of a block are continued; no two blocks, whatever the seeds, share random streams."""
         seed = hash((self.seed, block))
-        return Draws(self.n * best_of, self.max_new_tokens, Sampling(self.top_p), seed, batch_size=128)
+        return GenerationConfig(self.n * best_of, self.max_new_tokens, SamplingConfig(self.top_p), seed, batch_size=128)
 
 
 def evaluate(
     lm: LM,
     prompts: Sequence[str],
-    arms: Sequence[Arm],
+    arms: Sequence[Condition],
     scorer: Scorer,
     out: Path,
     *,
@@ -137,7 +137,7 @@ def _interruptible(out: Path) -> Iterator[None]:
 
 
 def _judged(
-    lm: LM, prompts: Sequence[str], block: int, arm: Arm, scorer: Scorer, judge: LM, protocol: Protocol
+    lm: LM, prompts: Sequence[str], block: int, arm: Condition, scorer: Scorer, judge: LM, protocol: Protocol
 ) -> list[Judged]:
     """Continuations of a block of prompts under one arm."""
     starts = arm.starts(lm, prompts, protocol.max_new_tokens)
@@ -153,7 +153,7 @@ def _judged(
     ]
 
 
-def _scores(scorer: Scorer, texts: Sequence[str], arm: Arm) -> list[float]:
+def _scores(scorer: Scorer, texts: Sequence[str], arm: Condition) -> list[float]:
     try:
         return judged(scorer, texts)
     except ScorerError as error:
@@ -162,7 +162,7 @@ def _scores(scorer: Scorer, texts: Sequence[str], arm: Arm) -> list[float]:
         ) from error
 
 
-def _best(texts: list[str], arm: Arm, lm: LM) -> list[str]:
+def _best(texts: list[str], arm: Condition, lm: LM) -> list[str]:
     """Of each ``best_of`` texts in turn, that of most evidence on the arm's side."""
     if arm.best_of == 1 or arm.reader is None:
         return texts
@@ -177,7 +177,7 @@ def continuation_likelihoods(lm: LM, prompts: Sequence[str], texts: Sequence[str
     A token that stands on both sides of the end of the prompt is the continuation's; the end of the text is nobody's.
     """
     read = [encode_to_read(lm, prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
-    lines = plain_likelihoods(lm, [ids for ids, _ in read])
+    lines = log_likelihoods(lm, [ids for ids, _ in read])
     found = []
     for prompt, (_, bounds), line in zip(prompts, read, lines, strict=True):
         own = torch.tensor([start < end > len(prompt) for start, end in bounds], dtype=torch.bool)
@@ -200,10 +200,10 @@ def _settle(out: Path, lm: LM, prompts: Sequence[str], scorer: Scorer, judge: LM
     settle(out, _SETTINGS, settings, "an evaluation")
 
 
-def _file(arm: Arm, number: int) -> str:
+def _file(arm: Condition, number: int) -> str:
     """Where the rows of a block lie; those of another steer of the same name lie elsewhere."""
     steers = [*arm.steers.values(), *([arm.reader] if arm.reader else [])]
-    factors = [fingerprint_of_tensors(steer.factors) for steer in steers]
+    factors = [tensors_fingerprint(steer.factors) for steer in steers]
     factors += [arm.rival.fingerprint] if arm.rival else []
     about = json.dumps([arm.name, arm.prefix, arm.best_of, dict(arm.strengths), factors])
     return f"rows/{hashlib.sha256(about.encode()).hexdigest()[:16]}-{number:04d}.jsonl"

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from lmsteer.evaluation.metrics import loops
 from lmsteer.evaluation.results import Figure as Interval
 from lmsteer.evaluation.results import Outcome
-from lmsteer.util.figures import rendered
-from lmsteer.util.html import filled
+from lmsteer.util.figures import render_figure
+from lmsteer.util.html import render_template
 
 COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2a9db0", "#a03a72")
 # What is beyond this multiple of the unsteered perplexity is no language, and would flatten the rest.
@@ -29,8 +29,8 @@ def report(outcomes: Sequence[Outcome], about: Mapping[str, str]) -> str:
         outcomes: of all arms.
         about: what to tell of the run, by name.
     """
-    picture = base64.b64encode(rendered(curves(outcomes, about.get("scorer", "score")))).decode()
-    return filled("evaluation.html", outcomes=outcomes, about=about, base=_base(outcomes), picture=picture)
+    picture = base64.b64encode(render_figure(curves(outcomes, about.get("scorer", "score")))).decode()
+    return render_template("evaluation.html", outcomes=outcomes, about=about, base=_base(outcomes), picture=picture)
 
 
 def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:

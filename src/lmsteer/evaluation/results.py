@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmsteer.evaluation.conditions import Arm
+from lmsteer.evaluation.conditions import Condition
 from lmsteer.evaluation.metrics import distinct, repetition
 from lmsteer.evaluation.scorers.base import UNDECIDED
 
@@ -96,7 +96,7 @@ class Outcome:
         return cls(**{**told, **figures, "distinct": tuple(told["distinct"])})
 
 
-def outcome(arm: Arm, rows: Sequence[Judged]) -> Outcome:
+def outcome(arm: Condition, rows: Sequence[Judged]) -> Outcome:
     """Sum up an arm's continuations."""
     by_prompt: dict[int, list[Judged]] = {}
     for row in rows:

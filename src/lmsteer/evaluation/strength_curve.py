@@ -30,7 +30,7 @@ class Point:
     tokens: float
 
 
-def dial(continuations: Sequence[Continuation], name: str, scorer: Scorer) -> list[Point]:
+def strength_curve(continuations: Sequence[Continuation], name: str, scorer: Scorer) -> list[Point]:
     """The curve of one steer, from scored continuations at several strengths of it."""
     by_strength: dict[float, list[Continuation]] = {}
     for c in continuations:

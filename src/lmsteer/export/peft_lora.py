@@ -21,10 +21,10 @@ from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.check import check_mix
 from lmsteer.model.head_file import NamedHead
 from lmsteer.model.lm import LM
-from lmsteer.steer.algebra import summed
+from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from lmsteer.util.artifacts import FolderKind
+from lmsteer.util.artifacts import ArtifactKind
 from lmsteer.util.files import replace_folder
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -32,7 +32,7 @@ _DOWN, _UP = "lora_A.weight", "lora_B.weight"
 _PREFIX = "base_model.model."
 # What PEFT may do beside or in place of adding a product.
 _MORE = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
-_KIND = FolderKind("LoRA", _CONFIG, _TENSORS, 1, SteerError)
+_KIND = ArtifactKind("LoRA", _CONFIG, _TENSORS, 1, SteerError)
 
 
 def head_name(lm: LM) -> str:
@@ -63,7 +63,7 @@ def write_lora(head: NamedHead, mix: Mix, folder: Path) -> Path:
         SteerError: steers of several forms, strengths row by row, or a folder that holds something else.
     """
     _KIND.check_target(folder)
-    steer = summed(mix, "export")
+    steer = merge(mix, "export")
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.model.lm import LM
-from lmsteer.reading.rows import Rows, States, batches, states_of
+from lmsteer.reading.rows import HiddenRows, LabelledRows, batches, states_of
 from lmsteer.util.disk_cache import STORE_RECORD, STORES, cache_dir, say, size_of
 from lmsteer.util.files import replace_file
 
@@ -46,7 +46,7 @@ class HiddenStates:
         self.batches = batches(ids)
         self._lm, self._ids, self._folder = lm, ids, folder
 
-    def states(self, number: int) -> States:
+    def states(self, number: int) -> HiddenRows:
         """Those of one batch."""
         ids = [self._ids[i] for i in self.batches[number]]
         if self._folder is None:
@@ -59,7 +59,7 @@ class HiddenStates:
             self._folder = None
         return _read(file, ids) or fresh  # mapped, where the fresh ones lie in memory
 
-    def of_texts(self, indices: Sequence[int]) -> Iterator[tuple[list[int], States]]:
+    def of_texts(self, indices: Sequence[int]) -> Iterator[tuple[list[int], HiddenRows]]:
         """Those of some texts, in batches (which texts, and their states): with a store whole ones, of others too."""
         if self._folder:
             wanted = set(indices)
@@ -70,7 +70,7 @@ class HiddenStates:
                 chosen = [indices[i] for i in batch]
                 yield chosen, states_of(self._lm, [self._ids[i] for i in chosen])
 
-    def rows(self, number: int, texts: Sequence[LabelledText]) -> Rows:
+    def rows(self, number: int, texts: Sequence[LabelledText]) -> LabelledRows:
         """Those of one batch with the labels of its texts; ``texts`` are all texts."""
         return self.states(number).labelled([texts[i] for i in self.batches[number]])
 
@@ -118,17 +118,17 @@ def _bytes_a_row(hidden_size: int) -> int:
     return 8 * hidden_size + 4 + 8 + 1 + 8
 
 
-def _read(file: Path, ids: Sequence[Sequence[int]]) -> States | None:
+def _read(file: Path, ids: Sequence[Sequence[int]]) -> HiddenRows | None:
     try:
         tensors = load_file(file)
-        states = States(**{f.name: tensors[f.name] for f in fields(States)})
+        states = HiddenRows(**{f.name: tensors[f.name] for f in fields(HiddenRows)})
     except (OSError, SafetensorError, KeyError):
         return None
     expected = torch.tensor([token for text in ids for token in text[1:]])
     return states if torch.equal(states.target, expected) else None
 
 
-def _keep(states: States, file: Path) -> bool:
+def _keep(states: HiddenRows, file: Path) -> bool:
     if not (file.parent / STORE_RECORD).exists():  # cleared meanwhile: what is not listed would never be cleared again
         return False
     try:

@@ -29,12 +29,12 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.fitting.credit import credited_gradient
-from lmsteer.fitting.eos_component import fit_end
+from lmsteer.fitting.eos_component import fit_eos_component
 from lmsteer.fitting.scale import largest_scale
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
-from lmsteer.reading.rows import Rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.steer.steer import factorise
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0)
@@ -124,7 +124,7 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     """
     inside = statistics.held_out[~statistics.held_out.is_end]
     _check(statistics, inside)
-    end = fit_end(statistics, fisher, head)
+    end = fit_eos_component(statistics, fisher, head)
     gradient = NaturalGradient(statistics, fisher, end.w if end else None)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
     a, b, singular_values = gradient.factors(damping_1, damping_2)
@@ -146,7 +146,7 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     return Solution({name: factor.float().contiguous() for name, factor in factors.items()}, settings)
 
 
-def outlook(statistics: Statistics, fisher: FisherFactors) -> str:
+def preview_held_out(statistics: Statistics, fisher: FisherFactors) -> str:
     """What the labels so far promise on the held-out texts, to first order and in a few words; empty if nothing yet."""
     rows = statistics.held_out[~statistics.held_out.is_end]
     _, labels = rows.texts()
@@ -159,7 +159,7 @@ def outlook(statistics: Statistics, fisher: FisherFactors) -> str:
     return f"held out: {len(labels)} texts, {float(signs):.0%} of their signs inside the text"
 
 
-def _check(statistics: Statistics, inside: Rows) -> None:
+def _check(statistics: Statistics, inside: LabelledRows) -> None:
     _, labels = inside.texts()
     if not (len(labels) and labels.min() < labels.max()) or statistics.counts.tokens < 2:
         raise DataError(
@@ -171,7 +171,7 @@ def _check(statistics: Statistics, inside: Rows) -> None:
         raise DataError("all texts that are not held out have one and the same label: there is no dimension to fit.")
 
 
-def _choose_damping(gradient: NaturalGradient, inside: Rows) -> float:
+def _choose_damping(gradient: NaturalGradient, inside: LabelledRows) -> float:
     """The largest λ₁ whose held-out gain, by a quadratic model, is within one standard error of the best."""
     tried = []
     for damping_1 in _DAMPINGS_1:

@@ -45,7 +45,7 @@ def damped(matrix: Tensor, damping: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EndPart:
+class EosComponent:
     """A fitted end part.
 
     Attributes:
@@ -65,7 +65,7 @@ def end_direction(fisher: FisherFactors, r_end: Tensor) -> Tensor:
     return u / (u @ r_end)
 
 
-def fit_end(statistics: Statistics, fisher: FisherFactors, head: Head) -> EndPart | None:
+def fit_eos_component(statistics: Statistics, fisher: FisherFactors, head: Head) -> EosComponent | None:
     """Fit the end part, its damping and scale by held-out ends; None where texts have no ends, or ends tell nothing."""
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
     if not n or rows.is_end.sum() < 2:
@@ -80,4 +80,4 @@ def fit_end(statistics: Statistics, fisher: FisherFactors, head: Head) -> EndPar
     scale, gains = scaled[best]
     if gains.mean() <= gains.std() / len(gains) ** 0.5:
         return None
-    return EndPart(readers[best] * scale, u, _DAMPINGS[best])
+    return EosComponent(readers[best] * scale, u, _DAMPINGS[best])

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lmsteer.data.labelled import LabelledSource, LabelledText, check_labelled, fingerprint_of
+from lmsteer.data.labelled import LabelledSource, LabelledText, check_labelled, texts_fingerprint
 from lmsteer.errors import DataError, StatisticsError
-from lmsteer.fitting.closed_form import outlook, solve
-from lmsteer.fitting.gradient import Recipe, TextRows, Training, train
+from lmsteer.fitting.closed_form import preview_held_out, solve
+from lmsteer.fitting.gradient import GradientConfig, TextRows, Training, train
 from lmsteer.fitting.run import Work
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.generation.unconditional import fisher_factors
@@ -25,7 +25,7 @@ from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.files import STEERS_FOLDER, check_target, save_steer
 from lmsteer.steer.steer import Card, Steer
 from lmsteer.util.distributed import Processes
-from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 
 Method = Literal["closed-form", "gradient"]
@@ -70,7 +70,7 @@ def fit(
     max_tokens: int | None = None,
     resume: bool = False,
     store: bool = False,
-    recipe: Recipe | None = None,
+    recipe: GradientConfig | None = None,
     processes: Processes = _ALONE,
     progress: Progress = no_progress,
 ) -> Fit:
@@ -117,7 +117,7 @@ def fit(
     if processes.count > 1 and (method == "gradient" or store):
         raise DataError("the gradient method and the store are for one process; leave them out, or run one.")
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
-    parts = processes.parts(folder.with_name(f"{folder.name}.partial"), f"{fingerprint_of(texts):x}")
+    parts = processes.parts(folder.with_name(f"{folder.name}.partial"), f"{texts_fingerprint(texts):x}")
     partial, share = parts[processes.index]
     tell = progress if processes.is_first else no_progress
     work = Work(lm, processes.share(texts), partial, max_tokens, resume, store, tell, share)
@@ -131,7 +131,7 @@ def fit(
     elif statistics or save_statistics is not None:
         raise DataError("statistics serve the closed form only; the gradient method needs the texts.")
     else:
-        recipe = recipe or Recipe()
+        recipe = recipe or GradientConfig()
         done = _train(work, card, recipe if rank is None else replace(recipe, rank=rank), folder)
     if processes.is_first:
         save_steer(done.steer, folder)
@@ -183,14 +183,14 @@ def _gather(work: Work, own: FisherFactors) -> Statistics:
         nonlocal saved, told, done, said
         done = number
         if time.monotonic() - told > _TELL_EVERY:
-            said, told = outlook(statistics, own), time.monotonic()
+            said, told = preview_held_out(statistics, own), time.monotonic()
         step(tokens, said)
         if time.monotonic() - saved > _SAVE_EVERY:
             statistics.save(work.partial, plan=work.plan, batches=done, of=len(plan), share=work.share)
             saved = time.monotonic()
         check()
 
-    with work.progress("reading texts", sum(sizes), sum(sizes[:first])) as step, interruptible_steps() as check:
+    with work.progress("reading texts", sum(sizes), sum(sizes[:first])) as step, deferred_sigint() as check:
         try:
             gather_statistics(work.states, work.texts, statistics, first_batch=first, after_batch=after_batch)
         finally:
@@ -221,7 +221,7 @@ def _solve(work: Work, card: Card, rank: int | None, statistics: Statistics, fol
     return Fit(replace(steer, card=card), reading, folder, statistics=statistics)
 
 
-def _train(work: Work, card: Card, recipe: Recipe, folder: Path) -> Fit:
+def _train(work: Work, card: Card, recipe: GradientConfig, folder: Path) -> Fit:
     lm, texts, ids = work.lm, work.texts, work.ids
     chosen = held_out_of(texts, ids)
     seen = sorted(set(range(len(texts))) - set(chosen))
@@ -248,13 +248,13 @@ def _train(work: Work, card: Card, recipe: Recipe, folder: Path) -> Fit:
     with (
         work.interruptible("what was trained so far is"),
         work.progress("training", recipe.steps, training.step) as step,
-        interruptible_steps() as check,
+        deferred_sigint() as check,
     ):
         try:
             train(training, store, lm.head, seen, after_step)
         finally:
             training.save(work.partial, work.plan)
-    about: dict[str, Any] = {"texts": len(texts), "fingerprint": hex(fingerprint_of(texts))}
+    about: dict[str, Any] = {"texts": len(texts), "fingerprint": hex(texts_fingerprint(texts))}
     card = replace(card, data={**card.data, **about}, fit={"method": "gradient", **asdict(recipe)})
     steer, domain = _trained(lm, training, card)
     reading = read(lm.head, rows, steer, domain)

@@ -24,7 +24,7 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.model.head import Head
-from lmsteer.reading.rows import Rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.util.files import replace_folder
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -33,7 +33,7 @@ FACTOR_NAMES = ("A", "B", "A_domain", "B_domain")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class GradientConfig:
     """Settings of the gradient method; the defaults are the published ones.
 
     Attributes:
@@ -69,7 +69,7 @@ class Recipe:
 class Training:
     """Adam at work on the factors; its whole state can be written and read back."""
 
-    def __init__(self, hidden_size: int, recipe: Recipe) -> None:
+    def __init__(self, hidden_size: int, recipe: GradientConfig) -> None:
         self.recipe = recipe
         self.step = 0
         random = torch.Generator().manual_seed(recipe.seed)
@@ -80,7 +80,7 @@ class Training:
         }
         self.optimiser = torch.optim.Adam(self.factors.values(), lr=recipe.learning_rate)
 
-    def train_on(self, head: Head, rows: Rows) -> float:
+    def train_on(self, head: Head, rows: LabelledRows) -> float:
         """One step of Adam on the rows of a batch; gives the loss in nats a token."""
         self.optimiser.zero_grad()
         total = 0.0
@@ -153,19 +153,19 @@ class TextRows:
 
     def __init__(self, states: HiddenStates, texts: Sequence[LabelledText]) -> None:
         self._states, self._texts = states, texts
-        self._kept: dict[int, Rows] = {}
+        self._kept: dict[int, LabelledRows] = {}
 
-    def rows(self, indices: Sequence[int]) -> Rows:
+    def rows(self, indices: Sequence[int]) -> LabelledRows:
         """Rows of some texts, in their order."""
         missing = {i: None for i in indices if i not in self._kept}
         for batch, states in self._states.of_texts(list(missing)):
             rows = states.labelled([self._texts[i] for i in batch])
             parts = torch.arange(len(rows)).split(torch.bincount(states.text).tolist())
             self._kept |= {i: rows[part] for i, part in zip(batch, parts, strict=True) if i in missing}
-        return Rows.join([self._kept[i] for i in indices])
+        return LabelledRows.join([self._kept[i] for i in indices])
 
 
-def draws(count: int, recipe: Recipe) -> Iterator[list[int]]:
+def draws(count: int, recipe: GradientConfig) -> Iterator[list[int]]:
     """The texts of each step: every text once an epoch, in an order that the seed and the epoch fix."""
     epoch = 0
     queue: list[int] = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.model.head import Head
-from lmsteer.reading.rows import Rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import Direction, sweep
 
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
@@ -25,7 +25,7 @@ _SOME_ROWS = 2048
 Factors = tuple[Tensor, Tensor]
 
 
-def largest_scale(head: Head, rows: Rows, a: Tensor, b: Tensor) -> float:
+def largest_scale(head: Head, rows: LabelledRows, a: Tensor, b: Tensor) -> float:
     """The largest scale of W = A Bᵀ (A, B (d, r)) that keeps nine tenths of the best gain at strength = label.
 
     The gain of a row is its slope at 0, known of every row without the head and noisy, less a convex remainder,
@@ -52,7 +52,7 @@ def _crossing(scales: Sequence[float], gains: Sequence[float], level: float) -> 
     return scales[last] + share * (scales[last + 1] - scales[last])
 
 
-def best_scales(head: Head, rows: Rows, factors: Sequence[Factors]) -> list[tuple[float, Tensor]]:
+def best_scales(head: Head, rows: LabelledRows, factors: Sequence[Factors]) -> list[tuple[float, Tensor]]:
     """For each of several W = A Bᵀ, the scale under which rows are likeliest at strength = label; gains (N,) there."""
     guesses = [_guess(rows, a, b) for a, b in factors]
     scaled = [(a * guess, b) for (a, b), guess in zip(factors, guesses, strict=True)]
@@ -61,13 +61,13 @@ def best_scales(head: Head, rows: Rows, factors: Sequence[Factors]) -> list[tupl
     return [(guess * _SCALES[k], lines[k]) for guess, lines, k in zip(guesses, gains, best, strict=True)]
 
 
-def gains_at(head: Head, rows: Rows, factors: Sequence[Factors], scales: Sequence[float]) -> Tensor:
+def gains_at(head: Head, rows: LabelledRows, factors: Sequence[Factors], scales: Sequence[float]) -> Tensor:
     """Gain in log-likelihood (K, S, N) of rows at strength = label, for each of K W = A Bᵀ and each scale of it."""
     directions = [Direction.of_factors(head, a, b) for a, b in factors]
     return sweep(head, rows.h, rows.target, directions, [rows.label * scale for scale in scales]) - rows.log_p
 
 
-def _guess(rows: Rows, a: Tensor, b: Tensor) -> float:
+def _guess(rows: LabelledRows, a: Tensor, b: Tensor) -> float:
     """The scale that a quadratic model of the likelihood suggests."""
     slopes = _slopes(rows, a, b)
     curvature = float((slopes**2).sum().clamp(min=1e-30))
@@ -75,6 +75,6 @@ def _guess(rows: Rows, a: Tensor, b: Tensor) -> float:
     return guess if guess > 0 else 1 / curvature**0.5
 
 
-def _slopes(rows: Rows, a: Tensor, b: Tensor) -> Tensor:
+def _slopes(rows: LabelledRows, a: Tensor, b: Tensor) -> Tensor:
     """Slope (N,) of each row's gain at scale 0: s h W r."""
     return rows.label * (((rows.h.double() @ a.double()) @ b.double().T) * rows.r).sum(1)

@@ -36,10 +36,10 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError, WrongBaseError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.model.lm import LM
-from lmsteer.reading.rows import Rows, from_words
-from lmsteer.reading.splits import held, is_candidate, sampled
+from lmsteer.reading.rows import LabelledRows, from_int64_pair
+from lmsteer.reading.splits import is_candidate, reservoir, split_held_out
 from lmsteer.util.files import replace_folder
-from lmsteer.util.memory import give_back
+from lmsteer.util.memory import trim_heap
 
 _SUMS_FILE, _SAMPLE_FILE, _RECORD_FILE = "statistics.safetensors", "sample-{:04d}.safetensors", "statistics.json"
 # Raised when what is saved changes.
@@ -85,8 +85,8 @@ class Statistics:
     base_fingerprint: str
     tokenizer_fingerprint: str
     sums: dict[str, Tensor]
-    held_out: Rows
-    sample: tuple[Rows, ...] = ()
+    held_out: LabelledRows
+    sample: tuple[LabelledRows, ...] = ()
     counts: Counts = field(default_factory=Counts)
     fingerprint: int = 0
 
@@ -96,7 +96,7 @@ class Statistics:
         d = lm.hidden_size
         sums = {name: torch.zeros(d, d, dtype=torch.float64) for name in _MATRICES}
         sums |= {name: torch.zeros(d, dtype=torch.float64) for name in _VECTORS}
-        return cls(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, sums, Rows.none(d))
+        return cls(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, sums, LabelledRows.none(d))
 
     @property
     def texts(self) -> int:
@@ -108,14 +108,14 @@ class Statistics:
         """How many rows the sample has."""
         return sum(map(len, self.sample))
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: LabelledRows) -> None:
         """Take in the rows of some whole texts."""
         candidate = is_candidate(rows.digest)
         # All that takes memory comes first: what is interrupted leaves the sums as they were.
-        sample = sampled(self.sample, (rows[~candidate],))
-        held_out, others = held(self.held_out, rows[candidate])
-        self._sum(Rows.join([rows[~candidate], others]))
-        self.fingerprint += sum(starmap(from_words, torch.unique(rows.digest, dim=0).tolist()))
+        sample = reservoir(self.sample, (rows[~candidate],))
+        held_out, others = split_held_out(self.held_out, rows[candidate])
+        self._sum(LabelledRows.join([rows[~candidate], others]))
+        self.fingerprint += sum(starmap(from_int64_pair, torch.unique(rows.digest, dim=0).tolist()))
         self.sample, self.held_out = sample, held_out
 
     def merge(self, other: Statistics) -> Statistics:
@@ -125,11 +125,11 @@ class Statistics:
             WrongBaseError: they are of different models.
         """
         self.check_base(other.base, other.base_fingerprint)
-        held_out, others = held(self.held_out, other.held_out)
+        held_out, others = split_held_out(self.held_out, other.held_out)
         merged = replace(
             self,
             sums={name: total + other.sums[name] for name, total in self.sums.items()},
-            sample=sampled(self.sample, other.sample),
+            sample=reservoir(self.sample, other.sample),
             held_out=held_out,
             counts=self.counts + other.counts,
             fingerprint=self.fingerprint + other.fingerprint,
@@ -175,7 +175,7 @@ class Statistics:
             raise StatisticsError(f"cannot write statistics to {folder}: {error}.") from error
         return Path(folder)
 
-    def _sum(self, rows: Rows) -> None:
+    def _sum(self, rows: LabelledRows) -> None:
         h, r, s = rows.h.double(), rows.r.double(), rows.label.double()
         inside, end = ~rows.is_end, rows.is_end
         hc, rc, sc = h[inside], r[inside], s[inside]
@@ -190,12 +190,12 @@ class Statistics:
         self.counts += Counts(texts, int(inside.sum()), int(end.sum()), label, squared, at_end)
 
 
-def _tensors(rows: Rows) -> dict[str, Tensor]:
-    return {f.name: getattr(rows, f.name).contiguous() for f in fields(Rows)}
+def _tensors(rows: LabelledRows) -> dict[str, Tensor]:
+    return {f.name: getattr(rows, f.name).contiguous() for f in fields(LabelledRows)}
 
 
-def _rows(tensors: dict[str, Tensor]) -> Rows:
-    return Rows(**{f.name: tensors[f.name] for f in fields(Rows)})
+def _rows(tensors: dict[str, Tensor]) -> LabelledRows:
+    return LabelledRows(**{f.name: tensors[f.name] for f in fields(LabelledRows)})
 
 
 def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
@@ -251,7 +251,7 @@ def gather_statistics(
         rows = states.rows(number, texts)
         statistics.add(rows)
         if number % _BATCHES_TO_GIVE_BACK == 0:
-            give_back()
+            trim_heap()
         after_batch(number + 1, len(rows))
-    give_back()
+    trim_heap()
     return statistics

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.generation.decoding import PromptStarts
-from lmsteer.generation.generate import Draws, continue_from, encode_prompts
+from lmsteer.generation.decoding import PromptPrefill
+from lmsteer.generation.generate import GenerationConfig, continue_from, encode_prompts
 from lmsteer.generation.published import as_published
 from lmsteer.model.lm import LM
-from lmsteer.steer.notation import Settings
+from lmsteer.steer.notation import StrengthSettings
 from lmsteer.steer.steer import Steer
-from lmsteer.util.files import alone, replace_file
-from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.util.files import exclusive, replace_file
+from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 
 Lines = Sequence[dict[str, Any]]
@@ -32,20 +32,24 @@ CHUNK = 256
 
 
 def writer_of(
-    lm: LM, steers: Mapping[str, Steer], settings: Settings, draws: Draws, progress: Progress = no_progress
+    lm: LM,
+    steers: Mapping[str, Steer],
+    settings: StrengthSettings,
+    draws: GenerationConfig,
+    progress: Progress = no_progress,
 ) -> Writer:
     """A writer on this machine."""
 
     @torch.inference_mode()
     def write(prompts: Sequence[str], first: int) -> Lines:
-        starts = PromptStarts(lm, encode_prompts(lm, prompts, draws.max_new_tokens, first))
+        starts = PromptPrefill(lm, encode_prompts(lm, prompts, draws.max_new_tokens, first))
         done = list(continue_from(lm, prompts, starts, steers, settings, draws, first=first, progress=progress))
         return as_published(done, len(settings) * draws.n)
 
     return write
 
 
-def check_prompts(lm: LM, prompts: Sequence[str], draws: Draws) -> None:
+def check_prompts(lm: LM, prompts: Sequence[str], draws: GenerationConfig) -> None:
     """Refuse prompts of which one cannot be continued, before any work is done.
 
     Raises:
@@ -86,9 +90,9 @@ def write_in_bulk(
     partial = out.with_name(f"{out.name}.partial")
     head = json.dumps({"of": {**record, "prompts": len(prompts)}}, sort_keys=True) + "\n"
     try:
-        with alone(out):
+        with exclusive(out):
             done = _begun(partial, head) if resume else _begin(partial, out, head)
-            with interruptible_steps() as check, progress("writing", len(prompts), done) as step:
+            with deferred_sigint() as check, progress("writing", len(prompts), done) as step:
                 for first in range(done, len(prompts), chunk):
                     some = prompts[first : first + chunk]
                     _append(partial, write(some, first))

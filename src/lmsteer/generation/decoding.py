@@ -43,7 +43,7 @@ class Row:
         return torch.rand(length, generator=torch.Generator().manual_seed(key))
 
 
-class Starts(Protocol):
+class Prefill(Protocol):
     """Begins rows, each at one of some prompts."""
 
     def lengths(self) -> Sequence[int]:
@@ -64,7 +64,7 @@ class Starts(Protocol):
 
 
 @dataclass(frozen=True)
-class PromptStarts:
+class PromptPrefill:
     """Rows begin at prompts, of which nothing has been read.
 
     Attributes:
@@ -93,7 +93,7 @@ class PromptStarts:
         return False
 
 
-def start_of(lm: LM, prompts: Sequence[int], starts: Starts) -> dict[str, Any]:
+def prefill_shared(lm: LM, prompts: Sequence[int], starts: Prefill) -> dict[str, Any]:
     """What ``generate`` starts from: the rows' prompts (B, T), and a cache of all of them but their last tokens.
 
     A prompt of several rows is run once, and its cache copied to each of them; but for recurrent models, which start
@@ -106,12 +106,12 @@ def start_of(lm: LM, prompts: Sequence[int], starts: Starts) -> dict[str, Any]:
     place = torch.tensor([unique.index(prompt) for prompt in prompts], device=lm.device)
     tensors = {name: value for name, value in once.items() if isinstance(value, Tensor)}
     shorter = {name: value[:, :-1] for name, value in tensors.items()}
-    cache = getattr(write(lm, once | shorter, 1, []), CACHE)
+    cache = getattr(decode(lm, once | shorter, 1, []), CACHE)
     cache.reorder_cache(place)
     return {name: value[place] for name, value in tensors.items()} | {CACHE: cache}
 
 
-def write_rows(
+def decode_rows(
     lm: LM,
     start: dict[str, Any],
     tokens: int,
@@ -123,7 +123,7 @@ def write_rows(
 
     Args:
         lm: the model.
-        start: as ``start_of`` gives it.
+        start: as ``prefill_shared`` gives it.
         tokens: to write, at most.
         sampler: for the rows; it is told which of them are left, and so is ``handle``.
         watchers: processors that come after it.
@@ -134,7 +134,7 @@ def write_rows(
     done[:, :width] = start["input_ids"]
     stretch = tokens if lm.is_recurrent else _STRETCH
     for first in range(0, tokens, stretch):
-        written = write(lm, start, min(stretch, tokens - first), [sampler, *watchers])
+        written = decode(lm, start, min(stretch, tokens - first), [sampler, *watchers])
         ids, cache = written.sequences, getattr(written, CACHE)
         done[sampler.rows, : ids.shape[1]] = ids
         left = sampler.drop_ended().to(lm.device)
@@ -157,7 +157,7 @@ def _extended(start: dict[str, Any], width: int, left: Tensor) -> dict[str, Tens
     return found
 
 
-def write(
+def decode(
     lm: LM, start: dict[str, Any], tokens: int, processors: Sequence[LogitsProcessor], **options: Any
 ) -> GenerateDecoderOnlyOutput:
     """transformers' own loop: takes the likeliest token, which the sampler has made the only one.
@@ -167,7 +167,7 @@ def write(
 
     Args:
         lm: the model, steered or not.
-        start: as ``start_of`` gives it.
+        start: as ``prefill_shared`` gives it.
         tokens: to write, at most.
         processors: the sampler, and what watches it.
         options: passed on (a streamer, stopping criteria).

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 
 from lmsteer.errors import DataError
-from lmsteer.generation.decoding import PromptStarts, Row, Starts, start_of, write_rows
-from lmsteer.generation.sampling import RowSampler, Sampling, Scorer
+from lmsteer.generation.decoding import Prefill, PromptPrefill, Row, decode_rows, prefill_shared
+from lmsteer.generation.sampling import LogLikelihoodRecorder, RowSampler, SamplingConfig
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -45,7 +45,7 @@ class Continuation:
 
 
 @dataclass(frozen=True)
-class Draws:
+class GenerationConfig:
     """What is written for each prompt and setting, and how.
 
     Attributes:
@@ -62,7 +62,7 @@ class Draws:
 
     n: int = 1
     max_new_tokens: int = 20
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
     batch_size: int = 64
     score: bool = False
@@ -122,8 +122,8 @@ def generate(
         SteerError: a strength that is not a finite number, or missing.
         WrongBaseError: a steer of another base.
     """
-    draws = Draws(n, max_new_tokens, Sampling(top_p, top_k, temperature), seed, batch_size, score)
-    starts = PromptStarts(lm, encode_prompts(lm, prompts, max_new_tokens))
+    draws = GenerationConfig(n, max_new_tokens, SamplingConfig(top_p, top_k, temperature), seed, batch_size, score)
+    starts = PromptPrefill(lm, encode_prompts(lm, prompts, max_new_tokens))
     yield from continue_from(lm, prompts, starts, steers or {}, strengths, draws, progress=progress)
 
 
@@ -131,10 +131,10 @@ def generate(
 def continue_from(
     lm: LM,
     prompts: Sequence[str],
-    starts: Starts,
+    starts: Prefill,
     steers: Mapping[str, Steer],
     strengths: Sequence[Mapping[str, float]],
-    draws: Draws,
+    draws: GenerationConfig,
     *,
     first: int = 0,
     progress: Progress = no_progress,
@@ -170,20 +170,20 @@ def perplexity(continuations: Sequence[Continuation]) -> float:
 def _continue_batch(
     lm: LM,
     prompts: Sequence[str],
-    starts: Starts,
+    starts: Prefill,
     steers: Mapping[str, Steer],
     batch: Sequence[Row],
-    draws: Draws,
+    draws: GenerationConfig,
     first: int,
 ) -> list[Continuation]:
     columns = list(zip(*(row.strengths for row in batch), strict=True))
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
     uniform = torch.stack([row.uniform(draws.seed, draws.max_new_tokens, first) for row in batch])
     sampler = RowSampler(uniform, draws.sampling, lm.end_ids)
-    scorer = Scorer(lm, sampler)
-    start = start_of(lm, [row.prompt for row in batch], starts)
+    scorer = LogLikelihoodRecorder(lm, sampler)
+    start = prefill_shared(lm, [row.prompt for row in batch], starts)
     with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
-        written = write_rows(lm, start, draws.max_new_tokens, sampler, [scorer] if draws.score else [], handle)
+        written = decode_rows(lm, start, draws.max_new_tokens, sampler, [scorer] if draws.score else [], handle)
     texts = lm.tokenizer.batch_decode(written[:, start["input_ids"].shape[1] :], skip_special_tokens=True)
     log_p = scorer.log_p.tolist() if draws.score else [math.nan] * len(batch)
     return [

@@ -23,7 +23,7 @@ _GREEDY = 1e-4
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingConfig:
     """What to draw from; as in transformers, temperature comes first, then top-k, then top-p among what is left.
 
     Attributes:
@@ -37,7 +37,7 @@ class Sampling:
     temperature: float = 1.0
 
 
-def draw(scores: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
+def draw(scores: Tensor, u: Tensor, sampling: SamplingConfig) -> Tensor:
     """Tokens (B,) that random numbers ``u`` (B,) in [0, 1) fall on, given logits (B, V), which it may overwrite."""
     if sampling.temperature < _GREEDY:
         return scores.argmax(-1)
@@ -87,7 +87,7 @@ class RowSampler(LogitsProcessor):
         counted: which rows had not ended before them (B,).
     """
 
-    def __init__(self, uniform: Tensor, sampling: Sampling, end: Sequence[int]) -> None:
+    def __init__(self, uniform: Tensor, sampling: SamplingConfig, end: Sequence[int]) -> None:
         self._uniform, self._sampling = uniform, sampling
         self._end = set(end)
         self._step = 0
@@ -142,7 +142,7 @@ class Recorder(_Watcher):
         return scores
 
 
-class Scorer(_Watcher):
+class LogLikelihoodRecorder(_Watcher):
     """Adds up what the unsteered model thinks of the tokens that the sampler drew: ``log_p`` (B,)."""
 
     def __init__(self, lm: LM, sampler: RowSampler) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList, TextIteratorStreamer
 
-from lmsteer.generation.decoding import PromptStarts, Row, write
-from lmsteer.generation.generate import Draws, encode_prompts
-from lmsteer.generation.sampling import RowSampler, Sampling
+from lmsteer.generation.decoding import PromptPrefill, Row, decode
+from lmsteer.generation.generate import GenerationConfig, encode_prompts
+from lmsteer.generation.sampling import RowSampler, SamplingConfig
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -50,7 +50,7 @@ def stream(
         SteerError: a strength that is not a finite number, or missing.
         WrongBaseError: a steer of another base.
     """
-    sampling = Draws(1, max_new_tokens, Sampling(top_p, top_k, temperature)).sampling
+    sampling = GenerationConfig(1, max_new_tokens, SamplingConfig(top_p, top_k, temperature)).sampling
     mix = Mix(steers or {}, strengths or {})
     lm.check_base(mix)
     ids = encode_prompts(lm, [prompt], max_new_tokens)
@@ -68,8 +68,8 @@ def _pieces(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler,
     @torch.inference_mode()
     def run() -> None:
         try:
-            start, stopping = PromptStarts(lm, ids).begin([0]), StoppingCriteriaList([stop])
-            write(lm, start, max_new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
+            start, stopping = PromptPrefill(lm, ids).begin([0]), StoppingCriteriaList([stop])
+            decode(lm, start, max_new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
         except BaseException as error:  # handed to the thread that reads
             failed.append(error)
         finally:

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lmsteer.generation.decoding import write
-from lmsteer.generation.sampling import Recorder, RowSampler, Sampling
+from lmsteer.generation.decoding import decode
+from lmsteer.generation.sampling import Recorder, RowSampler, SamplingConfig
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.util.disk_cache import cache_dir
@@ -39,10 +39,10 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
     """
     start = torch.full((texts, 1), lm.start_id, device=lm.device)
     uniform = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
-    sampler = RowSampler(uniform, Sampling(top_p=0.95), lm.end_ids)
+    sampler = RowSampler(uniform, SamplingConfig(top_p=0.95), lm.end_ids)
     recorder = Recorder(lm, sampler)
     with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
-        write(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
+        decode(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
     return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
 
 

@@ -21,18 +21,18 @@ from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.gist.embedding import embedded, gist_ids
-from lmsteer.gist.masks import Condition
+from lmsteer.gist.masks import GistCondition
 from lmsteer.gist.probe import check_maskable
-from lmsteer.model.fingerprints import fingerprint_of_tensors
+from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.model.low_rank import check_floating
-from lmsteer.model.weights import added
-from lmsteer.util.artifacts import FolderKind
+from lmsteer.model.weights import temporary_update
+from lmsteer.util.artifacts import ArtifactKind
 from lmsteer.util.files import finite
 
 SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "gists"))
 
-_KIND = FolderKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
+_KIND = ArtifactKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
 # Models that have an adapter installed, and its fingerprint: their weights are not their own.
 _ADAPTED = WeakKeyDictionary[nn.Module, str]()
 _EMBEDDINGS, _DOWN, _UP, _CHANGE = "embeddings", "down", "up", "change"
@@ -93,14 +93,14 @@ class GistAdapter:
             raise DataError("the adapter holds values that are not finite numbers: its fit diverged.")
 
     @property
-    def condition(self) -> Condition:
+    def condition(self) -> GistCondition:
         """Under which it was fitted."""
-        return Condition(self.card.fit.get("condition", Condition.GIST.value))
+        return GistCondition(self.card.fit.get("condition", GistCondition.GIST.value))
 
     @cached_property
     def fingerprint(self) -> str:
         """Of embeddings and factors, and of how many gist tokens they are for."""
-        return f"{fingerprint_of_tensors(self.tensors)}-{self.card.tokens}"
+        return f"{tensors_fingerprint(self.tensors)}-{self.card.tokens}"
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -134,7 +134,7 @@ class GistAdapter:
             _ADAPTED[lm.model] = self.fingerprint
             stack.callback(_ADAPTED.pop, lm.model)
             for parameter, update in self._updates(lm):
-                stack.enter_context(added(parameter, update))
+                stack.enter_context(temporary_update(parameter, update))
             stack.enter_context(embedded(lm, self.embeddings.to(lm.device)))
             yield
 

@@ -14,10 +14,10 @@ from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist, Origin
 from lmsteer.gist.layout import Layout
-from lmsteer.gist.masks import Condition
+from lmsteer.gist.masks import GistCondition
 from lmsteer.gist.probe import sees_distances_only
-from lmsteer.model.batching import by_length
-from lmsteer.model.kv_cache import cut, read
+from lmsteer.model.batching import length_buckets
+from lmsteer.model.kv_cache import prefill, slice_kv
 from lmsteer.model.lm import LM
 from lmsteer.util.progress import Progress, no_progress
 
@@ -28,7 +28,7 @@ def compress(
     adapter: GistAdapter,
     prompts: Sequence[Sequence[int]],
     *,
-    condition: Condition = Condition.GIST,
+    condition: GistCondition = GistCondition.GIST,
     progress: Progress = no_progress,
 ) -> list[Gist]:
     """Squeeze prompts into gists.
@@ -55,18 +55,18 @@ def compress(
                 f"is longer than the model's context of {lm.max_length}."
             )
     # Where only distances count, a gist moves to the front and leaves its prompt's part of the context to what follows.
-    from_zero = condition is not Condition.POSITIVE and sees_distances_only(lm)
+    from_zero = condition is not GistCondition.POSITIVE and sees_distances_only(lm)
     found: dict[int, Gist] = {}
     with adapter.installed(lm), progress("squeezing prompts", len(prompts), 0) as step:
-        for batch in by_length(prompts):
-            given = [[] if condition is Condition.NEGATIVE else prompts[i] for i in batch]
+        for batch in length_buckets(prompts):
+            given = [[] if condition is GistCondition.NEGATIVE else prompts[i] for i in batch]
             layout = Layout.of(given, gist, [[]] * len(batch), lm.pad_id, lm.device, "left")
             ends = [len(gist) if from_zero else len(prompts[i]) + len(gist) for i in batch]
             starts = [end - len(prompt) - len(gist) for end, prompt in zip(ends, given, strict=True)]
             positions = layout.positions + torch.tensor(starts, device=lm.device)[:, None]
-            cache = read(lm, layout.ids, layout.mask, positions)
+            cache = prefill(lm, layout.ids, layout.mask, positions)
             for row, i in enumerate(batch):
-                kept = len(prompts[i]) + len(gist) if condition is Condition.POSITIVE else len(gist)
-                found[i] = Gist(*cut(cache, row, kept), Origin.of(lm, adapter, len(prompts[i]), ends[row]))
+                kept = len(prompts[i]) + len(gist) if condition is GistCondition.POSITIVE else len(gist)
+                found[i] = Gist(*slice_kv(cache, row, kept), Origin.of(lm, adapter, len(prompts[i]), ends[row]))
             step(len(batch), "")
     return [found[i] for i in range(len(prompts))]

@@ -18,12 +18,14 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from lmsteer.errors import ModelError
 from lmsteer.gist.layout import Layout, Section
-from lmsteer.gist.masks import HIDDEN, Condition, overlay
+from lmsteer.gist.masks import HIDDEN, GistCondition, overlay
 
 _BACKWARDS = ((Section.PROMPT, Section.REST), (Section.GIST, Section.REST))
 
 
-def encoded(model: PreTrainedModel, layout: Layout, condition: Condition = Condition.GIST) -> tuple[Tensor, Tensor]:
+def encoded(
+    model: PreTrainedModel, layout: Layout, condition: GistCondition = GistCondition.GIST
+) -> tuple[Tensor, Tensor]:
     """The encoder's states (B, T, d) of rows under a condition, and which of them the decoder may see (B, T).
 
     Both are what the model takes as ``encoder_outputs`` and ``attention_mask``; gradients go through.

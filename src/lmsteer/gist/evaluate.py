@@ -14,14 +14,14 @@ from statistics import fmean
 from typing import Any
 
 from lmsteer.errors import DataError
-from lmsteer.generation.generate import Draws
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.generate import GenerationConfig
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.gist.masks import Condition
+from lmsteer.gist.masks import GistCondition
 from lmsteer.model.lm import LM
 from lmsteer.util.progress import Progress, no_progress
 
@@ -59,7 +59,7 @@ def evaluate(
     adapter: GistAdapter,
     instructions: Sequence[Instruction],
     *,
-    condition: Condition = Condition.GIST,
+    condition: GistCondition = GistCondition.GIST,
     max_new_tokens: int = 64,
     batch_size: int = 16,
     progress: Progress = no_progress,
@@ -90,7 +90,9 @@ def evaluate(
     gists = dict(zip(unique, compress(lm, adapter, prompts, condition=condition, progress=progress), strict=True))
     inputs = [input_text(each.input) for each in kept]
     own = [gists[each.instruction] for each in kept]
-    greedy = Draws(max_new_tokens=max_new_tokens, sampling=Sampling(temperature=0), batch_size=batch_size)
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens, sampling=SamplingConfig(temperature=0), batch_size=batch_size
+    )
     rows = list(generate_from_gists(lm, adapter, own, inputs, draws=greedy, progress=progress))
     pairs = [(each.output, row.text) for each, row in zip(kept, rows, strict=True)]
     with adapter.installed(lm):

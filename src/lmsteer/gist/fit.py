@@ -17,11 +17,11 @@ from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapt
 from lmsteer.gist.checkpoints import digest_of, last_checkpoint
 from lmsteer.gist.examples import Example, Instruction, encode_examples
 from lmsteer.gist.probe import check_maskable
-from lmsteer.gist.student import Settings, Student
+from lmsteer.gist.student import GistConfig, GistModel
 from lmsteer.gist.training import train
 from lmsteer.model.lm import LM
 from lmsteer.util.distributed import Processes
-from lmsteer.util.files import alone
+from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
 
 
@@ -30,7 +30,7 @@ def fit_gist(
     instructions: Sequence[Instruction],
     out: str | Path,
     *,
-    settings: Settings | None = None,
+    settings: GistConfig | None = None,
     held_out: Sequence[Instruction] = (),
     every: int = 100,
     resume: bool = False,
@@ -54,7 +54,7 @@ def fit_gist(
         ModelError: a model that cannot honour gist masks.
         InterruptedWorkError: the user stopped it; its last checkpoint is kept.
     """
-    settings, processes = settings or Settings(), Processes.here()
+    settings, processes = settings or GistConfig(), Processes.here()
     folder = Path(out).absolute()
     check_target(folder)
     check_maskable(lm)
@@ -64,13 +64,13 @@ def fit_gist(
     if len(instructions) < 2 or every < 1:
         raise DataError(f"cannot fit on {len(instructions)} instructions, or look at them every {every} steps.")
     base = (lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
-    student = Student(lm, settings)
+    student = GistModel(lm, settings)
     partial = folder.with_name(f"{folder.name}.partial")
     record = {"settings": settings.to_json(), "base": list(base), "examples": digest_of(examples)}
     told = {"examples": len(examples), "left_out": len(instructions) - len(examples)}
     told |= {"held_out": len(unseen), "held_out_left_out": len(held_out) - len(unseen)}
     card = GistCard(*base, settings.tokens, data=told, fit=settings.to_json())
-    with alone(folder) if processes.is_first else nullcontext():
+    with exclusive(folder) if processes.is_first else nullcontext():
         with processes.first_goes_first():
             last = last_checkpoint(partial, record, resume or not processes.is_first)
         curve = train(student, examples, unseen, every, partial, last, progress)
@@ -83,7 +83,7 @@ def fit_gist(
 
 
 def _looked_at(
-    adapter: GistAdapter, lm: LM, student: Student, unseen: Sequence[Example], curve: Sequence[dict[str, Any]]
+    adapter: GistAdapter, lm: LM, student: GistModel, unseen: Sequence[Example], curve: Sequence[dict[str, Any]]
 ) -> GistAdapter:
     """With what held-out instructions lose under it on its card, if there are any."""
     if not unseen:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 
 from lmsteer.errors import DataError
-from lmsteer.generation.generate import Continuation, Draws, continue_from
+from lmsteer.generation.generate import Continuation, GenerationConfig, continue_from
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
-from lmsteer.model.kv_cache import CacheStarts
+from lmsteer.model.kv_cache import CachePrefill
 from lmsteer.model.lm import LM
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
-class GistStarts(CacheStarts):
+class GistPrefill(CachePrefill):
     """Rows begin at an input, each after a gist.
 
     Attributes:
@@ -32,7 +32,7 @@ class GistStarts(CacheStarts):
     adapter: GistAdapter
 
     @classmethod
-    def of(cls, lm: LM, adapter: GistAdapter, gists: Sequence[Gist], ids: Sequence[Sequence[int]]) -> GistStarts:
+    def of(cls, lm: LM, adapter: GistAdapter, gists: Sequence[Gist], ids: Sequence[Sequence[int]]) -> GistPrefill:
         """Inputs, each under its gist."""
         return cls(lm, [gist.kept for gist in gists], [gist.origin.end for gist in gists], ids, adapter)
 
@@ -49,7 +49,7 @@ def generate_from_gists(
     inputs: Sequence[str],
     steers: Mapping[str, Steer] | None = None,
     strengths: Sequence[Mapping[str, float]] = ({},),
-    draws: Draws | None = None,
+    draws: GenerationConfig | None = None,
     *,
     progress: Progress = no_progress,
 ) -> Iterator[Continuation]:
@@ -73,14 +73,14 @@ def generate_from_gists(
             gists as inputs.
         WrongBaseError: gists or steers of another base or another adapter.
     """
-    draws = draws or Draws()
+    draws = draws or GenerationConfig()
     if len(gists) not in (1, len(inputs)):
         raise DataError(f"{len(gists)} gists for {len(inputs)} inputs: give one, or one for each.")
     for gist in gists:
         gist.check(lm, adapter)
     own = list(gists) * len(inputs) if len(gists) == 1 else gists
     ids = _encoded(lm, own, inputs, draws.max_new_tokens)
-    starts = GistStarts.of(lm, adapter, own, ids)
+    starts = GistPrefill.of(lm, adapter, own, ids)
     yield from continue_from(lm, inputs, starts, steers or {}, strengths, draws, progress=progress)
 
 

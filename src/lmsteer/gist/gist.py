@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.model.kv_cache import Kept
+from lmsteer.model.kv_cache import KVSlice
 from lmsteer.model.lm import LM
 from lmsteer.util.files import replace_file
 
@@ -66,9 +66,9 @@ class Gist:
         return self.keys[0].shape[1]
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> KVSlice:
         """Keys and values."""
-        return Kept(self.keys, self.values)
+        return KVSlice(self.keys, self.values)
 
     @property
     def bytes(self) -> int:

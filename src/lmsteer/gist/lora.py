@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsteer.model.lm import LM
-from lmsteer.model.low_rank import SCALE, attached, drawn, linear_layers
+from lmsteer.model.low_rank import LORA_SCALE, init_lora, linear_layers, lora_attached
 
 
 class LoRA(nn.Module):
@@ -25,12 +25,12 @@ class LoRA(nn.Module):
         layers = {name: layer for name, layer in linear_layers(lm.model).items() if layer is not lm.head.module}
         self.names = list(layers)
         self._modules_of_lm = list(layers.values())
-        pairs = [drawn(layer, rank, random, lm.device) for layer in self._modules_of_lm]
+        pairs = [init_lora(layer, rank, random, lm.device) for layer in self._modules_of_lm]
         self.down, self.up = (nn.ParameterList(factors) for factors in zip(*pairs, strict=True))
 
     def attached(self) -> AbstractContextManager[None]:
         """Let the layers have what the factors add, within a ``with`` block."""
-        return attached(zip(self._modules_of_lm, self.down, self.up, strict=True), SCALE)
+        return lora_attached(zip(self._modules_of_lm, self.down, self.up, strict=True), LORA_SCALE)
 
     def factors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A, and B with the scale in it, of each layer by name; in bfloat16, as adapters keep them."""
@@ -38,4 +38,4 @@ class LoRA(nn.Module):
         def named(factors: Iterable[Tensor]) -> dict[str, Tensor]:
             return {name: f.detach().to("cpu", torch.bfloat16) for name, f in zip(self.names, factors, strict=True)}
 
-        return named(self.down), named(SCALE * b for b in self.up)
+        return named(self.down), named(LORA_SCALE * b for b in self.up)

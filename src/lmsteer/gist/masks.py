@@ -19,7 +19,7 @@ from lmsteer.gist.layout import Layout, Section
 from lmsteer.model.lm import LM
 
 
-class Condition(StrEnum):
+class GistCondition(StrEnum):
     """What is hidden from whom.
 
     ``GIST``: the prompt from what follows the gist tokens. ``POSITIVE``: nothing. ``NEGATIVE``: the prompt from the
@@ -33,10 +33,10 @@ class Condition(StrEnum):
 
 # Which tokens are kept from seeing which.
 Pairs = Sequence[tuple[Section, Section]]
-HIDDEN: dict[Condition, Pairs] = {
-    Condition.GIST: ((Section.REST, Section.PROMPT),),
-    Condition.POSITIVE: (),
-    Condition.NEGATIVE: ((Section.REST, Section.PROMPT), (Section.GIST, Section.PROMPT)),
+HIDDEN: dict[GistCondition, Pairs] = {
+    GistCondition.GIST: ((Section.REST, Section.PROMPT),),
+    GistCondition.POSITIVE: (),
+    GistCondition.NEGATIVE: ((Section.REST, Section.PROMPT), (Section.GIST, Section.PROMPT)),
 }
 Overlay = Callable[[Any, Any, Any, Any], Any]
 
@@ -53,7 +53,7 @@ def overlay(sections: Tensor, hidden: Pairs) -> Overlay:
     return visible
 
 
-def gist_masks(lm: LM, layout: Layout, condition: Condition) -> Any:
+def gist_masks(lm: LM, layout: Layout, condition: GistCondition) -> Any:
     """Masks for the model's forward pass over rows: (B, 1, T, T), or one for each kind of layer that the model has.
 
     Raises:

@@ -13,8 +13,8 @@ from lmsteer.errors import ModelError
 from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.layout import Layout, Section
-from lmsteer.gist.masks import Condition
-from lmsteer.model.kv_cache import CACHE, cut, joined, read
+from lmsteer.gist.masks import GistCondition
+from lmsteer.model.kv_cache import CACHE, prefill, slice_kv, stack_kv
 from lmsteer.model.lm import LM
 
 # Kinds of attention that add or apply whatever mask they are given.
@@ -88,19 +88,19 @@ def _check_names(lm: LM) -> None:
 def _problem(lm: LM) -> str | None:
     layout, other = _layout(lm, _PROMPT), _layout(lm, _OTHER)
     rest = layout.sections == Section.REST
-    blind = masked_states(lm, layout, Condition.NEGATIVE)
+    blind = masked_states(lm, layout, GistCondition.NEGATIVE)
     # The shapes are the same, and so is the rounding in any precision.
-    if _differ(blind[rest], masked_states(lm, other, Condition.NEGATIVE)[rest], _EXACT):
+    if _differ(blind[rest], masked_states(lm, other, GistCondition.NEGATIVE)[rest], _EXACT):
         return "lets tokens see what its mask hides"
     elsewhere = replace(layout, positions=layout.positions + _SHIFT * rest)
-    if torch.equal(blind[rest], masked_states(lm, elsewhere, Condition.NEGATIVE)[rest]):
+    if torch.equal(blind[rest], masked_states(lm, elsewhere, GistCondition.NEGATIVE)[rest]):
         return "does not heed the positions that it is told"
     squeezed = Layout.of([_PROMPT], gist_ids(lm, 1, 1), [[]], lm.pad_id, lm.device)
     try:
-        kept = cut(read(lm, squeezed.ids, squeezed.mask, squeezed.positions), 0, 1)
+        kept = slice_kv(prefill(lm, squeezed.ids, squeezed.mask, squeezed.positions), 0, 1)
     except ModelError as error:
         return f"cannot be asked for what it keeps of a text ({error})"
-    cache, room = joined(lm, [kept])
+    cache, room = stack_kv(lm, [kept])
     after = lm.before_head(
         input_ids=layout.ids[rest][None],
         attention_mask=torch.cat([room, layout.mask[rest][None]], 1),
@@ -121,11 +121,11 @@ def _has_distances_only(lm: LM) -> bool:
     if any(kind in rope for kind in _UNEVEN) or any(len(b) >= lm.max_length for b in lm.model.buffers() if b.dim() > 1):
         return False
     layout = _layout(lm, _PROMPT)
-    plain = masked_states(lm, layout, Condition.POSITIVE)
+    plain = masked_states(lm, layout, GistCondition.POSITIVE)
     try:
         for shift, share in ((_SHIFT, _EXACT), (min(lm.max_length // 2, _FURTHEST), _FAR), (-len(_PROMPT), _EXACT)):
             moved = replace(layout, positions=layout.positions + shift)
-            if _differ(plain, masked_states(lm, moved, Condition.POSITIVE), max(share, _rounding(lm))):
+            if _differ(plain, masked_states(lm, moved, GistCondition.POSITIVE), max(share, _rounding(lm))):
                 return False
     except _ERRORS:
         return False

@@ -19,13 +19,13 @@ from lmsteer.gist.examples import Example
 from lmsteer.gist.forward import output_likelihood, output_loss
 from lmsteer.gist.full import Full
 from lmsteer.gist.lora import LoRA
-from lmsteer.gist.masks import Condition
-from lmsteer.model.batching import by_length
+from lmsteer.gist.masks import GistCondition
+from lmsteer.model.batching import length_buckets
 from lmsteer.model.lm import LM
 
 
 @dataclass(frozen=True)
-class Settings:
+class GistConfig:
     """How a gist adapter is fitted.
 
     Attributes:
@@ -48,7 +48,7 @@ class Settings:
     shared: bool = False
     rank: int = 8
     full: bool = False
-    condition: Condition = Condition.GIST
+    condition: GistCondition = GistCondition.GIST
     steps: int = 1000
     batch: int = 8
     learning_rate: float = 1e-3
@@ -69,10 +69,10 @@ class Settings:
         return told
 
 
-class Student(nn.Module):
+class GistModel(nn.Module):
     """What is trained; the frozen model is no part of it, so that checkpoints are small."""
 
-    def __init__(self, lm: LM, settings: Settings) -> None:
+    def __init__(self, lm: LM, settings: GistConfig) -> None:
         super().__init__()
         self.settings = settings
         self._lm = lm
@@ -88,7 +88,7 @@ class Student(nn.Module):
         ones fits where the others do.
         """
         rows = [[*each.prompt, *each.rest] for each in examples]
-        parts = [[examples[i] for i in part] for part in by_length(rows, self.settings.at_once)]
+        parts = [[examples[i] for i in part] for part in length_buckets(rows, self.settings.at_once)]
         if len(parts) == 1:
             return {"loss": -self._likelihood(examples).mean()}
         read = [checkpoint(self._likelihood, part, use_reentrant=False) for part in parts]
@@ -106,7 +106,7 @@ class Student(nn.Module):
     def losses(self, examples: Sequence[Example]) -> dict[str, float]:
         """Mean loss of all tokens of the outputs, in nats: under each condition, or under a control's own."""
         own = self.settings.condition
-        looked_at = list(Condition) if own is Condition.GIST else [own]
+        looked_at = list(GistCondition) if own is GistCondition.GIST else [own]
         return {each.value: output_loss(self._lm, self.gist, examples, each) for each in looked_at}
 
     def adapter(self, card: GistCard) -> GistAdapter:

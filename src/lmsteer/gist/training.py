@@ -15,14 +15,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from lmsteer.errors import InterruptedWorkError
 from lmsteer.gist.examples import Example
-from lmsteer.gist.student import Settings, Student
-from lmsteer.model.length_grouped import LikeLengths
-from lmsteer.util.interrupts import interruptible_steps
+from lmsteer.gist.student import GistConfig, GistModel
+from lmsteer.model.length_grouped import LengthGroupedSampler
+from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, Step
 
 
 def train(
-    student: Student,
+    student: GistModel,
     examples: Sequence[Example],
     held_out: Sequence[Example],
     every: int,
@@ -50,7 +50,7 @@ def train(
     settings, device = student.settings, student.embeddings.device
     start = int(Path(last).name.rpartition("-")[2]) if last else 0
     reporting = progress("fitting gist tokens", settings.steps, start)
-    with student.installed(), interruptible_steps() as check, _random_states_kept(), reporting as step:
+    with student.installed(), deferred_sigint() as check, _random_states_kept(), reporting as step:
         watch = _Watch(student, held_out, every, step, check)
         trainer = _Trainer(
             model=student,
@@ -99,7 +99,7 @@ class _Trainer(Trainer):
         """Of the examples, for as many processes as there are."""
         dataset, batch = self.train_dataset, self.args.train_batch_size
         assert isinstance(dataset, _Examples)
-        sampler = LikeLengths([len(dataset[i]) for i in range(len(dataset))], batch, self.args.seed)
+        sampler = LengthGroupedSampler([len(dataset[i]) for i in range(len(dataset))], batch, self.args.seed)
         loader = DataLoader(dataset, batch, sampler=sampler, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
@@ -107,7 +107,7 @@ class _Trainer(Trainer):
 class _Watch(TrainerCallback):
     """Tells how far the fit is and how it goes, and stops it between steps when the user asks for that."""
 
-    def __init__(self, student: Student, held_out: Sequence[Example], every: int, step: Step, check: Any) -> None:
+    def __init__(self, student: GistModel, held_out: Sequence[Example], every: int, step: Step, check: Any) -> None:
         self._student, self._held_out, self._every, self._step, self._check = student, held_out, every, step, check
         self._said = ""
         self.stopped_at: int | None = None
@@ -129,7 +129,7 @@ class _Watch(TrainerCallback):
         return control
 
 
-def _arguments(folder: Path, settings: Settings, every: int, on_cpu: bool) -> TrainingArguments:
+def _arguments(folder: Path, settings: GistConfig, every: int, on_cpu: bool) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,

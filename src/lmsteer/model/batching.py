@@ -12,7 +12,7 @@ from torch import Tensor
 TOKENS_PER_BATCH = 512
 
 
-def by_length(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+def length_buckets(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
     """Indices of texts, in batches whose padded size stays within ``tokens`` (or of one text, if longer).
 
     The same texts make the same batches in whatever order they come.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 _SAMPLES = 16
 
 
-def fingerprint_of(model: nn.Module) -> str:
+def model_fingerprint(model: nn.Module) -> str:
     """SHA-256 over a model's shape and a sample of every parameter, rounded to bfloat16; 32 hex digits.
 
     Rounding makes one model loaded in float32 and in bfloat16 the same base.
@@ -38,7 +38,7 @@ def head_sample(weight: Tensor, rows: int, first: int = 0) -> dict[int, float]:
     return {k: float(weight[row, column]) for k, row, column in inside}
 
 
-def fingerprint_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over every value of some tensors, by name, in float32; 32 hex digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

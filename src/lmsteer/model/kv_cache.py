@@ -19,7 +19,7 @@ from lmsteer.model.lm import LM
 CACHE = "past_key_values"
 
 
-class Kept(NamedTuple):
+class KVSlice(NamedTuple):
     """What is kept of some tokens: of each layer keys and values (heads, G, d_head)."""
 
     keys: tuple[Tensor, ...]
@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
 
 @torch.inference_mode()
-def read(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
+def prefill(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
     """The cache of a pass over rows (B, T), padded, at positions of their own; a new one of the model's if None."""
     cache = DynamicCache(config=lm.model.config) if cache is None else cache
     told = {"position_ids": positions} if lm.takes_positions else {}
@@ -42,7 +42,7 @@ def read(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCac
     return cache
 
 
-def cut(cache: DynamicCache, row: int, tokens: int) -> Kept:
+def slice_kv(cache: DynamicCache, row: int, tokens: int) -> KVSlice:
     """What is kept of the last tokens of a row.
 
     Raises:
@@ -55,10 +55,10 @@ def cut(cache: DynamicCache, row: int, tokens: int) -> Kept:
         if len(whole) < len(parts):
             raise ModelError("a layer keeps no keys and values of the whole prompt: it has none, or a shorter window.")
         kept.append(tuple(part[row, :, -tokens:].clone() for part in whole))
-    return Kept(*kept)
+    return KVSlice(*kept)
 
 
-def joined(lm: LM, rows: Sequence[Kept]) -> tuple[DynamicCache, Tensor]:
+def stack_kv(lm: LM, rows: Sequence[KVSlice]) -> tuple[DynamicCache, Tensor]:
     """A cache of some rows, padded on the left; and its mask (B, G)."""
     cache, lengths = DynamicCache(config=lm.model.config), [row.keys[0].shape[1] for row in rows]
     width = max(lengths)
@@ -74,7 +74,7 @@ def joined(lm: LM, rows: Sequence[Kept]) -> tuple[DynamicCache, Tensor]:
 
 
 @dataclass(frozen=True)
-class CacheStarts:
+class CachePrefill:
     """Rows begin at an input, each after what is kept of something that stood before it.
 
     Attributes:
@@ -85,7 +85,7 @@ class CacheStarts:
     """
 
     lm: LM
-    kept: Sequence[Kept]
+    kept: Sequence[KVSlice]
     ends: Sequence[int]
     ids: Sequence[Sequence[int]]
 
@@ -99,7 +99,7 @@ class CacheStarts:
         A model that cannot be told positions reads them off its mask, in which what is kept counts.
         """
         ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
-        cache, room = joined(self.lm, [self.kept[prompt] for prompt in prompts])
+        cache, room = stack_kv(self.lm, [self.kept[prompt] for prompt in prompts])
         ends = torch.tensor([[self.ends[prompt]] for prompt in prompts], device=ids.device)
         # What is kept has been read: neither its ids nor its positions are looked at.
         positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)
@@ -113,12 +113,12 @@ class CacheStarts:
 
     def one_by_one(self, new: int) -> bool:
         """Where padding between what is kept and inputs would push that out of a layer's window, which counts it."""
-        limit = window(self.lm)
+        limit = shortest_window(self.lm)
         longest = max(row.keys[0].shape[1] for row in self.kept) + max(map(len, self.ids))
         return limit is not None and longest + new > limit
 
 
-def window(lm: LM) -> int | None:
+def shortest_window(lm: LM) -> int | None:
     """The shortest past that a layer of the model sees, in tokens; None if all see all of it."""
     config = lm.model.config.get_text_config()
     limits = [getattr(config, name, None) for name in ("sliding_window", "window_size")]

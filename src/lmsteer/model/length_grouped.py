@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import Sampler
 
 
-class LikeLengths(Sampler[int]):
+class LengthGroupedSampler(Sampler[int]):
     """Indices such that every batch has examples of about one length; the order of batches is drawn for each epoch."""
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:

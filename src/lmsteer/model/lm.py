@@ -27,9 +27,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from lmsteer.errors import DataError, ModelError
 from lmsteer.model.batching import pad
-from lmsteer.model.fingerprints import fingerprint_of, head_sample
+from lmsteer.model.fingerprints import head_sample, model_fingerprint
 from lmsteer.model.head import Head
-from lmsteer.model.onednn import quicken
+from lmsteer.model.onednn import use_onednn
 from lmsteer.model.sources.resolve import DEFAULT_MODEL, check_hub, resolve
 from lmsteer.steer.hook import SteerHandle, attach
 from lmsteer.steer.mix import Mix
@@ -87,7 +87,7 @@ class LM:
     @cached_property
     def fingerprint(self) -> str:
         """Of the model's weights, in float32 and in bfloat16 the same."""
-        return fingerprint_of(self.model)
+        return model_fingerprint(self.model)
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -251,5 +251,5 @@ def load(model: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | str = "auto"
         )
     except LOADING_ERRORS as error:
         raise ModelError(f"cannot load the model {str(model)!r}: {error}") from error
-    quicken(loaded)
+    use_onednn(loaded)
     return LM(loaded, tokenizer, source.name)

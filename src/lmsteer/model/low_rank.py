@@ -14,10 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import ModelError
 from lmsteer.model.onednn import linear
-from lmsteer.steer.transform import rows_of
+from lmsteer.steer.transform import broadcast_rows
 
 # α / r of the paper, with the α of twice the rank that is usual.
-SCALE = 2.0
+LORA_SCALE = 2.0
 # What is added to and rounded as numbers are; eight bits come with scales of their own.
 _PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -38,7 +38,7 @@ def check_floating(module: nn.Module, what: str) -> None:
         raise ModelError(f"{what} needs weights that are plain numbers; load the model unquantised.")
 
 
-def drawn(module: Any, rank: int, random: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+def init_lora(module: Any, rank: int, random: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
     """Factors of a layer: A (r, n), drawn as torch draws a layer's weight, and B (m, r), zero, so that nothing changes.
 
     Raises:
@@ -51,8 +51,8 @@ def drawn(module: Any, rank: int, random: torch.Generator, device: torch.device)
 
 
 @contextmanager
-def attached(layers: Iterable[tuple[nn.Module, Tensor, Tensor]], scale: float | Tensor) -> Iterator[None]:
-    """Let layers have what their factors A and B add, within a ``with`` block; a scale as of ``with_low_rank``."""
+def lora_attached(layers: Iterable[tuple[nn.Module, Tensor, Tensor]], scale: float | Tensor) -> Iterator[None]:
+    """Let layers have what their factors A and B add, within a ``with`` block; a scale as of ``add_lora``."""
     with ExitStack() as stack:
         for module, a, b in layers:
             stack.enter_context(module.register_forward_hook(_adding(a, b, scale)))
@@ -61,12 +61,12 @@ def attached(layers: Iterable[tuple[nn.Module, Tensor, Tensor]], scale: float | 
 
 def _adding(a: Tensor, b: Tensor, scale: float | Tensor) -> Any:
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return with_low_rank(output, args[0], a, b, scale)
+        return add_lora(output, args[0], a, b, scale)
 
     return add
 
 
-def with_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+def add_lora(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """``y + s (x Aᵀ) Bᵀ`` for ``y`` (B, .., m), ``x`` (B, .., n), ``A`` (r, n), ``B`` (m, r); gradients go through.
 
     Products are taken in the precision of ``x``, as the layer's own are, and the sum in that of ``y``; factors and
@@ -83,7 +83,7 @@ def with_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float | Ten
         SteerError: not as many scales as there are rows.
     """
     if isinstance(scale, Tensor):
-        scale = rows_of(scale.to(x.device, x.dtype)[:, None], x[..., 0].numel())
+        scale = broadcast_rows(scale.to(x.device, x.dtype)[:, None], x[..., 0].numel())
     found: Tensor = _WithLowRank.apply(y, x, a, b, scale)  # type: ignore[no-untyped-call]
     return found
 

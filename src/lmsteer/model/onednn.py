@@ -43,7 +43,7 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def quicken(model: PreTrainedModel) -> None:
+def use_onednn(model: PreTrainedModel) -> None:
     """Have the plain linear layers of a model take their products by ``linear``; names, values and hooks stay.
 
     Their weights are laid out by columns, as oneDNN reads them (a tenth to a fifth faster than by rows); the head's,

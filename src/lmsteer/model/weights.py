@@ -13,7 +13,7 @@ from lmsteer.errors import WrongBaseError
 
 @contextmanager
 @torch.no_grad()
-def added(parameter: nn.Parameter, update: Tensor) -> Iterator[None]:
+def temporary_update(parameter: nn.Parameter, update: Tensor) -> Iterator[None]:
     """Add to a parameter within a ``with`` block; the former one is put back at its end.
 
     Raises:

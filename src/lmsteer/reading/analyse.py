@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
-from lmsteer.reading.likelihood import likelihoods
-from lmsteer.reading.platt import Calibration
+from lmsteer.reading.likelihood import steered_log_likelihoods
+from lmsteer.reading.platt import PlattScaling
 from lmsteer.reading.position import Position, position
 from lmsteer.reading.spans import Span, best_spans
 from lmsteer.reading.words import Bounds, Word, encode_to_read, words_of
@@ -124,12 +124,14 @@ def analyse(
     for number, (ids, _) in enumerate(encoded, 1):
         if not ids:
             raise DataError(f"text {number} is empty, or empty to this model's tokenizer: there is nothing to read.")
-    found = likelihoods(lm, [ids for ids, _ in encoded], [*steers.values()], line, window=window, progress=progress)
+    found = steered_log_likelihoods(
+        lm, [ids for ids, _ in encoded], [*steers.values()], line, window=window, progress=progress
+    )
     analyses = []
     for text, (_, bounds), log_p in zip(texts, encoded, found, strict=True):
         words = words_of(text, bounds if lm.tokenizer.eos_token_id is None else bounds[:-1])
         dimensions = {
-            name: _dimension(lines, line, words, Calibration.of_figures(steer.card.held_out), spans)
+            name: _dimension(lines, line, words, PlattScaling.of_figures(steer.card.held_out), spans)
             for (name, steer), lines in zip(steers.items(), log_p, strict=True)
         }
         analyses.append(Analysis(text, tuple(bounds), tuple(words), dimensions))
@@ -137,7 +139,7 @@ def analyse(
 
 
 def _dimension(
-    lines: Tensor, strengths: Sequence[float], words: Sequence[Word], calibration: Calibration | None, spans: int
+    lines: Tensor, strengths: Sequence[float], words: Sequence[Word], calibration: PlattScaling | None, spans: int
 ) -> Dimension:
     """From log-likelihoods (S, T) of a text's tokens."""
     evidence = (lines[strengths.index(1.0)] - lines[strengths.index(-1.0)]).tolist()

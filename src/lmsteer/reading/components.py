@@ -48,7 +48,7 @@ class Component:
     logits: Tensor
 
 
-def lens(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Component]:
+def components(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Component]:
     """The components of a steer, or of several as one, those that do most first.
 
     Args:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from lmsteer.model.head import Head
-from lmsteer.reading.platt import auc, calibrate
-from lmsteer.reading.rows import Rows
+from lmsteer.reading.platt import auc, fit_platt
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.steer import Steer
 
@@ -51,7 +51,7 @@ class Reading:
         return rounded | {"slope": None if math.isnan(self.slope) else float(f"{self.slope:.4g}")}
 
 
-def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> Reading:
+def read(head: Head, rows: LabelledRows, steer: Steer, domain: Steer | None = None) -> Reading:
     """Read rows of labelled texts at strengths -1, 0, +1 and at their labels.
 
     Args:
@@ -65,7 +65,7 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
     base = rows.log_p if domain is None else sweep_texts(head, *of_texts, [0.0], domain)[0, 0]
     inside = ~rows.is_end
     evidence, labels = _told(rows, high - low)
-    calibration = calibrate(evidence, labels > 0)
+    calibration = fit_platt(evidence, labels > 0)
     return Reading(
         texts=len(rows.texts()[1]),
         tokens=len(rows),
@@ -81,7 +81,7 @@ def read(head: Head, rows: Rows, steer: Steer, domain: Steer | None = None) -> R
     )
 
 
-def _told(rows: Rows, evidence: Tensor) -> tuple[Tensor, Tensor]:
+def _told(rows: LabelledRows, evidence: Tensor) -> tuple[Tensor, Tensor]:
     """Evidence (N,) summed for each text with a label ≠ 0, and those labels."""
     _, labels = rows.texts()
     return rows.per_text(evidence)[labels != 0], labels[labels != 0]

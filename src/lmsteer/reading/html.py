@@ -9,7 +9,7 @@ from typing import Any
 from lmsteer.reading.analyse import Analysis, Dimension
 from lmsteer.reading.spans import Span
 from lmsteer.steer.steer import Steer
-from lmsteer.util.html import filled
+from lmsteer.util.html import render_template
 
 # Evidence of a word that is shaded most, where no word of the text has more: a text that says little looks so.
 _LOUD = 1.0
@@ -40,7 +40,7 @@ def page(analyses: Sequence[Analysis], steers: Mapping[str, Steer]) -> str:
     """One self-contained HTML page; ``steers`` are those of the analyses."""
     strengths = next((d.position.strengths for a in analyses for d in a.dimensions.values()), (0.0,))
     texts = [[_shown(a, name, steers[name].card.label, d) for name, d in a.dimensions.items()] for a in analyses]
-    return filled("analysis.html", names=list(steers), texts=texts, low=strengths[0], high=strengths[-1])
+    return render_template("analysis.html", names=list(steers), texts=texts, low=strengths[0], high=strengths[-1])
 
 
 def pieces(analysis: Analysis, dimension: Dimension) -> Iterator[Piece]:

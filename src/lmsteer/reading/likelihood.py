@@ -15,7 +15,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from lmsteer.errors import DataError
-from lmsteer.model.batching import by_length
+from lmsteer.model.batching import length_buckets
 from lmsteer.model.lm import LM
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
@@ -44,7 +44,7 @@ def windows(length: int, size: int) -> Iterator[Window]:
 
 
 @torch.inference_mode()
-def likelihoods(
+def steered_log_likelihoods(
     lm: LM,
     ids: Sequence[Sequence[int]],
     steers: Sequence[Steer],
@@ -82,7 +82,7 @@ def likelihoods(
     pieces = [ids[text][part.start : part.end] for text, part in parts]
     found = [torch.zeros(len(steers), len(strengths), max(len(tokens) - 1, 0)) for tokens in ids]
     with progress("reading texts", len(parts), 0) as step:
-        for batch in by_length(pieces):
+        for batch in length_buckets(pieces):
             h, y = _predicting(lm, [pieces[i] for i in batch])
             told, is_end = _places(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
             lines = sweep_texts(lm.head, h[told], y[told], is_end[told], directions, list(strengths))
@@ -95,15 +95,15 @@ def likelihoods(
 
 
 @torch.inference_mode()
-def plain_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+def log_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
     """Log-likelihoods (T - 1,) of a text's tokens after its first under the unsteered model, for each text.
 
-    What is longer than the model's context is read in windows, as in ``likelihoods``.
+    What is longer than the model's context is read in windows, as in ``steered_log_likelihoods``.
     """
     parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), lm.max_length)]
     pieces = [ids[text][part.start : part.end] for text, part in parts]
     found = [torch.zeros(max(len(tokens) - 1, 0)) for tokens in ids]
-    for batch in by_length(pieces):
+    for batch in length_buckets(pieces):
         h, y = _predicting(lm, [pieces[i] for i in batch])
         lines = lm.head.log_likelihood(h, y).cpu().split([len(pieces[i]) - 1 for i in batch])
         for i, line in zip(batch, lines, strict=True):

@@ -14,7 +14,7 @@ _NEWTON_STEPS, _HALVINGS = 100, 40
 
 
 @dataclass(frozen=True)
-class Calibration:
+class PlattScaling:
     """``p(label > 0) = σ(slope · evidence + offset)``.
 
     Attributes:
@@ -26,7 +26,7 @@ class Calibration:
     offset: float
 
     @classmethod
-    def of_figures(cls, held_out: Mapping[str, Any]) -> Calibration | None:
+    def of_figures(cls, held_out: Mapping[str, Any]) -> PlattScaling | None:
         """That of a steer card's held-out figures; None where they have none."""
         slope, offset = held_out.get("slope"), held_out.get("offset")
         return None if slope is None or offset is None else cls(slope, offset)
@@ -37,7 +37,7 @@ class Calibration:
         return 1 / (1 + math.exp(-z)) if z > 0 else math.exp(z) / (1 + math.exp(z))
 
 
-def calibrate(evidence: Tensor, positive: Tensor) -> Calibration:
+def fit_platt(evidence: Tensor, positive: Tensor) -> PlattScaling:
     """Fit a calibration to texts (Platt, 1999; his targets, which keep a clear cut from slopes without bound).
 
     Args:
@@ -50,7 +50,7 @@ def calibrate(evidence: Tensor, positive: Tensor) -> Calibration:
     ones = int(positive.sum())
     zeros = len(positive) - ones
     if not ones or not zeros:
-        return Calibration(math.nan, math.nan)
+        return PlattScaling(math.nan, math.nan)
     target = torch.where(positive, (ones + 1) / (ones + 2), 1 / (zeros + 2)).double()
     size = evidence.double().abs()
     # The middle one: a few long texts, whose evidence is large, do not set the unit.
@@ -69,7 +69,7 @@ def calibrate(evidence: Tensor, positive: Tensor) -> Calibration:
             break
         theta = theta + better
         loss = _loss(x @ theta, target)
-    return Calibration(float(theta[0] / spread), float(theta[1]))
+    return PlattScaling(float(theta[0] / spread), float(theta[1]))
 
 
 def _loss(z: Tensor, target: Tensor) -> Tensor:

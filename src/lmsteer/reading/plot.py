@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 
 from lmsteer.errors import DataError
 from lmsteer.reading.components import Component
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 
 _FORMS = ("svg", "png", "pdf")
@@ -38,7 +38,7 @@ def draw(components: Sequence[Component], file: Path) -> None:
         DataError: no such format, less than two components, or the disk does not take it.
     """
     form = check_form(file)
-    write_file(file, rendered(map_of(components), form))
+    write_file(file, render_figure(map_of(components), form))
 
 
 def map_of(components: Sequence[Component]) -> Figure:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.reading.platt import Calibration
+from lmsteer.reading.platt import PlattScaling
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Position:
     probability: float | None
 
 
-def position(log_p: Tensor, strengths: Sequence[float], score: float, calibration: Calibration | None) -> Position:
+def position(log_p: Tensor, strengths: Sequence[float], score: float, calibration: PlattScaling | None) -> Position:
     """From the log-likelihood (S,) of a text at strengths in rising order (S,)."""
     return Position(
         strengths=tuple(strengths),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.model.batching import by_length
+from lmsteer.model.batching import length_buckets
 from lmsteer.model.lm import LM
 from lmsteer.util.disk_cache import say
 
@@ -45,7 +45,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class States(Predicted):
+class HiddenRows(Predicted):
     """What a pass leaves of some texts before they have labels.
 
     Attributes:
@@ -54,15 +54,15 @@ class States(Predicted):
 
     text: Tensor
 
-    def labelled(self, texts: Sequence[LabelledText]) -> Rows:
+    def labelled(self, texts: Sequence[LabelledText]) -> LabelledRows:
         """The rows of these texts, with their labels."""
         label = torch.tensor([text.label for text in texts])[self.text]
-        digest = torch.tensor([two_words(text.digest) for text in texts])[self.text]
-        return Rows(self.h, self.r, self.log_p, self.target, self.is_end, label, digest)
+        digest = torch.tensor([to_int64_pair(text.digest) for text in texts])[self.text]
+        return LabelledRows(self.h, self.r, self.log_p, self.target, self.is_end, label, digest)
 
 
 @dataclass(frozen=True)
-class Rows(Predicted):
+class LabelledRows(Predicted):
     """Predicted tokens with the labels of their texts.
 
     Attributes:
@@ -73,8 +73,8 @@ class Rows(Predicted):
     label: Tensor
     digest: Tensor
 
-    def __getitem__(self, index: Tensor) -> Rows:
-        return Rows(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+    def __getitem__(self, index: Tensor) -> LabelledRows:
+        return LabelledRows(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def texts(self) -> tuple[Tensor, Tensor]:
         """Which text each row belongs to (N,), counted from 0 in order of digest, and the texts' labels."""
@@ -86,23 +86,25 @@ class Rows(Predicted):
         index, labels = self.texts()
         return torch.zeros(len(labels), dtype=values.dtype).index_add_(0, index, values)
 
-    def first_texts(self, limit: int) -> Rows:
+    def first_texts(self, limit: int) -> LabelledRows:
         """The rows of the first texts by digest, as many as have ``limit`` rows together, and of one at least."""
         index, _ = self.texts()
         reached = torch.bincount(index).cumsum(0)
         return self[((reached <= limit) | (reached == reached[:1]))[index]]
 
     @staticmethod
-    def none(hidden_size: int) -> Rows:
+    def none(hidden_size: int) -> LabelledRows:
         """No rows."""
         wide, empty = torch.zeros(0, hidden_size), torch.zeros(0)
         ids = torch.zeros(0, dtype=torch.int64)
-        return Rows(wide, wide, empty, ids, ids.bool(), empty, ids.reshape(0, 2))
+        return LabelledRows(wide, wide, empty, ids, ids.bool(), empty, ids.reshape(0, 2))
 
     @staticmethod
-    def join(parts: Sequence[Rows]) -> Rows:
+    def join(parts: Sequence[LabelledRows]) -> LabelledRows:
         """Several blocks of rows as one."""
-        return Rows(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Rows)})
+        return LabelledRows(
+            **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(LabelledRows)}
+        )
 
 
 def readable(
@@ -111,14 +113,14 @@ def readable(
     """The texts that a pass reads, each once, with their ids: those that have a token to predict.
 
     Raises:
-        DataError: as ``encode_whole``.
+        DataError: as ``encode_with_end``.
     """
     unique = list({labelled.digest: labelled for labelled in texts}.values())
-    pairs = [pair for pair in zip(unique, encode_whole(lm, unique, max_tokens), strict=True) if len(pair[1]) > 1]
+    pairs = [pair for pair in zip(unique, encode_with_end(lm, unique, max_tokens), strict=True) if len(pair[1]) > 1]
     return [text for text, _ in pairs], [ids for _, ids in pairs]
 
 
-def encode_whole(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None) -> list[list[int]]:
+def encode_with_end(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None) -> list[list[int]]:
     """Ids of each text up to and including the end-of-text token.
 
     Args:
@@ -147,10 +149,10 @@ def encode_whole(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None =
 def batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
     """The batches of a pass, always the same for the same texts, so that an interrupted pass can go on."""
     readable = [i for i, text in enumerate(ids) if len(text) > 1]
-    return [[readable[j] for j in batch] for batch in by_length([ids[i] for i in readable])]
+    return [[readable[j] for j in batch] for batch in length_buckets([ids[i] for i in readable])]
 
 
-def states_of(lm: LM, ids: Sequence[Sequence[int]]) -> States:
+def states_of(lm: LM, ids: Sequence[Sequence[int]]) -> HiddenRows:
     """Run one batch of texts (their ids, two at least each) through the model; in halves, where memory is short.
 
     Raises:
@@ -169,11 +171,13 @@ def states_of(lm: LM, ids: Sequence[Sequence[int]]) -> States:
     say(f"out of memory on a batch of {len(ids)} texts; trying it in halves ...")
     first, second = states_of(lm, ids[:half]), states_of(lm, ids[half:])
     second = replace(second, text=second.text + half)
-    return States(**{f.name: torch.cat([getattr(part, f.name) for part in (first, second)]) for f in fields(States)})
+    return HiddenRows(
+        **{f.name: torch.cat([getattr(part, f.name) for part in (first, second)]) for f in fields(HiddenRows)}
+    )
 
 
 @torch.inference_mode()
-def _run(lm: LM, ids: Sequence[Sequence[int]]) -> States:
+def _run(lm: LM, ids: Sequence[Sequence[int]]) -> HiddenRows:
     h, target = lm.predicting(ids)
     h = h.float()
     r, log_p = lm.head.residuals(h, target)
@@ -181,21 +185,21 @@ def _run(lm: LM, ids: Sequence[Sequence[int]]) -> States:
     is_last = torch.cat([text[1:] != text[:-1], torch.ones(1, dtype=torch.bool)])
     end = lm.tokenizer.eos_token_id
     is_end = is_last & (target.cpu() == (-1 if end is None else end))
-    return States(h.cpu(), r.cpu(), log_p.cpu(), target.cpu(), is_end, text)
+    return HiddenRows(h.cpu(), r.cpu(), log_p.cpu(), target.cpu(), is_end, text)
 
 
-def gather(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Iterator[Rows]:
+def gather(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Iterator[LabelledRows]:
     """Rows of all texts, a batch at a time."""
     for batch in batches(ids):
         yield states_of(lm, [ids[i] for i in batch]).labelled([texts[i] for i in batch])
 
 
-def two_words(digest: int) -> tuple[int, int]:
+def to_int64_pair(digest: int) -> tuple[int, int]:
     """A 128-bit digest as two signed 64-bit words, in the same order."""
     high, low = divmod(digest, 1 << 64)
     return high - (1 << 63), low - (1 << 63)
 
 
-def from_words(high: int, low: int) -> int:
-    """The digest that ``two_words`` cut up."""
+def from_int64_pair(high: int, low: int) -> int:
+    """The digest that ``to_int64_pair`` cut up."""
     return (high + (1 << 63) << 64) + low + (1 << 63)

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lmsteer.data.labelled import LabelledText, fingerprint_of
+from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError, SteerError
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import Reading, read
-from lmsteer.reading.rows import Rows, gather, readable
+from lmsteer.reading.rows import LabelledRows, gather, readable
 from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -169,12 +169,12 @@ def _neighbours(lm: LM, steer: Steer, strength: float, side: str) -> Check:
 
 def _read_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText], fitted_on: bool) -> Reading:
     texts, ids = readable(lm, texts, steer.card.fit.get("max_tokens") or lm.max_length)
-    fitted_on = fitted_on or hex(fingerprint_of(texts)) == steer.card.data.get("fingerprint")
+    fitted_on = fitted_on or hex(texts_fingerprint(texts)) == steer.card.data.get("fingerprint")
     chosen = held_out_of(texts, ids) if fitted_on else list(range(len(texts)))
     if not chosen:
         raise DataError("none of these texts was held out of the fit: give others to read.")
     rows = gather(lm, [texts[i] for i in chosen], [ids[i] for i in chosen])
-    return read(lm.head, Rows.join(list(rows)), steer)
+    return read(lm.head, LabelledRows.join(list(rows)), steer)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -10,7 +10,7 @@ from threading import Lock
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.files import CARD_FILE, known_in, load_steer
-from lmsteer.steer.notation import parse_settings
+from lmsteer.steer.notation import parse_strengths
 from lmsteer.steer.steer import Card, Steer
 
 # Names come from outside: none of them leaves its folder.
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _A_MOMENT = 0.1
 
 
-class Shelf:
+class SteerRegistry:
     """Steers of one model in some folders, each looked up when it is asked for: one that is put there acts at once.
 
     Args:
@@ -80,7 +80,7 @@ class Shelf:
             notations = [f"{name}={strength}" for name, strength in asked.items()]
         if any("," in notation for notation in notations):
             raise SteerError("a request has one strength a steer.")
-        steers, (setting,) = parse_settings(notations, self.find_or_recall if recall else self.find)
+        steers, (setting,) = parse_strengths(notations, self.find_or_recall if recall else self.find)
         return steers, setting
 
     def _found(self, name: str) -> Steer:

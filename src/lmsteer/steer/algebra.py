@@ -55,7 +55,7 @@ def cosines(overlaps: Tensor) -> Tensor:
     return scale[:, None] * overlaps * scale
 
 
-def summed(mix: Mix, name: str, label: str = "") -> Steer:
+def merge(mix: Mix, name: str, label: str = "") -> Steer:
     """A mix as one steer, at strength 1: ``W = Σ_k s_k W_k``, and likewise for the other forms.
 
     Args:
@@ -90,7 +90,7 @@ def summed(mix: Mix, name: str, label: str = "") -> Steer:
     )
 
 
-def apart(steer: Steer, others: Mapping[str, Steer], metric: InnerProduct) -> Steer:
+def orthogonalize(steer: Steer, others: Mapping[str, Steer], metric: InnerProduct) -> Steer:
     """What a steer has beyond others: to first order it moves its own dimension as before, and none of theirs.
 
     ``W - Σ_j c_j W_j``, orthogonal to every W_j in the Fisher metric, its unit of strength kept. What reads the end of
@@ -114,7 +114,7 @@ def apart(steer: Steer, others: Mapping[str, Steer], metric: InnerProduct) -> St
     return replace(steer, factors={**steer.factors, **factors}, card=card)
 
 
-def balanced(mix: Mix, metric: InnerProduct) -> dict[str, float]:
+def decorrelate_strengths(mix: Mix, metric: InnerProduct) -> dict[str, float]:
     """Strengths at which each steer of a mix does, to first order, what it would do alone at its own strength.
 
     Raises:

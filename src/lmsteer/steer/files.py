@@ -19,10 +19,10 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.steer import Card, Form, Steer
-from lmsteer.util.artifacts import FolderKind
+from lmsteer.util.artifacts import ArtifactKind
 
 FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
-_KIND = FolderKind("steer", CARD_FILE, FACTORS_FILE, 1, SteerError)
+_KIND = ArtifactKind("steer", CARD_FILE, FACTORS_FILE, 1, SteerError)
 STEERS_FOLDER = Path("steers")
 # Fitted steers that come with the package, of its default model.
 SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "steers"))

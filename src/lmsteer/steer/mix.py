@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.steer import Steer
-from lmsteer.steer.transform import multiply, rows_of, shift
+from lmsteer.steer.transform import broadcast_rows, multiply, shift
 
 Strength = float | Sequence[float] | Tensor
 # Steers by name, and a strength of each: what one row asks for.
-Dialled = tuple[Mapping[str, Steer], Mapping[str, float]]
+Steering = tuple[Mapping[str, Steer], Mapping[str, float]]
 
 
 class Mix:
@@ -101,7 +101,7 @@ class Mix:
             for steer, column in zip(self.steers.values(), self.strengths.T, strict=True)
             if steer.form == form
         ]
-        table = rows_of(torch.cat(columns).T.to(x.device), x.shape[0])
+        table = broadcast_rows(torch.cat(columns).T.to(x.device), x.shape[0])
         return table.reshape(table.shape[0], *[1] * (x.dim() - 2), -1)
 
     def _factors(self, device: torch.device) -> tuple[Tensor | None, ...]:
@@ -125,7 +125,7 @@ class Mix:
             raise SteerError(f"steers of different base models cannot be mixed: {', '.join(bases.values())}.")
 
 
-def row_by_row(rows: Sequence[Dialled]) -> Mix:
+def row_by_row(rows: Sequence[Steering]) -> Mix:
     """The mix of a batch whose rows ask for steers of their own; one that a row did not ask for adds an exact 0 there.
 
     A steer that was fitted anew between two requests is another one, under a name with a stroke.

@@ -18,12 +18,14 @@ from itertools import product
 from lmsteer.errors import SteerError
 from lmsteer.steer.steer import Card, Steer
 
-Settings = list[dict[str, float]]
+StrengthSettings = list[dict[str, float]]
 # Far beyond any use, and far within float32.
 _MOST = 1e6
 
 
-def parse_settings(notations: Sequence[str], find: Callable[[str], Steer]) -> tuple[dict[str, Steer], Settings]:
+def parse_strengths(
+    notations: Sequence[str], find: Callable[[str], Steer]
+) -> tuple[dict[str, Steer], StrengthSettings]:
     """Read ``NAME=S`` or ``NAME=S1,S2,..`` a steer: the steers, and every combination of their strengths.
 
     Args:
@@ -81,7 +83,7 @@ def of_model_name(name: str) -> str:
     return ",".join("=".join(part.rsplit("@", 1)) for part in name.split("+"))
 
 
-def beyond(steers: Mapping[str, Steer], settings: Settings) -> list[str]:
+def outside_safe_range(steers: Mapping[str, Steer], settings: StrengthSettings) -> list[str]:
     """What to warn of: for each steer, strengths outside the range that was found safe."""
     found = []
     for name, steer in steers.items():

@@ -29,7 +29,7 @@ def shift(x: Tensor, vectors: Tensor, strengths: Tensor) -> Tensor:
     return x + (strengths @ vectors).to(x.dtype)
 
 
-def rows_of(strengths: Tensor, rows: int) -> Tensor:
+def broadcast_rows(strengths: Tensor, rows: int) -> Tensor:
     """Spread strengths (B, K) over the rows of a forward pass: one for all, or blocks of beams or samples.
 
     ``generate`` repeats each prompt's row for its beams and samples, side by side; so do strengths.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
-from lmsteer.model.batching import by_length, pad
+from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM
 from lmsteer.reading.words import encode_with_bounds
 from lmsteer.util.progress import Progress, no_progress
@@ -90,7 +90,7 @@ def _states(lm: LM, texts: Sequence[str]) -> States:
     if longest > lm.max_length:
         raise DataError(f"a text of {longest} tokens is longer than the context of {lm.name}, {lm.max_length}.")
     found: States = [{} for _ in texts]
-    for batch in by_length([encoded[i][0] for i in read]):
+    for batch in length_buckets([encoded[i][0] for i in read]):
         rows = [read[k] for k in batch]
         padded, mask = pad([encoded[i][0] for i in rows], lm.pad_id, lm.device)
         h = lm.hidden_states(padded, mask).float().cpu()

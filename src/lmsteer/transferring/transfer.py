@@ -22,7 +22,7 @@ from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import Rows, gather, readable
+from lmsteer.reading.rows import LabelledRows, gather, readable
 from lmsteer.steer.steer import Card, Steer
 from lmsteer.transferring.alignment import Pairs, paired_states
 from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
@@ -147,7 +147,7 @@ def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Ste
     ordered = sorted(labelled, key=lambda text: text.digest)
     if steer.form == "add":
         return _read(target, steer, ordered)
-    half = Rows.join(list(gather(target, *readable(target, ordered[::2]))))
+    half = LabelledRows.join(list(gather(target, *readable(target, ordered[::2]))))
     inside, ends = half[~half.is_end], half[half.is_end]
     factors = dict(steer.factors)
     if len(inside):
@@ -160,5 +160,5 @@ def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Ste
 
 def _read(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Steer:
     """The steer with figures of labelled texts on its card."""
-    rows = Rows.join(list(gather(target, *readable(target, labelled))))
+    rows = LabelledRows.join(list(gather(target, *readable(target, labelled))))
     return replace(steer, card=replace(steer.card, held_out=read(target.head, rows, steer).to_json()))

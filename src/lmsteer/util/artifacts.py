@@ -18,7 +18,7 @@ from lmsteer.util.files import replace_folder
 
 
 @dataclass(frozen=True)
-class FolderKind:
+class ArtifactKind:
     """A kind of folder.
 
     Attributes:

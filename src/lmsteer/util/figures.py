@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 _DATES = {"svg": "Date", "pdf": "CreationDate"}
 
 
-def rendered(figure: Figure, form: str = "svg") -> bytes:
+def render_figure(figure: Figure, form: str = "svg") -> bytes:
     """A figure as a file of a form (``svg``, ``png``, ``pdf``), the same bytes whenever it is drawn."""
     buffer = BytesIO()
     with mpl.rc_context({"svg.hashsalt": "lmsteer"}):

@@ -88,7 +88,7 @@ def replace_file(file: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Keep other processes from the same work: a lock lies beside it while it goes on.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 
-def filled(template: str, **values: Any) -> str:
+def render_template(template: str, **values: Any) -> str:
     """A page of a template, with its values; what they hold is shown as it is, never taken for HTML."""
     environment = Environment(loader=PackageLoader("lmsteer", "assets/report"), autoescape=True)
     return environment.get_template(template).render(**values)

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextmanager
-def interruptible_steps() -> Iterator[Callable[[], None]]:
+def deferred_sigint() -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C back; gives a function, to be called between steps, that lets it through."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # signals reach the main thread alone

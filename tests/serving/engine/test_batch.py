@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.backends import rows_for
+from lmsteer.serving.engine.backends import backend_for
 from lmsteer.serving.engine.batch import SPARE, Batch
 from tiny import FAMILIES, tiny_lm
 
@@ -59,7 +59,7 @@ def windowed(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_come_and_go_get_the_logits_of_their_texts_alone(family):
     lm = tiny_lm(family)
-    rows, most = rows_for(lm)
+    rows, most = backend_for(lm)
     if most is None:
         rows = Batch(lm, piece=4)  # so that prompts are read in pieces
     random, texts = torch.Generator().manual_seed(0), []

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.serving.engine.detokenizer import Text
+from lmsteer.serving.engine.detokenizer import Detokenizer
 from tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -14,7 +14,7 @@ def ids_of(text):
 
 @given(st.text())
 def test_pieces_make_the_text_and_cut_no_character(text):
-    unfolding = Text(TOKENIZER)
+    unfolding = Detokenizer(TOKENIZER)
     pieces = [unfolding.add(token) for token in ids_of(text)]
     assert "".join([*pieces, unfolding.end()]) == text
     if "\N{REPLACEMENT CHARACTER}" not in text:
@@ -23,7 +23,7 @@ def test_pieces_make_the_text_and_cut_no_character(text):
 
 @given(st.text("ab \n"), st.lists(st.text("ab \n", min_size=1, max_size=4), max_size=3))
 def test_a_text_ends_before_the_first_stop_whatever_the_tokens(text, stops):
-    unfolding = Text(TOKENIZER, stops)
+    unfolding = Detokenizer(TOKENIZER, stops)
     told = ""
     for token in ids_of(text):
         told += unfolding.add(token)
@@ -44,5 +44,5 @@ def test_a_text_ends_before_the_first_stop_whatever_the_tokens(text, stops):
 def test_pieces_of_the_default_model_are_what_it_decodes_as_a_whole(smollm2):
     for text in ("The café – naïve, 東京 and 🙂🙃.\n\n  Indented; it's  twice.", " leading", "🙂" * 9):
         ids = smollm2.encode([text])[0]
-        unfolding = Text(smollm2.tokenizer)
+        unfolding = Detokenizer(smollm2.tokenizer)
         assert "".join([*map(unfolding.add, ids), unfolding.end()]) == smollm2.tokenizer.decode(ids) == text

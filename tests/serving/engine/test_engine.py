@@ -6,21 +6,21 @@ import torch
 from asking import answers
 from lmsteer import generate
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
-from lmsteer.serving.engine.requests import Order
+from lmsteer.serving.engine.requests import Request
 from lmsteer.steer.mix import Mix
 from tiny import random_steer, tiny_lm
 
 PROMPTS = ["a", "It was", "the longest of all of them, by far", "what"]
-SAMPLING = [Sampling(temperature=0), Sampling(0.9), Sampling(1.0, 5, 0.7)]
+SAMPLING = [SamplingConfig(temperature=0), SamplingConfig(0.9), SamplingConfig(1.0, 5, 0.7)]
 
 
 def orders_of(lm, steers, count, **options):
     """Orders of many lengths, strengths and ways to draw."""
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
     return prompts, [
-        Order(
+        Request(
             lm.encode([prompt])[0],
             steers=steers if i % 3 else {},
             strengths={name: i / 10 - k for k, name in enumerate(steers)} if i % 3 else {},
@@ -78,7 +78,7 @@ def test_rows_are_sent_back_when_all_together_outgrow_the_tokens(llama, engines,
         return row
 
     monkeypatch.setattr(engine._work, "send_back", noted)
-    greedy = Order([5, 6, 7], sampling=Sampling(temperature=0), max_new_tokens=40)
+    greedy = Request([5, 6, 7], sampling=SamplingConfig(temperature=0), max_new_tokens=40)
     first, second = answers(engine, [greedy, greedy])
     assert first.text == second.text
     assert max(sent_back) > 0
@@ -91,10 +91,10 @@ def test_a_row_that_is_cancelled_leaves_and_tells_no_more(endless, engines):
         told.append(piece)
         came.set()
 
-    (row,) = engine.submit([Order([5, 6], max_new_tokens=30_000)], tell)
+    (row,) = engine.submit([Request([5, 6], max_new_tokens=30_000)], tell)
     assert came.wait(30)
     row.cancel()
-    answers(engine, [Order([5, 6], max_new_tokens=3)])  # a step or more later
+    answers(engine, [Request([5, 6], max_new_tokens=3)])  # a step or more later
     assert engine.running == 0
     assert told[-1].finish is None
     assert told[-1].tokens < 30_000
@@ -102,19 +102,19 @@ def test_a_row_that_is_cancelled_leaves_and_tells_no_more(endless, engines):
 
 def test_what_waits_beyond_the_limit_is_told_to_come_again(endless, engines):
     engine = engines(endless, rows=1, waiting=2)
-    long = Order([5, 6], max_new_tokens=30_000)
+    long = Request([5, 6], max_new_tokens=30_000)
     rows = engine.submit([long] * 3, lambda *_: None)
     with pytest.raises(BusyError, match="waiting"):
         engine.submit([long], lambda *_: None)
     for row in rows:
         row.cancel()
-    assert answers(engine, [Order([5], max_new_tokens=2)])[0].tokens
+    assert answers(engine, [Request([5], max_new_tokens=2)])[0].tokens
 
 
 def test_a_row_that_finds_no_place_in_time_is_told_so(endless, engines):
     engine = engines(endless, rows=1)
-    (first,) = engine.submit([Order([5, 6], max_new_tokens=30_000)], lambda *_: None)
-    (late,) = answers(engine, [Order([5], seconds=0.01)])
+    (first,) = engine.submit([Request([5, 6], max_new_tokens=30_000)], lambda *_: None)
+    (late,) = answers(engine, [Request([5], seconds=0.01)])
     assert (late.finish, late.tokens) == ("timeout", 0)
     first.cancel()
 
@@ -122,7 +122,7 @@ def test_a_row_that_finds_no_place_in_time_is_told_so(endless, engines):
 def test_a_row_that_was_sent_back_keeps_its_text_when_its_time_is_over(endless, engines, monkeypatch):
     monkeypatch.setattr("lmsteer.serving.engine.engine.SPARE", 0)
     engine, written = engines(endless, tokens=40), Event()
-    orders = [Order([5, 6, 7], max_new_tokens=30, seconds=seconds) for seconds in (60, 0.05)]
+    orders = [Request([5, 6, 7], max_new_tokens=30, seconds=seconds) for seconds in (60, 0.05)]
     step = engine._work.step
     monkeypatch.setattr(engine._work, "step", lambda: (written.wait(0.01), step()))
     first, second = answers(engine, orders)
@@ -132,23 +132,23 @@ def test_a_row_that_was_sent_back_keeps_its_text_when_its_time_is_over(endless, 
 
 
 def test_a_row_ends_when_its_time_is_over(endless, engines):
-    (choice,) = answers(engines(endless), [Order([5, 6], max_new_tokens=30_000, seconds=0.3)])
+    (choice,) = answers(engines(endless), [Request([5, 6], max_new_tokens=30_000, seconds=0.3)])
     assert choice.finish == "timeout"
     assert 0 < choice.tokens < 30_000
 
 
 def test_rows_of_more_tokens_than_there_are_are_refused(llama, engines):
     with pytest.raises(LMSteerError, match="more than the 100"):
-        engines(llama, tokens=100).submit([Order([5], max_new_tokens=100)], lambda *_: None)
+        engines(llama, tokens=100).submit([Request([5], max_new_tokens=100)], lambda *_: None)
 
 
 def test_a_closed_engine_tells_all_rows_and_takes_no_more(endless, engines):
     engine, told = engines(endless, rows=1), []
-    engine.submit([Order([5, 6], max_new_tokens=30_000)] * 2, lambda place, piece: told.append((place, piece.error)))
+    engine.submit([Request([5, 6], max_new_tokens=30_000)] * 2, lambda place, piece: told.append((place, piece.error)))
     engine.close()
     assert {place for place, error in told if isinstance(error, StoppedError)} == {0, 1}
     with pytest.raises(StoppedError):
-        engine.submit([Order([5])], lambda *_: None)
+        engine.submit([Request([5])], lambda *_: None)
     with pytest.raises(StoppedError):
         engine.call(lambda: None)
 
@@ -160,7 +160,7 @@ def test_a_step_that_fails_takes_its_rows_with_it_and_those_that_wait_are_served
         raise MemoryError("no memory")
 
     monkeypatch.setattr(engine._work._batch, "step", fail)
-    one, two, three = answers(engine, [Order([5, 6])] * 3)
+    one, two, three = answers(engine, [Request([5, 6])] * 3)
     assert isinstance(one, StepError)
     assert isinstance(two, StepError)
     assert "no memory" in str(one)
@@ -169,8 +169,8 @@ def test_a_step_that_fails_takes_its_rows_with_it_and_those_that_wait_are_served
 
 def test_a_row_without_numbers_ends_alone(llama, engines):
     steer = random_steer(llama)
-    plain = Order([5, 6, 7], sampling=Sampling(temperature=0), max_new_tokens=8)
-    wild = Order([5, 6, 7], {"one": steer}, {"one": 3e38}, Sampling(0.9), max_new_tokens=8)
+    plain = Request([5, 6, 7], sampling=SamplingConfig(temperature=0), max_new_tokens=8)
+    wild = Request([5, 6, 7], {"one": steer}, {"one": 3e38}, SamplingConfig(0.9), max_new_tokens=8)
     engine = engines(llama)
     first, broken, last = answers(engine, [plain, wild, plain])
     engine.close()
@@ -178,17 +178,19 @@ def test_a_row_without_numbers_ends_alone(llama, engines):
     assert first.text == last.text == alone(llama, llama.tokenizer.decode([5, 6, 7]), plain).text
 
 
-@pytest.mark.parametrize("sampling", [Sampling(1.0, 0, 1e-40), Sampling(1e-300), Sampling(1e-300, 1, 1e-3)])
+@pytest.mark.parametrize(
+    "sampling", [SamplingConfig(1.0, 0, 1e-40), SamplingConfig(1e-300), SamplingConfig(1e-300, 1, 1e-3)]
+)
 def test_ways_to_draw_at_the_end_of_the_numbers_take_the_likeliest(llama, engines, sampling):
-    greedy = Order([5, 6, 7], sampling=Sampling(temperature=0), max_new_tokens=8)
-    odd = Order([5, 6, 7], sampling=sampling, max_new_tokens=8)
+    greedy = Request([5, 6, 7], sampling=SamplingConfig(temperature=0), max_new_tokens=8)
+    odd = Request([5, 6, 7], sampling=sampling, max_new_tokens=8)
     first, second = answers(engines(llama), [greedy, odd])
     assert first.text == second.text
 
 
 def test_more_rows_than_can_ever_be_taken_are_refused_for_good(llama, engines):
     with pytest.raises(LMSteerError, match="more than can be written") as refused:
-        engines(llama, rows=1, waiting=2).submit([Order([5])] * 4, lambda *_: None)
+        engines(llama, rows=1, waiting=2).submit([Request([5])] * 4, lambda *_: None)
     assert not isinstance(refused.value, BusyError)
 
 
@@ -214,7 +216,7 @@ def test_work_between_steps_finds_the_model_unsteered(endless, engines):
     with torch.inference_mode():
         expected = endless.model(input_ids=ids).logits
     came = Event()
-    order = Order([5, 6], {"one": steer}, {"one": 3.0}, max_new_tokens=2_000)
+    order = Request([5, 6], {"one": steer}, {"one": 3.0}, max_new_tokens=2_000)
     (row,) = engine.submit([order], lambda *_: came.set())
     assert came.wait(30)
     found = engine.call(lambda: endless.model(input_ids=ids).logits).result(30)
@@ -226,7 +228,7 @@ def test_work_between_steps_finds_the_model_unsteered(endless, engines):
 
 def test_likelihoods_are_those_under_the_steers(llama, engines):
     steer = random_steer(llama)
-    order = Order([5, 6, 7], {"one": steer}, {"one": 2.0}, Sampling(temperature=0), max_new_tokens=4, top=3)
+    order = Request([5, 6, 7], {"one": steer}, {"one": 2.0}, SamplingConfig(temperature=0), max_new_tokens=4, top=3)
     engine = engines(llama)
     (choice,) = answers(engine, [order])
     engine.close()

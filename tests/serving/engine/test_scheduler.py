@@ -5,7 +5,7 @@ from threading import Event
 from asking import answers
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine import batch as batch_module
-from lmsteer.serving.engine.requests import Order
+from lmsteer.serving.engine.requests import Request
 
 
 def test_others_are_served_while_a_long_prompt_is_read(endless, engines):
@@ -21,11 +21,11 @@ def test_others_are_served_while_a_long_prompt_is_read(endless, engines):
         told.append("second")
         read.set()
 
-    first, *_ = engine.submit([Order([5, 6], max_new_tokens=5_000)], tell_first)
+    first, *_ = engine.submit([Request([5, 6], max_new_tokens=5_000)], tell_first)
     begun.wait(30)
     told.clear()
     ids = [5 + k % 90 for k in range(80)]
-    engine.submit([Order(ids, max_new_tokens=3)], tell_second)
+    engine.submit([Request(ids, max_new_tokens=3)], tell_second)
     assert read.wait(30)
     first.cancel()
     # Twenty pieces, with a token for the first row after each but the last, in which both have one.
@@ -46,7 +46,7 @@ def test_a_prompt_that_nobody_waits_for_is_read_no_further(endless, engines, mon
         return piece(*given)
 
     monkeypatch.setattr(batch_module, "read", counted)
-    row, *_ = engine.submit([Order([5] * 50, max_new_tokens=3)], lambda *_: None)
+    row, *_ = engine.submit([Request([5] * 50, max_new_tokens=3)], lambda *_: None)
     assert begun.wait(30)
     row.cancel()
     go_on.set()
@@ -54,7 +54,7 @@ def test_a_prompt_that_nobody_waits_for_is_read_no_further(endless, engines, mon
         pass
     assert len(pieces) <= 2
     monkeypatch.undo()
-    (after,) = answers(engine, [Order([5, 6, 7], max_new_tokens=3)])
+    (after,) = answers(engine, [Request([5, 6, 7], max_new_tokens=3)])
     assert after.tokens == 3
 
 
@@ -63,7 +63,7 @@ def test_a_prompt_that_cannot_be_read_in_time_is_refused_for_good(endless, engin
     engine._work._batch._piece = 1
     told, done = [], Event()
     engine.submit(
-        [Order([5] * 20_000, max_new_tokens=3, seconds=0.5)], lambda _, piece: (told.append(piece), done.set())
+        [Request([5] * 20_000, max_new_tokens=3, seconds=0.5)], lambda _, piece: (told.append(piece), done.set())
     )
     assert done.wait(30)
     assert type(told[0].error) is LMSteerError

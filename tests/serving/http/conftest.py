@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 from lmsteer import save_steer
 from lmsteer.serving.http.app import create_app
-from lmsteer.serving.http.run import Serving, service_of
+from lmsteer.serving.http.run import ServiceConfig, service_of
 from tiny import random_steer
 
 
@@ -25,7 +25,7 @@ def serving():
     """Makes clients of servers of their own."""
 
     def make(lm, folder, *, keys=(), body_bytes=10_000, **settings):
-        service = service_of(lm, Serving(folders=[folder], **settings))
+        service = service_of(lm, ServiceConfig(folders=[folder], **settings))
         return TestClient(create_app(service, keys=keys, body_bytes=body_bytes))
 
     return make

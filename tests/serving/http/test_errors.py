@@ -4,10 +4,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from lmsteer.errors import LMSteerError
-from lmsteer.serving.engine.engine import Limits
+from lmsteer.serving.engine.engine import EngineConfig
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.middleware import is_key
-from lmsteer.serving.http.run import ServerSettings, Serving, serve, service_of
+from lmsteer.serving.http.run import ServerSettings, ServiceConfig, serve, service_of
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
 
@@ -132,7 +132,7 @@ def test_a_key_may_have_any_characters():
 
 
 def test_too_much_at_once_is_told_to_come_again(serving, endless, steers):
-    limits = Limits(rows=1, waiting=0)
+    limits = EngineConfig(rows=1, waiting=0)
     with serving(endless, steers, limits=limits, seconds=3.0) as client:
         long = threading.Thread(
             target=client.post, args=("/v1/completions",), kwargs={"json": {"prompt": "a", "max_tokens": 2_000}}
@@ -156,7 +156,7 @@ def test_an_answer_that_runs_out_of_time_says_so(serving, endless, steers):
 def test_an_empty_key_is_refused(serving, llama, steers):
     with serving(llama, steers, keys=["one"]) as client:
         assert client.get("/v1/models", headers={"Authorization": "Bearer "}).status_code == 401
-    service = service_of(llama, Serving(folders=[steers]))
+    service = service_of(llama, ServiceConfig(folders=[steers]))
     with pytest.raises(LMSteerError, match="empty"):
         serve(service, ServerSettings(keys=["one", ""]))
     service.engine.close()
@@ -173,7 +173,7 @@ def test_a_step_that_fails_is_the_servers_own_failure(serving, llama, steers, mo
 
 
 def test_a_server_that_has_stopped_says_so(llama, steers):
-    service = service_of(llama, Serving(folders=[steers]))
+    service = service_of(llama, ServiceConfig(folders=[steers]))
     with TestClient(create_app(service)) as client:
         service.engine.close()
         answer = client.post("/v1/completions", json={"prompt": "a"})

@@ -8,7 +8,7 @@ from schemathesis import GenerationMode
 
 from lmsteer import save_steer
 from lmsteer.serving.http.app import create_app
-from lmsteer.serving.http.run import Serving, service_of
+from lmsteer.serving.http.run import ServiceConfig, service_of
 from lmsteer.serving.http.schema import CompletionRequest
 from tiny import random_steer, tiny_lm
 
@@ -18,7 +18,7 @@ def api(tmp_path):
     lm, folder = tiny_lm("llama"), tmp_path / "steers"
     lm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     save_steer(random_steer(lm), folder / "style")
-    service = service_of(lm, Serving(context=64, seconds=2.0, folders=[folder]))
+    service = service_of(lm, ServiceConfig(context=64, seconds=2.0, folders=[folder]))
     yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service, body_bytes=20_000))
     service.engine.close()
 

@@ -3,10 +3,10 @@ from threading import Event
 import pytest
 
 from lmsteer import save_steer
-from lmsteer.serving.engine.engine import BusyError, Limits
+from lmsteer.serving.engine.engine import BusyError, EngineConfig
 from lmsteer.serving.http import service
 from lmsteer.serving.http.errors import RequestError
-from lmsteer.serving.http.run import Serving, service_of
+from lmsteer.serving.http.run import ServiceConfig, service_of
 from lmsteer.serving.http.schema import AnalyseRequest
 from tiny import random_steer
 
@@ -15,7 +15,7 @@ def test_texts_of_a_request_that_is_turned_away_are_not_read_after_all(llama, tm
     save_steer(random_steer(llama, name="style"), tmp_path / "style")
     read, entered, go = [], Event(), Event()
     monkeypatch.setattr(service, "analyse", lambda lm, texts, *_, **__: read.extend(texts))
-    served = service_of(llama, Serving(folders=[tmp_path], limits=Limits(waiting=2)))
+    served = service_of(llama, ServiceConfig(folders=[tmp_path], limits=EngineConfig(waiting=2)))
     try:
         held = served.engine.call(lambda: (entered.set(), go.wait(30)))
         assert entered.wait(30)
@@ -33,7 +33,7 @@ def test_texts_of_a_request_that_is_turned_away_are_not_read_after_all(llama, tm
 
 def test_texts_of_which_fewer_can_wait_are_refused_for_good(llama, tmp_path):
     save_steer(random_steer(llama, name="style"), tmp_path / "style")
-    served = service_of(llama, Serving(folders=[tmp_path], limits=Limits(waiting=0)))
+    served = service_of(llama, ServiceConfig(folders=[tmp_path], limits=EngineConfig(waiting=0)))
     try:
         (reading,) = served.read(AnalyseRequest(texts=["one"], steers=["style"]))
         assert reading.result(30).text == "one"

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import uvicorn
 
-from lmsteer.serving.http.run import ServerSettings, Serving, app_of, bound, service_of
+from lmsteer.serving.http.run import ServerSettings, ServiceConfig, app_of, bound, service_of
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,7 +22,7 @@ PATIENCE = 60_000
 @pytest.fixture(scope="module")
 def address(smollm2):
     """The server as `lmsteer serve` starts it, in a thread."""
-    service = service_of(smollm2, Serving())
+    service = service_of(smollm2, ServiceConfig())
     with bound("127.0.0.1", 0) as listening:
         server = uvicorn.Server(uvicorn.Config(app_of(service, ServerSettings()), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -131,7 +131,7 @@ def test_what_is_wrong_is_shown(page, address):
 
 
 def test_a_key_is_asked_for_where_there_is_one(browser, smollm2):
-    service = service_of(smollm2, Serving())
+    service = service_of(smollm2, ServiceConfig())
     settings = replace(ServerSettings(), keys=["open sesame"])
     with bound("127.0.0.1", 0) as listening:
         server = uvicorn.Server(uvicorn.Config(app_of(service, settings), log_level="warning"))

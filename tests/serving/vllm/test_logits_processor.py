@@ -34,7 +34,7 @@ def steers(llama, tmp_path, monkeypatch):
         save_steer(found[form], tmp_path / form)
     monkeypatch.setenv(admission.FOLDERS, str(tmp_path))
     admission.shelf.cache_clear()
-    fresh = dial.Dial()
+    fresh = dial.SteeringState()
     monkeypatch.setattr(router, "DIAL", fresh)
     yield found
     admission.shelf.cache_clear()
@@ -58,7 +58,7 @@ def update(size, added=(), removed=(), moved=()):
 
 
 def test_a_steer_that_is_fitted_anew_is_another_one_for_those_who_come_since(steers, head, llama, tmp_path):
-    route, h = router.Router(None, "cpu", False), torch.randn(2, head.weight.shape[1])
+    route, h = router.SteerLogitsProcessor(None, "cpu", False), torch.randn(2, head.weight.shape[1])
     route.update_state(update(1, added=[(0, "multiply=1")]))
     (former,) = router.DIAL.before_head(h[:1], head).steers.values()
     save_steer(replace(steers["multiply"], factors=random_steer(llama, seed=9).factors), tmp_path / "multiply")
@@ -73,7 +73,7 @@ def test_a_steer_that_is_fitted_anew_is_another_one_for_those_who_come_since(ste
 
 
 def test_a_steer_that_is_taken_away_steers_those_who_were_admitted(steers, head, tmp_path):
-    route = router.Router(None, "cpu", False)
+    route = router.SteerLogitsProcessor(None, "cpu", False)
     asked = params("multiply=1")
     route.validate_params(asked)
     shutil.rmtree(tmp_path / "multiply")
@@ -100,7 +100,7 @@ def test_adapters_that_vllm_was_told_of_stay(steers, llama, tmp_path, monkeypatc
 def test_the_second_runner_is_refused_where_likelihoods_would_be_unsteered(steers):
     config = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="raw_logprobs"))
     with pytest.raises(SteerError, match="processed_logprobs"):
-        router.Router(config, object())
+        router.SteerLogitsProcessor(config, object())
 
 
 def acting(h, head):
@@ -110,7 +110,7 @@ def acting(h, head):
 
 
 def test_rows_that_come_leave_and_move_keep_their_strengths(steers, head):
-    route, h = router.Router(None, "cpu", False), torch.randn(3, head.weight.shape[1])
+    route, h = router.SteerLogitsProcessor(None, "cpu", False), torch.randn(3, head.weight.shape[1])
     route.update_state(update(3, added=[(0, "multiply=1"), (1, None), (2, "add=2")]))
     assert acting(h, head) == [{"multiply": 1, "add": 0}, {"multiply": 0, "add": 0}, {"multiply": 0, "add": 2}]
     route.update_state(update(3, moved=[(0, 1, MoveDirectionality.SWAP)]))
@@ -124,7 +124,7 @@ def test_rows_that_come_leave_and_move_keep_their_strengths(steers, head):
 
 
 def test_only_the_rows_that_were_announced_are_steered(steers, head):
-    route, h = router.Router(None, "cpu", False), torch.randn(5, head.weight.shape[1])
+    route, h = router.SteerLogitsProcessor(None, "cpu", False), torch.randn(5, head.weight.shape[1])
     assert acting(h, head) is None  # a run that tries the memory
     route.update_state(update(1, added=[(0, "multiply=1")]))
     assert acting(h[:1], head) == [{"multiply": 1}]
@@ -135,7 +135,7 @@ def test_only_the_rows_that_were_announced_are_steered(steers, head):
 
 
 def test_a_model_that_goes_round_the_layer_ends_the_run(steers):
-    route = router.Router(None, "cpu", False)
+    route = router.SteerLogitsProcessor(None, "cpu", False)
     logits = torch.zeros(1, 4)
     route.update_state(update(1, added=[(0, None)]))
     assert route.apply(logits) is logits
@@ -145,7 +145,7 @@ def test_a_model_that_goes_round_the_layer_ends_the_run(steers):
 
 
 def test_a_steer_of_another_head_is_refused(steers, head):
-    route = router.Router(None, "cpu", False)
+    route = router.SteerLogitsProcessor(None, "cpu", False)
     route.update_state(update(1, added=[(0, "multiply=1")]))
     other = dial.HeadPart(head.weight + 1, 0, head.rows, head.rows)
     with pytest.raises(WrongBaseError, match="another than that of the model at hand"):
@@ -162,7 +162,7 @@ def test_a_part_of_the_head_is_enough_to_know_it(llama, steers, head):
 
 def test_the_second_runner_steers_behind_the_head(llama, steers, head):
     """Slots are in another order than rows, one has left, and the strengths of all forms count."""
-    route = router.Router(PROCESSED, object())
+    route = router.SteerLogitsProcessor(PROCESSED, object())
     asked = {4: "multiply=1.5,offset=-2", 0: None, 2: "add=3,multiply=-1"}
     for slot, steers_asked in {2: "offset=9", **asked}.items():
         assert route.add_request(slot, params(steers_asked)) == bool(steers_asked)
@@ -189,7 +189,7 @@ def test_the_second_runner_steers_behind_the_head(llama, steers, head):
 
 
 def test_the_second_runner_refuses_logits_of_rows_that_it_did_not_see(steers, head):
-    route = router.Router(PROCESSED, object())
+    route = router.SteerLogitsProcessor(PROCESSED, object())
     route.add_request(0, params("multiply=1"))
     mapping = torch.tensor([0])
     context = LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy())
@@ -200,9 +200,9 @@ def test_the_second_runner_refuses_logits_of_rows_that_it_did_not_see(steers, he
 def test_steers_are_refused_where_there_are_none(monkeypatch):
     monkeypatch.delenv(admission.FOLDERS, raising=False)
     admission.shelf.cache_clear()
-    router.Router.validate_params(params())
+    router.SteerLogitsProcessor.validate_params(params())
     with pytest.raises(ValueError, match="names no folder"):
-        router.Router.validate_params(params("sentiment=1"))
+        router.SteerLogitsProcessor.validate_params(params("sentiment=1"))
 
 
 def test_folders_that_are_none_are_refused_at_start(monkeypatch, tmp_path):

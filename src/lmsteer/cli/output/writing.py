@@ -13,7 +13,7 @@ from rich.markup import escape
 from lmsteer.cli.output.common import plain, signed
 from lmsteer.fitting.fit import Fit
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.gist.masks import Condition
+from lmsteer.gist.masks import GistCondition
 
 # Below this many texts the outer strengths are rough.
 _FEW = 200
@@ -45,7 +45,7 @@ def gist_fitted(out: Console, adapter: GistAdapter, folder: Path) -> None:
         highlight=False,
     )
     if card.held_out:
-        losses = ", ".join(f"{each.value} {card.held_out[each.value]:.3f}" for each in Condition)
+        losses = ", ".join(f"{each.value} {card.held_out[each.value]:.3f}" for each in GistCondition)
         out.print(f"Held-out loss of the outputs, nats a token, by what they see: {losses}.", highlight=False)
     line = f"lmsteer gist compress 'Answer in one word.' --adapter {folder} --out brief.gist"
     out.print(f"Try: {escape(line)}", highlight=False)

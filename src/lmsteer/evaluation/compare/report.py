@@ -13,8 +13,8 @@ from lmsteer.evaluation.compare.run import Comparison
 from lmsteer.evaluation.compare.worker import SOUND, Contender, Plan
 from lmsteer.evaluation.report import COLOURS, draw_curves
 from lmsteer.evaluation.scorers import Scorer
-from lmsteer.util.figures import rendered
-from lmsteer.util.html import filled
+from lmsteer.util.figures import render_figure
+from lmsteer.util.html import render_template
 
 # Of charts.
 _COLUMNS = 4
@@ -40,13 +40,13 @@ def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
     pictures = {"attribute": attribute_charts(comparison.contenders, about.get("scorer", "score"))}
     if any(found.growth for found in comparison.contenders):
         pictures["growth"] = _growth(comparison.contenders)
-    return filled(
+    return render_template(
         "comparison.html",
         lines=comparison.contenders,
         failures=comparison.failures,
         about=about,
         sound=SOUND,
-        pictures={name: base64.b64encode(rendered(figure)).decode() for name, figure in pictures.items()},
+        pictures={name: base64.b64encode(render_figure(figure)).decode() for name, figure in pictures.items()},
     )
 
 

@@ -17,7 +17,7 @@ from lmsteer.baselines.table import METHODS
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.evaluation.compare.worker import Contender, Plan
 from lmsteer.evaluation.run_config import settle
-from lmsteer.util.files import alone
+from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
 
 _PLAN, _FOUND = "plan.json", "contender.json"
@@ -55,7 +55,7 @@ def compare(plan: Plan, methods: Sequence[str], out: str | Path, progress: Progr
         raise DataError("nothing to compare: give methods and prompts.")
     out = Path(out)
     failures: dict[str, str] = {}
-    with alone(out):
+    with exclusive(out):
         settle(out, _PLAN, plan.to_json(), "a comparison")
         done = sum((out / method / _FOUND).exists() for method in methods)
         with progress("comparing", len(methods), done) as step:

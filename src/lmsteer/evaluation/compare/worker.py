@@ -17,17 +17,17 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lmsteer.baselines.baseline import Rival
-from lmsteer.baselines.table import METHODS, fit_rival, load_rival, save_rival
-from lmsteer.baselines.training import Budget
+from lmsteer.baselines.baseline import Baseline
+from lmsteer.baselines.table import METHODS, fit_baseline, load_baseline, save_baseline
+from lmsteer.baselines.training import TrainingBudget
 from lmsteer.data.labelled import LabelledSource, LabelledText, sample_texts
 from lmsteer.errors import DataError, LMSteerError
-from lmsteer.evaluation.conditions import Arm
+from lmsteer.evaluation.conditions import Condition
 from lmsteer.evaluation.metrics import loops
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.results import Outcome
 from lmsteer.evaluation.scorers import Scorer, scorer
-from lmsteer.generation.generate import Draws, continue_from
+from lmsteer.generation.generate import GenerationConfig, continue_from
 from lmsteer.model.lm import LM, load
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import bars
@@ -59,7 +59,7 @@ class Plan:
     prompts: Sequence[str]
     scorer: str
     judge: str | None = None
-    budget: Budget = field(default_factory=Budget)
+    budget: TrainingBudget = field(default_factory=TrainingBudget)
     protocol: Protocol = field(default_factory=Protocol)
     sizes: Sequence[int] = ()
     seeds: int = 1
@@ -72,7 +72,7 @@ class Plan:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Plan:
         """What ``to_json`` told."""
-        made = {"source": LabelledSource, "budget": Budget, "protocol": Protocol}
+        made = {"source": LabelledSource, "budget": TrainingBudget, "protocol": Protocol}
         return cls(**{**told, **{key: kind(**told[key]) for key, kind in made.items()}})
 
 
@@ -154,11 +154,11 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
     started, kept = time.perf_counter(), folder / "fitted"
     told = folder / "fit.json"
     if not told.exists():
-        save_rival(_fitted(plan, lm, method, texts), kept)
+        save_baseline(_fitted(plan, lm, method, texts), kept)
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         write_file(told, json.dumps({"seconds": seconds, "peak_bytes": peak}))
-    rival = load_rival(kept)
+    rival = load_baseline(kept)
     work = _Work(plan, method, lm, judge, scorer(plan.scorer), folder)
     first, slowdown = _speeds(lm, rival, plan.prompts)
     return Contender(
@@ -175,8 +175,8 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
     )
 
 
-def _fitted(plan: Plan, lm: LM, method: str, texts: Sequence[LabelledText]) -> Rival:
-    return fit_rival(lm, method, texts, budget=plan.budget, instructions=plan.instructions, progress=bars())
+def _fitted(plan: Plan, lm: LM, method: str, texts: Sequence[LabelledText]) -> Baseline:
+    return fit_baseline(lm, method, texts, budget=plan.budget, instructions=plan.instructions, progress=bars())
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,12 @@ class _Work:
     scorer: Scorer
     folder: Path
 
-    def outcomes(self, rival: Rival) -> list[Outcome]:
-        arms = [Arm(f"{self.method} {s:+g}", self.method, s, rival=rival) for s in METHODS[self.method].strengths]
+    def outcomes(self, rival: Baseline) -> list[Outcome]:
+        arms = [Condition(f"{self.method} {s:+g}", self.method, s, rival=rival) for s in METHODS[self.method].strengths]
         return evaluate(
             self.lm,
             self.plan.prompts,
-            [Arm("unsteered", "unsteered", 0.0), *arms],
+            [Condition("unsteered", "unsteered", 0.0), *arms],
             self.scorer,
             self.folder.parent / "written",  # of all methods: what is unsteered is written once
             judge=self.judge,
@@ -208,22 +208,22 @@ class _Work:
         kept, place = self.folder / f"texts-{size}-{seed}", {"texts": size, "seed": seed}
         try:
             if not kept.exists():
-                save_rival(_fitted(self.plan, self.lm, self.method, sample_texts(texts, size, seed)), kept)
+                save_baseline(_fitted(self.plan, self.lm, self.method, sample_texts(texts, size, seed)), kept)
         except LMSteerError as error:
             return {**place, "up": 0.0, "down": 0.0, "failed": str(error)}
-        up, down = reach(self.outcomes(load_rival(kept)))
+        up, down = reach(self.outcomes(load_baseline(kept)))
         return {**place, "up": up, "down": down}
 
 
-def _speeds(lm: LM, rival: Rival, prompts: Sequence[str]) -> tuple[float, float]:
+def _speeds(lm: LM, rival: Baseline, prompts: Sequence[str]) -> tuple[float, float]:
     """Seconds to the first token and a token after it, as multiples of the model's as it comes; medians, in turn."""
     strength = max(METHODS[rival.card.method].strengths)
     some = [*prompts][:8]
 
     def written(strength: float | None, new: int) -> tuple[float, int]:
-        arm = Arm("speed", "speed", strength or 0.0, rival=None if strength is None else rival)
+        arm = Condition("speed", "speed", strength or 0.0, rival=None if strength is None else rival)
         started = time.perf_counter()
-        rows = list(continue_from(lm, some, arm.starts(lm, some, new), {}, [{}], Draws(max_new_tokens=new)))
+        rows = list(continue_from(lm, some, arm.starts(lm, some, new), {}, [{}], GenerationConfig(max_new_tokens=new)))
         return time.perf_counter() - started, sum(row.tokens for row in rows)
 
     def one(strength: float | None) -> tuple[float, float]:

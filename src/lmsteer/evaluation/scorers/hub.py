@@ -16,8 +16,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lmsteer.errors import DataError, ModelError
 from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, Measured
-from lmsteer.model.batching import by_length, pad
-from lmsteer.model.fingerprints import fingerprint_of
+from lmsteer.model.batching import length_buckets, pad
+from lmsteer.model.fingerprints import model_fingerprint
 from lmsteer.model.lm import LOADING_ERRORS
 from lmsteer.model.sources.resolve import check_hub
 
@@ -44,7 +44,7 @@ class Classifier:
         model, label = _parts(reference)
         self._tokenizer, self._model = _load(model)
         self._class = _index(self._model.config, model, label)
-        self.fingerprint = fingerprint_of(self._model)
+        self.fingerprint = model_fingerprint(self._model)
 
     @torch.inference_mode()
     def scores(self, texts: Sequence[str]) -> list[float]:
@@ -55,7 +55,7 @@ class Classifier:
         encoded = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         told = [i for i, ids in enumerate(encoded) if ids]
         found = torch.full((len(encoded),), UNDECIDED)
-        for batch in by_length([encoded[i] for i in told]):
+        for batch in length_buckets([encoded[i] for i in told]):
             rows = [told[i] for i in batch]
             found[rows] = self._probabilities([encoded[i] for i in rows])
         return found.tolist()

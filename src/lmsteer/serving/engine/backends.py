@@ -11,14 +11,14 @@ from torch import Tensor
 from lmsteer.errors import ModelError
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.batch import Batch
-from lmsteer.serving.engine.single import Alone
+from lmsteer.serving.engine.single import SingleRow
 
 # By this share of their size a row's logits may differ from those of its text alone. Rounding is 1e-6 in float32 and
 # 1e-2 in bfloat16; what looks at a wrong place differs by its whole size.
 _TOLERANCE = 5e-2
 
 
-class Rows(Protocol):
+class Backend(Protocol):
     """Rows of tokens that a model goes on with."""
 
     def __len__(self) -> int: ...
@@ -41,7 +41,7 @@ class Rows(Protocol):
         ...
 
 
-def rows_for(lm: LM) -> tuple[Rows, int | None]:
+def backend_for(lm: LM) -> tuple[Backend, int | None]:
     """The kind of rows that a model can go on with, proved on it; and how many there may be, None for any number.
 
     Raises:
@@ -50,15 +50,15 @@ def rows_for(lm: LM) -> tuple[Rows, int | None]:
     if not lm.is_recurrent:
         if _exact(lm, Batch(lm, piece=4), (3, 1, 6)):
             return Batch(lm), None
-    elif _exact(lm, Alone(lm), (3,)):
-        return Alone(lm), 1
+    elif _exact(lm, SingleRow(lm), (3,)):
+        return SingleRow(lm), 1
     raise ModelError(
         f"{type(lm.model).__name__} does not go on from its cache as it does from the text itself: it cannot be served."
     )
 
 
 @torch.inference_mode()
-def _exact(lm: LM, rows: Rows, lengths: Sequence[int]) -> bool:
+def _exact(lm: LM, rows: Backend, lengths: Sequence[int]) -> bool:
     """Whether texts of such lengths, one joining after the other, get the logits that each gets alone."""
     texts: list[list[int]] = []
     for length in lengths:

@@ -22,7 +22,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from lmsteer.model.batching import pad
-from lmsteer.model.kv_cache import CACHE, cut, read
+from lmsteer.model.kv_cache import CACHE, prefill, slice_kv
 from lmsteer.model.lm import LM
 
 # Columns of room on either side of those in use.
@@ -126,10 +126,10 @@ class Batch:
         width, piece = ids.shape[1], max(1, self._piece // len(unique))
         for first in range(0, width, piece):
             here = slice(first, first + piece)
-            read(self._lm, ids[:, here], mask[:, : here.stop], positions[:, here], cache)
+            prefill(self._lm, ids[:, here], mask[:, : here.stop], positions[:, here], cache)
             if here.stop < width:
                 yield width - here.stop
-        parts = [[*zip(*cut(cache, i, len(prompt)), strict=True)] for i, prompt in enumerate(unique)]
+        parts = [[*zip(*slice_kv(cache, i, len(prompt)), strict=True)] for i, prompt in enumerate(unique)]
         self._layers = self._layers or [_Layer(self._used, part) for part in parts[0]]
         self._cache = Cache(layers=list(self._layers))
         self._make_room(len(self) + len(prompts), max(map(len, prompts)))

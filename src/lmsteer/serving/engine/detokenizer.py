@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
-class Text:
+class Detokenizer:
     """The text of one row.
 
     Args:

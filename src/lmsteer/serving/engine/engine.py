@@ -25,8 +25,8 @@ import torch
 from lmsteer.errors import LMSteerError
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.batch import PIECE, SPARE
-from lmsteer.serving.engine.requests import Order, Piece, Written
-from lmsteer.serving.engine.scheduler import AtWork
+from lmsteer.serving.engine.requests import Chunk, GeneratedSequence, Request
+from lmsteer.serving.engine.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class StepError(LMSteerError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineConfig:
     """What an engine takes on.
 
     Attributes:
@@ -75,9 +75,9 @@ class Engine:
         ModelError: the model does not go on from what it has kept as it would from the text.
     """
 
-    def __init__(self, lm: LM, limits: Limits = Limits()) -> None:
+    def __init__(self, lm: LM, limits: EngineConfig = EngineConfig()) -> None:
         self.lm, self.limits = lm, limits
-        self._work, self._waiting = AtWork(lm), deque[Written]()
+        self._work, self._waiting = Scheduler(lm), deque[GeneratedSequence]()
         self._most = min(limits.rows, self._work.most or limits.rows)
         self._jobs = deque[tuple[Callable[[], None], Future[Any]]]()
         self._changed = Condition()
@@ -111,7 +111,7 @@ class Engine:
         """Of keys and values."""
         return self._work.bytes
 
-    def submit(self, orders: Sequence[Order], tell: Callable[[int, Piece], None]) -> list[Written]:
+    def submit(self, orders: Sequence[Request], tell: Callable[[int, Chunk], None]) -> list[GeneratedSequence]:
         """Have rows written, all of them or none; their pieces are told from the engine's thread, with the row's place.
 
         Raises:
@@ -128,7 +128,9 @@ class Engine:
             self._check_alive()
             if self.waiting + len(orders) > self.limits.waiting + max(0, self._most - self.running):
                 raise BusyError(f"{self.waiting} rows are waiting already.")
-            rows = [Written(self.lm, order, self._numbers + k, _at(k, tell)) for k, order in enumerate(orders)]
+            rows = [
+                GeneratedSequence(self.lm, order, self._numbers + k, _at(k, tell)) for k, order in enumerate(orders)
+            ]
             self._numbers += len(rows)
             self._waiting.extend(rows)
             self._changed.notify()
@@ -206,7 +208,7 @@ class Engine:
 
     def _admit(self) -> None:
         """Let those in who have a place, in the order in which they came, when all before them are read."""
-        new: list[Written] = []
+        new: list[GeneratedSequence] = []
         with self._changed:
             gone = [row for row in self._waiting if row.cancelled or row.late]
             self._waiting = deque(row for row in self._waiting if row not in gone)
@@ -217,7 +219,7 @@ class Engine:
         if new:
             self._work.take(new)
 
-    def _has_place(self, new: Sequence[Written], row: Written) -> bool:
+    def _has_place(self, new: Sequence[GeneratedSequence], row: GeneratedSequence) -> bool:
         """Whether a row fits among newcomers that are read in one piece, and the keys and values within the limits.
 
         Those are padded to the longest row, and there is to be room for some more.
@@ -252,5 +254,5 @@ class Engine:
                 future.set_exception(stopped)
 
 
-def _at(place: int, tell: Callable[[int, Piece], None]) -> Callable[[Piece], None]:
+def _at(place: int, tell: Callable[[int, Chunk], None]) -> Callable[[Chunk], None]:
     return lambda piece: tell(place, piece)

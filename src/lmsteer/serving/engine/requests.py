@@ -11,16 +11,16 @@ from torch import Tensor
 
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.decoding import Row
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.detokenizer import Text
+from lmsteer.serving.engine.detokenizer import Detokenizer
 from lmsteer.steer.steer import Steer
 
 Finish = Literal["stop", "length", "timeout"]
 
 
 @dataclass(frozen=True)
-class Order:
+class Request:
     """What one row is to write.
 
     Attributes:
@@ -39,7 +39,7 @@ class Order:
     ids: Sequence[int]
     steers: Mapping[str, Steer] = field(default_factory=dict)
     strengths: Mapping[str, float] = field(default_factory=dict)
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     max_new_tokens: int = 20
     seed: int = 0
     sample: int = 0
@@ -49,7 +49,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class TokenLogprob:
     """A token that was drawn, its log-likelihood under the steers, and the likeliest ones."""
 
     token: int
@@ -58,7 +58,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """What one step adds to a row.
 
     Attributes:
@@ -71,14 +71,14 @@ class Piece:
     """
 
     text: str
-    chosen: Chosen | None
+    chosen: TokenLogprob | None
     tokens: int
     steered: int
     finish: Finish | None = None
     error: LMSteerError | None = None
 
 
-class Written:
+class GeneratedSequence:
     """A row at work: an order, and how far it is. Only the engine's thread touches it, but for ``cancel``.
 
     Attributes:
@@ -88,11 +88,11 @@ class Written:
         cancelled: nobody waits for it.
     """
 
-    def __init__(self, lm: LM, order: Order, number: int, tell: Callable[[Piece], None]) -> None:
+    def __init__(self, lm: LM, order: Request, number: int, tell: Callable[[Chunk], None]) -> None:
         self.order, self.number, self._tell = order, number, tell
         self.ids = list(order.ids)
         self.cancelled = False
-        self._ends, self._text = set(lm.end_ids), Text(lm.tokenizer, order.stop)
+        self._ends, self._text = set(lm.end_ids), Detokenizer(lm.tokenizer, order.stop)
         self._uniform = Row(0, (), order.sample).uniform(order.seed, order.max_new_tokens)
         self._tokens, self._steered = 0, 0
         self._deadline = time.monotonic() + order.seconds
@@ -121,7 +121,7 @@ class Written:
         """Write no further."""
         self.cancelled = True
 
-    def take(self, token: int, steered: bool, chosen: Chosen | None) -> bool:
+    def take(self, token: int, steered: bool, chosen: TokenLogprob | None) -> bool:
         """Take a token in and tell of it; whether the row goes on."""
         self.ids.append(token)
         self._tokens += 1
@@ -136,19 +136,19 @@ class Written:
             finish = "timeout"
         if finish:
             text += self._text.end()
-        self._tell(Piece(text, chosen, self._tokens, self._steered, finish))
+        self._tell(Chunk(text, chosen, self._tokens, self._steered, finish))
         return finish is None
 
     def expire(self) -> None:
         """Tell that the time is over, with what has been written."""
-        self._tell(Piece(self._text.end(), None, self._tokens, self._steered, "timeout"))
+        self._tell(Chunk(self._text.end(), None, self._tokens, self._steered, "timeout"))
 
     def fail(self, error: LMSteerError) -> None:
         """Tell that nothing more comes."""
-        self._tell(Piece("", None, self._tokens, self._steered, error=error))
+        self._tell(Chunk("", None, self._tokens, self._steered, error=error))
 
 
-def chosen_of(log_p: Tensor, token: int, top: int) -> Chosen:
+def chosen_of(log_p: Tensor, token: int, top: int) -> TokenLogprob:
     """A token that was drawn from log-likelihoods (V,), beside so many of the likeliest."""
     values, ids = log_p.topk(top)
-    return Chosen(token, float(log_p[token]), dict(zip(ids.tolist(), values.tolist(), strict=True)))
+    return TokenLogprob(token, float(log_p[token]), dict(zip(ids.tolist(), values.tolist(), strict=True)))

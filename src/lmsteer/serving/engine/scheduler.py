@@ -18,16 +18,16 @@ from torch import Tensor
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.generation.sampling import draw
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.backends import rows_for
-from lmsteer.serving.engine.requests import Chosen, Written, chosen_of
+from lmsteer.serving.engine.backends import backend_for
+from lmsteer.serving.engine.requests import GeneratedSequence, TokenLogprob, chosen_of
 from lmsteer.steer.mix import Mix, row_by_row
-from lmsteer.util.memory import give_back
+from lmsteer.util.memory import trim_heap
 
 _NOBODY = Mix({}, {})
 _TOO_LONG = "the time for an answer was over before the prompt was read: send a shorter one."
 
 
-class AtWork:
+class Scheduler:
     """Rows that are being written, all by one thread.
 
     Args:
@@ -45,10 +45,10 @@ class AtWork:
 
     def __init__(self, lm: LM) -> None:
         self._lm = lm
-        self._batch, self.most = rows_for(lm)
+        self._batch, self.most = backend_for(lm)
         self._handle = lm.steered(_NOBODY)
-        self.rows: list[Written] = []
-        self.reading: list[Written] = []
+        self.rows: list[GeneratedSequence] = []
+        self.reading: list[GeneratedSequence] = []
         self._joining: Iterator[int] = iter(())
         self.steps = 0
 
@@ -65,7 +65,7 @@ class AtWork:
         """Tokens of the longest row."""
         return max((len(row.ids) for row in self.rows), default=0)
 
-    def take(self, new: Sequence[Written]) -> None:
+    def take(self, new: Sequence[GeneratedSequence]) -> None:
         """Begin to read what rows have so far; none may be being read."""
         self.reading = [*new]
         self._joining = self._batch.join([row.ids for row in new])
@@ -100,7 +100,7 @@ class AtWork:
         log_p = dict(zip(tops, torch.log_softmax(logits[[*tops]].float(), -1), strict=True)) if tops else {}
         ended = []
         for i, (row, token) in enumerate(zip(self.rows, self._drawn(logits), strict=True)):
-            chosen: Chosen | None = chosen_of(log_p[i], token, tops[i] or 0) if i in tops else None
+            chosen: TokenLogprob | None = chosen_of(log_p[i], token, tops[i] or 0) if i in tops else None
             if row.cancelled or not row.take(token, steered and any(row.order.strengths.values()), chosen):
                 ended.append(i)
         for i in reversed(ended):
@@ -108,7 +108,7 @@ class AtWork:
         if ended:
             self._dial()
 
-    def send_back(self) -> Written:
+    def send_back(self) -> GeneratedSequence:
         """Take out the row that came last, as far as it is."""
         last = max(range(len(self.rows)), key=lambda i: self.rows[i].number)
         row = self.rows[last]
@@ -124,7 +124,7 @@ class AtWork:
         self._read_nothing()
         self._batch = type(self._batch)(self._lm)  # type: ignore[call-arg]
         self._handle.mix = _NOBODY
-        give_back()
+        trim_heap()
 
     def close(self) -> None:
         """Leave the model as it was."""

@@ -16,7 +16,7 @@ from lmsteer.model.lm import LM
 _NAMES = ("cache", "past_key_values", "cache_params")
 
 
-class Alone:
+class SingleRow:
     """A batch of one row, as ``Batch`` is one of many."""
 
     def __init__(self, lm: LM) -> None:

@@ -14,11 +14,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from lmsteer.errors import LMSteerError
-from lmsteer.serving.engine.requests import Piece
+from lmsteer.serving.engine.requests import Chunk
 from lmsteer.serving.http import errors as failures
 from lmsteer.serving.http.metrics import Counted, Metrics
 from lmsteer.serving.http.middleware import BodyLimit, key_check
-from lmsteer.serving.http.responses import Wording
+from lmsteer.serving.http.responses import ResponseBuilder
 from lmsteer.serving.http.schema import (
     AnalyseRequest,
     ChatCompletion,
@@ -91,15 +91,15 @@ def _writing(router: APIRouter, service: Service, metrics: Metrics) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts."""
         job = await run_in_threadpool(service.completion, body)
-        return await _answered(request, body, Wording(service.lm, service.name, job, chat=False))
+        return await _answered(request, body, ResponseBuilder(service.lm, service.name, job, chat=False))
 
     @router.post("/chat/completions", response_model=ChatCompletion)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Go on with a conversation."""
         job = await run_in_threadpool(service.chat, body)
-        return await _answered(request, body, Wording(service.lm, service.name, job, chat=True))
+        return await _answered(request, body, ResponseBuilder(service.lm, service.name, job, chat=True))
 
-    async def _answered(request: Request, body: WritingRequest, wording: Wording) -> Response:
+    async def _answered(request: Request, body: WritingRequest, wording: ResponseBuilder) -> Response:
         answer = Answer(service.engine, wording.job.orders)
         pieces = metrics.watched(answer.pieces(), wording)
         headers = _headers(wording.job)
@@ -174,14 +174,14 @@ def _operating(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return PlainTextResponse(metrics.exposition())
 
 
-async def _whole(pieces: AsyncIterator[tuple[int, Piece]], wording: Wording) -> Completion | ChatCompletion:
+async def _whole(pieces: AsyncIterator[tuple[int, Chunk]], wording: ResponseBuilder) -> Completion | ChatCompletion:
     async for place, piece in pieces:
         wording.choices[place].add(piece)
     return wording.whole()
 
 
 async def _events(
-    answer: Answer, pieces: AsyncIterator[tuple[int, Piece]], wording: Wording, usage: bool
+    answer: Answer, pieces: AsyncIterator[tuple[int, Chunk]], wording: ResponseBuilder, usage: bool
 ) -> AsyncIterator[str]:
     """Server-sent events: a piece each, OpenAI's end; a failure is an event, too, for the status is long out."""
     try:

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmsteer.serving.engine.engine import Engine
-from lmsteer.serving.engine.requests import Piece
-from lmsteer.serving.http.responses import Wording
+from lmsteer.serving.engine.requests import Chunk
+from lmsteer.serving.http.responses import ResponseBuilder
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
@@ -40,8 +40,8 @@ class Metrics:
             Gauge(f"lmsteer_{name}", what, registry=self._registry).set_function(read)
 
     async def watched(
-        self, pieces: AsyncIterator[tuple[int, Piece]], wording: Wording
-    ) -> AsyncIterator[tuple[int, Piece]]:
+        self, pieces: AsyncIterator[tuple[int, Chunk]], wording: ResponseBuilder
+    ) -> AsyncIterator[tuple[int, Chunk]]:
         """An answer's pieces, counted as they pass."""
         started = time.monotonic()
         acting = [name for name, strength in wording.job.dial.strengths.items() if strength]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.requests import Chosen, Piece
+from lmsteer.serving.engine.requests import Chunk, TokenLogprob
 from lmsteer.serving.http.schema import ChatCompletion, Completion, Usage
 from lmsteer.serving.http.service import Choice, Job
 
@@ -22,7 +22,7 @@ _LATE = "the time for an answer was over: it is cut short."
 
 
 @dataclass
-class Wording:
+class ResponseBuilder:
     """The words of one request's answer.
 
     Attributes:
@@ -56,7 +56,7 @@ class Wording:
         """All of it."""
         return self._answer([self._choice(i, choice) for i, choice in enumerate(self.choices)], self.usage)
 
-    def piece(self, place: int, piece: Piece) -> Completion | ChatCompletion:
+    def piece(self, place: int, piece: Chunk) -> Completion | ChatCompletion:
         """One row's next piece; the row takes it in."""
         first = place not in self._begun
         self._begun.add(place)
@@ -96,7 +96,7 @@ class Wording:
         delta = any("delta" in choice for choice in choices) or not choices
         return ChatCompletion(object="chat.completion.chunk" if delta else "chat.completion", **common)
 
-    def _lists(self, chosen: Sequence[Chosen]) -> dict[str, Any]:
+    def _lists(self, chosen: Sequence[TokenLogprob]) -> dict[str, Any]:
         """Likelihoods of a completion."""
         tokens = [self._token(each.token) for each in chosen]
         return {
@@ -106,7 +106,7 @@ class Wording:
             "top_logprobs": [{self._token(k): _finite(v) for k, v in reversed([*each.top.items()])} for each in chosen],
         }
 
-    def _told(self, chosen: Chosen) -> dict[str, Any]:
+    def _told(self, chosen: TokenLogprob) -> dict[str, Any]:
         """Likelihoods of one token of a chat."""
         return {
             **self._line(chosen.token, chosen.log_p),

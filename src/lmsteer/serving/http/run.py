@@ -14,11 +14,11 @@ from fastapi.responses import RedirectResponse, Response
 
 from lmsteer.errors import LMSteerError
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.engine import Engine, Limits
+from lmsteer.serving.engine.engine import Engine, EngineConfig
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.middleware import is_key
-from lmsteer.serving.http.service import Rules, Service
-from lmsteer.serving.registry import Shelf
+from lmsteer.serving.http.service import RequestLimits, Service
+from lmsteer.serving.registry import SteerRegistry
 from lmsteer.steer.files import SHIPPED_FOLDER, STEERS_FOLDER
 
 
@@ -44,7 +44,7 @@ class ServerSettings:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServiceConfig:
     """What is served.
 
     Attributes:
@@ -56,7 +56,7 @@ class Serving:
         folders: of steers.
     """
 
-    limits: Limits = field(default_factory=Limits)
+    limits: EngineConfig = field(default_factory=EngineConfig)
     context: int | None = None
     rows: int = 64
     seconds: float = 120.0
@@ -64,13 +64,13 @@ class Serving:
     folders: Sequence[Path] = (STEERS_FOLDER, SHIPPED_FOLDER)
 
 
-def service_of(lm: LM, serving: Serving | None = None) -> Service:
+def service_of(lm: LM, serving: ServiceConfig | None = None) -> Service:
     """A service of a model, with an engine of its own.
 
     Raises:
         LMSteerError: limits that make no sense, or a model that cannot be served.
     """
-    serving = serving or Serving()
+    serving = serving or ServiceConfig()
     limits = serving.limits
     for what, value in (("rows", limits.rows), ("tokens", limits.tokens), ("seconds", serving.seconds)):
         if not value > 0:
@@ -81,8 +81,10 @@ def service_of(lm: LM, serving: Serving | None = None) -> Service:
     context = longest if serving.context is None else serving.context
     if not 2 <= context <= longest:
         raise LMSteerError(f"a context of {context} tokens is not to be had: the model and its limits allow {longest}.")
-    shelf = Shelf(serving.folders, lambda card: card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
-    rules = Rules(context, serving.rows, serving.seconds, serving.strict)
+    shelf = SteerRegistry(
+        serving.folders, lambda card: card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    )
+    rules = RequestLimits(context, serving.rows, serving.seconds, serving.strict)
     return Service(Engine(lm, limits), shelf, rules, lm.name)
 
 

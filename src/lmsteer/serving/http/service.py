@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.generation.sampling import Sampling
+from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.model.lm import LM
 from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import BusyError, Engine
-from lmsteer.serving.engine.requests import Chosen, Finish, Order, Piece
+from lmsteer.serving.engine.requests import Chunk, Finish, Request, TokenLogprob
 from lmsteer.serving.http.errors import RequestError
 from lmsteer.serving.http.schema import AnalyseRequest, ChatRequest, CompletionRequest, WritingRequest
-from lmsteer.serving.registry import Shelf
-from lmsteer.steer.notation import beyond, of_model_name
+from lmsteer.serving.registry import SteerRegistry
+from lmsteer.steer.notation import of_model_name, outside_safe_range
 from lmsteer.steer.steer import Steer
 
 
 @dataclass(frozen=True)
-class Rules:
+class RequestLimits:
     """What a server lets requests do.
 
     Attributes:
@@ -58,7 +58,7 @@ class Job:
         prompt_tokens: of its prompts, each counted once.
     """
 
-    orders: Sequence[Order]
+    orders: Sequence[Request]
     dial: Dial
     prompt_tokens: int
 
@@ -68,12 +68,12 @@ class Choice:
     """A row's answer so far."""
 
     text: str = ""
-    chosen: list[Chosen] = field(default_factory=list)
+    chosen: list[TokenLogprob] = field(default_factory=list)
     tokens: int = 0
     steered: int = 0
     finish: Finish | None = None
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: Chunk) -> None:
         """Take a piece in."""
         self.text += piece.text
         self.tokens, self.steered, self.finish = piece.tokens, piece.steered, piece.finish
@@ -91,7 +91,7 @@ class Service:
         name: under which the model is served.
     """
 
-    def __init__(self, engine: Engine, shelf: Shelf, rules: Rules, name: str) -> None:
+    def __init__(self, engine: Engine, shelf: SteerRegistry, rules: RequestLimits, name: str) -> None:
         self.engine, self.shelf, self.rules, self.name = engine, shelf, rules, name
 
     @property
@@ -182,11 +182,11 @@ class Service:
                 )
         seed = secrets.randbits(32) if request.seed is None else request.seed
         orders = [
-            Order(
+            Request(
                 ids=ids,
                 steers=dial.steers,
                 strengths=dial.strengths,
-                sampling=Sampling(request.top_p, request.top_k, request.temperature),
+                sampling=SamplingConfig(request.top_p, request.top_k, request.temperature),
                 max_new_tokens=tokens,
                 seed=seed,
                 sample=sample,
@@ -210,7 +210,7 @@ class Service:
                 steers, strengths = self.shelf.dial(by_name)
         except SteerError as error:
             raise RequestError(str(error), param="steers", code="bad_steer") from error
-        warnings = beyond(steers, [strengths])
+        warnings = outside_safe_range(steers, [strengths])
         if warnings and self.rules.strict:
             raise RequestError(" ".join(warnings), param="steers", code="beyond_safe_range")
         return Dial(steers, strengths, warnings)
@@ -260,11 +260,11 @@ class Answer:
         StoppedError: the engine is closed.
     """
 
-    def __init__(self, engine: Engine, orders: Sequence[Order]) -> None:
-        self._loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece]]()
+    def __init__(self, engine: Engine, orders: Sequence[Request]) -> None:
+        self._loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Chunk]]()
         self._rows = engine.submit(orders, self._tell)
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def pieces(self) -> AsyncIterator[tuple[int, Chunk]]:
         """Pieces as they come, each with the number of its row, which is written no further when nobody asks for more.
 
         Raises:
@@ -290,7 +290,7 @@ class Answer:
         for row in self._rows:
             row.cancel()
 
-    def _tell(self, place: int, piece: Piece) -> None:
+    def _tell(self, place: int, piece: Chunk) -> None:
         """From the engine's thread; a loop that is closed has nobody left to tell."""
         try:
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, (place, piece))

@@ -15,15 +15,14 @@ from urllib.parse import urlencode
 import gradio as gr
 
 from lmsteer.errors import LMSteerError
-from lmsteer.reading.components import lens
 from lmsteer.reading.html import page
 from lmsteer.reading.plot import map_of
-from lmsteer.serving.engine.requests import Piece
+from lmsteer.serving.engine.requests import Chunk
 from lmsteer.serving.http.schema import AnalyseRequest, CompletionRequest
 from lmsteer.serving.http.service import Choice, Job, Service
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Card
-from lmsteer.util.figures import rendered
+from lmsteer.util.figures import render_figure
 
 # Where a card knows no safe range.
 _RANGE = (-5.0, 5.0)
@@ -192,9 +191,9 @@ def _lens_tab(service: Service, names: Sequence[str]) -> None:
 
     def look(steer: str) -> tuple[str, str]:
         mix = Mix({steer: service.shelf.find(steer)}, {steer: 1.0})
-        components = service.engine.call(lambda: lens(service.lm, mix)).result()
+        components = service.engine.call(lambda: components(service.lm, mix)).result()
         ends = [[", ".join(word.text for word in end) for end in (c.upper, c.lower)] for c in components]
-        svg = rendered(map_of(components)).decode() if len(components) > 1 else ""
+        svg = render_figure(map_of(components)).decode() if len(components) > 1 else ""
         lines = [[f"{c.share:.0%}", *each] for c, each in zip(components, ends, strict=True)]
         return _table(["share", "more at positive strengths", "less"], lines), svg[svg.find("<svg") :]
 
@@ -232,7 +231,7 @@ def _job(service: Service, state: dict[str, Any], strengths: dict[str, float]) -
 def _growing(service: Service, jobs: Sequence[Job]) -> Iterator[list[Choice]]:
     """The rows of some jobs as they grow; they are written no further when the page goes away."""
     orders = [order for job in jobs for order in job.orders]
-    choices, pieces = [Choice() for _ in orders], SimpleQueue[tuple[int, Piece]]()
+    choices, pieces = [Choice() for _ in orders], SimpleQueue[tuple[int, Chunk]]()
     try:
         rows = service.engine.submit(orders, lambda place, piece: pieces.put((place, piece)))
     except LMSteerError as error:

@@ -19,10 +19,10 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.serving.vllm.state import DIAL
 from lmsteer.serving.vllm.validation import FOLDERS, asked
-from lmsteer.steer.mix import Dialled
+from lmsteer.steer.mix import Steering
 
 
-class Router(ByRow, BySlot):
+class SteerLogitsProcessor(ByRow, BySlot):
     """For both model runners, which tell themselves apart by what they construct it with."""
 
     def __init__(self, vllm_config: Any, *given: Any) -> None:
@@ -72,7 +72,7 @@ class Router(ByRow, BySlot):
         return DIAL.after_head(logits, ctx.expanded_idx_mapping.tolist()) if DIAL.rows else logits
 
 
-def _setting(params: SamplingParams) -> Dialled | None:
+def _setting(params: SamplingParams) -> Steering | None:
     """What was admitted; it could be read then, and a steer that was taken away since is the one that was there."""
     try:
         dialled = asked(params.extra_args, recall=True)

@@ -17,10 +17,10 @@ from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.export.peft_lora import write_lora
-from lmsteer.model.fingerprints import fingerprint_of_tensors, head_sample
+from lmsteer.model.fingerprints import head_sample, tensors_fingerprint
 from lmsteer.model.head_file import NamedHead, read_head
 from lmsteer.serving.vllm.validation import shelf
-from lmsteer.steer.algebra import summed
+from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.notation import of_model_name
 from lmsteer.util.disk_cache import ADAPTERS, cache_dir
@@ -58,7 +58,7 @@ def adapter(head: NamedHead, mix: Mix) -> Path:
     for steer in mix.steers.values():
         steer.card.check_head(head_sample(head.weight, len(head.weight)))
     where = cache_dir() / ADAPTERS
-    folder = where / fingerprint_of_tensors(summed(mix, "adapter").factors)
+    folder = where / tensors_fingerprint(merge(mix, "adapter").factors)
     if folder not in _handed_out and len(_handed_out) >= _MOST:
         raise SteerError(f"{_MOST} strengths have adapters already, as many as one server keeps.")
     _handed_out.add(folder)

@@ -12,16 +12,21 @@ from typing import Any
 
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.bulk import Lines, Writer
-from lmsteer.generation.generate import Draws
+from lmsteer.generation.generate import GenerationConfig
 from lmsteer.serving.vllm.validation import FOLDERS, KEY
 from lmsteer.steer.files import save_steer
-from lmsteer.steer.notation import Settings
+from lmsteer.steer.notation import StrengthSettings
 from lmsteer.steer.steer import Steer
 
 
 @contextmanager
 def vllm_writer(
-    model: str, steers: Mapping[str, Steer], settings: Settings, draws: Draws, where: Path, options: Mapping[str, Any]
+    model: str,
+    steers: Mapping[str, Steer],
+    settings: StrengthSettings,
+    draws: GenerationConfig,
+    where: Path,
+    options: Mapping[str, Any],
 ) -> Iterator[Writer]:
     """A writer that hands prompts to vLLM, a strength for each row.
 
@@ -42,7 +47,12 @@ def vllm_writer(
 
 
 def _writer(
-    model: str, steers: Mapping[str, Steer], settings: Settings, draws: Draws, folder: Path, options: Mapping[str, Any]
+    model: str,
+    steers: Mapping[str, Steer],
+    settings: StrengthSettings,
+    draws: GenerationConfig,
+    folder: Path,
+    options: Mapping[str, Any],
 ) -> Writer:
     names = {name: f"s{k}" for k, name in enumerate(steers)}  # a steer may be named by its folder
     for name, steer in steers.items():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.model.fingerprints import head_sample
-from lmsteer.steer.mix import Dialled, Mix, row_by_row
+from lmsteer.steer.mix import Mix, Steering, row_by_row
 from lmsteer.steer.steer import Steer
 
 
@@ -53,7 +53,7 @@ class HeadPart:
         steer.card.check_head(head_sample(own, self.rows, self.first))
 
 
-class Dial:
+class SteeringState:
     """Who of a batch is steered, and how.
 
     Attributes:
@@ -62,7 +62,7 @@ class Dial:
     """
 
     def __init__(self) -> None:
-        self.rows: dict[int, Dialled] = {}
+        self.rows: dict[int, Steering] = {}
         self.late = False
         self._size, self._armed = 0, False
         self._mix: Mix | None = None
@@ -159,5 +159,5 @@ class Dial:
         return moved
 
 
-DIAL = Dial()
+DIAL = SteeringState()
 """Of this process."""

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.errors import SteerError
-from lmsteer.serving.registry import Shelf
-from lmsteer.steer.mix import Dialled
+from lmsteer.serving.registry import SteerRegistry
+from lmsteer.steer.mix import Steering
 from lmsteer.steer.steer import Card
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 
 
 @cache
-def shelf() -> Shelf:
+def shelf() -> SteerRegistry:
     """The steers of this process: those of the folders that the environment names, of one base.
 
     Raises:
@@ -28,10 +28,10 @@ def shelf() -> Shelf:
         raise SteerError(f"this server has no steers: {FOLDERS} names no folder.")
     if missing := [str(folder) for folder in named if not folder.is_dir()]:
         raise SteerError(f"{FOLDERS} names {', '.join(missing)}, which is no folder.")
-    return Shelf(named, _SameBase())
+    return SteerRegistry(named, _SameBase())
 
 
-def asked(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Dialled:
+def asked(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Steering:
     """Steers and strengths that a request's ``vllm_xargs`` ask for; with ``recall`` also of steers that are gone since.
 
     Raises:
