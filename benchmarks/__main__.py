@@ -92,7 +92,8 @@ class _Results:
 
 
 def _line_of(fit: FitOfTexts, step: float) -> Line:
-    note = f"SST-2 dev: {fit.signs:.1%} of signs, {fit.gain:+.3f} nats; published: {STEPS:,} x a step"
+    note = f"SST-2 dev: {fit.sign_accuracy:.1%} of signs, {fit.log_likelihood_gain:+.3f} nats; "
+    note += f"published: {STEPS:,} x a step"
     return Line(f"a steer from {fit.texts:,} SST-5 texts", STEPS * step, fit.seconds, note=note, our_bytes=fit.peak)
 
 

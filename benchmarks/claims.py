@@ -88,7 +88,7 @@ class Bench:
         best = max(found, key=lambda scale: float(found[scale].sum()))
         halves = (found[best] - read(-best)) / 2
         return {
-            "gain": (float(found[best].sum()) - self.base) / tokens,
+            "log_likelihood_gain": (float(found[best].sum()) - self.base) / tokens,
             "contrast": float(halves.sum()) / tokens,
             "error": float(halves.std()) * len(ids) ** 0.5 / tokens,
             "scale": best,
@@ -254,7 +254,7 @@ def _draw(found: Mapping[str, Any]) -> None:
             spread = [*zip(*map(_bar, points.values()), strict=True)]
             axes.errorbar([*points], contrasts, yerr=spread, color=COLOURS[name], label=name, capsize=2, linewidth=1.4)
             for value, contrast, some in zip(points, contrasts, points.values(), strict=True):
-                inside = COLOURS[name] if fmean(each["gain"] for each in some) > 0 else "white"
+                inside = COLOURS[name] if fmean(each["log_likelihood_gain"] for each in some) > 0 else "white"
                 axes.plot(value, contrast, "o", color=COLOURS[name], markersize=4, markerfacecolor=inside)
         if (full := found.get("f, full fine-tuning")) and label == "rank":
             axes.axhline(full["contrast"], color="#667085", linestyle="--", label="full fine-tuning")

@@ -91,13 +91,13 @@ def read_all(data: Data) -> None:
         figures = {"": evidence, "regression_": _regression(lm, train[:REGRESSED], test)}
         results[name] = {"texts": len(test)}
         for prefix, values in figures.items():
-            results[name][f"{prefix}signs"] = float((values.sign() == labels.sign()).float().mean())
+            results[name][f"{prefix}sign_accuracy"] = float((values.sign() == labels.sign()).float().mean())
             results[name][f"{prefix}auc"] = auc(values, labels > 0)
         row = results[name]
         cells = [
-            f"{row['signs']:.1%}",
+            f"{row['sign_accuracy']:.1%}",
             f"{row['auc']:.3f}",
-            f"{row['regression_signs']:.1%}",
+            f"{row['regression_sign_accuracy']:.1%}",
             f"{row['regression_auc']:.3f}",
         ]
         table.add_row(name, str(len(test)), *cells)

@@ -72,7 +72,7 @@ def main(data: Path) -> None:
         "in one of three": sum(any_ for _, any_ in hits) / len(hits),
         "rationales": len(told),
         "auc": auc(told[:, 0], told[:, 1] > 0),
-        "signs": float((told[:, 0].sign() == told[:, 1].sign()).float().mean()),
+        "sign_accuracy": float((told[:, 0].sign() == told[:, 1].sign()).float().mean()),
     }
     rewrite(RESULTS, results)
     print(json.dumps(results, indent=1))

@@ -54,15 +54,15 @@ class FitOfTexts:
         texts: how many.
         seconds: of the fit; the model is loaded and its curvature known.
         peak: bytes above the loaded model.
-        signs: share of the SST-2 dev labels that it recovers.
-        gain: nats a token there, under the own label.
+        sign_accuracy: share of the SST-2 dev labels that it recovers.
+        log_likelihood_gain: nats a token there, under the own label.
     """
 
     texts: int
     seconds: float
     peak: float
-    signs: float
-    gain: float
+    sign_accuracy: float
+    log_likelihood_gain: float
 
 
 def fits_of_texts(data: Path) -> Iterator[FitOfTexts]:
@@ -132,4 +132,4 @@ def _fit_of_texts(data: Path, count: int) -> FitOfTexts:
         peak = peak_bytes(work)
     dev = read_labelled(data / "sst2_dev.jsonl.gz")
     reading = read(lm.head, LabelledRows.join(list(gather(lm, dev, encode_with_end(lm, dev)))), done[0].steer)
-    return FitOfTexts(count, took, peak, reading.signs, reading.gain)
+    return FitOfTexts(count, took, peak, reading.sign_accuracy, reading.log_likelihood_gain)

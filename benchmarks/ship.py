@@ -61,10 +61,12 @@ def main() -> None:
         found = calibrate(lm, steer, starter_prompts(), ratio=RATIO, progress=bars())
         data = {key: value for key, value in steer.card.data.items() if key != "source"}
         data |= {"corpus": origin.source, "licence": origin.licence}
-        test = {key: round(results[name][key], 4) for key in ("signs", "auc")} | {"texts": results[name]["texts"]}
+        test = {key: round(results[name][key], 4) for key in ("sign_accuracy", "auc")} | {
+            "texts": results[name]["texts"]
+        }
         card = found.on(replace(steer.card, data=data, held_out={**steer.card.held_out, "test": test}))
         save_steer(replace(steer, card=card), SHIPPED_FOLDER / name)
-        print(name, steer.rank, card.strength_range, test, flush=True)
+        print(name, steer.rank, card.safe_range, test, flush=True)
 
 
 if __name__ == "__main__":

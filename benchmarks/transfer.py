@@ -122,8 +122,8 @@ def table() -> None:
             cells = [f"{point['positive_share']:.0%} ({point['perplexity'] / base:.2f})" for point in value]
             turned.add_row(way.removeprefix("dial "), name, *cells)
         elif name:
-            figures = [f"{value['signs']:.1%}", f"{value['auc']:.3f}"]
-            figures += [f"{value['gain']:+.4f}", f"{value['gain_inside']:+.5f}"]
+            figures = [f"{value['sign_accuracy']:.1%}", f"{value['auc']:.3f}"]
+            figures += [f"{value['log_likelihood_gain']:+.4f}", f"{value['log_likelihood_gain_without_eos']:+.5f}"]
             reading.add_row(way, name, *figures, str(value.get("seconds", "")))
     console.print(reading)
     console.print(turned)

@@ -252,7 +252,11 @@ def _cells(reading: Reading, points: Sequence[Point]) -> list[str]:
         (POSITIVE_AT, [p for p in points if p.strength >= 0]),
         (NEGATIVE_AT, [p for p in reversed(points) if p.strength <= 0]),
     ]
-    return [f"{reading.gain_inside:+.4f}", f"{reading.signs_inside:.1%}", *(_share_at(at, side) for at, side in sides)]
+    return [
+        f"{reading.log_likelihood_gain_without_eos:+.4f}",
+        f"{reading.sign_accuracy_without_eos:.1%}",
+        *(_share_at(at, side) for at, side in sides),
+    ]
 
 
 def _share_at(ratio: float, side: Sequence[Point]) -> str:

@@ -28,16 +28,16 @@ def sentiment(smollm2, tmp_path_factory) -> Fit:
 
 def test_the_starter_steer_reads_held_out_texts(sentiment):
     assert sentiment.reading.texts > 60
-    assert sentiment.reading.signs >= 0.8
-    assert sentiment.reading.gain >= 0.02
-    assert sentiment.reading.gain_inside > 0
+    assert sentiment.reading.sign_accuracy >= 0.8
+    assert sentiment.reading.log_likelihood_gain >= 0.02
+    assert sentiment.reading.log_likelihood_gain_without_eos > 0
 
 
 def test_the_starter_steer_is_proved(smollm2, sentiment):
     done = verify(smollm2, sentiment.steer, starter_texts("sentiment"))
     assert done.acts, done.checks
     assert done.reading is not None
-    assert done.reading.signs == pytest.approx(sentiment.reading.signs)
+    assert done.reading.sign_accuracy == pytest.approx(sentiment.reading.sign_accuracy)
 
 
 def test_the_dial_turns_both_ways(smollm2, sentiment):
@@ -53,8 +53,8 @@ def test_the_dial_turns_both_ways(smollm2, sentiment):
 
 def test_formality_fits_too(smollm2, tmp_path):
     done = fit(smollm2, sample_texts(starter_texts("formality"), 300, 0), name="formality", out=tmp_path / "f")
-    assert done.reading.signs > 0.7
-    assert done.reading.gain > 0
+    assert done.reading.sign_accuracy > 0.7
+    assert done.reading.log_likelihood_gain > 0
 
 
 def test_a_quick_demo_writes_one_self_contained_page(tmp_path):
@@ -75,5 +75,5 @@ def test_sst2_dev_is_read(shared, smollm2, sst):
     dev = read_labelled(shared / "sst2_dev.jsonl.gz")
     rows = LabelledRows.join(list(gather(smollm2, dev, encode_with_end(smollm2, dev))))
     reading = read(smollm2.head, rows, sst.steer)
-    assert reading.signs >= 0.8
-    assert reading.gain >= 0.02
+    assert reading.sign_accuracy >= 0.8
+    assert reading.log_likelihood_gain >= 0.02

@@ -21,7 +21,7 @@ def test_fit_generate_verify(run):
     assert [g["strengths"]["letters"] for g in json.loads(out)["generations"]] == [-3, -3, 0, 0, 3, 3]
     status, out, _ = run("verify", "letters", "--json")
     assert status == 0
-    assert json.loads(out)["reading"]["signs"] > 0.9
+    assert json.loads(out)["reading"]["sign_accuracy"] > 0.9
     status, out, _ = run("verify", "letters")
     assert status == 0
     assert "ok" in out

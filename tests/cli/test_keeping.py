@@ -49,11 +49,11 @@ def test_steers_are_listed_those_of_the_folder_first(run):
 def test_steers_that_ship_have_whole_cards_and_are_small(run):
     for entry in json.loads(run("steers", "--json", model=False)[1]):
         card = entry["card"]
-        low, high = card["strength_range"]
+        low, high = card["safe_range"]
         assert low < 0 < high
         assert card["data"]["corpus"]
         assert card["data"]["licence"]
-        assert card["held_out"]["test"]["signs"] > 0.7
+        assert card["held_out"]["test"]["sign_accuracy"] > 0.7
         assert "/" not in json.dumps(card["data"]["corpus"])
         assert sum(file.stat().st_size for file in Path(entry["folder"]).iterdir()) < 500_000
 

@@ -42,7 +42,10 @@ def test_verify_of_one_side_prints_no_nan(run):
     assert "nan" not in out
     assert "negative ones" not in out
     status, out, _ = run("verify", "letters", "--data", "up.jsonl", "--json")
-    assert json.loads(out, parse_constant=lambda name: pytest.fail(name))["reading"]["gain_negative"] is None
+    assert (
+        json.loads(out, parse_constant=lambda name: pytest.fail(name))["reading"]["log_likelihood_gain_negative"]
+        is None
+    )
     status, _, err = run("verify", "letters", "--label-column", "kind")
     assert status == 2
     assert "--data" in err

@@ -71,7 +71,7 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
     status, out, _ = run(*arguments, "--json")
     assert status == 0
     found, card = json.loads(out), load_steer("steers/one").card
-    assert card.strength_range == (found["low"], found["high"])
+    assert card.safe_range == (found["low"], found["high"])
     assert found["high"] > 0
     status, out, _ = run("generate", "abc", "--steer", "one=-100%,50%,auto", "--json")
     assert [g["strengths"]["one"] for g in json.loads(out)["generations"]] == [
@@ -86,7 +86,7 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
     status, out, _ = run(*arguments, "--scorer", "sentiment-vader", "--level", "0.5", "--out", "elsewhere")
     assert status == 0
     assert "A level of 0.5 is reached by" in out
-    assert load_steer("elsewhere").card.dial["ratio"] == 1.3
+    assert load_steer("elsewhere").card.calibration["max_perplexity_ratio"] == 1.3
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_a_steer_that_ships_is_calibrated_in_a_copy(run, lm, tmp_path, monkeypat
     monkeypatch.setattr("lmsteer.steer.files.SHIPPED_FOLDER", tmp_path / "shipped")
     save_steer(random_steer(lm), tmp_path / "shipped" / "style")
     assert run("calibrate", "style", "--file", "prompts.txt", "--n", "1", "--max-new-tokens", "4")[0] == 0
-    assert load_steer(tmp_path / "shipped" / "style").card.strength_range is None
-    assert load_steer("steers/style").card.strength_range is not None
+    assert load_steer(tmp_path / "shipped" / "style").card.safe_range is None
+    assert load_steer("steers/style").card.safe_range is not None
 
 
 def test_a_steer_of_the_same_name_is_not_overwritten_by_one_that_ships(run, lm, tmp_path, monkeypatch):
@@ -144,11 +144,14 @@ def test_a_steer_of_the_same_name_is_not_overwritten_by_one_that_ships(run, lm, 
         status, _, err = run("calibrate", folder, "--file", "prompts.txt", "--n", "1", "--max-new-tokens", "4")
         assert status == 2
         assert "--out" in err
-    assert load_steer(tmp_path / "shipped" / "one").card.strength_range is None
+    assert load_steer(tmp_path / "shipped" / "one").card.safe_range is None
 
 
 def test_a_safe_range_is_not_carried_over(run, lm, tmp_path):
     steer = load_steer("steers/one")
-    save_steer(replace(steer, card=replace(steer.card, strength_range=(-3.0, 4.0), dial={"ratio": 1.5})), "steers/one")
+    save_steer(
+        replace(steer, card=replace(steer.card, safe_range=(-3.0, 4.0), calibration={"max_perplexity_ratio": 1.5})),
+        "steers/one",
+    )
     run("mix", "one=1", "--against", "two", "--out", "apart")
-    assert load_steer("apart").card.strength_range is None
+    assert load_steer("apart").card.safe_range is None

@@ -48,7 +48,7 @@ def test_lists_of_words_make_the_words_of_their_end_likelier(llama):
     assert by_name["words +4"].strengths == {"words": 4.0}
 
 
-def test_instructions_stand_apart_from_prompts(llama):
+def test_instructions_stand_orthogonal_to_prompts(llama):
     steers = {"s": random_steer(llama)}
     found = conditions_of(llama, steers, {"s": [1.0]}, ["prompting"], ["Be sad.", "Be glad:\n"])
     assert {arm.prefix for arm in found} == {"", "Be sad. ", "Be glad:\n"}

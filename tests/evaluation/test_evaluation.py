@@ -26,17 +26,19 @@ def test_a_reading_adds_up(llama, rows):
     reading = read(llama.head, rows, random_steer(llama))
     positive = (rows.label > 0).float().mean().item()
     assert reading.texts == 20
-    both = positive * reading.gain_positive + (1 - positive) * reading.gain_negative
-    assert reading.gain == pytest.approx(both, abs=1e-5)
+    both = positive * reading.log_likelihood_gain_positive + (1 - positive) * reading.log_likelihood_gain_negative
+    assert reading.log_likelihood_gain == pytest.approx(both, abs=1e-5)
     mirrored = read(llama.head, replace(rows, label=-rows.label), random_steer(llama))
-    assert mirrored.signs == pytest.approx(1 - reading.signs)
+    assert mirrored.sign_accuracy == pytest.approx(1 - reading.sign_accuracy)
     assert reading.to_json()["texts"] == 20
 
 
 def test_figures_are_rounded_to_what_they_tell_however_small(llama, rows):
-    reading = replace(read(llama.head, rows, random_steer(llama)), slope=1.23456e-6, gain=0.123456, offset=math.nan)
+    reading = replace(
+        read(llama.head, rows, random_steer(llama)), slope=1.23456e-6, log_likelihood_gain=0.123456, offset=math.nan
+    )
     told = reading.to_json()
-    assert (told["slope"], told["gain"], told["offset"]) == (1.235e-6, 0.1235, None)
+    assert (told["slope"], told["log_likelihood_gain"], told["offset"]) == (1.235e-6, 0.1235, None)
     assert replace(reading, slope=math.nan).to_json()["slope"] is None
 
 
@@ -44,9 +46,9 @@ def test_the_end_part_is_not_inside_and_a_domain_is_no_gain(llama, rows):
     nothing = {name: torch.zeros(32, 1) for name in ("A", "B")}
     end = replace(random_steer(llama), factors={**nothing, "A_end": torch.ones(32, 1), "B_end": torch.ones(32, 1)})
     reading = read(llama.head, rows, end)
-    assert reading.gain != 0
-    assert reading.gain_inside == pytest.approx(0, abs=1e-6)  # float32, twice through the head
-    assert reading.signs_inside == 0  # no evidence either way
+    assert reading.log_likelihood_gain != 0
+    assert reading.log_likelihood_gain_without_eos == pytest.approx(0, abs=1e-6)  # float32, twice through the head
+    assert reading.sign_accuracy_without_eos == 0  # no evidence either way
     idle = replace(random_steer(llama), factors=nothing)
     assert read(llama.head, rows, idle, domain=random_steer(llama, seed=3)).gain == pytest.approx(0, abs=1e-6)
 

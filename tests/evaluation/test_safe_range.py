@@ -58,10 +58,10 @@ def test_a_card_keeps_what_was_found(llama, found, tmp_path):
     steer = random_steer(llama)
     save_steer(replace(steer, card=found.on(steer.card)), tmp_path / "s")
     card = load_steer(tmp_path / "s").card
-    assert card.strength_range == (found.low, found.high)
-    assert card.dial["ratio"] == 1.3
-    assert card.dial.get("auto") == found.reached
-    assert len(card.dial["curve"]) == len(found.trials)
+    assert card.safe_range == (found.low, found.high)
+    assert card.calibration["max_perplexity_ratio"] == 1.3
+    assert card.calibration.get("target_strength") == found.reached
+    assert len(card.calibration["curve"]) == len(found.trials)
 
 
 @given(st.floats(1 / 64, 60))
@@ -106,7 +106,7 @@ def test_text_that_loops_is_not_safe(llama, monkeypatch):
 def test_auto_is_none_where_no_strength_did(llama, found):
     none = replace(found, level=0.9, reached=None)
     card = none.on(random_steer(llama).card)
-    assert card.dial["auto"] is None
+    assert card.calibration["target_strength"] is None
     with pytest.raises(SteerError, match=r"reached the level 0\.9"):
         strength_of("auto", card)
 

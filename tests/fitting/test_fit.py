@@ -32,8 +32,8 @@ def test_a_fit_is_saved_with_its_card_and_reads_its_texts(llama, tmp_path):
     assert card == done.steer.card
     assert (card.label, card.data["texts"], card.data["source"]["path"]) == ("early letters", 240, "styled")
     assert card.fit["method"] == "closed-form"
-    assert done.reading.gain > 0.1
-    assert done.reading.signs > 0.9
+    assert done.reading.log_likelihood_gain > 0.1
+    assert done.reading.sign_accuracy > 0.9
     assert card.held_out == done.reading.to_json()
     assert sorted(p.name for p in (tmp_path / "steers").iterdir()) == ["letters"]
 
@@ -89,7 +89,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypat
 def test_the_gradient_method_saves_its_domain_steer(llama, tmp_path):
     done = fit(llama, TEXTS, name="g", method="gradient", recipe=dataclasses.replace(RECIPE, steps=80))
     assert load_steer(tmp_path / "steers" / "g-domain").card.name == "g-domain"
-    assert done.reading.gain > 0.1
+    assert done.reading.log_likelihood_gain > 0.1
 
 
 def test_what_no_steer_can_be_fitted_on_is_refused(llama, make_lm, tmp_path):

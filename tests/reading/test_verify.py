@@ -46,7 +46,7 @@ def test_held_out_texts_are_read(llama, tmp_path, monkeypatch):
     assert verified.acts
     assert verified.reading is not None
     # The same rows in other batches.
-    assert verified.reading.gain == pytest.approx(done.reading.gain, abs=1e-4)
+    assert verified.reading.log_likelihood_gain == pytest.approx(done.reading.log_likelihood_gain, abs=1e-4)
     assert verified.reading.texts == done.reading.texts
     others = verify(llama, done.steer, styled(40, seed=9)).reading
     assert others is not None

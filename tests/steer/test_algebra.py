@@ -81,14 +81,19 @@ def test_apart_leaves_the_others_alone_and_keeps_its_own_effect(llama, curvature
 
 
 def test_nothing_is_told_of_a_steer_made_of_another(llama, curvature):
-    card = replace(random_steer(llama).card, held_out={"slope": 1.0}, strength_range=(-1.0, 1.0), dial={"ratio": 1.5})
+    card = replace(
+        random_steer(llama).card,
+        held_out={"slope": 1.0},
+        safe_range=(-1.0, 1.0),
+        calibration={"max_perplexity_ratio": 1.5},
+    )
     steer = replace(random_steer(llama), card=card)
     for made in (
         orthogonalize(steer, {"one": random_steer(llama, seed=5)}, curvature),
         steer.scaled(2.0),
         steer.truncated(1),
     ):
-        assert (made.card.held_out, made.card.strength_range, made.card.dial) == ({}, None, {})
+        assert (made.card.held_out, made.card.safe_range, made.card.calibration) == ({}, None, {})
 
 
 def test_balanced_strengths_give_each_its_own_effect(llama, curvature):

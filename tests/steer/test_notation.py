@@ -12,7 +12,7 @@ from lmsteer.errors import SteerError
 from lmsteer.steer.notation import parse_strengths, strength_of
 from lmsteer.steer.steer import Card
 
-CARD = Card("style", "base", "f", "t", strength_range=(-8.0, 5.0))
+CARD = Card("style", "base", "f", "t", safe_range=(-8.0, 5.0))
 strengths = st.floats(-8, 8, width=32)
 
 
@@ -45,12 +45,12 @@ def test_percents_are_of_the_safe_range(share):
 
 def test_auto_is_what_calibration_found_or_the_upper_end():
     assert strength_of("auto", CARD) == 5
-    assert strength_of("auto", replace(CARD, dial={"auto": 3.5})) == 3.5
+    assert strength_of("auto", replace(CARD, calibration={"target_strength": 3.5})) == 3.5
     _, found = parse_strengths(["s=auto, -50%,1"], Found)
     assert found == [{"s": 5.0}, {"s": -4.0}, {"s": 1.0}]
     for notation in ("auto", "10%"):
         with pytest.raises(SteerError, match="no safe range"):
-            strength_of(notation, replace(CARD, strength_range=None))
+            strength_of(notation, replace(CARD, safe_range=None))
 
 
 @pytest.mark.parametrize("bad", ["sentiment", "=1", "s=", "s=x", "s=nan", "s=1,inf", "s=%", "s=nan%", "s=automatic"])

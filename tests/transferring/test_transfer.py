@@ -106,8 +106,8 @@ def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
     moved = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))
     assert set(moved.factors) == {"A", "B", "A_end", "B_end"}
     assert moved.card.held_out["texts"] == 30
-    assert moved.card.held_out["signs"] > 0.9
-    assert moved.card.held_out["gain"] > 0.5 * done.reading.gain
+    assert moved.card.held_out["sign_accuracy"] > 0.9
+    assert moved.card.held_out["log_likelihood_gain"] > 0.5 * done.reading.log_likelihood_gain
     again = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))
     assert all(torch.equal(moved.factors[name], again.factors[name]) for name in moved.factors)
 

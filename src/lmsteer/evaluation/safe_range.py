@@ -71,9 +71,9 @@ class SafeRange:
     def on(self, card: Card) -> Card:
         """A card that tells so."""
         curve = [{name: _rounded(value) for name, value in asdict(trial).items()} for trial in self.trials]
-        dial = {"ratio": self.ratio, "curve": curve}
-        dial |= {"level": self.level, "auto": self.reached} if self.level is not None else {}
-        return replace(card, strength_range=(self.low, self.high), dial=dial)
+        calibration = {"max_perplexity_ratio": self.ratio, "curve": curve}
+        calibration |= {"target": self.level, "target_strength": self.reached} if self.level is not None else {}
+        return replace(card, safe_range=(self.low, self.high), calibration=calibration)
 
 
 def calibrate(

@@ -238,7 +238,7 @@ def _train(work: Work, card: Card, recipe: GradientConfig, folder: Path) -> Fit:
         nonlocal saved, said
         if number % _TELL_STEPS == 0:
             found = read(lm.head, rows, *_trained(lm, training, card))
-            said = f"held out: {found.gain:+.3f} nats a token, {found.signs:.0%} of signs"
+            said = f"held out: {found.log_likelihood_gain:+.3f} nats a token, {found.sign_accuracy:.0%} of signs"
         step(1, f"loss {loss:.3f}, {said}")
         if time.monotonic() - saved > _SAVE_EVERY:
             training.save(work.partial, work.plan)

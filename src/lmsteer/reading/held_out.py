@@ -21,12 +21,13 @@ class Reading:
     Attributes:
         texts: how many texts were read.
         tokens: how many tokens.
-        gain: gain in log-likelihood under s = label against s = 0, nats a token, texts of label 0 included.
-        gain_positive: the same over texts of positive label, at s = +1.
-        gain_negative: over texts of negative label, at s = -1.
-        gain_inside: ``gain`` without the end-of-text tokens, where the steer acts as when the model writes.
-        signs: share of texts with a label ≠ 0 whose sign is that of log p(text | +1) - log p(text | -1).
-        signs_inside: the same without the end-of-text tokens.
+        log_likelihood_gain: log-likelihood at s = label less that at s = 0, nats a token, over all texts.
+        log_likelihood_gain_positive: the same over texts of positive label, at s = +1.
+        log_likelihood_gain_negative: over texts of negative label, at s = -1.
+        log_likelihood_gain_without_eos: the same without the end-of-text tokens: there the steer acts as it does
+            when the model generates.
+        sign_accuracy: share of texts with a label ≠ 0 whose sign is that of log p(text | +1) - log p(text | -1).
+        sign_accuracy_without_eos: the same without the end-of-text tokens.
         auc: area under the curve of that difference, over texts of positive label against those of negative.
         slope: with ``offset``, of the ``Calibration`` that makes a probability of it.
         offset: see ``slope``.
@@ -34,12 +35,12 @@ class Reading:
 
     texts: int
     tokens: int
-    gain: float
-    gain_positive: float
-    gain_negative: float
-    gain_inside: float
-    signs: float
-    signs_inside: float
+    log_likelihood_gain: float
+    log_likelihood_gain_positive: float
+    log_likelihood_gain_negative: float
+    log_likelihood_gain_without_eos: float
+    sign_accuracy: float
+    sign_accuracy_without_eos: float
     auc: float
     slope: float
     offset: float
@@ -69,12 +70,12 @@ def read(head: Head, rows: LabelledRows, steer: Steer, domain: Steer | None = No
     return Reading(
         texts=len(rows.texts()[1]),
         tokens=len(rows),
-        gain=_mean(own - base),
-        gain_positive=_mean((high - base)[rows.label > 0]),
-        gain_negative=_mean((low - base)[rows.label < 0]),
-        gain_inside=_mean((own - base)[inside]),
-        signs=_signs(evidence, labels),
-        signs_inside=_signs(*_told(rows[inside], (high - low)[inside])),
+        log_likelihood_gain=_mean(own - base),
+        log_likelihood_gain_positive=_mean((high - base)[rows.label > 0]),
+        log_likelihood_gain_negative=_mean((low - base)[rows.label < 0]),
+        log_likelihood_gain_without_eos=_mean((own - base)[inside]),
+        sign_accuracy=_signs(evidence, labels),
+        sign_accuracy_without_eos=_signs(*_told(rows[inside], (high - low)[inside])),
         auc=auc(evidence, labels > 0),
         slope=calibration.slope,
         offset=calibration.offset,

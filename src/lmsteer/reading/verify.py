@@ -64,7 +64,9 @@ class Verification:
     @property
     def acts(self) -> bool:
         """Whether all checks passed, and held-out texts, if any, got likelier under their own label."""
-        return all(check.passed for check in self.checks) and (self.reading is None or self.reading.gain > 0)
+        return all(check.passed for check in self.checks) and (
+            self.reading is None or self.reading.log_likelihood_gain > 0
+        )
 
 
 @torch.inference_mode()

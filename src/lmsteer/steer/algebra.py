@@ -110,7 +110,7 @@ def orthogonalize(steer: Steer, others: Mapping[str, Steer], metric: InnerProduc
         "B": torch.hstack([weight / left * part.factors["B"] for weight, part in parts]),
     }
     taken = [_part(other.card, -float(w) / left) for w, other in zip(weights, others.values(), strict=True)]
-    card = replace(steer.card, fit={**steer.card.fit, "apart_from": taken}).unmeasured()
+    card = replace(steer.card, fit={**steer.card.fit, "orthogonal_to": taken}).unmeasured()
     return replace(steer, factors={**steer.factors, **factors}, card=card)
 
 

@@ -61,9 +61,9 @@ def load_steer(folder: str | Path) -> Steer:
     with _KIND.reading(Path(folder)) as (fields, factors):
         card = Card(**fields["card"])
         card = dataclasses.replace(card, head_sample=tuple(card.head_sample))
-        if card.strength_range is not None:
-            low, high = card.strength_range
-            card = dataclasses.replace(card, strength_range=(low, high))
+        if card.safe_range is not None:
+            low, high = card.safe_range
+            card = dataclasses.replace(card, safe_range=(low, high))
         return Steer(fields["form"], factors, fields["hidden_size"], fields["vocabulary"], card)
 
 

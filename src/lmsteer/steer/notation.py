@@ -61,20 +61,20 @@ def strength_of(notation: str, card: Card) -> float:
     """
     if notation != "auto" and not notation.endswith("%"):
         return float(notation)
-    if card.strength_range is None:
+    if card.safe_range is None:
         raise SteerError(
             f"steer {card.name!r} has no safe range that {notation} could be of; `lmsteer calibrate` finds one."
         )
     if notation == "auto":
-        found = card.dial.get("auto", card.strength_range[1])
+        found = card.calibration.get("target_strength", card.safe_range[1])
         if found is None:
             raise SteerError(
-                f"no safe strength of steer {card.name!r} reached the level {card.dial.get('level')} that was wanted: "
+                f"no safe strength of steer {card.name!r} reached its target {card.calibration.get('target')}: "
                 "name a strength."
             )
         return float(found)
     share = float(notation.removesuffix("%")) / 100
-    low, high = card.strength_range
+    low, high = card.safe_range
     return share * (high if share > 0 else -low)
 
 
@@ -87,7 +87,7 @@ def outside_safe_range(steers: Mapping[str, Steer], settings: StrengthSettings) 
     """What to warn of: for each steer, strengths outside the range that was found safe."""
     found = []
     for name, steer in steers.items():
-        low, high = steer.card.strength_range or (-math.inf, math.inf)
+        low, high = steer.card.safe_range or (-math.inf, math.inf)
         outside = {setting[name] for setting in settings if not low <= setting[name] <= high}
         if outside:
             told = ", ".join(f"{strength:+g}" for strength in sorted(outside))

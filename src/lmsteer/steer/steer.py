@@ -33,8 +33,9 @@ class Card:
         data: fingerprint of the labelled texts, with their number.
         fit: method and settings.
         held_out: figures read on texts that the fit did not see.
-        strength_range: strengths found safe, or None where nobody has looked.
-        dial: how they were found, and what else was found about strengths (``evaluation.calibrate``).
+        safe_range: strengths found safe, or None where nobody has looked.
+        calibration: how they were found (``lmsteer.calibrate``): ``max_perplexity_ratio`` and ``curve``, and with a
+            target also ``target`` and ``target_strength``.
         head_sample: some values of the base's output embedding, by which an engine that has the weights in another
             layout knows the base.
     """
@@ -47,13 +48,13 @@ class Card:
     data: Mapping[str, Any] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
     held_out: Mapping[str, Any] = field(default_factory=dict)
-    strength_range: tuple[float, float] | None = None
-    dial: Mapping[str, Any] = field(default_factory=dict)
+    safe_range: tuple[float, float] | None = None
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     head_sample: tuple[float, ...] = ()
 
     def unmeasured(self) -> Card:
         """The card of another steer made of this one, of which nothing is measured."""
-        return replace(self, held_out={}, strength_range=None, dial={})
+        return replace(self, held_out={}, safe_range=None, calibration={})
 
     def check_head(self, sample: Mapping[int, float]) -> None:
         """Refuse another base by some values of its output embedding, whose dtype may be another.

@@ -14,7 +14,7 @@ def steers(llama, tmp_path_factory):
     """One with a safe range, one without."""
     folder = tmp_path_factory.mktemp("steers")
     steer = random_steer(llama, name="style")
-    card = dataclasses.replace(steer.card, strength_range=(-3.0, 4.0), dial={"auto": 2.0})
+    card = dataclasses.replace(steer.card, safe_range=(-3.0, 4.0), calibration={"target_strength": 2.0})
     save_steer(dataclasses.replace(steer, card=card), folder / "style")
     save_steer(random_steer(llama, "offset", name="other"), folder / "other")
     return folder

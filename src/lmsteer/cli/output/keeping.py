@@ -36,8 +36,8 @@ def known_steers(out: Console, found: Mapping[str, Steer], shipped: str) -> None
     for folder, steer in found.items():
         card = steer.card
         test = card.held_out.get("test", card.held_out)
-        told = f"{test['signs']:.0%} of {test['texts']:,}" if test.get("signs") is not None else ""
-        ends = "" if card.strength_range is None else " to ".join(map(signed, card.strength_range))
+        told = f"{test['sign_accuracy']:.0%} of {test['texts']:,}" if test.get("sign_accuracy") is not None else ""
+        ends = "" if card.safe_range is None else " to ".join(map(signed, card.safe_range))
         where = "ships" if folder.startswith(shipped) else folder
         table.add_row(*map(escape, (card.name, card.label, card.base, told, ends, where)))
     out.print(table)

@@ -101,14 +101,20 @@ def verification_as_json(done: Verification) -> dict[str, Any]:
 
 
 def _reading(reading: Reading) -> str:
-    sides = (("positive ones at +1", reading.gain_positive), ("negative ones at -1", reading.gain_negative))
-    told = "".join(f"of {which} {gain:+.4f}, " for which, gain in sides if not math.isnan(gain))
-    signs = "" if math.isnan(reading.signs) else f"; the sign recovers {reading.signs:.1%} of the labels"
-    signs_inside = "" if math.isnan(reading.signs_inside) else f", {reading.signs_inside:.1%}"
-    return (
-        f"log-likelihood {told}of all at their label {reading.gain:+.4f} nats a token{signs}. Inside the texts, as the "
-        f"steer acts when the model writes: {reading.gain_inside:+.4f} nats a token{signs_inside}."
+    sides = (
+        ("positive texts at +1", reading.log_likelihood_gain_positive),
+        ("negative texts at -1", reading.log_likelihood_gain_negative),
     )
+    of_sides = "".join(f"{which} {gain:+.4f}, " for which, gain in sides if not math.isnan(gain))
+    whole, inside = map(_accuracy, (reading.sign_accuracy, reading.sign_accuracy_without_eos))
+    return (
+        f"log-likelihood of {of_sides}all texts at their label {reading.log_likelihood_gain:+.4f} nats a token{whole}. "
+        f"Without the end-of-text tokens: {reading.log_likelihood_gain_without_eos:+.4f} nats a token{inside}."
+    )
+
+
+def _accuracy(accuracy: float) -> str:
+    return "" if math.isnan(accuracy) else f", sign accuracy {accuracy:.1%}"
 
 
 def _bound(check: Check) -> str:

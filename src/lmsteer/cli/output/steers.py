@@ -29,7 +29,10 @@ def transferred(out: Console, moved: Steer, folder: Path) -> None:
         highlight=False,
     )
     if held_out:
-        out.print(f"On {held_out['texts']} labelled texts: {held_out['gain']:+.4f} nats a token under their own label.")
+        out.print(
+            f"On {held_out['texts']} labelled texts: {held_out['log_likelihood_gain']:+.4f} nats a token at their own "
+            "label."
+        )
 
 
 def mix_as_json(mix: Mix, fisher: FisherFactors, found: Interference | None) -> dict[str, Any]:

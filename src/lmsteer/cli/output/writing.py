@@ -26,8 +26,8 @@ def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
         f"Steer [bold]{escape(done.steer.card.name)}[/] of rank {done.steer.rank} saved to {escape(str(done.folder))}."
     )
     out.print(
-        f"On {reading.texts} held-out texts: likelihood under their own label {reading.gain:+.4f} nats a token, "
-        f"label told by its sign for {reading.signs:.1%}."
+        f"On {reading.texts} held-out texts: log-likelihood at their own label {reading.log_likelihood_gain:+.4f} "
+        f"nats a token, sign accuracy {reading.sign_accuracy:.1%}."
     )
     if texts < _FEW:
         out.print(f"That was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")

@@ -230,7 +230,7 @@ def _told(name: str, steer: Steer) -> SteerInfo:
         label=card.label,
         form=steer.form,
         rank=steer.rank,
-        safe_range=card.strength_range,
-        auto=card.dial.get("auto"),
+        safe_range=card.safe_range,
+        auto=card.calibration.get("target_strength"),
         held_out=dict(card.held_out),
     )

@@ -206,8 +206,8 @@ def _first(names: Sequence[str]) -> str:
 
 def _slider(name: str, card: Card) -> gr.Slider:
     """Over the safe range and half as much again, so that what lies beyond can be seen."""
-    low, high = card.strength_range or _RANGE
-    found = f"safe from {low:+.3g} to {high:+.3g}" if card.strength_range else "safe range not known"
+    low, high = card.safe_range or _RANGE
+    found = f"safe from {low:+.3g} to {high:+.3g}" if card.safe_range else "safe range not known"
     said = f"{card.label}; {found}" if card.label else found
     least, most = (_STEP * round(1.5 * end / _STEP) for end in (low, high))
     return gr.Slider(least, most, 0, step=_STEP, label=name, info=said, elem_id=f"steer-{name}")
