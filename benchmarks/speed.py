@@ -27,7 +27,9 @@ from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.likelihood import steered_log_likelihoods
 from lmsteer.reading.rows import batches, encode_with_end, readable, states_of
-from lmsteer.steer.steer import Card, Steer
+from lmsteer.steer.card import Card
+from lmsteer.steer.steer import Steer
+from lmsteer.util.provenance import provenance_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -223,7 +225,7 @@ def steer_of(lm: LM, rank: int) -> Steer:
     vocabulary, d = lm.head.weight.shape
     random = torch.Generator().manual_seed(0)
     factors = {name: torch.randn(d, rank, generator=random) * 1e-3 for name in ("A", "B")}
-    return Steer("multiply", factors, d, vocabulary, Card("s", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
+    return Steer("multiply", factors, d, vocabulary, Card(name="s", **provenance_of(lm)))
 
 
 def with_memory(line: Line, number: int) -> Line:

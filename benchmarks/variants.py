@@ -40,8 +40,10 @@ from lmsteer.model.lm import LM, load
 from lmsteer.reading.held_out import Reading, read
 from lmsteer.reading.rows import LabelledRows, encode_with_end, gather, readable
 from lmsteer.reading.splits import held_out_of
-from lmsteer.steer.steer import Card, Steer, factorise
+from lmsteer.steer.card import Card
+from lmsteer.steer.steer import Steer, factorise
 from lmsteer.util.files import write_file
+from lmsteer.util.provenance import provenance_of
 
 RESULTS = Path(__file__).parent / "results" / "variants.json"
 PROMPTS, SAMPLES = slice(200, 340), 3
@@ -237,7 +239,7 @@ def _own(rows: LabelledRows) -> Tensor:
 
 def _steer(lm: LM, factors: Factors) -> Steer:
     vocabulary, d = lm.head.weight.shape
-    return Steer("multiply", factors, d, vocabulary, Card("v", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
+    return Steer("multiply", factors, d, vocabulary, Card(name="v", **provenance_of(lm)))
 
 
 def _dial(lm: LM, prompts: Sequence[str], steer: Steer) -> list[Point]:

@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from lmsteer.data.labelled import LabelledText
 from lmsteer.model.lm import LM
 from lmsteer.model.onednn import use_onednn
-from lmsteer.steer.steer import Card, Steer
+from lmsteer.steer.card import Card
+from lmsteer.steer.steer import Steer
+from lmsteer.util.provenance import provenance_of
 
 _COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
@@ -79,7 +81,7 @@ def tiny_lm(family: str, dtype: torch.dtype = torch.float32) -> LM:
 
 def card(lm: LM, name: str = "style") -> Card:
     """A card of a steer on a model."""
-    return Card(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, label="anything")
+    return Card(name=name, **provenance_of(lm), label="anything")
 
 
 def random_steer(lm: LM, form: str = "multiply", rank: int = 3, seed: int = 0, name: str = "style") -> Steer:

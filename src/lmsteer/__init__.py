@@ -17,9 +17,10 @@ from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.reading.components import Component, components
 from lmsteer.reading.verify import Verification, verify
 from lmsteer.steer.algebra import decorrelate_strengths, merge, orthogonalize
+from lmsteer.steer.card import Card
 from lmsteer.steer.files import find_steer, load_steer, save_steer
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import Card, Steer
+from lmsteer.steer.steer import Steer
 from lmsteer.transferring.transfer import transfer
 
 __all__ = [

@@ -62,4 +62,4 @@ def test_steers_that_ship_have_whole_cards_and_are_small(run):
 def test_steers_that_ship_are_of_the_default_model(run):
     lm = load()
     for entry in json.loads(run("steers", "--json", model=False)[1]):
-        find_steer(entry["card"]["name"]).card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+        find_steer(entry["card"]["name"]).card.check_base(lm)

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError
+from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import Card, Steer, factorise
+from lmsteer.steer.steer import Steer, factorise
 from tiny import card, random_steer
 
 strengths = st.floats(-8, 8, width=32)
 D, V = 8, 11
-CARD = Card("style", "base", "f", "t")
+CARD = Card(name="style", base="base", base_fingerprint="f", tokenizer_fingerprint="t")
 
 
 def steer(form: str, seed: int = 0) -> Steer:
@@ -81,7 +82,13 @@ def test_mixes_that_make_no_sense_are_refused(make_lm):
     with pytest.raises(SteerError, match="rows"):
         Mix({"s": steer("add"), "t": steer("add")}, {"s": [1.0, 2.0], "t": [1.0, 2.0, 3.0]})
     one, other = random_steer(make_lm("llama")), random_steer(make_lm("mistral"), seed=1)
-    other = Steer("add", {"a": torch.zeros(32)}, 32, one.vocabulary, Card("o", "b", "another", "t"))
+    other = Steer(
+        "add",
+        {"a": torch.zeros(32)},
+        32,
+        one.vocabulary,
+        Card(name="o", base="b", base_fingerprint="another", tokenizer_fingerprint="t"),
+    )
     with pytest.raises(SteerError, match="different base models"):
         Mix({"a": one, "b": other}, {"a": 1.0, "b": 1.0})
 

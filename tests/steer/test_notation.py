@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError
+from lmsteer.steer.card import Card
 from lmsteer.steer.notation import parse_strengths, strength_of
-from lmsteer.steer.steer import Card
 
-CARD = Card("style", "base", "f", "t", safe_range=(-8.0, 5.0))
+CARD = Card(name="style", base="base", base_fingerprint="f", tokenizer_fingerprint="t", safe_range=(-8.0, 5.0))
 strengths = st.floats(-8, 8, width=32)
 
 

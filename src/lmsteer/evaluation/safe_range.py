@@ -18,7 +18,8 @@ from lmsteer.evaluation.metrics import loops, repetition
 from lmsteer.evaluation.scorers.base import Scores
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.model.lm import LM
-from lmsteer.steer.steer import Card, Steer
+from lmsteer.steer.card import Card
+from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, Step, no_progress
 
 # Strengths beyond which, and below which, none is looked for.

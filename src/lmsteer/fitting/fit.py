@@ -22,8 +22,9 @@ from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import Reading, read
 from lmsteer.reading.splits import held_out_of
+from lmsteer.steer.card import Card
 from lmsteer.steer.files import STEERS_FOLDER, check_target, save_steer
-from lmsteer.steer.steer import Card, Steer
+from lmsteer.steer.steer import Steer
 from lmsteer.util.distributed import Processes
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress

@@ -31,9 +31,10 @@ from lmsteer.model.fingerprints import head_sample, model_fingerprint
 from lmsteer.model.head import Head
 from lmsteer.model.onednn import use_onednn
 from lmsteer.model.sources.resolve import DEFAULT_MODEL, check_hub, resolve
+from lmsteer.steer.card import Card
 from lmsteer.steer.hook import SteerHandle, attach
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import Card
+from lmsteer.util.provenance import provenance_of
 
 # Logits that differ by more than this share of their size mean that the head is not what its config says;
 # float32 rounding is 1e-6, bfloat16's 8e-3.
@@ -98,7 +99,7 @@ class LM:
     def card(self, name: str, **fields: Any) -> Card:
         """A card of a steer whose base this is."""
         sample = tuple(head_sample(self.head.weight, len(self.head.weight)).values())
-        return Card(name, self.name, self.fingerprint, self.tokenizer_fingerprint, head_sample=sample, **fields)
+        return Card(name=name, **provenance_of(self), head_sample=sample, **fields)
 
     @property
     def pad_id(self) -> int:
@@ -210,7 +211,7 @@ class LM:
             WrongBaseError: there is one.
         """
         for steer in mix.steers.values():
-            steer.card.check_base(self.name, self.fingerprint, self.tokenizer_fingerprint)
+            steer.card.check_base(self)
 
     @torch.inference_mode()
     def _prove_head(self) -> None:

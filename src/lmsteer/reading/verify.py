@@ -89,7 +89,7 @@ def verify(
     """
     if strength == 0:
         raise SteerError("at strength 0 no steer acts: verify it at another.")
-    steer.card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    steer.card.check_base(lm)
     checks = [
         _acts(lm, steer, strength),
         _exact("1. strength 0 = unsteered, bit for bit", _logits(lm), _logits(lm, _mix(steer, 0.0))),

@@ -9,9 +9,10 @@ from pathlib import Path
 from threading import Lock
 
 from lmsteer.errors import SteerError
+from lmsteer.steer.card import Card
 from lmsteer.steer.files import CARD_FILE, known_in, load_steer
 from lmsteer.steer.notation import parse_strengths
-from lmsteer.steer.steer import Card, Steer
+from lmsteer.steer.steer import Steer
 
 # Names come from outside: none of them leaves its folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import END_FACTORS, FACTORS, Card, Steer
+from lmsteer.steer.steer import END_FACTORS, FACTORS, Steer
 
 # What is left of a steer must be more than this share of it, squared: else there is nothing to tell it from the others.
 _LEFT = 1e-3
@@ -71,14 +72,15 @@ def merge(mix: Mix, name: str, label: str = "") -> Steer:
     if len(forms) != 1 or len(strengths) != 1:
         raise SteerError("one steer can be made of steers of one form, with one strength each.")
     told = dict(zip(mix.steers, strengths[0].tolist(), strict=True))
+    first = steers[0].card
     card = Card(
-        name,
-        steers[0].card.base,
-        steers[0].card.base_fingerprint,
-        steers[0].card.tokenizer_fingerprint,
-        label or " ".join(f"{key}={strength:g}" for key, strength in told.items()),
+        name=name,
+        base=first.base,
+        base_fingerprint=first.base_fingerprint,
+        tokenizer_fingerprint=first.tokenizer_fingerprint,
+        label=label or " ".join(f"{key}={strength:g}" for key, strength in told.items()),
         fit={"method": "mix", "of": [_part(mix.steers[key].card, strength) for key, strength in told.items()]},
-        head_sample=steers[0].card.head_sample,
+        head_sample=first.head_sample,
     )
     scaled = [steer.scaled(strength) for steer, strength in zip(steers, told.values(), strict=True)]
     (form,) = forms

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError
-from lmsteer.steer.steer import Card, Form, Steer
+from lmsteer.steer.card import Card
+from lmsteer.steer.steer import Form, Steer
 from lmsteer.util.artifacts import ArtifactKind
 
 FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
@@ -59,11 +60,7 @@ def load_steer(folder: str | Path) -> Steer:
         SteerError: no steer there, or a damaged one.
     """
     with _KIND.reading(Path(folder)) as (fields, factors):
-        card = Card(**fields["card"])
-        card = dataclasses.replace(card, head_sample=tuple(card.head_sample))
-        if card.safe_range is not None:
-            low, high = card.safe_range
-            card = dataclasses.replace(card, safe_range=(low, high))
+        card = Card.from_json(fields["card"])
         return Steer(fields["form"], factors, fields["hidden_size"], fields["vocabulary"], card)
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 from lmsteer.errors import SteerError
-from lmsteer.steer.steer import Card, Steer
+from lmsteer.steer.card import Card
+from lmsteer.steer.steer import Steer
 
 StrengthSettings = list[dict[str, float]]
 # Far beyond any use, and far within float32.

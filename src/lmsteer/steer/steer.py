@@ -1,94 +1,22 @@
-"""Steer: the factors of one style dimension, and the card that says where they come from."""
+"""Steer: the factors of one style dimension."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.errors import SteerError
+from lmsteer.steer.card import Card
 
 Form = Literal["multiply", "add", "offset"]
 FORMS: tuple[str, ...] = get_args(Form)
 FACTORS = {"multiply": ("A", "B"), "add": ("a",), "offset": ("o",)}
 # What a multiply steer may have beside: its end part, for reading.
 END_FACTORS = ("A_end", "B_end")
-# Shares by which one value may differ between float32, bfloat16 (8 bits) and float16.
-_DTYPE_GAP = 1e-2
-
-
-@dataclass(frozen=True)
-class Card:
-    """A steer's provenance.
-
-    Attributes:
-        name: what the dimension is called.
-        base: the model that it was fitted on, as its user named it.
-        base_fingerprint: of that model; an empty one marks an import whose base nobody recorded.
-        tokenizer_fingerprint: of its tokenizer.
-        label: what +1 means, in words.
-        data: fingerprint of the labelled texts, with their number.
-        fit: method and settings.
-        held_out: figures read on texts that the fit did not see.
-        safe_range: strengths found safe, or None where nobody has looked.
-        calibration: how they were found (``lmsteer.calibrate``): ``max_perplexity_ratio`` and ``curve``, and with a
-            target also ``target`` and ``target_strength``.
-        head_sample: some values of the base's output embedding, by which an engine that has the weights in another
-            layout knows the base.
-    """
-
-    name: str
-    base: str
-    base_fingerprint: str
-    tokenizer_fingerprint: str
-    label: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    fit: Mapping[str, Any] = field(default_factory=dict)
-    held_out: Mapping[str, Any] = field(default_factory=dict)
-    safe_range: tuple[float, float] | None = None
-    calibration: Mapping[str, Any] = field(default_factory=dict)
-    head_sample: tuple[float, ...] = ()
-
-    def unmeasured(self) -> Card:
-        """The card of another steer made of this one, of which nothing is measured."""
-        return replace(self, held_out={}, safe_range=None, calibration={})
-
-    def check_head(self, sample: Mapping[int, float]) -> None:
-        """Refuse another base by some values of its output embedding, whose dtype may be another.
-
-        Raises:
-            WrongBaseError: a value differs, or the card has none.
-        """
-        if not self.head_sample:
-            raise WrongBaseError(f"the card of steer {self.name!r} has no sample of its base's head: fit it anew.")
-        for place, value in sample.items():
-            expected = self.head_sample[place]
-            if not abs(value - expected) <= _DTYPE_GAP * max(abs(expected), 1e-3):
-                raise WrongBaseError(
-                    f"steer {self.name!r} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), whose "
-                    f"output embedding is another than that of the model at hand ({expected:g} against {value:g})."
-                )
-
-    def check_base(self, name: str, fingerprint: str, tokenizer_fingerprint: str) -> None:
-        """Refuse another base, or another tokenizer, than those that the steer was fitted with.
-
-        Raises:
-            WrongBaseError: the fingerprints differ.
-        """
-        if (self.base_fingerprint, self.tokenizer_fingerprint) == (fingerprint, tokenizer_fingerprint):
-            return
-        if self.base_fingerprint == fingerprint:
-            raise WrongBaseError(
-                f"steer {self.name!r} was fitted with another tokenizer (fingerprint {self.tokenizer_fingerprint}) "
-                f"than the one that {name!r} has here (fingerprint {tokenizer_fingerprint})."
-            )
-        raise WrongBaseError(
-            f"steer {self.name!r} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), but the "
-            f"model at hand is {name!r} (fingerprint {fingerprint}). Fit it anew on this model."
-        )
 
 
 @dataclass(frozen=True)

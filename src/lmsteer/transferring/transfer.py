@@ -23,7 +23,8 @@ from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
 from lmsteer.reading.rows import LabelledRows, gather, readable
-from lmsteer.steer.steer import Card, Steer
+from lmsteer.steer.card import Card
+from lmsteer.steer.steer import Steer
 from lmsteer.transferring.alignment import Pairs, paired_states
 from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
 from lmsteer.transferring.shared_vocabulary import SharedWords, shared_words
@@ -70,7 +71,7 @@ def transfer(
         DataError: an unknown map, or texts that cannot be read.
         ModelError: no words in common, or a tokenizer that cannot tell where its tokens stand.
     """
-    steer.card.check_base(source.name, source.fingerprint, source.tokenizer_fingerprint)
+    steer.card.check_base(source)
     if how not in WORD_MAPS:
         raise DataError(f"the map of words is one of {', '.join(WORD_MAPS)}, not {how!r}.")
     labelled = list({text.digest: text for text in labelled}.values())  # a text twice would choose and be read

@@ -1,32 +1,48 @@
-"""Folders that are sent around: tensors, and a JSON file that says what they are. Nothing in them is ever unpickled."""
+"""Artifacts: folders of tensors with a JSON card, as steers, adapters and baselines are saved and shared.
+
+Nothing in them is ever unpickled. A folder is written aside and renamed, so that an older one stays until the new one
+is complete. The card can be read without importing torch.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmsteer.errors import LMSteerError
 from lmsteer.util.files import replace_folder
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+
+class FormatError(ValueError):
+    """A card that lacks a field, or has another type of value in one."""
+
+
+class Record(dict[str, Any]):
+    """The JSON object of a card file; a missing key is a ``FormatError``."""
+
+    def __missing__(self, key: str) -> Any:
+        raise FormatError(f"the field {key!r} is missing")
+
 
 @dataclass(frozen=True)
 class ArtifactKind:
-    """A kind of folder.
+    """A kind of artifact.
 
     Attributes:
-        what: it holds, in words.
-        card_file: name of its JSON file, which tells it from other folders.
-        tensors_file: name of its safetensors file.
-        version: of the format.
-        error: what is raised of such folders.
+        what: what it is called in messages: "steer", "gist adapter".
+        card_file: the name of its JSON file, by which its folders are recognised.
+        tensors_file: the name of its safetensors file.
+        version: the version of its format.
+        error: the exception that is raised about it.
     """
 
     what: str
@@ -36,55 +52,115 @@ class ArtifactKind:
     error: type[LMSteerError]
 
     def check_target(self, folder: Path) -> None:
-        """Refuse a folder that holds something else, which saving there would remove.
+        """Refuse to save over something else.
 
         Raises:
-            LMSteerError: it does, or it is no folder.
+            LMSteerError: the folder holds other files, or is no folder.
         """
-        try:
-            held = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-        except NotADirectoryError as error:
-            raise self.error(f"{folder} exists and holds no {self.what}; choose another folder.") from error
-        except OSError as error:
-            raise self.error(f"cannot use {folder}: {error}.") from error
-        if held and self.card_file not in held:
-            raise self.error(f"{folder} exists and holds no {self.what}; choose another folder.")
-        others = sorted(name for name in held - {self.card_file, self.tensors_file} if not name.startswith("."))
-        if others:
-            names = ", ".join(others)
-            raise self.error(f"{folder} holds {names} beside its {self.what}; move that, or choose another folder.")
+        check_overwrite(folder, self.what, self.card_file, {self.card_file, self.tensors_file}, self.error)
 
-    def save(self, folder: Path, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Write a folder; an older one stands until the new one is whole.
+    def save(self, folder: Path, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write an artifact; an older one in the same folder stays until the new one is complete.
 
         Raises:
-            LMSteerError: it holds something else, or the disk does not take it.
+            LMSteerError: the folder holds something else, or the disk cannot be written.
         """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
         self.check_target(folder)
         try:
             with replace_folder(folder) as aside:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / self.tensors_file)
-                (aside / self.tensors_file).chmod(0o644)  # safetensors writes 0600: it is to be shared
-                content = json.dumps({"format": self.version, **told}, indent=2) + "\n"
+                (aside / self.tensors_file).chmod(0o644)  # safetensors writes 0600, but artifacts are shared
+                content = json.dumps({"format": self.version, **record}, indent=2) + "\n"
                 (aside / self.card_file).write_text(content, encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise self.error(
                 f"cannot write the {self.what} to {folder}: {error}. What stood there before is untouched."
             ) from error
 
-    @contextmanager
-    def reading(self, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
-        """Give what a folder tells, and its tensors, within a ``with`` block that makes something of them.
+    def read_record(self, folder: Path) -> Record:
+        """Read the card file alone.
 
         Raises:
-            LMSteerError: nothing of the kind there, or what the block cannot make anything of.
+            LMSteerError: there is none, it is damaged, or it has another version.
         """
+        with self._explained(folder):
+            record = json.loads((folder / self.card_file).read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                raise FormatError(f"{self.card_file} holds no JSON object")
+            found = Record(record)
+            if found["format"] != self.version:
+                raise FormatError(f"format {found['format']}, which this version of lmsteer does not know")
+            return found
+
+    @contextmanager
+    def reading(self, folder: Path) -> Iterator[tuple[Record, dict[str, Tensor]]]:
+        """The card file and the tensors, within a ``with`` block that builds the artifact from them.
+
+        A ``FormatError`` or an ``LMSteerError`` of the block is reported as a damaged folder; other exceptions of the
+        block are faults of the program and pass unchanged.
+
+        Raises:
+            LMSteerError: there is no such artifact in the folder, or it is damaged.
+        """
+        from safetensors.torch import load_file
+
+        record = self.read_record(folder)
+        with self._explained(folder):
+            tensors = load_file(folder / self.tensors_file)
+        with self._explained(folder):
+            yield record, tensors
+
+    @contextmanager
+    def _explained(self, folder: Path) -> Iterator[None]:
+        from safetensors import SafetensorError
+
         try:
-            told = json.loads((folder / self.card_file).read_text(encoding="utf-8"))
-            if told["format"] != self.version:
-                raise ValueError(f"format {told['format']}, which this version does not know")
-            yield told, load_file(folder / self.tensors_file)
+            yield
         except FileNotFoundError as error:
             raise self.error(f"no {self.what} in {folder}: {error.filename} is missing.") from error
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError, FormatError, SafetensorError) as error:
             raise self.error(f"the {self.what} in {folder} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def from_record(kind: type[T], record: Any) -> T:
+    """Build a dataclass from a JSON object; unknown fields (of a newer version) are ignored.
+
+    Raises:
+        FormatError: the record is no object, or lacks a field that the dataclass requires.
+    """
+    if not isinstance(record, dict):
+        raise FormatError(f"a {kind.__name__} must be a JSON object, not {type(record).__name__}")
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in record]:
+        raise FormatError(f"the fields {', '.join(missing)} are missing")
+    return kind(**{name: value for name, value in record.items() if name in known})
+
+
+def check_overwrite(target: Path, what: str, marker: str, own: Collection[str], error: type[LMSteerError]) -> None:
+    """Refuse to write a folder over something that was not written by the same command.
+
+    Args:
+        target: the folder that is about to be replaced; it need not exist.
+        what: what is about to be written, in words: "steer".
+        marker: the file by which a folder of that kind is recognised.
+        own: the names of all files that such a folder may have; hidden files are allowed, too.
+        error: the exception to raise.
+
+    Raises:
+        LMSteerError: the target is a file, or holds other files.
+    """
+    try:
+        held = {entry.name for entry in target.iterdir()} if target.exists() else set()
+    except NotADirectoryError as reason:
+        raise error(f"{target} exists and holds no {what}; choose another folder.") from reason
+    except OSError as reason:
+        raise error(f"cannot use {target}: {reason}.") from reason
+    if held and marker not in held:
+        raise error(f"{target} exists and holds no {what}; choose another folder.")
+    others = sorted(name for name in held - set(own) if not name.startswith("."))
+    if others:
+        raise error(f"{target} holds {', '.join(others)} beside its {what}; move that, or choose another folder.")

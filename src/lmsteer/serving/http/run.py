@@ -81,9 +81,7 @@ def service_of(lm: LM, serving: ServiceConfig | None = None) -> Service:
     context = longest if serving.context is None else serving.context
     if not 2 <= context <= longest:
         raise LMSteerError(f"a context of {context} tokens is not to be had: the model and its limits allow {longest}.")
-    shelf = SteerRegistry(
-        serving.folders, lambda card: card.check_base(lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
-    )
+    shelf = SteerRegistry(serving.folders, lambda card: card.check_base(lm))
     rules = RequestLimits(context, serving.rows, serving.seconds, serving.strict)
     return Service(Engine(lm, limits), shelf, rules, lm.name)
 

@@ -20,8 +20,8 @@ from lmsteer.reading.plot import map_of
 from lmsteer.serving.engine.requests import Chunk
 from lmsteer.serving.http.schema import AnalyseRequest, CompletionRequest
 from lmsteer.serving.http.service import Choice, Job, Service
+from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import Card
 from lmsteer.util.figures import render_figure
 
 # Where a card knows no safe range.

@@ -10,8 +10,8 @@ from typing import Any
 
 from lmsteer.errors import SteerError
 from lmsteer.serving.registry import SteerRegistry
+from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Steering
-from lmsteer.steer.steer import Card
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 

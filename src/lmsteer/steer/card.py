@@ -1,0 +1,75 @@
+"""The card of a steer: its provenance, what it means, and which strengths are safe. It can be read without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lmsteer.errors import WrongBaseError
+from lmsteer.util.artifacts import from_record
+from lmsteer.util.provenance import Provenance
+
+# Shares by which one value may differ between float32, bfloat16 (8 bits) and float16.
+_DTYPE_GAP = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(Provenance):
+    """A steer's card.
+
+    Attributes:
+        name: the name of the style dimension.
+        label: what strength +1 means, in words.
+        safe_range: the lowest and the highest strength at which text stays sound; None if nobody measured it.
+        calibration: how the safe range was found (``lmsteer.calibrate``): ``max_perplexity_ratio`` and ``curve``, and
+            with a target also ``target`` and ``target_strength``.
+        head_sample: some values of the base's output embedding, by which an engine that has the weights in another
+            layout recognises the base.
+    """
+
+    name: str
+    label: str = ""
+    safe_range: tuple[float, float] | None = None
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    head_sample: tuple[float, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What the steer is called in an error message."""
+        return f"steer {self.name!r}"
+
+    @classmethod
+    def from_json(cls, record: Any) -> Card:
+        """Read a card.
+
+        Raises:
+            FormatError: a field is missing.
+        """
+        card = from_record(cls, record)
+        low_high = card.safe_range
+        return replace(
+            card,
+            safe_range=None if low_high is None else (low_high[0], low_high[1]),
+            head_sample=tuple(card.head_sample),
+        )
+
+    def unmeasured(self) -> Card:
+        """The card of another steer made of this one, of which nothing is measured."""
+        return replace(self, held_out={}, safe_range=None, calibration={})
+
+    def check_head(self, sample: Mapping[int, float]) -> None:
+        """Refuse another base by some values of its output embedding, whose dtype may be another.
+
+        Raises:
+            WrongBaseError: a value differs, or the card has none.
+        """
+        if not self.head_sample:
+            raise WrongBaseError(f"the card of {self.title} has no sample of its base's head: fit it again.")
+        for place, value in sample.items():
+            expected = self.head_sample[place]
+            if not abs(value - expected) <= _DTYPE_GAP * max(abs(expected), 1e-3):
+                raise WrongBaseError(
+                    f"{self.title} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), whose output "
+                    f"embedding is another than that of the model at hand ({expected:g} against {value:g})."
+                )

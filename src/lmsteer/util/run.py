@@ -1,0 +1,95 @@
+"""Resumable runs: the configuration of long work is kept beside its results, and only the same work resumes it.
+
+A run has a folder. Its file ``run.json`` (or another name) holds the configuration: model and data fingerprints,
+settings. When a run starts again, its configuration is compared with the one that is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.util.files import write_file
+
+
+@dataclass(frozen=True)
+class Run:
+    """A resumable run.
+
+    Attributes:
+        folder: where its results are kept.
+        config: what must be the same for the run to be resumed, as a JSON object.
+        what: what the run is called in messages, with its article: "an evaluation".
+        file: the name of the file that keeps the configuration.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    what: str = "a run"
+    file: str = "run.json"
+
+    def open(self) -> bool:
+        """Start the run, or resume it: whether results of the same run are there already.
+
+        Raises:
+            DataError: the folder holds something else, a run of another configuration, or a damaged file.
+        """
+        kept = self.kept()
+        if kept is None:
+            self._check_empty()
+        else:
+            self.check(kept)
+        write_file(self.folder / self.file, json.dumps(self.config, indent=1) + "\n")
+        return kept is not None
+
+    def kept(self) -> dict[str, Any] | None:
+        """The configuration of an earlier run in the folder; None if there is none.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        file = self.folder / self.file
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} is damaged: {error}. Remove {self.folder}, or choose another folder.") from error
+        return {} if kept is not None and not isinstance(kept, dict) else kept
+
+    def check(self, kept: Mapping[str, Any]) -> None:
+        """Refuse to resume a run of another configuration.
+
+        Raises:
+            DataError: a setting differs, named in the message.
+        """
+        config = json.loads(json.dumps(self.config))  # tuples are lists in JSON
+        if different := [key for key, value in config.items() if kept.get(key) != value]:
+            names = ", ".join(key.replace("_", " ") for key in different)
+            raise DataError(
+                f"{self.folder} holds {self.what} with another {names}; remove it, or choose another folder."
+            )
+
+    def _check_empty(self) -> None:
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            noun = self.what.split()[-1]
+            raise DataError(f"{self.folder} is not empty and holds no {noun}; choose another folder.")
+
+
+@contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """Turn Ctrl-C within a ``with`` block into a message that says what is kept and how to go on.
+
+    Args:
+        kept: a whole sentence or two: "The statistics are kept in X. Run the same command with --resume."
+
+    Raises:
+        InterruptedWorkError: the user pressed Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedWorkError(f"interrupted. {kept}") from None
