@@ -21,8 +21,9 @@ from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Tra
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.model.kv_cache import CACHE, CachePrefill, KVSlice, slice_kv
+from lmsteer.model.kv_cache import CachePrefill, KVSlice, slice_kv
 from lmsteer.model.lm import LM
+from lmsteer.util.compat import CACHE
 
 _MINUS, _PLUS = "minus", "plus"
 # Where PEFT keeps what it puts before a text.

@@ -18,9 +18,9 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lmsteer.generation.sampling import RowSampler
 from lmsteer.model.batching import pad
-from lmsteer.model.kv_cache import CACHE
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import SteerHandle
+from lmsteer.util.compat import CACHE
 
 # Tokens between two looks at which rows have ended: a look costs as much as half a token.
 _STRETCH = 16

@@ -14,8 +14,9 @@ from lmsteer.gist.embedding import embedded, gist_ids
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.gist.masks import GistCondition
-from lmsteer.model.kv_cache import CACHE, prefill, slice_kv, stack_kv
+from lmsteer.model.kv_cache import prefill, slice_kv, stack_kv
 from lmsteer.model.lm import LM
+from lmsteer.util.compat import CACHE
 
 # Kinds of attention that add or apply whatever mask they are given.
 _MASKABLE = ("sdpa", "eager")

@@ -14,9 +14,7 @@ from transformers import DynamicCache
 from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
-
-# The name under which transformers 5 takes and returns the cache.
-CACHE = "past_key_values"
+from lmsteer.util.compat import CACHE
 
 
 class KVSlice(NamedTuple):

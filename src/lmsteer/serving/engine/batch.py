@@ -22,8 +22,9 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from lmsteer.model.batching import pad
-from lmsteer.model.kv_cache import CACHE, prefill, slice_kv
+from lmsteer.model.kv_cache import prefill, slice_kv
 from lmsteer.model.lm import LM
+from lmsteer.util.compat import CACHE
 
 # Columns of room on either side of those in use.
 SPARE = 64
