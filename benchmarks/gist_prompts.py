@@ -15,8 +15,7 @@ from rich.table import Table
 
 from benchmarks.gists import WAYS, WORK
 from benchmarks.results import keep
-from lmsteer.generation.generate import GenerationConfig
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import input_text, prompt_ids

@@ -29,8 +29,8 @@ from benchmarks.results import keep, kept
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning
 from lmsteer.data.labelled import read_rows
-from lmsteer.generation.generate import GenerationConfig, continue_from
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.generate import continue_from
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness
 from lmsteer.gist.examples import Example, Instruction, encode_examples, input_text

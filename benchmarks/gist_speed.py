@@ -23,8 +23,8 @@ from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
 from benchmarks.results import check_known, keep, kept
 from lmsteer.data.starter import starter_prompts
-from lmsteer.generation.generate import GenerationConfig, generate
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.generate import generate
 from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
@@ -85,7 +85,7 @@ def _line(lm: LM, adapter: GistAdapter, length: int, batch: int) -> dict[str, An
     texts = [lm.tokenizer.batch_decode([prompt])[0] + INPUT] * batch
 
     def anew() -> object:
-        return list(generate(lm, texts, max_new_tokens=1, temperature=0))
+        return list(generate(lm, texts, config=FIRST))
 
     def after(kept: Any) -> Callable[[], object]:
         return lambda: list(generate_from_gists(lm, adapter, [kept], inputs, draws=FIRST))

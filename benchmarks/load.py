@@ -37,6 +37,7 @@ from rich.table import Table
 
 from benchmarks.results import keep, kept
 from lmsteer.data.starter import starter_prompts
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.files import find_steer
@@ -195,12 +196,12 @@ async def _paused(address: str) -> dict[str, float]:
 
 def _margins(answers: list[tuple[Job, str]], own: dict[Job, str]) -> Iterator[float]:
     """Of the answers that are not what their prompt and strengths give alone, which is written once."""
-    lm = load()
+    lm, greedy = load(), GenerationConfig(max_new_tokens=TOKENS, sampling=SamplingConfig(temperature=0))
     for job, text in answers:
         prompt, strengths = job
         mix = Mix({name: find_steer(name) for name, _ in strengths}, dict(strengths))
         if job not in own:
-            (row,) = generate(lm, [prompt], mix.steers, [dict(strengths)], max_new_tokens=TOKENS, temperature=0)
+            (row,) = generate(lm, [prompt], mix.steers, [dict(strengths)], greedy)
             own[job] = row.text
         if text != own[job]:
             yield _margin(lm, mix, *lm.encode([prompt + own[job], prompt + text]))

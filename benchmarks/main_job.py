@@ -27,6 +27,7 @@ from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import GradientConfig
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
@@ -103,7 +104,8 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
     lm: LM = load()
     settings = [{method: s} for s in chosen]
     steers = {method: load_steer(WORK / method)}
-    rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=144, progress=bars()))
+    config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=144)
+    rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
     points = {p["strength"]: p for p in kept(FIGURES).get(f"dial {method}", [])}
     points |= {point.strength: asdict(point) for point in strength_curve(rows, method, Vader())}
     keep(FIGURES, f"dial {method}", [points[strength] for strength in sorted(points)])

@@ -20,6 +20,7 @@ from benchmarks.results import keep
 from lmsteer.cli import output as printing
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.interference import interference, own_readings
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import load
@@ -61,7 +62,8 @@ def plane() -> None:
     lm = load()
     steers = {name: find_steer(name) for name in TWO}
     settings = [{TWO[0]: s, TWO[1]: t} for s in GRID for t in GRID]
-    rows = list(generate(lm, starter_prompts(), steers, settings, n=1, max_new_tokens=TOKENS, progress=bars()))
+    config = GenerationConfig(max_new_tokens=TOKENS)
+    rows = list(generate(lm, starter_prompts(), steers, settings, config, progress=bars()))
     texts = [row.text for row in rows]
     readings = own_readings(lm, steers, texts, progress=bars()).T
     means = readings.reshape(len(starter_prompts()), len(GRID), len(GRID), 2).mean(0)

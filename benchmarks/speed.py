@@ -22,6 +22,7 @@ from lmsteer.data.starter import starter_texts
 from lmsteer.fitting.activation_cache import HiddenStates, open_store
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import GradientConfig, TextRows, Training
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
@@ -202,7 +203,7 @@ class Bench:
     def _generate(self, count: int, strength: float | None, rank: int = RANK) -> None:
         steers = {} if strength is None else {"s": self.steer(rank)}
         setting = {} if strength is None else {"s": strength}
-        list(generate(self.lm, [PROMPT], steers, [setting], n=count, max_new_tokens=TOKENS))
+        list(generate(self.lm, [PROMPT], steers, [setting], GenerationConfig(count, TOKENS)))
 
 
 LINES: list[Callable[[Bench], Ways]] = [

@@ -27,6 +27,7 @@ from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import fit
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.reading.held_out import read
@@ -104,7 +105,8 @@ def dial_all(data: Data) -> None:
         for name, folder in ((OWN, target_name), ("carried", f"{source_name}-{target_name}")):
             steers = {"s": load_steer(WORK / folder)}
             settings = [{"s": strength} for strength in STRENGTHS]
-            rows = list(generate(lm, prompts, steers, settings, n=SAMPLES, score=True, batch_size=128, progress=bars()))
+            config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=128)
+            rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
             points = [asdict(point) for point in strength_curve(rows, "s", Vader())]
             keep(RESULTS, f"dial {source_name} -> {target_name}: {name}", points)
 

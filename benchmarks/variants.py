@@ -33,6 +33,7 @@ from lmsteer.fitting.eos_component import fit_eos_component
 from lmsteer.fitting.gradient import GradientConfig, TextRows, Training, train
 from lmsteer.fitting.scale import gains_at, largest_scale
 from lmsteer.fitting.statistics import Statistics, gather_statistics
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import _SEED, _TEXTS, _TOKENS, fisher_factors, sample_unconditional
 from lmsteer.model.fisher import FisherFactors
@@ -244,9 +245,8 @@ def _steer(lm: LM, factors: Factors) -> Steer:
 
 def _dial(lm: LM, prompts: Sequence[str], steer: Steer) -> list[Point]:
     settings = [{"v": strength} for strength in STRENGTHS]
-    return strength_curve(
-        list(generate(lm, prompts, {"v": steer}, settings, n=SAMPLES, score=True, batch_size=144)), "v", Vader()
-    )
+    config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=144)
+    return strength_curve(list(generate(lm, prompts, {"v": steer}, settings, config)), "v", Vader())
 
 
 def _cells(reading: Reading, points: Sequence[Point]) -> list[str]:

@@ -12,6 +12,7 @@ from lmsteer.demo import run as run_demo
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import Fit, fit
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import read
@@ -44,7 +45,7 @@ def test_the_dial_turns_both_ways(smollm2, sentiment):
     prompts = ["The weather this morning", "My first week at the office was", "We watched the film and", "The house is"]
     settings = [{"sentiment": s} for s in (-6.0, 0.0, 6.0)]
     steers = {"sentiment": sentiment.steer}
-    rows = list(generate(smollm2, prompts, steers, settings, n=8, max_new_tokens=20, score=True))
+    rows = list(generate(smollm2, prompts, steers, settings, GenerationConfig(8, 20, score=True)))
     low, base, high = strength_curve(rows, "sentiment", Vader())
     assert low.positive_share < base.positive_share < high.positive_share
     assert high.positive_share > 0.85

@@ -10,6 +10,7 @@ from lmsteer.evaluation.safe_range import SafeRange, calibrate
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.fitting.gradient import GradientConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.generation.stream import stream
 from lmsteer.model.lm import LM, load
@@ -31,6 +32,7 @@ __all__ = [
     "Condition",
     "Continuation",
     "Fit",
+    "GenerationConfig",
     "GradientConfig",
     "Interference",
     "LabelledText",
@@ -38,6 +40,7 @@ __all__ = [
     "Outcome",
     "Protocol",
     "SafeRange",
+    "SamplingConfig",
     "Steer",
     "Verification",
     "analyse",

@@ -20,6 +20,7 @@ from lmsteer.data.starter import DIMENSIONS, starter_file, starter_texts
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import Point, strength_curve
 from lmsteer.fitting.fit import Fit, fit
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate
 from lmsteer.model.lm import LM, load
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
@@ -82,7 +83,8 @@ def run(model: str, out: Path, *, quick: bool = False, console: Console | None =
     prompts, samples = (PROMPTS[:2], 1) if quick else (PROMPTS, _SAMPLES)
     settings = [{"sentiment": s} for s in STRENGTHS]
     steers = {"sentiment": fitted.steer}
-    rows = list(generate(lm, prompts, steers, settings, n=samples, max_new_tokens=24, score=True, progress=bars()))
+    config = GenerationConfig(samples, max_new_tokens=24, score=True)
+    rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
     curve = strength_curve(rows, "sentiment", Vader())
     show(console, rows, curve)
     report = out / "report.html"

@@ -13,8 +13,8 @@ from lmsteer.baselines.full import TrainedFull
 from lmsteer.baselines.table import METHODS, fit_baseline, load_baseline, save_baseline
 from lmsteer.baselines.training import TrainingBudget
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.generation.generate import GenerationConfig, continue_from
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.generate import continue_from
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, GistCard, save_adapter
 from lmsteer.gist.compress import compress

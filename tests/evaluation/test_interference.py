@@ -7,6 +7,7 @@ import torch
 
 from lmsteer.errors import DataError
 from lmsteer.evaluation.interference import interference, own_readings
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
@@ -36,7 +37,7 @@ def test_effects_are_means_of_what_readers_say(llama, mix):
     ]
     means = []
     for setting in settings:
-        rows = list(generate(llama, PROMPTS, mix.steers, [setting], n=3, max_new_tokens=8))
+        rows = list(generate(llama, PROMPTS, mix.steers, [setting], GenerationConfig(3, 8)))
         means.append([sum(read([row.text for row in rows])) / len(rows) for read in (length, vowels)])
     means = torch.tensor(means, dtype=torch.float64)
     torch.testing.assert_close(found.alone, means[1:3] - means[0])
@@ -44,7 +45,7 @@ def test_effects_are_means_of_what_readers_say(llama, mix):
     torch.testing.assert_close(found.kept, (means[3] - means[0]) / (means[1:3] - means[0]).diagonal())
     assert found.texts == 9
     texts = [
-        row.text for row in generate(llama, PROMPTS, mix.steers, [settings[0], settings[3]], n=3, max_new_tokens=8)
+        row.text for row in generate(llama, PROMPTS, mix.steers, [settings[0], settings[3]], GenerationConfig(3, 8))
     ]
     both = torch.tensor(length(texts)).reshape(len(PROMPTS), 2, 3).mean(2)
     effects = both[:, 1] - both[:, 0]

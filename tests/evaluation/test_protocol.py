@@ -19,6 +19,7 @@ from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
 from lmsteer.evaluation.report import report
 from lmsteer.evaluation.results import Judged, Outcome
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from tiny import random_steer, tiny_tokenizer
 
@@ -56,9 +57,7 @@ def test_what_is_told_is_of_what_was_written(llama, arms, tmp_path):
                 [arm.prefix + prompt for prompt in PROMPTS[start : start + 20]],
                 arm.steers,
                 [dict(arm.strengths)],
-                n=3,
-                max_new_tokens=6,
-                seed=hash((0, start // 20)),
+                GenerationConfig(3, 6, seed=hash((0, start // 20))),
             )
         ]
         assert (each.prompts, each.continuations) == (24, 72)
@@ -106,7 +105,7 @@ def test_the_best_of_several_is_that_of_most_evidence(llama, arms, tmp_path):
         evaluate(llama, PROMPTS[:2], [arm], Long(), tmp_path / sign, protocol=SMALL)
         (file,) = (tmp_path / sign / "rows").iterdir()
         kept = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
-        texts = [row.text for row in generate(llama, PROMPTS[:2], n=24, max_new_tokens=6, seed=hash((0, 0)))]
+        texts = [row.text for row in generate(llama, PROMPTS[:2], config=GenerationConfig(24, 6, seed=hash((0, 0))))]
         (evidence,) = own_readings(llama, {"s": arm.reader}, texts).tolist()
         for k, text in enumerate(kept):
             group = range(8 * k, 8 * k + 8)

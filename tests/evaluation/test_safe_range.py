@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation import safe_range as module
 from lmsteer.evaluation.safe_range import Trial, _border, _reached, calibrate
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.notation import strength_of
@@ -34,7 +35,7 @@ def test_ends_of_the_range_are_safe_and_what_lies_beyond_is_not(llama, found):
     steers = {"s": random_steer(llama)}
 
     def measured(strength):
-        rows = generate(llama, PROMPTS, steers, [{"s": strength}], n=4, max_new_tokens=24, score=True)
+        rows = generate(llama, PROMPTS, steers, [{"s": strength}], GenerationConfig(4, 24, score=True))
         return perplexity(list(rows))
 
     base = measured(0.0)

@@ -7,7 +7,7 @@ import pytest
 from lmsteer import generate
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.generation.bulk import check_prompts, write_in_bulk, writer_of
-from lmsteer.generation.generate import GenerationConfig
+from lmsteer.generation.config import GenerationConfig
 from tiny import random_steer
 
 PROMPTS = [f"line {k % 5} of it" for k in range(11)]
@@ -29,7 +29,7 @@ def test_pieces_make_the_file_that_generate_gives(llama, writer, tmp_path):
     write_in_bulk(writer, PROMPTS, tmp_path / "sub" / "b.jsonl", RECORD, chunk=100)
     assert lines_of(tmp_path / "a.jsonl") == lines_of(tmp_path / "sub" / "b.jsonl")
     settings = [{"style": -1.0}, {"style": 2.0}]
-    whole = list(generate(llama, PROMPTS, {"style": random_steer(llama)}, settings, n=2, max_new_tokens=6, seed=4))
+    whole = list(generate(llama, PROMPTS, {"style": random_steer(llama)}, settings, GenerationConfig(2, 6, seed=4)))
     told = [each["text"] for line in lines_of(tmp_path / "a.jsonl") for each in line["generations"]]
     assert told == [each.text for each in whole]
     assert [line["prompt"]["text"] for line in lines_of(tmp_path / "a.jsonl")] == PROMPTS

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.stream import stream
 from tiny import FAMILIES, random_steer
@@ -17,14 +18,15 @@ from tiny import FAMILIES, random_steer
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_pieces_are_the_text_that_generate_gives(make_lm, family, temperature):
     lm = make_lm(family)
-    steers, options = {"style": random_steer(lm)}, {"max_new_tokens": 12, "temperature": temperature, "seed": 3}
-    (whole,) = generate(lm, ["The cat"], steers, [{"style": 2.0}], **options)
-    assert "".join(stream(lm, "The cat", steers, {"style": 2.0}, **options)) == whole.text
+    steers, config = {"style": random_steer(lm)}, GenerationConfig(1, 12, SamplingConfig(temperature=temperature), 3)
+    (whole,) = generate(lm, ["The cat"], steers, [{"style": 2.0}], config)
+    assert "".join(stream(lm, "The cat", steers, {"style": 2.0}, config)) == whole.text
 
 
 def test_text_comes_in_pieces(smollm2):
-    pieces = list(stream(smollm2, "The weather this morning", max_new_tokens=12))
-    (whole,) = generate(smollm2, ["The weather this morning"], max_new_tokens=12)
+    config = GenerationConfig(max_new_tokens=12)
+    pieces = list(stream(smollm2, "The weather this morning", config=config))
+    (whole,) = generate(smollm2, ["The weather this morning"], config=config)
     assert len(pieces) > 3
     assert "".join(pieces) == whole.text
 
@@ -32,7 +34,7 @@ def test_text_comes_in_pieces(smollm2):
 def test_a_stream_that_is_dropped_stops_writing_and_steering(smollm2):
     before, threads = smollm2.model(torch.tensor([[1, 2]])).logits, threading.active_count()
     steers = {"style": random_steer(smollm2)}
-    pieces = stream(smollm2, "The weather this morning", steers, {"style": 1.0}, max_new_tokens=2000)
+    pieces = stream(smollm2, "The weather this morning", steers, {"style": 1.0}, GenerationConfig(max_new_tokens=2000))
     next(pieces)
     steps: list[object] = []
     with smollm2.head.module.register_forward_hook(lambda *step: steps.append(step[0])):
@@ -53,12 +55,11 @@ def test_what_goes_wrong_while_writing_is_raised_where_it_is_read(llama, monkeyp
 
 def test_bad_input_is_refused_before_anything_is_read(make_lm, llama):
     style = {"style": random_steer(make_lm("qwen3"))}
-    for error, arguments, options in (
-        (DataError, ("",), {}),
-        (DataError, ("x" * 3000,), {}),
-        (DataError, ("x",), {"top_p": 0.0}),
-        (SteerError, ("x", style, {"style": float("nan")}), {}),
-        (WrongBaseError, ("x", style, {"style": 1.0}), {}),
+    for error, *arguments in (
+        (DataError, ""),
+        (DataError, "x" * 3000),
+        (SteerError, "x", style, {"style": float("nan")}),
+        (WrongBaseError, "x", style, {"style": 1.0}),
     ):
         with pytest.raises(error):
-            stream(llama, *arguments, **options)
+            stream(llama, *arguments)

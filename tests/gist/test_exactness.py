@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.generation.generate import GenerationConfig
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.compress import compress
 from lmsteer.gist.forward import masked_states
 from lmsteer.gist.generation import GistPrefill, generate_from_gists

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, ModelError, WrongBaseError
-from lmsteer.generation.generate import GenerationConfig
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.gist import Gist
@@ -70,7 +69,7 @@ def test_different_gists_and_one_gist_serve_a_batch(llama, adapter):
 
 
 def test_samples_share_a_prefill_and_are_what_they_are_alone(llama, adapter, gist):
-    draws = GenerationConfig(n=3, max_new_tokens=5)
+    draws = GenerationConfig(num_samples=3, max_new_tokens=5)
     together = written(llama, adapter, [gist], ["abc", "de"], draws=draws)
     alone = written(llama, adapter, [gist], ["abc", "de"], draws=replace(draws, batch_size=1))
     assert together == alone

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmsteer.generation.generate import GenerationConfig
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.adapter import SHIPPED_FOLDER, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids

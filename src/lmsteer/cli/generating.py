@@ -18,7 +18,7 @@ from lmsteer.model.sources.resolve import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from lmsteer.generation.bulk import Writer
-    from lmsteer.generation.generate import GenerationConfig
+    from lmsteer.generation.config import GenerationConfig
     from lmsteer.model.lm import LM
     from lmsteer.steer.notation import StrengthSettings
     from lmsteer.steer.steer import Steer
@@ -55,8 +55,7 @@ def generate(
     from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
     from lmsteer.generation.bulk import writer_of
-    from lmsteer.generation.generate import GenerationConfig
-    from lmsteer.generation.sampling import SamplingConfig
+    from lmsteer.generation.config import GenerationConfig, SamplingConfig
     from lmsteer.model.lm import load
     from lmsteer.util.progress import bars
 
@@ -88,8 +87,7 @@ def generate(
 def _streamed(lm: LM, text: str, steers: Steers, setting: dict[str, float], draws: GenerationConfig) -> Iterator[str]:
     from lmsteer.generation.stream import stream
 
-    how = {"max_new_tokens": draws.max_new_tokens, "seed": draws.seed, **asdict(draws.sampling)}
-    return stream(lm, text, steers, setting, **how)
+    return stream(lm, text, steers, setting, draws)
 
 
 def _in_bulk(
@@ -129,7 +127,7 @@ def _in_bulk(
         writing = vllm_writer(str(resolve(model).location), steers, settings, draws, out.parent, options)
     with writing as write:
         write_in_bulk(write, texts, out, record, resume=resume, progress=bars())
-    stderr.print(f"{len(texts) * len(settings) * draws.n} continuations written to {out}.", markup=False)
+    stderr.print(f"{len(texts) * len(settings) * draws.num_samples} continuations written to {out}.", markup=False)
 
 
 def _options(notation: str) -> dict[str, Any]:

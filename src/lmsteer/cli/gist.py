@@ -177,9 +177,8 @@ def generate(
     """
     from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.generation.generate import GenerationConfig
+    from lmsteer.generation.config import GenerationConfig, SamplingConfig
     from lmsteer.generation.published import as_published
-    from lmsteer.generation.sampling import SamplingConfig
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.examples import input_text
     from lmsteer.gist.generation import generate_from_gists

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import Scores
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.analyse import analyse
@@ -84,7 +85,7 @@ def interference(
     nothing = dict.fromkeys(strengths, 0.0)
     settings = [nothing, *({**nothing, name: s} for name, s in strengths.items()), strengths]
     rows = list(
-        generate(lm, prompts, mix.steers, settings, n=n, max_new_tokens=max_new_tokens, seed=seed, progress=progress)
+        generate(lm, prompts, mix.steers, settings, GenerationConfig(n, max_new_tokens, seed=seed), progress=progress)
     )
     texts, readers = [row.text for row in rows], readers or {}
     own = {name: steer for name, steer in mix.steers.items() if name not in readers}

@@ -22,8 +22,8 @@ from lmsteer.evaluation.interference import own_readings
 from lmsteer.evaluation.results import Judged, Outcome, outcome
 from lmsteer.evaluation.run_config import settle
 from lmsteer.evaluation.scorers.base import Scorer, judged
-from lmsteer.generation.generate import GenerationConfig, continue_from
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.generate import continue_from
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import log_likelihoods

@@ -16,6 +16,7 @@ from itertools import pairwise
 from lmsteer.errors import DataError
 from lmsteer.evaluation.metrics import loops, repetition
 from lmsteer.evaluation.scorers.base import Scores
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
@@ -117,8 +118,8 @@ def calibrate(
 
     def write(strength: float) -> list[Continuation]:
         settings = [{"s": strength}]
-        rows = generate(lm, prompts, {"s": steer}, settings, n=n, max_new_tokens=max_new_tokens, seed=seed, score=True)
-        return list(rows)
+        config = GenerationConfig(n, max_new_tokens, seed=seed, score=True)
+        return list(generate(lm, prompts, {"s": steer}, settings, config))
 
     with progress("trying strengths", _EXPECTED, 0) as step:
         trials = _Trials(write, attribute, step)

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import PromptPrefill
-from lmsteer.generation.generate import GenerationConfig, continue_from, encode_prompts
+from lmsteer.generation.generate import continue_from, encode_prompts
 from lmsteer.generation.published import as_published
 from lmsteer.model.lm import LM
 from lmsteer.steer.notation import StrengthSettings
@@ -44,7 +45,7 @@ def writer_of(
     def write(prompts: Sequence[str], first: int) -> Lines:
         starts = PromptPrefill(lm, encode_prompts(lm, prompts, draws.max_new_tokens, first))
         done = list(continue_from(lm, prompts, starts, steers, settings, draws, first=first, progress=progress))
-        return as_published(done, len(settings) * draws.n)
+        return as_published(done, len(settings) * draws.num_samples)
 
     return write
 

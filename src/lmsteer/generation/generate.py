@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from lmsteer.errors import DataError
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import Prefill, PromptPrefill, Row, decode_rows, prefill_shared
-from lmsteer.generation.sampling import LogLikelihoodRecorder, RowSampler, SamplingConfig
+from lmsteer.generation.sampling import LogLikelihoodRecorder, RowSampler
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -44,87 +45,36 @@ class Continuation:
     log_p: float
 
 
-@dataclass(frozen=True)
-class GenerationConfig:
-    """What is written for each prompt and setting, and how.
-
-    Attributes:
-        n: samples.
-        max_new_tokens: of a continuation.
-        sampling: what each token is drawn from.
-        seed: of all random streams.
-        batch_size: rows at once.
-        score: also read ``log_p``.
-
-    Raises:
-        DataError: a setting out of range.
-    """
-
-    n: int = 1
-    max_new_tokens: int = 20
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    seed: int = 0
-    batch_size: int = 64
-    score: bool = False
-
-    def __post_init__(self) -> None:
-        for what, value, good in (
-            ("the number of samples", self.n, self.n >= 1),
-            ("the batch size", self.batch_size, self.batch_size >= 1),
-            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1),
-            ("top_p", self.sampling.top_p, 0 < self.sampling.top_p <= 1),
-            ("top_k", self.sampling.top_k, self.sampling.top_k >= 0),
-            ("the temperature", self.sampling.temperature, 0 <= self.sampling.temperature < math.inf),
-        ):
-            if not good:
-                raise DataError(f"{what} cannot be {value}.")
-
-
 @torch.inference_mode()
 def generate(
     lm: LM,
     prompts: Sequence[str],
     steers: Mapping[str, Steer] | None = None,
     strengths: Sequence[Mapping[str, float]] = ({},),
+    config: GenerationConfig = GenerationConfig(),
     *,
-    n: int = 1,
-    max_new_tokens: int = 20,
-    top_p: float = 0.9,
-    top_k: int = 0,
-    temperature: float = 1.0,
-    seed: int = 0,
-    batch_size: int = 64,
-    score: bool = False,
     progress: Progress = no_progress,
 ) -> Iterator[Continuation]:
-    """Continue prompts, each at each setting of the strengths, ``n`` samples each.
+    """Continue each prompt at each setting of the strengths, with ``config.num_samples`` continuations for each.
 
     Args:
         lm: the model.
-        prompts: texts to continue.
-        steers: steers by name.
-        strengths: settings of the dial: a strength for every steer in each.
-        n: samples for each prompt and setting.
-        max_new_tokens: of a continuation.
-        top_p: draw from the smallest set of tokens that holds this much probability (nucleus sampling).
-        top_k: draw from this many likeliest tokens; 0 for all. (transformers' own ``generate`` takes 50 if not told.)
-        temperature: of the distribution; 0 always takes the likeliest token.
-        seed: of all random streams.
-        batch_size: rows at once.
-        score: also read ``log_p``, at the price of the head's product once more a token.
-        progress: what to tell of the work.
+        prompts: the texts to continue.
+        steers: the steers, by name; none by default.
+        strengths: the settings. Each holds a strength for every steer; 0 is unsteered.
+        config: how many samples, how long, and how tokens are drawn.
+        progress: reports how far the work is.
 
     Yields:
-        Continuations by prompt, then setting, then sample.
+        The continuations in order of prompt, then setting, then sample.
 
     Raises:
-        DataError: no prompts, an empty one, one longer than the context, or a setting out of range.
-        SteerError: a strength that is not a finite number, or missing.
-        WrongBaseError: a steer of another base.
+        DataError: there are no prompts, or one is empty or longer than the model's context.
+        SteerError: a strength is missing or not a finite number.
+        WrongBaseError: a steer was fitted on another base.
     """
-    draws = GenerationConfig(n, max_new_tokens, SamplingConfig(top_p, top_k, temperature), seed, batch_size, score)
-    starts = PromptPrefill(lm, encode_prompts(lm, prompts, max_new_tokens))
-    yield from continue_from(lm, prompts, starts, steers or {}, strengths, draws, progress=progress)
+    starts = PromptPrefill(lm, encode_prompts(lm, prompts, config.max_new_tokens))
+    yield from continue_from(lm, prompts, starts, steers or {}, strengths, config, progress=progress)
 
 
 @torch.inference_mode()
@@ -134,7 +84,7 @@ def continue_from(
     starts: Prefill,
     steers: Mapping[str, Steer],
     strengths: Sequence[Mapping[str, float]],
-    draws: GenerationConfig,
+    config: GenerationConfig,
     *,
     first: int = 0,
     progress: Progress = no_progress,
@@ -145,18 +95,18 @@ def continue_from(
     """
     for setting in strengths:
         Mix(steers, setting)  # refuses bad strengths before any work is done
-    size = 1 if starts.one_by_one(draws.max_new_tokens) else draws.batch_size
+    size = 1 if starts.one_by_one(config.max_new_tokens) else config.batch_size
     rows = [
         Row(i, tuple(setting[name] for name in steers), k)
         for i in range(len(prompts))
         for setting in strengths
-        for k in range(draws.n)
+        for k in range(config.num_samples)
     ]
     with progress("generating", len(rows), 0) as step:
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             with starts.installed():  # not across a yield: meanwhile the model is anybody's
-                done = _continue_batch(lm, prompts, starts, steers, batch, draws, first)
+                done = _continue_batch(lm, prompts, starts, steers, batch, config, first)
             step(len(batch), "")
             yield from done
 
@@ -173,19 +123,19 @@ def _continue_batch(
     starts: Prefill,
     steers: Mapping[str, Steer],
     batch: Sequence[Row],
-    draws: GenerationConfig,
+    config: GenerationConfig,
     first: int,
 ) -> list[Continuation]:
     columns = list(zip(*(row.strengths for row in batch), strict=True))
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
-    uniform = torch.stack([row.uniform(draws.seed, draws.max_new_tokens, first) for row in batch])
-    sampler = RowSampler(uniform, draws.sampling, lm.end_ids)
+    uniform = torch.stack([row.uniform(config.seed, config.max_new_tokens, first) for row in batch])
+    sampler = RowSampler(uniform, config.sampling, lm.end_ids)
     scorer = LogLikelihoodRecorder(lm, sampler)
     start = prefill_shared(lm, [row.prompt for row in batch], starts)
     with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
-        written = decode_rows(lm, start, draws.max_new_tokens, sampler, [scorer] if draws.score else [], handle)
+        written = decode_rows(lm, start, config.max_new_tokens, sampler, [scorer] if config.score else [], handle)
     texts = lm.tokenizer.batch_decode(written[:, start["input_ids"].shape[1] :], skip_special_tokens=True)
-    log_p = scorer.log_p.tolist() if draws.score else [math.nan] * len(batch)
+    log_p = scorer.log_p.tolist() if config.score else [math.nan] * len(batch)
     return [
         Continuation(prompts[row.prompt], text, dict(zip(steers, row.strengths, strict=True)), row.sample, int(k), p)
         for row, text, k, p in zip(batch, texts, sampler.tokens, log_p, strict=True)

@@ -7,34 +7,19 @@ continuation costs one product with the head a token, and no second pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from lmsteer.generation.config import SamplingConfig
 from lmsteer.model.lm import LM
 
 # Tokens among which the nucleus is sought, till it is among them: finding many takes long, and it is mostly small.
 _NUCLEUS = (64, 1024)
 # Temperatures below this would divide logits out of float32's range.
 _GREEDY = 1e-4
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """What to draw from; as in transformers, temperature comes first, then top-k, then top-p among what is left.
-
-    Attributes:
-        top_p: draw from the smallest set of tokens that holds this much probability (nucleus sampling).
-        top_k: draw from this many likeliest tokens; 0 for all.
-        temperature: of the distribution; 0 (and what is no more than 1e-4) takes the likeliest token.
-    """
-
-    top_p: float = 0.9
-    top_k: int = 0
-    temperature: float = 1.0
 
 
 def draw(scores: Tensor, u: Tensor, sampling: SamplingConfig) -> Tensor:

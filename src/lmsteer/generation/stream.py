@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList, TextIteratorStreamer
 
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import PromptPrefill, Row, decode
-from lmsteer.generation.generate import GenerationConfig, encode_prompts
-from lmsteer.generation.sampling import RowSampler, SamplingConfig
+from lmsteer.generation.generate import encode_prompts
+from lmsteer.generation.sampling import RowSampler
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -22,40 +23,32 @@ def stream(
     prompt: str,
     steers: Mapping[str, Steer] | None = None,
     strengths: Mapping[str, float] | None = None,
-    *,
-    max_new_tokens: int = 20,
-    top_p: float = 0.9,
-    top_k: int = 0,
-    temperature: float = 1.0,
-    seed: int = 0,
+    config: GenerationConfig = GenerationConfig(),
 ) -> Iterator[str]:
-    """Continue a prompt: the text that ``generate`` gives for it, in pieces as soon as they are certain.
+    """Continue one prompt: the text that ``generate`` gives for it, in chunks as soon as they are certain.
 
-    The model is steered while the iterator is in use, and writes no further when it is dropped. Till then nothing else
-    may use the model: it writes on its own, ahead of a slow reader.
+    The model is steered while the iterator is in use, and stops when the iterator is closed. Until then nothing else
+    may use the model: it runs in a thread of its own, ahead of a slow reader.
 
     Args:
         lm: the model.
-        prompt: text to continue.
-        steers: steers by name.
-        strengths: a strength for each.
-        max_new_tokens: as in ``generate``, like all that follow.
-        top_p: nucleus sampling.
-        top_k: draw from this many likeliest tokens; 0 for all.
-        temperature: of the distribution.
-        seed: of the random stream.
+        prompt: the text to continue.
+        steers: the steers, by name; none by default.
+        strengths: a strength for each steer.
+        config: how long the continuation is and how tokens are drawn, as in ``generate``. There is one sample, the
+            first, and no score: ``num_samples``, ``batch_size`` and ``score`` have no effect.
 
     Raises:
-        DataError: an empty prompt, one longer than the context, or a setting out of range.
-        SteerError: a strength that is not a finite number, or missing.
-        WrongBaseError: a steer of another base.
+        DataError: the prompt is empty or longer than the model's context.
+        SteerError: a strength is missing or not a finite number.
+        WrongBaseError: a steer was fitted on another base.
     """
-    sampling = GenerationConfig(1, max_new_tokens, SamplingConfig(top_p, top_k, temperature)).sampling
     mix = Mix(steers or {}, strengths or {})
     lm.check_base(mix)
-    ids = encode_prompts(lm, [prompt], max_new_tokens)
-    sampler = RowSampler(Row(0, (), 0).uniform(seed, max_new_tokens)[None], sampling, lm.end_ids)
-    return _pieces(lm, ids, mix, sampler, max_new_tokens)
+    ids = encode_prompts(lm, [prompt], config.max_new_tokens)
+    noise = Row(0, (), 0).uniform(config.seed, config.max_new_tokens)[None]
+    sampler = RowSampler(noise, config.sampling, lm.end_ids)
+    return _pieces(lm, ids, mix, sampler, config.max_new_tokens)
 
 
 def _pieces(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler, max_new_tokens: int) -> Iterator[str]:

@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lmsteer.generation.config import SamplingConfig
 from lmsteer.generation.decoding import decode
-from lmsteer.generation.sampling import Recorder, RowSampler, SamplingConfig
+from lmsteer.generation.sampling import Recorder, RowSampler
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.util.disk_cache import cache_dir

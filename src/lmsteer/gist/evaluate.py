@@ -14,8 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from lmsteer.errors import DataError
-from lmsteer.generation.generate import GenerationConfig
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from lmsteer.errors import DataError
-from lmsteer.generation.generate import Continuation, GenerationConfig, continue_from
+from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.generate import Continuation, continue_from
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
 from lmsteer.model.kv_cache import CachePrefill

@@ -6,7 +6,7 @@ import torch
 from asking import answers
 from lmsteer import generate
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
 from lmsteer.serving.engine.requests import Request
 from lmsteer.steer.mix import Mix
@@ -40,11 +40,7 @@ def alone(lm, prompt, order):
         [prompt],
         order.steers,
         [order.strengths],
-        max_new_tokens=order.max_new_tokens,
-        seed=order.seed,
-        top_p=order.sampling.top_p,
-        top_k=order.sampling.top_k,
-        temperature=order.sampling.temperature,
+        GenerationConfig(1, order.max_new_tokens, order.sampling, order.seed),
     )
     return found
 

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from lmsteer import analyse, generate, load_steer, save_steer
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.model.lm import LM
 from lmsteer.serving.http.app import _while_there
 from tiny import random_steer, tiny_model, tiny_tokenizer
@@ -21,7 +22,7 @@ def events(response):
 def test_a_completion_is_what_generate_gives_and_says_which_steers_acted(llama, steers, client):
     body = {"prompt": "It was", "steers": {"style": 2.5}, "seed": 3, "n": 2, "top_p": 0.9, "max_tokens": 9}
     steer = load_steer(steers / "style")
-    expected = list(generate(llama, ["It was"], {"style": steer}, [{"style": 2.5}], n=2, seed=3, max_new_tokens=9))
+    expected = list(generate(llama, ["It was"], {"style": steer}, [{"style": 2.5}], GenerationConfig(2, 9, seed=3)))
     answer = client.post("/v1/completions", json=body)
     assert answer.status_code == 200
     found = answer.json()

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from lmsteer import find_steer, generate
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from test_docs import commands
 
 PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
@@ -73,7 +74,8 @@ def test_answers_are_those_of_generate(server, smollm2):
     body = {"prompt": "The movie was", "steers": {"sentiment": -3}, "temperature": 0, "max_tokens": 24}
     answer = httpx.post(f"{address}/v1/completions", json=body, timeout=120).json()
     steers = {"sentiment": find_steer("sentiment")}
-    (expected,) = generate(smollm2, ["The movie was"], steers, [{"sentiment": -3.0}], temperature=0, max_new_tokens=24)
+    greedy = GenerationConfig(max_new_tokens=24, sampling=SamplingConfig(temperature=0))
+    (expected,) = generate(smollm2, ["The movie was"], steers, [{"sentiment": -3.0}], greedy)
     assert answer["choices"][0]["text"] == expected.text
 
 

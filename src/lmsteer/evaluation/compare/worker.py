@@ -27,7 +27,8 @@ from lmsteer.evaluation.metrics import loops
 from lmsteer.evaluation.protocol import Protocol, evaluate
 from lmsteer.evaluation.results import Outcome
 from lmsteer.evaluation.scorers import Scorer, scorer
-from lmsteer.generation.generate import GenerationConfig, continue_from
+from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.generate import continue_from
 from lmsteer.model.lm import LM, load
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import bars

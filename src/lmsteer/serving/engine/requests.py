@@ -10,8 +10,8 @@ from typing import Literal
 from torch import Tensor
 
 from lmsteer.errors import LMSteerError
+from lmsteer.generation.config import SamplingConfig
 from lmsteer.generation.decoding import Row
-from lmsteer.generation.sampling import SamplingConfig
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.detokenizer import Detokenizer
 from lmsteer.steer.steer import Steer

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.generation.sampling import SamplingConfig
+from lmsteer.generation.config import SamplingConfig
 from lmsteer.model.lm import LM
 from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import BusyError, Engine

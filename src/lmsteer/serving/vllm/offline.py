@@ -12,7 +12,7 @@ from typing import Any
 
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.bulk import Lines, Writer
-from lmsteer.generation.generate import GenerationConfig
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.serving.vllm.validation import FOLDERS, KEY
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.notation import StrengthSettings
@@ -79,7 +79,7 @@ def _writer(
         )
 
     def write(prompts: Sequence[str], first: int) -> Lines:
-        rows = [(i, setting, k) for i in range(len(prompts)) for setting in settings for k in range(draws.n)]
+        rows = [(i, setting, k) for i in range(len(prompts)) for setting in settings for k in range(draws.num_samples)]
         given = [params(first + i, setting, k) for i, setting, k in rows]
         try:
             outputs = llm.generate([prompts[i] for i, *_ in rows], given, use_tqdm=False)

@@ -1,0 +1,35 @@
+"""A configuration of generation is checked when it is made."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lmsteer.errors import DataError
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (GenerationConfig, {"num_samples": 0}, "number of samples must be 1 or more; it is 0"),
+        (GenerationConfig, {"max_new_tokens": 0}, "max_new_tokens must be 1 or more"),
+        (GenerationConfig, {"batch_size": -1}, "batch size must be 1 or more"),
+        (SamplingConfig, {"top_p": 0.0}, "top_p must be above 0 and at most 1"),
+        (SamplingConfig, {"top_p": 1.01}, "top_p must be"),
+        (SamplingConfig, {"top_p": math.nan}, "top_p must be"),
+        (SamplingConfig, {"top_k": -1}, "top_k must be 0 or more"),
+        (SamplingConfig, {"temperature": math.nan}, "temperature must be 0 or more, and finite"),
+        (SamplingConfig, {"temperature": math.inf}, "temperature must be"),
+    ],
+)
+def test_values_out_of_range_are_refused(kind, options, message):
+    with pytest.raises(DataError, match=message):
+        kind(**options)
+
+
+def test_the_defaults_are_one_sample_of_forty_tokens_from_the_nucleus():
+    config = GenerationConfig()
+    assert (config.num_samples, config.max_new_tokens, config.seed, config.score) == (1, 40, 0, False)
+    assert config.sampling == SamplingConfig(top_p=0.9, top_k=0, temperature=1.0)
