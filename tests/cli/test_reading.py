@@ -38,9 +38,9 @@ def test_verify_of_one_side_prints_no_nan(run):
     Path("up.jsonl").write_text("\n".join(json.dumps({"text": t.text, "label": 1}) for t in styled(40) if t.label > 0))
     status, out, _ = run("verify", "letters", "--data", "up.jsonl")
     assert status == 0
-    assert "positive ones at +1" in out
+    assert "positive texts at +1" in out
     assert "nan" not in out
-    assert "negative ones" not in out
+    assert "negative texts" not in out
     status, out, _ = run("verify", "letters", "--data", "up.jsonl", "--json")
     assert (
         json.loads(out, parse_constant=lambda name: pytest.fail(name))["reading"]["log_likelihood_gain_negative"]

@@ -63,7 +63,8 @@ def test_steers_read_their_own_dimension(llama, mix):
     torch.testing.assert_close(found.alone, again.alone)  # float32: several steers are read in one pass
     torch.testing.assert_close(found.mixed, again.mixed)
     (alone,) = readers["one"](["ab"])
-    assert readers["one"](["ab", " ", "ab"]) == [pytest.approx(alone), 0.0, pytest.approx(alone)]
+    same = pytest.approx(alone, rel=1e-5)  # float32: products of two rows round otherwise than those of one
+    assert readers["one"](["ab", " ", "ab"]) == [same, 0.0, same]
 
 
 @pytest.mark.parametrize("strengths", [{"one": 1.0}, {"one": 1.0, "two": 0.0}, {"one": [1.0, 2.0], "two": 1.0}])

@@ -108,7 +108,7 @@ def test_auto_is_none_where_no_strength_did(llama, found):
     none = replace(found, level=0.9, reached=None)
     card = none.on(random_steer(llama).card)
     assert card.calibration["target_strength"] is None
-    with pytest.raises(SteerError, match=r"reached the level 0\.9"):
+    with pytest.raises(SteerError, match=r"reached its target 0\.9"):
         strength_of("auto", card)
 
 

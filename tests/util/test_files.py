@@ -13,8 +13,8 @@ from lmsteer.util.files import exclusive, replace_file, write_file
 HOLDS = """
 import sys
 from pathlib import Path
-from lmsteer.util.files import alone
-with alone(Path(sys.argv[1])):
+from lmsteer.util.files import exclusive
+with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """

@@ -14,13 +14,13 @@ from lmsteer.util.memory import trim_heap
 # In a process of its own, whose heap has no holes yet that the small tensors could go to.
 _HOLES = """
 import psutil, torch
-from lmsteer.util.memory import give_back
+from lmsteer.util.memory import trim_heap
 
 tensors = [torch.ones(size) for _ in range(2000) for size in (25_000, 1_000)]
 kept = tensors[1::2]
 tensors.clear()
 before = psutil.Process().memory_info().rss
-give_back()
+trim_heap()
 print(len(kept), (before - psutil.Process().memory_info().rss) / 1e6)
 """
 

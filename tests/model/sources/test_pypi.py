@@ -186,7 +186,7 @@ def test_two_processes_at_once_build_once(tiny, cache, tmp_path):
         """
         import sys, time
         from pathlib import Path
-        from lmsteer import sources
+        from lmsteer.model.sources import resolve as sources
         from lmsteer.model.sources.pypi import PACKAGED, PackagedModel, Part
 
         shared, me = Path(sys.argv[1]), sys.argv[2]

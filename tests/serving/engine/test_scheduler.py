@@ -37,7 +37,7 @@ def test_a_prompt_that_nobody_waits_for_is_read_no_further(endless, engines, mon
     batch = engine._work._batch
     batch._piece = 1
     pieces, begun, go_on = [], Event(), Event()
-    piece = batch_module.read
+    piece = batch_module.prefill
 
     def counted(*given):
         pieces.append(1)
@@ -45,7 +45,7 @@ def test_a_prompt_that_nobody_waits_for_is_read_no_further(endless, engines, mon
         go_on.wait(30)
         return piece(*given)
 
-    monkeypatch.setattr(batch_module, "read", counted)
+    monkeypatch.setattr(batch_module, "prefill", counted)
     row, *_ = engine.submit([Request([5] * 50, max_new_tokens=3)], lambda *_: None)
     assert begun.wait(30)
     row.cancel()
