@@ -39,9 +39,9 @@ from lmsteer.export.peft_lora import export_lora
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import factorise
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
+from lmsteer.util.linalg import factorise
 from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent

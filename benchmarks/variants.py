@@ -42,8 +42,9 @@ from lmsteer.reading.held_out import Reading, read
 from lmsteer.reading.rows import LabelledRows, encode_with_end, gather, readable
 from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.card import Card
-from lmsteer.steer.steer import Steer, factorise
+from lmsteer.steer.steer import Steer
 from lmsteer.util.files import write_file
+from lmsteer.util.linalg import factorise
 from lmsteer.util.provenance import provenance_of
 
 RESULTS = Path(__file__).parent / "results" / "variants.json"

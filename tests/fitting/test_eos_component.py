@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.activation_cache import HiddenStates
-from lmsteer.fitting.eos_component import fit_eos_component, ridge
+from lmsteer.fitting.eos_component import fit_eos_component
 from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.unconditional import fisher_factors
@@ -73,10 +72,3 @@ def test_texts_without_ends_have_no_end_part(llama, own):
         HiddenStates(llama, encode_with_end(llama, texts, max_tokens=6)), texts, Statistics.empty(llama)
     )
     assert fit_eos_component(cut, own, llama.head) is None
-
-
-def test_ridge_solves_its_equation():
-    root = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double()
-    m, v = root @ root.T, torch.arange(5).double()
-    w = ridge(m, v, 0.3)
-    torch.testing.assert_close(m @ w + 0.3 * m.diagonal().mean() * w, v)  # float64

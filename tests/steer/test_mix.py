@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import Steer, factorise
+from lmsteer.steer.steer import Steer
 from tiny import card, random_steer
 
 strengths = st.floats(-8, 8, width=32)
@@ -91,16 +91,6 @@ def test_mixes_that_make_no_sense_are_refused(make_lm):
     )
     with pytest.raises(SteerError, match="different base models"):
         Mix({"a": one, "b": other}, {"a": 1.0, "b": 1.0})
-
-
-@given(st.integers(1, 6))
-def test_factors_of_full_rank_give_the_matrix_back_and_truncation_is_the_nearest(rank):
-    w = torch.randn(6, 6, generator=torch.Generator().manual_seed(rank))
-    a, b, spectrum = factorise(w)
-    torch.testing.assert_close(a @ b.T, w, rtol=1e-5, atol=1e-5)  # float64 inside, float32 out
-    a, b, _ = factorise(w, rank)
-    error = (a @ b.T - w).square().sum()
-    torch.testing.assert_close(error, spectrum[rank:].square().sum(), rtol=1e-3, atol=1e-6)  # Eckart-Young
 
 
 def test_steers_that_are_none_are_refused(llama):

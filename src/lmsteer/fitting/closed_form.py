@@ -35,7 +35,7 @@ from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.steer.steer import factorise
+from lmsteer.util.linalg import factorise
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood hardly tells one λ₂ from another, the dial does (docs/log.md).

@@ -14,34 +14,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lmsteer.fitting.scale import best_scales
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
+from lmsteer.util.linalg import ridge
 
 _DAMPING_U = 0.01
 # Beside the hidden states' mean, a product with centred labels below this is rounding.
 _NOTHING = 1e-9
 _DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
-
-
-def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
-    """Ridge regression (d,) or (d, r): ``(M + λ I)⁻¹ v``, with λ in units of the mean diagonal of M.
-
-    Args:
-        second_moment: M (d, d), of what is regressed on.
-        product: v (d,) or (d, r), its mean product with what is regressed.
-        damping: λ.
-    """
-    return torch.linalg.solve(damped(second_moment, damping), product)
-
-
-def damped(matrix: Tensor, damping: float) -> Tensor:
-    """``M + λ I`` (d, d), with λ in units of the mean diagonal of M."""
-    return matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
+from lmsteer.util.linalg import factorise
 
 Form = Literal["multiply", "add", "offset"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -114,15 +115,3 @@ class Steer:
             raise SteerError(f"factor {name} has shape {tuple(factor.shape)}; its first dimension must be {length}.")
         if not torch.isfinite(factor).all():
             raise SteerError(f"factor {name} holds values that are not finite numbers.")
-
-
-def factorise(matrix: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Split W (d, d) into A = U √S and B = V √S (d, r), with all its singular values (d,).
-
-    Signs are fixed (the largest entry of each column of A is positive), so that a rerun gives the same files.
-    """
-    u, spectrum, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
-    signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
-    root = spectrum.sqrt() * signs
-    a, b = u * root, vt.T * root
-    return a[:, :rank].float().contiguous(), b[:, :rank].float().contiguous(), spectrum.float()

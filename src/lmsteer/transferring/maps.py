@@ -23,10 +23,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lmsteer.fitting.eos_component import damped, ridge
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.transferring.alignment import Pairs
 from lmsteer.transferring.shared_vocabulary import SharedWords
+from lmsteer.util.linalg import damped, ridge
 
 WordMap = Literal["gradient", "ridge", "procrustes"]
 WORD_MAPS: tuple[str, ...] = get_args(WordMap)

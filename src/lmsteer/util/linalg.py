@@ -1,0 +1,48 @@
+"""Linear algebra that several packages need: damping, ridge regression and a factorisation with fixed signs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def damped(matrix: Tensor, damping: float) -> Tensor:
+    """Add a multiple of the identity: ``M + λ m I`` (d, d), where m is the mean of M's diagonal.
+
+    Args:
+        matrix: M (d, d).
+        damping: λ, relative to the mean diagonal, so that it does not depend on M's scale.
+    """
+    return matrix + damping * matrix.diagonal().mean() * torch.eye(
+        len(matrix), dtype=matrix.dtype, device=matrix.device
+    )
+
+
+def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
+    """Ridge regression from moments: ``(M + λ m I)⁻¹ v``, (d,) or (d, r), where m is the mean of M's diagonal.
+
+    Args:
+        second_moment: M = E[x xᵀ] (d, d) of the predictors x.
+        product: v = E[x y] (d,) or E[x yᵀ] (d, r), their mean product with the targets y.
+        damping: λ, relative to the mean diagonal of M.
+    """
+    return torch.linalg.solve(damped(second_moment, damping), product)
+
+
+def factorise(matrix: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Factor W into A = U √S and B = V √S (d, r), so that A Bᵀ is the best approximation of rank r (Eckart-Young).
+
+    The signs are fixed (the largest entry of each column of A is positive), so that a rerun gives the same numbers.
+
+    Args:
+        matrix: W (d, d).
+        rank: r; d by default.
+
+    Returns:
+        A and B, float32, and all d singular values of W, descending, float32.
+    """
+    u, spectrum, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
+    root = spectrum.sqrt() * signs
+    a, b = u * root, vt.T * root
+    return a[:, :rank].float().contiguous(), b[:, :rank].float().contiguous(), spectrum.float()
