@@ -19,7 +19,7 @@ import typer
 from benchmarks.results import keep
 from lmsteer.data.starter import starter_prompts
 from lmsteer.model.sources.resolve import resolve
-from lmsteer.steer.files import SHIPPED_FOLDER
+from lmsteer.steer.lookup import SHIPPED_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "vllm_speed.json"
 BATCH, TOKENS, RUNS = 32, 48, 7

@@ -1,28 +1,82 @@
-"""Steer language models: a linear map on the output word embeddings turns a style up and down."""
+"""Steer language models: a linear map on the output word embeddings strengthens or weakens a style.
 
-from lmsteer.data.labelled import LabelledText, read_labelled
-from lmsteer.data.starter import starter_prompts, starter_texts
-from lmsteer.evaluation.conditions import Condition, conditions_of
-from lmsteer.evaluation.interference import Interference, interference
-from lmsteer.evaluation.protocol import Protocol, evaluate
-from lmsteer.evaluation.results import Outcome
-from lmsteer.evaluation.safe_range import SafeRange, calibrate
-from lmsteer.evaluation.scorers import scorer
-from lmsteer.fitting.fit import Fit, fit
-from lmsteer.fitting.gradient import GradientConfig
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.generation.generate import Continuation, generate, perplexity
-from lmsteer.generation.stream import stream
-from lmsteer.model.lm import LM, load
-from lmsteer.reading.analyse import Analysis, analyse
-from lmsteer.reading.components import Component, components
-from lmsteer.reading.verify import Verification, verify
-from lmsteer.steer.algebra import decorrelate_strengths, merge, orthogonalize
-from lmsteer.steer.card import Card
-from lmsteer.steer.files import find_steer, load_steer, save_steer
-from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import Steer
-from lmsteer.transferring.transfer import transfer
+The public names below are loaded when they are first used, so that ``import lmsteer`` does not import torch.
+
+The package, in the order in which a text becomes a steer and a steer becomes text:
+
+- ``data``: labelled texts, prompts and the starter texts.
+- ``model``: the frozen language model, from token ids to hidden states and logits.
+- ``steer``: the mathematics of a steer, its card and its files.
+- ``generation``: continuations of prompts, one batch at a time.
+- ``reading``: what a steer says about a text, and what a steer consists of.
+- ``fitting``: labelled texts become a steer.
+- ``transferring``: a steer of one model becomes a steer of another model.
+- ``gist``: a prompt becomes the keys and values of a few tokens.
+- ``export``: steers in the formats of other programs.
+- ``baselines``: other methods that change a style, such as LoRA and prompting.
+- ``evaluation``: continuations are scored, and methods are compared.
+- ``serving``: an HTTP server, and plugins for vLLM.
+- ``cli``: the command line.
+- ``util``: files, caches, progress bars and other helpers that know nothing of language models.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmsteer.data.labelled import LabelledText, read_labelled
+    from lmsteer.data.starter import starter_prompts, starter_texts
+    from lmsteer.evaluation.conditions import Condition, conditions_of
+    from lmsteer.evaluation.interference import Interference, interference
+    from lmsteer.evaluation.protocol import Protocol, evaluate
+    from lmsteer.evaluation.results import Outcome
+    from lmsteer.evaluation.safe_range import SafeRange, calibrate
+    from lmsteer.evaluation.scorers import scorer
+    from lmsteer.fitting.fit import Fit, fit
+    from lmsteer.fitting.gradient import GradientConfig
+    from lmsteer.generation.config import GenerationConfig, SamplingConfig
+    from lmsteer.generation.generate import Continuation, generate, perplexity
+    from lmsteer.generation.stream import stream
+    from lmsteer.model.lm import LM, load
+    from lmsteer.reading.analyse import Analysis, analyse
+    from lmsteer.reading.components import Component, components
+    from lmsteer.reading.verify import Verification, verify
+    from lmsteer.steer.algebra import decorrelate_strengths, merge, orthogonalize
+    from lmsteer.steer.card import Card
+    from lmsteer.steer.files import find_steer, load_steer, save_steer
+    from lmsteer.steer.mix import Mix
+    from lmsteer.steer.steer import Steer
+    from lmsteer.transferring.transfer import transfer
+
+# The same as the imports above, for the program; a test compares both.
+_PUBLIC = {
+    "data.labelled": ("LabelledText", "read_labelled"),
+    "data.starter": ("starter_prompts", "starter_texts"),
+    "evaluation.conditions": ("Condition", "conditions_of"),
+    "evaluation.interference": ("Interference", "interference"),
+    "evaluation.protocol": ("Protocol", "evaluate"),
+    "evaluation.results": ("Outcome",),
+    "evaluation.safe_range": ("SafeRange", "calibrate"),
+    "evaluation.scorers": ("scorer",),
+    "fitting.fit": ("Fit", "fit"),
+    "fitting.gradient": ("GradientConfig",),
+    "generation.config": ("GenerationConfig", "SamplingConfig"),
+    "generation.generate": ("Continuation", "generate", "perplexity"),
+    "generation.stream": ("stream",),
+    "model.lm": ("LM", "load"),
+    "reading.analyse": ("Analysis", "analyse"),
+    "reading.components": ("Component", "components"),
+    "reading.verify": ("Verification", "verify"),
+    "steer.algebra": ("decorrelate_strengths", "merge", "orthogonalize"),
+    "steer.card": ("Card",),
+    "steer.files": ("find_steer", "load_steer", "save_steer"),
+    "steer.mix": ("Mix",),
+    "steer.steer": ("Steer",),
+    "transferring.transfer": ("transfer",),
+}
+_MODULE_OF = {name: f"lmsteer.{module}" for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
     "LM",
@@ -67,3 +121,13 @@ __all__ = [
     "transfer",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -81,7 +81,7 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
     ]
     status, _, err = run("generate", "abc", "--steer", "one=99,0,-98.5")
     assert status == 0
-    assert "one=-98.5, +99 lies beyond what was found safe" in err
+    assert "one=-98.5, +99 lies outside the safe range" in err
     assert "safe" not in run("generate", "abc", "--steer", "one=50%")[2]
     status, out, _ = run(*arguments, "--scorer", "sentiment-vader", "--level", "0.5", "--out", "elsewhere")
     assert status == 0
@@ -130,7 +130,7 @@ def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypa
 
 
 def test_a_steer_that_ships_is_calibrated_in_a_copy(run, lm, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmsteer.steer.files.SHIPPED_FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr("lmsteer.steer.lookup.SHIPPED_FOLDER", tmp_path / "shipped")
     save_steer(random_steer(lm), tmp_path / "shipped" / "style")
     assert run("calibrate", "style", "--file", "prompts.txt", "--n", "1", "--max-new-tokens", "4")[0] == 0
     assert load_steer(tmp_path / "shipped" / "style").card.safe_range is None
@@ -138,7 +138,7 @@ def test_a_steer_that_ships_is_calibrated_in_a_copy(run, lm, tmp_path, monkeypat
 
 
 def test_a_steer_of_the_same_name_is_not_overwritten_by_one_that_ships(run, lm, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmsteer.steer.files.SHIPPED_FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr("lmsteer.steer.lookup.SHIPPED_FOLDER", tmp_path / "shipped")
     save_steer(random_steer(lm, seed=7), tmp_path / "shipped" / "one")
     for folder in (str(tmp_path / "shipped" / "one"), "shipped/one"):
         status, _, err = run("calibrate", folder, "--file", "prompts.txt", "--n", "1", "--max-new-tokens", "4")

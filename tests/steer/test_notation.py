@@ -16,11 +16,8 @@ CARD = Card(name="style", base="base", base_fingerprint="f", tokenizer_fingerpri
 strengths = st.floats(-8, 8, width=32)
 
 
-class Found:
-    """What stands for a steer here: the notation needs its card only."""
-
-    def __init__(self, name: str) -> None:
-        self.card = replace(CARD, name=name)
+def find(name: str) -> Card:
+    return replace(CARD, name=name)
 
 
 @given(
@@ -31,10 +28,11 @@ class Found:
         max_size=3,
     )
 )
-def test_settings_are_read_as_they_are_written(dials):
-    steers, found = parse_strengths([f"{name}={','.join(map(str, values))}" for name, values in dials.items()], Found)
-    assert [(name, steer.card.name) for name, steer in steers.items()] == [(name, name) for name in dials]
-    assert {s for setting in found for s in setting.items()} == {(n, v) for n, vs in dials.items() for v in vs}
+def test_strengths_are_read_as_they_are_written(written):
+    notations = [f"{name}={','.join(map(str, values))}" for name, values in written.items()]
+    cards, settings = parse_strengths(notations, find)
+    assert [(name, card.name) for name, card in cards.items()] == [(name, name) for name in written]
+    assert {s for setting in settings for s in setting.items()} == {(n, v) for n, vs in written.items() for v in vs}
 
 
 @given(st.floats(-200, 200, width=32))
@@ -46,16 +44,16 @@ def test_percents_are_of_the_safe_range(share):
 def test_auto_is_what_calibration_found_or_the_upper_end():
     assert strength_of("auto", CARD) == 5
     assert strength_of("auto", replace(CARD, calibration={"target_strength": 3.5})) == 3.5
-    _, found = parse_strengths(["s=auto, -50%,1"], Found)
-    assert found == [{"s": 5.0}, {"s": -4.0}, {"s": 1.0}]
+    _, settings = parse_strengths(["s=auto, -50%,1"], find)
+    assert settings == [{"s": 5.0}, {"s": -4.0}, {"s": 1.0}]
     for notation in ("auto", "10%"):
         with pytest.raises(SteerError, match="no safe range"):
             strength_of(notation, replace(CARD, safe_range=None))
 
 
 @pytest.mark.parametrize("bad", ["sentiment", "=1", "s=", "s=x", "s=nan", "s=1,inf", "s=%", "s=nan%", "s=automatic"])
-def test_settings_that_cannot_be_read_say_how_to_write_them(bad):
+def test_notations_that_cannot_be_read_are_refused_with_an_example(bad):
     with pytest.raises(SteerError, match="write NAME=STRENGTH"):
-        parse_strengths([bad], Found)
+        parse_strengths([bad], find)
     with pytest.raises(SteerError, match="named twice"):
-        parse_strengths(["s=1", "s=2"], Found)
+        parse_strengths(["s=1", "s=2"], find)

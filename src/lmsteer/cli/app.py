@@ -25,9 +25,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 def dialled(notations: Sequence[str]) -> tuple[dict[str, Steer], StrengthSettings]:
     """The steers and strengths that were asked for, with a warning of those beyond what was found safe."""
     from lmsteer.steer.files import find_steer
+    from lmsteer.steer.lookup import find_card
     from lmsteer.steer.notation import outside_safe_range, parse_strengths
 
-    steers, settings = parse_strengths(notations, find_steer)
-    for warning in outside_safe_range(steers, settings):
+    cards, settings = parse_strengths(notations, find_card)
+    for warning in outside_safe_range(cards, settings):
         stderr.print(warning, style="yellow", markup=False, highlight=False)
-    return steers, settings
+    return {name: find_steer(name) for name in cards}, settings

@@ -44,6 +44,7 @@ def evaluate(
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.model.lm import load
     from lmsteer.steer.files import find_steer
+    from lmsteer.steer.lookup import find_card
     from lmsteer.steer.notation import parse_strengths
     from lmsteer.util.figures import render_figure
     from lmsteer.util.files import write_file
@@ -53,7 +54,8 @@ def evaluate(
         raise LMSteerError(f"--limit must be one or more, not {limit}.")
     if (low or high) and "prompting" not in (baseline or ()):
         raise LMSteerError("--low and --high are instructions for --baseline prompting: give both.")
-    steers, settings = parse_strengths(steer, find_steer)
+    cards, settings = parse_strengths(steer, find_card)
+    steers = {name: find_steer(name) for name in cards}
     strengths = {name: [setting[name] for setting in settings] for name in steers}
     texts = read_prompts(prompts)[:limit]
     judging = named(scorer)

@@ -72,7 +72,9 @@ def import_(
     """
     from lmsteer.export.peft_lora import import_lora
     from lmsteer.model.lm import load
-    from lmsteer.steer.files import STEERS_FOLDER, import_published, save_steer
+    from lmsteer.steer.files import save_steer
+    from lmsteer.steer.lookup import STEERS_FOLDER
+    from lmsteer.steer.published_checkpoint import import_published
 
     lm = load(model)
     if source.is_dir():

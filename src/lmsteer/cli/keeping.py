@@ -38,11 +38,10 @@ def steers(
     Example: lmsteer steers
     """
     from lmsteer.cli import output as printing
-    from lmsteer.steer.files import SHIPPED_FOLDER, STEERS_FOLDER, known_in, load_steer
+    from lmsteer.steer.lookup import known_steers
 
-    folders = [*known_in(STEERS_FOLDER), *known_in(SHIPPED_FOLDER)]
-    found = {str(folder): load_steer(folder) for folder in folders}
+    found = known_steers()
     if as_json:
-        printing.as_json(printing.known_steers_as_json(found))
+        printing.as_json([steer.to_json() for steer in found])
     else:
-        printing.known_steers(stdout, found, str(SHIPPED_FOLDER))
+        printing.known_steers(stdout, found)

@@ -75,10 +75,12 @@ def lens(
     from lmsteer.reading.components import components as run
     from lmsteer.reading.plot import check_form, draw
     from lmsteer.steer.files import find_steer
+    from lmsteer.steer.lookup import find_card
     from lmsteer.steer.mix import Mix
     from lmsteer.steer.notation import parse_strengths
 
-    steers, settings = parse_strengths([name if "=" in name else f"{name}=1" for name in steer], find_steer)
+    cards, settings = parse_strengths([name if "=" in name else f"{name}=1" for name in steer], find_card)
+    steers = {name: find_steer(name) for name in cards}
     if len(settings) > 1:
         raise LMSteerError("a lens looks at one strength of each steer.")
     if beside_model and not beside:

@@ -44,7 +44,7 @@ def serve(
     except ImportError as error:
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
     from lmsteer.model.lm import load
-    from lmsteer.steer.files import SHIPPED_FOLDER, STEERS_FOLDER
+    from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
     keys = api_key or ([os.environ[_KEY]] if _KEY in os.environ else [])
     if host not in _LOOPBACK and not keys:

@@ -38,7 +38,8 @@ def transfer(
     from lmsteer.data.labelled import parse_label_map, read_labelled
     from lmsteer.data.prompts import read_prompts
     from lmsteer.model.lm import load
-    from lmsteer.steer.files import check_target, find_steer, save_steer
+    from lmsteer.steer.files import find_steer, save_steer
+    from lmsteer.steer.lookup import check_target
     from lmsteer.transferring.transfer import transfer as run
     from lmsteer.util.progress import bars
 
@@ -83,12 +84,14 @@ def mix(
     from lmsteer.generation.unconditional import fisher_factors
     from lmsteer.model.lm import load
     from lmsteer.steer.algebra import decorrelate_strengths, merge, orthogonalize
-    from lmsteer.steer.files import check_target, find_steer, save_steer
+    from lmsteer.steer.files import find_steer, save_steer
+    from lmsteer.steer.lookup import check_target, find_card
     from lmsteer.steer.mix import Mix
     from lmsteer.steer.notation import parse_strengths
     from lmsteer.util.progress import bars
 
-    steers, settings = parse_strengths(steer, find_steer)
+    cards, settings = parse_strengths(steer, find_card)
+    steers = {key: find_steer(key) for key in cards}
     if len(settings) > 1:
         raise LMSteerError("a mix has one strength of each steer.")
     if out is None and (rank is not None or name or label):
@@ -150,14 +153,8 @@ def calibrate(
     from lmsteer.evaluation.scorers import judged
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.model.lm import load
-    from lmsteer.steer.files import (
-        SHIPPED_FOLDER,
-        STEERS_FOLDER,
-        check_target,
-        find_folder,
-        load_steer,
-        save_steer,
-    )
+    from lmsteer.steer.files import load_steer, save_steer
+    from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER, check_target, find_folder
     from lmsteer.util.progress import bars
 
     folder = find_folder(steer)

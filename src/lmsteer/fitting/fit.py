@@ -23,7 +23,8 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import Reading, read
 from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.card import Card
-from lmsteer.steer.files import STEERS_FOLDER, check_target, save_steer
+from lmsteer.steer.files import save_steer
+from lmsteer.steer.lookup import STEERS_FOLDER, check_target
 from lmsteer.steer.steer import Steer
 from lmsteer.util.distributed import Processes
 from lmsteer.util.interrupts import deferred_sigint

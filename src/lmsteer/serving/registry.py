@@ -10,7 +10,8 @@ from threading import Lock
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
-from lmsteer.steer.files import CARD_FILE, known_in, load_steer
+from lmsteer.steer.files import load_steer
+from lmsteer.steer.lookup import CARD_FILE, steers_in
 from lmsteer.steer.notation import parse_strengths
 from lmsteer.steer.steer import Steer
 
@@ -35,7 +36,7 @@ class SteerRegistry:
 
     def names(self) -> list[str]:
         """Of all that there are for this model."""
-        found = {folder.name for where in self._folders for folder in known_in(where)}
+        found = {folder.name for where in self._folders for folder in steers_in(where)}
         return [name for name in sorted(found) if self._is_ours(name)]
 
     def find(self, name: str) -> Steer:
@@ -81,7 +82,14 @@ class SteerRegistry:
             notations = [f"{name}={strength}" for name, strength in asked.items()]
         if any("," in notation for notation in notations):
             raise SteerError("a request has one strength a steer.")
-        steers, (setting,) = parse_strengths(notations, self.find_or_recall if recall else self.find)
+        find = self.find_or_recall if recall else self.find
+        steers: dict[str, Steer] = {}
+
+        def card_of(name: str) -> Card:
+            steers[name] = find(name)
+            return steers[name].card
+
+        _, (setting,) = parse_strengths(notations, card_of)
         return steers, setting
 
     def _found(self, name: str) -> Steer:

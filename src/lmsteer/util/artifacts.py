@@ -86,7 +86,7 @@ class ArtifactKind:
         Raises:
             LMSteerError: there is none, it is damaged, or it has another version.
         """
-        with self._explained(folder):
+        with self.explained(folder):
             record = json.loads((folder / self.card_file).read_text(encoding="utf-8"))
             if not isinstance(record, dict):
                 raise FormatError(f"{self.card_file} holds no JSON object")
@@ -108,13 +108,14 @@ class ArtifactKind:
         from safetensors.torch import load_file
 
         record = self.read_record(folder)
-        with self._explained(folder):
+        with self.explained(folder):
             tensors = load_file(folder / self.tensors_file)
-        with self._explained(folder):
+        with self.explained(folder):
             yield record, tensors
 
     @contextmanager
-    def _explained(self, folder: Path) -> Iterator[None]:
+    def explained(self, folder: Path) -> Iterator[None]:
+        """Report what goes wrong with the files of a folder within a ``with`` block as this kind's error."""
         from safetensors import SafetensorError
 
         try:

@@ -16,7 +16,7 @@ def test_strengths_beyond_the_safe_range_bring_a_warning_or_a_refusal(serving, l
     body = {"prompt": "It was", "steers": {"style": 5}, **GREEDY}
     with serving(llama, steers) as client:
         warned = client.post("/v1/completions", json=body)
-    assert "beyond what was found safe" in warned.headers["x-lmsteer-warning"]
+    assert "outside the safe range" in warned.headers["x-lmsteer-warning"]
     assert warned.json()["warnings"]
     with serving(llama, steers, strict=True) as client:
         refused = client.post("/v1/completions", json=body)

@@ -20,8 +20,8 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 import lmsteer
 from lmsteer import Mix, find_steer, load_steer, save_steer
 from lmsteer.model.sources.resolve import resolve
-from lmsteer.steer.files import SHIPPED_FOLDER
 from lmsteer.steer.hook import attach
+from lmsteer.steer.lookup import SHIPPED_FOLDER
 from tiny import random_steer
 
 pytestmark = pytest.mark.model

@@ -3,7 +3,7 @@
 from lmsteer.cli.output.common import as_json
 from lmsteer.cli.output.comparing import comparison, comparison_as_json
 from lmsteer.cli.output.evaluating import outcomes
-from lmsteer.cli.output.keeping import cached, entries_as_json, known_steers, known_steers_as_json
+from lmsteer.cli.output.keeping import cached, entries_as_json, known_steers
 from lmsteer.cli.output.reading import (
     analyses,
     component_as_json,
@@ -27,7 +27,6 @@ __all__ = [
     "fitted",
     "gist_fitted",
     "known_steers",
-    "known_steers_as_json",
     "mix",
     "mix_as_json",
     "outcomes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lmsteer.cli.output.common import signed
-from lmsteer.steer.steer import Steer
+from lmsteer.steer.lookup import SavedSteer
 from lmsteer.util.disk_cache import Entry
 
 
@@ -30,22 +30,15 @@ def entries_as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
     return [{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found]
 
 
-def known_steers(out: Console, found: Mapping[str, Steer], shipped: str) -> None:
-    """Steers by folder: what they do, how well they read, how far they may be turned."""
-    table = Table("name", "+1 means", "base", "labels told", "safe strengths", "where")
-    for folder, steer in found.items():
+def known_steers(out: Console, found: Sequence[SavedSteer]) -> None:
+    """Saved steers: what +1 means, how well they tell the label of held-out texts, and their safe range."""
+    table = Table("name", "+1 means", "base", "held-out sign accuracy", "safe range", "folder")
+    for steer in found:
         card = steer.card
         test = card.held_out.get("test", card.held_out)
-        told = f"{test['sign_accuracy']:.0%} of {test['texts']:,}" if test.get("sign_accuracy") is not None else ""
+        known = test.get("sign_accuracy") is not None
+        accuracy = f"{test['sign_accuracy']:.0%} of {test['texts']:,}" if known else ""
         ends = "" if card.safe_range is None else " to ".join(map(signed, card.safe_range))
-        where = "ships" if folder.startswith(shipped) else folder
-        table.add_row(*map(escape, (card.name, card.label, card.base, told, ends, where)))
+        where = "ships" if steer.is_shipped else str(steer.folder)
+        table.add_row(*map(escape, (card.name, card.label, card.base, accuracy, ends, where)))
     out.print(table)
-
-
-def known_steers_as_json(found: Mapping[str, Steer]) -> list[dict[str, Any]]:
-    """The same for machines, with whole cards."""
-    return [
-        {"folder": folder, "form": steer.form, "rank": steer.rank, "card": dataclasses.asdict(steer.card)}
-        for folder, steer in found.items()
-    ]

@@ -19,7 +19,7 @@ from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.middleware import is_key
 from lmsteer.serving.http.service import RequestLimits, Service
 from lmsteer.serving.registry import SteerRegistry
-from lmsteer.steer.files import SHIPPED_FOLDER, STEERS_FOLDER
+from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
 
 @dataclass(frozen=True)

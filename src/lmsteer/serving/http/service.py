@@ -210,7 +210,7 @@ class Service:
                 steers, strengths = self.shelf.dial(by_name)
         except SteerError as error:
             raise RequestError(str(error), param="steers", code="bad_steer") from error
-        warnings = outside_safe_range(steers, [strengths])
+        warnings = outside_safe_range({name: steer.card for name, steer in steers.items()}, [strengths])
         if warnings and self.rules.strict:
             raise RequestError(" ".join(warnings), param="steers", code="beyond_safe_range")
         return Dial(steers, strengths, warnings)

@@ -1,0 +1,111 @@
+"""Saved steers: where they lie, and their cards, read without importing torch.
+
+A steer is found by its folder or by name: in ``steers/`` of the working directory, or among those that ship with the
+package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lmsteer.errors import SteerError
+from lmsteer.steer.card import Card
+from lmsteer.util.artifacts import ArtifactKind
+
+FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
+STEER = ArtifactKind("steer", CARD_FILE, FACTORS_FILE, 1, SteerError)
+STEERS_FOLDER = Path("steers")
+# Fitted steers that come with the package, for its default model.
+SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "steers"))
+
+
+@dataclass(frozen=True)
+class SavedSteer:
+    """A steer on disk, without its factors.
+
+    Attributes:
+        folder: folder of the steer.
+        form: ``multiply``, ``add`` or ``offset``.
+        rank: rank of its matrix; 1 for the forms without a matrix.
+        card: its card.
+    """
+
+    folder: Path
+    form: str
+    rank: int
+    card: Card
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether the steer comes with the package, so that its folder is not the user's to write to."""
+        return self.folder.resolve().parent == SHIPPED_FOLDER.resolve()
+
+    def to_json(self) -> dict[str, Any]:
+        """The steer as a JSON object."""
+        return {"folder": str(self.folder), "form": self.form, "rank": self.rank, "card": asdict(self.card)}
+
+
+def read_saved(folder: str | Path) -> SavedSteer:
+    """Read all of a steer but its factors.
+
+    Raises:
+        SteerError: there is no steer in the folder, or its card is damaged.
+    """
+    folder = Path(folder)
+    with STEER.explained(folder):
+        record = STEER.read_record(folder)
+        return SavedSteer(folder, record["form"], record["rank"], Card.from_json(record["card"]))
+
+
+def find_card(name: str | Path) -> Card:
+    """Read the card of a steer by folder or name, as ``find_folder`` finds it.
+
+    Raises:
+        SteerError: there is no such steer, or its card is damaged.
+    """
+    return read_saved(find_folder(name)).card
+
+
+def find_folder(name: str | Path) -> Path:
+    """Find the folder of a steer: a folder itself, or a name in ``steers/`` or among those that ship.
+
+    Raises:
+        SteerError: there is no such steer; the message lists those that there are.
+    """
+    for folder in (Path(name), STEERS_FOLDER / name, SHIPPED_FOLDER / name):
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+            if (folder / CARD_FILE).exists():
+                return folder
+    own, shipped = (", ".join(folder.name for folder in steers_in(where)) for where in (STEERS_FOLDER, SHIPPED_FOLDER))
+    raise SteerError(
+        f"unknown steer {str(name)!r}: neither a folder with a {CARD_FILE}, nor a name in {STEERS_FOLDER}/ "
+        f"(there: {own or 'none'}), nor one that ships ({shipped or 'none'}). "
+        f"`lmsteer fit DATA --name {Path(name).name}` makes one."
+    )
+
+
+def steers_in(folder: Path) -> list[Path]:
+    """The folders of steers within a folder, sorted by name."""
+    return sorted(card.parent for card in folder.glob(f"*/{CARD_FILE}"))
+
+
+def known_steers() -> list[SavedSteer]:
+    """All steers that can be named: those in ``steers/``, then those that ship.
+
+    Raises:
+        SteerError: the card of one is damaged.
+    """
+    return [read_saved(folder) for where in (STEERS_FOLDER, SHIPPED_FOLDER) for folder in steers_in(where)]
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds something else than a steer, since saving a steer there would remove it.
+
+    Raises:
+        SteerError: the folder holds other files, or is a file.
+    """
+    STEER.check_target(folder.absolute())
