@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python (3.11 or later), make and a package index:
-#   make demo    fit a steer, turn the dial, write demo/report.html
+#   make demo    fit a steer, generate at several strengths, write demo/report.html
 #   make test    run the tests
 # Two more have engines of their own: make test-vllm (vLLM, in .venv-vllm), make test-llamacpp (compiles for minutes).
 # Each makes its own environment in .venv and installs what it needs, in the versions of constraints.txt.
@@ -11,14 +11,22 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-vllm test-llamacpp check format clean
+.PHONY: demo test test-all coverage test-vllm test-llamacpp check format clean
 
 demo: $(VENV)/installed
 	$(BIN)/lmsteer demo
 
 # One thread a worker: two workers whose torch threads spin on the same cores are many times slower.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@echo "running all tests but the slow ones (make test-all runs those, too) ..."
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/installed-dev
+	$(PYTEST)
+
+coverage: $(VENV)/installed-dev
+	$(PYTEST) -m "not slow" --cov=lmsteer --cov-branch --cov-report=term-missing:skip-covered
 
 # vLLM pins a torch and a transformers of its own. Its CPU build imports torch's media packages if it finds them.
 VLLM := .venv-vllm
@@ -34,6 +42,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format

@@ -1,20 +1,56 @@
-"""What tests share: tiny models, the real default model, real data where there is some."""
+"""What tests share: a cache of their own, tiny models, the real default model, real data where there is some."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import hypothesis
 import pytest
+import torch
 
 from lmsteer.model.lm import LM, load
+from lmsteer.util.disk_cache import cache_dir
 from tiny import tiny_lm
 from tiny_gguf import write_gguf
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Enough examples to find what is wrong; a test that needs more says so itself. Times vary too much for a deadline.
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache for this run of the tests, shared by its workers: nothing is written to the developer's own.
+
+    Models and Fisher factors that the developer's cache holds are linked, so that they are not made again.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "lmsteer-cache"
+    folder.mkdir(exist_ok=True)
+    own = cache_dir()
+    for entry in [*own.glob("*/source.json"), *own.glob("fisher-*.safetensors")]:
+        source = entry.parent if entry.name == "source.json" else entry
+        try:
+            (folder / source.name).symlink_to(source)
+        except FileExistsError:
+            continue  # the other worker was here first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMSTEER_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +66,7 @@ def llama(make_lm: Callable[[str], LM]) -> LM:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> LM:
+def smollm2(session_cache: Path) -> LM:
     """The real default model."""
     return load()
 

@@ -50,7 +50,9 @@ def test_the_end_part_is_not_inside_and_a_domain_is_no_gain(llama, rows):
     assert reading.log_likelihood_gain_without_eos == pytest.approx(0, abs=1e-6)  # float32, twice through the head
     assert reading.sign_accuracy_without_eos == 0  # no evidence either way
     idle = replace(random_steer(llama), factors=nothing)
-    assert read(llama.head, rows, idle, domain=random_steer(llama, seed=3)).log_likelihood_gain == pytest.approx(0, abs=1e-6)
+    assert read(llama.head, rows, idle, domain=random_steer(llama, seed=3)).log_likelihood_gain == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_vader_judges_and_abstains():
