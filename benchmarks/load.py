@@ -209,7 +209,7 @@ def _margins(answers: list[tuple[Job, str]], own: dict[Job, str]) -> Iterator[fl
 
 def _margin(lm: LM, mix: Mix, alone: list[int], found: list[int]) -> float:
     """Logits by which a text alone preferred its own next token, where another one parts from it."""
-    pairs = enumerate(zip_longest(alone, found, fillvalue=lm.end_ids[0]))
+    pairs = enumerate(zip_longest(alone, found, fillvalue=lm.stop_ids[0]))
     place, (its, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
     with lm.steered(mix), torch.inference_mode():
         logits = lm.model(input_ids=torch.tensor([alone[:place]])).logits[0, -1]

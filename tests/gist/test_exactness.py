@@ -77,7 +77,7 @@ def greedy_text_is_exact(lm, adapter, tokens=6):
             for _ in range(tokens):
                 layout = Layout.of([prompt], adapter.ids(lm), [rest], lm.pad_id, lm.device)
                 rest.append(int(lm.head.logits(masked_states(lm, layout)[:, -1]).argmax()))
-                if rest[-1] in lm.end_ids:
+                if rest[-1] in lm.stop_ids:
                     break
             expected.append(lm.tokenizer.decode(rest[len(given) :], skip_special_tokens=True))
     assert found == expected

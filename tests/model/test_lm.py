@@ -9,7 +9,7 @@ from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.verify import verify
-from lmsteer.steer.hook import attach
+from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer, tiny_lm
 
@@ -104,7 +104,7 @@ def test_a_steer_of_another_shape_is_refused(llama):
     steer = random_steer(llama)
     wrong = type(steer)("add", {"a": torch.zeros(8)}, 8, 99, steer.card)
     with pytest.raises(SteerError, match="hidden size 8 and vocabulary 99"):
-        attach(llama.model, Mix({"s": wrong}, {"s": 1.0}))
+        SteerHandle(llama.model, Mix({"s": wrong}, {"s": 1.0}))
 
 
 def test_loading_nothing_says_so(tmp_path):

@@ -14,7 +14,7 @@ def test_bytes_stand_for_themselves_where_they_are_characters(make_lm, family):
     texts = token_texts(lm)
     assert len(texts) == lm.head.weight.shape[0]
     assert {chr(code) for code in range(32, 127)} <= set(texts)
-    assert texts[lm.tokenizer.eos_token_id] == ""
+    assert texts[lm.end_id] == ""
     assert not any("\ufffd" in text for text in texts)
 
 

@@ -140,7 +140,7 @@ def test_special_tokens_in_a_text_are_text(llama):
 def test_the_first_word_is_read_after_the_token_that_the_model_starts_from(llama):
     steer = random_steer(llama)
     (found,) = analyse(llama, ["ab"], {"s": steer})
-    ids = torch.tensor([[llama.start_id, *llama.encode(["ab"])[0], llama.tokenizer.eos_token_id]])
+    ids = torch.tensor([[llama.start_id, *llama.encode(["ab"])[0], llama.end_id]])
     by_strength = []
     for strength in (1.0, -1.0):
         with llama.steered(Mix({"s": steer}, {"s": strength})), torch.no_grad():

@@ -68,7 +68,7 @@ def test_a_long_text_is_read_in_windows(llama, make_lm):
 
 
 def test_the_end_part_of_a_steer_acts_on_the_end_of_a_text_alone(llama):
-    end, plain = llama.tokenizer.eos_token_id, random_steer(llama)
+    end, plain = llama.end_id, random_steer(llama)
     part = {"A_end": torch.ones(32, 1), "B_end": torch.ones(32, 1) / 4}
     ended = replace(plain, factors={**plain.factors, **part})
     texts = [[40, end, 41, 42, 43, 44, end], [40, 41, 42, 43, 44, 45, 46]]

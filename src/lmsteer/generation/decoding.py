@@ -172,17 +172,17 @@ def decode(
         processors: the sampler, and what watches it.
         options: passed on (a streamer, stopping criteria).
     """
-    own = lm.model.generation_config
-    ends = lm.end_ids
-    lm.model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=lm.pad_id)
-    try:
-        return lm.model.generate(  # type: ignore[operator]
-            **start,
-            do_sample=False,
-            max_new_tokens=tokens,
-            logits_processor=LogitsProcessorList(processors),
-            return_dict_in_generate=True,
-            **options,
-        )
-    finally:
-        lm.model.generation_config = own
+    with lm.exclusive_use():
+        own = lm.model.generation_config
+        lm.model.generation_config = GenerationConfig(eos_token_id=lm.stop_ids or None, pad_token_id=lm.pad_id)
+        try:
+            return lm.model.generate(  # type: ignore[operator]
+                **start,
+                do_sample=False,
+                max_new_tokens=tokens,
+                logits_processor=LogitsProcessorList(processors),
+                return_dict_in_generate=True,
+                **options,
+            )
+        finally:
+            lm.model.generation_config = own

@@ -105,7 +105,7 @@ def continue_from(
     with progress("generating", len(rows), 0) as step:
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
-            with starts.installed():  # not across a yield: meanwhile the model is anybody's
+            with lm.exclusive_use(), starts.installed():  # not across a yield: meanwhile the model is anybody's
                 done = _continue_batch(lm, prompts, starts, steers, batch, config, first)
             step(len(batch), "")
             yield from done
@@ -129,7 +129,7 @@ def _continue_batch(
     columns = list(zip(*(row.strengths for row in batch), strict=True))
     mix = Mix(steers, dict(zip(steers, columns, strict=True)))
     uniform = torch.stack([row.uniform(config.seed, config.max_new_tokens, first) for row in batch])
-    sampler = RowSampler(uniform, config.sampling, lm.end_ids)
+    sampler = RowSampler(uniform, config.sampling, lm.stop_ids)
     scorer = LogLikelihoodRecorder(lm, sampler)
     start = prefill_shared(lm, [row.prompt for row in batch], starts)
     with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList, TextIteratorStreamer
 
+from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import PromptPrefill, Row, decode
 from lmsteer.generation.generate import encode_prompts
@@ -27,8 +28,8 @@ def stream(
 ) -> Iterator[str]:
     """Continue one prompt: the text that ``generate`` gives for it, in chunks as soon as they are certain.
 
-    The model is steered while the iterator is in use, and stops when the iterator is closed. Until then nothing else
-    may use the model: it runs in a thread of its own, ahead of a slow reader.
+    A thread of its own generates, ahead of a slow reader, and stops when the iterator is closed. Meanwhile other
+    threads that steer or read the model wait.
 
     Args:
         lm: the model.
@@ -40,6 +41,7 @@ def stream(
 
     Raises:
         DataError: the prompt is empty or longer than the model's context.
+        ModelError: the iterator is read within ``lm.steered``, whose end its thread would wait for.
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.
     """
@@ -47,7 +49,7 @@ def stream(
     lm.check_base(mix)
     ids = encode_prompts(lm, [prompt], config.max_new_tokens)
     noise = Row(0, (), 0).uniform(config.seed, config.max_new_tokens)[None]
-    sampler = RowSampler(noise, config.sampling, lm.end_ids)
+    sampler = RowSampler(noise, config.sampling, lm.stop_ids)
     return _pieces(lm, ids, mix, sampler, config.max_new_tokens)
 
 
@@ -62,19 +64,21 @@ def _pieces(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler,
     def run() -> None:
         try:
             start, stopping = PromptPrefill(lm, ids).begin([0]), StoppingCriteriaList([stop])
-            decode(lm, start, max_new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
+            with lm.steered(mix):
+                decode(lm, start, max_new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
         except BaseException as error:  # handed to the thread that reads
             failed.append(error)
         finally:
             streamer.end()
 
+    if lm.exclusive_use().is_held_here:
+        raise ModelError("a stream cannot be read within steered(): give stream() the steers and strengths instead.")
     writer = Thread(target=run, daemon=True)
-    with lm.steered(mix):
-        writer.start()
-        try:
-            yield from (piece for piece in streamer if piece)
-        finally:
-            dropped.set()
-            writer.join()
+    writer.start()
+    try:
+        yield from (piece for piece in streamer if piece)
+    finally:
+        dropped.set()
+        writer.join()
     if failed:
         raise failed[0]

@@ -14,6 +14,7 @@ from lmsteer.generation.decoding import decode
 from lmsteer.generation.sampling import Recorder, RowSampler
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
+from lmsteer.steer.hook import unsteered
 from lmsteer.util.disk_cache import cache_dir
 
 # 192 texts of 32 tokens give some ten rows for each of the 576 dimensions of the default model: half a minute on two
@@ -40,9 +41,9 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
     """
     start = torch.full((texts, 1), lm.start_id, device=lm.device)
     uniform = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
-    sampler = RowSampler(uniform, SamplingConfig(top_p=0.95), lm.end_ids)
+    sampler = RowSampler(uniform, SamplingConfig(top_p=0.95), lm.stop_ids)
     recorder = Recorder(lm, sampler)
-    with lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
+    with unsteered(lm.model), lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
         decode(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
     return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
 

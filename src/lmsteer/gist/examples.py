@@ -101,7 +101,7 @@ def encode_examples(lm: LM, instructions: Sequence[Instruction], tokens: int) ->
 
 def _end(lm: LM) -> list[int]:
     """The token that ends an output: the tokenizer's, if writing stops there, else one at which it does."""
-    own, stops = lm.tokenizer.eos_token_id, lm.end_ids
+    own, stops = lm.end_id, lm.stop_ids
     return stops[:1] if stops and own not in stops else [] if own is None else [own]
 
 

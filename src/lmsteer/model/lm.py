@@ -32,7 +32,8 @@ from lmsteer.model.head import Head
 from lmsteer.model.onednn import use_onednn
 from lmsteer.model.sources.resolve import DEFAULT_MODEL, check_hub, resolve
 from lmsteer.steer.card import Card
-from lmsteer.steer.hook import SteerHandle, attach
+from lmsteer.steer.guard import Guard, exclusive_use
+from lmsteer.steer.hook import SteerHandle, unsteered
 from lmsteer.steer.mix import Mix
 from lmsteer.util.provenance import provenance_of
 
@@ -113,7 +114,7 @@ class LM:
         given = self.encode([""])[0]
         candidates = [*given[:1], self.tokenizer.get_vocab().get("<|endoftext|>"), self.tokenizer.bos_token_id]
         rows = range(self.head.weight.shape[0])
-        return next((token for token in (*candidates, self.tokenizer.eos_token_id) if token in rows), 0)
+        return next((token for token in (*candidates, self.end_id) if token in rows), 0)
 
     @property
     def takes_positions(self) -> bool:
@@ -130,8 +131,18 @@ class LM:
         return bool(getattr(self.model, "_is_stateful", False))
 
     @property
-    def end_ids(self) -> list[int]:
-        """The tokens at which ``generate`` stops."""
+    def end_id(self) -> int | None:
+        """The end-of-text token of the tokenizer, which stands after a text that is read; None if it has none."""
+        token = self.tokenizer.eos_token_id
+        assert token is None or isinstance(token, int)
+        return token
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The tokens at which generation stops: those of the model's generation config, ``end_id`` mostly among them.
+
+        A chat model stops at its end of turn, too.
+        """
         end = self.model.generation_config.eos_token_id
         return [] if end is None else [end] if isinstance(end, int) else list(end)
 
@@ -162,7 +173,7 @@ class LM:
         return self.before_head(input_ids=ids, attention_mask=attention_mask)
 
     def before_head(self, **inputs: Any) -> Tensor:
-        """The rows (B, T, d) that the head is given in a forward pass over any inputs; gradients go through.
+        """The rows (B, T, d) that the head is given in a forward pass over any inputs, unsteered; gradients go through.
 
         The head itself computes one position only: its logits are not wanted here.
 
@@ -175,7 +186,7 @@ class LM:
             captured.append(args[0])
             return (args[0][:1, -1:],)
 
-        with self.head.module.register_forward_pre_hook(capture, prepend=True):
+        with unsteered(self.model), self.head.module.register_forward_pre_hook(capture, prepend=True):
             self.model(**{"use_cache": False, **inputs})
         if len(captured) != 1:
             raise ModelError(
@@ -194,15 +205,20 @@ class LM:
         return self.hidden_states(padded, mask)[:, :-1][predicted], padded[:, 1:][predicted]
 
     def steered(self, mix: Mix) -> SteerHandle:
-        """Steer the model until the handle is removed, or to the end of a ``with`` block.
+        """Steer the model within a ``with`` block: ``model.generate``, pipelines and plain forward passes alike.
 
-        Works under ``model.generate``, pipelines and plain forward passes alike.
+        Blocks within blocks add up. Meanwhile the model belongs to this thread, as within ``exclusive_use``.
 
         Raises:
             WrongBaseError: a steer of the mix was fitted on another base.
+            SteerError: the mix has another hidden size or vocabulary than the model.
         """
         self.check_base(mix)
-        return attach(self.model, mix)
+        return SteerHandle(self.model, mix)
+
+    def exclusive_use(self) -> Guard:
+        """Keep other threads from steering or reading the model within a ``with`` block; they wait for its end."""
+        return exclusive_use(self.model)
 
     def check_base(self, mix: Mix) -> None:
         """Refuse steers of another base.

@@ -129,7 +129,7 @@ def analyse(
     )
     analyses = []
     for text, (_, bounds), log_p in zip(texts, encoded, found, strict=True):
-        words = words_of(text, bounds if lm.tokenizer.eos_token_id is None else bounds[:-1])
+        words = words_of(text, bounds if lm.end_id is None else bounds[:-1])
         dimensions = {
             name: _dimension(lines, line, words, PlattScaling.of_figures(steer.card.held_out), spans)
             for (name, steer), lines in zip(steers.items(), log_p, strict=True)

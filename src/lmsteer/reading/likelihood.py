@@ -128,5 +128,5 @@ def _places(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> tuple[Tens
     for tokens, window in parts:
         place = torch.arange(window.start + 1, window.end)
         told.append(place >= window.first)
-        is_end.append((place == len(tokens) - 1) & (tokens[-1] == lm.tokenizer.eos_token_id))
+        is_end.append((place == len(tokens) - 1) & (tokens[-1] == lm.end_id))
     return torch.cat(told), torch.cat(is_end)

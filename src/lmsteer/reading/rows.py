@@ -134,7 +134,7 @@ def encode_with_end(lm: LM, texts: Sequence[LabelledText], max_tokens: int | Non
     if max_tokens is not None and max_tokens < 2:
         raise DataError(f"texts cannot be cut to {max_tokens} tokens; two is the least.")
     encoded = lm.encode([labelled.text for labelled in texts])
-    end = lm.tokenizer.eos_token_id
+    end = lm.end_id
     limit = min(max_tokens or lm.max_length, lm.max_length)
     too_long = [i for i, ids in enumerate(encoded) if len(ids) >= limit]
     if too_long and max_tokens is None:
@@ -183,7 +183,7 @@ def _run(lm: LM, ids: Sequence[Sequence[int]]) -> HiddenRows:
     r, log_p = lm.head.residuals(h, target)
     text = torch.repeat_interleave(torch.tensor([len(tokens) - 1 for tokens in ids]))
     is_last = torch.cat([text[1:] != text[:-1], torch.ones(1, dtype=torch.bool)])
-    end = lm.tokenizer.eos_token_id
+    end = lm.end_id
     is_end = is_last & (target.cpu() == (-1 if end is None else end))
     return HiddenRows(h.cpu(), r.cpu(), log_p.cpu(), target.cpu(), is_end, text)
 

@@ -71,7 +71,7 @@ def encode_to_read(lm: LM, text: str) -> tuple[list[int], list[Bounds]]:
     # Where the tokenizer, not the text, put a token first or last, it stands for no character.
     if ids[:1] == [lm.start_id] and bounds[0][0] == bounds[0][1]:
         ids, bounds = ids[1:], bounds[1:]
-    end = lm.tokenizer.eos_token_id
+    end = lm.end_id
     if ids[-1:] == [end] and bounds[-1][0] == bounds[-1][1]:
         ids, bounds = ids[:-1], bounds[:-1]
     if not ids:

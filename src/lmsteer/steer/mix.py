@@ -62,12 +62,18 @@ class Mix:
         some.strengths = self.strengths if len(self.strengths) == 1 else self.strengths[rows.cpu()]
         return some
 
-    def steer_hidden_states(self, h: Tensor) -> Tensor:
-        """h' of ``h`` (B, .., d): what the head is given in its place."""
+    def steer_hidden_states(self, h: Tensor, onto: Tensor | None = None) -> Tensor:
+        """h' of ``h`` (B, .., d): what the head is given in its place.
+
+        Args:
+            h: the model's own hidden states.
+            onto: what the effect of this mix is added to, where other mixes have acted before it; ``h`` if None.
+        """
+        steered = h if onto is None else onto
         a, b, vectors, _ = self._on_device(h.device)
         if a is not None and b is not None:
-            h = multiply(h, a, b, self._spread("multiply", h))
-        return h if vectors is None else shift(h, vectors, self._spread("add", h))
+            steered = multiply(h, a, b, self._spread("multiply", h), steered)
+        return steered if vectors is None else shift(steered, vectors, self._spread("add", h))
 
     def steer_logits(self, logits: Tensor) -> Tensor:
         """z' of raw logits (B, .., V): adds the steers of form offset."""

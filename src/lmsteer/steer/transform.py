@@ -19,9 +19,12 @@ from torch import Tensor
 from lmsteer.errors import SteerError
 
 
-def multiply(h: Tensor, a: Tensor, b: Tensor, strengths: Tensor) -> Tensor:
-    """``h + ((h A) ∘ s) Bᵀ`` for ``h`` (.., d), ``A``, ``B`` (d, R), ``s`` broadcastable to (.., R)."""
-    return h + (((h.float() @ a) * strengths) @ b.T).to(h.dtype)
+def multiply(h: Tensor, a: Tensor, b: Tensor, strengths: Tensor, onto: Tensor | None = None) -> Tensor:
+    """``h + ((h A) ∘ s) Bᵀ`` for ``h`` (.., d), ``A``, ``B`` (d, R), ``s`` broadcastable to (.., R).
+
+    The effect is added to ``onto`` (.., d) where that is given, in place of ``h``.
+    """
+    return (h if onto is None else onto) + (((h.float() @ a) * strengths) @ b.T).to(h.dtype)
 
 
 def shift(x: Tensor, vectors: Tensor, strengths: Tensor) -> Tensor:

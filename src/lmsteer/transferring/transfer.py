@@ -125,7 +125,7 @@ def _ends(
     source: LM, target: LM, of_target: FisherFactors, pairs: Pairs, factors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The end part: its readers carried over, its direction the target's own, as strong as each reader's was."""
-    if "A_end" not in factors or target.tokenizer.eos_token_id is None or len(pairs.target_ends) < _FEWEST_ENDS:
+    if "A_end" not in factors or target.end_id is None or len(pairs.target_ends) < _FEWEST_ENDS:
         return {}
     u = end_direction(of_target, _end_residual(target, pairs.target_ends))
     # Each column of B_end was a direction u of unit effect on the mean residual, times a strength.
@@ -135,7 +135,8 @@ def _ends(
 
 def _end_residual(lm: LM, ends: Tensor) -> Tensor:
     """Mean residual (d,) of the end-of-text token where texts end, float64 on the CPU."""
-    tokens = torch.full((len(ends),), lm.tokenizer.eos_token_id, device=lm.device)
+    assert lm.end_id is not None
+    tokens = torch.full((len(ends),), lm.end_id, device=lm.device)
     r, _ = lm.head.residuals(ends.to(lm.device), tokens)
     return r.double().mean(0).cpu()
 

@@ -20,7 +20,7 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 import lmsteer
 from lmsteer import Mix, find_steer, load_steer, save_steer
 from lmsteer.model.sources.resolve import resolve
-from lmsteer.steer.hook import attach
+from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.lookup import SHIPPED_FOLDER
 from tiny import random_steer
 
@@ -126,7 +126,7 @@ def ids_of(choice):
 def log_p(model, lm, mix, prompt, ids):
     """Of all tokens at each of some that follow a prompt, in transformers."""
     context = lm.encode([prompt])[0]
-    with attach(model, mix), torch.inference_mode():
+    with SteerHandle(model, mix), torch.inference_mode():
         logits = model(input_ids=torch.tensor([[*context, *ids]])).logits[0, len(context) - 1 : -1]
     return logits.log_softmax(-1)
 

@@ -68,7 +68,7 @@ class Engine:
     """Writes rows, as many at once as its limits let.
 
     Args:
-        lm: the model, which nothing else may use from now on.
+        lm: the model. Other threads that use it take turns with the engine's, step by step.
         limits: what is taken on.
 
     Raises:

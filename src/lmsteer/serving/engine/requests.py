@@ -92,7 +92,7 @@ class GeneratedSequence:
         self.order, self.number, self._tell = order, number, tell
         self.ids = list(order.ids)
         self.cancelled = False
-        self._ends, self._text = set(lm.end_ids), Detokenizer(lm.tokenizer, order.stop)
+        self._ends, self._text = set(lm.stop_ids), Detokenizer(lm.tokenizer, order.stop)
         self._uniform = Row(0, (), order.sample).uniform(order.seed, order.max_new_tokens)
         self._tokens, self._steered = 0, 0
         self._deadline = time.monotonic() + order.seconds

@@ -20,6 +20,7 @@ from lmsteer.generation.sampling import draw
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.backends import backend_for
 from lmsteer.serving.engine.requests import GeneratedSequence, TokenLogprob, chosen_of
+from lmsteer.steer.hook import unsteered
 from lmsteer.steer.mix import Mix, row_by_row
 from lmsteer.util.memory import trim_heap
 
@@ -31,7 +32,7 @@ class Scheduler:
     """Rows that are being written, all by one thread.
 
     Args:
-        lm: the model, which nothing else may use from now on.
+        lm: the model. Other threads that use it take turns with this one, step by step.
 
     Attributes:
         rows: in the order of the batch.
@@ -46,7 +47,7 @@ class Scheduler:
     def __init__(self, lm: LM) -> None:
         self._lm = lm
         self._batch, self.most = backend_for(lm)
-        self._handle = lm.steered(_NOBODY)
+        self._mix = _NOBODY
         self.rows: list[GeneratedSequence] = []
         self.reading: list[GeneratedSequence] = []
         self._joining: Iterator[int] = iter(())
@@ -85,15 +86,15 @@ class Scheduler:
     @contextmanager
     def unsteered(self) -> Iterator[None]:
         """The model as it is, within a ``with`` block."""
-        self._handle.mix = _NOBODY
-        yield
+        with unsteered(self._lm.model):
+            yield
         self._dial()
 
     def step(self) -> None:
         """A token more for every row; those leave that have ended."""
-        calls = self._handle.calls
-        logits = self._batch.step([row.ids[-1] for row in self.rows])
-        steered = self._handle.calls > calls
+        with self._lm.steered(self._mix) as handle:  # step by step, so that other threads may use the model between
+            logits = self._batch.step([row.ids[-1] for row in self.rows])
+        steered = handle.calls > 0
         self.steps += 1
         self._drop_broken(logits)
         tops = {i: row.order.top for i, row in enumerate(self.rows) if row.order.top is not None}
@@ -123,12 +124,12 @@ class Scheduler:
         self.rows = []
         self._read_nothing()
         self._batch = type(self._batch)(self._lm)  # type: ignore[call-arg]
-        self._handle.mix = _NOBODY
+        self._mix = _NOBODY
         trim_heap()
 
     def close(self) -> None:
         """Leave the model as it was."""
-        self._handle.remove()
+        self._mix = _NOBODY
 
     def _read_nothing(self) -> None:
         """Nothing is being read any more, and nothing is kept of it here."""
@@ -156,7 +157,7 @@ class Scheduler:
 
     def _dial(self) -> None:
         """Set each row's strengths."""
-        self._handle.mix = row_by_row([(row.order.steers, row.order.strengths) for row in self.rows])
+        self._mix = row_by_row([(row.order.steers, row.order.strengths) for row in self.rows])
 
     def _leave(self, place: int) -> None:
         """The last row takes the place, here as in the batch."""

@@ -1,0 +1,112 @@
+"""One model, several threads: each gets the text that it would get alone."""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
+
+import pytest
+import torch
+
+from lmsteer.errors import ModelError
+from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.generate import generate
+from lmsteer.generation.stream import stream
+from lmsteer.steer.mix import Mix
+from tiny import random_steer
+
+STRENGTHS = (-2.0, 0.0, 2.0)
+SHORT = GenerationConfig(max_new_tokens=4)
+
+
+def test_three_threads_generate_what_each_would_alone(llama):
+    steers = {"s": random_steer(llama)}
+
+    def texts(strength):
+        rows = generate(llama, ["ab", "c"], steers, [{"s": strength}], GenerationConfig(max_new_tokens=6, score=True))
+        return [(row.text, row.log_p) for row in rows]
+
+    expected = {strength: texts(strength) for strength in STRENGTHS}
+    assert len({str(found) for found in expected.values()}) == 3
+    work = STRENGTHS * 6
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(texts, work)) == [expected[strength] for strength in work]
+
+
+def test_hidden_states_are_read_while_others_steer(llama):
+    mix, ids = Mix({"s": random_steer(llama)}, {"s": [1.0, 2.0]}), torch.arange(6)[None]
+    mask = torch.ones_like(ids)
+    expected = llama.hidden_states(ids, mask)
+
+    def read(_):
+        return torch.equal(llama.hidden_states(ids, mask), expected)
+
+    def steer(_):
+        with llama.steered(mix), torch.inference_mode():
+            before = llama.hidden_states(ids, mask)  # unsteered even here, whatever the mix's number of rows
+            llama.model(input_ids=ids.expand(2, -1))
+            return torch.equal(before, expected)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(lambda k: (read, steer)[k % 2](k), range(30)))
+
+
+def test_a_second_thread_waits_for_the_first(llama):
+    entered, order = Event(), []
+
+    def second():
+        entered.set()
+        with llama.exclusive_use():
+            order.append("second")
+
+    other = Thread(target=second)
+    with llama.exclusive_use(), llama.exclusive_use():
+        other.start()
+        entered.wait()
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+
+
+def test_a_block_may_be_left_in_another_thread(llama):
+    def pieces():
+        with llama.exclusive_use():
+            yield
+
+    generator = pieces()
+    thread = Thread(target=lambda: next(generator))
+    thread.start()
+    thread.join()
+    generator.close()
+    with llama.exclusive_use():
+        assert llama.exclusive_use().is_held_here
+    assert not llama.exclusive_use().is_held_here
+
+
+def test_models_have_guards_of_their_own(llama, make_lm):
+    with llama.exclusive_use():
+        assert not make_lm("mistral").exclusive_use().is_held_here
+
+
+def test_a_thread_that_waits_for_long_says_for_whom(llama, monkeypatch):
+    messages, warned = [], Event()
+    monkeypatch.setattr("lmsteer.steer.guard._WARN_AFTER", 0.0)
+    monkeypatch.setattr(warnings, "warn", lambda message, *_, **__: (messages.append(message), warned.set()))
+
+    def second():
+        with llama.exclusive_use():
+            messages.append("entered")
+
+    other = Thread(target=second)
+    with llama.exclusive_use():
+        other.start()
+        assert warned.wait(60)
+    other.join()
+    assert messages == ["still waiting for MainThread, which uses the same model.", "entered"]
+
+
+def test_a_stream_that_would_wait_for_its_reader_is_refused(llama):
+    with llama.steered(Mix({}, {})), pytest.raises(ModelError, match="give stream"):
+        next(stream(llama, "ab"))
+    assert "".join(stream(llama, "ab", config=SHORT)) == next(generate(llama, ["ab"], config=SHORT)).text
