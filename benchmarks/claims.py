@@ -1,7 +1,7 @@
 """What is said of steers, LoRAs and prompts, put to the test on the default model.
 
     python -m benchmarks.claims measure DATA    every claim, or some by letter; what is there already is kept
-    python -m benchmarks.claims tell            the figures, and docs/claims.svg
+    python -m benchmarks.claims show            print the tables, draw docs/claims.svg
 
 A method's **gain** is what texts that it has not seen become likelier by, in nats a token, at their own label times the
 best scale of some; its **contrast** is half of what they are likelier by at their own label than at the opposite one,
@@ -23,10 +23,11 @@ from typing import Annotated, Any
 import torch
 import typer
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
+from benchmarks.tables import TABLES
+from benchmarks.tables.claims import RANKS, SIZES, TOKENS, of_seeds
 from lmsteer.baselines.baseline import Baseline, BaselineCard, Trained
 from lmsteer.baselines.full import TrainedFull
 from lmsteer.baselines.lora import TrainedLoRA
@@ -48,9 +49,6 @@ HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results" / "claims.json", HERE.parent / "docs"
 TEXTS, HELD_OUT, STEPS = 512, 200, 100
 SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
-RANKS = (1, 4, 16, 64)
-TOKENS = (1, 2, 4, 8, 16, 32, 64)
-SIZES = (8, 32, 128, 512, 2048)
 SEEDS = range(3)
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
@@ -126,22 +124,12 @@ def measure(data: Data, letters: Annotated[list[str] | None, typer.Argument(help
             keep(RESULTS, key, work())
 
 
-@app.command("tell")
-def tell() -> None:
-    """The figures, and the picture."""
-    found = kept(RESULTS)
-    console = Console(width=110)
-    for key, figures in found.items():
-        console.print(f"{key}: {figures}", highlight=False, markup=False)
-    for _, values, lines in CURVES:
-        for pattern in lines.values():
-            told = [
-                f"{v}: {fmean(e['contrast'] for e in some):.4f} ({len(some)})"
-                for v in values
-                if (some := _seeds(found, pattern.format(v)))
-            ]
-            console.print(f"{pattern}, means and seeds: {', '.join(told)}", highlight=False, markup=False)
-    _draw(found)
+@app.command("show")
+def show() -> None:
+    """Print the tables and draw the picture."""
+    for name in ("claims-a", "claims-b", "claims-c", "claims-d", "claims-e"):
+        print(f"{TABLES[name]()}\n")
+    _draw(kept(RESULTS))
 
 
 def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[], Any]]:
@@ -249,7 +237,7 @@ def _draw(found: Mapping[str, Any]) -> None:
     charts = figure.subplots(1, 3, sharey=True)
     for axes, (label, values, lines) in zip(charts, CURVES, strict=True):
         for name, key in lines.items():
-            points = {v: some for v in values if (some := _seeds(found, key.format(v)))}
+            points = {v: some for v in values if (some := of_seeds(found, key.format(v)))}
             contrasts = [fmean(each["contrast"] for each in some) for some in points.values()]
             spread = [*zip(*map(_bar, points.values()), strict=True)]
             axes.errorbar([*points], contrasts, yerr=spread, color=COLOURS[name], label=name, capsize=2, linewidth=1.4)
@@ -267,12 +255,6 @@ def _draw(found: Mapping[str, Any]) -> None:
         axes.legend(frameon=False, fontsize=7)
     charts[0].set_ylabel("contrast on unseen texts, nats a token")
     write_file(DOCS / "claims.svg", render_figure(figure))
-
-
-def _seeds(found: Mapping[str, Any], key: str) -> list[Mapping[str, float]]:
-    """What was found under a key, or under it with each seed; not what failed."""
-    keys = (key, *(f"{key}, seed {seed}" for seed in SEEDS))
-    return [found[each] for each in keys if "contrast" in found.get(each, ())]
 
 
 def _bar(some: Sequence[Mapping[str, float]]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Every method beside the others on real data: what ``lmsteer compare`` finds of two dimensions.
 
     python -m benchmarks.comparison measure DATA    both, or one by name; goes on where it was stopped
-    python -m benchmarks.comparison tell            a table of each in Markdown, and docs/compare-*.svg
+    python -m benchmarks.comparison show            print the tables, draw docs/compare-*.svg
 
 DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
 continues the same prompts. Perplexity is told by another model than the one that writes, whose terms have to be
@@ -12,21 +12,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmarks.dimensions import DIMENSIONS
 from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
 from benchmarks.results import check_known, keep, kept
+from benchmarks.tables import TABLES
 from lmsteer.baselines.table import METHODS
 from lmsteer.baselines.training import TrainingBudget
 from lmsteer.cli.output.comparing import comparison_as_json
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.compare.report import about, attribute_charts, comparison_report
-from lmsteer.evaluation.compare.run import Comparison, compare
+from lmsteer.evaluation.compare.run import compare
 from lmsteer.evaluation.compare.worker import Contender, Plan
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
@@ -37,7 +37,6 @@ from lmsteer.util.progress import bars
 
 RESULTS, WORK = HERE / "results" / "comparison.json", HERE / "results" / "work" / "comparison"
 TEXTS, STEPS, PROMPTS, SAMPLES = 2048, 100, 20, 5
-CONSOLE = Console(width=160, highlight=False, markup=False)
 app = typer.Typer(add_completion=False)
 
 
@@ -69,20 +68,13 @@ def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
         keep(RESULTS, name, comparison_as_json(found, told))
 
 
-@app.command("tell")
-def tell() -> None:
-    """The tables and the pictures."""
-    for name, told in kept(RESULTS).items():
-        found = Comparison([Contender.from_json(each) for each in told["contenders"]], told["failures"])
-        CONSOLE.print(f"\n{name}: {told['about']}")
-        CONSOLE.print("| method | up | down | on disk | fit | memory | a token | first token | context |")
-        CONSOLE.print("|---" * 9 + "|")
-        for each in found.contenders:
-            CONSOLE.print(_row(each))
-        CONSOLE.print(found.failures or "none failed")
-        write_file(
-            DOCS / f"compare-{name}.svg", render_figure(attribute_charts(found.contenders, DIMENSIONS[name].label))
-        )
+@app.command("show")
+def show() -> None:
+    """Print the tables and draw the pictures."""
+    for name, record in kept(RESULTS).items():
+        print(f"{TABLES[f'comparison-{name}']()}\n")
+        outcomes = [Contender.from_json(each) for each in record["methods"]]
+        write_file(DOCS / f"compare-{name}.svg", render_figure(attribute_charts(outcomes, DIMENSIONS[name].label)))
 
 
 def _plan(data: Path, name: str) -> Plan:
@@ -99,21 +91,6 @@ def _plan(data: Path, name: str) -> Plan:
         Protocol(SAMPLES),
         instructions=case.instructions,
     )
-
-
-def _row(found: Contender) -> str:
-    cells: list[Any] = [
-        f"`{found.method}`",
-        f"{found.up:+.2f}",
-        f"{-found.down:+z.2f}",
-        f"{found.bytes / 1000:,.0f} kB",
-        f"{found.seconds:.0f} s",
-        f"{found.peak_bytes / 1e9:.1f} GB",
-        f"{found.slowdown:.2f} x",
-        f"{found.first_token:.2f} x",
-        found.context,
-    ]
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":

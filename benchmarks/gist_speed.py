@@ -1,7 +1,7 @@
 """How soon the first token comes after a prompt, how much is kept of it, and what it leaves of the context.
 
     python -m benchmarks.gist_speed measure [BATCH]    first tokens by length of prompt, batch and gist tokens
-    python -m benchmarks.gist_speed tell    the tables, and docs/gist.svg with the qualities of ``benchmarks.gists``
+    python -m benchmarks.gist_speed show               print the tables, draw docs/gist-cost.svg
 
 Three ways, in turn, through the public calls: the prompt read anew with its inputs, its own cache reused, its gist.
 Weights, adapter and inputs are the same. Medians; figures go to ``results/gist_speed.json``.
@@ -15,13 +15,13 @@ from typing import Annotated, Any
 
 import typer
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.gists import DOCS, FITS, MIDDLE, OURS, WORK, gap_closed
+from benchmarks.gists import DOCS, FITS, MIDDLE, OURS, WORK
 from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
 from benchmarks.results import check_known, keep, kept
+from benchmarks.tables import TABLES
+from benchmarks.tables.gists import gap_closed
 from lmsteer.data.starter import starter_prompts
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate
@@ -58,19 +58,12 @@ def measure(batches: Annotated[list[int] | None, typer.Argument(help="Some batch
                     keep(RESULTS, _key(name, length, batch), _line(lm, adapter, length, batch))
 
 
-@app.command("tell")
-def tell() -> None:
-    """The tables of what is kept, and the picture."""
-    table = Table("", "read anew", "own cache", "gist", "sooner than anew", "than own cache", "kept, KiB", "gist")
-    found = kept(RESULTS)
-    for key, line in found.items():
-        if "gist_s" in line:
-            anew, own, gist = (line[f"{way}_s"] for way in ("anew", "own", "gist"))
-            seconds = [f"{1000 * each:.0f} ms" for each in (anew, own, gist)]
-            sizes = [f"{line[f'{way}_bytes'] / 1024:,.0f}" for way in ("own", "gist")]
-            table.add_row(key, *seconds, f"{anew / gist:.1f} x", f"{own / gist:.2f} x", *sizes)
-    Console(width=130).print(table)
-    _draw(found, kept(QUALITIES))
+@app.command("show")
+def show() -> None:
+    """Print the tables and draw the picture."""
+    for name in ("gist-speed", "gist-speed-tokens"):
+        print(f"{TABLES[name]()}\n")
+    _draw(kept(RESULTS), kept(QUALITIES))
 
 
 def _key(name: str, length: int, batch: int) -> str:
@@ -132,7 +125,7 @@ def _draw(found: dict[str, Any], qualities: dict[str, Any]) -> None:
         axes.set_xticks([])
         axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.invert_yaxis()
-    write_file(DOCS / "gist.svg", render_figure(figure))
+    write_file(DOCS / "gist-cost.svg", render_figure(figure))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gists fit DATA      every adapter; NAME-longer for a GPU
     python -m benchmarks.gists write DATA    outputs of held-out instructions, each way
-    python -m benchmarks.gists tell          the table, and docs/gist-curve.svg
+    python -m benchmarks.gists show          print the tables, draw docs/gist-learning-curve.svg
     python -m benchmarks.gists ship          put the adapter of one gist token into the package
 
 DATA is the folder of the data files. What is done already is kept. Figures go to ``results/gists.json``
@@ -19,10 +19,10 @@ from typing import Annotated
 import torch
 import typer
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.results import check_known, keep, kept
+from benchmarks.tables import TABLES
+from benchmarks.tables.gists import gap_closed
 from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
 from lmsteer.gist.embedding import first_embedding
 from lmsteer.gist.evaluate import Quality, evaluate
@@ -138,15 +138,11 @@ def measured(lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], 
     return evaluate(lm, adapter, instructions, condition=condition, batch_size=size, progress=bars())
 
 
-@app.command("tell")
-def tell() -> None:
-    """The table of what is kept, and the picture."""
-    found = {key: Quality(**figures) for key, figures in kept(RESULTS).items()}
-    console = Console(width=140)
-    for fitted in ("", LONGER):
-        for split in SPLITS:
-            if all(f"{end}{fitted}, {split}" in found for end in ("whole prompt", "no prompt")):
-                console.print(_table(split, fitted, found))
+@app.command("show")
+def show() -> None:
+    """Print the tables and draw the picture."""
+    for split in SPLITS:
+        print(f"{TABLES[f'gist-quality-{split}']()}\n")
     _draw(kept(CURVES))
 
 
@@ -163,11 +159,6 @@ def ship() -> None:
     save_adapter(replace(adapter, card=card), SHIPPED_FOLDER / "gist-1")
 
 
-def gap_closed(gist: float, whole: float, none: float) -> float:
-    """The share of what a prompt brings that a gist of it brings, by losses."""
-    return (none - gist) / (none - whole)
-
-
 def _held_out(data: Path, split: str) -> list[Instruction]:
     return read_instructions(data / f"instructions_val_{split}.jsonl.gz")
 
@@ -180,23 +171,6 @@ def _plain(lm: LM) -> GistAdapter:
 
 def _shortened(each: Instruction, words: int | None) -> Instruction:
     return each if words is None else replace(each, instruction=" ".join(each.instruction.split()[:words]))
-
-
-def _table(split: str, fitted: str, found: Mapping[str, Quality]) -> Table:
-    table = Table("", "loss", "gap closed", "ROUGE-L", "exact", "prompt, tokens", "kept, KiB", title=f"{split}{fitted}")
-    whole, none = (found[f"{end}{fitted}, {split}"].loss for end in ("whole prompt", "no prompt"))
-    for name in WAYS:
-        if (each := found.get(f"{name}{fitted}, {split}")) is not None:
-            table.add_row(
-                name,
-                f"{each.loss:.3f}",
-                f"{gap_closed(each.loss, whole, none):.0%}",
-                f"{each.rouge_l:.3f}",
-                f"{each.exact:.1%}",
-                f"{each.prompt_tokens:.1f}",
-                f"{each.cache_bytes / 1024:.0f}",
-            )
-    return table
 
 
 def _draw(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
@@ -225,7 +199,7 @@ def _draw(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
         axes.set_xlabel(f"steps of {GistConfig.batch} examples")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    write_file(DOCS / "gist-curve.svg", render_figure(figure))
+    write_file(DOCS / "gist-learning-curve.svg", render_figure(figure))
 
 
 if __name__ == "__main__":

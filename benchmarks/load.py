@@ -2,7 +2,7 @@
 
     python -m benchmarks.load measure    64 clients for two minutes beside one client, and clients that hang up
     python -m benchmarks.load pause      one client's stream while another's long prompt is read
-    python -m benchmarks.load tell       what was found
+    python -m benchmarks.load show       print the table
 
 The server is `lmsteer serve` in a process of its own, on the default model, asked over loopback. Every request draws a
 prompt and strengths; decoding is greedy, so that an answer must be what ``lmsteer.generate`` gives for it alone. Where
@@ -32,10 +32,9 @@ import httpx
 import psutil
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.results import keep, kept
+from benchmarks.results import keep
+from benchmarks.tables import TABLES
 from lmsteer.data.starter import starter_prompts
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate
@@ -86,21 +85,10 @@ def pause() -> None:
         keep(RESULTS, f"a stream while {LONG:,} tokens are read", asyncio.run(_paused(address)))
 
 
-@app.command("tell")
-def tell() -> None:
-    """The table of what is kept."""
-    table = Table("", "answers", "errors", "wrong", "ties", "tokens/s", "median s", "95 % s", "memory, MiB")
-    for name, each in kept(RESULTS).items():
-        if "longest pause" in each:
-            Console(width=120).print(name, each)
-            continue
-        figures = [f"{each[what]:,}" for what in ("finished", "errors", "wrong", "ties")]
-        figures += [f"{each['tokens/s']:.0f}", f"{each['median s']:.2f}", f"{each['95 % s']:.2f}"]
-        table.add_row(name, *figures, f"{each['MiB']:,.0f}")
-    found = kept(RESULTS)
-    Console(width=120).print(table)
-    ratio = found["64 clients"]["tokens/s"] / found["one client"]["tokens/s"]
-    Console().print(f"64 clients get {ratio:.1f} times the tokens a second of one.")
+@app.command("show")
+def show() -> None:
+    """Print the table."""
+    print(TABLES["load"]())
 
 
 @contextmanager

@@ -1,12 +1,12 @@
-"""The main job on real data: fit, read and dial, the published recipe beside ours.
+"""The main job on real data: fit, read and generate, beside the published recipe.
 
     python -m benchmarks.main_job fit DATA          2,000 SST-5 texts; --method gradient: the published recipe
     python -m benchmarks.main_job read DATA         SST-2 dev under each steer, VADER's own accuracy
-    python -m benchmarks.main_job dial DATA         the curves
-    python -m benchmarks.main_job plot              the picture
+    python -m benchmarks.main_job curve DATA        the strength curves
+    python -m benchmarks.main_job show              print the table, draw the picture
 
 DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. Figures go to
-``results/main_job.json``, the picture to ``docs/dial.svg``.
+``results/main_job.json``, the picture to ``docs/strength-curve.svg``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.results import keep, kept, rewrite
+from benchmarks.tables import TABLES
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
@@ -39,7 +40,7 @@ from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results"
 WORK, FIGURES = RESULTS / "work", RESULTS / "main_job.json"
-PICTURE = Path(__file__).parent.parent / "docs" / "dial.svg"
+PICTURE = Path(__file__).parent.parent / "docs" / "strength-curve.svg"
 TEXTS, PROMPTS, SAMPLES = 2000, 200, 3
 # The picture ends at this multiple of the unsteered perplexity; what is worse is no language.
 WORST = 12
@@ -75,7 +76,7 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
         progress=bars(),
     )
     seconds = time.perf_counter() - started
-    _drop(f"dial {method}", f"samples {method}", f"read {method}", f"read {method}, domain on")
+    _drop(f"curve {method}", f"samples {method}", f"read {method}", f"read {method}, domain on")
     keep(FIGURES, f"fit {method}", {"seconds": round(seconds, 1), "rank": done.steer.rank, **asdict(done.steer.card)})
 
 
@@ -96,8 +97,8 @@ def read_both(data: Data) -> None:
     keep(FIGURES, "vader", {"right of all": right / len(dev), "right of its verdicts": right / verdicts})
 
 
-@app.command("dial")
-def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> None:
+@app.command("curve")
+def curve_both(data: Data, method: str = "closed-form", strengths: str = "") -> None:
     """The curve of one method over neutral prompts; strengths measured before and not now are kept."""
     prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
     chosen = [float(s) for s in strengths.split(",")] if strengths else STRENGTHS[method]
@@ -106,9 +107,9 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
     steers = {method: load_steer(WORK / method)}
     config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=144)
     rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
-    points = {p["strength"]: p for p in kept(FIGURES).get(f"dial {method}", [])}
+    points = {p["strength"]: p for p in kept(FIGURES).get(f"curve {method}", [])}
     points |= {point.strength: asdict(point) for point in strength_curve(rows, method, Vader())}
-    keep(FIGURES, f"dial {method}", [points[strength] for strength in sorted(points)])
+    keep(FIGURES, f"curve {method}", [points[strength] for strength in sorted(points)])
     shown = [
         {"prompt": r.prompt, "strength": r.strengths[method], "text": r.text}
         for r in rows
@@ -118,9 +119,10 @@ def dial_both(data: Data, method: str = "closed-form", strengths: str = "") -> N
     keep(FIGURES, f"samples {method}", before + shown)
 
 
-@app.command("plot")
-def plot() -> None:
-    """Draw attribute against perplexity for both methods."""
+@app.command("show")
+def show() -> None:
+    """Print the table, and draw attribute against perplexity for both methods."""
+    print(TABLES["strength-curve"]())
     from matplotlib.figure import Figure
 
     results = kept(FIGURES)
@@ -130,7 +132,7 @@ def plot() -> None:
         ("closed-form", "#1f7a5a", "closed form"),
         ("gradient", "#b4462f", "published recipe"),
     ):
-        points = results.get(f"dial {method}", [])
+        points = results.get(f"curve {method}", [])
         base = next((p["perplexity"] for p in points if p["strength"] == 0), 1)
         x = [p["perplexity"] / base for p in points]
         y = [100 * p["positive_share"] for p in points]

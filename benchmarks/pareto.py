@@ -2,7 +2,7 @@
 
     python -m benchmarks.pareto fit DATA      the published recipe, and closed fits of fewer texts
     python -m benchmarks.pareto write DATA    continuations of every case, judged
-    python -m benchmarks.pareto tell          the tables, docs/pareto.svg and docs/texts.svg
+    python -m benchmarks.pareto show          print the tables, draw docs/pareto.svg and docs/number-of-texts.svg
 
 DATA is the folder of the data files. Perplexity is told by another model than the one that writes, whose terms have to
 be accepted. What is done already is kept. Figures go to ``results/pareto.json``.
@@ -18,11 +18,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.dimensions import DIMENSIONS
 from benchmarks.results import keep, kept
+from benchmarks.tables import TABLES
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.conditions import Condition, conditions_of
@@ -131,16 +130,15 @@ def write_all(data: Data) -> None:
     _write(GROWTH, lm, judge, prompts, arms, "sentiment")
 
 
-@app.command("tell")
-def tell() -> None:
-    """The tables of what is kept, and the pictures."""
+@app.command("show")
+def show() -> None:
+    """Print the tables and draw the pictures."""
+    for name in ("pareto-sentiment", "pareto-toxicity", "growth"):
+        print(f"{TABLES[name]()}\n")
     found = {name: [Outcome.from_json(each) for each in rows] for name, rows in kept(RESULTS).items()}
-    console = Console(width=110)
-    for name, outcomes in found.items():
-        console.print(_table(name, outcomes))
     _draw({name: found[name] for name in DRAWN if name in found}, DOCS / "pareto.svg")
     if GROWTH in found:
-        _draw({GROWTH: found[GROWTH]}, DOCS / "texts.svg")
+        _draw({GROWTH: found[GROWTH]}, DOCS / "number-of-texts.svg")
 
 
 def _arms(lm: LM, case: Case) -> Iterator[Condition]:
@@ -175,17 +173,6 @@ def _write(name: str, lm: LM, judge: LM, prompts: Sequence[str], arms: Sequence[
         progress=bars(),
     )
     keep(RESULTS, name, finite([each.to_json() for each in outcomes]))
-
-
-def _table(name: str, outcomes: Sequence[Outcome]) -> Table:
-    """Score, share of prompts with a continuation beyond one half, and perplexity, of each arm."""
-    table = Table("arm", "mean score", "any above", "any below", "perplexity", "repetition", title=name)
-    base = outcomes[0].perplexity.mean
-    for each in outcomes:
-        middle = f"{each.score.mean:.3f} ({each.score.low:.2f} to {each.score.high:.2f})"
-        shares = [f"{share.mean:.0%}" for share in (each.any_above, each.any_below)]
-        table.add_row(each.name, middle, *shares, f"{each.perplexity.mean / base:.2f} x", f"{each.repetition:.1%}")
-    return table
 
 
 def _draw(cases: Mapping[str, Sequence[Outcome]], file: Path) -> None:

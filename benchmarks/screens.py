@@ -2,7 +2,7 @@
 
     python -m benchmarks.screens [ADDRESS]    of a server that runs there, or of one started for it
 
-Needs Chromium. Writes docs/page-*.png.
+Needs Chromium. Writes docs/server-page-*.png.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _take(address: str) -> None:
 
 def _shot(page: Page, name: str, *, whole: bool = False) -> None:
     page.wait_for_timeout(1000)
-    page.screenshot(path=DOCS / f"page-{name}.png", full_page=whole)
+    page.screenshot(path=DOCS / f"server-page-{name}.png", full_page=whole)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Transfer between SmolLM2 135M and Gemma 3 270M, both ways, beside a steer fitted on the target itself.
 
     python -m benchmarks.transfer fit DATA       a steer on each model, from 2,000 SST-5 texts
-    python -m benchmarks.transfer read DATA      SST-2 dev texts by the target's own steer, and by those carried
-    python -m benchmarks.transfer dial DATA      what the dial does to neutral prompts: own, and carried
-    python -m benchmarks.transfer table          all of it
+    python -m benchmarks.transfer read DATA      SST-2 dev texts by the target's own steer, and by those transferred
+    python -m benchmarks.transfer curve DATA     strength curves on neutral prompts: own, and transferred
+    python -m benchmarks.transfer show           print the table
 
 DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. The second model
 comes under terms, which ``LMSTEER_ACCEPT_TERMS=gemma3-270m`` accepts. Figures go to ``results/transfer.json``.
@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.results import keep, kept
+from benchmarks.tables import TABLES
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
@@ -87,48 +86,34 @@ def read_all(data: Data) -> None:
             if key in kept(RESULTS):
                 continue
             started = time.perf_counter()
-            carried = transfer(source, steer, target, how=how, power=power, progress=bars())  # type: ignore[arg-type]
+            transferred = transfer(source, steer, target, how=how, power=power, progress=bars())  # type: ignore[arg-type]
             seconds = time.perf_counter() - started
             if (how, power) == MAPS[0]:
-                save_steer(carried, WORK / f"{source_name}-{target_name}")
-            about = {name: carried.card.fit[name] for name in ("pairs", "shared_words", "their_frequency")}
-            figures = {"seconds": round(seconds, 1), **about, **_read(target.head, rows, carried)}
+                save_steer(transferred, WORK / f"{source_name}-{target_name}")
+            about = {name: transferred.card.fit[name] for name in ("pairs", "shared_words", "their_frequency")}
+            figures = {"seconds": round(seconds, 1), **about, **_read(target.head, rows, transferred)}
             keep(RESULTS, key, figures)
 
 
-@app.command("dial")
-def dial_all(data: Data) -> None:
-    """Turn the dials on neutral prompts."""
+@app.command("curve")
+def curve_all(data: Data) -> None:
+    """Measure the strength curves on neutral prompts."""
     prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
     for source_name, target_name in WAYS:
         lm = load(target_name)
-        for name, folder in ((OWN, target_name), ("carried", f"{source_name}-{target_name}")):
+        for name, folder in ((OWN, target_name), ("transferred", f"{source_name}-{target_name}")):
             steers = {"s": load_steer(WORK / folder)}
             settings = [{"s": strength} for strength in STRENGTHS]
             config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=128)
             rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
             points = [asdict(point) for point in strength_curve(rows, "s", Vader())]
-            keep(RESULTS, f"dial {source_name} -> {target_name}: {name}", points)
+            keep(RESULTS, f"curve {source_name} -> {target_name}: {name}", points)
 
 
-@app.command("table")
-def table() -> None:
-    """Print what was measured."""
-    console, results = Console(width=120), kept(RESULTS)
-    reading = Table("way", "steer", "signs", "area", "gain, nats a token", "inside", "seconds")
-    turned = Table("way", "steer", *(f"{strength:+g}" for strength in STRENGTHS), title="positive share (perplexity ×)")
-    for key, value in results.items():
-        way, _, name = key.partition(": ")
-        if key.startswith("dial "):
-            base = next(point["perplexity"] for point in value if not point["strength"])
-            cells = [f"{point['positive_share']:.0%} ({point['perplexity'] / base:.2f})" for point in value]
-            turned.add_row(way.removeprefix("dial "), name, *cells)
-        elif name:
-            figures = [f"{value['sign_accuracy']:.1%}", f"{value['auc']:.3f}"]
-            figures += [f"{value['log_likelihood_gain']:+.4f}", f"{value['log_likelihood_gain_without_eos']:+.5f}"]
-            reading.add_row(way, name, *figures, str(value.get("seconds", "")))
-    console.print(reading)
-    console.print(turned)
+@app.command("show")
+def show() -> None:
+    """Print the table."""
+    print(TABLES["transfer"]())
 
 
 def _read(head: Any, rows: LabelledRows, steer: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 python -m benchmarks.variants DATA      DATA: as for benchmarks.main_job
 
-Each fits the same 2,000 SST-5 texts and is read on SST-2 dev, inside the texts, and dialled on prompts that the main
+Each fits the same 2,000 SST-5 texts and is read on SST-2 dev, inside the texts, and steers prompts that the main
 job's figures do not use. Shares are compared at one perplexity, read between the strengths tried: 420 continuations
 each, so that a share is good to some two points.
 """
@@ -208,7 +208,7 @@ VARIANTS: list[Callable[[Texts], Factors]] = [
 
 
 def main(data: Path) -> None:
-    """Fit, read and dial every variant."""
+    """Fit every variant, read with it and generate with it."""
     console, lm = Console(width=150), load()
     texts = Texts.of(lm, data)
     dev = read_labelled(data / "sst2_dev.jsonl.gz")
@@ -217,8 +217,8 @@ def main(data: Path) -> None:
     found, table = {}, Table("", "SST-2 dev, nats", "signs", f"positive at {POSITIVE_AT} ×", f"at {NEGATIVE_AT} ×")
     for variant in VARIANTS:
         steer = _steer(lm, variant(texts))
-        reading, points = read(lm.head, rows, steer), _dial(lm, prompts, steer)
-        found[variant.__name__] = {"reading": reading.to_json(), "dial": [asdict(point) for point in points]}
+        reading, points = read(lm.head, rows, steer), _curve(lm, prompts, steer)
+        found[variant.__name__] = {"reading": reading.to_json(), "curve": [asdict(point) for point in points]}
         table.add_row((variant.__doc__ or "").split("\n")[0], *_cells(reading, points))
         console.print(variant.__name__, *_cells(reading, points), highlight=False)
         write_file(RESULTS, json.dumps(found, indent=1) + "\n")
@@ -244,7 +244,7 @@ def _steer(lm: LM, factors: Factors) -> Steer:
     return Steer("multiply", factors, d, vocabulary, Card(name="v", **provenance_of(lm)))
 
 
-def _dial(lm: LM, prompts: Sequence[str], steer: Steer) -> list[Point]:
+def _curve(lm: LM, prompts: Sequence[str], steer: Steer) -> list[Point]:
     settings = [{"v": strength} for strength in STRENGTHS]
     config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=144)
     return strength_curve(list(generate(lm, prompts, {"v": steer}, settings, config)), "v", Vader())
@@ -263,7 +263,7 @@ def _cells(reading: Reading, points: Sequence[Point]) -> list[str]:
 
 
 def _share_at(ratio: float, side: Sequence[Point]) -> str:
-    """The positive share where one side of a dial, from 0 outwards, first reaches a perplexity."""
+    """The positive share where one side of a strength curve, from 0 outwards, first reaches a perplexity."""
     ratios = [point.perplexity / side[0].perplexity for point in side]
     for k in range(1, len(side)):
         if ratios[k] >= ratio:

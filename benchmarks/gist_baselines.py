@@ -1,31 +1,29 @@
 """Beside gists, what is trained for one prompt alone: prompt tuning, prefix tuning and cartridges, as PEFT has them.
 
-    python -m benchmarks.gist_rivals measure DATA    on the tasks with most data
-    python -m benchmarks.gist_rivals tell            the table
+    python -m benchmarks.gist_baselines measure DATA    on the tasks with most data
+    python -m benchmarks.gist_baselines show            print the table
 
 A gist takes any prompt in one pass. These need examples of the one prompt, and are trained on them, as many tokens each
 on the unchanged model; then they stand where the prompt would stand. Held-out rows of the same tasks are continued
-under all of them. Needs the adapters of ``benchmarks.gists fit``. Figures go to ``results/gist_rivals.json``.
+under all of them. Needs the adapters of ``benchmarks.gists fit``. Figures go to ``results/gist_baselines.json``.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import peft
 import torch
 import typer
 from peft import PeftModel
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.gists import WAYS, WORK, Data, measured
 from benchmarks.results import keep, kept
+from benchmarks.tables import TABLES
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning
 from lmsteer.data.labelled import read_rows
@@ -37,7 +35,7 @@ from lmsteer.gist.examples import Example, Instruction, encode_examples, input_t
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
 
-RESULTS = Path(__file__).parent / "results" / "gist_rivals.json"
+RESULTS = Path(__file__).parent / "results" / "gist_baselines.json"
 TASKS, TOKENS, STEPS, BATCH = 8, 5, 100, 8
 # Each at the rate that its documentation or paper begins with.
 RATES = {"prompt tuning": 3e-2, "prefix tuning": 1e-2, "cartridge": 2e-2}
@@ -64,19 +62,10 @@ def measure(data: Data) -> None:
                 keep(RESULTS, key, _measured(lm, name, train[task], seen[task]))
 
 
-@app.command("tell")
-def tell() -> None:
-    """The table of what is kept."""
-    table = Table("", "loss", "ROUGE-L", "exact", "examples needed", "seconds a prompt", "kept, KiB")
-    found = kept(RESULTS)
-    for name in RATES:
-        if own := [found.pop(key) for key in [*found] if key.startswith(f"{name}, ")]:
-            found[name] = _joined(own)
-    for name, each in found.items():
-        quality = [f"{each['loss']:.3f}", f"{each['rouge_l']:.3f}", f"{each['exact']:.1%}"]
-        cost = [f"{each.get(what, 0):.0f}" for what in ("trained_on", "seconds")]
-        table.add_row(name, *quality, *cost, f"{each['cache_bytes'] / 1024:.0f}")
-    Console(width=110).print(table)
+@app.command("show")
+def show() -> None:
+    """Print the table."""
+    print(TABLES["gist-baselines"]())
 
 
 def _by_task(file: Path) -> dict[str, list[Instruction]]:
@@ -93,10 +82,10 @@ def _measured(lm: LM, name: str, train: Sequence[Instruction], held_out: Sequenc
     model = _begun(lm, name, f"Instruction: {usual}\n")
     _train(lm, model, encode_examples(lm, train, TOKENS), RATES[name])
     seconds = time.perf_counter() - started
-    examples, rival = encode_examples(lm, held_out, TOKENS + 64), _rival(lm, name, model)
+    examples, baseline = encode_examples(lm, held_out, TOKENS + 64), _soft_prompt(lm, name, model)
     with torch.inference_mode():
         loss = sum(float(_loss(lm, model, [each])) * each.targets for each in examples)
-    pairs = [(each.of.output, text) for each, text in zip(examples, _written(lm, rival, examples), strict=True)]
+    pairs = [(each.of.output, text) for each, text in zip(examples, _written(lm, baseline, examples), strict=True)]
     rouge_l, exact = likeness(pairs)
     return {
         "examples": len(pairs),
@@ -106,7 +95,7 @@ def _measured(lm: LM, name: str, train: Sequence[Instruction], held_out: Sequenc
         "targets": sum(each.targets for each in examples),
         "trained_on": len(train),
         "seconds": seconds,
-        "cache_bytes": rival.bytes // 2,
+        "cache_bytes": baseline.bytes // 2,
     }
 
 
@@ -154,7 +143,7 @@ def _loss(lm: LM, model: PeftModel, batch: Sequence[Example]) -> torch.Tensor:
     return loss
 
 
-def _rival(lm: LM, name: str, model: PeftModel) -> PromptTuning | PrefixTuning:
+def _soft_prompt(lm: LM, name: str, model: PeftModel) -> PromptTuning | PrefixTuning:
     """What PEFT has trained, as a soft prompt of ours, the same at both ends; a cartridge is a prefix."""
     prompt = model.get_prompt_embedding_to_save("default")
     kind = PromptTuning if name == "prompt tuning" else PrefixTuning
@@ -162,20 +151,12 @@ def _rival(lm: LM, name: str, model: PeftModel) -> PromptTuning | PrefixTuning:
     return kind(card, {"minus": prompt, "plus": prompt})
 
 
-def _written(lm: LM, rival: PromptTuning | PrefixTuning, examples: Sequence[Example]) -> list[str]:
+def _written(lm: LM, baseline: PromptTuning | PrefixTuning, examples: Sequence[Example]) -> list[str]:
     """What it makes of the inputs, greedily; PEFT's own way loses positions."""
     greedy = GenerationConfig(max_new_tokens=64, sampling=SamplingConfig(temperature=0))
     inputs = [input_text(each.of.input) for each in examples]
-    starts = rival.starts(lm, inputs, 1.0, greedy.max_new_tokens)
+    starts = baseline.starts(lm, inputs, 1.0, greedy.max_new_tokens)
     return [row.text for row in continue_from(lm, inputs, starts, {}, [{}], greedy)]
-
-
-def _joined(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of all tasks: the loss by tokens, the others by rows or prompts."""
-    rows, targets = sum(each["examples"] for each in found), sum(each["targets"] for each in found)
-    by_rows = {name: sum(each[name] * each["examples"] for each in found) / rows for name in ("rouge_l", "exact")}
-    by_prompts = {name: fmean(each[name] for each in found) for name in ("trained_on", "seconds", "cache_bytes")}
-    return {"examples": rows, "loss": sum(each["loss"] for each in found) / targets, **by_rows, **by_prompts}
 
 
 if __name__ == "__main__":
