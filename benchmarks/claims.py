@@ -28,10 +28,10 @@ from benchmarks.imitation import Imitation
 from benchmarks.results import check_known, keep, kept
 from benchmarks.tables import TABLES
 from benchmarks.tables.claims import RANKS, SIZES, TOKENS, of_seeds
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Trained
-from lmsteer.baselines.full import TrainedFull
-from lmsteer.baselines.lora import TrainedLoRA
-from lmsteer.baselines.soft_prompts import TrainedSoftPrompts
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Trainer
+from lmsteer.baselines.full import FullTrainer
+from lmsteer.baselines.lora import LoRATrainer
+from lmsteer.baselines.soft_prompts import SoftPromptTrainer
 from lmsteer.baselines.steer import closed_form
 from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
@@ -66,7 +66,7 @@ class Bench:
         """Of anything that is fitted here."""
         return BaselineCard("claim", self.lm.name, self.lm.fingerprint, self.lm.tokenizer_fingerprint)
 
-    def trained(self, made: Trained, texts: Sequence[LabelledText] | None = None, seed: int = 0) -> Baseline:
+    def trained(self, made: Trainer, texts: Sequence[LabelledText] | None = None, seed: int = 0) -> Baseline:
         """What is learnt in the steps that all have."""
         train(self.lm, made, texts or self.texts, TrainingBudget(steps=STEPS, seed=seed), bars())
         return made.rival(self.card())
@@ -108,7 +108,7 @@ class Bench:
     def base(self) -> float:
         """Log-likelihood of the unseen texts under the model as it comes."""
         ids = self.lm.encode([text.text for text in self.held_out])
-        nothing = TrainedLoRA(self.lm, "head", 1).rival(self.card())
+        nothing = LoRATrainer(self.lm, "head", 1).rival(self.card())
         return float(nothing.log_likelihoods(self.lm, ids, [0.0] * len(ids)).sum())
 
 
@@ -136,22 +136,22 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
     """What is measured, by what it is called."""
     lm, works = bench.lm, dict[str, Callable[[], Any]]()
 
-    def learnt(made: Callable[[], Trained], some: Sequence[LabelledText] | None = None, seed: int = 0) -> Any:
+    def learnt(made: Callable[[], Trainer], some: Sequence[LabelledText] | None = None, seed: int = 0) -> Any:
         return bench.gain(bench.trained(made(), some, seed))
 
     works["a, steer and LoRA on the head"] = partial(_as_lora, bench)
     for rank in (*RANKS, lm.hidden_size):
         works[f"c, steer of rank {rank}"] = partial(_of_rank, bench, rank)
     for rank in RANKS:
-        works[f"c, LoRA on the head of rank {rank}"] = partial(learnt, partial(TrainedLoRA, lm, "head", rank))
-        works[f"c, LoRA everywhere of rank {rank}"] = partial(learnt, partial(TrainedLoRA, lm, "all", rank))
+        works[f"c, LoRA on the head of rank {rank}"] = partial(learnt, partial(LoRATrainer, lm, "head", rank))
+        works[f"c, LoRA everywhere of rank {rank}"] = partial(learnt, partial(LoRATrainer, lm, "all", rank))
         works[f"b, LoRA on the last value matrix of rank {rank}"] = partial(_imitated, bench, rank)
-    works["f, full fine-tuning"] = partial(learnt, partial(TrainedFull, lm))
+    works["f, full fine-tuning"] = partial(learnt, partial(FullTrainer, lm))
     for tokens in TOKENS:
         works[f"d, steer of rank {tokens}"] = partial(_of_rank, bench, tokens)
     for seed in SEEDS:
-        prompt = partial(TrainedSoftPrompts, lm, "prompt", seed=seed)
-        lora = partial(TrainedLoRA, lm, "all", seed=seed)
+        prompt = partial(SoftPromptTrainer, lm, "prompt", seed=seed)
+        lora = partial(LoRATrainer, lm, "all", seed=seed)
         for tokens in TOKENS:
             made = partial(prompt, tokens=tokens)
             works[f"d, {tokens} prompt tokens, seed {seed}"] = partial(learnt, made, seed=seed)

@@ -20,14 +20,14 @@ from benchmarks.dimensions import DIMENSIONS
 from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
 from benchmarks.results import check_known, keep, kept
 from benchmarks.tables import TABLES
-from lmsteer.baselines.table import METHODS
+from lmsteer.baselines.methods import METHODS
 from lmsteer.baselines.training import TrainingBudget
 from lmsteer.cli.output.comparing import comparison_as_json
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.compare.report import about, attribute_charts, comparison_report
 from lmsteer.evaluation.compare.run import compare
-from lmsteer.evaluation.compare.worker import Contender, Plan
+from lmsteer.evaluation.compare.worker import ComparisonConfig, MethodResult
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.model.sources.resolve import DEFAULT_MODEL
@@ -73,15 +73,15 @@ def show() -> None:
     """Print the tables and draw the pictures."""
     for name, record in kept(RESULTS).items():
         print(f"{TABLES[f'comparison-{name}']()}\n")
-        outcomes = [Contender.from_json(each) for each in record["methods"]]
+        outcomes = [MethodResult.from_json(each) for each in record["methods"]]
         write_file(DOCS / f"compare-{name}.svg", render_figure(attribute_charts(outcomes, DIMENSIONS[name].label)))
 
 
-def _plan(data: Path, name: str) -> Plan:
+def _plan(data: Path, name: str) -> ComparisonConfig:
     case = CASES[name]
     source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
     prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
-    return Plan(
+    return ComparisonConfig(
         DEFAULT_MODEL,
         source,
         prompts,

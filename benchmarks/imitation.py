@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from lmsteer.baselines.lora import TrainedLoRA
+from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
@@ -58,8 +58,8 @@ class Imitation:
             "share left, of logits": (logits / all_logits) ** 0.5,
         }
 
-    def _taught(self, rank: int) -> TrainedLoRA:
-        made = TrainedLoRA(self.lm, "value", rank)
+    def _taught(self, rank: int) -> LoRATrainer:
+        made = LoRATrainer(self.lm, "value", rank)
         optimizer = torch.optim.AdamW(made.trainable(), RATE, weight_decay=0.0)
         random = torch.Generator().manual_seed(0)
         for step in range(STEPS):
@@ -81,7 +81,7 @@ class Imitation:
         with torch.no_grad(), self.lm.steered(self.mix):
             return self._foretold(rows, self._plain)
 
-    def _imitated(self, made: TrainedLoRA, rows: Rows) -> Tensor:
+    def _imitated(self, made: LoRATrainer, rows: Rows) -> Tensor:
         return self._foretold(rows, lambda padded, mask: made.logits(padded, mask, torch.ones(len(rows))))
 
     def _plain(self, padded: Tensor, mask: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from rich.console import Console
 from benchmarks.results import keep
 from lmsteer.cli import output as printing
 from lmsteer.data.starter import starter_prompts
-from lmsteer.evaluation.interference import interference, own_readings
+from lmsteer.evaluation.interference import interference, steer_evidence
+from lmsteer.evaluation.protocol import Protocol
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
@@ -49,7 +50,7 @@ def table() -> None:
     mixes = {"as they are": plain, "balanced": Mix(steers, decorrelate_strengths(plain, own))}
     console = Console(width=120)
     for how, mix in mixes.items():
-        found = interference(lm, mix, starter_prompts(), n=SAMPLES, max_new_tokens=TOKENS, progress=bars())
+        found = interference(lm, mix, starter_prompts(), protocol=Protocol(SAMPLES, TOKENS), progress=bars())
         told = printing.mix_as_json(mix, own, found)
         keep(RESULTS, how, told)
         console.print(f"\n{how}")
@@ -65,7 +66,7 @@ def plane() -> None:
     config = GenerationConfig(max_new_tokens=TOKENS)
     rows = list(generate(lm, starter_prompts(), steers, settings, config, progress=bars()))
     texts = [row.text for row in rows]
-    readings = own_readings(lm, steers, texts, progress=bars()).T
+    readings = steer_evidence(lm, steers, texts, progress=bars()).T
     means = readings.reshape(len(starter_prompts()), len(GRID), len(GRID), 2).mean(0)
     keep(RESULTS, "plane", {"steers": TWO, "strengths": GRID, "readings": means.tolist()})
     write_file(PICTURE, render_figure(_drawn(means)))

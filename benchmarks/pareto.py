@@ -25,10 +25,11 @@ from benchmarks.tables import TABLES
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.conditions import Condition, conditions_of
-from lmsteer.evaluation.protocol import Protocol, evaluate
+from lmsteer.evaluation.evaluate import evaluate
+from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.report import draw_curves
-from lmsteer.evaluation.results import Figure as Interval
-from lmsteer.evaluation.results import Outcome
+from lmsteer.evaluation.results import ConditionResult
+from lmsteer.evaluation.results import Estimate as Interval
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import fit
 from lmsteer.fitting.gradient import GradientConfig
@@ -135,7 +136,7 @@ def show() -> None:
     """Print the tables and draw the pictures."""
     for name in ("pareto-sentiment", "pareto-toxicity", "growth"):
         print(f"{TABLES[name]()}\n")
-    found = {name: [Outcome.from_json(each) for each in rows] for name, rows in kept(RESULTS).items()}
+    found = {name: [ConditionResult.from_json(each) for each in rows] for name, rows in kept(RESULTS).items()}
     _draw({name: found[name] for name in DRAWN if name in found}, DOCS / "pareto.svg")
     if GROWTH in found:
         _draw({GROWTH: found[GROWTH]}, DOCS / "number-of-texts.svg")
@@ -169,13 +170,13 @@ def _write(name: str, lm: LM, judge: LM, prompts: Sequence[str], arms: Sequence[
         scorer(judged_by),
         WORK / "pareto" / name,
         judge=judge,
-        protocol=Protocol(n=SAMPLES),
+        protocol=Protocol(num_samples=SAMPLES),
         progress=bars(),
     )
     keep(RESULTS, name, finite([each.to_json() for each in outcomes]))
 
 
-def _draw(cases: Mapping[str, Sequence[Outcome]], file: Path) -> None:
+def _draw(cases: Mapping[str, Sequence[ConditionResult]], file: Path) -> None:
     rows, columns = -(-len(cases) // 2), min(2, len(cases))
     figure = Figure(figsize=(5.2 * columns, 3.5 * rows), layout="constrained")
     charts: Any = np.atleast_1d(figure.subplots(rows, columns)).flatten()
@@ -191,15 +192,15 @@ def _draw(cases: Mapping[str, Sequence[Outcome]], file: Path) -> None:
     write_file(file, render_figure(figure))
 
 
-def _as_steer(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _as_steer(outcomes: Sequence[ConditionResult]) -> list[ConditionResult]:
     """The steer of whatever dimension under one name, for one legend."""
     names = {case.steer: "steer" for case in CASES.values()}
     names |= {f"prompting + {name}": "prompting + steer" for name in names}
     return [replace(each, method=names.get(each.method, each.method)) for each in outcomes]
 
 
-def _offensive(outcome: Outcome) -> Interval:
-    return outcome.any_below
+def _offensive(outcome: ConditionResult) -> Interval:
+    return outcome.probability_any_below
 
 
 if __name__ == "__main__":

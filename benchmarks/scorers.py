@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText, read_labelled
-from lmsteer.evaluation.scorers.base import UNDECIDED, Measured, Scorer
+from lmsteer.evaluation.scorers.base import UNDECIDED, Scorer, ScorerMetrics
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.named import scorer
 from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, ngram_logits, size
@@ -119,14 +119,14 @@ def measure(data: Path) -> None:
     write_file(ASSETS / "figures.json", json.dumps(figures, indent=1) + "\n")
 
 
-def figures_of(judge: Scorer, data: str, texts: Sequence[LabelledText]) -> Measured:
+def figures_of(judge: Scorer, data: str, texts: Sequence[LabelledText]) -> ScorerMetrics:
     """How well a scorer does on the texts of a data set."""
     scores = torch.tensor(judge.scores([text.text for text in texts]))
     positive = torch.from_numpy(_positive(texts))
     verdicts = scores != UNDECIDED
     right = ((scores > UNDECIDED) == positive)[verdicts]
     accuracy = float(right.double().mean())
-    return Measured(data, len(texts), len(right), round(accuracy, 4), round(auc(scores, positive), 4))
+    return ScorerMetrics(data, len(texts), len(right), round(accuracy, 4), round(auc(scores, positive), 4))
 
 
 def _read(data: Path, file: str) -> list[LabelledText]:

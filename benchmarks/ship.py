@@ -16,6 +16,7 @@ import typer
 from benchmarks.dimensions import RESULTS, WORK
 from benchmarks.results import kept
 from lmsteer.data.starter import starter_prompts
+from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.safe_range import calibrate
 from lmsteer.model.lm import load
 from lmsteer.steer.files import load_steer, save_steer
@@ -57,15 +58,16 @@ def main() -> None:
     """Put the steers into the package."""
     lm = load()
     results = kept(RESULTS)
+    protocol = Protocol(num_samples=2, max_new_tokens=24)
     for name, origin in ORIGINS.items():
         steer = load_steer(WORK / name)
-        found = calibrate(lm, steer, starter_prompts(), ratio=RATIO, progress=bars())
+        found = calibrate(lm, steer, starter_prompts(), max_perplexity_ratio=RATIO, protocol=protocol, progress=bars())
         data = {key: value for key, value in steer.card.data.items() if key != "source"}
         data |= {"corpus": origin.source, "licence": origin.licence}
         test = {key: round(results[name][key], 4) for key in ("sign_accuracy", "auc")} | {
             "texts": results[name]["texts"]
         }
-        card = found.on(replace(steer.card, data=data, held_out={**steer.card.held_out, "test": test}))
+        card = found.add_to(replace(steer.card, data=data, held_out={**steer.card.held_out, "test": test}))
         save_steer(replace(steer, card=card), SHIPPED_FOLDER / name)
         print(name, steer.rank, card.safe_range, test, flush=True)
 

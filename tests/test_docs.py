@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.baselines.table import METHODS
+from lmsteer.baselines.methods import METHODS
 from lmsteer.data.starter import starter_texts
 
 README = Path(__file__).parent.parent / "README.md"

@@ -12,7 +12,7 @@ LOOPS = 0.1
 # Share of positive continuations and perplexity, of the steer of 2,000 SST-5 texts.
 CURVE = "curve closed-form"
 MODELS = {"smollm2": "SmolLM2 135M", "gemma3-270m": "Gemma 3 270M"}
-Outcome = Mapping[str, Any]
+ConditionResult = Mapping[str, Any]
 
 
 def strength_curve() -> str:
@@ -79,7 +79,7 @@ def toxicity() -> str:
     for name, label in labels.items():
         one = by_name[name]
         ratio = one["perplexity"]["mean"] / base
-        share, loops = percent(_below(one)["mean"]), ", loops" if one["repetition"] > LOOPS else ""
+        share, loops = percent(_below(one)["mean"]), ", loops" if one["rep_3"] > LOOPS else ""
         rows.append([label, share, f"{ratio:.2f}{loops}"])
     return table(["", "prompts with an offensive continuation", "perplexity, × unsteered"], rows)
 
@@ -128,17 +128,17 @@ def transfer() -> str:
     return table(["", "sign accuracy", "AUC", "gain, nats per token", *strengths], rows)
 
 
-def _score(outcomes: Sequence[Outcome], name: str) -> str:
+def _score(outcomes: Sequence[ConditionResult], name: str) -> str:
     one = next((each for each in outcomes if each["name"] == name), None)
     if one is None:
         return ""
     ratio = one["perplexity"]["mean"] / outcomes[0]["perplexity"]["mean"]
-    loops = ", loops" if one["repetition"] > LOOPS else ""
+    loops = ", loops" if one["rep_3"] > LOOPS else ""
     return f"{short(one['score']['mean'])} ({_ratio(ratio)}{loops})"
 
 
-def _below(outcome: Outcome) -> Mapping[str, float]:
-    below: Mapping[str, float] = outcome["any_below"]
+def _below(outcome: ConditionResult) -> Mapping[str, float]:
+    below: Mapping[str, float] = outcome["probability_any_below"]
     return below
 
 

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from lmsteer.data.labelled import LabelledText, read_labelled
     from lmsteer.data.starter import starter_prompts, starter_texts
     from lmsteer.evaluation.conditions import Condition, conditions_of
+    from lmsteer.evaluation.evaluate import evaluate
     from lmsteer.evaluation.interference import Interference, interference
-    from lmsteer.evaluation.protocol import Protocol, evaluate
-    from lmsteer.evaluation.results import Outcome
+    from lmsteer.evaluation.protocol import Protocol
+    from lmsteer.evaluation.results import ConditionResult
     from lmsteer.evaluation.safe_range import SafeRange, calibrate
     from lmsteer.evaluation.scorers import scorer
     from lmsteer.fitting.fit import Fit, fit
@@ -56,8 +57,9 @@ _PUBLIC = {
     "data.starter": ("starter_prompts", "starter_texts"),
     "evaluation.conditions": ("Condition", "conditions_of"),
     "evaluation.interference": ("Interference", "interference"),
-    "evaluation.protocol": ("Protocol", "evaluate"),
-    "evaluation.results": ("Outcome",),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.protocol": ("Protocol",),
+    "evaluation.results": ("ConditionResult",),
     "evaluation.safe_range": ("SafeRange", "calibrate"),
     "evaluation.scorers": ("scorer",),
     "fitting.fit": ("Fit", "fit"),
@@ -84,6 +86,7 @@ __all__ = [
     "Card",
     "Component",
     "Condition",
+    "ConditionResult",
     "Continuation",
     "Fit",
     "GenerationConfig",
@@ -91,7 +94,6 @@ __all__ = [
     "Interference",
     "LabelledText",
     "Mix",
-    "Outcome",
     "Protocol",
     "SafeRange",
     "SamplingConfig",

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from lmsteer.baselines.baseline import BaselineCard
-from lmsteer.baselines.lora import TrainedLoRA
+from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.errors import ModelError
 from tiny import FAMILIES, tiny_lm, tiny_model
 
 
 def learnt(lm, targets, rank=3):
-    trained = TrainedLoRA(lm, targets, rank)
+    trained = LoRATrainer(lm, targets, rank)
     drawn = torch.Generator().manual_seed(0)
     for factor in trained.trainable():
         factor.data.copy_(torch.randn(factor.shape, generator=drawn) / 4)
@@ -30,9 +30,9 @@ def test_presets_and_names_of_layers(llama, make_lm):
     assert len(layers_of(learnt(llama, "all"))) == 14
     assert all("lm_head" not in name for name in layers_of(learnt(make_lm("gpt2"), "all")))
     with pytest.raises(ModelError, match="no linear layers 'value'"):
-        TrainedLoRA(make_lm("gpt2"), "value")  # keys and values come out of one product
+        LoRATrainer(make_lm("gpt2"), "value")  # keys and values come out of one product
     with pytest.raises(ModelError, match="no linear layers 'magic'"):
-        TrainedLoRA(llama, "magic")
+        LoRATrainer(llama, "magic")
 
 
 def test_a_model_whose_weights_are_mostly_experts_is_refused(monkeypatch):
@@ -40,8 +40,8 @@ def test_a_model_whose_weights_are_mostly_experts_is_refused(monkeypatch):
     monkeypatch.setitem(FAMILIES, "mixtral", sizes)
     lm = tiny_lm("mixtral")
     with pytest.raises(ModelError, match="no linear layers"):
-        TrainedLoRA(lm, "all")
-    assert TrainedLoRA(lm, "q_proj").trainable()
+        LoRATrainer(lm, "all")
+    assert LoRATrainer(lm, "q_proj").trainable()
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lmsteer.baselines.baseline import Baseline, BaselineCard
-from lmsteer.baselines.full import TrainedFull
-from lmsteer.baselines.table import METHODS, fit_baseline, load_baseline, save_baseline
+from lmsteer.baselines.full import FullTrainer
+from lmsteer.baselines.methods import METHODS, fit_baseline, load_baseline, save_baseline
 from lmsteer.baselines.training import TrainingBudget
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
@@ -202,7 +202,7 @@ def test_changed_weights_are_what_a_model_with_those_weights_does(method, family
 def test_a_trained_full_pass_is_the_pass_of_what_is_saved():
     """Tied weights move together while they are trained."""
     lm = tiny_lm("gpt2")
-    trained = TrainedFull(lm)
+    trained = FullTrainer(lm)
     drawn = torch.Generator().manual_seed(0)
     for change in trained.trainable():
         change.data.copy_(torch.randn(change.shape, generator=drawn) / 50)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmsteer.baselines.baseline import BaselineCard, sequence_log_prob
-from lmsteer.baselines.soft_prompts import TrainedSoftPrompts
+from lmsteer.baselines.soft_prompts import SoftPromptTrainer
 from lmsteer.model.batching import pad
 from tiny import styled, tiny_lm
 
@@ -17,7 +17,7 @@ pytest.importorskip("peft", reason="the extra 'methods' is not installed")
 def test_soft_prompts_are_trained_as_they_are_read(kind):
     """Between the ends, too: texts of half a label are learnt halfway."""
     lm = tiny_lm("llama")
-    trained = TrainedSoftPrompts(lm, kind, tokens=3)
+    trained = SoftPromptTrainer(lm, kind, tokens=3)
     drawn = torch.Generator().manual_seed(0)
     for prompt in trained.trainable():
         prompt.data.copy_(torch.randn(prompt.shape, generator=drawn))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lmsteer.baselines import training as module
-from lmsteer.baselines.baseline import BaselineCard, Trained
-from lmsteer.baselines.lora import TrainedLoRA
+from lmsteer.baselines.baseline import BaselineCard, Trainer
+from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
@@ -19,7 +19,7 @@ from lmsteer.errors import DataError
 RAGGED = [LabelledText("ab" * n, 1.0 if n % 2 else -1.0) for n in (1, 2, 3, 5, 8, 13)]
 
 
-class Watched(Trained):
+class Watched(Trainer):
     """Gives the model's own logits, and keeps what it was given."""
 
     rate = 0.5
@@ -115,4 +115,4 @@ def test_the_seed_tells_the_order(llama):
 
     assert order(1) == order(1) != order(2)
     card = BaselineCard("lora", llama.name, llama.fingerprint, llama.tokenizer_fingerprint)
-    assert TrainedLoRA(llama, seed=1).rival(card).fingerprint != TrainedLoRA(llama, seed=2).rival(card).fingerprint
+    assert LoRATrainer(llama, seed=1).rival(card).fingerprint != LoRATrainer(llama, seed=2).rival(card).fingerprint

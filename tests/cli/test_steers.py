@@ -85,7 +85,7 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
     assert "safe" not in run("generate", "abc", "--steer", "one=50%")[2]
     status, out, _ = run(*arguments, "--scorer", "sentiment-vader", "--level", "0.5", "--out", "elsewhere")
     assert status == 0
-    assert "A level of 0.5 is reached by" in out
+    assert "A mean score of 0.5 is reached by" in out
     assert load_steer("elsewhere").card.calibration["max_perplexity_ratio"] == 1.3
 
 
@@ -106,7 +106,7 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
         (["transfer", "one", "--to", "./nowhere", "--out", "x"], "no such file or folder"),
         (["transfer", "one", "--to", "smollm2", "--map", "magic", "--out", "x"], "gradient, ridge, procrustes"),
         (["transfer", "nosuch", "--to", "smollm2", "--out", "x"], "unknown steer"),
-        (["calibrate", "one", "--ratio", "1"], "ratio above 1"),
+        (["calibrate", "one", "--ratio", "1"], "number above 1"),
         (["calibrate", "one", "--level", "0.5"], "give both"),
         (["calibrate", "one", "--scorer", "magic", "--level", "0.5"], "unknown scorer 'magic'"),
         (["calibrate", "other"], "was fitted on"),

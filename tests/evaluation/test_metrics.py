@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.evaluation.metrics import distinct, repetition
+from lmsteer.evaluation.metrics import distinct, rep_3
 
 words = st.lists(st.sampled_from(["a", "b", "c"]), max_size=12)
 
@@ -21,9 +21,9 @@ def test_distinct_counts_different_grams_among_all_words():
 
 
 def test_repetition_is_of_runs_of_three_words():
-    assert repetition("one two three four") == 0
-    assert repetition("Very very very very very") == pytest.approx(2 / 3)
-    assert repetition("a b") == repetition("") == 0
+    assert rep_3("one two three four") == 0
+    assert rep_3("Very very very very very") == pytest.approx(2 / 3)
+    assert rep_3("a b") == rep_3("") == 0
 
 
 @given(words, st.integers(1, 3))
@@ -32,5 +32,5 @@ def test_what_repeats_is_not_distinct(line, n):
     if line:
         assert 0 <= distinct([text], n) <= 1
         assert distinct([text, text], n) == pytest.approx(distinct([text], n) / 2)
-    assert 0 <= repetition(text) < 1
-    assert repetition(f"{text} {text} {text}") >= repetition(text)
+    assert 0 <= rep_3(text) < 1
+    assert rep_3(f"{text} {text} {text}") >= rep_3(text)

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from lmsteer.evaluation.conditions import Condition
-from lmsteer.evaluation.results import Judged, outcome
+from lmsteer.evaluation.results import ScoredContinuation, summarize
 
 
 def test_intervals_are_those_of_prompts_drawn_anew(llama):
     random = torch.Generator().manual_seed(1)
     rows = [
-        Judged(prompt, "", "", float(torch.rand((), generator=random)), -float(prompt + k), 1 + prompt)
+        ScoredContinuation(prompt, "", "", float(torch.rand((), generator=random)), -float(prompt + k), 1 + prompt)
         for prompt in range(12)
         for k in range(1 + prompt % 3)
     ]
-    found = outcome(Condition("x", "s", 1.0), rows)
+    found = summarize(Condition("x", "s", 1.0), rows)
     groups = [[row for row in rows if row.number == prompt] for prompt in range(12)]
     draws = np.random.default_rng(0).integers(12, size=(1000, 12))
     scores, perplexities = [], []
@@ -32,8 +32,8 @@ def test_intervals_are_those_of_prompts_drawn_anew(llama):
 
 
 def test_outcomes_of_nothing_written_have_no_nan_scores(llama):
-    rows = [Judged(0, "a", "", 0.5, 0.0, 0), Judged(1, "b", "", 0.5, 0.0, 0)]
-    found = outcome(Condition("x", "steer", 1.0), rows)
+    rows = [ScoredContinuation(0, "a", "", 0.5, 0.0, 0), ScoredContinuation(1, "b", "", 0.5, 0.0, 0)]
+    found = summarize(Condition("x", "steer", 1.0), rows)
     assert found.score.mean == 0.5
-    assert found.any_above.mean == found.any_below.mean == 0
-    assert found.repetition == 0
+    assert found.probability_any_above.mean == found.probability_any_below.mean == 0
+    assert found.rep_3 == 0

@@ -173,7 +173,7 @@ def sequence_log_prob(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return (log_p * mask).sum(1).cpu()
 
 
-class Trained(ABC):
+class Trainer(ABC):
     """What is trained of a rival: parameters, at which rate, and logits in which they act."""
 
     rate: float

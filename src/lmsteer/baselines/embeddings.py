@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trained
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trainer
 from lmsteer.baselines.rows import spread
 from lmsteer.model.lm import LM
 
@@ -39,7 +39,7 @@ class Embeddings(Baseline):
             yield
 
 
-class TrainedEmbeddings(Trained):
+class EmbeddingsTrainer(Trainer):
     """Δ (V, d), zero at first."""
 
     rate = 1e-3

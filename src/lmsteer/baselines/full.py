@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trained
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trainer
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.model.lm import LM
@@ -46,7 +46,7 @@ class Full(Baseline):
             yield
 
 
-class TrainedFull(Trained):
+class FullTrainer(Trainer):
     """Δ of every parameter, zero at first.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trained
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trainer
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.model.lm import LM
 from lmsteer.model.low_rank import LORA_SCALE, init_lora, linear_layers, lora_attached
@@ -68,7 +68,7 @@ class LoRA(Baseline):
             yield
 
 
-class TrainedLoRA(Trained):
+class LoRATrainer(Trainer):
     """Factors A (r, n), drawn as torch draws a layer's weight, and B (m, r), zero at first.
 
     Args:

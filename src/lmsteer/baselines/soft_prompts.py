@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import DynamicCache
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trained, sequence_log_prob
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trainer, sequence_log_prob
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.generate import encode_prompts
@@ -116,7 +116,7 @@ class PrefixTuning(_SoftPrompt):
         return KVSlice(tuple(parts[0::2]), tuple(parts[1::2]))
 
 
-class TrainedSoftPrompts(Trained):
+class SoftPromptTrainer(Trainer):
     """Soft prompts of both ends, of which one PEFT model is given what lies between them at the label of each text.
 
     Args:

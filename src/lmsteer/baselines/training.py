@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsteer.baselines.baseline import Trained
+from lmsteer.baselines.baseline import Trainer
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.model.batching import pad
@@ -52,7 +52,7 @@ class TrainingBudget:
 
 
 def train(
-    lm: LM, trained: Trained, texts: Sequence[LabelledText], budget: TrainingBudget, progress: Progress = no_progress
+    lm: LM, trained: Trainer, texts: Sequence[LabelledText], budget: TrainingBudget, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Train a rival within a budget, at a rate that falls to zero by its end.
 
@@ -107,7 +107,7 @@ def _batches(lengths: Sequence[int], budget: TrainingBudget) -> Iterator[list[in
             done += 1
 
 
-def _loss(lm: LM, trained: Trained, ids: Sequence[Sequence[int]], labels: Sequence[float]) -> Tensor:
+def _loss(lm: LM, trained: Trainer, ids: Sequence[Sequence[int]], labels: Sequence[float]) -> Tensor:
     padded, mask = pad(ids, lm.pad_id, lm.device)
     logits = trained.logits(padded, mask, torch.tensor(labels, device=lm.device))[:, :-1]
     counted = mask[:, 1:].bool()

@@ -45,7 +45,7 @@ def compare(
 
     Example: lmsteer compare texts.jsonl --methods steer,lora,activations --out comparison
     """
-    from lmsteer.baselines.table import INSTRUCTION_BASED, METHODS
+    from lmsteer.baselines.methods import INSTRUCTION_BASED, METHODS
     from lmsteer.baselines.training import TrainingBudget
     from lmsteer.cli import output as printing
     from lmsteer.data.labelled import LabelledSource, check_labelled, parse_label_map
@@ -53,7 +53,7 @@ def compare(
     from lmsteer.data.starter import starter_prompts
     from lmsteer.evaluation.compare.report import about, comparison_report
     from lmsteer.evaluation.compare.run import compare as run
-    from lmsteer.evaluation.compare.worker import Plan
+    from lmsteer.evaluation.compare.worker import ComparisonConfig
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.util.files import write_file
@@ -71,10 +71,10 @@ def compare(
     if quick:
         steps, batch, count, n = _QUICK
         prompts, numbers = prompts[:count], []
-        protocol, training = replace(protocol, n=n), replace(training, steps=steps, batch=batch)
+        protocol, training = replace(protocol, num_samples=n), replace(training, steps=steps, batch=batch)
     judging = named(scorer)
     words = (low, high) if low and high else None
-    plan = Plan(model, source, prompts, scorer, judge, training, protocol, numbers, seeds, words)
+    plan = ComparisonConfig(model, source, prompts, scorer, judge, training, protocol, numbers, seeds, words)
     chosen = [name.strip() for name in methods.split(",")] if methods else [*METHODS]
     if words is None:
         worded = [name for name in chosen if name in INSTRUCTION_BASED]

@@ -38,8 +38,8 @@ def evaluate(
     from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
     from lmsteer.evaluation.conditions import conditions_of
+    from lmsteer.evaluation.evaluate import evaluate as run
     from lmsteer.evaluation.protocol import Protocol
-    from lmsteer.evaluation.protocol import evaluate as run
     from lmsteer.evaluation.report import curves, report
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.model.lm import load

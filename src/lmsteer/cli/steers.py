@@ -134,7 +134,7 @@ def calibrate(
     level: Annotated[float | None, typer.Option(help="Wanted mean score, 0 to 1: 'auto' becomes its strength.")] = None,
     file: Prompts = None,
     n: Annotated[int, typer.Option(help="Continuations a prompt and strength.")] = 2,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of a continuation.")] = 24,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a continuation.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Save it here; else to its own folder, or steers/NAME.")] = None,
     model: Model = DEFAULT_MODEL,
@@ -149,8 +149,9 @@ def calibrate(
     from lmsteer.cli import output as printing
     from lmsteer.data.prompts import read_prompts
     from lmsteer.data.starter import starter_prompts
+    from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.safe_range import calibrate as run
-    from lmsteer.evaluation.scorers import judged
+    from lmsteer.evaluation.scorers import checked_scores
     from lmsteer.evaluation.scorers import scorer as named
     from lmsteer.model.lm import load
     from lmsteer.steer.files import load_steer, save_steer
@@ -171,15 +172,13 @@ def calibrate(
         load(model),
         found,
         read_prompts(file) if file else starter_prompts(),
-        ratio=ratio,
-        attribute=partial(judged, named(scorer)) if scorer else None,
-        level=level,
-        n=n,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
+        max_perplexity_ratio=ratio,
+        attribute=partial(checked_scores, named(scorer)) if scorer else None,
+        target=level,
+        protocol=Protocol(n, max_new_tokens, seed=seed),
         progress=bars(),
     )
-    save_steer(dataclasses.replace(found, card=done.on(found.card)), kept)
+    save_steer(dataclasses.replace(found, card=done.add_to(found.card)), kept)
     if as_json:
         printing.as_json(dataclasses.asdict(done))
     else:

@@ -24,13 +24,13 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(different) / total if total else float("nan")
 
 
-def repetition(text: str) -> float:
+def rep_3(text: str) -> float:
     """Share of a text's runs of three words that it has had before, whatever their case: 1 says it loops."""
     grams = _grams(text.casefold().split(), _REPEATED)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def loops(repeated: float, unsteered: float) -> bool:
+def is_degenerate(repeated: float, unsteered: float) -> bool:
     """Whether text repeats itself clearly more than unsteered text does, by the repetition of each."""
     return repeated > unsteered + _LOOPS
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmsteer.evaluation.metrics import loops
-from lmsteer.evaluation.results import Figure as Interval
-from lmsteer.evaluation.results import Outcome
+from lmsteer.evaluation.metrics import is_degenerate
+from lmsteer.evaluation.results import ConditionResult
+from lmsteer.evaluation.results import Estimate as Interval
 from lmsteer.util.figures import render_figure
 from lmsteer.util.html import render_template
 
@@ -19,10 +19,10 @@ COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2
 # What is beyond this multiple of the unsteered perplexity is no language, and would flatten the rest.
 _WORST = 8.0
 _COARSE, _FINE = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8), (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2)
-Height = Callable[[Outcome], Interval]
+Height = Callable[[ConditionResult], Interval]
 
 
-def report(outcomes: Sequence[Outcome], about: Mapping[str, str]) -> str:
+def report(outcomes: Sequence[ConditionResult], about: Mapping[str, str]) -> str:
     """One self-contained HTML page.
 
     Args:
@@ -33,7 +33,7 @@ def report(outcomes: Sequence[Outcome], about: Mapping[str, str]) -> str:
     return render_template("evaluation.html", outcomes=outcomes, about=about, base=_base(outcomes), picture=picture)
 
 
-def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
+def curves(outcomes: Sequence[ConditionResult], scorer: str) -> Figure:
     """Mean score against perplexity, a curve for each method."""
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -44,14 +44,14 @@ def curves(outcomes: Sequence[Outcome], scorer: str) -> Figure:
 
 
 def draw_curves(
-    axes: Axes, outcomes: Sequence[Outcome], height: Height = lambda outcome: outcome.score, unit: str = " ×"
+    axes: Axes, outcomes: Sequence[ConditionResult], height: Height = lambda outcome: outcome.score, unit: str = " ×"
 ) -> None:
     """Draw a curve for each method of an evaluation: some figure of it against perplexity.
 
     A hollow mark says that text loops there, which makes it easy to foretell.
     """
     base = _base(outcomes)
-    methods: dict[str, list[Outcome]] = {}
+    methods: dict[str, list[ConditionResult]] = {}
     for found in outcomes:
         if found.strength:
             methods.setdefault(found.method, []).append(found)
@@ -73,7 +73,7 @@ def draw_curves(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _start(outcomes: Sequence[Outcome], method: str, sign: int) -> Outcome | None:
+def _start(outcomes: Sequence[ConditionResult], method: str, sign: int) -> ConditionResult | None:
     """Where one side of a curve begins: at unsteered text, or at the prompt that the steer comes on top of."""
     if method.startswith("prompting + "):
         return next((found for found in outcomes if found.method == "prompting" and found.strength * sign > 0), None)
@@ -86,12 +86,12 @@ class _Point(NamedTuple):
     x: float
     y: Interval
     strength: float
-    loops: bool
+    is_degenerate: bool
 
 
-def _point(outcome: Outcome, base: Outcome, height: Height) -> _Point:
+def _point(outcome: ConditionResult, base: ConditionResult, height: Height) -> _Point:
     x = outcome.perplexity.mean / base.perplexity.mean
-    return _Point(x, height(outcome), outcome.strength, loops(outcome.repetition, base.repetition))
+    return _Point(x, height(outcome), outcome.strength, is_degenerate(outcome.rep_3, base.rep_3))
 
 
 def _curve(axes: Axes, label: str | None, points: Sequence[_Point], colour: str) -> None:
@@ -100,7 +100,7 @@ def _curve(axes: Axes, label: str | None, points: Sequence[_Point], colour: str)
     spread = [[point.y.mean - point.y.low for point in shown], [point.y.high - point.y.mean for point in shown]]
     axes.errorbar(x, y, yerr=spread, fmt="-", color=colour, label=label, linewidth=1.2, capsize=2)
     for point in shown:
-        inside = "white" if point.loops else colour
+        inside = "white" if point.is_degenerate else colour
         axes.plot(point.x, point.y.mean, "o", color=colour, markersize=4, markerfacecolor=inside)
     if shown[-1].strength:
         axes.annotate(
@@ -113,7 +113,7 @@ def _curve(axes: Axes, label: str | None, points: Sequence[_Point], colour: str)
         )
 
 
-def _base(outcomes: Sequence[Outcome]) -> Outcome:
+def _base(outcomes: Sequence[ConditionResult]) -> ConditionResult:
     """Unsteered text, or else what comes first."""
     return next((found for found in outcomes if not found.strength), outcomes[0])
 

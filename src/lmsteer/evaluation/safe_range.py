@@ -1,9 +1,11 @@
-"""calibrate: which strengths are safe, and which one does what is wanted.
+"""calibrate: which strengths of a steer are safe, and which strength reaches a target.
 
-A strength is safe where the model still writes its language: where the perplexity of its text, under the unsteered
-model, is at most a given multiple of unsteered text's, and where it loops hardly more often. Strengths are tried
-outwards from 1, by doubling until one is not safe, or inwards, by halving until one is; the border is then found
-between the two. The draws are the same for every strength.
+A strength is safe if the model still writes its language: if the perplexity of its text under the unsteered model is at
+most a given multiple of the perplexity of unsteered text, and if the text is not degenerate (``is_degenerate``).
+
+The limit of the safe strengths is searched for each sign. Strengths are doubled from 1 until one is not safe; if 1 is
+not safe, they are halved until one is. Bisection then finds the limit between the two. The random numbers are the same
+at every strength.
 """
 
 from __future__ import annotations
@@ -14,23 +16,24 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 from lmsteer.errors import DataError
-from lmsteer.evaluation.metrics import loops, repetition
-from lmsteer.evaluation.scorers.base import Scores
-from lmsteer.generation.config import GenerationConfig
+from lmsteer.evaluation.metrics import is_degenerate, rep_3
+from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, Protocol
+from lmsteer.evaluation.scorers.base import ScoreFunction
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, Step, no_progress
 
-# Strengths beyond which, and below which, none is looked for.
-MOST, _LEAST = 64.0, 1 / 64
-# Halvings between the last safe strength and the first that is not: a sixteenth of the last doubling.
-_HALVINGS = 4
-# Trials that it usually takes.
-_EXPECTED = 16
-# A wanted level is looked for at so many strengths of the safe range.
-_LEVELS = 8
+# The largest and the smallest size of a strength that is tried.
+MAX_STRENGTH, _MIN_STRENGTH = 64.0, 1 / 64
+# Bisections between the last safe strength and the first unsafe one: it is known to a sixteenth of the step.
+_BISECTIONS = 4
+# The usual number of trials, for the progress bar.
+_EXPECTED_TRIALS = 16
+# The target is searched for at this many strengths of the safe range.
+_TARGET_STEPS = 8
+CALIBRATION = Protocol(num_samples=CALIBRATION_SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -38,43 +41,44 @@ class Trial:
     """A strength that was tried.
 
     Attributes:
-        strength: of the steer.
-        perplexity: of the continuations under the unsteered model.
-        repetition: mean share of their runs of three words that they had before.
-        level: of the attribute, or nan where none was asked for.
+        strength: the strength of the steer.
+        perplexity: perplexity of the continuations under the unsteered model.
+        rep_3: mean share of repeated runs of three words in a continuation.
+        score: mean score of the continuations; nan if no attribute was given.
     """
 
     strength: float
     perplexity: float
-    repetition: float
-    level: float
+    rep_3: float
+    score: float
 
 
 @dataclass(frozen=True)
 class SafeRange:
-    """What calibration found.
+    """The result of a calibration.
 
     Attributes:
-        low: the lowest safe strength, at most 0; -``MOST`` says that all that were tried are safe.
-        high: the highest, at least 0.
-        ratio: that the perplexity may rise by.
-        level: of the attribute that was wanted; None if none was.
-        reached: the safe strength nearest to 0 at which the attribute reaches it; None if none does.
-        trials: all strengths tried, in order.
+        low: the lowest safe strength, at most 0; -``MAX_STRENGTH`` if all that were tried are safe.
+        high: the highest safe strength, at least 0.
+        max_perplexity_ratio: the multiple of the unsteered perplexity up to which a strength is safe.
+        target: the mean score that was asked for; None if none was.
+        target_strength: the safe strength nearest to 0 that reaches the target; None if none does.
+        trials: all strengths that were tried, in ascending order.
     """
 
     low: float
     high: float
-    ratio: float
-    level: float | None
-    reached: float | None
+    max_perplexity_ratio: float
+    target: float | None
+    target_strength: float | None
     trials: list[Trial]
 
-    def on(self, card: Card) -> Card:
-        """A card that tells so."""
+    def add_to(self, card: Card) -> Card:
+        """The card with this safe range on it."""
         curve = [{name: _rounded(value) for name, value in asdict(trial).items()} for trial in self.trials]
-        calibration = {"max_perplexity_ratio": self.ratio, "curve": curve}
-        calibration |= {"target": self.level, "target_strength": self.reached} if self.level is not None else {}
+        calibration = {"max_perplexity_ratio": self.max_perplexity_ratio, "curve": curve}
+        if self.target is not None:
+            calibration |= {"target": self.target, "target_strength": self.target_strength}
         return replace(card, safe_range=(self.low, self.high), calibration=calibration)
 
 
@@ -83,107 +87,127 @@ def calibrate(
     steer: Steer,
     prompts: Sequence[str],
     *,
-    ratio: float = 1.5,
-    attribute: Scores | None = None,
-    level: float | None = None,
-    n: int = 2,
-    max_new_tokens: int = 24,
-    seed: int = 0,
+    max_perplexity_ratio: float = 1.5,
+    attribute: ScoreFunction | None = None,
+    target: float | None = None,
+    protocol: Protocol = CALIBRATION,
     progress: Progress = no_progress,
 ) -> SafeRange:
-    """Find a steer's safe range, and the strength that reaches a wanted level.
+    """Find a steer's safe range, and the strength that reaches a target.
 
     Args:
         lm: the steer's base.
         steer: the steer.
-        prompts: to continue.
-        ratio: perplexity may rise to this multiple of unsteered text's; above 1.
-        attribute: what the level is of: the mean of what it gives the texts.
-        level: that is wanted; a level below that of unsteered text is looked for at negative strengths.
-        n: continuations a prompt and strength.
-        max_new_tokens: of each.
-        seed: of the draws.
-        progress: what to tell of the work.
+        prompts: prompts to continue.
+        max_perplexity_ratio: the perplexity may rise to this multiple of that of unsteered text; above 1.
+        attribute: gives each text a score; needed for a target.
+        target: the wanted mean score. One below the score of unsteered text is searched for at negative strengths.
+        protocol: how continuations are generated: 2 of 20 tokens for each prompt and strength by default.
+        progress: reports the trials.
 
     Raises:
-        DataError: a ratio of 1 or less, a level without an attribute, or what ``generate`` refuses.
-        WrongBaseError: a steer of another base.
+        DataError: a ratio of 1 or less, a target without an attribute or the reverse, or input that ``generate``
+            refuses.
+        WrongBaseError: the steer was fitted on another base.
     """
-    if not 1 < ratio < math.inf:
-        raise DataError(f"perplexity cannot be kept under {ratio:g} times the unsteered; give a ratio above 1.")
-    if (level is None) != (attribute is None):
-        raise DataError("a wanted level is of an attribute: give both, or neither.")
-    if level is not None and not math.isfinite(level):
-        raise DataError(f"a level of {level:g} cannot be reached.")
-
-    def write(strength: float) -> list[Continuation]:
-        settings = [{"s": strength}]
-        config = GenerationConfig(n, max_new_tokens, seed=seed, score=True)
-        return list(generate(lm, prompts, {"s": steer}, settings, config))
-
-    with progress("trying strengths", _EXPECTED, 0) as step:
-        trials = _Trials(write, attribute, step)
+    _check(max_perplexity_ratio, attribute, target)
+    with progress("trying strengths", _EXPECTED_TRIALS, 0) as step:
+        trials = _Trials(lambda strength: _continuations(lm, steer, prompts, strength, protocol), attribute, step)
         base = trials.at(0.0)
 
         def is_safe(strength: float) -> bool:
             trial = trials.at(strength)
-            return trial.perplexity <= ratio * base.perplexity and not loops(trial.repetition, base.repetition)
+            return trial.perplexity <= max_perplexity_ratio * base.perplexity and not is_degenerate(
+                trial.rep_3, base.rep_3
+            )
 
-        low, high = -_border(lambda size: is_safe(-size)), _border(is_safe)
-        reached = None
-        if level is not None:
-            end = high if level > base.level else low
-            reached = _reached([trials.at(end * k / _LEVELS) for k in range(_LEVELS + 1)], level)
-    return SafeRange(low, high, ratio, level, reached, [trials.tried[strength] for strength in sorted(trials.tried)])
+        low, high = -_limit(lambda size: is_safe(-size)), _limit(is_safe)
+        target_strength = None
+        if target is not None:
+            end = high if target > base.score else low
+            side = [trials.at(end * k / _TARGET_STEPS) for k in range(_TARGET_STEPS + 1)]
+            target_strength = _strength_at(side, target)
+    return SafeRange(low, high, max_perplexity_ratio, target, target_strength, trials.in_order())
+
+
+def _check(max_perplexity_ratio: float, attribute: ScoreFunction | None, target: float | None) -> None:
+    if not 1 < max_perplexity_ratio < math.inf:
+        raise DataError(f"the maximum perplexity ratio must be a number above 1, not {max_perplexity_ratio:g}.")
+    if (target is None) != (attribute is None):
+        raise DataError("a target needs an attribute to score, and the reverse: give both, or neither.")
+    if target is not None and not math.isfinite(target):
+        raise DataError(f"the target must be a finite number, not {target:g}.")
+
+
+def _continuations(
+    lm: LM, steer: Steer, prompts: Sequence[str], strength: float, protocol: Protocol
+) -> list[Continuation]:
+    config = replace(protocol.generation_config(), score=True)
+    return list(generate(lm, prompts, {"s": steer}, [{"s": strength}], config))
 
 
 class _Trials:
-    """Strengths as they are tried, each once; ``write`` gives the continuations of one."""
+    """Trials of strengths, each made once.
 
-    def __init__(self, write: Callable[[float], list[Continuation]], attribute: Scores | None, step: Step) -> None:
+    Args:
+        write: gives the continuations at a strength.
+        attribute: gives each text a score, or None.
+        step: reports a trial.
+    """
+
+    def __init__(
+        self, write: Callable[[float], list[Continuation]], attribute: ScoreFunction | None, step: Step
+    ) -> None:
         self._write, self._attribute, self._step = write, attribute, step
-        self.tried: dict[float, Trial] = {}
+        self._made: dict[float, Trial] = {}
 
     def at(self, strength: float) -> Trial:
         """The trial of a strength."""
-        if strength not in self.tried:
-            self.tried[strength] = trial = _trial(strength, self._write(strength), self._attribute)
+        if strength not in self._made:
+            self._made[strength] = trial = _trial(strength, self._write(strength), self._attribute)
             self._step(1, f"at {strength:+g} perplexity {trial.perplexity:.1f}")
-        return self.tried[strength]
+        return self._made[strength]
+
+    def in_order(self) -> list[Trial]:
+        """All trials, by strength."""
+        return [self._made[strength] for strength in sorted(self._made)]
 
 
-def _trial(strength: float, rows: Sequence[Continuation], attribute: Scores | None) -> Trial:
+def _trial(strength: float, rows: Sequence[Continuation], attribute: ScoreFunction | None) -> Trial:
     texts = [row.text for row in rows]
-    level = math.nan
+    score = math.nan
     if attribute is not None:
-        levels = attribute(texts)
-        level = sum(levels) / len(levels)
-    return Trial(strength, perplexity(rows), sum(map(repetition, texts)) / len(texts), level)
+        scores = attribute(texts)
+        score = sum(scores) / len(scores)
+    return Trial(strength, perplexity(rows), sum(map(rep_3, texts)) / len(texts), score)
 
 
-def _border(is_safe: Callable[[float], bool]) -> float:
-    """The largest safe size, to a sixteenth; ``MOST`` if all are safe, 0 if not even ``_LEAST`` is."""
+def _limit(is_safe: Callable[[float], bool]) -> float:
+    """The largest safe size, to a sixteenth; ``MAX_STRENGTH`` if all are safe, 0 if not even ``_MIN_STRENGTH`` is."""
     good, bad = 0.0, 1.0
-    while bad <= MOST and is_safe(bad):
+    while bad <= MAX_STRENGTH and is_safe(bad):
         good, bad = bad, 2 * bad
-    while not good and bad > _LEAST:  # a steer of a coarse unit
+    while not good and bad > _MIN_STRENGTH:  # a steer whose unit of strength is large
         good, bad = (bad / 2, bad) if is_safe(bad / 2) else (0.0, bad / 2)
-    if not good or bad > MOST:
+    if not good or bad > MAX_STRENGTH:
         return good
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTIONS):
         middle = (good + bad) / 2
         good, bad = (middle, bad) if is_safe(middle) else (good, middle)
     return good
 
 
-def _reached(trials: Sequence[Trial], level: float) -> float | None:
-    """Where levels, from that of strength 0 outwards, first cross a level; by a straight line between two strengths."""
-    if level == trials[0].level:
+def _strength_at(trials: Sequence[Trial], target: float) -> float | None:
+    """The strength at which scores first cross the target, by linear interpolation between two trials.
+
+    The trials start at strength 0 and go outwards.
+    """
+    if target == trials[0].score:
         return trials[0].strength
-    up = level > trials[0].level
+    up = target > trials[0].score
     for before, after in pairwise(trials):
-        if after.level == level or (after.level > level) == up:
-            share = (level - before.level) / (after.level - before.level)
+        if after.score == target or (after.score > target) == up:
+            share = (target - before.score) / (after.score - before.score)
             return round(before.strength + share * (after.strength - before.strength), 3)
     return None
 

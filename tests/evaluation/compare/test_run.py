@@ -12,18 +12,18 @@ from lmsteer.data.labelled import LabelledSource
 from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.evaluation.compare import run as module
 from lmsteer.evaluation.compare.run import compare
-from lmsteer.evaluation.compare.worker import SOUND, Contender, Plan, reach
-from lmsteer.evaluation.results import Figure, Outcome
+from lmsteer.evaluation.compare.worker import SOUND, ComparisonConfig, MethodResult, reach
+from lmsteer.evaluation.results import ConditionResult, Estimate
 
-PLAN = Plan("tiny", LabelledSource("texts.jsonl"), ["a prompt"], "sentiment", instructions=("low", "high"))
+PLAN = ComparisonConfig("tiny", LabelledSource("texts.jsonl"), ["a prompt"], "sentiment", instructions=("low", "high"))
 
 
-def outcome(strength: float, score: float, perplexity: float, repetition: float = 0.0) -> Outcome:
-    one = Figure(0.0, 0.0, 0.0)
-    told = dict.fromkeys(("highest", "lowest", "any_above", "any_below"), one)
-    figures = {"score": Figure(score, score, score), "perplexity": Figure(perplexity, perplexity, perplexity)}
+def outcome(strength: float, score: float, perplexity: float, rep_3: float = 0.0) -> ConditionResult:
+    one = Estimate(0.0, 0.0, 0.0)
+    told = dict.fromkeys(("expected_max", "expected_min", "probability_any_above", "probability_any_below"), one)
+    figures = {"score": Estimate(score, score, score), "perplexity": Estimate(perplexity, perplexity, perplexity)}
     name, distinct = f"{strength:+g}", (1.0, 1.0, 1.0)
-    return Outcome(name, "m", strength, 1, 1, **told, **figures, distinct=distinct, repetition=repetition)
+    return ConditionResult(name, "m", strength, 1, 1, **told, **figures, distinct=distinct, rep_3=rep_3)
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def contender(monkeypatch, tmp_path):
     return made
 
 
-FOUND = Contender("steer", {"by_row": True}, 5, 20, 0, 1.0, 99, 1.0, 1.0, [outcome(0, 0.5, 9), outcome(1, 0.6, 9)], [])
+FOUND = MethodResult(
+    "steer", {"by_row": True}, 5, 20, 0, 1.0, 99, 1.0, 1.0, [outcome(0, 0.5, 9), outcome(1, 0.6, 9)], []
+)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_another_plan_and_other_folders_are_refused(contender, tmp_path):
     compare(PLAN, ["steer"], tmp_path / "c")
     with pytest.raises(DataError, match="a comparison of another model, scorer"):
         compare(
-            Plan("other", PLAN.source, PLAN.prompts, "toxicity", instructions=PLAN.instructions),
+            ComparisonConfig("other", PLAN.source, PLAN.prompts, "toxicity", instructions=PLAN.instructions),
             ["steer"],
             tmp_path / "c",
         )
@@ -97,19 +99,19 @@ def test_another_plan_and_other_folders_are_refused(contender, tmp_path):
 
 def test_a_plan_is_read_as_it_was_written():
     told = json.loads(json.dumps(PLAN.to_json()))
-    assert json.loads(json.dumps(Plan.from_json(told).to_json())) == told
-    assert Plan.from_json(told).budget == PLAN.budget
+    assert json.loads(json.dumps(ComparisonConfig.from_json(told).to_json())) == told
+    assert ComparisonConfig.from_json(told).budget == PLAN.budget
 
 
 def test_reach_counts_sound_text_alone():
-    base, wild = outcome(0, 0.5, 10.0, repetition=0.05), 10.0 * SOUND + 0.1
+    base, wild = outcome(0, 0.5, 10.0, rep_3=0.05), 10.0 * SOUND + 0.1
     rows = [
         base,
         outcome(1, 0.6, 11),
         outcome(2, 0.7, 15),
         outcome(4, 0.9, wild),
-        outcome(8, 0.95, 8, repetition=0.2),  # loops are easy to foretell
-        outcome(3, 0.72, 12, repetition=0.12),
+        outcome(8, 0.95, 8, rep_3=0.2),  # loops are easy to foretell
+        outcome(3, 0.72, 12, rep_3=0.12),
         outcome(-1, 0.45, 10),
         outcome(-2, 0.1, wild),
     ]

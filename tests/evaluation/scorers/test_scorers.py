@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import lmsteer
 from lmsteer.data.labelled import read_labelled
 from lmsteer.errors import DataError
-from lmsteer.evaluation.scorers import SCORERS, Measured, Vader, positive_share, scorer
-from lmsteer.evaluation.scorers.base import UNDECIDED, measured
+from lmsteer.evaluation.scorers import SCORERS, ScorerMetrics, Vader, positive_share, scorer
+from lmsteer.evaluation.scorers.base import UNDECIDED, packaged_metrics
 from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, ngram_logits
 from lmsteer.reading.platt import auc
 
@@ -71,16 +71,17 @@ def test_what_is_told_of_a_scorer_is_so(judge, shared):
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_every_packaged_scorer_has_figures_of_two_data_sets(name):
-    figures = measured(name)
+    figures = packaged_metrics(name)
     assert len({each.data for each in figures}) == 2
     assert all(0.5 < each.accuracy < 1 and 0.5 < each.auc < 1 for each in figures)
 
 
-def test_figures_are_told_in_words():
+def test_metrics_are_printed_in_words():
     assert (
-        str(Measured("plays", 1200, 1200, 0.8456, 0.9291)) == "right on 84.6% of its 1,200 texts of plays (area 0.929)"
+        str(ScorerMetrics("plays", 1200, 1200, 0.8456, 0.9291))
+        == "right on 84.6% of its 1,200 texts of plays (area 0.929)"
     )
-    assert "of its 900 verdicts on 1,200 texts of plays" in str(Measured("plays", 1200, 900, 0.5, 0.5))
+    assert "of its 900 verdicts on 1,200 texts of plays" in str(ScorerMetrics("plays", 1200, 900, 0.5, 0.5))
 
 
 def test_a_share_is_among_verdicts():

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lmsteer.cli.output.common import signed
 from lmsteer.evaluation.interference import Interference
-from lmsteer.evaluation.safe_range import MOST, SafeRange
+from lmsteer.evaluation.safe_range import MAX_STRENGTH, SafeRange
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.steer.algebra import cosines, overlaps
 from lmsteer.steer.mix import Mix
@@ -43,7 +43,12 @@ def mix_as_json(mix: Mix, fisher: FisherFactors, found: Interference | None) -> 
     if all(steer.form == "multiply" for steer in mix.steers.values()):
         told["cosines"] = cosines(overlaps([*mix.steers.values()], fisher)).tolist()
     if found is not None:
-        alone, mixed, kept, errors = found.alone.tolist(), found.mixed.tolist(), found.kept.tolist(), found.errors
+        alone, mixed, kept, errors = (
+            found.alone.tolist(),
+            found.mixed.tolist(),
+            found.kept.tolist(),
+            found.standard_errors,
+        )
         told["effects"] = {
             name: {
                 "alone": dict(zip(mix.steers, alone[k], strict=True)),
@@ -53,7 +58,7 @@ def mix_as_json(mix: Mix, fisher: FisherFactors, found: Interference | None) -> 
             }
             for k, name in enumerate(mix.steers)
         }
-        told["continuations"] = found.texts
+        told["continuations"] = found.num_texts
     return told
 
 
@@ -82,17 +87,19 @@ def safe_range(out: Console, name: str, done: SafeRange) -> None:
     """A safe range: its ends, what was tried, and how to write it."""
     table = Table("strength", "perplexity", "repetition", "level")
     for trial in done.trials:
-        shown = "" if math.isnan(trial.level) else f"{trial.level:.3f}"
-        table.add_row(signed(trial.strength), f"{trial.perplexity:.1f}", f"{trial.repetition:.0%}", shown)
+        shown = "" if math.isnan(trial.score) else f"{trial.score:.3f}"
+        table.add_row(signed(trial.strength), f"{trial.perplexity:.1f}", f"{trial.rep_3:.0%}", shown)
     out.print(table)
     out.print(
         f"Safe: from {signed(done.low)} to {signed(done.high)}, kept on the card; {name}=50% is half of it.",
         markup=False,
     )
-    if MOST in (done.high, -done.low):
-        out.print(f"No border was found up to a strength of {MOST:g}.", markup=False, highlight=False)
+    if MAX_STRENGTH in (done.high, -done.low):
+        out.print(f"No border was found up to a strength of {MAX_STRENGTH:g}.", markup=False, highlight=False)
     if not done.high or not done.low:
         out.print("Not even a small strength is safe on one side: this steer is too strong, or harms text at once.")
-    if done.level is not None:
-        reached = "no safe strength" if done.reached is None else f"{name}=auto, {signed(done.reached)},"
-        out.print(f"A level of {done.level:g} is reached by {reached}.", markup=False, highlight=False)
+    if done.target is not None:
+        reached = (
+            "no safe strength" if done.target_strength is None else f"{name}=auto, {signed(done.target_strength)},"
+        )
+        out.print(f"A mean score of {done.target:g} is reached by {reached}.", markup=False, highlight=False)

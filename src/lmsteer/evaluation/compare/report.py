@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmsteer.evaluation.compare.run import Comparison
-from lmsteer.evaluation.compare.worker import SOUND, Contender, Plan
+from lmsteer.evaluation.compare.worker import SOUND, ComparisonConfig, MethodResult
 from lmsteer.evaluation.report import COLOURS, draw_curves
 from lmsteer.evaluation.scorers import Scorer
 from lmsteer.util.figures import render_figure
@@ -20,7 +20,7 @@ from lmsteer.util.html import render_template
 _COLUMNS = 4
 
 
-def about(plan: Plan, texts: int, judging: Scorer) -> dict[str, str]:
+def about(plan: ComparisonConfig, texts: int, judging: Scorer) -> dict[str, str]:
     """What to tell of a comparison, by name."""
     protocol = plan.protocol
     limit = f", {plan.budget.seconds:g} seconds at most" if plan.budget.seconds else ""
@@ -30,7 +30,7 @@ def about(plan: Plan, texts: int, judging: Scorer) -> dict[str, str]:
         "scorer": judging.name,
         "how good the scorer is": "; ".join(map(str, judging.about)) or "not measured here",
         "judge": plan.judge or plan.model,
-        "prompts": f"{len(plan.prompts)}, {protocol.n} continuations of {protocol.max_new_tokens} tokens each",
+        "prompts": f"{len(plan.prompts)}, {protocol.num_samples} continuations of {protocol.max_new_tokens} tokens",
         "training": f"{plan.budget.steps} steps of {plan.budget.batch} texts at most{limit}",
     }
 
@@ -50,7 +50,7 @@ def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:
     )
 
 
-def attribute_charts(contenders: Sequence[Contender], scorer: str) -> Figure:
+def attribute_charts(contenders: Sequence[MethodResult], scorer: str) -> Figure:
     """Mean score against perplexity, a chart for each method."""
     figure, charts = _charts(contenders)
     for axes, found in zip(charts, contenders, strict=True):
@@ -62,7 +62,7 @@ def attribute_charts(contenders: Sequence[Contender], scorer: str) -> Figure:
     return figure
 
 
-def _growth(contenders: Sequence[Contender]) -> Figure:
+def _growth(contenders: Sequence[MethodResult]) -> Figure:
     """How far apart both ends get in sound text, by number of texts; bars from the least to the most of the draws."""
     figure, charts = _charts(contenders)
     ticks = sorted({each["texts"] for found in contenders for each in found.growth})
@@ -83,7 +83,7 @@ def _growth(contenders: Sequence[Contender]) -> Figure:
     return figure
 
 
-def _charts(contenders: Sequence[Contender]) -> tuple[Figure, list[Axes]]:
+def _charts(contenders: Sequence[MethodResult]) -> tuple[Figure, list[Axes]]:
     """A figure with a chart for each method, on the same axes."""
     columns = min(_COLUMNS, max(len(contenders), 1))
     rows = -(-max(len(contenders), 1) // columns)

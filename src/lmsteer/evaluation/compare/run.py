@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmsteer.baselines.table import METHODS
+from lmsteer.baselines.methods import METHODS
 from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.evaluation.compare.worker import Contender, Plan
+from lmsteer.evaluation.compare.worker import ComparisonConfig, MethodResult
 from lmsteer.evaluation.run_config import settle
 from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
@@ -32,11 +32,13 @@ class Comparison:
         failures: why the others were not, by method.
     """
 
-    contenders: Sequence[Contender]
+    contenders: Sequence[MethodResult]
     failures: dict[str, str]
 
 
-def compare(plan: Plan, methods: Sequence[str], out: str | Path, progress: Progress = no_progress) -> Comparison:
+def compare(
+    plan: ComparisonConfig, methods: Sequence[str], out: str | Path, progress: Progress = no_progress
+) -> Comparison:
     """Measure methods.
 
     Args:
@@ -87,8 +89,8 @@ def _run(out: Path, method: str) -> str | None:
     return lines[-1] if lines else f"ended with status {status}"
 
 
-def _read(file: Path) -> Contender:
+def _read(file: Path) -> MethodResult:
     try:
-        return Contender.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return MethodResult.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged: {error}. Remove it, and the same command measures it anew.") from error

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.baselines.baseline import Baseline
-from lmsteer.baselines.table import METHODS, fit_baseline, load_baseline, save_baseline
+from lmsteer.baselines.methods import METHODS, fit_baseline, load_baseline, save_baseline
 from lmsteer.baselines.training import TrainingBudget
 from lmsteer.data.labelled import LabelledSource, LabelledText, sample_texts
 from lmsteer.errors import DataError, LMSteerError
 from lmsteer.evaluation.conditions import Condition
-from lmsteer.evaluation.metrics import loops
-from lmsteer.evaluation.protocol import Protocol, evaluate
-from lmsteer.evaluation.results import Outcome
+from lmsteer.evaluation.evaluate import evaluate
+from lmsteer.evaluation.metrics import is_degenerate
+from lmsteer.evaluation.protocol import Protocol
+from lmsteer.evaluation.results import ConditionResult
 from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import continue_from
@@ -39,7 +40,7 @@ _REPEATS, _TOKENS = 3, 24
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonConfig:
     """What a comparison measures; the same for every method.
 
     Attributes:
@@ -71,14 +72,14 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Plan:
+    def from_json(cls, told: Mapping[str, Any]) -> ComparisonConfig:
         """What ``to_json`` told."""
         made = {"source": LabelledSource, "budget": TrainingBudget, "protocol": Protocol}
         return cls(**{**told, **{key: kind(**told[key]) for key, kind in made.items()}})
 
 
 @dataclass(frozen=True)
-class Contender:
+class MethodResult:
     """What was measured of a method.
 
     Attributes:
@@ -104,7 +105,7 @@ class Contender:
     peak_bytes: int
     slowdown: float
     first_token: float
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[ConditionResult]
     growth: Sequence[Mapping[str, Any]]
 
     @property
@@ -127,22 +128,22 @@ class Contender:
         return finite({**asdict(self), "outcomes": [each.to_json() for each in self.outcomes]})
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Contender:
+    def from_json(cls, told: Mapping[str, Any]) -> MethodResult:
         """What ``to_json`` told."""
-        return cls(**{**told, "outcomes": [Outcome.from_json(each) for each in told["outcomes"]]})
+        return cls(**{**told, "outcomes": [ConditionResult.from_json(each) for each in told["outcomes"]]})
 
 
-def reach(outcomes: Sequence[Outcome]) -> tuple[float, float]:
+def reach(outcomes: Sequence[ConditionResult]) -> tuple[float, float]:
     """The most that scores go up and down from unsteered text's, among strengths under which text stays sound."""
     base = outcomes[0]
     likely = [each for each in outcomes if each.perplexity.mean <= SOUND * base.perplexity.mean]
-    sound = [each for each in likely if not loops(each.repetition, base.repetition)]
+    sound = [each for each in likely if not is_degenerate(each.rep_3, base.rep_3)]
     up = [each.score.mean - base.score.mean for each in sound if each.strength >= 0]
     down = [base.score.mean - each.score.mean for each in sound if each.strength <= 0]
     return max(up, default=0.0), max(down, default=0.0)
 
 
-def measure(plan: Plan, method: str, folder: Path) -> Contender:
+def measure(plan: ComparisonConfig, method: str, folder: Path) -> MethodResult:
     """Fit a method, and measure it.
 
     Raises:
@@ -162,7 +163,7 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
     rival = load_baseline(kept)
     work = _Work(plan, method, lm, judge, scorer(plan.scorer), folder)
     first, slowdown = _speeds(lm, rival, plan.prompts)
-    return Contender(
+    return MethodResult(
         method,
         asdict(rival.traits),
         rival.parameters,
@@ -176,7 +177,7 @@ def measure(plan: Plan, method: str, folder: Path) -> Contender:
     )
 
 
-def _fitted(plan: Plan, lm: LM, method: str, texts: Sequence[LabelledText]) -> Baseline:
+def _fitted(plan: ComparisonConfig, lm: LM, method: str, texts: Sequence[LabelledText]) -> Baseline:
     return fit_baseline(lm, method, texts, budget=plan.budget, instructions=plan.instructions, progress=bars())
 
 
@@ -184,14 +185,14 @@ def _fitted(plan: Plan, lm: LM, method: str, texts: Sequence[LabelledText]) -> B
 class _Work:
     """What a method is measured with, and where what it writes is kept."""
 
-    plan: Plan
+    plan: ComparisonConfig
     method: str
     lm: LM
     judge: LM
     scorer: Scorer
     folder: Path
 
-    def outcomes(self, rival: Baseline) -> list[Outcome]:
+    def outcomes(self, rival: Baseline) -> list[ConditionResult]:
         arms = [Condition(f"{self.method} {s:+g}", self.method, s, rival=rival) for s in METHODS[self.method].strengths]
         return evaluate(
             self.lm,
@@ -243,7 +244,7 @@ def _speeds(lm: LM, rival: Baseline, prompts: Sequence[str]) -> tuple[float, flo
 def main() -> None:
     """Measure one method, as a process of its own; what went wrong is the last line of what it says."""
     plan_file, method, folder = sys.argv[1:]
-    plan = Plan.from_json(json.loads(Path(plan_file).read_text(encoding="utf-8")))
+    plan = ComparisonConfig.from_json(json.loads(Path(plan_file).read_text(encoding="utf-8")))
     try:
         found = measure(plan, method, Path(folder))
     except LMSteerError as error:

@@ -11,7 +11,7 @@ from typing import Protocol
 from lmsteer.errors import ScorerError
 
 # Gives each text a number: a scorer's scores, a steer's readings, or anything else.
-Scores = Callable[[Sequence[str]], Sequence[float]]
+ScoreFunction = Callable[[Sequence[str]], Sequence[float]]
 # A score that says nothing.
 UNDECIDED = 0.5
 # Before the name of a model that is not packaged.
@@ -19,7 +19,7 @@ HUB = "hf:"
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScorerMetrics:
     """How well a scorer judges labelled texts, none of which it was fitted on.
 
     Attributes:
@@ -53,14 +53,14 @@ class Scorer(Protocol):
 
     name: str
     fingerprint: str
-    about: tuple[Measured, ...]
+    about: tuple[ScorerMetrics, ...]
 
     def scores(self, texts: Sequence[str]) -> list[float]:
         """For each text how surely it lies at the +1 end, from 0 to 1; 0.5 is no verdict."""
         ...
 
 
-def judged(scorer: Scorer, texts: Sequence[str]) -> list[float]:
+def checked_scores(scorer: Scorer, texts: Sequence[str]) -> list[float]:
     """What a scorer, which may be anybody's code, says of texts.
 
     Raises:
@@ -81,7 +81,7 @@ def positive_share(scores: Sequence[float]) -> float:
     return above / (above + below) if above + below else float("nan")
 
 
-def measured(name: str) -> tuple[Measured, ...]:
+def packaged_metrics(name: str) -> tuple[ScorerMetrics, ...]:
     """The figures of a packaged scorer, which ``python -m benchmarks.scorers`` makes."""
     asset = files("lmsteer") / "assets" / "scorers" / "figures.json"
-    return tuple(Measured(**figures) for figures in json.loads(asset.read_text(encoding="utf-8"))[name])
+    return tuple(ScorerMetrics(**figures) for figures in json.loads(asset.read_text(encoding="utf-8"))[name])

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lmsteer.errors import DataError, ModelError
-from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, Measured
+from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, ScorerMetrics
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.fingerprints import model_fingerprint
 from lmsteer.model.lm import LOADING_ERRORS
@@ -37,7 +37,7 @@ class Classifier:
         DataError: no such class, or none given of several.
     """
 
-    about: tuple[Measured, ...] = ()
+    about: tuple[ScorerMetrics, ...] = ()
 
     def __init__(self, reference: str) -> None:
         self.name = HUB + reference

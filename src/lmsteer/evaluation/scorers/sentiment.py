@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lmsteer.evaluation.scorers.base import UNDECIDED, measured
+from lmsteer.evaluation.scorers.base import UNDECIDED, packaged_metrics
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.ngrams import ngram_logits
 from lmsteer.util.disk_cache import sha256
@@ -27,7 +27,7 @@ class Sentiment:
     name = "sentiment"
 
     def __init__(self) -> None:
-        self.about = measured(self.name)
+        self.about = packaged_metrics(self.name)
         with as_file(files("lmsteer") / "assets" / "scorers" / "sentiment.safetensors") as file:
             self._weights = load_file(file)
             self.fingerprint = sha256(file)[:32]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from lmsteer.errors import DataError
-from lmsteer.evaluation.scorers.base import measured
+from lmsteer.evaluation.scorers.base import packaged_metrics
 
 
 class Toxicity:
@@ -27,7 +27,7 @@ class Toxicity:
             raise DataError(
                 "the scorer 'toxicity' needs alt-profanity-check: pip install 'lmsteer[scorers]'."
             ) from error
-        self.about = measured(self.name)
+        self.about = packaged_metrics(self.name)
         self.fingerprint = version("alt-profanity-check")
         self._offensive = predict_prob
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from lmsteer.evaluation.scorers.base import UNDECIDED, measured
+from lmsteer.evaluation.scorers.base import UNDECIDED, packaged_metrics
 
 # VADER's own thresholds: a compound score between them is no verdict.
 _VERDICT = 0.05
@@ -19,7 +19,7 @@ class Vader:
     def __init__(self) -> None:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-        self.about = measured(self.name)
+        self.about = packaged_metrics(self.name)
         self.fingerprint = version("vaderSentiment")
         self._analyser = SentimentIntensityAnalyzer()
 

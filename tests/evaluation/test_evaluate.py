@@ -13,18 +13,19 @@ from tokenizers import processors
 
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
 from lmsteer.evaluation import conditions as arms_module
-from lmsteer.evaluation import protocol as module
+from lmsteer.evaluation import evaluate as module
 from lmsteer.evaluation.conditions import BASELINES, Condition, conditions_of
-from lmsteer.evaluation.interference import own_readings
-from lmsteer.evaluation.protocol import Protocol, continuation_likelihoods, evaluate
+from lmsteer.evaluation.evaluate import continuation_likelihoods, evaluate
+from lmsteer.evaluation.interference import steer_evidence
+from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.report import report
-from lmsteer.evaluation.results import Judged, Outcome
+from lmsteer.evaluation.results import ConditionResult, ScoredContinuation
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from tiny import random_steer, tiny_tokenizer
 
 PROMPTS = [f"{letter}bc" for letter in "abcdefghijklmnopqrstuvwx"]
-SMALL = Protocol(n=3, max_new_tokens=6)
+SMALL = Protocol(num_samples=3, max_new_tokens=6)
 
 
 class Long:
@@ -63,9 +64,9 @@ def test_what_is_told_is_of_what_was_written(llama, arms, tmp_path):
         assert (each.prompts, each.continuations) == (24, 72)
         scores = torch.tensor(Long().scores([row.text for row in written])).reshape(24, 3)
         assert each.score.mean == pytest.approx(float(scores.mean()))
-        assert each.highest.mean == pytest.approx(float(scores.amax(1).mean()))
-        assert each.lowest.mean == pytest.approx(float(scores.amin(1).mean()))
-        assert each.any_above.mean == pytest.approx(float((scores.amax(1) > 0.5).float().mean()))
+        assert each.expected_max.mean == pytest.approx(float(scores.amax(1).mean()))
+        assert each.expected_min.mean == pytest.approx(float(scores.amin(1).mean()))
+        assert each.probability_any_above.mean == pytest.approx(float((scores.amax(1) > 0.5).float().mean()))
         assert each.score.low <= each.score.mean <= each.score.high
         prompts = [prompt for prompt in PROMPTS for _ in range(3)]
         read = continuation_likelihoods(llama, prompts, [row.text for row in written])
@@ -106,7 +107,7 @@ def test_the_best_of_several_is_that_of_most_evidence(llama, arms, tmp_path):
         (file,) = (tmp_path / sign / "rows").iterdir()
         kept = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
         texts = [row.text for row in generate(llama, PROMPTS[:2], config=GenerationConfig(24, 6, seed=hash((0, 0))))]
-        (evidence,) = own_readings(llama, {"s": arm.reader}, texts).tolist()
+        (evidence,) = steer_evidence(llama, {"s": arm.reader}, texts).tolist()
         for k, text in enumerate(kept):
             group = range(8 * k, 8 * k + 8)
             assert text == texts[max(group, key=lambda i: arm.strength * evidence[i])]
@@ -128,7 +129,7 @@ def test_a_run_goes_on_where_it_stopped(llama, arms, tmp_path, monkeypatch):
 
 
 def test_whatever_a_model_writes_is_kept_as_it_is(llama, arms, tmp_path, monkeypatch):
-    odd = [Judged(0, "p", "one\u2028two\x85three\r\n\tfour", 0.75, -1.0, 3)] * 3
+    odd = [ScoredContinuation(0, "p", "one\u2028two\x85three\r\n\tfour", 0.75, -1.0, 3)] * 3
     monkeypatch.setattr(module, "_judged", lambda *_: odd)
     for _ in range(2):
         (found,) = evaluate(llama, PROMPTS[:1], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
@@ -155,8 +156,10 @@ def test_ctrl_c_keeps_whole_parts_and_names_the_way_on(llama, arms, tmp_path, mo
 
 def test_other_settings_and_other_folders_are_refused(llama, make_lm, arms, tmp_path):
     evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
-    with pytest.raises(DataError, match="another prompts, n;"):
-        evaluate(llama, PROMPTS[:3], arms[:1], Long(), tmp_path / "e", protocol=Protocol(n=2, max_new_tokens=6))
+    with pytest.raises(DataError, match="another prompts, num samples;"):
+        evaluate(
+            llama, PROMPTS[:3], arms[:1], Long(), tmp_path / "e", protocol=Protocol(num_samples=2, max_new_tokens=6)
+        )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
     with pytest.raises(DataError, match="holds no evaluation"):
@@ -211,7 +214,7 @@ def test_another_steer_of_the_same_name_is_not_taken_for_it(llama, tmp_path, mon
     assert found[0].perplexity != found[1].perplexity
 
 
-@pytest.mark.parametrize("bad", [Protocol(n=0), Protocol(top_p=2.0), Protocol(max_new_tokens=500)])
+@pytest.mark.parametrize("bad", [Protocol(num_samples=0), Protocol(top_p=2.0), Protocol(max_new_tokens=500)])
 def test_what_is_out_of_range_is_refused_before_anything_is_kept(make_lm, tmp_path, bad):
     gpt2 = make_lm("gpt2")
     with pytest.raises(DataError):
@@ -234,7 +237,7 @@ def test_damaged_files_are_named(llama, arms, tmp_path, cut):
 
 def test_outcomes_are_kept_whole(llama, arms, tmp_path):
     (found,) = evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
-    assert Outcome.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert ConditionResult.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_the_report_shows_every_arm_and_takes_nothing_for_html(llama, arms, tmp_path):

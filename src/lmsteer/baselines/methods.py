@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.baselines.activations import Activations, difference_of_means
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Trained
-from lmsteer.baselines.embeddings import Embeddings, TrainedEmbeddings
-from lmsteer.baselines.full import Full, TrainedFull
+from lmsteer.baselines.baseline import Baseline, BaselineCard, Trainer
+from lmsteer.baselines.embeddings import Embeddings, EmbeddingsTrainer
+from lmsteer.baselines.full import Full, FullTrainer
 from lmsteer.baselines.gists import Gists, compressed_instructions
-from lmsteer.baselines.lora import LoRA, TrainedLoRA
+from lmsteer.baselines.lora import LoRA, LoRATrainer
 from lmsteer.baselines.prompting import Prompting, few_shot, instructed
 from lmsteer.baselines.rows import check_rows
-from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, TrainedSoftPrompts
+from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, SoftPromptTrainer
 from lmsteer.baselines.steer import SteerBaseline, closed_form
 from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
@@ -30,7 +30,7 @@ _FINE = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)
 _SCALED = (-16.0, -8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 # A LoRA of every layer leaves sound text before 1.
 _SMALL = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
-Begun = Callable[[LM, int], Trained]
+Begun = Callable[[LM, int], Trainer]
 Found = Callable[[LM, Sequence[LabelledText], BaselineCard], Baseline]
 
 
@@ -53,13 +53,13 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "steer": Method(SteerBaseline, _FINE, find=closed_form),
-    "lora": Method(LoRA, _SMALL, begin=lambda lm, seed: TrainedLoRA(lm, "all", seed=seed)),
-    "lora-value": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "value", seed=seed)),
-    "lora-head": Method(LoRA, _SCALED, begin=lambda lm, seed: TrainedLoRA(lm, "head", seed=seed)),
-    "prompt-tuning": Method(PromptTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prompt", seed=seed)),
-    "prefix-tuning": Method(PrefixTuning, _ENDS, begin=lambda lm, seed: TrainedSoftPrompts(lm, "prefix", seed=seed)),
-    "full": Method(Full, _SCALED, begin=lambda lm, seed: TrainedFull(lm)),
-    "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: TrainedEmbeddings(lm)),
+    "lora": Method(LoRA, _SMALL, begin=lambda lm, seed: LoRATrainer(lm, "all", seed=seed)),
+    "lora-value": Method(LoRA, _SCALED, begin=lambda lm, seed: LoRATrainer(lm, "value", seed=seed)),
+    "lora-head": Method(LoRA, _SCALED, begin=lambda lm, seed: LoRATrainer(lm, "head", seed=seed)),
+    "prompt-tuning": Method(PromptTuning, _ENDS, begin=lambda lm, seed: SoftPromptTrainer(lm, "prompt", seed=seed)),
+    "prefix-tuning": Method(PrefixTuning, _ENDS, begin=lambda lm, seed: SoftPromptTrainer(lm, "prefix", seed=seed)),
+    "full": Method(Full, _SCALED, begin=lambda lm, seed: FullTrainer(lm)),
+    "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: EmbeddingsTrainer(lm)),
     "prompting": Method(Prompting, (-1.0, 1.0), find=lambda lm, _, card: instructed(lm, card)),
     "gist": Method(Gists, (-1.0, 1.0), find=lambda lm, _, card: compressed_instructions(lm, card)),
     "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),
