@@ -9,16 +9,16 @@ import pytest
 
 from lmsteer.export.peft_lora import export_lora
 from lmsteer.model.lm import load
+from lmsteer.serving.vllm.adapter_cache import adapters_folder
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix
-from lmsteer.util.disk_cache import ADAPTERS, cache_dir
 from tiny import random_steer, tiny_lm
 
 
 def test_the_cache_is_listed_and_cleared(run):
     run("fit", "letters.jsonl", "--name", "letters", "--store")
     lm = tiny_lm("llama")
-    export_lora(lm, Mix({"style": random_steer(lm)}, {"style": 2.0}), cache_dir() / ADAPTERS / "written")
+    export_lora(lm, Mix({"style": random_steer(lm)}, {"style": 2.0}), adapters_folder() / "written")
     listed = json.loads(run("cache", "--json", model=False)[1])
     assert {entry["kind"] for entry in listed} == {"states", "fisher", "adapters"}
     assert "240 texts" in run("cache", model=False)[1]

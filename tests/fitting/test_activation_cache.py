@@ -160,9 +160,9 @@ def test_the_cache_is_listed_and_cleared(llama, ids):
     stored(llama, ids)
     (entry,) = entries()
     assert entry.kind == "states"
-    assert entry.about.startswith("300 texts")
+    assert entry.contents.startswith("300 texts")
     assert entry.size > 4 * 2 * 32 * sum(len(text) - 1 for text in ids)
-    with pytest.raises(ModelError, match="not 'everything'"):
+    with pytest.raises(ModelError, match="kind 'everything'"):
         clear("everything")
     assert clear("models") == []
     assert clear("all") == [entry]

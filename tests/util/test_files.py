@@ -1,16 +1,19 @@
-"""Files are written whole or not at all, and one process at a time works on them."""
+"""Files and folders are replaced whole or not at all, and one process at a time writes them."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from threading import Event, Thread
 
 import pytest
 
 from lmsteer.errors import DataError
-from lmsteer.util.files import exclusive, replace_file, write_file
+from lmsteer.util import files
+from lmsteer.util.files import exclusive, file_sha256, finite, replace_file, replace_folder, write_file
 
-HOLDS = """
+HOLDER = """
 import sys
 from pathlib import Path
 from lmsteer.util.files import exclusive
@@ -20,20 +23,94 @@ with exclusive(Path(sys.argv[1])):
 """
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
-    write_file(tmp_path / "figures.json", "old")
-    with pytest.raises(FileNotFoundError), replace_file(tmp_path / "figures.json") as aside:
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_file(tmp_path / "results.json", "old")
+    with pytest.raises(FileNotFoundError), replace_file(tmp_path / "results.json") as aside:
         aside.write_bytes(tmp_path.joinpath("missing").read_bytes())
-    assert [file.name for file in tmp_path.iterdir()] == ["figures.json"]
-    assert (tmp_path / "figures.json").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == "old"
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def way(request, monkeypatch):
+    """Both ways of replacing a folder."""
+    if request.param == "two renames":
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    elif sys.platform != "linux":
+        pytest.skip("the system cannot exchange two folders")
+    return request.param
+
+
+def test_a_folder_is_replaced_with_all_it_holds(tmp_path, way):
+    for content in ("old", "new"):
+        with replace_folder(tmp_path / "steer") as aside:
+            (aside / "card").mkdir()
+            (aside / "card" / f"{content}.json").write_text(content)
+    assert [path.name for path in tmp_path.rglob("*")] == ["steer", "card", "new.json"]
+
+
+def test_a_failed_replacement_leaves_the_old_folder(tmp_path, way):
+    with replace_folder(tmp_path / "steer") as aside:
+        (aside / "a").write_text("old")
+    with pytest.raises(FileNotFoundError), replace_folder(tmp_path / "steer") as aside:
+        (aside / "a").write_bytes((tmp_path / "missing").read_bytes())
+    assert (tmp_path / "steer" / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["steer"]
+
+
+def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path, way):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "mine").write_text("")
+    (tmp_path / "steer").symlink_to(tmp_path / "target")
+    with replace_folder(tmp_path / "steer") as aside:
+        (aside / "a").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["steer", "target"]
+    assert (tmp_path / "target" / "mine").exists()
+    assert (tmp_path / "steer" / "a").read_text() == "new"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system cannot exchange two folders")
+def test_a_reader_always_finds_a_folder(tmp_path):
+    folder, ended = tmp_path / "steer", Event()
+    looks, misses = 0, 0
+
+    def read() -> None:
+        nonlocal looks, misses
+        while not ended.is_set():
+            looks += 1
+            misses += not os.path.isdir(folder)  # noqa: PTH112  as quick as can be
+
+    with replace_folder(folder):
+        pass
+    reader = Thread(target=read)
+    reader.start()
+    for _ in range(200):
+        with replace_folder(folder):
+            pass
+    ended.set()
+    reader.join()
+    assert looks > 200
+    assert misses == 0
+
+
+def test_content_reaches_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "_sync", lambda path: synced.append((path.name, (tmp_path / "steer").exists())))
+    with replace_folder(tmp_path / "steer") as aside:
+        (aside / "a").write_text("x")
+    assert synced == [("a", False), (aside.name, False), (tmp_path.name, True)]
+    synced.clear()
+    with replace_file(tmp_path / "f") as aside:
+        aside.write_text("x")
+    assert [name for name, _ in synced] == [aside.name, tmp_path.name]
 
 
 def test_a_second_process_is_refused_until_the_first_is_done_or_dead(tmp_path):
     work = tmp_path / "deep" / "adapter"
-    command = [sys.executable, "-c", HOLDS, str(work)]
+    command = [sys.executable, "-c", HOLDER, str(work)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(DataError, match="another process is at work on"), exclusive(work):
+        with pytest.raises(DataError, match="another process is writing"), exclusive(work):
             pass
         other.kill()
     with exclusive(work):
@@ -41,7 +118,19 @@ def test_a_second_process_is_refused_until_the_first_is_done_or_dead(tmp_path):
     assert not [*work.parent.iterdir()]
 
 
-def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"), exclusive(tmp_path / "file" / "adapter"):
         pass
+    with pytest.raises(DataError, match="cannot write"):
+        write_file(tmp_path / "file" / "x", "")
+
+
+def test_json_has_no_nan_and_no_infinity():
+    nan, inf = float("nan"), float("inf")
+    assert finite({"a": [1, nan], "b": (2.5, -inf), "c": "nan"}) == {"a": [1, None], "b": [2.5, None], "c": "nan"}
+
+
+def test_the_digest_of_a_file_is_its_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

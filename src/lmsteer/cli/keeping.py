@@ -18,6 +18,9 @@ def cache(
 
     Example: lmsteer cache --clear states
     """
+    import lmsteer.fitting.activation_cache
+    import lmsteer.generation.unconditional
+    import lmsteer.serving.vllm.adapter_cache  # noqa: F401  these register what they keep in the cache
     from lmsteer.cli import output as printing
     from lmsteer.util.disk_cache import cache_dir, entries
     from lmsteer.util.disk_cache import clear as run

@@ -24,13 +24,27 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.model.lm import LM
 from lmsteer.reading.rows import HiddenRows, LabelledRows, batches, states_of
-from lmsteer.util.disk_cache import STORE_RECORD, STORES, cache_dir, say, size_of
+from lmsteer.util.disk_cache import CacheKind, cache_dir, register, size_of
 from lmsteer.util.files import replace_file
+from lmsteer.util.progress import notice
 
 # Raised when what a pass leaves changes, so that stores of an older lmsteer are not read.
 _FORMAT = 1
 # What all stores together may take, in GB; the environment variable LMSTEER_STORE_GB says otherwise.
 _LIMIT_GB = 8.0
+# The folder of all stores, and the file of each that says what it contains.
+_STORES, _STORE_RECORD = "states", "states.json"
+
+
+def _describe(store: Path) -> str:
+    try:
+        record = json.loads((store / _STORE_RECORD).read_text(encoding="utf-8"))
+        return f"{record['texts']:,} texts, {record['tokens']:,} tokens of {record['base']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return store.name
+
+
+register(CacheKind("states", f"{_STORES}/*", _STORE_RECORD, _describe))
 
 
 class HiddenStates:
@@ -82,12 +96,12 @@ def open_store(lm: LM, ids: Sequence[Sequence[int]]) -> Path:
         StatisticsError: it would be larger than all stores together may be, or cannot be made.
     """
     content = json.dumps([_FORMAT, lm.fingerprint, str(lm.model.dtype), sorted(map(list, ids))])
-    folder = cache_dir() / STORES / hashlib.sha256(content.encode()).hexdigest()[:32]
+    folder = cache_dir() / _STORES / hashlib.sha256(content.encode()).hexdigest()[:32]
     tokens = sum(max(len(text) - 1, 0) for text in ids)
     about = {"base": lm.name, "texts": len(ids), "tokens": tokens}
     try:
         _make_room(folder, tokens * _bytes_a_row(lm.hidden_size))
-        with replace_file(folder / STORE_RECORD) as aside:  # its date tells when the store was last used
+        with replace_file(folder / _STORE_RECORD) as aside:  # its date tells when the store was last used
             aside.write_text(json.dumps(about) + "\n", encoding="utf-8")
     except OSError as error:
         raise StatisticsError(f"cannot make a store in {folder}: {error}; fit without one.") from error
@@ -104,11 +118,11 @@ def _make_room(folder: Path, needed: int) -> None:
             f"a store of these texts takes {needed / 1e9:.1f} GB, all stores together may take {limit / 1e9:g}; "
             "set LMSTEER_STORE_GB to more, or fit without a store."
         )
-    others = [record.parent for record in folder.parent.glob(f"*/{STORE_RECORD}") if record.parent != folder]
+    others = [record.parent for record in folder.parent.glob(f"*/{_STORE_RECORD}") if record.parent != folder]
     sizes = {other: size_of(other) for other in others}
-    for other in sorted(others, key=lambda other: (other / STORE_RECORD).stat().st_mtime):
+    for other in sorted(others, key=lambda other: (other / _STORE_RECORD).stat().st_mtime):
         if needed + sum(sizes.values()) > limit:
-            say(f"removing the store {other}, unused for longest, to make room ...")
+            notice(f"removing the store {other}, unused for longest, to make room ...")
             shutil.rmtree(other, ignore_errors=True)
             del sizes[other]
 
@@ -129,12 +143,12 @@ def _read(file: Path, ids: Sequence[Sequence[int]]) -> HiddenRows | None:
 
 
 def _keep(states: HiddenRows, file: Path) -> bool:
-    if not (file.parent / STORE_RECORD).exists():  # cleared meanwhile: what is not listed would never be cleared again
+    if not (file.parent / _STORE_RECORD).exists():  # cleared meanwhile: what is not listed would never be cleared again
         return False
     try:
         with replace_file(file) as aside:
             save_file({name: tensor.contiguous() for name, tensor in vars(states).items()}, aside)
     except (OSError, SafetensorError) as error:
-        say(f"cannot keep hidden states in {file.parent}: {error}; going on without.")
+        notice(f"cannot keep hidden states in {file.parent}: {error}; going on without.")
         return False
     return True

@@ -19,7 +19,7 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.model.batching import length_buckets
 from lmsteer.model.lm import LM
-from lmsteer.util.disk_cache import say
+from lmsteer.util.progress import notice
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def states_of(lm: LM, ids: Sequence[Sequence[int]]) -> HiddenRows:
                 f"out of memory on a text of {len(ids[0])} tokens: cut texts with --max-tokens, or free memory."
             ) from error
     half = len(ids) // 2
-    say(f"out of memory on a batch of {len(ids)} texts; trying it in halves ...")
+    notice(f"out of memory on a batch of {len(ids)} texts; trying it in halves ...")
     first, second = states_of(lm, ids[:half]), states_of(lm, ids[half:])
     second = replace(second, text=second.text + half)
     return HiddenRows(

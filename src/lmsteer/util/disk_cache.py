@@ -1,49 +1,146 @@
-"""The cache: folders of models, built once, whole or not at all.
+"""The cache folder on disk: models, hidden states, Fisher factors and adapters that are computed once and kept.
 
-A folder is built aside under a lock and renamed when it is complete, so neither a kill nor a second process can
-leave half of one. Its ``source.json`` names the origin and the size of every file: a folder that was cut short
-afterwards (a full disk, a broken copy) is noticed and built again.
+Each kind of entry has an owner, the module that writes it, which registers a ``CacheKind`` here; so entries can be
+listed and removed without knowing what they are. Folders that take long to build are built by ``build_once``: aside,
+under a lock, and renamed when they are complete, so that neither a crash nor a second process leaves half of one. Their
+file ``source.json`` names the origin and the size of every file: a folder that was cut short afterwards (a full disk,
+a broken copy) is noticed and built again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from lmsteer.errors import ModelError
 from lmsteer.util.files import replace_folder
+from lmsteer.util.progress import notice
 
-# Raised when the conversion changes, so that folders of an older lmsteer are built again.
+# Raised when the conversion of models changes, so that folders of an older lmsteer are built again.
 _FORMAT = 2
 _RECORD = "source.json"
-# Where stores of hidden states lie, and the file of each that tells what it is of.
-STORES, STORE_RECORD = "states", "states.json"
-# Where steers lie that vLLM has been given as LoRAs, a folder for each mix and its strengths.
-ADAPTERS = "adapters"
-KINDS = ("models", "states", "fisher", ADAPTERS)
 
 
 def cache_dir() -> Path:
     """``$LMSTEER_CACHE``, or else ``$XDG_CACHE_HOME/lmsteer``, or else ``~/.cache/lmsteer``."""
-    if own := os.environ.get("LMSTEER_CACHE"):
-        return Path(own).expanduser()
+    if folder := os.environ.get("LMSTEER_CACHE"):
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lmsteer"
 
 
+@dataclass(frozen=True)
+class CacheKind:
+    """A kind of cache entry.
+
+    Attributes:
+        name: the name of the kind, in lists and for ``clear``: "states".
+        pattern: a glob pattern, relative to the cache folder, that its entries match. Each entry is the file that
+            matches, or, if ``marker`` is set, the folder that matches and holds a file of that name.
+        marker: the name of that file; None where entries are single files.
+        describe: what an entry contains, in a few words, from its path.
+    """
+
+    name: str
+    pattern: str
+    marker: str | None = None
+    describe: Callable[[Path], str] = lambda path: path.stem
+
+    def paths(self) -> list[Path]:
+        """The paths of all entries."""
+        found = cache_dir().glob(self.pattern)
+        return [path for path in found if self.marker is None or (path / self.marker).exists()]
+
+
+_kinds: dict[str, CacheKind] = {}
+
+
+def register(kind: CacheKind) -> CacheKind:
+    """Have entries of a kind listed and cleared."""
+    _kinds[kind.name] = kind
+    return kind
+
+
+MODELS = register(CacheKind("models", "[!.]*", _RECORD, lambda folder: folder.name))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the cache.
+
+    Attributes:
+        path: its folder or file.
+        kind: the name of its kind.
+        contents: what it contains, in a few words.
+        size: its size in bytes.
+    """
+
+    path: Path
+    kind: str
+    contents: str
+    size: int
+
+
+def entries() -> list[Entry]:
+    """All entries of the registered kinds, by kind."""
+    paths = sorted((kind.name, path) for kind in _kinds.values() for path in kind.paths())
+    return [Entry(path, name, _kinds[name].describe(path), size_of(path)) for name, path in paths]
+
+
+def clear(kind: str) -> list[Entry]:
+    """Remove all entries of a kind, or of every kind (``all``); returns what was removed.
+
+    Raises:
+        ModelError: there is no such kind, or an entry cannot be removed.
+    """
+    if kind not in ("all", *_kinds):
+        raise ModelError(f"the cache has no entries of kind {kind!r}; choose {', '.join(_kinds)} or all.")
+    removed = [entry for entry in entries() if kind in ("all", entry.kind)]
+    try:
+        for entry in removed:
+            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(f"cannot clear the cache: {error}.") from error
+    return removed
+
+
+def size_of(path: Path) -> int:
+    """The size of a file, or of all files in a folder, in bytes."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(_file_size(file) for file in files)
+
+
+def _file_size(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:
+        return 0  # removed by another process meanwhile
+
+
 def build_once(folder: Path, origin: dict[str, str], fill: Callable[[Path], None]) -> Path:
-    """Have ``fill`` write ``folder``, unless an earlier run or another process has finished it."""
+    """Build a folder, unless an earlier run or another process has already done so.
+
+    Args:
+        folder: the folder, in the cache.
+        origin: what it is built from; its ``sha256`` identifies the content. A folder with another one is replaced.
+        fill: writes the content into the folder that it is given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the disk cannot be written.
+    """
     if _is_complete(folder, origin["sha256"]):
         return folder
+    from safetensors import SafetensorError
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
@@ -58,8 +155,8 @@ def build_once(folder: Path, origin: dict[str, str], fill: Callable[[Path], None
 
 def _build(folder: Path, origin: dict[str, str], fill: Callable[[Path], None]) -> None:
     if folder.exists():
-        say(f"{folder} is damaged or of another version of lmsteer; building it again ...")
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a killed run: the lock is ours
+        notice(f"{folder} is damaged or of another version of lmsteer; building it again ...")
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed: we hold the lock
         shutil.rmtree(leftover)
     with replace_folder(folder) as aside:
         fill(aside)
@@ -75,8 +172,8 @@ def _is_complete(folder: Path, digest: str) -> bool:
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         sizes: dict[str, int] = record["files"]
-        whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
-        return whole and record["format"] == _FORMAT and record["sha256"] == digest
+        is_whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return is_whole and record["format"] == _FORMAT and record["sha256"] == digest
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -87,87 +184,9 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"waiting for another process that is building {folder} ...")
+        notice(f"waiting for another process that is building {folder} ...")
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing in the cache.
-
-    Attributes:
-        path: of its folder or file.
-        kind: ``models``, ``states`` (stores of hidden states), ``fisher`` or ``adapters`` (LoRAs for vLLM).
-        about: what it is of.
-        size: in bytes.
-    """
-
-    path: Path
-    kind: str
-    about: str
-    size: int
-
-
-def entries() -> list[Entry]:
-    """What the cache holds, by kind."""
-    root = cache_dir()
-    found = [
-        *(("models", record.parent, record.parent.name) for record in root.glob(f"[!.]*/{_RECORD}")),
-        *(("states", record.parent, _contents(record)) for record in root.glob(f"{STORES}/*/{STORE_RECORD}")),
-        *(("fisher", file, file.stem) for file in root.glob("fisher-*.safetensors")),
-        *((ADAPTERS, config.parent, config.parent.name) for config in root.glob(f"{ADAPTERS}/*/adapter_config.json")),
-    ]
-    return [Entry(path, kind, about, size_of(path)) for kind, path, about in sorted(found)]
-
-
-def clear(kind: str) -> list[Entry]:
-    """Remove what the cache holds of a kind, or ``all``; gives what was removed.
-
-    Raises:
-        ModelError: no such kind, or something that cannot be removed.
-    """
-    if kind not in ("all", *KINDS):
-        raise ModelError(f"the cache holds {', '.join(KINDS)}, or all of them, not {kind!r}.")
-    removed = [entry for entry in entries() if kind in ("all", entry.kind)]
-    try:
-        for entry in removed:
-            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ModelError(f"cannot clear the cache: {error}.") from error
-    return removed
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(_bytes(file) for file in files)
-
-
-def _bytes(file: Path) -> int:
-    try:
-        return file.stat().st_size if file.is_file() else 0
-    except OSError:
-        return 0  # gone meanwhile
-
-
-def _contents(record: Path) -> str:
-    try:
-        about = json.loads(record.read_text(encoding="utf-8"))
-        return f"{about['texts']:,} texts, {about['tokens']:,} tokens of {about['base']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return record.parent.name
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def say(message: str) -> None:
-    """Tell the user on standard error."""
-    print(message, file=sys.stderr, flush=True)

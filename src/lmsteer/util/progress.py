@@ -1,45 +1,62 @@
-"""Progress: long work tells how far it is and how well it goes."""
+"""Progress of long work, and notices, on standard error.
+
+Functions that take long have an argument ``progress``. They open it with a title, a total and a count to start from,
+and call the resulting ``Step`` with each advance and a short message (the loss, the condition)::
+
+    with progress("fitting", len(batches), done) as step:
+        for batch in batches:
+            step(1, f"loss {fit(batch):.3f}")
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+if TYPE_CHECKING:
+    from rich.console import Console
 
-# Opened with a title, a total and where to start; gives a function that is told each advance and what came of it,
-# in a few words.
 Step = Callable[[int, str], None]
 Progress = Callable[[str, int, int], AbstractContextManager[Step]]
 
-# Seconds between two lines where there is no terminal to draw on.
+# Seconds between two lines where there is no terminal to draw a bar on.
 _LINE_EVERY = 30.0
+
+
+def notice(message: str) -> None:
+    """Print one line for the user on standard error."""
+    print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def no_progress(title: str, total: int, start: int = 0) -> Iterator[Step]:
-    """Say nothing."""
-    yield lambda advance, said: None
+    """Show nothing."""
+    yield lambda advance, message: None
 
 
 def bars() -> Progress:
-    """Tell on standard error: a bar on a terminal, elsewhere (a log file) a line now and then."""
+    """Show progress on standard error: a bar on a terminal; elsewhere, as in a log file, a line every 30 seconds."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     return _bar(console) if console.is_terminal or console.is_jupyter else _lines(console)
 
 
 def _bar(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
     @contextmanager
     def progress(title: str, total: int, start: int = 0) -> Iterator[Step]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Bars(*columns, TextColumn("{task.fields[said]}"), console=console) as shown:
-            task = shown.add_task(title, total=total, completed=start, said="")
+        with Bars(*columns, TextColumn("{task.fields[message]}"), console=console) as shown:
+            task = shown.add_task(title, total=total, completed=start, message="")
 
-            def step(advance: int, said: str) -> None:
-                shown.update(task, advance=advance, said=said)
+            def step(advance: int, message: str) -> None:
+                shown.update(task, advance=advance, message=message)
 
             yield step
 
@@ -49,16 +66,15 @@ def _bar(console: Console) -> Progress:
 def _lines(console: Console) -> Progress:
     @contextmanager
     def progress(title: str, total: int, start: int = 0) -> Iterator[Step]:
-        done, told = start, time.monotonic()
+        done, last_line = start, time.monotonic()
 
-        def step(advance: int, said: str) -> None:
-            nonlocal done, told
+        def step(advance: int, message: str) -> None:
+            nonlocal done, last_line
             done += advance
-            if time.monotonic() - told >= _LINE_EVERY:
-                console.print(
-                    f"{title}: {done} of {total} {said}".rstrip(), markup=False, highlight=False, soft_wrap=True
-                )
-                told = time.monotonic()
+            if time.monotonic() - last_line >= _LINE_EVERY:
+                line = f"{title}: {done} of {total} {message}".rstrip()
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                last_line = time.monotonic()
 
         yield step
 

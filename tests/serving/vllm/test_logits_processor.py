@@ -20,7 +20,7 @@ from lmsteer.serving.vllm import logits_processor as router
 from lmsteer.serving.vllm import lora
 from lmsteer.serving.vllm import state as dial
 from lmsteer.serving.vllm import validation as admission
-from lmsteer.util.disk_cache import ADAPTERS
+from lmsteer.serving.vllm.adapter_cache import adapters_folder
 from tiny import random_steer
 
 
@@ -88,7 +88,7 @@ def test_adapters_that_vllm_was_told_of_stay(steers, llama, tmp_path, monkeypatc
     monkeypatch.setattr(lora, "_KEPT", 2)
     monkeypatch.setattr(lora, "_MOST", 4)
     monkeypatch.setattr(lora, "_handed_out", set())
-    (tmp_path / "cache" / ADAPTERS / "of another process").mkdir(parents=True)
+    (adapters_folder() / "of another process").mkdir(parents=True)
     named = NamedHead("tiny", "lm_head", llama.head.weight)
     made = [lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": s})) for s in (1.0, 2.0, 3.0, 4.0, 1.0)]
     assert made[0] == made[4]

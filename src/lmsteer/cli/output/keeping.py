@@ -19,7 +19,7 @@ def cached(out: Console, found: Sequence[Entry], title: str) -> None:
     """What the cache holds, or held, with its size."""
     table = Table("kind", "of", "MB", title=escape(title), title_justify="left")
     for entry in found:
-        table.add_row(entry.kind, escape(entry.about), f"{entry.size / 1e6:,.1f}")
+        table.add_row(entry.kind, escape(entry.contents), f"{entry.size / 1e6:,.1f}")
     table.add_section()
     table.add_row("all", "", f"{sum(entry.size for entry in found) / 1e6:,.1f}")
     out.print(table)

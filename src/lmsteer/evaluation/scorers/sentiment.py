@@ -15,7 +15,7 @@ from torch import Tensor
 from lmsteer.evaluation.scorers.base import UNDECIDED, packaged_metrics
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.ngrams import ngram_logits
-from lmsteer.util.disk_cache import sha256
+from lmsteer.util.files import file_sha256
 
 # Of the encoder: the layers whose mean states are read (docs/log.md, "Scorers").
 LAYERS = (1, 4)
@@ -30,7 +30,7 @@ class Sentiment:
         self.about = packaged_metrics(self.name)
         with as_file(files("lmsteer") / "assets" / "scorers" / "sentiment.safetensors") as file:
             self._weights = load_file(file)
-            self.fingerprint = sha256(file)[:32]
+            self.fingerprint = file_sha256(file)[:32]
         self._encoder = Encoder()
 
     def scores(self, texts: Sequence[str]) -> list[float]:

