@@ -44,7 +44,7 @@ def test_figures_are_rounded_to_what_they_tell_however_small(llama, rows):
 
 def test_the_end_part_is_not_inside_and_a_domain_is_no_gain(llama, rows):
     nothing = {name: torch.zeros(32, 1) for name in ("A", "B")}
-    end = replace(random_steer(llama), factors={**nothing, "A_end": torch.ones(32, 1), "B_end": torch.ones(32, 1)})
+    end = replace(random_steer(llama), factors={**nothing, "A_eos": torch.ones(32, 1), "B_eos": torch.ones(32, 1)})
     reading = read(llama.head, rows, end)
     assert reading.log_likelihood_gain != 0
     assert reading.log_likelihood_gain_without_eos == pytest.approx(0, abs=1e-6)  # float32, twice through the head

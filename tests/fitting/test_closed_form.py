@@ -99,7 +99,7 @@ def test_texts_without_ends_are_fitted_by_their_labels(llama, own):
 
 def test_the_fit_is_deterministic(llama, statistics, own):
     one, two = solve(statistics, own, llama.head), solve(statistics, own, llama.head)
-    assert all(torch.equal(one.factors[name], two.factors[name]) for name in ("A", "B", "A_end", "B_end"))
+    assert all(torch.equal(one.factors[name], two.factors[name]) for name in ("A", "B", "A_eos", "B_eos"))
 
 
 def test_a_rank_is_kept(llama, statistics, own):

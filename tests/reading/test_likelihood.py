@@ -69,7 +69,7 @@ def test_a_long_text_is_read_in_windows(llama, make_lm):
 
 def test_the_end_part_of_a_steer_acts_on_the_end_of_a_text_alone(llama):
     end, plain = llama.end_id, random_steer(llama)
-    part = {"A_end": torch.ones(32, 1), "B_end": torch.ones(32, 1) / 4}
+    part = {"A_eos": torch.ones(32, 1), "B_eos": torch.ones(32, 1) / 4}
     ended = replace(plain, factors={**plain.factors, **part})
     texts = [[40, end, 41, 42, 43, 44, end], [40, 41, 42, 43, 44, 45, 46]]
     for window in (None, 4):
@@ -78,7 +78,7 @@ def test_the_end_part_of_a_steer_acts_on_the_end_of_a_text_alone(llama):
         ):
             differs = found[0, 0] != found[1, 0]
             assert differs.tolist() == [False] * 5 + [ids[-1] == end]
-    expected = said(llama, texts[0], ended.reader(), 1.0)[-1]
+    expected = said(llama, texts[0], ended.with_eos(), 1.0)[-1]
     found = steered_log_likelihoods(llama, texts[:1], [ended], [1.0])[0][0, 0, -1]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # as above
 

@@ -71,13 +71,13 @@ def test_the_end_part_of_a_steer_acts_where_texts_end(llama):
     texts = styled(6)
     rows = LabelledRows.join(list(gather(llama, texts, encode_with_end(llama, texts))))
     plain = random_steer(llama)
-    ended = replace(plain, factors={**plain.factors, "A_end": torch.ones(32, 1) / 8, "B_end": torch.ones(32, 1) / 4})
+    ended = replace(plain, factors={**plain.factors, "A_eos": torch.ones(32, 1) / 8, "B_eos": torch.ones(32, 1) / 4})
     directions, strengths = directions_of(llama.head, [ended, plain]), [1.0, rows.label]
     assert directions[0][1] is directions[1][1]  # what has no end part is the same everywhere
     found = sweep_texts(llama.head, rows.h, rows.target, rows.is_end, directions, strengths)
     assert rows.is_end.sum() == 6
     assert torch.equal(found[0, :, ~rows.is_end], found[1, :, ~rows.is_end])
-    for steer, lines in ((ended.reader(), found[0]), (plain, found[1])):
+    for steer, lines in ((ended.with_eos(), found[0]), (plain, found[1])):
         expected = sweep(llama.head, rows.h, rows.target, [Direction.of_steer(llama.head, steer)], strengths)[0]
         # float32: other rows are in the product
         torch.testing.assert_close(lines[:, rows.is_end], expected[:, rows.is_end], rtol=1e-5, atol=1e-5)

@@ -23,11 +23,11 @@ def curvature():
     return FisherFactors(h.T @ h / 200, r.T @ r / 200, h.mean(0))
 
 
-def with_end(lm, seed):
+def with_eos(lm, seed):
     steer = random_steer(lm, seed=seed, name=f"s{seed}")
     g = torch.Generator().manual_seed(seed + 50)
     return replace(
-        steer, factors={**steer.factors, "A_end": torch.randn(32, 1, generator=g), "B_end": torch.ones(32, 1)}
+        steer, factors={**steer.factors, "A_eos": torch.randn(32, 1, generator=g), "B_eos": torch.ones(32, 1)}
     )
 
 
@@ -60,13 +60,13 @@ def test_a_sum_acts_as_its_mix(llama, strengths, form):
 
 
 def test_a_sum_reads_what_its_parts_read(llama):
-    one, two = with_end(llama, 1), with_end(llama, 2)
+    one, two = with_eos(llama, 1), with_eos(llama, 2)
     together = merge(Mix({"one": one, "two": two}, {"one": 2.0, "two": -0.5}), "sum", "both")
-    expected = 2 * one.reader().matrix() - 0.5 * two.reader().matrix()
-    torch.testing.assert_close(together.reader().matrix(), expected, rtol=1e-4, atol=1e-5)  # float32
+    expected = 2 * one.with_eos().matrix() - 0.5 * two.with_eos().matrix()
+    torch.testing.assert_close(together.with_eos().matrix(), expected, rtol=1e-4, atol=1e-5)  # float32
     assert together.card.label == "both"
     plain = merge(Mix({"one": one, "plain": random_steer(llama)}, {"one": 1.0, "plain": 1.0}), "sum")
-    assert plain.factors["A_end"].shape == (32, 1)
+    assert plain.factors["A_eos"].shape == (32, 1)
 
 
 def test_apart_leaves_the_others_alone_and_keeps_its_own_effect(llama, curvature):
@@ -118,12 +118,12 @@ def test_what_makes_no_steer_is_refused(llama, curvature):
         merge(Mix({}, {}), "sum")
     with pytest.raises(SteerError, match="only multiply"):
         overlaps([one, shift], curvature)
-    with pytest.raises(SteerError, match="does nothing that same do not"):
+    with pytest.raises(SteerError, match="does nothing that same do not do"):
         orthogonalize(one, {"same": one.scaled(2.0)}, curvature)
     foreign = replace(one, card=replace(one.card, base_fingerprint="another"))
     with pytest.raises(WrongBaseError, match="several base models"):
         orthogonalize(one, {"foreign": foreign}, curvature)
-    with pytest.raises(SteerError, match="cannot be balanced"):
+    with pytest.raises(SteerError, match="no strengths can decorrelate"):
         decorrelate_strengths(Mix({"one": one, "same": one.scaled(-2.0)}, {"one": 1.0, "same": 1.0}), curvature)
     with pytest.raises(SteerError, match="from row to row"):
         decorrelate_strengths(Mix({"one": one}, {"one": [1.0, 2.0]}), curvature)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +14,7 @@ from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from tiny import card, random_steer
+from tiny import random_steer
 
 strengths = st.floats(-8, 8, width=32)
 D, V = 8, 11
@@ -102,4 +105,30 @@ def test_steers_that_are_none_are_refused(llama):
         Steer("add", {"a": torch.zeros(D + 1)}, D, V, CARD)
     with pytest.raises(SteerError, match="not finite"):
         Steer("add", {"a": torch.full((D,), torch.nan)}, D, V, CARD)
-    assert random_steer(llama).card == card(llama)
+
+
+def test_a_mix_that_was_first_used_without_gradients_can_be_differentiated_later():
+    mix = Mix(
+        {form: steer(form) for form in ("multiply", "add", "offset")}, dict.fromkeys(("multiply", "add", "offset"), 1.0)
+    )
+    h, z = torch.randn(2, 3, D, requires_grad=True), torch.randn(2, 3, V, requires_grad=True)
+    with torch.inference_mode():
+        mix = Mix(mix.steers, {name: torch.tensor([1.0, 2.0]) for name in mix.steers}).for_rows(torch.arange(2))
+        mix.steer_hidden_states(torch.randn(2, 3, D))
+        mix.steer_logits(torch.randn(2, 3, V))
+    (mix.steer_hidden_states(h).square().sum() + mix.steer_logits(z).square().sum()).backward()
+    assert h.grad is not None
+    assert z.grad is not None
+
+
+def test_a_mix_that_is_dropped_is_freed_at_once():
+    mix = Mix({"s": steer("multiply")}, {"s": 1.0})
+    mix.steer_hidden_states(torch.randn(1, D))
+    rows = mix.for_rows(torch.arange(1))
+    factors = weakref.ref(mix._factors(torch.device("cpu")).a)
+    gc.disable()
+    try:
+        del mix, rows
+        assert factors() is None
+    finally:
+        gc.enable()

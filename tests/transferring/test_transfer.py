@@ -104,7 +104,7 @@ def test_what_is_damped_points_the_same_way_and_costs_half(llama, disguised):
 def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
     done = fit(llama, styled(240), name="letters", out=tmp_path / "letters")
     moved = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))
-    assert set(moved.factors) == {"A", "B", "A_end", "B_end"}
+    assert set(moved.factors) == {"A", "B", "A_eos", "B_eos"}
     assert moved.card.held_out["texts"] == 30
     assert moved.card.held_out["sign_accuracy"] > 0.9
     assert moved.card.held_out["log_likelihood_gain"] > 0.5 * done.reading.log_likelihood_gain
@@ -114,11 +114,11 @@ def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
 
 def test_ends_of_a_sum_are_carried_as_the_sum_of_ends(llama, disguised, tmp_path):
     done = fit(llama, styled(240), name="letters", out=tmp_path / "letters").steer
-    other = replace(done, factors={**done.factors, "A_end": done.factors["A_end"].flip(0)})
+    other = replace(done, factors={**done.factors, "A_eos": done.factors["A_eos"].flip(0)})
 
     def end(steer):
         moved = transfer(llama, steer, disguised, texts=TEXTS).factors
-        return moved["A_end"] @ moved["B_end"].T
+        return moved["A_eos"] @ moved["B_eos"].T
 
     one, two = end(done), end(other)
     for strengths in ((2.0, 1.0), (2.0, -1.0), (-1.0, -1.0)):

@@ -49,7 +49,7 @@ class Solution:
     """A fitted multiply steer's factors, and how they were chosen.
 
     Attributes:
-        factors: A, B (d, r), and A_end, B_end (d, 1) where the end of a text tells something.
+        factors: A, B (d, r), and A_eos, B_eos (d, 1) where the end of a text tells something.
         settings: dampings, scale, share of the spectrum that the rank holds, rows that credit was given on.
     """
 
@@ -140,9 +140,9 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
         "rank_share": float(shares[rank - 1]),
         "credit_rows": statistics.sample_rows if end else 0,
     }
-    settings |= {"damping_end": end.damping} if end else {}
+    settings |= {"damping_eos": end.damping} if end else {}
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
-    factors |= {"A_end": end.w[:, None], "B_end": end.u[:, None]} if end else {}
+    factors |= {"A_eos": end.w[:, None], "B_eos": end.u[:, None]} if end else {}
     return Solution({name: factor.float().contiguous() for name, factor in factors.items()}, settings)
 
 

@@ -107,7 +107,7 @@ def directions_of(head: Head, steers: Sequence[Steer]) -> Directions:
     """Where steers move raw logits to when texts are read: inside them, and where they end."""
     inside = [Direction.of_steer(head, steer) for steer in steers]
     at_end = [
-        same if steer.reader() is steer else Direction.of_steer(head, steer.reader())
+        same if steer.with_eos() is steer else Direction.of_steer(head, steer.with_eos())
         for steer, same in zip(steers, inside, strict=True)
     ]
     return inside, at_end

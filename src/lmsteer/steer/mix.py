@@ -1,66 +1,70 @@
-"""Mix: several named steers, a strength each, for a whole batch or row by row."""
+"""Mix: several named steers, each with a strength, for a whole batch or row by row."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from copy import copy
-from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError
-from lmsteer.steer.steer import Steer
+from lmsteer.steer.steer import Form, Steer
 from lmsteer.steer.transform import broadcast_rows, multiply, shift
 
 Strength = float | Sequence[float] | Tensor
-# Steers by name, and a strength of each: what one row asks for.
+# Steers by name, and the strength of each: what one row of a batch asks for.
 Steering = tuple[Mapping[str, Steer], Mapping[str, float]]
+
+
+class _JoinedFactors(NamedTuple):
+    """The factors of all steers side by side, float32, on one device; None for a form that no steer has."""
+
+    a: Tensor | None  # (d, R)
+    b: Tensor | None  # (d, R)
+    vectors: Tensor | None  # (K, d), of form add
+    offsets: Tensor | None  # (K, V)
 
 
 class Mix:
     """Steers with strengths: ``W = Σ_k s_k W_k``, and likewise for the other forms.
 
     Args:
-        steers: steers by name.
+        steers: the steers, by name.
         strengths: for each name one number, or one for each row of the batch (B,).
 
+    Attributes:
+        steers: the steers, by name.
+        strengths: float32 (B or 1, K), one column a steer.
+
     Raises:
-        SteerError: a name in one mapping only, a strength that is not a finite number, steers of different
-            models, or strengths for different numbers of rows.
+        SteerError: a name is in one mapping only, a strength is not a finite number, steers belong to different models,
+            or strengths are given for different numbers of rows.
     """
 
     def __init__(self, steers: Mapping[str, Steer], strengths: Mapping[str, Strength]) -> None:
         if set(steers) != set(strengths):
-            unknown = sorted(set(steers) ^ set(strengths))
-            raise SteerError(f"each steer needs one strength; unmatched: {', '.join(unknown)}.")
+            unmatched = sorted(set(steers) ^ set(strengths))
+            raise SteerError(f"each steer needs one strength; unmatched: {', '.join(unmatched)}.")
         self.steers = dict(steers)
         self.strengths = _strength_table([strengths[name] for name in steers], list(steers))
         self._check_same_base()
-        self._on_device = lru_cache(maxsize=4)(self._factors)
+        # Shared with the copies for some rows. No method is kept here: a mix that refers to itself would keep its
+        # factors on the device until Python collects cycles.
+        self._by_device: dict[torch.device, _JoinedFactors] = {}
 
     def __repr__(self) -> str:
         return f"Mix({', '.join(self.steers)}; strengths {self.strengths.tolist()})"
 
-    def with_strengths(self, **strengths: Strength) -> Mix:
-        """The same steers at other strengths; those not named keep theirs.
-
-        Raises:
-            SteerError: as for a new mix.
-        """
-        if unknown := sorted(set(strengths) - set(self.steers)):
-            raise SteerError(f"each steer needs one strength; unmatched: {', '.join(unknown)}.")
-        columns = {**dict(zip(self.steers, self.strengths.unbind(1), strict=True)), **strengths}
-        other = copy(self)  # which shares the factors on their device
-        other.strengths = _strength_table([columns[name] for name in self.steers], list(self.steers))
-        return other
-
     def for_rows(self, rows: Tensor) -> Mix:
-        """The same for some rows of the batch (N,)."""
-        some = copy(self)
-        some.strengths = self.strengths if len(self.strengths) == 1 else self.strengths[rows.cpu()]
-        return some
+        """The mix for some rows of the batch, by their indices (N,)."""
+        selected = copy(self)
+        if len(self.strengths) > 1:
+            with torch.inference_mode(False):
+                selected.strengths = self.strengths[rows.cpu()]
+        return selected
 
     def steer_hidden_states(self, h: Tensor, onto: Tensor | None = None) -> Tensor:
         """h' of ``h`` (B, .., d): what the head is given in its place.
@@ -70,15 +74,15 @@ class Mix:
             onto: what the effect of this mix is added to, where other mixes have acted before it; ``h`` if None.
         """
         steered = h if onto is None else onto
-        a, b, vectors, _ = self._on_device(h.device)
-        if a is not None and b is not None:
-            steered = multiply(h, a, b, self._spread("multiply", h), steered)
-        return steered if vectors is None else shift(steered, vectors, self._spread("add", h))
+        factors = self._factors(h.device)
+        if factors.a is not None and factors.b is not None:
+            steered = multiply(h, factors.a, factors.b, self._strengths_like("multiply", h), steered)
+        return steered if factors.vectors is None else shift(steered, factors.vectors, self._strengths_like("add", h))
 
     def steer_logits(self, logits: Tensor) -> Tensor:
         """z' of raw logits (B, .., V): adds the steers of form offset."""
-        offsets = self._on_device(logits.device)[3]
-        return logits if offsets is None else shift(logits, offsets, self._spread("offset", logits))
+        offsets = self._factors(logits.device).offsets
+        return logits if offsets is None else shift(logits, offsets, self._strengths_like("offset", logits))
 
     def check_shape(self, hidden_size: int, vocabulary: int) -> None:
         """Refuse a model of another shape.
@@ -94,14 +98,18 @@ class Mix:
                 )
 
     def matrix(self) -> Tensor:
-        """``Σ_k s_k W_k`` (d, d) of the multiply steers, for strengths that are one for all rows."""
+        """``Σ_k s_k W_k`` (d, d) of the multiply steers.
+
+        Raises:
+            SteerError: strengths differ from row to row.
+        """
         if self.strengths.shape[0] != 1:
             raise SteerError("a mix with strengths row by row has no single matrix.")
         pairs = zip(self.steers.values(), self.strengths[0], strict=True)
         return torch.stack([s * steer.matrix() for steer, s in pairs if steer.form == "multiply"]).sum(0)
 
-    def _spread(self, form: str, x: Tensor) -> Tensor:
-        """Strengths of one form's steers, shaped to broadcast over ``x``: (B, 1.., R or K)."""
+    def _strengths_like(self, form: Form, x: Tensor) -> Tensor:
+        """The strengths of one form's steers, in a shape that broadcasts over ``x``: (B, 1.., R or K)."""
         columns = [
             column.expand(steer.rank if form == "multiply" else 1, -1)
             for steer, column in zip(self.steers.values(), self.strengths.T, strict=True)
@@ -110,20 +118,24 @@ class Mix:
         table = broadcast_rows(torch.cat(columns).T.to(x.device), x.shape[0])
         return table.reshape(table.shape[0], *[1] * (x.dim() - 2), -1)
 
-    def _factors(self, device: torch.device) -> tuple[Tensor | None, ...]:
-        """A, B (d, R) side by side, vectors (K, d) and offsets (K, V), float32 on ``device``; None if absent."""
+    def _factors(self, device: torch.device) -> _JoinedFactors:
+        """The factors on a device, put together when they are first needed there."""
+        if device not in self._by_device:
+            # Not as inference tensors, through which a later forward pass could not be differentiated.
+            with torch.inference_mode(False):
+                self._by_device[device] = _JoinedFactors(
+                    self._joined("multiply", "A", 1, device),
+                    self._joined("multiply", "B", 1, device),
+                    self._joined("add", "a", 0, device),
+                    self._joined("offset", "o", 0, device),
+                )
+        return self._by_device[device]
 
-        def gather(form: str, name: str, dim: int) -> Tensor | None:
-            found = [steer.factors[name] for steer in self.steers.values() if steer.form == form]
-            joined = torch.cat([f if f.dim() == 2 else f[None] for f in found], dim) if found else None
-            return None if joined is None else joined.to(device, torch.float32)
-
-        return (
-            gather("multiply", "A", 1),
-            gather("multiply", "B", 1),
-            gather("add", "a", 0),
-            gather("offset", "o", 0),
-        )
+    def _joined(self, form: Form, name: str, dim: int, device: torch.device) -> Tensor | None:
+        factors = [steer.factors[name] for steer in self.steers.values() if steer.form == form]
+        if not factors:
+            return None
+        return torch.cat([f if f.dim() == 2 else f[None] for f in factors], dim).to(device, torch.float32)
 
     def _check_same_base(self) -> None:
         bases = {steer.card.base_fingerprint: name for name, steer in self.steers.items()}
@@ -132,21 +144,23 @@ class Mix:
 
 
 def row_by_row(rows: Sequence[Steering]) -> Mix:
-    """The mix of a batch whose rows ask for steers of their own; one that a row did not ask for adds an exact 0 there.
+    """The mix of a batch whose rows ask for different steers. A steer adds an exact 0 to rows that do not ask for it.
 
-    A steer that was fitted anew between two requests is another one, under a name with a stroke.
+    Where two rows ask for different steers of one name (it was fitted anew between two requests), the second gets the
+    name with a prime (``'``).
     """
     steers: dict[str, Steer] = {}
     columns: dict[str, list[float]] = {}
-    for place, (own, strengths) in enumerate(rows):
-        for name, steer in own.items():
+    for row, (wanted, strengths) in enumerate(rows):
+        for name, steer in wanted.items():
             key = name
             while steers.setdefault(key, steer) is not steer:
                 key += "'"
-            columns.setdefault(key, [0.0] * len(rows))[place] = strengths[name]
+            columns.setdefault(key, [0.0] * len(rows))[row] = strengths[name]
     return Mix(steers, columns)
 
 
+@torch.inference_mode(False)
 def _strength_table(strengths: Sequence[Strength], names: Sequence[str]) -> Tensor:
     """Strengths as a float32 table (B or 1, K)."""
     columns = [torch.as_tensor(s, dtype=torch.float32).reshape(-1) for s in strengths]

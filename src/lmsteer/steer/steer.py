@@ -14,32 +14,35 @@ from lmsteer.steer.card import Card
 from lmsteer.util.linalg import factorise
 
 Form = Literal["multiply", "add", "offset"]
-FORMS: tuple[str, ...] = get_args(Form)
-FACTORS = {"multiply": ("A", "B"), "add": ("a",), "offset": ("o",)}
-# What a multiply steer may have beside: its end part, for reading.
-END_FACTORS = ("A_end", "B_end")
+FORMS: tuple[Form, ...] = get_args(Form)
+FACTORS: Mapping[Form, tuple[str, ...]] = {"multiply": ("A", "B"), "add": ("a",), "offset": ("o",)}
+# The eos component that a multiply steer may have besides.
+EOS_FACTORS = ("A_eos", "B_eos")
+# Tensors by the names above.
+Factors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Steer:
     """One style dimension of one base model.
 
+    A multiply steer may have an **eos component**, ``A_eos`` and ``B_eos`` (d, 1; (d, K) in a sum of K steers). It acts
+    on the end-of-text token alone, and only when a text is read: there it weighs the whole text (``with_eos``). It is
+    left out when the model generates, where it would only cut texts short or never let them end.
+
     Attributes:
-        form: ``multiply`` (factors A, B (d, r), W = A Bᵀ), ``add`` (a (d,)) or ``offset`` (o (V,)). A multiply
-            steer may also have an **end part** A_end, B_end (d, 1; (d, K) of a sum of K): where a text ends, it weighs
-            the whole of it. It serves reading (``reader()``) and is left out when the model writes, where it would
-            only cut texts short or never let them end.
+        form: ``multiply`` (factors A, B (d, r), W = A Bᵀ), ``add`` (a (d,)) or ``offset`` (o (V,)).
         factors: float32 tensors by those names.
         hidden_size: d.
         vocabulary: V.
-        card: its provenance.
+        card: where the steer comes from and what it means.
 
     Raises:
-        SteerError: unknown form, or factors of wrong names, shapes or with values that are not finite.
+        SteerError: the form is unknown, or factors have other names or shapes, or values that are not finite.
     """
 
     form: Form
-    factors: Mapping[str, Tensor]
+    factors: Factors
     hidden_size: int
     vocabulary: int
     card: Card
@@ -47,35 +50,35 @@ class Steer:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise SteerError(f"unknown form {self.form!r}: a steer is one of {', '.join(FORMS)}.")
-        if set(self.factors) - set(END_FACTORS) != set(FACTORS[self.form]) or self._has_half_an_end():
+        if set(self.factors) - set(EOS_FACTORS) != set(FACTORS[self.form]) or self._has_half_an_eos_component():
             raise SteerError(f"a steer of form {self.form} has factors {FACTORS[self.form]}, not {set(self.factors)}.")
         for name, factor in self.factors.items():
             self._check_factor(name, factor)
         if self.form == "multiply":
-            for a, b in (FACTORS[self.form], END_FACTORS):
+            for a, b in (FACTORS[self.form], EOS_FACTORS):
                 if a in self.factors and self.factors[a].shape != self.factors[b].shape:
                     shapes = f"{tuple(self.factors[a].shape)} and {tuple(self.factors[b].shape)}"
                     raise SteerError(f"factors {a} and {b} have shapes {shapes}; they must be alike.")
 
     @property
     def rank(self) -> int:
-        """r of a multiply steer; 1 for the others."""
+        """The rank r of a multiply steer, without its eos component; 1 for the other forms."""
         return self.factors["A"].shape[1] if self.form == "multiply" else 1
 
     @property
     def parameters(self) -> int:
-        """Numbers stored."""
+        """The number of values in all factors."""
         return sum(factor.numel() for factor in self.factors.values())
 
-    def reader(self) -> Steer:
-        """The steer as it acts where a text that is read ends: its end part, if it has one, taken into A and B."""
-        if not set(END_FACTORS) <= set(self.factors):
+    def with_eos(self) -> Steer:
+        """The steer as it acts on the end-of-text token of a text that is read: the eos component joins A and B."""
+        if not set(EOS_FACTORS) <= set(self.factors):
             return self
-        a, b = (torch.cat([self.factors[n], self.factors[f"{n}_end"]], 1) for n in ("A", "B"))
+        a, b = (torch.cat([self.factors[name], self.factors[f"{name}_eos"]], 1) for name in ("A", "B"))
         return replace(self, factors={"A": a, "B": b})
 
     def matrix(self) -> Tensor:
-        """W = A Bᵀ (d, d) of a multiply steer.
+        """W = A Bᵀ (d, d) of a multiply steer, without its eos component.
 
         Raises:
             SteerError: the steer has another form.
@@ -85,28 +88,28 @@ class Steer:
         return self.factors["A"] @ self.factors["B"].T
 
     def scaled(self, scale: float) -> Steer:
-        """The same steer with its unit of strength ``scale`` times as large; what was measured of it is left out."""
-        moved = {
+        """The steer with a unit of strength ``scale`` times as large; its card loses the metrics."""
+        scaled = {
             name: self.factors[name] * scale
-            for name in (FACTORS[self.form][-1], END_FACTORS[-1])
+            for name in (FACTORS[self.form][-1], EOS_FACTORS[-1])
             if name in self.factors
         }
-        return replace(self, factors={**self.factors, **moved}, card=self.card.unmeasured())
+        return replace(self, factors={**self.factors, **scaled}, card=self.card.unmeasured())
 
     def truncated(self, rank: int) -> Steer:
-        """The nearest multiply steer of a smaller rank (Eckart-Young, on the SVD of W), of which nothing is measured.
+        """The nearest multiply steer of a lower rank (Eckart-Young, by the SVD of W); its card loses the metrics.
 
         Raises:
-            SteerError: a rank out of range, or a steer of another form.
+            SteerError: the rank is out of range, or the steer has another form.
         """
         if not 1 <= rank <= self.hidden_size:
             raise SteerError(f"the rank must be from 1 to the hidden size, {self.hidden_size}, not {rank}.")
         a, b, _ = factorise(self.matrix(), rank)
         return replace(self, factors={**self.factors, "A": a, "B": b}, card=self.card.unmeasured())
 
-    def _has_half_an_end(self) -> bool:
-        given = set(END_FACTORS) & set(self.factors)
-        return bool(given) and (len(given) < 2 or self.form != "multiply")
+    def _has_half_an_eos_component(self) -> bool:
+        present = set(EOS_FACTORS) & set(self.factors)
+        return bool(present) and (len(present) < 2 or self.form != "multiply")
 
     def _check_factor(self, name: str, factor: Tensor) -> None:
         length = self.vocabulary if self.form == "offset" else self.hidden_size

@@ -1,15 +1,19 @@
 """The mathematics of steers.
 
-LM-Steer (Han et al., ACL 2024, eq. 2) turns each output word embedding ``e_v`` into ``(I + s W) e_v``.
-As ``h (I + s W) Eᵀ = (h + s h A Bᵀ) Eᵀ`` with ``W = A Bᵀ``, the head may stay as it is and the hidden state
-moves instead. With K steers of strengths ``s`` (K,), per row of the batch::
+LM-Steer (Han et al., ACL 2024, eq. 2) maps each output word embedding ``e_v`` to ``(I + s W) e_v``. Since
+``h (I + s W) Eᵀ = (h + s h A Bᵀ) Eᵀ`` with ``W = A Bᵀ``, the head can stay as it is while the hidden state is moved.
+With K steers of strengths ``s`` (K,), per row of the batch::
 
     multiply   h' = h + Σ_k s_k (h A_k) B_kᵀ        A_k, B_k (d, r_k)
     add        h' = h + Σ_k s_k a_k                 a_k (d,)
     offset     z' = h' Eᵀ + Σ_k s_k o_k             o_k (V,)
 
-The sums over steers are single matrix products: factors stand side by side, strengths are spread over ranks.
-Products are taken in float32 whatever the model's dtype, so that a strength of 0 adds an exact 0.
+The sums over steers are single matrix products: the factors stand side by side, and each strength is repeated over the
+ranks of its steer. Products are taken in float32 whatever the model's dtype, and a strength of 0 adds an exact 0.
+
+The sum ``h + ...`` has the model's dtype. In bfloat16 (8 bits) it rounds away part of a small effect: with the shipped
+steers the shift of the logits is off by 2 to 4 % of its size at strength 1, by a fifth at 0.25 and by two fifths at
+0.1, though on average over tokens it is right. Load the model in float32 where strengths far below 1 matter.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from lmsteer.errors import SteerError
 
 
 def multiply(h: Tensor, a: Tensor, b: Tensor, strengths: Tensor, onto: Tensor | None = None) -> Tensor:
-    """``h + ((h A) ∘ s) Bᵀ`` for ``h`` (.., d), ``A``, ``B`` (d, R), ``s`` broadcastable to (.., R).
+    """Form multiply: ``h + ((h A) ∘ s) Bᵀ`` for ``h`` (.., d), ``A``, ``B`` (d, R), ``s`` broadcastable to (.., R).
 
     The effect is added to ``onto`` (.., d) where that is given, in place of ``h``.
     """
@@ -28,23 +32,23 @@ def multiply(h: Tensor, a: Tensor, b: Tensor, strengths: Tensor, onto: Tensor | 
 
 
 def shift(x: Tensor, vectors: Tensor, strengths: Tensor) -> Tensor:
-    """``x + s v`` for ``x`` (.., n), ``v`` (K, n), ``s`` broadcastable to (.., K): forms add and offset."""
+    """Forms add and offset: ``x + s v`` for ``x`` (.., n), ``v`` (K, n), ``s`` broadcastable to (.., K)."""
     return x + (strengths @ vectors).to(x.dtype)
 
 
 def broadcast_rows(strengths: Tensor, rows: int) -> Tensor:
-    """Spread strengths (B, K) over the rows of a forward pass: one for all, or blocks of beams or samples.
+    """Repeat strengths (B, K) for the rows of a forward pass, of which there may be several for each of the B.
 
-    ``generate`` repeats each prompt's row for its beams and samples, side by side; so do strengths.
+    transformers' ``generate`` repeats the row of each prompt for its beams and samples, side by side; so do strengths.
 
     Raises:
-        SteerError: the batch has a number of rows that the strengths cannot be spread over.
+        SteerError: the number of rows is not a multiple of B.
     """
-    given = strengths.shape[0]
-    if given in (1, rows):
+    count = strengths.shape[0]
+    if count in (1, rows):
         return strengths
-    if rows % given:
+    if rows % count:
         raise SteerError(
-            f"strengths were given for {given} rows, but the batch has {rows}: give one strength, or one a row."
+            f"strengths were given for {count} rows, but the batch has {rows}: give one strength, or one a row."
         )
-    return strengths.repeat_interleave(rows // given, dim=0)
+    return strengths.repeat_interleave(rows // count, dim=0)

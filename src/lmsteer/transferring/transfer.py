@@ -125,12 +125,12 @@ def _ends(
     source: LM, target: LM, of_target: FisherFactors, pairs: Pairs, factors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The end part: its readers carried over, its direction the target's own, as strong as each reader's was."""
-    if "A_end" not in factors or target.end_id is None or len(pairs.target_ends) < _FEWEST_ENDS:
+    if "A_eos" not in factors or target.end_id is None or len(pairs.target_ends) < _FEWEST_ENDS:
         return {}
     u = end_direction(of_target, _end_residual(target, pairs.target_ends))
-    # Each column of B_end was a direction u of unit effect on the mean residual, times a strength.
-    strengths = factors["B_end"].T @ _end_residual(source, pairs.source_ends)
-    return {"A_end": carry_end_reading(pairs, factors["A_end"]), "B_end": u[:, None] * strengths}
+    # Each column of B_eos was a direction u of unit effect on the mean residual, times a strength.
+    strengths = factors["B_eos"].T @ _end_residual(source, pairs.source_ends)
+    return {"A_eos": carry_end_reading(pairs, factors["A_eos"]), "B_eos": u[:, None] * strengths}
 
 
 def _end_residual(lm: LM, ends: Tensor) -> Tensor:
@@ -154,9 +154,9 @@ def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Ste
     factors = dict(steer.factors)
     if len(inside):
         factors["B"] = factors["B"] * largest_scale(target.head, inside, factors["A"], factors["B"])
-    if "A_end" in factors and len(ends):
-        [(scale, _)] = best_scales(target.head, ends, [(factors["A_end"], factors["B_end"])])
-        factors["A_end"] = factors["A_end"] * scale
+    if "A_eos" in factors and len(ends):
+        [(scale, _)] = best_scales(target.head, ends, [(factors["A_eos"], factors["B_eos"])])
+        factors["A_eos"] = factors["A_eos"] * scale
     return _read(target, replace(steer, factors=factors), ordered[1::2])
 
 
