@@ -1,8 +1,8 @@
 """Seeds of random streams, made of several parts, the same on every machine and in every version of Python.
 
-Parts are mixed as CPython mixes the hashes of a tuple's items (xxHash64; Collet, 2012). That is written out here, because
-Python does not promise it, and kept, because published results were drawn with it. Unlike ``hash``, every integer has a
-hash of its own (Python gives -1 and -2 the same one, and n and n + 2⁶¹ - 1).
+Parts are mixed as CPython mixes the hashes of the items of a tuple (xxHash64; Collet, 2012). That is written out here,
+because Python does not promise it, and kept, because published results were drawn with it. Unlike with ``hash``, every
+integer has a hash of its own (Python gives -1 and -2 the same one, and n and n + 2⁶¹ - 1).
 """
 
 from __future__ import annotations
