@@ -1,4 +1,4 @@
-"""The shelf: the steers that requests may ask for, by name, as they lie in folders right now."""
+"""Registry of the steers that requests may name; a folder is read again when it has changed."""
 
 from __future__ import annotations
 
@@ -12,49 +12,52 @@ from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.lookup import CARD_FILE, steers_in
+from lmsteer.steer.mix import Steering
 from lmsteer.steer.notation import parse_strengths
 from lmsteer.steer.steer import Steer
 
-# Names come from outside: none of them leaves its folder.
+# Names come from clients, and a name must not lead out of the folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-# Seconds that a folder may be gone for while another takes its place.
-_A_MOMENT = 0.1
+# Seconds to wait for a folder that is missing while a new version takes its place.
+_RETRY_AFTER = 0.1
 
 
 class SteerRegistry:
-    """Steers of one model in some folders, each looked up when it is asked for: one that is put there acts at once.
+    """The steers of one model in some folders. A steer that is saved there can be used at once.
+
+    Its methods may be called from any thread. They read files, so never call them on an event loop.
 
     Args:
-        folders: to look in, in this order.
-        check: refuses a steer of another model, by its card.
+        folders: the folders, searched in this order.
+        check: raises ``LMSteerError`` for the card of a steer that must not be used (that of another model).
     """
 
     def __init__(self, folders: Sequence[Path], check: Callable[[Card], None]) -> None:
         self._folders, self._check = folders, check
-        self._known: dict[str, tuple[int, Steer]] = {}
+        self._loaded: dict[str, tuple[int, Steer]] = {}
         self._lock = Lock()
 
     def names(self) -> list[str]:
-        """Of all that there are for this model."""
-        found = {folder.name for where in self._folders for folder in steers_in(where)}
-        return [name for name in sorted(found) if self._is_ours(name)]
+        """The names of all steers that can be used, in alphabetical order."""
+        names = {folder.name for parent in self._folders for folder in steers_in(parent)}
+        return [name for name in sorted(names) if self._is_usable(name)]
 
     def find(self, name: str) -> Steer:
-        """A steer by name.
+        """A steer by name, as it is saved now.
 
         Raises:
-            SteerError: there is none of that name, or it is damaged or of another model.
+            SteerError: there is no such steer, or it is damaged or belongs to another model.
         """
         try:
-            return self._found(name)
+            return self._load(name)
         except SteerError:
-            if name not in self._known:
+            if name not in self._loaded:
                 raise
-            time.sleep(_A_MOMENT)  # another fit may be taking its place right now
-            return self._found(name)
+            time.sleep(_RETRY_AFTER)  # a new version may be taking its place right now
+            return self._load(name)
 
     def find_or_recall(self, name: str) -> Steer:
-        """A steer as it lies there now, or if it does no more, as it was found last.
+        """A steer by name; if it has been deleted, its last version.
 
         Raises:
             SteerError: it was never found.
@@ -62,26 +65,26 @@ class SteerRegistry:
         try:
             return self.find(name)
         except SteerError:
-            if name not in self._known:
+            if name not in self._loaded:
                 raise
-            return self._known[name][1]
+            return self._loaded[name][1]
 
-    def dial(
-        self, asked: Mapping[str, float | str] | str, *, recall: bool = False
-    ) -> tuple[dict[str, Steer], dict[str, float]]:
-        """Steers and strengths of a request: ``{"sentiment": 2.5}``, or ``"sentiment=2.5,toxicity=50%"``.
+    def steering(self, strengths: Mapping[str, float | str] | str, *, recall: bool = False) -> Steering:
+        """Steers and strengths by name.
 
-        With ``recall`` steers that are gone since are taken as they were found last.
+        Args:
+            strengths: a strength for each steer: ``{"sentiment": 2.5}``, or ``"sentiment=2.5,toxicity=50%"``.
+            recall: use the last version of steers that have been deleted.
 
         Raises:
-            SteerError: what is asked for cannot be read, or is not there.
+            SteerError: the strengths cannot be parsed, or a steer is not found.
         """
-        if isinstance(asked, str):
-            notations = [part.strip() for part in asked.split(",")] if asked.strip() else []
+        if isinstance(strengths, str):
+            notations = [part.strip() for part in strengths.split(",")] if strengths.strip() else []
         else:
-            notations = [f"{name}={strength}" for name, strength in asked.items()]
+            notations = [f"{name}={strength}" for name, strength in strengths.items()]
         if any("," in notation for notation in notations):
-            raise SteerError("a request has one strength a steer.")
+            raise SteerError("a request takes exactly one strength for each steer.")
         find = self.find_or_recall if recall else self.find
         steers: dict[str, Steer] = {}
 
@@ -89,30 +92,30 @@ class SteerRegistry:
             steers[name] = find(name)
             return steers[name].card
 
-        _, (setting,) = parse_strengths(notations, card_of)
-        return steers, setting
+        _, (parsed,) = parse_strengths(notations, card_of)
+        return steers, parsed
 
-    def _found(self, name: str) -> Steer:
-        card = next((card for card in self._cards(name) if card.exists()), None)
-        if card is None:
-            raise SteerError(f"unknown steer {name!r}; there are: {', '.join(self.names()) or 'none'}.")
+    def _load(self, name: str) -> Steer:
+        card_file = next((file for file in self._card_files(name) if file.exists()), None)
+        if card_file is None:
+            raise SteerError(f"unknown steer {name!r}; known steers: {', '.join(self.names()) or 'none'}.")
         try:
-            changed = card.stat().st_mtime_ns
+            changed = card_file.stat().st_mtime_ns
         except OSError as error:
             raise SteerError(f"steer {name!r} cannot be read: {error}.") from error
         with self._lock:
-            known = self._known.get(name)
-            if known is None or known[0] != changed:
-                steer = load_steer(card.parent)
+            loaded = self._loaded.get(name)
+            if loaded is None or loaded[0] != changed:
+                steer = load_steer(card_file.parent)
                 self._check(steer.card)
-                known = self._known[name] = (changed, steer)
-            return known[1]
+                loaded = self._loaded[name] = (changed, steer)
+            return loaded[1]
 
-    def _cards(self, name: str) -> list[Path]:
-        """Where the card of a steer may lie."""
-        return [where / name / CARD_FILE for where in self._folders] if _NAME.fullmatch(name) else []
+    def _card_files(self, name: str) -> list[Path]:
+        """The files that may be the card of a steer."""
+        return [folder / name / CARD_FILE for folder in self._folders] if _NAME.fullmatch(name) else []
 
-    def _is_ours(self, name: str) -> bool:
+    def _is_usable(self, name: str) -> bool:
         try:
             self.find(name)
         except SteerError:

@@ -1,1 +1,1 @@
-"""The engine: rows of many requests, each with its own dial, written side by side by one model."""
+"""The engine: requests, their running sequences, and the one thread that decodes all of them together."""

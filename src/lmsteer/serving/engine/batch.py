@@ -1,10 +1,10 @@
-"""A batch whose rows come and go between tokens.
+"""A batch whose rows are added and removed between tokens.
 
-All rows end at the same column of their keys and values, and begin where their own length says; what stands before is
-masked. Around the columns in use there is room, so that a token, and a row that is no longer than the others, are
-written in place and nothing is copied::
+All rows end at the same column of the keys and values, and begin where their own length says; what stands before is
+masked. Around the columns in use there are free ones, so that a new token, and a new row that is no longer than the
+others, are written in place and nothing is copied::
 
-    room   [ . . . . . . . . . . . . ]
+    buffer [ . . . . . . . . . . . . ]
     row 0  [ . . a b c d e f . . . . ]
     row 1  [ . . - - - x y z . . . . ]       -: masked
                  first     end
@@ -26,16 +26,15 @@ from lmsteer.model.kv_cache import prefill, slice_kv
 from lmsteer.model.lm import LM
 from lmsteer.util.compat import CACHE
 
-# Columns of room on either side of those in use.
+# Free columns on either side of those in use.
 SPARE = 64
-# Prompt tokens that are read between two steps, padding included: so that those who are being served do not wait long
-# for newcomers.
-PIECE = 256
+# Prompt tokens read between two decoding steps, padding included: the running sequences wait that long at most.
+PREFILL_CHUNK = 256
 
 
 @dataclass
 class _Columns:
-    """Those in use, by all layers alike: of so many rows, from ``first`` to ``end``."""
+    """The part of the buffers in use, the same in all layers: ``rows`` rows, columns ``first`` to ``end``."""
 
     rows: int = 0
     first: int = 0
@@ -47,61 +46,67 @@ class _Columns:
 
 
 class _Layer(DynamicLayer):
-    """A layer's keys and values (rows, heads, columns, d_head) in room of their own."""
+    """A layer's keys and values in buffers of their own, (rows, heads, columns, d_head) each."""
 
-    def __init__(self, used: _Columns, kind: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, used: _Columns, like: tuple[Tensor, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._used, self._room = used, [part.new_empty(0, part.shape[0], 0, part.shape[2]) for part in kind]
+        self._used, self._buffers = used, [part.new_empty(0, part.shape[0], 0, part.shape[2]) for part in like]
         self.is_initialized = True
 
     @property
     def capacity(self) -> tuple[int, int]:
-        """Rows and columns that there is room for."""
-        return self._room[0].shape[0], self._room[0].shape[2]
+        """Rows and columns of the buffers."""
+        return self._buffers[0].shape[0], self._buffers[0].shape[2]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the buffers in bytes."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write what is new behind the columns in use; gives all of it."""
+        """Write new keys and values behind the columns in use; returns all keys and all values."""
         rows, first, end = self._used.rows, self._used.first, self._used.end + key_states.shape[2]
-        for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[:rows, :, self._used.end : end] = states
-        keys, values = (room[:rows, :, first:end] for room in self._room)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:rows, :, self._used.end : end] = states
+        keys, values = (buffer[:rows, :, first:end] for buffer in self._buffers)
         return keys, values
 
     def get_seq_length(self) -> int:
-        """Columns in use."""
+        """Number of columns in use."""
         return self._used.width
 
-    def move(self, rows: int, columns: int, end: int) -> None:
-        """Into other room, in which the columns in use end at ``end``."""
+    def resize(self, rows: int, columns: int, end: int) -> None:
+        """Copy the columns in use into new buffers, in which they end at ``end``."""
         used = self._used
-        for i, room in enumerate(self._room):
-            other = room.new_zeros(rows, room.shape[1], columns, room.shape[3])
-            other[: used.rows, :, end - used.width : end] = room[: used.rows, :, used.first : used.end]
-            self._room[i] = other
+        for i, buffer in enumerate(self._buffers):
+            new = buffer.new_zeros(rows, buffer.shape[1], columns, buffer.shape[3])
+            new[: used.rows, :, end - used.width : end] = buffer[: used.rows, :, used.first : used.end]
+            self._buffers[i] = new
 
-    def put(self, row: int, states: tuple[Tensor, Tensor]) -> None:
-        """One row's own keys and values (heads, length, d_head), up to the end."""
-        for room, part in zip(self._room, states, strict=True):
-            room[row, :, self._used.end - part.shape[1] : self._used.end] = part
+    def write_row(self, row: int, states: tuple[Tensor, Tensor]) -> None:
+        """Write one row's keys and values (heads, length, d_head), so that they end where the others end."""
+        for buffer, part in zip(self._buffers, states, strict=True):
+            buffer[row, :, self._used.end - part.shape[1] : self._used.end] = part
 
-    def copy(self, source: int, target: int) -> None:
-        """One row in the place of another."""
-        for room in self._room:
-            room[target, :, self._used.first : self._used.end] = room[source, :, self._used.first : self._used.end]
+    def copy_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        for buffer in self._buffers:
+            columns = slice(self._used.first, self._used.end)
+            buffer[target, :, columns] = buffer[source, :, columns]
 
 
 class Batch:
-    """Rows of tokens that a model of attention layers goes on with, side by side.
+    """The backend for models of attention layers: any number of rows side by side.
 
-    Windows of layers are kept to by masks alone: all keys and values stay.
+    Sliding windows are kept by masks alone: all keys and values stay in the cache.
 
     Args:
         lm: the model.
-        piece: tokens that are read at once.
+        prefill_chunk: number of prompt tokens to read in one chunk, padding included.
     """
 
-    def __init__(self, lm: LM, piece: int = PIECE) -> None:
-        self._lm, self._piece = lm, piece
+    def __init__(self, lm: LM, prefill_chunk: int = PREFILL_CHUNK) -> None:
+        self._lm, self._prefill_chunk = lm, prefill_chunk
         self._used, self._lengths = _Columns(), list[int]()
         self._layers = list[_Layer]()
         self._cache = Cache(layers=[])
@@ -111,72 +116,73 @@ class Batch:
 
     @property
     def bytes(self) -> int:
-        """Of all the room there is."""
-        return sum(part.numel() * part.element_size() for layer in self._layers for part in layer._room)
+        """Size of the buffers of all layers in bytes, free columns included."""
+        return sum(layer.bytes for layer in self._layers)
 
     @torch.inference_mode()
-    def join(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
-        """Take rows in behind the others: prompts, all of which but the last token is read here.
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
+        """Read all tokens but the last of new prompts, in chunks; they become the last rows after the last chunk.
 
         Yields:
-            How many columns are still to be read, after each piece but the last; rows may step and leave meanwhile.
+            The number of columns left to read, after each chunk but the last. The caller may decode and remove rows
+            in between.
         """
         unique = list(dict.fromkeys(map(tuple, prompts)))
         ids, mask = pad(unique, self._lm.pad_id, self._lm.device, "left")
         positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache()
-        width, piece = ids.shape[1], max(1, self._piece // len(unique))
-        for first in range(0, width, piece):
-            here = slice(first, first + piece)
-            prefill(self._lm, ids[:, here], mask[:, : here.stop], positions[:, here], cache)
-            if here.stop < width:
-                yield width - here.stop
-        parts = [[*zip(*slice_kv(cache, i, len(prompt)), strict=True)] for i, prompt in enumerate(unique)]
-        self._layers = self._layers or [_Layer(self._used, part) for part in parts[0]]
+        width, chunk = ids.shape[1], max(1, self._prefill_chunk // len(unique))
+        for first in range(0, width, chunk):
+            columns = slice(first, first + chunk)
+            prefill(self._lm, ids[:, columns], mask[:, : columns.stop], positions[:, columns], cache)
+            if columns.stop < width:
+                yield width - columns.stop
+        states = [[*zip(*slice_kv(cache, i, len(prompt)), strict=True)] for i, prompt in enumerate(unique)]
+        self._layers = self._layers or [_Layer(self._used, part) for part in states[0]]
         self._cache = Cache(layers=list(self._layers))
         self._make_room(len(self) + len(prompts), max(map(len, prompts)))
         for prompt in prompts:
-            for layer, (keys, values) in zip(self._layers, parts[unique.index(tuple(prompt))], strict=True):
-                layer.put(len(self), (keys[:, :-1], values[:, :-1]))
+            for layer, (keys, values) in zip(self._layers, states[unique.index(tuple(prompt))], strict=True):
+                layer.write_row(len(self), (keys[:, :-1], values[:, :-1]))
             self._lengths.append(len(prompt) - 1)
         self._trim()
 
     @torch.inference_mode()
-    def leave(self, row: int) -> None:
-        """Take a row out; the last one takes its place."""
+    def remove(self, row: int) -> None:
+        """Remove a row; the last row takes its place."""
         last = self._lengths.pop()
         if row < len(self._lengths):
             self._lengths[row] = last
             for layer in self._layers:
-                layer.copy(len(self._lengths), row)
+                layer.copy_row(len(self._lengths), row)
         self._trim()
         if not self._lengths:
             self._layers, self._used = [], _Columns()
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:
-        """Logits (B, V) after one token more a row (B)."""
+        """Logits (B, V) after one more token for each row (B)."""
         self._make_room(len(self), 0, new=1)
         lengths = torch.tensor(self._lengths)[:, None]
         columns = torch.arange(self._used.width + 1)
         mask = (columns >= self._used.width - lengths).long().to(self._lm.device)
-        told = {"position_ids": lengths.to(self._lm.device)} if self._lm.takes_positions else {}
+        positions = {"position_ids": lengths.to(self._lm.device)} if self._lm.takes_positions else {}
         tokens = torch.tensor(ids, device=self._lm.device)[:, None]
-        out = self._lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, **told, **{CACHE: self._cache})
+        out = self._lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, **positions, **{CACHE: self._cache})
         self._used.end += 1
         self._lengths = [length + 1 for length in self._lengths]
         return out.logits[:, -1]
 
     def _make_room(self, rows: int, width: int, new: int = 0) -> None:
-        """For so many rows, the longest of a width, and columns behind them."""
-        used, (most, columns) = self._used, self._layers[0].capacity
-        if rows <= most and used.end >= width and used.end + new <= columns:
+        """Resize the buffers where ``rows`` rows of ``width`` columns, or ``new`` more columns, do not fit."""
+        used, (capacity, columns) = self._used, self._layers[0].capacity
+        if rows <= capacity and used.end >= width and used.end + new <= columns:
             return
         end = SPARE + max(width, used.width)
         for layer in self._layers:
-            layer.move(1 << (rows - 1).bit_length(), end + SPARE, end)
+            layer.resize(1 << (rows - 1).bit_length(), end + SPARE, end)
         used.first, used.end = end - used.width, end
 
     def _trim(self) -> None:
-        """The columns in use are those of the longest row."""
+        """Narrow the columns in use to those of the longest row."""
         self._used.rows = len(self._lengths)
         self._used.first = self._used.end - max(self._lengths, default=0)

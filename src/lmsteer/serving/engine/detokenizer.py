@@ -1,67 +1,87 @@
-"""Text as it is written: tokens become pieces that later tokens do not change, and end before a stop."""
+"""Incremental detokenisation: tokens become text that later tokens cannot change, up to the first stop string."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
-# What bytes that are no whole character yet are decoded as.
+# The decoded form of bytes that are not yet a whole character.
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 class Detokenizer:
-    """The text of one row.
+    """The text of one sequence, token by token.
+
+    Fast tokenizers decode with the stream decoder of ``tokenizers``. The others decode the last few tokens again,
+    because the space before a token depends on the token that precedes it.
 
     Args:
-        tokenizer: of the model.
-        stop: strings before which the text ends.
+        tokenizer: the model's tokenizer.
+        stop: strings that end the text; they are not part of it.
 
     Attributes:
-        stopped: whether one of them has come.
+        stopped: whether a stop string has appeared.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
         self._tokenizer, self._stop = tokenizer, stop
+        # The stream decoder knows nothing of the clean-up of spaces that some old tokenizers add.
+        streams = tokenizer.is_fast and not getattr(tokenizer, "clean_up_tokenization_spaces", False)
+        self._stream = DecodeStream(skip_special_tokens=True) if streams else None
         self._ids: list[int] = []
-        self._context, self._told = 0, 0  # ids from which on is decoded, and up to which text has been given
+        # Text of ids before ``_decoded`` has been returned; decoding again starts at ``_context``.
+        self._context, self._decoded = 0, 0
         self._held = ""
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """What is certain of the text with one more token, beside what was given before."""
+        """The text that has become certain with one more token."""
         self._ids.append(token)
-        return self._given(self._fresh(), last=False)
+        return self._until_stop(self._new_text(token), last=False)
 
     def end(self) -> str:
-        """What was held back, when no token follows."""
-        return self._given(self._fresh(last=True), last=True)
+        """The rest of the text, when no token follows."""
+        return self._until_stop(self._redecoded(last=True), last=True)
 
-    def _fresh(self, last: bool = False) -> str:
-        """Text of the ids that has not been seen; a few are decoded again for it, on which a token's spaces hang."""
-        before, whole = (self._decoded(self._ids[self._context : end]) for end in (self._told, None))
+    def _new_text(self, token: int) -> str:
+        if self._stream is None:
+            return self._redecoded()
+        try:
+            text = self._stream.step(self._tokenizer.backend_tokenizer, token)
+        except Exception:  # the decoder's text is not always a continuation of what it gave before
+            self._stream = None
+            return self._redecoded()
+        if text:
+            self._context, self._decoded = self._decoded, len(self._ids)
+        return text or ""
+
+    def _redecoded(self, last: bool = False) -> str:
+        """The text of the ids that was not returned before, decoded together with the ids before it."""
+        before, whole = (self._decode(self._ids[self._context : end]) for end in (self._decoded, None))
         if len(whole) <= len(before) or (whole.endswith(_UNFINISHED) and not last):
             return ""
-        self._context, self._told = self._told, len(self._ids)
+        self._context, self._decoded = self._decoded, len(self._ids)
         return whole[len(before) :]
 
-    def _decoded(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _given(self, fresh: str, last: bool) -> str:
-        """Hold back what may be the beginning of a stop; drop all from a stop on."""
+    def _until_stop(self, new: str, last: bool) -> str:
+        """Hold back what may be the beginning of a stop string; drop everything from a stop string on."""
         if self.stopped:
             return ""
-        text = self._held + fresh
-        found = min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)
-        if found is not None:
+        text = self._held + new
+        start = min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)
+        if start is not None:
             self.stopped, self._held = True, ""
-            return text[:found]
+            return text[:start]
         keep = 0 if last else max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of a text that a stop begins with."""
+    """Length of the longest end of a text that is a beginning of a stop string."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

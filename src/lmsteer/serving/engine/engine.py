@@ -1,22 +1,24 @@
-"""The engine: one thread that owns the model, and the queue before it.
+"""The engine: one thread that owns the model, and the queue of requests before it.
 
 ::
 
-    submit ──> waiting ──take──> being read ──> at work ──step──> a token a row, again and again
-                  ^                                │
-                  └─────────── sent back ──────────┘   when all together outgrow the limits
+    submit ──> waiting ──admit──> prefilling ──> running ──step──> one token for each sequence, again and again
+                  ^                                 │
+                  └──────────── preempt ────────────┘   when the KV cache is full
 
-A turn reads a piece of the newcomers' prompts and writes a token more for everybody else, so that nobody waits for a
-long prompt. Work that needs the model for itself (reading a text, say) is done between two steps.
+Each turn of the thread reads one chunk of new prompts and decodes one token for each running sequence, so that no
+running sequence waits for a long prompt. Other work on the model (reading a text, say) is done between two turns.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
@@ -24,145 +26,171 @@ import torch
 
 from lmsteer.errors import LMSteerError
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.batch import PIECE, SPARE
-from lmsteer.serving.engine.requests import Chunk, GeneratedSequence, Request
+from lmsteer.serving.engine.batch import PREFILL_CHUNK, SPARE
+from lmsteer.serving.engine.requests import Chunk, Clock, GeneratedSequence, Request
 from lmsteer.serving.engine.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+_STOPPING = "the server is stopping."
 
 
 class BusyError(LMSteerError):
-    """Too much waits already; come again later."""
+    """The queue is full, or no place became free in time; the same request may succeed later."""
 
 
 class StoppedError(LMSteerError):
-    """The engine takes nothing any more."""
+    """The engine is closed."""
 
 
 class StepError(LMSteerError):
-    """A step failed, with all the rows that were in it."""
+    """A step failed, and with it all sequences that took part."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine takes on.
+    """The limits of an engine.
 
     Attributes:
-        rows: at once.
-        waiting: rows that may wait beside them.
-        tokens: of all rows together, padding included, whose keys and values are kept at once.
+        max_num_seqs: maximum number of sequences that are prefilled or decoded at once.
+        max_queue: maximum number of sequences that wait for a place; more are refused with ``BusyError``.
+        max_cache_tokens: size of the KV cache in tokens over all sequences, padding included.
+        prefill_chunk: number of prompt tokens to read between two decoding steps.
+        headroom: number of new tokens for each sequence that the KV cache must have room for when one is admitted.
     """
 
-    rows: int = 32
-    waiting: int = 128
-    tokens: int = 32_768
-
-    @property
-    def readings(self) -> int:
-        """Texts that may wait to be read: one at least, for an engine at which nothing may wait reads as well."""
-        return max(1, self.waiting)
+    max_num_seqs: int = 32
+    max_queue: int = 128
+    max_cache_tokens: int = 32_768
+    prefill_chunk: int = PREFILL_CHUNK
+    headroom: int = SPARE
 
 
 class Engine:
-    """Writes rows, as many at once as its limits let.
+    """Generates sequences, as many at once as its limits allow.
 
     Args:
-        lm: the model. Other threads that use it take turns with the engine's, step by step.
-        limits: what is taken on.
+        lm: the model. Other threads that use it take turns with the engine, step by step.
+        config: the limits.
+        clock: time in seconds.
 
     Raises:
-        ModelError: the model does not go on from what it has kept as it would from the text.
+        ModelError: the model's logits from its cache differ from those of the whole text.
     """
 
-    def __init__(self, lm: LM, limits: EngineConfig = EngineConfig()) -> None:
-        self.lm, self.limits = lm, limits
-        self._work, self._waiting = Scheduler(lm), deque[GeneratedSequence]()
-        self._most = min(limits.rows, self._work.most or limits.rows)
+    def __init__(self, lm: LM, config: EngineConfig = EngineConfig(), *, clock: Clock = time.monotonic) -> None:
+        self.lm, self.config, self._clock = lm, config, clock
+        self._scheduler, self._waiting = Scheduler(lm, config.prefill_chunk), deque[GeneratedSequence]()
+        self._max_num_seqs = min(config.max_num_seqs, self._scheduler.max_num_seqs or config.max_num_seqs)
         self._jobs = deque[tuple[Callable[[], None], Future[Any]]]()
         self._changed = Condition()
         self._closing = False
-        self._numbers = 0
+        self._arrivals = 0
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     @property
     def running(self) -> int:
-        """Rows that are being read or written."""
-        return sum(not row.cancelled for row in [*self._work.rows, *self._work.reading])
+        """Number of sequences that are prefilled or decoded."""
+        scheduler = self._scheduler
+        return sum(not sequence.cancelled for sequence in [*scheduler.running, *scheduler.prefilling])
 
     @property
     def waiting(self) -> int:
-        """Rows that wait for a place."""
-        return sum(not row.cancelled for row in [*self._waiting])
+        """Number of sequences that wait for a place."""
+        return sum(not sequence.cancelled for sequence in [*self._waiting])
+
+    @property
+    def max_jobs(self) -> int:
+        """Maximum number of jobs of ``call`` that wait: ``max_queue``, but at least one."""
+        return max(1, self.config.max_queue)
 
     @property
     def alive(self) -> bool:
-        """Whether it takes orders."""
+        """Whether it accepts requests."""
         return self._thread.is_alive() and not self._closing
 
     @property
     def steps(self) -> int:
-        """Forward passes so far."""
-        return self._work.steps
+        """Number of decoding steps so far."""
+        return self._scheduler.steps
 
     @property
-    def bytes(self) -> int:
-        """Of keys and values."""
-        return self._work.bytes
+    def preemptions(self) -> int:
+        """Number of sequences that were preempted so far."""
+        return self._scheduler.preemptions
 
-    def submit(self, orders: Sequence[Request], tell: Callable[[int, Chunk], None]) -> list[GeneratedSequence]:
-        """Have rows written, all of them or none; their pieces are told from the engine's thread, with the row's place.
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the KV cache in bytes."""
+        return self._scheduler.cache_bytes
+
+    def submit(self, requests: Sequence[Request], on_chunk: Callable[[int, Chunk], None]) -> list[GeneratedSequence]:
+        """Queue requests, all of them or none.
+
+        Args:
+            requests: one for each sequence.
+            on_chunk: called from the engine's thread with the place of the request and its next chunk.
+
+        Returns:
+            The sequences; cancel those that nobody waits for any longer.
 
         Raises:
-            BusyError: too many rows wait.
+            BusyError: the queue is full.
             StoppedError: the engine is closed.
-            LMSteerError: rows that would need more than all there is.
+            LMSteerError: the requests exceed the limits of the engine, however long they wait.
         """
-        if len(orders) > self.limits.waiting + self._most:
-            raise LMSteerError(f"{len(orders)} rows are more than can be written and wait together.")
-        for order in orders:
-            if (need := len(order.ids) + order.max_new_tokens) > self.limits.tokens:
-                raise LMSteerError(f"{need:,} tokens are more than the {self.limits.tokens:,} that are kept at once.")
+        config = self.config
+        if len(requests) > config.max_queue + self._max_num_seqs:
+            raise LMSteerError(
+                f"{len(requests)} sequences are more than the engine can hold: {self._max_num_seqs} running and "
+                f"{config.max_queue} waiting."
+            )
+        for request in requests:
+            if (need := len(request.ids) + request.max_new_tokens) > config.max_cache_tokens:
+                raise LMSteerError(f"{need:,} tokens are more than the KV cache holds ({config.max_cache_tokens:,}).")
+        # Before the lock is taken: the random numbers of long sequences take their time.
+        sequences = [
+            GeneratedSequence(self.lm, request, partial(on_chunk, place), self._clock)
+            for place, request in enumerate(requests)
+        ]
         with self._changed:
             self._check_alive()
-            if self.waiting + len(orders) > self.limits.waiting + max(0, self._most - self.running):
-                raise BusyError(f"{self.waiting} rows are waiting already.")
-            rows = [
-                GeneratedSequence(self.lm, order, self._numbers + k, _at(k, tell)) for k, order in enumerate(orders)
-            ]
-            self._numbers += len(rows)
-            self._waiting.extend(rows)
+            if self.waiting + len(requests) > config.max_queue + max(0, self._max_num_seqs - self.running):
+                raise BusyError(f"the queue is full: {self.waiting} sequences are waiting already.")
+            for sequence in sequences:
+                sequence.arrival, self._arrivals = self._arrivals, self._arrivals + 1
+            self._waiting.extend(sequences)
             self._changed.notify()
-        return rows
+        return sequences
 
-    def call(self, work: Callable[[], T]) -> Future[T]:
-        """Have something done with the model between two steps, one thing between any two.
+    def call(self, job: Callable[[], T]) -> Future[T]:
+        """Run a job in the engine's thread, on the unsteered model; one job between any two steps.
 
         Raises:
-            BusyError: too much waits to be done.
+            BusyError: too many jobs are waiting.
             StoppedError: the engine is closed.
         """
         future: Future[T] = Future()
 
-        def job() -> None:
+        def run() -> None:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(work())
-                except Exception as error:  # whoever asked is told
+                    future.set_result(job())
+                except Exception as error:  # which the caller gets from the future
                     future.set_exception(error)
 
         with self._changed:
             self._check_alive()
             waiting = sum(not each.cancelled() for _, each in self._jobs)
-            if waiting >= self.limits.readings:
+            if waiting >= self.max_jobs:
                 raise BusyError(f"{waiting} texts are waiting to be read already.")
-            self._jobs.append((job, future))
+            self._jobs.append((run, future))
             self._changed.notify()
         return future
 
     def close(self) -> None:
-        """Take nothing more, tell all rows so, and end the thread."""
+        """Refuse new requests, end all sequences with ``StoppedError``, and stop the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -170,7 +198,7 @@ class Engine:
 
     def _check_alive(self) -> None:
         if not self.alive:
-            raise StoppedError("the server is stopping.")
+            raise StoppedError(_STOPPING)
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -178,81 +206,84 @@ class Engine:
             while self._wait():
                 try:
                     self._turn()
-                except Exception as error:  # out of memory, say: those rows are lost, and the next ones are served
+                except Exception as error:  # out of memory, say: these sequences are lost, the waiting ones are not
                     _log.exception("a step failed")
-                    self._work.drop_all(StepError(f"the step failed: {error}"))
+                    self._scheduler.fail_all(StepError(f"the step failed: {error}"))
         finally:
-            self._end()
+            self._stop()
 
     def _wait(self) -> bool:
-        """Until there is something to do; False when closing."""
+        """Wait until there is something to do; False if the engine is closing."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closing or self._jobs or self._waiting or self._work.reading or self._work.rows
+                lambda: (
+                    self._closing
+                    or self._jobs
+                    or self._waiting
+                    or self._scheduler.prefilling
+                    or self._scheduler.running
+                )
             )
         return not self._closing
 
     def _turn(self) -> None:
-        """One thing that was called for, a piece of newcomers' prompts, and a step."""
+        """One job, one chunk of new prompts, and one decoding step."""
         with self._changed:
             job = self._jobs.popleft()[0] if self._jobs else None
         if job is not None:
-            with self._work.unsteered():
+            with self._scheduler.unsteered():
                 job()
         self._admit()
-        if self._work.reading:
-            self._work.read()
-        self._make_way()
-        if len(self._work):
-            self._work.step()
+        if self._scheduler.prefilling:
+            self._scheduler.prefill()
+        self._preempt()
+        if len(self._scheduler):
+            self._scheduler.step()
 
     def _admit(self) -> None:
-        """Let those in who have a place, in the order in which they came, when all before them are read."""
-        new: list[GeneratedSequence] = []
+        """Admit waiting sequences in the order of arrival, once the current prefill is done."""
+        admitted: list[GeneratedSequence] = []
         with self._changed:
-            gone = [row for row in self._waiting if row.cancelled or row.late]
-            self._waiting = deque(row for row in self._waiting if row not in gone)
-            while not self._work.reading and self._waiting and self._has_place(new, self._waiting[0]):
-                new.append(self._waiting.popleft())
-        for row in gone:
-            row.expire()
-        if new:
-            self._work.take(new)
+            ended = [sequence for sequence in self._waiting if sequence.cancelled or sequence.timed_out]
+            self._waiting = deque(sequence for sequence in self._waiting if sequence not in ended)
+            while not self._scheduler.prefilling and self._waiting and self._has_room(admitted, self._waiting[0]):
+                admitted.append(self._waiting.popleft())
+        for sequence in ended:
+            sequence.expire()
+        if admitted:
+            self._scheduler.admit(admitted)
 
-    def _has_place(self, new: Sequence[GeneratedSequence], row: GeneratedSequence) -> bool:
-        """Whether a row fits among newcomers that are read in one piece, and the keys and values within the limits.
+    def _has_room(self, admitted: Sequence[GeneratedSequence], sequence: GeneratedSequence) -> bool:
+        """Whether a sequence can be admitted together with others: into one prefill chunk, and into the KV cache.
 
-        Those are padded to the longest row, and there is to be room for some more.
+        Sequences are padded to the longest one. The only sequence is always admitted.
         """
-        if new and (len(new) + 1) * max(len(each.ids) for each in [*new, row]) > PIECE:
+        prompts = [len(each.ids) for each in [*admitted, sequence]]
+        if admitted and len(prompts) * max(prompts) > self.config.prefill_chunk:
             return False
-        rows = [*self._work.rows, *new]
-        longest = max(len(each.ids) for each in [*rows, row]) + SPARE
-        return len(rows) < self._most and (not rows or (len(rows) + 1) * longest <= self.limits.tokens)
+        sequences = [*self._scheduler.running, *admitted]
+        longest = max(len(each.ids) for each in [*sequences, sequence]) + self.config.headroom
+        fits = (len(sequences) + 1) * longest <= self.config.max_cache_tokens
+        return len(sequences) < self._max_num_seqs and (fits or not sequences)
 
-    def _make_way(self) -> None:
-        """Send the rows that came last back to wait, when all together have grown too long."""
-        while len(self._work) * (self._work.longest + 1) > self.limits.tokens:
-            row = self._work.send_back()
+    def _preempt(self) -> None:
+        """Preempt the newest sequences while the KV cache is too small; they are recomputed later."""
+        while len(self._scheduler) * (self._scheduler.longest + 1) > self.config.max_cache_tokens:
+            sequence = self._scheduler.preempt()
             with self._changed:
-                self._waiting.appendleft(row)
+                self._waiting.appendleft(sequence)
 
-    def _end(self) -> None:
-        """Tell everybody who still waits."""
-        stopped = StoppedError("the server is stopping.")
+    def _stop(self) -> None:
+        """End everything that is still in the engine."""
+        stopped = StoppedError(_STOPPING)
         with self._changed:
             self._closing = True
             waiting, jobs = [*self._waiting], [future for _, future in self._jobs]
             self._waiting.clear()
             self._jobs.clear()
-        self._work.drop_all(stopped)
-        self._work.close()
-        for row in waiting:
-            row.fail(stopped)
+        self._scheduler.fail_all(stopped)
+        for sequence in waiting:
+            sequence.fail(stopped)
         for future in jobs:
             if future.set_running_or_notify_cancel():
                 future.set_exception(stopped)
-
-
-def _at(place: int, tell: Callable[[int, Chunk], None]) -> Callable[[Chunk], None]:
-    return lambda piece: tell(place, piece)

@@ -1,4 +1,4 @@
-"""Orders: what a row is to write, and the pieces that come back."""
+"""Requests for text, the running sequences that answer them, and the chunks that these send back."""
 
 from __future__ import annotations
 
@@ -10,47 +10,56 @@ from typing import Literal
 from torch import Tensor
 
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.config import SamplingConfig
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.decoding import Row
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.detokenizer import Detokenizer
 from lmsteer.steer.steer import Steer
 
-Finish = Literal["stop", "length", "timeout"]
+FinishReason = Literal["stop", "length", "timeout"]
+Clock = Callable[[], float]
+"""Gives the time in seconds, as ``time.monotonic`` does."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one row is to write.
+    """A request for one sequence.
 
     Attributes:
-        ids: of the prompt.
-        steers: that act on it, by name.
-        strengths: of each.
-        sampling: what each token is drawn from.
-        max_new_tokens: to write, at most.
-        seed: of its random numbers, as of ``generate`` for this prompt alone.
-        sample: which of the samples of the prompt it is.
-        stop: strings before which it ends.
-        top: how many of the likeliest tokens to tell at each step; None to tell no likelihoods.
-        seconds: after which it ends.
+        ids: token ids of the prompt.
+        steers: steers by name.
+        strengths: the strength of each steer.
+        sampling: the distribution that tokens are drawn from.
+        max_new_tokens: maximum number of new tokens.
+        seed: seed of the random numbers, as in ``lmsteer.generate`` for this prompt alone.
+        sample: number of this sample among those of the same prompt, from 0.
+        stop: strings that end the text; they are not part of it.
+        num_logprobs: number of likeliest tokens to report at each step, beside the drawn one; None for no
+            log-likelihoods at all.
+        timeout: maximum time from submission to the last token, in seconds.
     """
 
     ids: Sequence[int]
     steers: Mapping[str, Steer] = field(default_factory=dict)
     strengths: Mapping[str, float] = field(default_factory=dict)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    max_new_tokens: int = 20
+    max_new_tokens: int = GenerationConfig.max_new_tokens
     seed: int = 0
     sample: int = 0
     stop: Sequence[str] = ()
-    top: int | None = None
-    seconds: float = float("inf")
+    num_logprobs: int | None = None
+    timeout: float = float("inf")
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token that was drawn, its log-likelihood under the steers, and the likeliest ones."""
+    """A drawn token with its log-likelihood under the steers.
+
+    Attributes:
+        token: its id.
+        log_p: its log-likelihood.
+        top: log-likelihoods of the likeliest tokens, by id.
+    """
 
     token: int
     log_p: float
@@ -59,96 +68,102 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one step adds to a row.
+    """What one step adds to a sequence.
 
     Attributes:
-        text: that is certain now.
-        chosen: the token, where likelihoods were asked for.
-        tokens: drawn so far.
-        steered: of them, how many were drawn after a steer had moved the hidden state.
-        finish: why the row has ended, or None. ``stop``: an end of text or a stop; ``timeout``: its seconds are over.
-        error: what went wrong, for a row that failed.
+        text: new text that later tokens cannot change.
+        logprob: the drawn token's log-likelihood, if the request asked for it.
+        tokens: number of tokens drawn so far.
+        steered: number of those that were drawn after a steer had moved the hidden state.
+        finish: the reason why the sequence has ended, or None. ``stop``: an end-of-text token or a stop string;
+            ``length``: the maximum number of tokens; ``timeout``: the time is over.
+        error: the error that ended the sequence, or None.
     """
 
     text: str
-    chosen: TokenLogprob | None
+    logprob: TokenLogprob | None
     tokens: int
     steered: int
-    finish: Finish | None = None
+    finish: FinishReason | None = None
     error: LMSteerError | None = None
 
 
 class GeneratedSequence:
-    """A row at work: an order, and how far it is. Only the engine's thread touches it, but for ``cancel``.
+    """A request that waits or runs, and the state of its answer.
+
+    Only the engine's thread may use it; ``cancel`` alone may be called from any thread.
+
+    Args:
+        lm: the model.
+        request: the request.
+        on_chunk: called from the engine's thread with each new chunk.
+        clock: time in seconds.
 
     Attributes:
-        order: what it writes.
-        number: in the order in which rows came.
-        ids: of the prompt and of what is written; the model reads the last one next.
-        cancelled: nobody waits for it.
+        request: the request.
+        arrival: position in the order of arrival, which the engine sets.
+        ids: token ids of the prompt and of the text so far; the model reads the last one next.
+        cancelled: whether nobody waits for it any longer.
     """
 
-    def __init__(self, lm: LM, order: Request, number: int, tell: Callable[[Chunk], None]) -> None:
-        self.order, self.number, self._tell = order, number, tell
-        self.ids = list(order.ids)
+    def __init__(
+        self, lm: LM, request: Request, on_chunk: Callable[[Chunk], None], clock: Clock = time.monotonic
+    ) -> None:
+        self.request, self.arrival, self._on_chunk, self._clock = request, 0, on_chunk, clock
+        self.ids = list(request.ids)
         self.cancelled = False
-        self._ends, self._text = set(lm.stop_ids), Detokenizer(lm.tokenizer, order.stop)
-        self._uniform = Row(0, (), order.sample).uniform(order.seed, order.max_new_tokens)
+        self._end_ids, self._text = set(lm.stop_ids), Detokenizer(lm.tokenizer, request.stop)
+        self._noise = Row(0, (), request.sample).uniform(request.seed, request.max_new_tokens)
         self._tokens, self._steered = 0, 0
-        self._deadline = time.monotonic() + order.seconds
+        self._deadline = clock() + request.timeout
 
     @property
-    def u(self) -> Tensor:
-        """The random number of its next token."""
-        return self._uniform[self._tokens]
+    def noise(self) -> Tensor:
+        """The random number in [0, 1) that its next token is drawn with."""
+        return self._noise[self._tokens]
 
     @property
-    def begun(self) -> bool:
-        """Whether it has written anything."""
+    def started(self) -> bool:
+        """Whether it has at least one new token."""
         return self._tokens > 0
 
     @property
-    def left(self) -> int:
-        """Tokens that it may still write."""
-        return self.order.max_new_tokens - self._tokens
-
-    @property
-    def late(self) -> bool:
+    def timed_out(self) -> bool:
         """Whether its time is over."""
-        return time.monotonic() >= self._deadline
+        return self._clock() >= self._deadline
 
     def cancel(self) -> None:
-        """Write no further."""
+        """Stop it at the next step; it sends no more text."""
         self.cancelled = True
 
-    def take(self, token: int, steered: bool, chosen: TokenLogprob | None) -> bool:
-        """Take a token in and tell of it; whether the row goes on."""
+    def append(self, token: int, steered: bool, logprob: TokenLogprob | None) -> bool:
+        """Add a drawn token and send the chunk; False if that ends the sequence."""
         self.ids.append(token)
         self._tokens += 1
         self._steered += steered
         text = self._text.add(token)
-        finish: Finish | None = None
-        if token in self._ends or self._text.stopped:
+        finish: FinishReason | None = None
+        if token in self._end_ids or self._text.stopped:
             finish = "stop"
-        elif not self.left:
+        elif self._tokens == self.request.max_new_tokens:
             finish = "length"
-        elif self.late:
+        elif self.timed_out:
             finish = "timeout"
         if finish:
             text += self._text.end()
-        self._tell(Chunk(text, chosen, self._tokens, self._steered, finish))
+        self._on_chunk(Chunk(text, logprob, self._tokens, self._steered, finish))
         return finish is None
 
     def expire(self) -> None:
-        """Tell that the time is over, with what has been written."""
-        self._tell(Chunk(self._text.end(), None, self._tokens, self._steered, "timeout"))
+        """End it because its time is over; the text so far stays valid."""
+        self._on_chunk(Chunk(self._text.end(), None, self._tokens, self._steered, "timeout"))
 
     def fail(self, error: LMSteerError) -> None:
-        """Tell that nothing more comes."""
-        self._tell(Chunk("", None, self._tokens, self._steered, error=error))
+        """End it with an error."""
+        self._on_chunk(Chunk("", None, self._tokens, self._steered, error=error))
 
 
-def chosen_of(log_p: Tensor, token: int, top: int) -> TokenLogprob:
-    """A token that was drawn from log-likelihoods (V,), beside so many of the likeliest."""
+def token_logprob(log_p: Tensor, token: int, top: int) -> TokenLogprob:
+    """The record of a token drawn from log-likelihoods (V,), with the ``top`` likeliest tokens."""
     values, ids = log_p.topk(top)
     return TokenLogprob(token, float(log_p[token]), dict(zip(ids.tolist(), values.tolist(), strict=True)))

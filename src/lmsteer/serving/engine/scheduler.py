@@ -1,10 +1,10 @@
-"""The rows at work: what the model goes on with, a dial for each, and a token more for all of them.
+"""The running batch: one decoding step for all sequences, each with its own strengths.
 
 ::
 
-    take ──read, in pieces──> rows ──step──> logits ──draw──> a token a row ──tell──> pieces
-                               │  └── a dial a row turns the hidden states in front of the head
-                               └── leave: ended, cancelled, out of time
+    admit ──prefill, in chunks──> running ──step──> logits ──draw──> one token each ──on_chunk──> the client
+                                     │  └── the strengths of each row steer the hidden states before the head
+                                     └── remove: ended, cancelled, timed out, preempted
 """
 
 from __future__ import annotations
@@ -19,149 +19,158 @@ from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.generation.sampling import draw
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.backends import backend_for
-from lmsteer.serving.engine.requests import GeneratedSequence, TokenLogprob, chosen_of
+from lmsteer.serving.engine.batch import PREFILL_CHUNK
+from lmsteer.serving.engine.requests import GeneratedSequence, TokenLogprob, token_logprob
 from lmsteer.steer.hook import unsteered
 from lmsteer.steer.mix import Mix, row_by_row
 from lmsteer.util.memory import trim_heap
 
-_NOBODY = Mix({}, {})
-_TOO_LONG = "the time for an answer was over before the prompt was read: send a shorter one."
+_UNSTEERED = Mix({}, {})
+_PROMPT_TOO_SLOW = "the request timed out before its prompt was read: send a shorter prompt."
+_OVERFLOW = "the logits overflowed at these strengths; lower them."
 
 
 class Scheduler:
-    """Rows that are being written, all by one thread.
+    """The sequences that are prefilled or decoded. One thread calls all methods.
 
     Args:
         lm: the model. Other threads that use it take turns with this one, step by step.
+        prefill_chunk: number of prompt tokens to read between two decoding steps.
 
     Attributes:
-        rows: in the order of the batch.
-        reading: rows whose prompts are being read.
-        most: of them, that the model can take at once; None for any number.
-        steps: forward passes so far.
+        running: sequences that are decoded, in the order of the batch.
+        prefilling: sequences whose prompts are being read.
+        max_num_seqs: largest number of sequences that the model can decode at once; None for any number.
+        steps: number of decoding steps so far.
+        preemptions: number of sequences that were preempted so far.
 
     Raises:
-        ModelError: the model does not go on from what it has kept as it would from the text.
+        ModelError: the model's logits from its cache differ from those of the whole text.
     """
 
-    def __init__(self, lm: LM) -> None:
+    def __init__(self, lm: LM, prefill_chunk: int = PREFILL_CHUNK) -> None:
         self._lm = lm
-        self._batch, self.most = backend_for(lm)
-        self._mix = _NOBODY
-        self.rows: list[GeneratedSequence] = []
-        self.reading: list[GeneratedSequence] = []
-        self._joining: Iterator[int] = iter(())
+        self._make_backend, self.max_num_seqs = backend_for(lm, prefill_chunk)
+        self._backend = self._make_backend()
+        self._mix = _UNSTEERED
+        self.running: list[GeneratedSequence] = []
+        self.prefilling: list[GeneratedSequence] = []
+        self._chunks: Iterator[int] = iter(())
         self.steps = 0
+        self.preemptions = 0
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.running)
 
     @property
-    def bytes(self) -> int:
-        """Of keys and values."""
-        return self._batch.bytes
+    def cache_bytes(self) -> int:
+        """Size of the KV cache in bytes."""
+        return self._backend.bytes
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
-        return max((len(row.ids) for row in self.rows), default=0)
+        """Length in tokens of the longest running sequence."""
+        return max((len(sequence.ids) for sequence in self.running), default=0)
 
-    def take(self, new: Sequence[GeneratedSequence]) -> None:
-        """Begin to read what rows have so far; none may be being read."""
-        self.reading = [*new]
-        self._joining = self._batch.join([row.ids for row in new])
+    def admit(self, sequences: Sequence[GeneratedSequence]) -> None:
+        """Start to prefill sequences. Call it only while ``prefilling`` is empty."""
+        self.prefilling = [*sequences]
+        self._chunks = self._backend.prefill([sequence.ids for sequence in sequences])
 
-    def read(self) -> None:
-        """Read a piece more. With the last one the rows join those that are being written."""
-        if all(row.cancelled or row.late for row in self.reading):
-            for row in self.reading:
-                row.expire() if row.cancelled or row.begun else row.fail(LMSteerError(_TOO_LONG))
-            self._read_nothing()
+    def prefill(self) -> None:
+        """Read one chunk of the prompts. After the last chunk the sequences join the running ones."""
+        if all(sequence.cancelled or sequence.timed_out for sequence in self.prefilling):
+            abandoned, self.prefilling, self._chunks = self.prefilling, [], iter(())
+            for sequence in abandoned:
+                if sequence.cancelled or sequence.started:
+                    sequence.expire()
+                else:
+                    sequence.fail(LMSteerError(_PROMPT_TOO_SLOW))
             return
         with self.unsteered():
-            if not next(self._joining, 0):
-                self.rows += self.reading
-                self._read_nothing()
+            if not next(self._chunks, 0):
+                self.running += self.prefilling
+                self.prefilling, self._chunks = [], iter(())
+                self._set_strengths()
 
     @contextmanager
     def unsteered(self) -> Iterator[None]:
-        """The model as it is, within a ``with`` block."""
+        """The model without steers, within a ``with`` block."""
         with unsteered(self._lm.model):
             yield
-        self._dial()
 
     def step(self) -> None:
-        """A token more for every row; those leave that have ended."""
-        with self._lm.steered(self._mix) as handle:  # step by step, so that other threads may use the model between
-            logits = self._batch.step([row.ids[-1] for row in self.rows])
-        steered = handle.calls > 0
+        """Decode one token for each running sequence, and remove those that end with it."""
+        with self._lm.steered(self._mix) as handle:  # for one step, so that other threads get their turn
+            logits = self._backend.step([sequence.ids[-1] for sequence in self.running])
+        was_steered = handle.calls > 0
         self.steps += 1
-        self._drop_broken(logits)
-        tops = {i: row.order.top for i, row in enumerate(self.rows) if row.order.top is not None}
-        log_p = dict(zip(tops, torch.log_softmax(logits[[*tops]].float(), -1), strict=True)) if tops else {}
+        self._fail_overflowed(logits)
+        logprobs = self._logprobs(logits)
+        tokens = self._draw(logits)  # which overwrites the logits
         ended = []
-        for i, (row, token) in enumerate(zip(self.rows, self._drawn(logits), strict=True)):
-            chosen: TokenLogprob | None = chosen_of(log_p[i], token, tops[i] or 0) if i in tops else None
-            if row.cancelled or not row.take(token, steered and any(row.order.strengths.values()), chosen):
+        for i, (sequence, token) in enumerate(zip(self.running, tokens, strict=True)):
+            steered = was_steered and any(sequence.request.strengths.values())
+            top = sequence.request.num_logprobs
+            logprob: TokenLogprob | None = None if top is None else token_logprob(logprobs[i], token, top)
+            if sequence.cancelled or not sequence.append(token, steered, logprob):
                 ended.append(i)
         for i in reversed(ended):
-            self._leave(i)
+            self._remove(i)
         if ended:
-            self._dial()
+            self._set_strengths()
 
-    def send_back(self) -> GeneratedSequence:
-        """Take out the row that came last, as far as it is."""
-        last = max(range(len(self.rows)), key=lambda i: self.rows[i].number)
-        row = self.rows[last]
-        self._leave(last)
-        self._dial()
-        return row
+    def preempt(self) -> GeneratedSequence:
+        """Remove the newest sequence, with its text so far, so that it can be admitted again."""
+        newest = max(range(len(self.running)), key=lambda i: self.running[i].arrival)
+        sequence = self.running[newest]
+        self._remove(newest)
+        self._set_strengths()
+        self.preemptions += 1
+        return sequence
 
-    def drop_all(self, why: LMSteerError) -> None:
-        """Tell all rows that nothing more comes, and begin anew."""
-        for row in [*self.rows, *self.reading]:
-            row.fail(why)
-        self.rows = []
-        self._read_nothing()
-        self._batch = type(self._batch)(self._lm)  # type: ignore[call-arg]
-        self._mix = _NOBODY
+    def fail_all(self, error: LMSteerError) -> None:
+        """End all sequences with an error and start with an empty cache."""
+        for sequence in [*self.running, *self.prefilling]:
+            sequence.fail(error)
+        self.running, self.prefilling, self._chunks = [], [], iter(())
+        self._backend = self._make_backend()
+        self._mix = _UNSTEERED
         trim_heap()
 
-    def close(self) -> None:
-        """Leave the model as it was."""
-        self._mix = _NOBODY
+    def _fail_overflowed(self, logits: Tensor) -> None:
+        """End the sequences whose logits (B, V) are not finite; the others are not affected."""
+        overflowed = (~logits.amax(-1).isfinite()).nonzero().flatten()
+        for i in overflowed.tolist():
+            if not self.running[i].cancelled:
+                self.running[i].fail(SteerError(_OVERFLOW))
+                self.running[i].cancel()
+        if len(overflowed):
+            logits.nan_to_num_()  # the draw needs finite numbers, whoever gets them
 
-    def _read_nothing(self) -> None:
-        """Nothing is being read any more, and nothing is kept of it here."""
-        self.reading, self._joining = [], iter(())
+    def _logprobs(self, logits: Tensor) -> dict[int, Tensor]:
+        """Log-likelihoods (V,) of all tokens, by row, for the sequences that asked for some."""
+        rows = [i for i, sequence in enumerate(self.running) if sequence.request.num_logprobs is not None]
+        return dict(zip(rows, torch.log_softmax(logits[rows].float(), -1), strict=True)) if rows else {}
 
-    def _drop_broken(self, logits: Tensor) -> None:
-        """Rows whose strengths have led out of the numbers that there are end, and the others do not notice."""
-        broken = (~logits.amax(-1).isfinite()).nonzero().flatten()
-        for i in broken.tolist():
-            if not self.rows[i].cancelled:
-                self.rows[i].fail(SteerError("the logits are no finite numbers any more: turn the dial down."))
-                self.rows[i].cancel()
-        if len(broken):
-            logits.nan_to_num_()  # there is no drawing from them
+    def _draw(self, logits: Tensor) -> list[int]:
+        """One token for each row of the logits (B, V); rows with the same sampling are drawn together."""
+        tokens = [0] * len(self.running)
+        for sampling in {sequence.request.sampling for sequence in self.running}:
+            rows = [i for i, sequence in enumerate(self.running) if sequence.request.sampling == sampling]
+            noise = torch.stack([self.running[i].noise for i in rows])
+            for i, token in zip(rows, draw(logits[rows], noise, sampling).tolist(), strict=True):
+                tokens[i] = token
+        return tokens
 
-    def _drawn(self, logits: Tensor) -> list[int]:
-        """A token a row; rows that draw alike draw together."""
-        drawn = [0] * len(self.rows)
-        for sampling in {row.order.sampling for row in self.rows}:
-            places = [i for i, row in enumerate(self.rows) if row.order.sampling == sampling]
-            u = torch.stack([self.rows[i].u for i in places])
-            for i, token in zip(places, draw(logits[places], u, sampling).tolist(), strict=True):
-                drawn[i] = token
-        return drawn
+    def _set_strengths(self) -> None:
+        """Steer each row with its own strengths."""
+        requests = [sequence.request for sequence in self.running]
+        self._mix = row_by_row([(request.steers, request.strengths) for request in requests])
 
-    def _dial(self) -> None:
-        """Set each row's strengths."""
-        self._mix = row_by_row([(row.order.steers, row.order.strengths) for row in self.rows])
-
-    def _leave(self, place: int) -> None:
-        """The last row takes the place, here as in the batch."""
-        self._batch.leave(place)
-        last = self.rows.pop()
-        if place < len(self.rows):
-            self.rows[place] = last
+    def _remove(self, row: int) -> None:
+        """Remove a row; the last row takes its place, as in the backend."""
+        self._backend.remove(row)
+        last = self.running.pop()
+        if row < len(self.running):
+            self.running[row] = last

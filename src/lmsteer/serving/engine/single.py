@@ -1,4 +1,4 @@
-"""One row at a time, for models whose past is no keys and values (Mamba and its like)."""
+"""The backend for recurrent models (Mamba and its like), which decode one sequence at a time."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from transformers import DynamicCache
 
 from lmsteer.model.lm import LM
 
-# What transformers has called the cache of such models.
+# Names that models of transformers 5 give the parameter for their recurrent state.
 _NAMES = ("cache", "past_key_values", "cache_params")
 
 
 class SingleRow:
-    """A batch of one row, as ``Batch`` is one of many."""
+    """A backend of one sequence, with the methods of ``Backend``."""
 
     def __init__(self, lm: LM) -> None:
         self._lm = lm
-        self._past: dict[str, Any] = {}
+        self._state: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        return int(bool(self._past))
+        return int(bool(self._state))
 
     @property
     def bytes(self) -> int:
-        """Not looked at: what is kept of one row does not grow."""
+        """Always 0: a recurrent state does not grow with the text, so it is not measured."""
         return 0
 
     @torch.inference_mode()
-    def join(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
-        """Take the one row in: a prompt, all of which but the last token is read here, at once."""
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
+        """Read all tokens but the last of the one prompt, in one pass."""
         (prompt,) = prompts
-        takes = inspect.signature(self._lm.model.forward).parameters
-        name = next((name for name in _NAMES if name in takes), _NAMES[0])
-        self._past = {name: DynamicCache(config=self._lm.model.config)}
+        parameters = inspect.signature(self._lm.model.forward).parameters
+        name = next((name for name in _NAMES if name in parameters), _NAMES[0])
+        self._state = {name: DynamicCache(config=self._lm.model.config)}
         if len(prompt) > 1:
             self._forward(prompt[:-1])
         yield from ()
 
-    def leave(self, row: int) -> None:
-        """Take it out."""
-        self._past = {}
+    def remove(self, row: int) -> None:
+        """Remove the sequence."""
+        self._state = {}
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:
@@ -53,4 +53,4 @@ class SingleRow:
 
     def _forward(self, ids: Sequence[int]) -> Tensor:
         tokens = torch.tensor([list(ids)], device=self._lm.device)
-        return self._lm.model(input_ids=tokens, use_cache=True, **self._past).logits[:, -1]
+        return self._lm.model(input_ids=tokens, use_cache=True, **self._state).logits[:, -1]

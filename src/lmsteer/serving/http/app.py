@@ -1,4 +1,4 @@
-"""The HTTP side: OpenAI's paths, those of steers, and what operators look at."""
+"""The HTTP app: OpenAI's paths, the paths for steers, and health and metrics for operators."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.requests import Chunk
-from lmsteer.serving.http import errors as failures
-from lmsteer.serving.http.metrics import Counted, Metrics
+from lmsteer.serving.http.errors import error_response, install_handlers
+from lmsteer.serving.http.submission import Submission
+from lmsteer.serving.http.metrics import Metrics, RequestCounter
 from lmsteer.serving.http.middleware import BodyLimit, key_check
 from lmsteer.serving.http.responses import ResponseBuilder
 from lmsteer.serving.http.schema import (
@@ -30,35 +33,40 @@ from lmsteer.serving.http.schema import (
     ModelList,
     SteerInfo,
     SteerList,
-    WritingRequest,
+    TextRequest,
 )
-from lmsteer.serving.http.service import Answer, Job, Service
+from lmsteer.serving.http.service import ParsedRequest, Service
 from lmsteer.steer.steer import Steer
 
 T = TypeVar("T")
-# What nobody sees: the client has hung up.
-_GONE = 499
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": what}
-    for status, what in (
-        (400, "The request cannot be answered as asked."),
+# Status for a client that has hung up; it appears in the metrics alone.
+_CLIENT_CLOSED = 499
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in (
+        (400, "The request is not valid."),
         (401, "No valid key."),
         (404, "No such model or steer."),
         (413, "The body is too large."),
-        (429, "Too much waits; Retry-After says when to come again."),
+        (429, "The queue is full; Retry-After says when to retry."),
         (500, "The server failed."),
-        (503, "The server is stopping; Retry-After says when to come again."),
+        (503, "The server is stopping; Retry-After says when to retry."),
     )
 }
+# On a shutdown, streams are finished within uvicorn's grace period, not cut.
+AppStatus.disable_automatic_graceful_drain()
 
 
-def create_app(service: Service, *, keys: Sequence[str] = (), body_bytes: int = 1 << 20) -> FastAPI:
-    """The app of a service, which closes the engine when it ends.
+def create_app(
+    service: Service, *, keys: Sequence[str] = (), body_bytes: int = 1 << 20, ping_seconds: float = 15.0
+) -> FastAPI:
+    """The app of a service. It closes the engine when it stops.
 
     Args:
-        service: that answers.
-        keys: one of which requests must know; none to let all in.
-        body_bytes: of a request, at most.
+        service: the service.
+        keys: API keys, one of which each request must send; empty to accept all requests.
+        body_bytes: maximum size of a request body, in bytes.
+        ping_seconds: time between two comments that keep a silent stream open, in seconds.
     """
 
     @asynccontextmanager
@@ -72,158 +80,185 @@ def create_app(service: Service, *, keys: Sequence[str] = (), body_bytes: int = 
         description="OpenAI-compatible completions with a strength for each steer.",
         lifespan=lifespan,
     )
-    failures.install(app)
+    install_handlers(app)
     metrics = Metrics(service.engine)
-    app.add_middleware(BodyLimit, most=body_bytes)
-    app.add_middleware(Counted, metrics=metrics)
-    guarded = APIRouter(prefix="/v1", dependencies=[Depends(key_check(keys))], responses=_FAILURES)
-    _writing(guarded, service, metrics)
-    _reading(guarded, service)
+    app.add_middleware(BodyLimit, max_bytes=body_bytes)
+    app.add_middleware(RequestCounter, metrics=metrics)
+    guarded = APIRouter(prefix="/v1", dependencies=[Depends(key_check(keys))], responses=_ERRORS)
+    _add_generation(guarded, service, metrics, ping_seconds)
+    _add_models_and_steers(guarded, service)
+    _add_analysis(guarded, service)
     app.include_router(guarded)
-    _operating(app, service, metrics)
+    _add_operations(app, service, metrics)
     return app
 
 
-def _writing(router: APIRouter, service: Service, metrics: Metrics) -> None:
+def _add_generation(router: APIRouter, service: Service, metrics: Metrics, ping_seconds: float) -> None:
     """Completions and chats."""
 
     @router.post("/completions", response_model=Completion)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts."""
-        job = await run_in_threadpool(service.completion, body)
-        return await _answered(request, body, ResponseBuilder(service.lm, service.name, job, chat=False))
+        parsed = await run_in_threadpool(service.completion, body)
+        return await _respond(request, body, ResponseBuilder(service.lm, service.name, parsed, chat=False))
 
     @router.post("/chat/completions", response_model=ChatCompletion)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        """Go on with a conversation."""
-        job = await run_in_threadpool(service.chat, body)
-        return await _answered(request, body, ResponseBuilder(service.lm, service.name, job, chat=True))
+        """Answer a conversation."""
+        parsed = await run_in_threadpool(service.chat, body)
+        return await _respond(request, body, ResponseBuilder(service.lm, service.name, parsed, chat=True))
 
-    async def _answered(request: Request, body: WritingRequest, wording: ResponseBuilder) -> Response:
-        answer = Answer(service.engine, wording.job.orders)
-        pieces = metrics.watched(answer.pieces(), wording)
-        headers = _headers(wording.job)
+    async def _respond(request: Request, body: TextRequest, builder: ResponseBuilder) -> Response:
+        submission = Submission(service.engine, builder.parsed.requests)
+        await submission.start()
+        chunks = metrics.counted(submission.chunks(), builder)
+        headers = _headers(builder.parsed)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
-            return StreamingResponse(
-                _events(answer, pieces, wording, usage), media_type="text/event-stream", headers=headers
+            events = _events(submission, chunks, builder, usage)
+            # OpenAI's clients skip comments, and split lines at a bare newline.
+            return EventSourceResponse(
+                events, headers=headers, ping=ping_seconds, sep="\n", ping_message_factory=_ping_event
             )
         try:
-            whole = await _while_there(request, _whole(pieces, wording))
-            return Response(status_code=_GONE) if whole is None else JSONResponse(whole.model_dump(), headers=headers)
+            whole = await _unless_disconnected(request, _collect(chunks, builder))
+            if whole is None:
+                return Response(status_code=_CLIENT_CLOSED)
+            return JSONResponse(whole.model_dump(), headers=headers)
         finally:
-            answer.cancel()
+            submission.cancel()
 
 
-def _reading(router: APIRouter, service: Service) -> None:
-    """Models, steers, and texts read by them."""
+def _add_models_and_steers(router: APIRouter, service: Service) -> None:
+    """The lists of models and steers."""
     started = int(time.time())
 
+    # Plain functions run in a thread: they read steers from disk.
     @router.get("/models")
-    async def models() -> ModelList:
-        """What is served."""
+    def models() -> ModelList:
+        """List the served model."""
         return ModelList(data=[_card()])
 
     @router.get("/models/{name:path}")
-    async def model(name: str) -> ModelCard:
-        """One of them, or one under steers, like ``sentiment@2.5``."""
+    def model(name: str) -> ModelCard:
+        """The served model, or that model with steers, like ``sentiment@2.5``."""
         service.check_model(name)
         return _card().model_copy(update={"id": name})
 
     @router.get("/steers")
     def steers() -> SteerList:
-        """Steers that requests may ask for, as they lie in their folders now."""
-        return SteerList(data=[_told(name, service.shelf.find(name)) for name in service.shelf.names()])
+        """List the steers that requests may name, as they are saved now."""
+        names = service.registry.names()
+        return SteerList(data=[_steer_info(name, service.registry.find(name)) for name in names])
 
     @router.get("/steers/{name}")
     def steer(name: str) -> SteerInfo:
-        """One of them."""
-        return _told(name, service.steer(name))
-
-    @router.post("/analyse")
-    async def analysed(body: AnalyseRequest, request: Request) -> Response:
-        """Where texts lie on the dimensions of steers, and the words that put them there."""
-        reading = [asyncio.wrap_future(each) for each in await run_in_threadpool(service.read, body)]
-        try:
-            found = await _while_there(request, asyncio.gather(*reading))
-        finally:
-            for each in reading:
-                each.cancel()
-        if found is None:
-            return Response(status_code=_GONE)
-        return JSONResponse({"data": [each.to_json() for each in found]})
+        """One steer."""
+        return _steer_info(name, service.steer(name))
 
     def _card() -> ModelCard:
-        return ModelCard(id=service.name, created=started, max_model_len=service.rules.context)
+        return ModelCard(id=service.name, created=started, max_model_len=service.limits.max_model_len)
 
 
-def _operating(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    """Health and figures, for which no key is needed."""
+def _add_analysis(router: APIRouter, service: Service) -> None:
+    """Texts analysed by steers."""
 
-    @app.get("/health", responses={503: {"description": "The engine has ended."}})
+    @router.post("/analyse")
+    async def analyse(body: AnalyseRequest, request: Request) -> Response:
+        """Positions of texts on the dimensions of steers, and the words that put them there."""
+        futures = [asyncio.wrap_future(each) for each in await run_in_threadpool(service.analyse, body)]
+        try:
+            analyses = await _unless_disconnected(request, asyncio.gather(*futures))
+        finally:
+            for future in futures:
+                future.cancel()
+        if analyses is None:
+            return Response(status_code=_CLIENT_CLOSED)
+        return JSONResponse({"data": [analysis.to_json() for analysis in analyses]})
+
+
+def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    """Health and metrics, which need no key."""
+
+    @app.get("/health", responses={503: {"description": "The engine has stopped."}})
     async def health() -> JSONResponse:
-        """Whether requests are taken, and how many are at work."""
+        """Whether requests are accepted, and how many sequences are running and waiting."""
         engine = service.engine
         status = "ok" if engine.alive else "stopped"
-        content = {"status": status, "rows": engine.running, "waiting": engine.waiting}
+        content = {"status": status, "running": engine.running, "waiting": engine.waiting}
         return JSONResponse(content, 200 if engine.alive else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
-    async def figures() -> PlainTextResponse:
-        """For Prometheus."""
+    async def prometheus() -> PlainTextResponse:
+        """Metrics for Prometheus."""
         return PlainTextResponse(metrics.exposition())
 
 
-async def _whole(pieces: AsyncIterator[tuple[int, Chunk]], wording: ResponseBuilder) -> Completion | ChatCompletion:
-    async for place, piece in pieces:
-        wording.choices[place].add(piece)
-    return wording.whole()
+async def _collect(
+    chunks: AsyncIterator[tuple[int, Chunk]], builder: ResponseBuilder
+) -> Completion | ChatCompletion:
+    """The whole response, once all chunks are there."""
+    async for index, chunk in chunks:
+        builder.choices[index].add(chunk)
+    return builder.whole()
 
 
 async def _events(
-    answer: Answer, pieces: AsyncIterator[tuple[int, Chunk]], wording: ResponseBuilder, usage: bool
-) -> AsyncIterator[str]:
-    """Server-sent events: a piece each, OpenAI's end; a failure is an event, too, for the status is long out."""
+    submission: Submission, chunks: AsyncIterator[tuple[int, Chunk]], builder: ResponseBuilder, usage: bool
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: one for each chunk, then OpenAI's end mark.
+
+    An error becomes an event as well, because the status has been sent long before.
+    """
     try:
-        async for place, piece in pieces:
-            if piece.text or piece.finish or piece.chosen:
-                yield f"data: {wording.piece(place, piece).model_dump_json()}\n\n"
+        async for index, chunk in chunks:
+            if chunk.text or chunk.finish or chunk.logprob:
+                yield _event(builder.delta(index, chunk).model_dump_json())
             else:
-                wording.choices[place].add(piece)
+                builder.choices[index].add(chunk)
         if usage:
-            yield f"data: {wording.last().model_dump_json()}\n\n"
+            yield _event(builder.final_usage().model_dump_json())
     except LMSteerError as error:
-        yield f"data: {failures.answer_to(error)[1].model_dump_json()}\n\n"
+        yield _event(error_response(error)[1].model_dump_json())
     finally:
-        answer.cancel()
-    yield "data: [DONE]\n\n"
+        submission.cancel()
+    yield _event("[DONE]")
 
 
-async def _while_there(request: Request, work: Awaitable[T]) -> T | None:
-    """What comes of some work; None, and no more work, when the client hangs up first."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+def _event(data: str) -> ServerSentEvent:
+    return ServerSentEvent(data, sep="\n")
+
+
+def _ping_event() -> ServerSentEvent:
+    return ServerSentEvent(comment="ping", sep="\n")
+
+
+async def _unless_disconnected(request: Request, work: Awaitable[T]) -> T | None:
+    """The result of ``work``; None if the client hangs up first, which cancels the work."""
+    working, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         return await working if working.done() else None
     finally:
         working.cancel()
-        gone.cancel()
+        disconnected.cancel()
 
 
-async def _disconnected(request: Request) -> None:
-    """Until the client has hung up."""
+async def _disconnect(request: Request) -> None:
+    """Wait until the client has hung up."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _headers(job: Job) -> dict[str, str]:
-    """Which steers act, and what is to be said of them."""
-    acting = ",".join(f"{name}={strength:g}" for name, strength in job.dial.strengths.items())
-    warning = {"X-LMSteer-Warning": " ".join(job.dial.warnings)} if job.dial.warnings else {}
+def _headers(parsed: ParsedRequest) -> dict[str, str]:
+    """Response headers: the steers that act, and warnings."""
+    steering = parsed.steering
+    acting = ",".join(f"{name}={strength:g}" for name, strength in steering.strengths.items())
+    warning = {"X-LMSteer-Warning": " ".join(steering.warnings)} if steering.warnings else {}
     return {"X-LMSteer-Steers": acting, **warning}
 
 
-def _told(name: str, steer: Steer) -> SteerInfo:
+def _steer_info(name: str, steer: Steer) -> SteerInfo:
     card = steer.card
     return SteerInfo(
         name=name,
@@ -231,6 +266,6 @@ def _told(name: str, steer: Steer) -> SteerInfo:
         form=steer.form,
         rank=steer.rank,
         safe_range=card.safe_range,
-        auto=card.calibration.get("target_strength"),
+        target_strength=card.calibration.get("target_strength"),
         held_out=dict(card.held_out),
     )

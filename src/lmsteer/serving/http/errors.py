@@ -1,4 +1,4 @@
-"""Failures in the shape that OpenAI's clients read: what was wrong, with which field, and when to come again."""
+"""Errors in the format that OpenAI's clients read: the message, the field at fault, and when to retry."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
 from lmsteer.serving.http.schema import ErrorBody, ErrorInfo
 
+# Seconds.
 RETRY_AFTER = 1
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _log = logging.getLogger(__name__)
@@ -23,9 +24,9 @@ class RequestError(LMSteerError):
     """A request that cannot be answered.
 
     Attributes:
-        status: of HTTP.
-        param: the field at fault.
-        code: OpenAI's short name of the fault.
+        status: the HTTP status.
+        param: the field at fault, or None.
+        code: OpenAI's short name of the error, or None.
     """
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
@@ -33,54 +34,54 @@ class RequestError(LMSteerError):
         self.status, self.param, self.code = status, param, code
 
 
-def answer_to(error: LMSteerError) -> tuple[int, ErrorBody]:
-    """Status and body."""
+def error_response(error: LMSteerError) -> tuple[int, ErrorBody]:
+    """The HTTP status and the body for an error."""
     match error:
         case RequestError(status=status, param=param, code=code):
-            return status, body(status, str(error), param, code)
+            return status, error_body(status, str(error), param, code)
         case BusyError():
-            return 429, body(429, str(error), code="busy")
+            return 429, error_body(429, str(error), code="busy")
         case StoppedError():
-            return 503, body(503, str(error), code="stopping")
+            return 503, error_body(503, str(error), code="stopping")
         case StepError():
-            return 500, body(500, str(error), code="step_failed")
-    return 400, body(400, str(error))
+            return 500, error_body(500, str(error), code="step_failed")
+    return 400, error_body(400, str(error))
 
 
-def body(status: int, message: str, param: str | None = None, code: str | None = None) -> ErrorBody:
-    """The shape that OpenAI's clients read."""
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> ErrorBody:
+    """An error in OpenAI's format."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return ErrorBody(error=ErrorInfo(message=message, type=kind, param=param, code=code))
 
 
-def install(app: FastAPI) -> None:
-    """Have an app answer all failures so."""
+def install_handlers(app: FastAPI) -> None:
+    """Make an app answer all errors in this format."""
 
     @app.exception_handler(LMSteerError)
-    async def refused(_: Request, error: LMSteerError) -> JSONResponse:
-        return _response(*answer_to(error))
+    async def known_error(_: Request, error: LMSteerError) -> JSONResponse:
+        return _response(*error_response(error))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid_body(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            what = f"{first['ctx']['error']}, at character {first['loc'][-1]}"
-            return _response(400, body(400, f"the body is no JSON: {what}."))
-        # Behind the field pydantic names which of several types it tried.
+            reason = f"{first['ctx']['error']}, at character {first['loc'][-1]}"
+            return _response(400, error_body(400, f"the body is not valid JSON: {reason}."))
+        # Behind the field's name pydantic adds the type that it tried, for fields of several types.
         place = ".".join(str(part) for part in takewhile(_is_field, first["loc"][1:]))
-        message = f"{place}: {first['msg']}" if place else f"the body cannot be read: {first['msg']}"
-        return _response(400, body(400, message, place or None))
+        message = f"{place}: {first['msg']}" if place else f"the body is not a valid request: {first['msg']}"
+        return _response(400, error_body(400, message, place or None))
 
     @app.exception_handler(HTTPException)
-    async def missed(_: Request, error: HTTPException) -> JSONResponse:
-        response = _response(error.status_code, body(error.status_code, str(error.detail)))
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        response = _response(error.status_code, error_body(error.status_code, str(error.detail)))
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> JSONResponse:
+    async def unknown_error(_: Request, error: Exception) -> JSONResponse:
         _log.error("a request failed", exc_info=error)
-        return _response(500, body(500, "the server failed at this request; its log says how."))
+        return _response(500, error_body(500, "the server failed on this request; see its log."))
 
 
 def _is_field(part: object) -> bool:

@@ -1,4 +1,4 @@
-"""What stands before the server: a limit on bodies, and keys."""
+"""Checks before a request is handled: the size of its body, and the API key."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from lmsteer.serving.http.errors import RequestError
 
 
 class BodyLimit:
-    """Refuses bodies as soon as more has come than they may have.
+    """Refuses a request with status 413 as soon as its body exceeds a limit.
 
     Args:
-        app: what stands behind.
-        most: bytes.
+        app: the next app.
+        max_bytes: the limit in bytes.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, counting."""
+        """Pass a request on, counting the bytes of its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        came = 0
+        received = 0
 
-        async def counted() -> Message:
-            nonlocal came
+        async def counting() -> Message:
+            nonlocal received
             message = await receive()
-            came += len(message.get("body", b""))
-            if came > self._most:
-                raise HTTPException(413, f"the body is larger than {self._most:,} bytes.")
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, f"the body is larger than {self._max_bytes:,} bytes.")
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, counting, send)
 
 
 def key_check(keys: Sequence[str]) -> Callable[..., Awaitable[None]]:
-    """A dependency that lets through who knows one of the keys; all, where there are none."""
+    """A dependency that refuses requests without one of the keys; it accepts all requests if there are no keys."""
 
     async def check(
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
     ) -> None:
-        if keys and (given is None or not is_key(given.credentials.encode("latin-1"), keys)):
+        if keys and (credentials is None or not is_key(credentials.credentials.encode("latin-1"), keys)):
             raise RequestError("no valid key: send 'Authorization: Bearer KEY'.", status=401, code="invalid_api_key")
 
     return check
 
 
-def is_key(said: bytes, keys: Sequence[str]) -> bool:
-    """Whether it is one of the keys. All are compared, in constant time: how long it takes says nothing of them."""
-    return sum(secrets.compare_digest(said, key.encode()) for key in keys) > 0
+def is_key(key: bytes, keys: Sequence[str]) -> bool:
+    """Whether ``key`` is one of the keys. It is compared with all of them in constant time, so time reveals nothing."""
+    return sum(secrets.compare_digest(key, each.encode()) for each in keys) > 0

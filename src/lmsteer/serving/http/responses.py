@@ -1,4 +1,4 @@
-"""How answers are worded: OpenAI's bodies of completions and chats, whole or piece by piece, of the same parts."""
+"""Builds OpenAI's response bodies for completions and chats, whole or chunk by chunk."""
 
 from __future__ import annotations
 
@@ -11,117 +11,120 @@ from typing import Any
 
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.requests import Chunk, TokenLogprob
+from lmsteer.serving.http.submission import Choice
 from lmsteer.serving.http.schema import ChatCompletion, Completion, Usage
-from lmsteer.serving.http.service import Choice, Job
+from lmsteer.serving.http.service import ParsedRequest
 
-# No OpenAI client knows of an answer that ran out of time; it is one that was cut, and ``warnings`` says so.
+# OpenAI has no finish reason for a timeout: the text is reported as cut, and a warning says why.
 _FINISH = {"stop": "stop", "length": "length", "timeout": "length", None: None}
-# What a part of a character is decoded to.
-_PART = "\N{REPLACEMENT CHARACTER}"
-_LATE = "the time for an answer was over: it is cut short."
+# The decoded form of a part of a character.
+_PARTIAL = "\N{REPLACEMENT CHARACTER}"
+_TIMED_OUT = "the request timed out: the text is incomplete."
 
 
 @dataclass
 class ResponseBuilder:
-    """The words of one request's answer.
+    """Builds the response to one request.
 
     Attributes:
-        lm: the model, whose tokens are told.
-        model: its name.
-        job: the request.
-        chat: whether it is a conversation.
-        choices: a row each, so far.
+        lm: the model.
+        model: the model's name in the response.
+        parsed: the request.
+        chat: whether it is a chat.
+        choices: the sequences so far.
     """
 
     lm: LM
     model: str
-    job: Job
+    parsed: ParsedRequest
     chat: bool
     choices: list[Choice] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.choices = [Choice() for _ in self.job.orders]
-        self._begun: set[int] = set()
+        self.choices = [Choice() for _ in self.parsed.requests]
+        self._started: set[int] = set()
         self._id = f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
     @property
     def usage(self) -> Usage:
-        """Tokens so far."""
-        written = sum(choice.tokens for choice in self.choices)
-        read = self.job.prompt_tokens
-        return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+        """Token counts so far."""
+        new, prompt = sum(choice.tokens for choice in self.choices), self.parsed.prompt_tokens
+        return Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
 
     def whole(self) -> Completion | ChatCompletion:
-        """All of it."""
-        return self._answer([self._choice(i, choice) for i, choice in enumerate(self.choices)], self.usage)
+        """The response without streaming."""
+        return self._body([self._choice(i, choice) for i, choice in enumerate(self.choices)], self.usage)
 
-    def piece(self, place: int, piece: Chunk) -> Completion | ChatCompletion:
-        """One row's next piece; the row takes it in."""
-        first = place not in self._begun
-        self._begun.add(place)
-        self.choices[place].add(piece)
-        part = Choice(piece.text, [piece.chosen] if piece.chosen else [], finish=piece.finish)
-        return self._answer([self._choice(place, part, delta=True, first=first)], None)
+    def delta(self, index: int, chunk: Chunk) -> Completion | ChatCompletion:
+        """The next streamed body of one choice; the chunk is added to the choice."""
+        first = index not in self._started
+        self._started.add(index)
+        self.choices[index].add(chunk)
+        part = Choice(chunk.text, [chunk.logprob] if chunk.logprob else [], finish=chunk.finish)
+        return self._body([self._choice(index, part, delta=True, first=first)], None)
 
-    def last(self) -> Completion | ChatCompletion:
-        """What a stream ends with if it is asked for its usage."""
-        return self._answer([], self.usage)
+    def final_usage(self) -> Completion | ChatCompletion:
+        """The last streamed body, for clients that asked for the usage."""
+        return self._body([], self.usage)
 
-    def _choice(self, place: int, choice: Choice, *, delta: bool = False, first: bool = False) -> dict[str, Any]:
-        common = {"index": place, "finish_reason": _FINISH[choice.finish]}
-        asked = self.job.orders[place].top is not None
+    def _choice(self, index: int, choice: Choice, *, delta: bool = False, first: bool = False) -> dict[str, Any]:
+        common = {"index": index, "finish_reason": _FINISH[choice.finish]}
+        with_logprobs = self.parsed.requests[index].num_logprobs is not None
         if not self.chat:
-            return {**common, "text": choice.text, "logprobs": self._lists(choice.chosen) if asked else None}
-        said: dict[str, Any] = {"content": choice.text}
+            logprobs = self._completion_logprobs(choice.logprobs) if with_logprobs else None
+            return {**common, "text": choice.text, "logprobs": logprobs}
+        message: dict[str, Any] = {"content": choice.text}
         if first or not delta:
-            said = {"role": "assistant", **said}
-        told = {"content": [self._told(chosen) for chosen in choice.chosen]} if asked else None
-        return {**common, "delta" if delta else "message": said, "logprobs": told}
+            message = {"role": "assistant", **message}
+        lines = {"content": [self._chat_logprob(each) for each in choice.logprobs]} if with_logprobs else None
+        return {**common, "delta" if delta else "message": message, "logprobs": lines}
 
-    def _answer(self, choices: list[dict[str, Any]], usage: Usage | None) -> Completion | ChatCompletion:
-        late = [_LATE] if any(choice.finish == "timeout" for choice in self.choices) else []
+    def _body(self, choices: list[dict[str, Any]], usage: Usage | None) -> Completion | ChatCompletion:
+        timed_out = [_TIMED_OUT] if any(choice.finish == "timeout" for choice in self.choices) else []
         common: dict[str, Any] = {
             "id": self._id,
             "created": self._created,
             "model": self.model,
             "choices": choices,
             "usage": usage,
-            "steers": dict(self.job.dial.strengths),
+            "steers": dict(self.parsed.steering.strengths),
             "steered_tokens": sum(choice.steered for choice in self.choices),
-            "warnings": [*self.job.dial.warnings, *late],
+            "warnings": [*self.parsed.steering.warnings, *timed_out],
         }
         if not self.chat:
             return Completion(**common)
         delta = any("delta" in choice for choice in choices) or not choices
         return ChatCompletion(object="chat.completion.chunk" if delta else "chat.completion", **common)
 
-    def _lists(self, chosen: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """Likelihoods of a completion."""
-        tokens = [self._token(each.token) for each in chosen]
+    def _completion_logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Log-likelihoods in the format of completions."""
         return {
-            "tokens": tokens,
-            "token_logprobs": [_finite(each.log_p) for each in chosen],
-            # Of tokens with the same text, parts of characters say, the likeliest is told: the last one stays.
-            "top_logprobs": [{self._token(k): _finite(v) for k, v in reversed([*each.top.items()])} for each in chosen],
+            "tokens": [self._token(each.token) for each in logprobs],
+            "token_logprobs": [_finite(each.log_p) for each in logprobs],
+            # Tokens with the same text (parts of characters, say) share a key: the likeliest comes last and stays.
+            "top_logprobs": [
+                {self._token(token): _finite(log_p) for token, log_p in reversed([*each.top.items()])}
+                for each in logprobs
+            ],
         }
 
-    def _told(self, chosen: TokenLogprob) -> dict[str, Any]:
-        """Likelihoods of one token of a chat."""
+    def _chat_logprob(self, logprob: TokenLogprob) -> dict[str, Any]:
+        """The log-likelihood of one token in the format of chats."""
         return {
-            **self._line(chosen.token, chosen.log_p),
-            "top_logprobs": [self._line(token, log_p) for token, log_p in chosen.top.items()],
+            **self._token_entry(logprob.token, logprob.log_p),
+            "top_logprobs": [self._token_entry(token, log_p) for token, log_p in logprob.top.items()],
         }
 
-    def _line(self, token: int, log_p: float) -> dict[str, Any]:
+    def _token_entry(self, token: int, log_p: float) -> dict[str, Any]:
         text = self._token(token)
-        whole = _PART not in text  # OpenAI's clients know of tokens whose bytes are not told
-        return {"token": text, "logprob": _finite(log_p), "bytes": list(text.encode()) if whole else None}
+        # The bytes of a part of a character are not known here; null is allowed by OpenAI's format.
+        return {"token": text, "logprob": _finite(log_p), "bytes": None if _PARTIAL in text else list(text.encode())}
 
     def _token(self, token: int) -> str:
         return str(self.lm.tokenizer.decode([token]))
 
 
 def _finite(log_p: float) -> float:
-    """JSON has no infinity; OpenAI's own answers have this in its place."""
+    """A number for JSON, which has no infinity; OpenAI uses the same number for it."""
     return log_p if math.isfinite(log_p) else -9999.0

@@ -1,4 +1,4 @@
-"""serve: a model, its steers, and a server for them, from start to a graceful stop."""
+"""Builds a service for a model and runs its HTTP server, from start to a graceful stop."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server stands to the world.
+    """The settings of the HTTP server.
 
     Attributes:
         host: address to listen at.
-        port: of it.
-        keys: one of which requests must know; none to let all in.
-        body_bytes: of a request, at most.
-        grace: seconds in which answers may be finished when the server is told to stop.
-        page: also serve a web page.
+        port: port to listen at; 0 takes a free one.
+        keys: API keys, one of which each request must send; empty to accept all requests.
+        body_bytes: maximum size of a request body, in bytes.
+        grace: time to finish running responses when the server is told to stop, in seconds.
+        page: also serve the web page.
     """
 
     host: str = "127.0.0.1"
@@ -45,79 +45,88 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """What is served.
+    """The settings of a service.
 
     Attributes:
-        limits: of the engine.
-        context: tokens of a prompt and what follows, at most; the model's own, but no more than fit, if None.
-        rows: of one request, at most.
-        seconds: that an answer may take.
+        engine: the limits of the engine.
+        max_model_len: maximum number of tokens of a prompt and its new text together; None for the smaller one of the
+            model's context and ``engine.max_cache_tokens``.
+        max_choices: maximum number of sequences of one request.
+        timeout: maximum time per sequence, in seconds.
         strict: refuse strengths outside the safe range.
-        folders: of steers.
+        folders: folders of steers, searched in this order.
     """
 
-    limits: EngineConfig = field(default_factory=EngineConfig)
-    context: int | None = None
-    rows: int = 64
-    seconds: float = 120.0
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    max_model_len: int | None = None
+    max_choices: int = 64
+    timeout: float = 120.0
     strict: bool = False
     folders: Sequence[Path] = (STEERS_FOLDER, SHIPPED_FOLDER)
 
 
-def service_of(lm: LM, serving: ServiceConfig | None = None) -> Service:
+def create_service(lm: LM, config: ServiceConfig | None = None) -> Service:
     """A service of a model, with an engine of its own.
 
     Raises:
-        LMSteerError: limits that make no sense, or a model that cannot be served.
+        LMSteerError: a setting is out of range.
+        ModelError: the model cannot be served.
     """
-    serving = serving or ServiceConfig()
-    limits = serving.limits
-    for what, value in (("rows", limits.rows), ("tokens", limits.tokens), ("seconds", serving.seconds)):
+    config = config or ServiceConfig()
+    engine = config.engine
+    for name, value in (
+        ("max_num_seqs", engine.max_num_seqs),
+        ("max_cache_tokens", engine.max_cache_tokens),
+        ("timeout", config.timeout),
+    ):
         if not value > 0:
-            raise LMSteerError(f"a server with {value} {what} cannot answer.")
-    if limits.waiting < 0:
-        raise LMSteerError(f"{limits.waiting} rows cannot wait.")
-    longest = min(lm.max_length, limits.tokens)
-    context = longest if serving.context is None else serving.context
-    if not 2 <= context <= longest:
-        raise LMSteerError(f"a context of {context} tokens is not to be had: the model and its limits allow {longest}.")
-    shelf = SteerRegistry(serving.folders, lambda card: card.check_base(lm))
-    rules = RequestLimits(context, serving.rows, serving.seconds, serving.strict)
-    return Service(Engine(lm, limits), shelf, rules, lm.name)
+            raise LMSteerError(f"{name} must be positive, not {value}.")
+    if engine.max_queue < 0:
+        raise LMSteerError(f"max_queue must be 0 or more, not {engine.max_queue}.")
+    longest = min(lm.max_length, engine.max_cache_tokens)
+    max_model_len = longest if config.max_model_len is None else config.max_model_len
+    if not 2 <= max_model_len <= longest:
+        raise LMSteerError(
+            f"max_model_len must be between 2 and {longest}, not {max_model_len}: the model's context has "
+            f"{lm.max_length} tokens and the KV cache {engine.max_cache_tokens}."
+        )
+    registry = SteerRegistry(config.folders, lambda card: card.check_base(lm))
+    limits = RequestLimits(max_model_len, config.max_choices, config.timeout, config.strict)
+    return Service(Engine(lm, engine), registry, limits, lm.name)
 
 
 def serve(service: Service, settings: ServerSettings | None = None) -> None:
-    """Answer requests until told to stop: then finish what is being written, within the grace.
+    """Answer requests until the process is told to stop; then finish running responses, within ``grace`` seconds.
 
     Raises:
-        LMSteerError: the address is taken, or not this machine's.
+        LMSteerError: the address is in use or does not belong to this machine, or a key is empty.
     """
     settings = settings or ServerSettings()
     if not all(key.strip() for key in settings.keys):
-        raise LMSteerError("a key is empty: it would let everybody in.")
+        raise LMSteerError("an API key is empty: everybody would know it.")
     config = uvicorn.Config(
-        app_of(service, settings),
+        create_full_app(service, settings),
         host=settings.host,
         port=settings.port,
         log_level="warning",
         timeout_graceful_shutdown=settings.grace,
         server_header=False,
     )
-    with bound(settings.host, settings.port) as listening:
+    with bind(settings.host, settings.port) as listening:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def app_of(service: Service, settings: ServerSettings) -> FastAPI:
-    """All that is answered: requests, and the web page if there is one."""
+def create_full_app(service: Service, settings: ServerSettings) -> FastAPI:
+    """The app of a service, with the web page if the settings ask for it."""
     app = create_app(service, keys=settings.keys, body_bytes=settings.body_bytes)
     return _with_page(app, service, settings.keys) if settings.page else app
 
 
 def _with_page(app: FastAPI, service: Service, keys: Sequence[str]) -> FastAPI:
-    """The web page at ``/ui``, where a browser that comes to ``/`` is sent."""
+    """Mount the web page at ``/ui``; a browser that opens ``/`` is sent there."""
     import gradio as gr
 
-    from lmsteer.serving.http.web import CSS, ICON, THEME, web_page
+    from lmsteer.serving.http.web.page import CSS, ICON, THEME, web_page
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
@@ -127,27 +136,35 @@ def _with_page(app: FastAPI, service: Service, keys: Sequence[str]) -> FastAPI:
     async def icon() -> Response:
         return Response(ICON, media_type="image/svg+xml")
 
-    def knows(_: str, said: str) -> bool:
-        return is_key(said.encode(), keys)
+    def is_password(_: str, password: str) -> bool:
+        return is_key(password.encode(), keys)
 
-    options: dict[str, Any] = {"auth": knows, "auth_message": "Any name, and a key."} if keys else {}
+    options: dict[str, Any] = {"auth": is_password, "auth_message": "Any user name; an API key as password."}
     return gr.mount_gradio_app(
-        app, web_page(service), "/ui", theme=THEME, css=CSS, footer_links=[], ssr_mode=False, show_error=True, **options
+        app,
+        web_page(service),
+        "/ui",
+        theme=THEME,
+        css=CSS,
+        footer_links=[],
+        ssr_mode=False,
+        show_error=True,
+        **(options if keys else {}),
     )
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address.
 
     Raises:
-        LMSteerError: the address is taken, or not this machine's.
+        LMSteerError: the address is in use, or does not belong to this machine.
     """
     if not 0 <= port < 1 << 16:
-        raise LMSteerError(f"cannot listen at {host}:{port}: ports end at 65535; choose another with --port.")
+        raise LMSteerError(f"cannot listen at {host}:{port}: the largest port is 65535; choose another with --port.")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:  # the latter of a name that is none
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be encoded
         raise LMSteerError(
             f"cannot listen at {host}:{port}: {error}; choose another with --host and --port."
         ) from error

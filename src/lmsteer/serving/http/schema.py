@@ -1,6 +1,8 @@
-"""The bodies of requests and answers: OpenAI's, and ``steers`` beside them.
+"""The bodies of requests and responses: OpenAI's, with a field ``steers`` in addition.
 
-A field that is not known is refused, and so is one whose effect is not to be had here: nothing is left out in silence.
+Unknown fields are refused, and so are known ones that would have no effect here: no field is ignored without an error.
+Defaults are those of ``lmsteer.generate``, not OpenAI's, so that a seed gives the same text in Python, on the command
+line and over HTTP.
 """
 
 from __future__ import annotations
@@ -9,20 +11,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
-
-def _few(given: Any) -> Any:
-    """Each wrong entry is told of, and a body has room for a hundred thousand."""
-    if isinstance(given, dict) and len(given) > _MOST_STEERS:
-        raise ValueError(f"there can be {_MOST_STEERS} steers at most")
-    return given
+from lmsteer.generation.config import GenerationConfig
 
 
-_MOST_STEERS = 64
-Strengths = Annotated[dict[str, FiniteFloat | str] | str, BeforeValidator(_few)]
-Count = Annotated[int, Field(ge=1, le=64)]
+_MAX_STEERS = 64
+_DEFAULTS = GenerationConfig()
+
+
+def _limit_steers(value: Any) -> Any:
+    """Refuse long mappings as a whole: pydantic would list an error for each of a hundred thousand wrong entries."""
+    if isinstance(value, dict) and len(value) > _MAX_STEERS:
+        raise ValueError(f"at most {_MAX_STEERS} steers are allowed")
+    return value
+
+
+Strengths = Annotated[dict[str, FiniteFloat | str] | str, BeforeValidator(_limit_steers)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
-Nothing = Annotated[dict[str, float], Field(max_length=0)]
+EmptyBias = Annotated[dict[str, float], Field(max_length=0)]
 
 
 class _Body(BaseModel):
@@ -30,51 +36,86 @@ class _Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
-        """Clients write null for what they leave out."""
-        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+    def _drop_nulls(cls, value: Any) -> Any:
+        """Some clients send null for the fields that they do not set."""
+        return {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
 
 
 class StreamOptions(_Body):
-    """What a stream tells beside its pieces."""
+    """Options of a stream."""
 
-    include_usage: bool = False
+    include_usage: Annotated[bool, Field(description="Send the token counts in one last chunk.")] = False
 
 
-class WritingRequest(_Body):
-    """What both kinds of requests have."""
+class TextRequest(_Body):
+    """The fields of both kinds of requests for text."""
 
-    model: Annotated[str | None, Field(description="The served model; with steers: 'sentiment@2.5'.")] = None
+    model: Annotated[
+        str | None, Field(description="The served model; 'sentiment@2.5' is that model with a steer at a strength.")
+    ] = None
     steers: Annotated[
         Strengths, Field(description="A strength for each steer: {'sentiment': 2.5}, or 'sentiment=2.5,toxicity=50%'.")
     ] = Field(default_factory=dict)
-    temperature: Annotated[FiniteFloat, Field(ge=0, le=10)] = 1.0
-    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=1 << 31, description="Draw from so many likeliest tokens; 0 for all.")] = 0
-    n: Count = 1
-    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    stream: bool = False
+    temperature: Annotated[
+        FiniteFloat,
+        Field(
+            ge=0,
+            le=10,
+            description=f"Sampling temperature; 0 takes the likeliest token. Default {_DEFAULTS.sampling.temperature:g}, "
+            "as in lmsteer.generate.",
+        ),
+    ] = _DEFAULTS.sampling.temperature
+    top_p: Annotated[
+        FiniteFloat,
+        Field(
+            gt=0,
+            le=1,
+            description="Draw from the likeliest tokens that together have this probability. Default "
+            f"{_DEFAULTS.sampling.top_p:g}, as in lmsteer.generate (OpenAI's is 1).",
+        ),
+    ] = _DEFAULTS.sampling.top_p
+    top_k: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1 << 31,
+            description=f"Draw from this many likeliest tokens; 0 for all. Default {_DEFAULTS.sampling.top_k}.",
+        ),
+    ] = _DEFAULTS.sampling.top_k
+    n: Annotated[int, Field(ge=1, le=64, description="Number of samples for each prompt.")] = 1
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=-(1 << 63),
+            lt=1 << 63,
+            description="Seed of the samples. One seed gives the same text as lmsteer.generate. Default: a random one.",
+        ),
+    ] = None
+    stop: Annotated[
+        Stop | Annotated[list[Stop], Field(max_length=16)] | None,
+        Field(description="Strings that end the text; they are not part of it."),
+    ] = None
+    stream: Annotated[bool, Field(description="Send the text in chunks, as server-sent events.")] = False
     stream_options: StreamOptions | None = None
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
-    logit_bias: Nothing | None = None
-    user: Annotated[str, Field(description="Not looked at.")] | None = None
+    logit_bias: EmptyBias | None = None
+    user: Annotated[str | None, Field(description="Accepted and not used.")] = None
 
     @model_validator(mode="after")
-    def _has_effect(self) -> Self:
+    def _stream_options_need_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options are for streams: set stream")
+            raise ValueError("stream_options need stream: set stream to true")
         return self
 
     @property
     def stops(self) -> list[str]:
-        """As a list."""
+        """The stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
-class CompletionRequest(WritingRequest):
-    """A text, or several, to continue."""
+class CompletionRequest(TextRequest):
+    """One or several texts to continue."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -88,8 +129,17 @@ class CompletionRequest(WritingRequest):
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=64)]
     )
-    max_tokens: Annotated[int, Field(ge=1)] = 16
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    max_tokens: Annotated[
+        int,
+        Field(
+            ge=1,
+            description=f"Maximum number of new tokens. Default {_DEFAULTS.max_new_tokens}, as in lmsteer.generate "
+            "(OpenAI's is 16).",
+        ),
+    ] = _DEFAULTS.max_new_tokens
+    logprobs: Annotated[
+        int | None, Field(ge=0, le=20, description="Number of likeliest tokens to report at each step.")
+    ] = None
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
@@ -103,7 +153,7 @@ class TextPart(_Body):
 
 
 class PlainText(_Body):
-    """The only format of answers."""
+    """The only response format."""
 
     type: Literal["text"]
 
@@ -116,48 +166,52 @@ class Message(_Body):
 
     @property
     def text(self) -> str:
-        """Its parts, joined."""
+        """The text of all parts."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ChatRequest(WritingRequest):
-    """A conversation to go on with."""
+class ChatRequest(TextRequest):
+    """A conversation to answer."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    max_tokens: Annotated[
+        int | None, Field(ge=1, description="Maximum number of new tokens. Default: up to the end of the context.")
+    ] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1, description="Another name of max_tokens.")] = None
+    logprobs: Annotated[bool, Field(description="Report the log-likelihood of each token.")] = False
+    top_logprobs: Annotated[
+        int | None, Field(ge=0, le=20, description="Number of likeliest tokens to report at each step.")
+    ] = None
     response_format: PlainText | None = None
     store: Literal[False] | None = None
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs are told beside logprobs: set them to true")
+            raise ValueError("top_logprobs need logprobs: set logprobs to true")
         if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
-            raise ValueError("max_tokens and max_completion_tokens differ: give one of them")
+            raise ValueError("max_tokens and max_completion_tokens differ: set one of them")
         return self
 
 
 class AnalyseRequest(_Body):
-    """Texts to read on the dimensions of some steers."""
+    """Texts to analyse on the dimensions of some steers."""
 
     texts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=64)]
     steers: Annotated[list[str], Field(min_length=1, max_length=16)]
-    spans: Annotated[int, Field(ge=0, le=20)] = 3
+    spans: Annotated[int, Field(ge=0, le=20, description="Maximum number of spans for each text and steer.")] = 3
 
 
 class Usage(BaseModel):
-    """Tokens."""
+    """Token counts."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
-class Steered(BaseModel):
-    """Which steers acted.
+class SteeringInfo(BaseModel):
+    """The steers that acted on a response.
 
     ``steered_tokens`` counts the tokens that were drawn after a steer had moved the hidden state they came from.
     """
@@ -167,8 +221,8 @@ class Steered(BaseModel):
     warnings: list[str]
 
 
-class AnswerBody(Steered):
-    """What answers of both kinds have; a stream has the same in pieces."""
+class TextResponse(SteeringInfo):
+    """The fields of both kinds of responses; the chunks of a stream have the same fields."""
 
     id: str
     created: int
@@ -177,20 +231,20 @@ class AnswerBody(Steered):
     usage: Usage | None = None
 
 
-class Completion(AnswerBody):
-    """An answer to a ``CompletionRequest``."""
+class Completion(TextResponse):
+    """The response to a ``CompletionRequest``."""
 
     object: Literal["text_completion"] = "text_completion"
 
 
-class ChatCompletion(AnswerBody):
-    """An answer to a ``ChatRequest``."""
+class ChatCompletion(TextResponse):
+    """The response to a ``ChatRequest``."""
 
     object: Literal["chat.completion", "chat.completion.chunk"] = "chat.completion"
 
 
 class ModelCard(BaseModel):
-    """A model that is served."""
+    """A served model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -200,33 +254,33 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them."""
+    """All served models."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class SteerInfo(BaseModel):
-    """A steer that requests may ask for."""
+    """A steer that requests may name."""
 
     name: str
     label: str
     form: str
     rank: int
     safe_range: tuple[float, float] | None
-    auto: float | None
+    target_strength: float | None
     held_out: dict[str, Any]
 
 
 class SteerList(BaseModel):
-    """All of them."""
+    """All steers that requests may name."""
 
     object: Literal["list"] = "list"
     data: list[SteerInfo]
 
 
 class ErrorInfo(BaseModel):
-    """What was wrong, in OpenAI's shape."""
+    """An error in OpenAI's format."""
 
     message: str
     type: str
@@ -235,6 +289,6 @@ class ErrorInfo(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """An error."""
+    """The body of an error response."""
 
     error: ErrorInfo
