@@ -1,25 +1,25 @@
-"""Asking an engine for rows, and waiting for what it writes."""
+"""Submitting requests to an engine and waiting for the results."""
 
 from threading import Event
 
-from lmsteer.serving.http.service import Choice
+from lmsteer.serving.http.submission import Choice
 
 
-def answers(engine, orders, seconds=60):
-    """What an engine writes for some orders, or the error of each."""
-    choices, left = [Choice() for _ in orders], [len(orders)]
-    errors, done = [None] * len(orders), Event()
+def results_of(engine, requests, seconds=60):
+    """The finished choice of each request, or its error."""
+    choices, unfinished = [Choice() for _ in requests], [len(requests)]
+    errors, done = [None] * len(requests), Event()
 
-    def tell(place, piece):
-        if piece.error:
-            errors[place] = piece.error
+    def on_chunk(index, chunk):
+        if chunk.error:
+            errors[index] = chunk.error
         else:
-            choices[place].add(piece)
-        if piece.error or piece.finish:
-            left[0] -= 1
-            if not left[0]:
+            choices[index].add(chunk)
+        if chunk.error or chunk.finish:
+            unfinished[0] -= 1
+            if not unfinished[0]:
                 done.set()
 
-    engine.submit(orders, tell)
+    engine.submit(requests, on_chunk)
     assert done.wait(seconds)
     return [error or choice for error, choice in zip(errors, choices, strict=True)]

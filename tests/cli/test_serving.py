@@ -10,16 +10,16 @@ import pytest
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rows", "0"], "0 rows"),
-        (["--tokens", "-1"], "-1 tokens"),
-        (["--seconds", "0"], "0.0 seconds"),
-        (["--context", "1"], "context of 1 tokens"),
-        (["--context", "1000000"], "context of 1000000 tokens"),
+        (["--rows", "0"], "max_num_seqs must be positive, not 0"),
+        (["--tokens", "-1"], "max_cache_tokens must be positive, not -1"),
+        (["--seconds", "0"], "timeout must be positive, not 0.0"),
+        (["--context", "1"], "max_model_len must be between 2 and"),
+        (["--context", "1000000"], "not 1000000"),
         (["--host", "192.0.2.7"], "cannot listen at 192.0.2.7"),
         (["--host", "127.0.0..1"], "cannot listen at 127.0.0..1"),
-        (["--waiting", "-1"], "-1 rows cannot wait"),
+        (["--waiting", "-1"], "max_queue must be 0 or more, not -1"),
         (["--port", "99999"], "cannot listen at"),
-        (["--api-key", ""], "a key is empty"),
+        (["--api-key", ""], "an API key is empty"),
         (["--steers", "nowhere"], "--steers names nowhere, which is no folder"),
     ],
 )
@@ -34,7 +34,7 @@ def test_a_blank_key_of_the_environment_is_refused(run, monkeypatch, blank):
     monkeypatch.setenv("LMSTEER_API_KEY", blank)
     status, _, err = run("serve", "--no-page")
     assert status == 2
-    assert "a key is empty" in err
+    assert "an API key is empty" in err
 
 
 def test_a_key_of_the_environment_is_one_key_whatever_is_in_it(run, monkeypatch):

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from lmsteer.serving.engine.engine import Engine, EngineConfig
@@ -6,7 +8,7 @@ from tiny import tiny_lm
 
 @pytest.fixture(scope="session")
 def endless():
-    """A model whose texts do not end by themselves."""
+    """A model without an end-of-text token."""
     lm = tiny_lm("llama")
     lm.model.generation_config.eos_token_id = None
     return lm
@@ -14,11 +16,11 @@ def endless():
 
 @pytest.fixture
 def engines():
-    """Makes engines, and closes them."""
+    """Makes engines with given limits, and closes them."""
     made = []
 
-    def make(lm, **limits):
-        made.append(Engine(lm, EngineConfig(**limits)))
+    def make(lm, *, clock=time.monotonic, **limits):
+        made.append(Engine(lm, EngineConfig(**limits), clock=clock))
         return made[-1]
 
     yield make

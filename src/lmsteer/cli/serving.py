@@ -39,7 +39,7 @@ def serve(
     """
     try:
         from lmsteer.serving.engine.engine import EngineConfig
-        from lmsteer.serving.http.run import ServerSettings, ServiceConfig, service_of
+        from lmsteer.serving.http.run import ServerSettings, ServiceConfig, create_service
         from lmsteer.serving.http.run import serve as run
     except ImportError as error:
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
@@ -53,10 +53,10 @@ def serve(
         raise LMSteerError(f"--steers names {', '.join(missing)}, which is no folder.")
     folders = [*(steers or [STEERS_FOLDER]), SHIPPED_FOLDER]
     serving = ServiceConfig(
-        EngineConfig(rows, waiting, tokens), context, seconds=seconds, strict=strict, folders=folders
+        EngineConfig(rows, waiting, tokens), context, timeout=seconds, strict=strict, folders=folders
     )
-    service = service_of(load(model), serving)
-    found = ", ".join(service.shelf.names()) or "none"
+    service = create_service(load(model), serving)
+    found = ", ".join(service.registry.names()) or "none"
     where = f"http://{host}:{port}"
     stderr.print(f"{service.name} at {where}/v1, steers: {found}. Stop with Ctrl-C.", highlight=False)
     if page:

@@ -4,49 +4,50 @@ import torch
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.backends import backend_for
 from lmsteer.serving.engine.batch import SPARE, Batch
+from lmsteer.serving.engine.single import SingleRow
 from tiny import FAMILIES, tiny_lm
 
 # float32 sums in another order, over two layers.
 TOLERANCE = 1e-5
 
 
-def test_room_is_for_the_rows_that_there_are():
+def test_buffers_shrink_with_the_number_of_rows():
     lm = tiny_lm("llama")
-    rows = Batch(lm)
-    list(rows.join([[5, 6, 7]] * 32))
-    many = rows.bytes
+    batch = Batch(lm)
+    list(batch.prefill([[5, 6, 7]] * 32))
+    many = batch.bytes
     for _ in range(31):
-        rows.leave(0)
-    list(rows.join([[5] * 300]))
-    # Two rows, of columns in use and room on both sides, in place of thirty-two.
-    a_column = many // (32 * (2 + 2 * SPARE + 1))
-    assert rows.bytes <= 2 * (300 + 2 * SPARE) * a_column * 1.1
-    rows.leave(0)
-    rows.leave(0)
-    assert (rows.bytes, len(rows)) == (0, 0)
-    list(rows.join([[5, 6, 7, 8]]))
+        batch.remove(0)
+    list(batch.prefill([[5] * 300]))
+    # Two rows in place of thirty-two, each with the columns in use and free ones on both sides.
+    column_bytes = many // (32 * (2 + 2 * SPARE + 1))
+    assert batch.bytes <= 2 * (300 + 2 * SPARE) * column_bytes * 1.1
+    batch.remove(0)
+    batch.remove(0)
+    assert (batch.bytes, len(batch)) == (0, 0)
+    list(batch.prefill([[5, 6, 7, 8]]))
     with torch.inference_mode():
         alone = lm.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits[:, -1]
-    torch.testing.assert_close(rows.step([8]), alone, atol=TOLERANCE, rtol=TOLERANCE)
+    torch.testing.assert_close(batch.step([8]), alone, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "gpt_neo"])
-def test_windows_of_layers_are_kept_to(family, monkeypatch):
+def test_sliding_windows_are_kept(family):
     lm = windowed(family)
-    rows, texts = Batch(lm, piece=7), [[5 + k % 90 for k in range(length)] for length in (30, 9, 3)]
+    batch, texts = Batch(lm, prefill_chunk=7), [[5 + k % 90 for k in range(length)] for length in (30, 9, 3)]
     for text in texts:
-        list(rows.join([text]))
+        list(batch.prefill([text]))
     for _ in range(12):
-        found = rows.step([text[-1] for text in texts])
+        logits = batch.step([text[-1] for text in texts])
         with torch.inference_mode():
             alone = torch.cat([lm.model(input_ids=torch.tensor([text])).logits[:, -1] for text in texts])
-        torch.testing.assert_close(found, alone, atol=TOLERANCE, rtol=TOLERANCE)
+        torch.testing.assert_close(logits, alone, atol=TOLERANCE, rtol=TOLERANCE)
         for text in texts:
             text.append(7 + len(text) % 50)
 
 
 def windowed(family):
-    """A tiny model whose layers see six tokens."""
+    """A tiny model with a sliding window of six tokens."""
     lm = tiny_lm(family)
     size = "window_size" if family == "gpt_neo" else "sliding_window"
     kinds = {"layer_types": ["sliding_attention"] * 2} if family.startswith("gemma") else {}
@@ -57,28 +58,27 @@ def windowed(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_that_come_and_go_get_the_logits_of_their_texts_alone(family):
+def test_added_and_removed_rows_get_the_logits_of_their_texts_alone(family):
     lm = tiny_lm(family)
-    rows, most = backend_for(lm)
-    if most is None:
-        rows = Batch(lm, piece=4)  # so that prompts are read in pieces
+    _, limit = backend_for(lm)
+    batch = Batch(lm, prefill_chunk=4) if limit is None else SingleRow(lm)
     random, texts = torch.Generator().manual_seed(0), []
     for turn in range(12):
         for length in (9, 2, 1, 14) if turn in (0, 5) else (30,) if turn == 8 else ():
-            if most is None or not texts:
+            if limit is None or not texts:
                 texts.append(torch.randint(3, 200, (length,), generator=random).tolist())
-                list(rows.join([texts[-1]]))
-        found = rows.step([text[-1] for text in texts])
+                list(batch.prefill([texts[-1]]))
+        logits = batch.step([text[-1] for text in texts])
         with torch.inference_mode():
             alone = torch.cat([lm.model(input_ids=torch.tensor([text])).logits[:, -1] for text in texts])
-        torch.testing.assert_close(found, alone, atol=TOLERANCE, rtol=TOLERANCE)
-        for text, token in zip(texts, found.argmax(-1).tolist(), strict=True):
+        torch.testing.assert_close(logits, alone, atol=TOLERANCE, rtol=TOLERANCE)
+        for text, token in zip(texts, logits.argmax(-1).tolist(), strict=True):
             text.append(max(3, token))
         if turn % 4 == 3:
             place = turn % len(texts)
             texts[place] = texts[-1]
             texts.pop()
-            rows.leave(place)
-        assert len(rows) == len(texts)
+            batch.remove(place)
+        assert len(batch) == len(texts)
         if not texts:
             break

@@ -8,41 +8,87 @@ from tiny import tiny_tokenizer
 TOKENIZER = tiny_tokenizer()
 
 
+class WithoutStream:
+    """A tokenizer that decodes whole lists of tokens only, as slow ones do."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer):
+        self.decode = tokenizer.decode
+
+
+TOKENIZERS = pytest.mark.parametrize("tokenizer", [TOKENIZER, WithoutStream(TOKENIZER)], ids=["fast", "slow"])
+
+
 def ids_of(text):
     return TOKENIZER(text, add_special_tokens=False)["input_ids"]
 
 
-@given(st.text())
-def test_pieces_make_the_text_and_cut_no_character(text):
-    unfolding = Detokenizer(TOKENIZER)
-    pieces = [unfolding.add(token) for token in ids_of(text)]
-    assert "".join([*pieces, unfolding.end()]) == text
+def pieces_of(tokenizer, ids):
+    detokenizer = Detokenizer(tokenizer)
+    return [*(detokenizer.add(token) for token in ids), detokenizer.end()]
+
+
+@TOKENIZERS
+@given(text=st.text())
+def test_pieces_make_the_text_and_cut_no_character(tokenizer, text):
+    pieces = pieces_of(tokenizer, ids_of(text))
+    assert "".join(pieces) == text
     if "\N{REPLACEMENT CHARACTER}" not in text:
         assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
-@given(st.text("ab \n"), st.lists(st.text("ab \n", min_size=1, max_size=4), max_size=3))
-def test_a_text_ends_before_the_first_stop_whatever_the_tokens(text, stops):
-    unfolding = Detokenizer(TOKENIZER, stops)
-    told = ""
+@TOKENIZERS
+@given(ids=st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=30))
+def test_pieces_of_any_tokens_make_the_whole_decoded_text(tokenizer, ids):
+    """Tokens are bytes here: most lists have special tokens and broken characters in them."""
+    assert "".join(pieces_of(tokenizer, ids)) == TOKENIZER.decode(ids, skip_special_tokens=True)
+
+
+@given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=30))
+def test_fast_and_slow_tokenizers_give_the_same_pieces(ids):
+    assert pieces_of(TOKENIZER, ids) == pieces_of(WithoutStream(TOKENIZER), ids)
+
+
+def test_failing_stream_decoder_is_replaced(monkeypatch):
+    class Failing:
+        """Decodes one token, then fails as the stream decoder does for some tokenizers."""
+
+        def __init__(self, **_):
+            self.failing = False
+
+        def step(self, tokenizer, token):
+            if self.failing:
+                raise RuntimeError("Invalid prefix encountered while decoding stream")
+            self.failing = True
+            return tokenizer.decode([token])
+
+    monkeypatch.setattr("lmsteer.serving.engine.detokenizer.DecodeStream", Failing)
+    assert "".join(pieces_of(TOKENIZER, ids_of("a café"))) == "a café"
+
+
+@TOKENIZERS
+@given(text=st.text("ab \n"), stops=st.lists(st.text("ab \n", min_size=1, max_size=4), max_size=3))
+def test_text_ends_before_the_first_stop_string(tokenizer, text, stops):
+    detokenizer = Detokenizer(tokenizer, stops)
+    streamed = ""
     for token in ids_of(text):
-        told += unfolding.add(token)
-        if unfolding.stopped:
+        streamed += detokenizer.add(token)
+        if detokenizer.stopped:
             break
-    whole = told + unfolding.end()
-    # The text as it was when a stop was complete in it: the one that is complete first counts.
+    whole = streamed + detokenizer.end()
+    # The stop string that is complete first counts, with the text as it was then.
     ends = [at + len(stop) for stop in stops if (at := text.find(stop)) >= 0]
     expected = text
     if ends:
-        sofar = text[: min(ends)]
-        expected = sofar[: min(at for stop in stops if (at := sofar.find(stop)) >= 0)]
+        so_far = text[: min(ends)]
+        expected = so_far[: min(at for stop in stops if (at := so_far.find(stop)) >= 0)]
     assert whole == expected
-    assert unfolding.stopped == bool(ends)
+    assert detokenizer.stopped == bool(ends)
 
 
 @pytest.mark.model
-def test_pieces_of_the_default_model_are_what_it_decodes_as_a_whole(smollm2):
+def test_pieces_of_the_default_model_make_the_whole_decoded_text(smollm2):
     for text in ("The café – naïve, 東京 and 🙂🙃.\n\n  Indented; it's  twice.", " leading", "🙂" * 9):
         ids = smollm2.encode([text])[0]
-        unfolding = Detokenizer(smollm2.tokenizer)
-        assert "".join([*map(unfolding.add, ids), unfolding.end()]) == smollm2.tokenizer.decode(ids) == text
+        assert "".join(pieces_of(smollm2.tokenizer, ids)) == smollm2.tokenizer.decode(ids) == text

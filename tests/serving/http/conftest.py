@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 from lmsteer import save_steer
 from lmsteer.serving.http.app import create_app
-from lmsteer.serving.http.run import ServiceConfig, service_of
+from lmsteer.serving.http.run import ServiceConfig, create_service
 from tiny import random_steer
 
 
@@ -22,17 +22,23 @@ def steers(llama, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def serving():
-    """Makes clients of servers of their own."""
+    """Makes clients of servers of their own; ``with`` starts and stops the server."""
 
-    def make(lm, folder, *, keys=(), body_bytes=10_000, **settings):
-        service = service_of(lm, ServiceConfig(folders=[folder], **settings))
-        return TestClient(create_app(service, keys=keys, body_bytes=body_bytes))
+    def make(lm, folder, *, keys=(), body_bytes=10_000, ping_seconds=15.0, **settings):
+        service = create_service(lm, ServiceConfig(folders=[folder], **settings))
+        return TestClient(create_app(service, keys=keys, body_bytes=body_bytes, ping_seconds=ping_seconds))
 
     return make
 
 
-@pytest.fixture
-def client(serving, llama, steers):
-    """Of a server with settings as they are."""
+@pytest.fixture(scope="module")
+def shared_client(serving, llama, steers):
+    """A client of one server with default settings, shared by the tests of a module."""
     with serving(llama, steers) as client:
         yield client
+
+
+@pytest.fixture
+def client(shared_client):
+    """The shared client."""
+    return shared_client

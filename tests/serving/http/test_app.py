@@ -1,26 +1,30 @@
 import asyncio
 import json
+from threading import Event
 
 import pytest
 
+from asking import results_of
 from lmsteer import analyse, generate, load_steer, save_steer
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.model.lm import LM
-from lmsteer.serving.http.app import _while_there
+from lmsteer.serving.engine.requests import Request
+from lmsteer.serving.http.app import _unless_disconnected
+from lmsteer.serving.http.submission import Submission
 from tiny import random_steer, tiny_model, tiny_tokenizer
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
 
 
 def events(response):
-    """Of a stream, but for its end."""
-    lines = [line for line in response.text.split("\n\n") if line]
+    """The data of a stream's events, without the end mark."""
+    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
     assert lines.pop() == "data: [DONE]"
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
-def test_a_completion_is_what_generate_gives_and_says_which_steers_acted(llama, steers, client):
-    body = {"prompt": "It was", "steers": {"style": 2.5}, "seed": 3, "n": 2, "top_p": 0.9, "max_tokens": 9}
+def test_completion_is_what_generate_gives_and_names_the_steers(llama, steers, client):
+    body = {"prompt": "It was", "steers": {"style": 2.5}, "seed": 3, "n": 2, "max_tokens": 9}
     steer = load_steer(steers / "style")
     expected = list(generate(llama, ["It was"], {"style": steer}, [{"style": 2.5}], GenerationConfig(2, 9, seed=3)))
     answer = client.post("/v1/completions", json=body)
@@ -48,7 +52,7 @@ def test_strengths_may_be_written_as_on_the_command_line(client, asked, acting):
     assert found["steered_tokens"] == (found["usage"]["completion_tokens"] if any(acting.values()) else 0)
 
 
-def test_a_model_s_name_may_carry_a_strength(client):
+def test_model_name_may_hold_strengths(client):
     by_name = client.post("/v1/completions", json={"prompt": "It was", "model": "style@2.5", **GREEDY}).json()
     plainly = client.post("/v1/completions", json={"prompt": "It was", "steers": {"style": 2.5}, **GREEDY}).json()
     assert by_name["choices"] == plainly["choices"]
@@ -57,7 +61,7 @@ def test_a_model_s_name_may_carry_a_strength(client):
     assert both["steers"] == {"style": 1.0, "other": -1.0}
 
 
-def test_nulls_are_fields_left_out(client):
+def test_nulls_count_as_missing_fields(client):
     nulls = dict.fromkeys(("temperature", "top_p", "n", "stream", "stop", "steers", "model", "logprobs", "user"))
     body = {"prompt": "It was", "seed": 1, "max_tokens": 4}
     first, second = (client.post("/v1/completions", json=each).json() for each in (body, {**nulls, **body}))
@@ -65,7 +69,7 @@ def test_nulls_are_fields_left_out(client):
 
 
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
-def test_a_stream_has_the_same_words_in_pieces(client, path, llama, monkeypatch):
+def test_stream_has_the_text_of_the_whole_response(client, path, llama, monkeypatch):
     monkeypatch.setattr(llama.tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}{% endfor %}")
     said = {"prompt": "It was"} if path == "completions" else {"messages": [{"role": "user", "content": "It was"}]}
     body = {**said, **GREEDY, "n": 2, "steers": {"style": 1}}
@@ -85,7 +89,7 @@ def test_a_stream_has_the_same_words_in_pieces(client, path, llama, monkeypatch)
         assert [each["finish_reason"] for each in own] == [*[None] * (len(own) - 1), choice["finish_reason"]]
 
 
-def test_likelihoods_are_told_where_they_are_asked_for(client, llama, monkeypatch):
+def test_logprobs_have_the_format_of_both_paths(client, llama, monkeypatch):
     monkeypatch.setattr(llama.tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}{% endfor %}")
     completion = client.post("/v1/completions", json={"prompt": "It was", "logprobs": 2, **GREEDY}).json()
     told = completion["choices"][0]["logprobs"]
@@ -98,14 +102,14 @@ def test_likelihoods_are_told_where_they_are_asked_for(client, llama, monkeypatc
     assert all(len(line["top_logprobs"]) == 2 for line in lines)
 
 
-def test_a_text_ends_before_a_stop(client):
+def test_text_ends_before_a_stop_string(client):
     whole = client.post("/v1/completions", json={"prompt": "It was", **GREEDY}).json()["choices"][0]["text"]
     cut = client.post("/v1/completions", json={"prompt": "It was", "stop": [whole[4:6]], **GREEDY}).json()["choices"][0]
     assert cut["text"] == whole[: whole.index(whole[4:6])]
     assert cut["finish_reason"] == "stop"
 
 
-def test_prompts_may_be_several_and_may_be_ids(client, llama):
+def test_prompts_may_be_lists_and_token_ids(client, llama):
     texts = client.post("/v1/completions", json={"prompt": ["It was", "a"], **GREEDY}).json()["choices"]
     ids = client.post("/v1/completions", json={"prompt": llama.encode(["It was", "a"]), **GREEDY}).json()["choices"]
     one = client.post("/v1/completions", json={"prompt": llama.encode(["It was"])[0], **GREEDY}).json()["choices"]
@@ -113,7 +117,7 @@ def test_prompts_may_be_several_and_may_be_ids(client, llama):
     assert texts[0] == one[0]
 
 
-def test_models_and_steers_are_listed_as_they_lie_there(client, llama, steers):
+def test_models_and_steers_are_listed_as_they_are_saved_now(client, llama, steers):
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [llama.name]
     assert client.get(f"/v1/models/{llama.name}").json()["max_model_len"] == llama.max_length
     assert client.get("/v1/models/nobody").status_code == 404
@@ -126,7 +130,7 @@ def test_models_and_steers_are_listed_as_they_lie_there(client, llama, steers):
     assert found.json()["steers"] == {"new": 1}
 
 
-def test_texts_are_read_as_analyse_reads_them(client, llama, steers):
+def test_analysis_is_what_analyse_gives(client, llama, steers):
     (expected,) = analyse(llama, ["It was good."], {"style": load_steer(steers / "style")})
     answer = client.post("/v1/analyse", json={"texts": ["It was good."], "steers": ["style"]})
     assert answer.json() == {"data": [json.loads(json.dumps(expected.to_json()))]}
@@ -134,8 +138,8 @@ def test_texts_are_read_as_analyse_reads_them(client, llama, steers):
     assert client.post("/v1/analyse", json={"texts": [""], "steers": ["style"]}).status_code == 400
 
 
-def test_texts_are_read_within_limits(serving, llama, steers):
-    with serving(llama, steers, context=16) as client:
+def test_analysed_texts_have_limits(serving, llama, steers):
+    with serving(llama, steers, max_model_len=16) as client:
         answer = client.post("/v1/analyse", json={"texts": ["a" * 40], "steers": ["style"]})
         assert answer.status_code == 400
         assert "more than 16" in answer.json()["error"]["message"]
@@ -143,36 +147,109 @@ def test_texts_are_read_within_limits(serving, llama, steers):
         assert len(client.post("/v1/analyse", json=many).json()["data"]) == 5
 
 
-def test_a_hub_s_name_of_a_model_is_found(serving, steers):
+def test_model_name_with_a_slash_is_found(serving, steers):
     lm = LM(tiny_model("llama"), tiny_tokenizer(), "someone/tiny")
     with serving(lm, steers) as client:
         assert client.get("/v1/models/someone/tiny").json()["id"] == "someone/tiny"
 
 
-def test_a_model_under_steers_is_found(client):
+def test_model_with_steers_is_found(client):
     assert client.get("/v1/models/style@2").json()["id"] == "style@2"
     for name in ("nobody@2", "style@high", "gpt-9"):
         assert client.get(f"/v1/models/{name}").status_code == 404
 
 
-def test_work_ends_when_the_client_hangs_up():
+def test_work_is_cancelled_when_the_client_hangs_up():
     class Gone:
         async def receive(self):
             return {"type": "http.disconnect"}
 
     async def hung_up():
         work = asyncio.get_running_loop().create_future()
-        return await _while_there(Gone(), work), work.cancelled()
+        return await _unless_disconnected(Gone(), work), work.cancelled()
 
     assert asyncio.run(hung_up()) == (None, True)
 
 
-def test_figures_count_what_was_asked_and_written(client):
-    client.post("/v1/completions", json={"prompt": "It was", "steers": {"style": 1}, **GREEDY})
-    client.get("/nowhere/at/all")
-    told = client.get("/metrics").text
+def test_metrics_count_requests_and_tokens(serving, llama, steers):
+    with serving(llama, steers) as client:
+        client.post("/v1/completions", json={"prompt": "It was", "steers": {"style": 1}, **GREEDY})
+        client.get("/nowhere/at/all")
+        told = client.get("/metrics").text
     assert 'lmsteer_requests_total{path="/v1/completions",status="200"} 1.0' in told
     assert 'lmsteer_requests_total{path="other",status="404"} 1.0' in told
     assert 'lmsteer_steered_tokens_total{steer="style"} 8.0' in told
     assert "lmsteer_tokens_total 8.0" in told
     assert "lmsteer_first_token_seconds_count 1.0" in told
+    assert "lmsteer_waiting_sequences 0.0" in told
+
+
+def test_silent_stream_is_kept_open_by_comments(serving, endless, steers):
+    """Proxies close a connection on which nothing is sent for a minute, as in a long queue."""
+    with serving(endless, steers, ping_seconds=0.01) as client:
+        engine, go, comments = client.app.state.service.engine, Event(), []
+        blocked = engine.call(lambda: go.wait(30))
+        body = {"prompt": "It was", "stream": True, **GREEDY}
+        with client.stream("POST", "/v1/completions", json=body) as response:
+            lines = response.iter_lines()
+            comments.append(next(lines))
+            go.set()
+            rest = [line for line in lines if line.startswith("data: ")]
+        assert blocked.result(30)
+    assert comments == [": ping"]
+    assert rest[-1] == "data: [DONE]"
+    assert len(rest) > 1
+
+
+def test_registry_and_engine_are_not_used_on_the_event_loop(client, llama, monkeypatch):
+    """Both may block, and the loop serves all clients."""
+    service, on_loop = client.app.state.service, {}
+
+    def watch(owner, name):
+        original = getattr(owner, name)
+
+        def watched(*args, **options):
+            on_loop.setdefault(name, []).append(is_event_loop())
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, name in ((service.registry, "find"), (service.registry, "steering"), (service.engine, "submit")):
+        watch(owner, name)
+    watch(service.engine, "call")
+    for _ in range(2):
+        assert client.post("/v1/completions", json={"prompt": "It was", "steers": {"style": 1}, **GREEDY}).is_success
+    assert client.get("/v1/models/style@2").is_success
+    assert client.get("/v1/steers").is_success
+    assert client.get("/v1/steers/style").is_success
+    assert client.post("/v1/analyse", json={"texts": ["a"], "steers": ["style"]}).is_success
+    assert set(on_loop) == {"find", "steering", "submit", "call"}
+    assert not any(any(each) for each in on_loop.values())
+
+
+def is_event_loop():
+    """Whether this thread runs an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_submission_that_is_cancelled_while_it_starts_leaves_no_sequence(engines, endless):
+    async def cancelled():
+        engine = engines(endless)
+        submission = Submission(engine, [Request([5, 6], max_new_tokens=30_000)])
+        submission.cancel()
+        await submission.start()
+        return engine
+
+    engine = asyncio.run(cancelled())
+    results_of(engine, [Request([5], max_new_tokens=2)])
+    assert engine.running == engine.waiting == 0
+
+
+def test_defaults_are_those_of_generate(client, llama):
+    (expected,) = generate(llama, ["It was"], config=GenerationConfig(seed=5))
+    (choice,) = client.post("/v1/completions", json={"prompt": "It was", "seed": 5}).json()["choices"]
+    assert choice["text"] == expected.text

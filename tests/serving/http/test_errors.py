@@ -5,14 +5,17 @@ from fastapi.testclient import TestClient
 
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.engine import EngineConfig
+from lmsteer.serving.engine.requests import Request
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.middleware import is_key
-from lmsteer.serving.http.run import ServerSettings, ServiceConfig, serve, service_of
+from lmsteer.serving.http.run import ServerSettings, ServiceConfig, create_service, serve
+from lmsteer.serving.http.service import RequestLimits, Service
+from lmsteer.serving.registry import SteerRegistry
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
 
 
-def test_strengths_beyond_the_safe_range_bring_a_warning_or_a_refusal(serving, llama, steers):
+def test_strengths_outside_the_safe_range_give_a_warning_or_an_error(serving, llama, steers):
     body = {"prompt": "It was", "steers": {"style": 5}, **GREEDY}
     with serving(llama, steers) as client:
         warned = client.post("/v1/completions", json=body)
@@ -21,42 +24,47 @@ def test_strengths_beyond_the_safe_range_bring_a_warning_or_a_refusal(serving, l
     with serving(llama, steers, strict=True) as client:
         refused = client.post("/v1/completions", json=body)
     assert refused.status_code == 400
-    assert refused.json()["error"]["code"] == "beyond_safe_range"
+    assert refused.json()["error"]["code"] == "outside_safe_range"
 
 
 @pytest.mark.parametrize(
     ("body", "status", "param", "message"),
     [
-        ({"steers": {"nobody": 1}}, 400, "steers", "unknown steer 'nobody'; there are: other, style"),
+        ({"steers": {"nobody": 1}}, 400, "steers", "unknown steer 'nobody'; known steers: other, style"),
         ({"steers": {"../style": 1}}, 400, "steers", "unknown steer"),
         ({"steers": {"style": "high"}}, 400, "steers", "cannot read"),
-        ({"steers": {"style": "1,2"}}, 400, "steers", "one strength a steer"),
+        ({"steers": {"style": "1,2"}}, 400, "steers", "exactly one strength"),
         ({"steers": {"style": 1e39}}, 400, "steers", "cannot read"),
-        ({"steers": {"style": ",".join("1" * 2000), "other": ",".join("1" * 2000)}}, 400, "steers", "one strength"),
+        (
+            {"steers": {"style": ",".join("1" * 2000), "other": ",".join("1" * 2000)}},
+            400,
+            "steers",
+            "exactly one strength",
+        ),
         ({"steers": "style"}, 400, "steers", "cannot read"),
         ({"steers": {"style": None}}, 400, "steers", ""),
         ({"prompt": {"a": 1}}, 400, "prompt", ""),
         ({"steers": {"other": "50%"}}, 400, "steers", "no safe range"),
-        ({"steers": {"style": 1}, "model": "style@1"}, 400, "steers", "in one place"),
+        ({"steers": {"style": 1}, "model": "style@1"}, 400, "steers", "use one of them"),
         ({"model": "gpt-9"}, 404, "model", "unknown model 'gpt-9'"),
         ({"prompt": ""}, 400, "prompt", "empty"),
         ({"prompt": []}, 400, "prompt", ""),
-        ({"prompt": [400]}, 400, "prompt", "none of the"),
+        ({"prompt": [400]}, 400, "prompt", "the vocabulary has"),
         ({"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
-        ({"max_tokens": 100_000}, 400, "max_tokens", "longer than"),
+        ({"max_tokens": 100_000}, 400, "max_tokens", "exceeds the context"),
         ({"temperature": -1}, 400, "temperature", ""),
-        ({"n": 40, "prompt": ["a", "b"]}, 400, "n", "at once"),
+        ({"n": 40, "prompt": ["a", "b"]}, 400, "n", "choices are too many"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty", ""),
         ({"best_of": 3}, 400, "best_of", "Input should be 1"),
         ({"tools": []}, 400, "tools", "Extra inputs"),
         ({"logit_bias": {"5": 1.0}}, 400, "logit_bias", "at most 0"),
         ({"steers": {"a" * 300: 1}}, 400, "steers", "unknown steer"),
-        ({"steers": {f"s{k}": 1 for k in range(65)}}, 400, "steers", "64 steers at most"),
+        ({"steers": {f"s{k}": 1 for k in range(65)}}, 400, "steers", "at most 64 steers"),
         ({"steers": " , "}, 400, "steers", "cannot read"),
         ({"echo": True}, 400, "echo", ""),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_the_field_at_fault(client, body, status, param, message):
+def test_invalid_request_is_refused_with_the_field_at_fault(client, body, status, param, message):
     answer = client.post("/v1/completions", json={"prompt": "It was", **body})
     error = answer.json()["error"]
     assert answer.status_code == status
@@ -67,13 +75,13 @@ def test_what_cannot_be_answered_is_refused_with_the_field_at_fault(client, body
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"top_logprobs": 2}, "top_logprobs are told beside logprobs"),
-        ({"stream_options": {"include_usage": True}}, "stream_options are for streams"),
+        ({"top_logprobs": 2}, "top_logprobs need logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options need stream"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
         ({"response_format": {"type": "json_object"}}, "Input should be 'text'"),
     ],
 )
-def test_what_would_have_no_effect_is_refused(client, body, message):
+def test_field_without_effect_is_refused(client, body, message):
     said = {"messages": [{"role": "user", "content": "It was"}], **body}
     answer = client.post("/v1/chat/completions", json=said)
     assert answer.status_code == 400
@@ -81,11 +89,11 @@ def test_what_would_have_no_effect_is_refused(client, body, message):
 
 
 @pytest.mark.parametrize("neutral", [{"best_of": 1}, {"logit_bias": {}}, {"presence_penalty": 0}], ids=repr)
-def test_what_says_that_nothing_is_to_be_done_is_let_through(client, neutral):
+def test_neutral_value_is_accepted(client, neutral):
     assert client.post("/v1/completions", json={"prompt": "It was", **GREEDY, **neutral}).status_code == 200
 
 
-def test_half_of_a_character_is_refused(client):
+def test_lone_surrogate_is_refused(client):
     content = b'{"prompt": "It \\ud800"}'
     answer = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
     assert answer.status_code == 400
@@ -95,16 +103,16 @@ def test_half_of_a_character_is_refused(client):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"prompt":', "the body is no JSON: Expecting value, at character 10."),
-        (b"", "the body cannot be read"),
-        (b"[]", "the body cannot be read"),
+        (b'{"prompt":', "the body is not valid JSON: Expecting value, at character 10."),
+        (b"", "the body is not a valid request"),
+        (b"[]", "the body is not a valid request"),
         (b'{"prompt": "a", "temperature": NaN}', "temperature"),
         (b"\xff", "parsing the body"),
         (b"[" * 5000, "parsing the body"),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_body_that_is_no_request_is_refused(client, content, message):
+def test_malformed_body_is_refused(client, content, message):
     answer = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     error = answer.json()["error"]
@@ -112,13 +120,13 @@ def test_a_body_that_is_no_request_is_refused(client, content, message):
     assert message in error["message"]
 
 
-def test_a_body_that_is_too_large_is_refused(client):
+def test_large_body_is_refused(client):
     answer = client.post("/v1/completions", json={"prompt": "a" * 20_000})
     assert answer.status_code == 413
     assert "10,000 bytes" in answer.json()["error"]["message"]
 
 
-def test_a_key_is_asked_for_where_there_is_one(serving, llama, steers):
+def test_requests_without_a_valid_key_are_refused(serving, llama, steers):
     with serving(llama, steers, keys=["one", "two"]) as client:
         for headers in ({}, {"Authorization": "Bearer three"}, {"Authorization": "Basic one"}):
             assert client.get("/v1/models", headers=headers).status_code == 401
@@ -131,38 +139,41 @@ def test_a_key_may_have_any_characters():
     assert not is_key("schlüssel".encode("latin-1"), ["schlüssel"])
 
 
-def test_too_much_at_once_is_told_to_come_again(serving, endless, steers):
-    limits = EngineConfig(rows=1, waiting=0)
-    with serving(endless, steers, limits=limits, seconds=3.0) as client:
-        long = threading.Thread(
-            target=client.post, args=("/v1/completions",), kwargs={"json": {"prompt": "a", "max_tokens": 2_000}}
-        )
-        long.start()
-        while not client.get("/health").json()["rows"]:
-            pass
-        answer = client.post("/v1/completions", json={"prompt": "a"})
-        assert answer.status_code == 429
-        assert answer.headers["retry-after"]
-        long.join()
+def test_full_queue_gives_429_with_retry_after(serving, endless, steers):
+    with serving(endless, steers, engine=EngineConfig(max_num_seqs=1, max_queue=0)) as client:
+        running = threading.Event()
+        long = Request([5], max_new_tokens=30_000)
+        (sequence,) = client.app.state.service.engine.submit([long], lambda *_: running.set())
+        assert running.wait(30)
+        response = client.post("/v1/completions", json={"prompt": "a"})
+        sequence.cancel()
+    assert response.status_code == 429
+    assert response.headers["retry-after"]
 
 
-def test_an_answer_that_runs_out_of_time_says_so(serving, endless, steers):
-    with serving(endless, steers, seconds=0.3) as client:
-        found = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2_000}).json()
-    assert found["choices"][0]["finish_reason"] == "length"
-    assert "time" in found["warnings"][0]
+def test_text_cut_by_the_timeout_has_a_warning(engines, endless):
+    made = []
+    engine = engines(endless, clock=lambda: float(made[0].steps) if made else 0.0)
+    made.append(engine)
+    limits = RequestLimits(max_model_len=4096, timeout=5.0)
+    service = Service(engine, SteerRegistry([], lambda _: None), limits, endless.name)
+    with TestClient(create_app(service)) as client:
+        body = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2_000}).json()
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"]["completion_tokens"] == 5
+    assert "timed out" in body["warnings"][0]
 
 
-def test_an_empty_key_is_refused(serving, llama, steers):
+def test_empty_key_is_refused(serving, llama, steers):
     with serving(llama, steers, keys=["one"]) as client:
         assert client.get("/v1/models", headers={"Authorization": "Bearer "}).status_code == 401
-    service = service_of(llama, ServiceConfig(folders=[steers]))
+    service = create_service(llama, ServiceConfig(folders=[steers]))
     with pytest.raises(LMSteerError, match="empty"):
         serve(service, ServerSettings(keys=["one", ""]))
     service.engine.close()
 
 
-def test_a_step_that_fails_is_the_servers_own_failure(serving, llama, steers, monkeypatch):
+def test_failed_step_gives_500_and_the_server_goes_on(serving, llama, steers, monkeypatch):
     with serving(llama, steers) as client:
         monkeypatch.setattr(llama.head.module, "forward", lambda *_: 1 / 0)
         answer = client.post("/v1/completions", json={"prompt": "a"})
@@ -172,8 +183,8 @@ def test_a_step_that_fails_is_the_servers_own_failure(serving, llama, steers, mo
         assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
 
 
-def test_a_server_that_has_stopped_says_so(llama, steers):
-    service = service_of(llama, ServiceConfig(folders=[steers]))
+def test_stopped_server_gives_503(llama, steers):
+    service = create_service(llama, ServiceConfig(folders=[steers]))
     with TestClient(create_app(service)) as client:
         service.engine.close()
         answer = client.post("/v1/completions", json={"prompt": "a"})

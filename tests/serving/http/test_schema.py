@@ -8,7 +8,7 @@ from schemathesis import GenerationMode
 
 from lmsteer import save_steer
 from lmsteer.serving.http.app import create_app
-from lmsteer.serving.http.run import ServiceConfig, service_of
+from lmsteer.serving.http.run import ServiceConfig, create_service
 from lmsteer.serving.http.schema import CompletionRequest
 from tiny import random_steer, tiny_lm
 
@@ -18,7 +18,7 @@ def api(tmp_path):
     lm, folder = tiny_lm("llama"), tmp_path / "steers"
     lm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     save_steer(random_steer(lm), folder / "style")
-    service = service_of(lm, ServiceConfig(context=64, seconds=2.0, folders=[folder]))
+    service = create_service(lm, ServiceConfig(max_model_len=64, timeout=2.0, folders=[folder]))
     yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service, body_bytes=20_000))
     service.engine.close()
 
@@ -26,7 +26,7 @@ def api(tmp_path):
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_breaks_the_server(api, mode, caplog):
     answered = {}
-    # What takes nothing cannot be asked wrongly.
+    # Paths without a body have no invalid requests.
     operations = api if mode is GenerationMode.POSITIVE else api.include(method="POST")
     for result in operations.get_all_operations():
         operation = result.ok()
@@ -46,7 +46,7 @@ def test_no_request_breaks_the_server(api, mode, caplog):
 @pytest.mark.parametrize(
     "wrong", [{"prompt": [-1] * 2_000}, {"prompt": [[-1] * 2_000]}, {"steers": {f"{k}": [] for k in range(2_000)}}]
 )
-def test_of_many_wrong_entries_few_are_told(wrong):
+def test_long_lists_of_wrong_entries_give_few_errors(wrong):
     """An error for each would keep the server busy for seconds, and take a gigabyte."""
     with pytest.raises(ValidationError) as caught:
         CompletionRequest.model_validate({"prompt": "a", **wrong})

@@ -18,7 +18,6 @@ from starlette.concurrency import run_in_threadpool
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.requests import Chunk
 from lmsteer.serving.http.errors import error_response, install_handlers
-from lmsteer.serving.http.submission import Submission
 from lmsteer.serving.http.metrics import Metrics, RequestCounter
 from lmsteer.serving.http.middleware import BodyLimit, key_check
 from lmsteer.serving.http.responses import ResponseBuilder
@@ -36,6 +35,7 @@ from lmsteer.serving.http.schema import (
     TextRequest,
 )
 from lmsteer.serving.http.service import ParsedRequest, Service
+from lmsteer.serving.http.submission import Submission
 from lmsteer.steer.steer import Steer
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     )
 }
 # On a shutdown, streams are finished within uvicorn's grace period, not cut.
-AppStatus.disable_automatic_graceful_drain()
+AppStatus.enable_automatic_graceful_drain = False
 
 
 def create_app(
@@ -80,6 +80,7 @@ def create_app(
         description="OpenAI-compatible completions with a strength for each steer.",
         lifespan=lifespan,
     )
+    app.state.service = service
     install_handlers(app)
     metrics = Metrics(service.engine)
     app.add_middleware(BodyLimit, max_bytes=body_bytes)
@@ -194,9 +195,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return PlainTextResponse(metrics.exposition())
 
 
-async def _collect(
-    chunks: AsyncIterator[tuple[int, Chunk]], builder: ResponseBuilder
-) -> Completion | ChatCompletion:
+async def _collect(chunks: AsyncIterator[tuple[int, Chunk]], builder: ResponseBuilder) -> Completion | ChatCompletion:
     """The whole response, once all chunks are there."""
     async for index, chunk in chunks:
         builder.choices[index].add(chunk)

@@ -29,7 +29,9 @@ class Metrics:
         self.requests = self._counter("requests", "Requests by path and status.", ("path", "status"))
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens.")
         self.tokens = self._counter("tokens", "Generated tokens.")
-        self.steered_tokens = self._counter("steered_tokens", "Generated tokens under a steer, by its name.", ("steer",))
+        self.steered_tokens = self._counter(
+            "steered_tokens", "Generated tokens under a steer, by its name.", ("steer",)
+        )
         self.first_token = self._histogram("first_token_seconds", "Time from the request to the first token.")
         self.seconds = self._histogram("request_seconds", "Time from the request to the end of the response.")
         for name, description, value in (

@@ -11,9 +11,9 @@ from typing import Any
 
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.requests import Chunk, TokenLogprob
-from lmsteer.serving.http.submission import Choice
 from lmsteer.serving.http.schema import ChatCompletion, Completion, Usage
 from lmsteer.serving.http.service import ParsedRequest
+from lmsteer.serving.http.submission import Choice
 
 # OpenAI has no finish reason for a timeout: the text is reported as cut, and a warning says why.
 _FINISH = {"stop": "stop", "length": "length", "timeout": "length", None: None}

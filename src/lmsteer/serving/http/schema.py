@@ -13,7 +13,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from lmsteer.generation.config import GenerationConfig
 
-
 _MAX_STEERS = 64
 _DEFAULTS = GenerationConfig()
 
@@ -61,8 +60,8 @@ class TextRequest(_Body):
         Field(
             ge=0,
             le=10,
-            description=f"Sampling temperature; 0 takes the likeliest token. Default {_DEFAULTS.sampling.temperature:g}, "
-            "as in lmsteer.generate.",
+            description="Sampling temperature; 0 takes the likeliest token. Default "
+            f"{_DEFAULTS.sampling.temperature:g}, as in lmsteer.generate.",
         ),
     ] = _DEFAULTS.sampling.temperature
     top_p: Annotated[

@@ -163,7 +163,9 @@ class Service:
     ) -> ParsedRequest:
         steering = self._steering(request)
         if (count := len(prompts) * request.n) > self.limits.max_choices:
-            raise RequestError(f"{count} choices are too many: at most {self.limits.max_choices} are allowed.", param="n")
+            raise RequestError(
+                f"{count} choices are too many: at most {self.limits.max_choices} are allowed.", param="n"
+            )
         for ids in prompts:
             self._check_length(ids, max_tokens)
         seed = secrets.randbits(32) if request.seed is None else request.seed

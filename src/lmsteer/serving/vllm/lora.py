@@ -76,7 +76,7 @@ def register_resolver() -> None:
 
 
 def _written(model: str, name: str) -> Path:
-    return adapter(_head(model), Mix(*shelf().dial(of_model_name(name))))
+    return adapter(_head(model), Mix(*shelf().steering(of_model_name(name))))
 
 
 @lru_cache(maxsize=1)

@@ -45,7 +45,7 @@ def asked(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Stee
     given = extra_args[KEY]
     if not isinstance(given, str):
         raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {given!r}.")
-    return shelf().dial(given, recall=recall)
+    return shelf().steering(given, recall=recall)
 
 
 class _SameBase:

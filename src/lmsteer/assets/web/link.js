@@ -1,0 +1,4 @@
+(...values) => {
+  const link = values.pop();
+  if (link) history.replaceState(null, '', link);
+}
