@@ -36,7 +36,7 @@ from lmsteer.baselines.steer import closed_form
 from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
-from lmsteer.export.peft_lora import export_lora
+from lmsteer.export.peft import export_lora
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix

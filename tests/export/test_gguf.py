@@ -11,7 +11,7 @@ import torch
 
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.export.gguf import export_gguf
-from lmsteer.export.merged import merged_head
+from lmsteer.export.merged_head import merged_head
 from lmsteer.model.lm import load
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
@@ -29,7 +29,7 @@ def mix(lm):
     return Mix(steers, {"one": 1.5, "two": -0.5})
 
 
-def test_the_output_is_steered_and_all_else_is_as_it_was(lm, mix, tiny_gguf, tmp_path):
+def test_output_is_steered_and_everything_else_is_copied(lm, mix, tiny_gguf, tmp_path):
     out = export_gguf(lm, mix, tiny_gguf, tmp_path / "out" / "steered.gguf", output="f32")
     before, after = gguf_format.GGUFReader(tiny_gguf), gguf_format.GGUFReader(out)
     assert {f.name: (f.contents(), f.types) for f in after.fields.values() if not f.name.startswith("GGUF.")} == {
@@ -44,7 +44,7 @@ def test_the_output_is_steered_and_all_else_is_as_it_was(lm, mix, tiny_gguf, tmp
         assert np.array_equal(tensors[tensor.name].data, tensor.data)
 
 
-def test_transformers_reads_it_as_the_steered_model(lm, mix, tiny_gguf, tmp_path, cache):
+def test_transformers_reads_the_steered_model(lm, mix, tiny_gguf, tmp_path, cache):
     steered = load(export_gguf(lm, mix, tiny_gguf, tmp_path / "steered.gguf", output="f32"))
     ids = torch.arange(3, 15).reshape(2, 6)
     with torch.inference_mode():
@@ -56,7 +56,7 @@ def test_transformers_reads_it_as_the_steered_model(lm, mix, tiny_gguf, tmp_path
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("f16", 1e-3), ("q8_0", 2e-2)])
-def test_smaller_types_lose_what_their_bits_lose(lm, mix, tiny_gguf, tmp_path, kind, tolerance):
+def test_smaller_types_are_within_their_rounding(lm, mix, tiny_gguf, tmp_path, kind, tolerance):
     out = export_gguf(lm, mix, tiny_gguf, tmp_path / "steered.gguf", output=kind, others="f16")
     tensors = {tensor.name: tensor for tensor in gguf_format.GGUFReader(out).tensors}
     found = gguf_format.quants.dequantize(tensors["output.weight"].data, tensors["output.weight"].tensor_type)
@@ -65,7 +65,7 @@ def test_smaller_types_lose_what_their_bits_lose(lm, mix, tiny_gguf, tmp_path, k
     assert tensors["token_embd.weight"].tensor_type == gguf_format.GGMLQuantizationType.F16
 
 
-def test_a_file_of_another_alignment_keeps_it(lm, mix, tmp_path):
+def test_alignment_is_kept(lm, mix, tmp_path):
     source = write_gguf(tmp_path / "aligned.gguf", alignment=64)
     out = export_gguf(lm, mix, source, tmp_path / "steered.gguf", output="f32")
     reader = gguf_format.GGUFReader(out)
@@ -76,7 +76,7 @@ def test_a_file_of_another_alignment_keeps_it(lm, mix, tmp_path):
         assert np.array_equal(tensors[tensor.name].data, tensor.data)
 
 
-def test_what_cannot_be_written_is_refused(lm, mix, tiny_gguf, llama, tmp_path):
+def test_invalid_export_is_refused(lm, mix, tiny_gguf, llama, tmp_path):
     out = tmp_path / "steered.gguf"
     with pytest.raises(SteerError, match="f32, f16, q8_0"):
         export_gguf(lm, mix, tiny_gguf, out, output="q4_9")
@@ -90,22 +90,22 @@ def test_what_cannot_be_written_is_refused(lm, mix, tiny_gguf, llama, tmp_path):
     assert not out.exists()
 
 
-def test_a_file_of_another_model_is_refused(llama, tiny_gguf, tmp_path):
+def test_file_of_another_model_is_refused(llama, tiny_gguf, tmp_path):
     mix = Mix({"one": random_steer(llama)}, {"one": 1.0})
-    with pytest.raises(ModelError, match="another model"):
+    with pytest.raises(ModelError, match="belongs to another model"):
         export_gguf(llama, mix, tiny_gguf, tmp_path / "steered.gguf")
 
 
-def test_an_architecture_whose_output_is_its_embedding_is_refused(lm, mix, tmp_path, monkeypatch):
+def test_architecture_without_an_output_tensor_is_refused(lm, mix, tmp_path, monkeypatch):
     source = write_gguf(tmp_path / "other.gguf")
     tensors = gguf_format.MODEL_TENSORS[gguf_format.MODEL_ARCH.LLAMA]
     without = [tensor for tensor in tensors if tensor != gguf_format.MODEL_TENSOR.OUTPUT]
     monkeypatch.setitem(gguf_format.MODEL_TENSORS, gguf_format.MODEL_ARCH.LLAMA, without)
-    with pytest.raises(ModelError, match="no output tensor of their own"):
+    with pytest.raises(ModelError, match="have no output tensor"):
         export_gguf(lm, mix, source, tmp_path / "steered.gguf")
 
 
-def test_nothing_but_an_older_export_is_written_over(lm, mix, tiny_gguf, tmp_path):
+def test_only_an_earlier_export_is_overwritten(lm, mix, tiny_gguf, tmp_path):
     base = tmp_path / "base.gguf"
     shutil.copy(tiny_gguf, base)
     (tmp_path / "thesis.txt").write_text("years of work")

@@ -24,6 +24,9 @@ def export(
     output_type: Annotated[
         str | None, typer.Option(help="Of the output tensor in a GGUF file: f32, f16 (if not given), q8_0.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="For --to merged: load the written model and compare its logits.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write steers, at fixed strengths, in a form that loads without lmsteer.
@@ -33,7 +36,7 @@ def export(
     from lmsteer.cli import output as printing
     from lmsteer.export.gguf import export_gguf
     from lmsteer.export.merged import export_merged
-    from lmsteer.export.peft_lora import export_lora
+    from lmsteer.export.peft import export_lora
     from lmsteer.model.lm import load
     from lmsteer.model.sources.pypi import gguf_of
     from lmsteer.steer.mix import Mix
@@ -42,6 +45,8 @@ def export(
         raise LMSteerError(f"--to is one of {', '.join(_FORMS)}, not {to!r}.")
     if to != "gguf" and (gguf or output_type):
         raise LMSteerError("--gguf and --output-type are for --to gguf.")
+    if to != "merged" and check:
+        raise LMSteerError("--check is for --to merged.")
     steers, settings = dialled(steer)
     if len(settings) > 1:
         raise LMSteerError("an export has one strength of each steer.")
@@ -50,8 +55,10 @@ def export(
     if to == "gguf":
         with gguf_of(str(gguf or model)) as source:
             written = export_gguf(lm, mix, source, out, output=output_type or "f16")
+    elif to == "merged":
+        written = export_merged(lm, mix, out, check=check)
     else:
-        written = {"merged": export_merged, "lora": export_lora}[to](lm, mix, out)
+        written = export_lora(lm, mix, out)
     if as_json:
         printing.as_json({"out": str(written), "to": to, "strengths": settings[0]})
     else:
@@ -70,7 +77,7 @@ def import_(
 
     Example: lmsteer import checkpoint.pt --name detoxification --model gpt2-large
     """
-    from lmsteer.export.peft_lora import import_lora
+    from lmsteer.export.peft import import_lora
     from lmsteer.model.lm import load
     from lmsteer.steer.files import save_steer
     from lmsteer.steer.lookup import STEERS_FOLDER

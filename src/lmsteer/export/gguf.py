@@ -1,8 +1,8 @@
-"""A steer in a GGUF file: the base's own file, with an output tensor of its own, ``E (I + s W)ᵀ``.
+"""A steer in a GGUF file: the base's own file, whose output tensor is ``E (I + s W)ᵀ``.
 
-Everything else is taken over as it is: the other tensors block by block, the tokenizer, the chat template. Where the
-head was tied to the input embedding (the file then has no ``output.weight``), only the new output is added, and the
-embedding stays. Loads in llama.cpp and whatever is built on it.
+Everything else is copied as it is: the other tensors block by block, the tokenizer, the chat template. If the head is
+tied to the input embedding (the file has no ``output.weight``), the output tensor is added and the embedding stays.
+The file loads in llama.cpp and in programs built on it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from lmsteer.errors import ModelError, SteerError
-from lmsteer.export.check import check_mix
-from lmsteer.export.merged import merged_head
+from lmsteer.export.merged_head import check_exportable, merged_head
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.util.files import replace_file
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
-# How far the file's output embedding may be from the model's, as a share of its size: four bits a weight lose a tenth.
+# Largest distance of the file's output embedding from the model's, relative to its norm: four bits a weight give 0.1.
 _QUANTISED = 0.25
 _MAGIC = b"GGUF"
 _FILE_TYPES = {
@@ -43,22 +42,22 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
         mix: multiply steers, with one strength each.
         source: GGUF file of the base.
         out: file to write.
-        output: type of the output tensor: f32, f16 or q8_0.
-        others: type to bring the other matrices to; as they are if None.
+        output: type of the output tensor: f32, f16 (the default) or q8_0.
+        others: type of all other matrices: f32, f16 or q8_0; None leaves them as they are.
 
     Raises:
         SteerError: steers of another form, strengths row by row, a target that is the source or no GGUF file, or a disk
-            that does not take it.
-        WrongBaseError: steers of another base.
-        ModelError: the source cannot be read, is of another model, or of one that has no output tensor of its own.
+            that cannot be written.
+        WrongBaseError: a steer belongs to another base.
+        ModelError: the source cannot be read, belongs to another model, or its architecture has no output tensor.
     """
-    check_mix(lm, mix)
+    check_exportable(lm, mix)
     if wrong := {output, others or output} - set(TYPES):
-        raise SteerError(f"a tensor is written as {', '.join(TYPES)}, not {', '.join(sorted(wrong))}.")
+        raise SteerError(f"unknown tensor type {', '.join(sorted(wrong))}: choose one of {', '.join(TYPES)}.")
     _check_target(out, source)
     reader = _read(source)
     _check_base(lm, reader, source)
-    head = merged_head(lm, mix).float().cpu().numpy()
+    head = merged_head(lm, mix).float().numpy()
     try:
         with replace_file(out) as aside:
             writer = gguf_format.GGUFWriter(aside, _architecture(reader))
@@ -72,51 +71,51 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
             writer.write_tensors_to_file()
             writer.close()
     except (OSError, gguf_format.quants.QuantError) as error:
-        raise SteerError(f"cannot write {out}: {error}. What stood there is untouched.") from error
+        raise SteerError(f"cannot write {out}: {error}. What stood there before is untouched.") from error
     return out
 
 
 def _check_target(out: Path, source: Path) -> None:
-    """Refuse to put the file in the place of its base, or of what is no GGUF file."""
+    """Refuse to overwrite the base, a folder, or a file that is not GGUF."""
     if not out.exists():
         return
     if not out.is_file() or (source.exists() and out.samefile(source)):
-        raise SteerError(f"{out} is {'the base itself' if out.is_file() else 'a folder'}: choose another --out.")
+        raise SteerError(f"{out} is {'the base itself' if out.is_file() else 'a folder'}; choose another --out.")
     with out.open("rb") as file:
         if file.read(4) not in (b"", _MAGIC):
-            raise SteerError(f"{out} is there already, and is no GGUF file: choose another --out.")
+            raise SteerError(f"{out} exists and is not a GGUF file; choose another --out.")
 
 
 def _read(source: Path) -> Any:
     try:
         return gguf_format.GGUFReader(source)
-    except Exception as error:  # readers fail on damaged bytes in every way there is
+    except Exception as error:  # on damaged bytes the reader raises exceptions of many kinds
         raise ModelError(f"cannot read the GGUF file {source}: {type(error).__name__}: {error}") from error
 
 
 def _architecture(reader: Any) -> str:
     field = reader.get_field(gguf_format.Keys.General.ARCHITECTURE)
     if field is None:
-        raise ModelError("the GGUF file does not say of which architecture it is.")
+        raise ModelError("the GGUF file does not name its architecture.")
     return str(field.contents())
 
 
 def _check_base(lm: LM, reader: Any, source: Path) -> None:
-    """Refuse a file of another model, or of an architecture whose output is always its embedding."""
+    """Refuse a file of another model, or of an architecture without an output tensor."""
     name = _architecture(reader)
     architecture = next((key for key, value in gguf_format.MODEL_ARCH_NAMES.items() if value == name), None)
     if architecture is None or gguf_format.MODEL_TENSOR.OUTPUT not in gguf_format.MODEL_TENSORS[architecture]:
-        raise ModelError(f"{source}: models of architecture {name!r} have no output tensor of their own.")
+        raise ModelError(f"{source}: models of architecture {name!r} have no output tensor to merge a steer into.")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     own = tensors.get(_OUTPUT, tensors.get(_EMBEDDING))
     e = lm.head.weight.float().cpu()
-    found = None if own is None else torch.from_numpy(np.array(_values(own)))
-    if found is None or found.shape != e.shape or not (found - e).norm() <= _QUANTISED * e.norm():
-        raise ModelError(f"{source} is a file of another model than {lm.name}: its output embedding is another.")
+    written = None if own is None else torch.from_numpy(np.array(_values(own)))
+    if written is None or written.shape != e.shape or not (written - e).norm() <= _QUANTISED * e.norm():
+        raise ModelError(f"{source} belongs to another model than {lm.name}: their output embeddings differ.")
 
 
 def _copy_fields(reader: Any, writer: gguf_format.GGUFWriter, others: str | None) -> None:
-    """What the file says of itself, but for what the writer writes anyway, and what is no more so."""
+    """Copy the metadata, without the fields that the writer writes itself and those that are no longer true."""
     if others is not None:
         writer.add_file_type(_FILE_TYPES[others])
     written = (gguf_format.Keys.General.ARCHITECTURE, gguf_format.Keys.General.FILE_TYPE)
@@ -140,9 +139,9 @@ def _add(writer: gguf_format.GGUFWriter, name: str, values: NDArray[np.float32],
 
 
 def _values(tensor: Any) -> NDArray[np.float32]:
-    """A tensor's numbers, whatever they are packed as."""
+    """The numbers of a tensor of any type."""
     try:
         values: NDArray[np.float32] = gguf_format.quants.dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
-        raise ModelError(f"tensor {tensor.name} is packed as {tensor.tensor_type.name}: it cannot be read.") from error
+        raise ModelError(f"tensor {tensor.name} has type {tensor.tensor_type.name}, which cannot be read.") from error
     return values

@@ -15,7 +15,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 
 from lmsteer import Mix, save_steer
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.export.peft_lora import NamedHead
+from lmsteer.export.peft import NamedHead
 from lmsteer.serving.vllm import logits_processor as router
 from lmsteer.serving.vllm import lora
 from lmsteer.serving.vllm import state as dial

@@ -16,7 +16,7 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
 from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.export.peft_lora import write_lora
+from lmsteer.export.peft import write_lora
 from lmsteer.model.fingerprints import head_sample, tensors_fingerprint
 from lmsteer.model.head_file import NamedHead, read_head
 from lmsteer.serving.vllm.adapter_cache import adapters_folder

@@ -7,10 +7,13 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.export.peft_lora import export_lora, head_name, import_lora
+from lmsteer.export import peft as module
+from lmsteer.export.peft import _solve, export_lora, head_name, import_lora
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from tiny import FAMILIES, random_steer, tiny_model
@@ -40,7 +43,7 @@ def test_plain_peft_gives_the_steered_logits(make_lm, tmp_path, family):
     assert not torch.allclose(found, plain, atol=1e-2)
 
 
-def test_a_steer_comes_back_from_its_lora(llama, tmp_path):
+def test_steer_comes_back_from_its_lora(llama, tmp_path):
     steer = random_steer(llama)
     nearest = import_lora(llama, export_lora(llama, Mix({"s": steer}, {"s": 2.0}), tmp_path / "lora"), "back")
     assert nearest.residual < 1e-5
@@ -48,7 +51,7 @@ def test_a_steer_comes_back_from_its_lora(llama, tmp_path):
     assert nearest.steer.card.fit["method"] == "lora"
 
 
-def test_what_no_steer_can_have_is_the_residual(llama, tmp_path):
+def test_residual_is_the_part_that_no_steer_can_have(llama, tmp_path):
     """Half of the update lies within what E spans, and half is orthogonal to it."""
     folder = export_lora(llama, Mix({"s": random_steer(llama)}, {"s": 1.0}), tmp_path / "lora")
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -62,7 +65,36 @@ def test_what_no_steer_can_have_is_the_residual(llama, tmp_path):
     assert import_lora(llama, folder, "x").residual == pytest.approx(0.5**0.5, rel=1e-3)
 
 
-def test_what_is_no_lora_on_the_head_is_refused(llama, make_lm, tmp_path):
+@given(st.integers(0, 1000), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_nearest_steer_is_the_least_squares_solution(seed, dependent):
+    """Also where columns of E depend on others: then the solution of least norm."""
+    g = torch.Generator().manual_seed(seed)
+    e, lora_b = (torch.randn(50, n, generator=g, dtype=torch.float64) for n in (8, 3))
+    if dependent:
+        e[:, 5] = e[:, 1] - 2 * e[:, 0]
+    expected = torch.linalg.lstsq(e, lora_b, driver="gelsd").solution
+    torch.testing.assert_close(_solve(e.T @ e, e.T @ lora_b), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_head_is_converted_to_float64_on_the_cpu_and_in_parts(llama, tmp_path, monkeypatch):
+    """Not every device has float64, and of a large head not all of it fits in memory."""
+    folder = export_lora(llama, Mix({"s": random_steer(llama)}, {"s": 2.0}), tmp_path / "lora")
+    expected = import_lora(llama, folder, "x")
+    shapes, double = [], torch.Tensor.double
+
+    def noting(tensor):
+        shapes.append(tuple(tensor.shape))
+        return double(tensor)
+
+    monkeypatch.setattr(module, "_ROWS", 100)
+    monkeypatch.setattr(torch.Tensor, "double", noting)
+    nearest = import_lora(llama, folder, "x")
+    assert tuple(llama.head.weight.shape) not in shapes
+    torch.testing.assert_close(nearest.steer.matrix(), expected.steer.matrix(), rtol=1e-5, atol=1e-6)
+
+
+def test_anything_but_a_lora_on_the_head_is_refused(llama, make_lm, tmp_path):
     steer = random_steer(llama)
     offset = Steer("offset", {"o": torch.ones(steer.vocabulary)}, steer.hidden_size, steer.vocabulary, steer.card)
     for mix in (Mix({"o": offset}, {"o": 1.0}), Mix({"s": steer}, {"s": [1.0, 2.0]}), Mix({}, {})):
@@ -81,15 +113,15 @@ def test_what_is_no_lora_on_the_head_is_refused(llama, make_lm, tmp_path):
     config = json.loads((folder / "adapter_config.json").read_text())
     for more in ({"use_dora": True}, {"alpha_pattern": {"lm_head": 9}}, {"modules_to_save": ["norm"]}):
         (folder / "adapter_config.json").write_text(json.dumps({**config, **more}))
-        with pytest.raises(SteerError, match=f"has {next(iter(more))}: what that does"):
+        with pytest.raises(SteerError, match=f"uses {next(iter(more))}, which a steer cannot"):
             import_lora(llama, folder, "x")
     (folder / "adapter_config.json").write_text(json.dumps(config))
     tensors = load_file(folder / "adapter_model.safetensors")
-    down, up = sorted(tensors)
-    norm, odd = {"base_model.model.model.norm.weight": torch.ones(32)}, {down: tensors[down][:1].clone()}
+    lora_a, lora_b = sorted(tensors)
+    norm, odd = {"base_model.model.model.norm.weight": torch.ones(32)}, {lora_a: tensors[lora_a][:1].clone()}
     save_file({**tensors, **norm}, folder / "adapter_model.safetensors")
     import_lora(llama, folder, "x")  # the model's own, as PEFT may keep it beside
-    for wrong in ({**tensors, **odd}, {up: tensors[up]}):
+    for wrong in ({**tensors, **odd}, {lora_b: tensors[lora_b]}):
         save_file(wrong, folder / "adapter_model.safetensors")
         with pytest.raises(SteerError, match="fit together"):
             import_lora(llama, folder, "x")
@@ -102,16 +134,16 @@ def test_what_is_no_lora_on_the_head_is_refused(llama, make_lm, tmp_path):
             import_lora(llama, folder, "x")
 
 
-def test_a_lora_of_another_layer_is_refused(llama, tmp_path):
+def test_lora_of_another_layer_is_refused(llama, tmp_path):
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peft.get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path / "q")
-    with pytest.raises(SteerError, match="only one of lm_head alone"):
+    with pytest.raises(SteerError, match="changes lm_head alone"):
         import_lora(llama, tmp_path / "q", "x")
 
 
-def test_a_lora_that_peft_trained_on_the_head_is_read(llama, tmp_path):
+def test_lora_trained_by_peft_is_read(llama, tmp_path):
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"], r=3, lora_alpha=12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,0 +1,199 @@
+"""A steer as a LoRA on the head that plain PEFT loads, and a LoRA on the head as the nearest steer.
+
+A multiply steer at strength s changes logits by ``s (h A) Bᵀ Eᵀ``. That is exactly a LoRA on the output embedding, with
+``lora_A = Aᵀ`` (r, d) and ``lora_B = s E B`` (V, r).
+
+In the other direction a LoRA is a steer only as far as its update ``ΔE = α/r lora_B lora_A`` (V, d) lies in the column
+space of E. The nearest steer minimises ``‖E Wᵀ - ΔE‖`` (Frobenius); the rest of the norm is reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lmsteer.errors import SteerError, WrongBaseError
+from lmsteer.export.merged_head import check_exportable
+from lmsteer.model.head_file import NamedHead
+from lmsteer.model.lm import LM
+from lmsteer.steer.algebra import merge
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
+from lmsteer.util.artifacts import ArtifactKind
+from lmsteer.util.files import replace_folder
+
+_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_LORA_A, _LORA_B = "lora_A.weight", "lora_B.weight"
+_PREFIX = "base_model.model."
+# Options with which PEFT does something else than add a product.
+_UNSUPPORTED = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
+_KIND = ArtifactKind("LoRA", _CONFIG, _TENSORS, 1, SteerError)
+# Rows of E that are converted to float64 at once.
+_ROWS = 8192
+
+
+def head_name(lm: LM) -> str:
+    """The name of the head's module, as PEFT's ``target_modules`` takes it."""
+    return next(name for name, module in lm.model.named_modules() if module is lm.head.module)
+
+
+def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
+    """Write a mix at its strengths as a LoRA on the head.
+
+    Args:
+        lm: the steers' base.
+        mix: multiply steers, with one strength each.
+        out: the folder to write, for ``PeftModel.from_pretrained``; an older LoRA there is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SteerError: steers of another form, strengths row by row, or a folder that holds something else.
+        WrongBaseError: a steer belongs to another base.
+    """
+    check_exportable(lm, mix)
+    return write_lora(NamedHead(lm.name, head_name(lm), lm.head.weight), mix, Path(out))
+
+
+def write_lora(head: NamedHead, mix: Mix, folder: Path) -> Path:
+    """Write a mix as a LoRA on a head; the rest of the model is not needed.
+
+    Raises:
+        SteerError: steers of several forms, strengths row by row, or a folder that holds something else.
+    """
+    _KIND.check_target(folder)
+    steer = merge(mix, "export")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": head.base,
+        "target_modules": [head.name],
+        "r": steer.rank,
+        "lora_alpha": steer.rank,  # so that PEFT's scale, alpha / r, is 1
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    tensors = {_LORA_A: steer.factors["A"].T, _LORA_B: head.weight.float().cpu() @ steer.factors["B"]}
+    try:
+        with replace_folder(folder) as aside:
+            content = {f"{_PREFIX}{head.name}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
+            save_file(content, aside / _TENSORS)
+            (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise SteerError(f"cannot write the LoRA to {folder}: {error}. What stood there is untouched.") from error
+    return folder
+
+
+@dataclass(frozen=True)
+class NearestSteer:
+    """The nearest steer of a LoRA on the head.
+
+    Attributes:
+        steer: the steer; strength 1 is the LoRA.
+        residual: the part of the LoRA's update of E that no steer can have, as a share of its Frobenius norm, 0 to 1.
+    """
+
+    steer: Steer
+    residual: float
+
+
+def import_lora(lm: LM, folder: str | Path, name: str) -> NearestSteer:
+    """Read a LoRA on the head and find the nearest steer.
+
+    The least-squares problem is solved by its normal equations in float64 on the CPU: ``B = (EᵀE)⁻¹ Eᵀ lora_B`` (d, r).
+    They are summed some rows of E at a time.
+
+    Args:
+        lm: the model that the LoRA was trained on.
+        folder: a folder that PEFT has saved.
+        name: the name of the new steer.
+
+    Raises:
+        SteerError: there is no LoRA, it is damaged, or it changes other layers than the head.
+        WrongBaseError: the LoRA has another vocabulary or hidden size.
+    """
+    lora_a, lora_b = _read(lm, Path(folder))
+    shape, own = (lora_b.shape[0], lora_a.shape[1]), tuple(lm.head.weight.shape)
+    if shape != own:
+        raise WrongBaseError(f"the LoRA in {folder} is for a head of shape {shape}; that of {lm.name} has {own}.")
+    vocabulary, hidden_size = own
+    gram = torch.zeros(hidden_size, hidden_size, dtype=torch.float64)
+    product = torch.zeros(hidden_size, lora_b.shape[1], dtype=torch.float64)
+    for e, rows in _row_blocks(lm.head.weight, lora_b):
+        gram += e.T @ e
+        product += e.T @ rows
+    b = _solve(gram, product)
+    # ‖(lora_B - E B) lora_A‖² and ‖lora_B lora_A‖², from matrices (r, r): the products (V, d) are too large to keep.
+    rest = torch.zeros(len(lora_a), len(lora_a), dtype=torch.float64)
+    for e, rows in _row_blocks(lm.head.weight, lora_b):
+        left = rows - e @ b
+        rest += left.T @ left
+    a_gram = lora_a @ lora_a.T
+    whole = float(((lora_b.T @ lora_b) * a_gram).sum().clamp(min=1e-60))
+    residual = (float((rest * a_gram).sum().clamp(min=0.0)) / whole) ** 0.5
+    card = lm.card(name, fit={"method": "lora", "residual": residual})
+    factors = {"A": lora_a.T.float().contiguous(), "B": b.float().contiguous()}
+    return NearestSteer(Steer("multiply", factors, hidden_size, vocabulary, card), residual)
+
+
+def _row_blocks(e: Tensor, lora_b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some rows of E at a time, (N, d) in float64 on the CPU, with the same rows of lora_B (N, r).
+
+    They are copied to the CPU before they are converted: not every device has float64.
+    """
+    for block, rows in zip(e.split(_ROWS), lora_b.split(_ROWS), strict=True):
+        yield block.cpu().double(), rows
+
+
+def _solve(gram: Tensor, product: Tensor) -> Tensor:
+    """``(EᵀE)⁻¹ Eᵀ lora_B`` (d, r) by Cholesky, or by the pseudo-inverse if E has linearly dependent columns."""
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    # Columns that depend on others leave a pivot of rounding errors, which may be positive.
+    pivots = factor.diagonal() ** 2
+    if failed or not bool((pivots > len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal()).all()):
+        return torch.linalg.pinv(gram, hermitian=True) @ product
+    return torch.cholesky_solve(product, factor)
+
+
+def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
+    """``lora_A`` (r, d) and ``α/r lora_B`` (V, r), in float64."""
+    try:
+        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / _TENSORS)
+        alpha = float(config["lora_alpha"])
+    except FileNotFoundError as error:
+        raise SteerError(f"no LoRA in {folder}: {error.filename} is missing.") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise SteerError(f"the LoRA in {folder} is damaged: {type(error).__name__}: {error}.") from error
+    if unsupported := [name for name in _UNSUPPORTED if config.get(name)]:
+        raise SteerError(f"the LoRA in {folder} uses {', '.join(unsupported)}, which a steer cannot express.")
+    name = head_name(lm)
+    keys = [f"{_PREFIX}{name}.{key}" for key in (_LORA_A, _LORA_B)]
+    others = [key for key in tensors.keys() - set(keys) if not _is_unchanged(lm, key, tensors[key])]
+    if others:
+        raise SteerError(
+            f"the LoRA in {folder} changes {', '.join(sorted(others)[:3])}: a steer can only replace a LoRA that "
+            f"changes {name} alone."
+        )
+    lora_a, lora_b = (tensors.get(key, torch.zeros(0, 0)).double() for key in keys)
+    if lora_a.dim() != 2 or lora_b.dim() != 2 or not lora_a.shape[0] or lora_a.shape[0] != lora_b.shape[1]:
+        raise SteerError(f"the LoRA in {folder} has no factors of {name} whose shapes fit together.")
+    rank = lora_a.shape[0]
+    return lora_a, (alpha / rank**0.5 if config.get("use_rslora") else alpha / rank) * lora_b
+
+
+def _is_unchanged(lm: LM, key: str, tensor: Tensor) -> bool:
+    """Whether a tensor equals the model's own weight: PEFT may save embeddings beside a LoRA on the head."""
+    name = key.removeprefix(_PREFIX).replace(".base_layer", "")
+    own = dict(lm.model.named_parameters(remove_duplicate=False)).get(name)
+    return own is not None and own.shape == tensor.shape and torch.equal(own.cpu(), tensor.to(own.dtype))
