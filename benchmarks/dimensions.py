@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.results import rewrite
 from lmsteer.data.labelled import LabelledSource, LabelledText
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM, load
 from lmsteer.reading.analyse import analyse
@@ -74,7 +74,8 @@ def fit_all(data: Data) -> None:
         if not (WORK / name).exists():
             source = LabelledSource(str(data / f"{dimension.train}.jsonl.gz"))
             texts, out = source.read(), WORK / name
-            fit(lm, texts, name=name, label=dimension.label, source=source, out=out, resume=True, progress=bars())
+            config = FitConfig(resume=True)
+            fit(lm, texts, name=name, label=dimension.label, source=source, out=out, config=config, progress=bars())
 
 
 @app.command("read")

@@ -21,7 +21,7 @@ from benchmarks.measure import in_turn
 from lmsteer.data.starter import starter_texts
 from lmsteer.model.lm import load
 from lmsteer.model.onednn import linear
-from lmsteer.reading.rows import encode_with_end
+from lmsteer.reading.encode import encode_labelled
 
 WIDTHS = (16, 64, 256, 1024)
 TEXTS, ROWS = 64, 1024
@@ -32,7 +32,7 @@ def main() -> None:
     """Measure each width beside the whole product."""
     lm = load()
     head = lm.head
-    h, y = (part[:ROWS] for part in lm.predicting(encode_with_end(lm, starter_texts("sentiment")[:TEXTS])))
+    h, y = (part[:ROWS] for part in lm.predicting(encode_labelled(lm, starter_texts("sentiment")[:TEXTS])))
     p = head.logits(h).softmax(-1)
     mean = (p.mean(0) @ head.weight)[None]
 

@@ -16,8 +16,10 @@ from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.batching import TOKENS_PER_BATCH, pad
 from lmsteer.model.lm import load
-from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import LabelledRows, encode_with_end, gather, states_of
+from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.held_out import measure_held_out
+from lmsteer.reading.hidden_rows import compute_rows, gather_rows
+from lmsteer.reading.rows import LabelledRows
 
 # 250 texts are where ours first reads better than the published recipe's 1,000 steps; 8,538 are all of sst5_train.
 TEXTS = (250, 500, 1000, 2000, 4000, 8538)
@@ -110,7 +112,7 @@ def _pass(bench: Bench, length: int) -> Ways:
     return Ways(
         "a pass",
         lambda: bench.theirs.step_on(theirs, torch.ones_like(theirs), [1.0] * len(theirs)),
-        lambda: states_of(bench.lm, ids.tolist()),
+        lambda: compute_rows(bench.lm, ids.tolist()),
         times=count / len(theirs),
     )
 
@@ -131,5 +133,7 @@ def _fit_of_texts(data: Path, count: int) -> FitOfTexts:
 
         peak = peak_bytes(work)
     dev = read_labelled(data / "sst2_dev.jsonl.gz")
-    reading = read(lm.head, LabelledRows.join(list(gather(lm, dev, encode_with_end(lm, dev)))), done[0].steer)
+    reading = measure_held_out(
+        lm, LabelledRows.join(list(gather_rows(lm, dev, encode_labelled(lm, dev)))), done[0].steer
+    )
     return FitOfTexts(count, took, peak, reading.sign_accuracy, reading.log_likelihood_gain)

@@ -26,13 +26,15 @@ from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
-from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import LabelledRows, encode_with_end, gather
+from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.held_out import measure_held_out
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.steer.files import load_steer
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
@@ -68,11 +70,9 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
         lm,
         texts,
         name=method,
-        method=method,  # type: ignore[arg-type]
         source=LabelledSource("sst5_train"),
         out=WORK / method,
-        resume=True,
-        recipe=GradientConfig(l2=1e-6),
+        config=FitConfig(method=method, resume=True, gradient=GradientConfig(l2=1e-6)),  # type: ignore[arg-type]
         progress=bars(),
     )
     seconds = time.perf_counter() - started
@@ -84,13 +84,17 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
 def read_both(data: Data) -> None:
     """Read SST-2 dev under each fitted steer."""
     lm, dev = load(), read_labelled(data / "sst2_dev.jsonl.gz")
-    rows = LabelledRows.join(list(gather(lm, dev, encode_with_end(lm, dev))))
+    rows = LabelledRows.join(list(gather_rows(lm, dev, encode_labelled(lm, dev))))
     for method in STRENGTHS:
         if (WORK / method).exists():
-            keep(FIGURES, f"read {method}", read(lm.head, rows, load_steer(WORK / method)).to_json())
+            keep(FIGURES, f"read {method}", measure_held_out(lm, rows, load_steer(WORK / method)).to_json())
         if (WORK / f"{method}-domain").exists():
             domain = load_steer(WORK / f"{method}-domain")
-            keep(FIGURES, f"read {method}, domain on", read(lm.head, rows, load_steer(WORK / method), domain).to_json())
+            keep(
+                FIGURES,
+                f"read {method}, domain on",
+                measure_held_out(lm, rows, load_steer(WORK / method), domain).to_json(),
+            )
     scores = Vader().scores([text.text for text in dev])
     right = sum(score == (text.label > 0) for score, text in zip(scores, dev, strict=True))
     verdicts = len(dev) - scores.count(UNDECIDED)

@@ -31,8 +31,7 @@ from lmsteer.evaluation.report import draw_curves
 from lmsteer.evaluation.results import ConditionResult
 from lmsteer.evaluation.results import Estimate as Interval
 from lmsteer.evaluation.scorers import scorer
-from lmsteer.fitting.fit import fit
-from lmsteer.fitting.gradient import GradientConfig
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.model.lm import LM, load
 from lmsteer.steer.files import find_steer, load_steer
 from lmsteer.steer.steer import Steer
@@ -111,11 +110,18 @@ def fit_rivals(data: Data) -> None:
         out = WORK / "published" / name
         if not out.exists():
             texts = read_labelled(data / f"{DIMENSIONS[name].train}.jsonl.gz")
-            fit(lm, texts, name=name, method="gradient", recipe=GradientConfig(), out=out, resume=True, progress=bars())
+            fit(lm, texts, name=name, out=out, config=FitConfig("gradient", resume=True), progress=bars())
     texts = read_labelled(data / f"{DIMENSIONS['sentiment'].train}.jsonl.gz")
     for count in TEXTS:
         if not (out := WORK / "texts" / str(count)).exists():
-            fit(lm, sample_texts(texts, count, seed=0), name=f"{count:,} texts", out=out, resume=True, progress=bars())
+            fit(
+                lm,
+                sample_texts(texts, count, seed=0),
+                name=f"{count:,} texts",
+                out=out,
+                config=FitConfig(resume=True),
+                progress=bars(),
+            )
 
 
 @app.command("write")

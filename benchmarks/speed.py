@@ -19,15 +19,16 @@ from benchmarks.measure import Line, Machine, Ways, peak_bytes
 from benchmarks.naive import Published
 from lmsteer.data.labelled import LabelledText
 from lmsteer.data.starter import starter_texts
-from lmsteer.fitting.activation_cache import HiddenStates, open_store
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig, TextRows, Training
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM, load
+from lmsteer.reading.encode import encode_labelled, encode_readable
+from lmsteer.reading.hidden_rows import compute_rows, text_batches
 from lmsteer.reading.likelihood import steered_log_likelihoods
-from lmsteer.reading.rows import batches, encode_with_end, readable, states_of
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
 from lmsteer.util.provenance import provenance_of
@@ -63,7 +64,7 @@ class Bench:
     def recipe_step(self) -> Ways:
         """A step of the published recipe: through the whole model, and on stored rows."""
         texts = self.texts[:BATCH]
-        rows = TextRows(HiddenStates(self.lm, encode_with_end(self.lm, texts)), texts).rows(range(BATCH))
+        rows = TextRows(HiddenStates(self.lm, encode_labelled(self.lm, texts)), texts).rows(range(BATCH))
         training = Training(self.lm.hidden_size, GradientConfig())
         return Ways(
             f"a step of the published recipe, {BATCH} texts",
@@ -76,7 +77,7 @@ class Bench:
         """Our whole fit, the store filled on the way; published: 1,000 of its steps."""
 
         def ours() -> None:
-            shutil.rmtree(open_store(self.lm, readable(self.lm, self.texts)[1]))
+            shutil.rmtree(open_activation_cache(self.lm, encode_readable(self.lm, self.texts)[1]))
             self._fit(self.texts)
 
         return Ways(
@@ -98,12 +99,12 @@ class Bench:
 
     def one_pass(self) -> Ways:
         """A pass over some texts; published: the steps that see as many."""
-        ids = encode_with_end(self.lm, self.texts)[:128]
+        ids = encode_labelled(self.lm, self.texts)[:128]
         tokens = sum(len(text) - 1 for text in ids)
         return Ways(
             f"a pass over {len(ids)} texts",
             lambda: self._their_step(self.texts[:BATCH]),
-            lambda: [states_of(self.lm, [ids[i] for i in batch]) for batch in batches(ids)],
+            lambda: [compute_rows(self.lm, [ids[i] for i in batch]) for batch in text_batches(ids)],
             times=len(ids) / BATCH,
             floor=self.floor(tokens, 2 * tokens),
             note="published: steps that see them",
@@ -112,8 +113,8 @@ class Bench:
 
     def body(self) -> Ways:
         """The body of the model alone, in the batches of a pass."""
-        ids = encode_with_end(self.lm, self.texts)[:128]
-        padded = [pad([ids[i] for i in batch], 0, self.lm.device) for batch in batches(ids)]
+        ids = encode_labelled(self.lm, self.texts)[:128]
+        padded = [pad([ids[i] for i in batch], 0, self.lm.device) for batch in text_batches(ids)]
         return Ways(
             f"the body of that pass, {1 - sum(map(len, ids)) / sum(p.numel() for p, _ in padded):.0%} of it padding",
             lambda: [self.theirs.lm.hidden_states(*batch) for batch in padded],
@@ -198,7 +199,7 @@ class Bench:
         self.theirs.fit_step([text.text for text in texts], [text.label for text in texts])
 
     def _fit(self, texts: list[LabelledText]) -> None:
-        fit(self.lm, texts, name="s", out=self.folder / "s", store=True)
+        fit(self.lm, texts, name="s", out=self.folder / "s", config=FitConfig(cache_activations=True))
 
     def _generate(self, count: int, strength: float | None, rank: int = RANK) -> None:
         steers = {} if strength is None else {"s": self.steer(rank)}

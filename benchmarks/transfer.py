@@ -25,12 +25,14 @@ from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
-from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import LabelledRows, gather, readable
+from lmsteer.reading.encode import encode_readable
+from lmsteer.reading.held_out import held_out_metrics
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.transferring.maps import WORD_MAPS
 from lmsteer.transferring.transfer import transfer
@@ -62,7 +64,7 @@ def fit_both(data: Data) -> None:
             name="sentiment",
             source=source,
             out=WORK / model,
-            resume=True,
+            config=FitConfig(resume=True),
             progress=bars(),
         )
         keep(RESULTS, f"fit {model}", {"seconds": round(time.perf_counter() - started, 1)})
@@ -77,7 +79,7 @@ def read_all(data: Data) -> None:
         for lm in (source, target):
             fisher_factors(lm)  # a model's is measured once, whatever is done with it
         steer = load_steer(WORK / source_name)
-        rows = LabelledRows.join(list(gather(target, *readable(target, dev))))
+        rows = LabelledRows.join(list(gather_rows(target, *encode_readable(target, dev))))
         way = f"{source_name} -> {target_name}"
         if f"{way}: {OWN}" not in kept(RESULTS):
             keep(RESULTS, f"{way}: {OWN}", _read(target.head, rows, load_steer(WORK / target_name)))
@@ -117,7 +119,7 @@ def show() -> None:
 
 
 def _read(head: Any, rows: LabelledRows, steer: Any) -> dict[str, Any]:
-    return read(head, rows, steer).to_json()
+    return held_out_metrics(head, rows, steer).to_json()
 
 
 if __name__ == "__main__":

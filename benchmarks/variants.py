@@ -26,7 +26,7 @@ from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import Point, strength_curve
-from lmsteer.fitting.activation_cache import HiddenStates, open_store
+from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit import weighted_product
 from lmsteer.fitting.eos_component import fit_eos_component
@@ -38,8 +38,10 @@ from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import _SEED, _TEXTS, _TOKENS, fisher_factors, sample_unconditional
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM, load
-from lmsteer.reading.held_out import Reading, read
-from lmsteer.reading.rows import LabelledRows, encode_with_end, gather, readable
+from lmsteer.reading.encode import encode_labelled, encode_readable
+from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
@@ -65,7 +67,7 @@ class Texts:
 
     lm: LM
     texts: list[LabelledText]
-    ids: list[list[int]]
+    ids: list[Sequence[int]]
     states: HiddenStates
     statistics: Statistics
     curvature: FisherFactors
@@ -73,8 +75,8 @@ class Texts:
     @classmethod
     def of(cls, lm: LM, data: Path) -> Texts:
         """The main job's texts."""
-        texts, ids = readable(lm, sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), TEXTS, seed=0))
-        states = HiddenStates(lm, ids, open_store(lm, ids))
+        texts, ids = encode_readable(lm, sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), TEXTS, seed=0))
+        states = HiddenStates(lm, ids, open_activation_cache(lm, ids))
         return cls(lm, texts, ids, states, gather_statistics(states, texts, Statistics.empty(lm)), fisher_factors(lm))
 
     def weighted(
@@ -185,8 +187,8 @@ def refined(texts: Texts) -> Factors:
     first = texts.solved()
     size = float(torch.cat([first["A"], first["B"]]).square().mean().sqrt())
     rank = first["A"].shape[1]
-    recipe = GradientConfig(steps=REFINING_STEPS, rank=rank, epsilon=1.0, learning_rate=size / 100, domain=False)
-    training = Training(texts.lm.hidden_size, recipe)
+    config = GradientConfig(steps=REFINING_STEPS, rank=rank, epsilon=1.0, learning_rate=size / 100, domain=False)
+    training = Training(texts.lm.hidden_size, config)
     for name, factor in first.items():
         training.factors[name].data.copy_(factor)
     chosen = set(held_out_of(texts.texts, texts.ids))
@@ -212,12 +214,12 @@ def main(data: Path) -> None:
     console, lm = Console(width=150), load()
     texts = Texts.of(lm, data)
     dev = read_labelled(data / "sst2_dev.jsonl.gz")
-    rows = LabelledRows.join(list(gather(lm, dev, encode_with_end(lm, dev))))
+    rows = LabelledRows.join(list(gather_rows(lm, dev, encode_labelled(lm, dev))))
     prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[PROMPTS]
     found, table = {}, Table("", "SST-2 dev, nats", "signs", f"positive at {POSITIVE_AT} ×", f"at {NEGATIVE_AT} ×")
     for variant in VARIANTS:
         steer = _steer(lm, variant(texts))
-        reading, points = read(lm.head, rows, steer), _curve(lm, prompts, steer)
+        reading, points = measure_held_out(lm, rows, steer), _curve(lm, prompts, steer)
         found[variant.__name__] = {"reading": reading.to_json(), "curve": [asdict(point) for point in points]}
         table.add_row((variant.__doc__ or "").split("\n")[0], *_cells(reading, points))
         console.print(variant.__name__, *_cells(reading, points), highlight=False)
@@ -250,7 +252,7 @@ def _curve(lm: LM, prompts: Sequence[str], steer: Steer) -> list[Point]:
     return strength_curve(list(generate(lm, prompts, {"v": steer}, settings, config)), "v", Vader())
 
 
-def _cells(reading: Reading, points: Sequence[Point]) -> list[str]:
+def _cells(reading: HeldOutMetrics, points: Sequence[Point]) -> list[str]:
     sides = [
         (POSITIVE_AT, [p for p in points if p.strength >= 0]),
         (NEGATIVE_AT, [p for p in reversed(points) if p.strength <= 0]),

@@ -13,7 +13,7 @@ from lmsteer.demo import STRENGTHS, draw, page, show
 from lmsteer.evaluation.strength_curve import Point
 from lmsteer.fitting.fit import Fit
 from lmsteer.generation.generate import Continuation
-from lmsteer.reading.held_out import Reading
+from lmsteer.reading.held_out import HeldOutMetrics
 from tiny import random_steer
 
 
@@ -34,7 +34,9 @@ def curve() -> list[Point]:
 
 def test_the_page_shows_a_dash_where_there_was_no_verdict(llama, rows, curve):
     fitted = Fit(
-        random_steer(llama), Reading(8, 80, 0.1, 0.1, 0.1, 0.01, 0.9, 0.8, 0.95, 0.5, 0.0), Path("demo/sentiment")
+        random_steer(llama),
+        HeldOutMetrics(8, 80, 0.1, 0.1, 0.1, 0.01, 0.9, 0.8, 0.95, 0.5, 0.0),
+        Path("demo/sentiment"),
     )
     html = page(llama, fitted, rows, curve, seconds=1.0)
     assert "nan" not in html

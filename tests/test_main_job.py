@@ -15,8 +15,10 @@ from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
-from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import LabelledRows, encode_with_end, gather
+from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.held_out import measure_held_out
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.verify import verify
 
 pytestmark = pytest.mark.model
@@ -28,17 +30,17 @@ def sentiment(smollm2, tmp_path_factory) -> Fit:
 
 
 def test_the_starter_steer_reads_held_out_texts(sentiment):
-    assert sentiment.reading.texts > 60
-    assert sentiment.reading.sign_accuracy >= 0.8
-    assert sentiment.reading.log_likelihood_gain >= 0.02
-    assert sentiment.reading.log_likelihood_gain_without_eos > 0
+    assert sentiment.held_out.texts > 60
+    assert sentiment.held_out.sign_accuracy >= 0.8
+    assert sentiment.held_out.log_likelihood_gain >= 0.02
+    assert sentiment.held_out.log_likelihood_gain_without_eos > 0
 
 
 def test_the_starter_steer_is_proved(smollm2, sentiment):
     done = verify(smollm2, sentiment.steer, starter_texts("sentiment"))
     assert done.acts, done.checks
-    assert done.reading is not None
-    assert done.reading.sign_accuracy == pytest.approx(sentiment.reading.sign_accuracy)
+    assert done.held_out is not None
+    assert done.held_out.sign_accuracy == pytest.approx(sentiment.held_out.sign_accuracy)
 
 
 def test_the_dial_turns_both_ways(smollm2, sentiment):
@@ -54,8 +56,8 @@ def test_the_dial_turns_both_ways(smollm2, sentiment):
 
 def test_formality_fits_too(smollm2, tmp_path):
     done = fit(smollm2, sample_texts(starter_texts("formality"), 300, 0), name="formality", out=tmp_path / "f")
-    assert done.reading.sign_accuracy > 0.7
-    assert done.reading.log_likelihood_gain > 0
+    assert done.held_out.sign_accuracy > 0.7
+    assert done.held_out.log_likelihood_gain > 0
 
 
 def test_a_quick_demo_writes_one_self_contained_page(tmp_path):
@@ -74,7 +76,7 @@ def sst(shared: Path, smollm2: LM, tmp_path_factory) -> Fit:
 
 def test_sst2_dev_is_read(shared, smollm2, sst):
     dev = read_labelled(shared / "sst2_dev.jsonl.gz")
-    rows = LabelledRows.join(list(gather(smollm2, dev, encode_with_end(smollm2, dev))))
-    reading = read(smollm2.head, rows, sst.steer)
+    rows = LabelledRows.join(list(gather_rows(smollm2, dev, encode_labelled(smollm2, dev))))
+    reading = measure_held_out(smollm2, rows, sst.steer)
     assert reading.sign_accuracy >= 0.8
     assert reading.log_likelihood_gain >= 0.02

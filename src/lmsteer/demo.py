@@ -135,7 +135,7 @@ def page(lm: LM, fitted: Fit, rows: Sequence[Continuation], curve: Sequence[Poin
         "demo.html",
         percent=_percent,
         card=card,
-        held_out=fitted.reading,
+        held_out=fitted.held_out,
         low=curve[0],
         high=curve[-1],
         curve=curve,

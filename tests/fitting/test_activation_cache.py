@@ -11,10 +11,10 @@ import torch
 
 from lmsteer.errors import ModelError, StatisticsError
 from lmsteer.fitting import activation_cache as module
-from lmsteer.fitting.activation_cache import HiddenStates, open_store
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import TextRows
-from lmsteer.reading.rows import encode_with_end
+from lmsteer.reading.encode import encode_labelled
 from lmsteer.util.disk_cache import clear, entries
 from tiny import styled
 
@@ -30,11 +30,11 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def ids(llama) -> list[list[int]]:
-    return encode_with_end(llama, TEXTS)
+    return encode_labelled(llama, TEXTS)
 
 
 def stored(lm, ids) -> tuple[HiddenStates, list[Path]]:
-    folder = open_store(lm, ids)
+    folder = open_activation_cache(lm, ids)
     states = HiddenStates(lm, ids, folder)
     for number in range(len(states.batches)):
         states.states(number)
@@ -45,7 +45,7 @@ def forbid_the_model(monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the model was run")
 
-    monkeypatch.setattr(module, "states_of", refuse)
+    monkeypatch.setattr(module, "compute_rows", refuse)
 
 
 def test_what_is_read_is_what_was_kept(llama, ids, monkeypatch):
@@ -61,7 +61,7 @@ def test_what_is_read_is_what_was_kept(llama, ids, monkeypatch):
 def test_the_order_of_texts_does_not_matter(llama, ids, monkeypatch):
     forwards, _ = stored(llama, ids)
     forbid_the_model(monkeypatch)
-    backwards = HiddenStates(llama, ids[::-1], open_store(llama, ids[::-1]))
+    backwards = HiddenStates(llama, ids[::-1], open_activation_cache(llama, ids[::-1]))
     for number in range(len(forwards.batches)):
         assert torch.equal(forwards.rows(number, TEXTS).digest, backwards.rows(number, TEXTS[::-1]).digest)
 
@@ -76,8 +76,8 @@ def test_a_harmed_file_is_computed_again_and_only_that(llama, ids, monkeypatch, 
     else:
         other = files[1].read_bytes()
         files[0].write_bytes({"cut": content[: len(content) // 2], "emptied": b"", "swapped": other}[harm])
-    calls, real = [], module.states_of
-    monkeypatch.setattr(module, "states_of", lambda *args: calls.append(1) or real(*args))
+    calls, real = [], module.compute_rows
+    monkeypatch.setattr(module, "compute_rows", lambda *args: calls.append(1) or real(*args))
     again = HiddenStates(llama, ids, files[0].parent)
     assert all(torch.equal(value, vars(expected)[name]) for name, value in vars(again.states(0)).items())
     again.states(1)
@@ -86,18 +86,18 @@ def test_a_harmed_file_is_computed_again_and_only_that(llama, ids, monkeypatch, 
 
 
 def test_another_model_has_another_store(llama, make_lm, ids):
-    assert open_store(llama, ids) != open_store(make_lm("qwen2"), ids)
+    assert open_activation_cache(llama, ids) != open_activation_cache(make_lm("qwen2"), ids)
 
 
 def test_a_fit_from_the_store_is_the_fit_and_another_labelling_runs_no_model(llama, monkeypatch):
     plain = fit(llama, TEXTS, name="plain")
-    first = fit(llama, TEXTS, name="first", store=True)
+    first = fit(llama, TEXTS, name="first", config=FitConfig(cache_activations=True))
     assert torch.equal(first.steer.matrix(), plain.steer.matrix())
     forbid_the_model(monkeypatch)
-    again = fit(llama, TEXTS, name="again", store=True)
+    again = fit(llama, TEXTS, name="again", config=FitConfig(cache_activations=True))
     assert torch.equal(again.steer.matrix(), plain.steer.matrix())  # identity 5, bit for bit
     turned = [replace(text, label=-text.label) for text in TEXTS]
-    other = fit(llama, turned, name="turned", store=True)
+    other = fit(llama, turned, name="turned", config=FitConfig(cache_activations=True))
     assert float((other.steer.matrix() * plain.steer.matrix()).sum()) < 0
 
 
@@ -106,11 +106,11 @@ def test_stores_are_bounded(llama, ids, monkeypatch, capsys):
     size = sum(file.stat().st_size for file in files)
     monkeypatch.setenv("LMSTEER_STORE_GB", str(size * 0.5e-9))
     with pytest.raises(StatisticsError, match="LMSTEER_STORE_GB"):
-        open_store(llama, ids)
+        open_activation_cache(llama, ids)
     monkeypatch.setenv("LMSTEER_STORE_GB", str(size * 1.5e-9))
     os.utime(files[0].parent / "states.json", (0, 0))
-    more = encode_with_end(llama, styled(300, seed=1))
-    second = open_store(llama, more)
+    more = encode_labelled(llama, styled(300, seed=1))
+    second = open_activation_cache(llama, more)
     assert "unused for longest" in capsys.readouterr().err
     assert [entry.path for entry in entries() if entry.kind == "states"] == [second]
 
@@ -119,17 +119,17 @@ def test_a_full_disk_does_not_stop_a_fit(llama, ids, monkeypatch, capsys):
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    folder = open_store(llama, ids)
+    folder = open_activation_cache(llama, ids)
     monkeypatch.setattr(module, "save_file", full)
     states = HiddenStates(llama, ids, folder)
     assert len(states.states(0).target) == len(HiddenStates(llama, ids).states(0).target)
     states.states(1)
-    assert capsys.readouterr().err.count("going on without") == 1
+    assert capsys.readouterr().err.count("continuing without") == 1
     assert [file.name for file in folder.iterdir()] == ["states.json"]
 
 
 def test_a_store_cleared_while_in_use_stays_cleared(llama, ids):
-    folder = open_store(llama, ids)
+    folder = open_activation_cache(llama, ids)
     states = HiddenStates(llama, ids, folder)
     states.states(0)
     clear("states")
@@ -140,12 +140,12 @@ def test_a_store_cleared_while_in_use_stays_cleared(llama, ids):
 def test_a_limit_that_is_no_number_is_refused(llama, ids, monkeypatch):
     monkeypatch.setenv("LMSTEER_STORE_GB", "10GB")
     with pytest.raises(StatisticsError, match="number of gigabytes"):
-        open_store(llama, ids)
+        open_activation_cache(llama, ids)
 
 
 def test_single_texts_come_from_the_store_or_are_run_alone(llama, ids, monkeypatch):
-    wanted, runs, real = [3, 40, 250], [], module.states_of
-    monkeypatch.setattr(module, "states_of", lambda lm, some: runs.append(len(some)) or real(lm, some))
+    wanted, runs, real = [3, 40, 250], [], module.compute_rows
+    monkeypatch.setattr(module, "compute_rows", lambda lm, some: runs.append(len(some)) or real(lm, some))
     alone = TextRows(HiddenStates(llama, ids), TEXTS).rows(wanted)
     assert runs == [3]
     _, files = stored(llama, ids)

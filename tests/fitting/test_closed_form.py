@@ -15,7 +15,8 @@ from lmsteer.fitting.credit import credited_gradient
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.reading.rows import LabelledRows, encode_with_end
+from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from tiny import random_steer, styled
 
@@ -23,7 +24,7 @@ from tiny import random_steer, styled
 @pytest.fixture(scope="module")
 def statistics(llama) -> Statistics:
     texts = styled(240)
-    return gather_statistics(HiddenStates(llama, encode_with_end(llama, texts)), texts, Statistics.empty(llama))
+    return gather_statistics(HiddenStates(llama, encode_labelled(llama, texts)), texts, Statistics.empty(llama))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_credit_reaches_the_steer(llama, statistics, own):
 def test_texts_without_ends_are_fitted_by_their_labels(llama, own):
     texts = styled(240)
     cut = gather_statistics(
-        HiddenStates(llama, encode_with_end(llama, texts, max_tokens=8)), texts, Statistics.empty(llama)
+        HiddenStates(llama, encode_labelled(llama, texts, max_tokens=8)), texts, Statistics.empty(llama)
     )
     solution = solve(cut, own, llama.head)
     assert set(solution.factors) == {"A", "B"}
@@ -110,6 +111,6 @@ def test_a_rank_is_kept(llama, statistics, own):
 
 def test_too_few_texts_are_refused(llama, own):
     texts = [LabelledText("only", 1.0), LabelledText("two", -1.0)]
-    few = gather_statistics(HiddenStates(llama, encode_with_end(llama, texts)), texts, Statistics.empty(llama))
+    few = gather_statistics(HiddenStates(llama, encode_labelled(llama, texts)), texts, Statistics.empty(llama))
     with pytest.raises(DataError, match="too few texts"):
         solve(few, own, llama.head)

@@ -11,14 +11,14 @@ from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.reading.rows import encode_with_end
+from lmsteer.reading.encode import encode_labelled
 from tiny import styled
 
 
 @pytest.fixture(scope="module")
 def statistics(llama) -> Statistics:
     texts = styled(240)
-    return gather_statistics(HiddenStates(llama, encode_with_end(llama, texts)), texts, Statistics.empty(llama))
+    return gather_statistics(HiddenStates(llama, encode_labelled(llama, texts)), texts, Statistics.empty(llama))
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +56,19 @@ def test_u_costs_less_than_the_plain_direction_does(llama, statistics, own):
 
 def test_ends_that_tell_nothing_have_no_end_part(llama, own):
     texts = [LabelledText(text.text, label) for text, label in zip(styled(240), [1.0, -1.0] * 120, strict=True)]
-    by_chance = gather_statistics(HiddenStates(llama, encode_with_end(llama, texts)), texts, Statistics.empty(llama))
+    by_chance = gather_statistics(HiddenStates(llama, encode_labelled(llama, texts)), texts, Statistics.empty(llama))
     assert fit_eos_component(by_chance, own, llama.head) is None
 
 
 def test_ends_of_one_label_have_no_end_part(llama, own):
     texts = [LabelledText(text.text, 0.5) for text in styled(80)]
-    alike = gather_statistics(HiddenStates(llama, encode_with_end(llama, texts)), texts, Statistics.empty(llama))
+    alike = gather_statistics(HiddenStates(llama, encode_labelled(llama, texts)), texts, Statistics.empty(llama))
     assert fit_eos_component(alike, own, llama.head) is None
 
 
 def test_texts_without_ends_have_no_end_part(llama, own):
     texts = styled(40)
     cut = gather_statistics(
-        HiddenStates(llama, encode_with_end(llama, texts, max_tokens=6)), texts, Statistics.empty(llama)
+        HiddenStates(llama, encode_labelled(llama, texts, max_tokens=6)), texts, Statistics.empty(llama)
     )
     assert fit_eos_component(cut, own, llama.head) is None

@@ -10,14 +10,14 @@ import torch
 from lmsteer.data.labelled import LabelledSource, LabelledText
 from lmsteer.errors import DataError, InterruptedWorkError, WrongBaseError
 from lmsteer.fitting import activation_cache as store_module
-from lmsteer.fitting import fit as module
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting import fit_gradient as module
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.steer.files import load_steer
 from tiny import styled
 
 TEXTS = styled(240)
-RECIPE = GradientConfig(steps=8, batch=8, rank=4, epsilon=0.1)
+SETTINGS = GradientConfig(steps=8, batch_size=8, rank=4, epsilon=0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -32,18 +32,18 @@ def test_a_fit_is_saved_with_its_card_and_reads_its_texts(llama, tmp_path):
     assert card == done.steer.card
     assert (card.label, card.data["texts"], card.data["source"]["path"]) == ("early letters", 240, "styled")
     assert card.fit["method"] == "closed-form"
-    assert done.reading.log_likelihood_gain > 0.1
-    assert done.reading.sign_accuracy > 0.9
-    assert card.held_out == done.reading.to_json()
+    assert done.held_out.log_likelihood_gain > 0.1
+    assert done.held_out.sign_accuracy > 0.9
+    assert card.held_out == done.held_out.to_json()
     assert sorted(p.name for p in (tmp_path / "steers").iterdir()) == ["letters"]
 
 
 def test_merged_and_extended_statistics_give_the_fit_of_all_texts(llama):
     whole = fit(llama, TEXTS, name="whole")
-    fit(llama, TEXTS[::2], name="a", save_statistics="stats/a")
-    fit(llama, TEXTS[1::2], name="b", save_statistics="stats/b")
-    merged = fit(llama, name="m", statistics=["stats/a", "stats/b"])
-    extended = fit(llama, TEXTS[1::2], name="e", statistics=["stats/a"])
+    fit(llama, TEXTS[::2], name="a", config=FitConfig(save_statistics="stats/a"))
+    fit(llama, TEXTS[1::2], name="b", config=FitConfig(save_statistics="stats/b"))
+    merged = fit(llama, name="m", config=FitConfig(statistics=["stats/a", "stats/b"]))
+    extended = fit(llama, TEXTS[1::2], name="e", config=FitConfig(statistics=["stats/a"]))
     for other in (merged, extended):
         assert other.steer.card.data["fingerprint"] == whole.steer.card.data["fingerprint"]
         assert other.steer.card.data["texts"] == 240
@@ -53,9 +53,9 @@ def test_merged_and_extended_statistics_give_the_fit_of_all_texts(llama):
 
 @pytest.mark.parametrize("method", ["closed-form", "gradient"])
 def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypatch, method):
-    whole = fit(llama, TEXTS, name="whole", method=method, recipe=RECIPE)
+    whole = fit(llama, TEXTS, name="whole", config=FitConfig(method, gradient=SETTINGS))
     calls = 0
-    real = {"closed-form": store_module.states_of, "gradient": module.train}[method]
+    real = {"closed-form": store_module.compute_rows, "gradient": module.train}[method]
 
     def stopped(*args: object, **options: object) -> object:
         nonlocal calls
@@ -73,23 +73,23 @@ def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypat
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    where = (store_module, "states_of") if method == "closed-form" else (module, "train")
+    where = (store_module, "compute_rows") if method == "closed-form" else (module, "train")
     with monkeypatch.context() as patch:
         patch.setattr(*where, stopped)
         with pytest.raises(InterruptedWorkError, match="--resume"):
-            fit(llama, TEXTS, name="s", method=method, recipe=RECIPE)
+            fit(llama, TEXTS, name="s", config=FitConfig(method, gradient=SETTINGS))
     assert (tmp_path / "steers" / "s.partial").exists()
-    with pytest.raises(DataError, match="of other texts"):
-        fit(llama, TEXTS[1:], name="s", method=method, recipe=RECIPE, resume=True)
-    resumed = fit(llama, TEXTS, name="s", method=method, recipe=RECIPE, resume=True)
+    with pytest.raises(DataError, match="another set of texts"):
+        fit(llama, TEXTS[1:], name="s", config=FitConfig(method, gradient=SETTINGS, resume=True))
+    resumed = fit(llama, TEXTS, name="s", config=FitConfig(method, gradient=SETTINGS, resume=True))
     torch.testing.assert_close(resumed.steer.matrix(), whole.steer.matrix(), rtol=1e-3, atol=1e-4)
     assert not (tmp_path / "steers" / "s.partial").exists()
 
 
 def test_the_gradient_method_saves_its_domain_steer(llama, tmp_path):
-    done = fit(llama, TEXTS, name="g", method="gradient", recipe=dataclasses.replace(RECIPE, steps=80))
+    done = fit(llama, TEXTS, name="g", config=FitConfig("gradient", gradient=dataclasses.replace(SETTINGS, steps=80)))
     assert load_steer(tmp_path / "steers" / "g-domain").card.name == "g-domain"
-    assert done.reading.log_likelihood_gain > 0.1
+    assert done.held_out.log_likelihood_gain > 0.1
 
 
 def test_what_no_steer_can_be_fitted_on_is_refused(llama, make_lm, tmp_path):
@@ -102,12 +102,12 @@ def test_what_no_steer_can_be_fitted_on_is_refused(llama, make_lm, tmp_path):
     long = [LabelledText("a" * 3000, 1.0), LabelledText("b", -1.0)]
     with pytest.raises(DataError, match="longer than the model's context"):
         fit(llama, long, name="x")
-    fit(llama, TEXTS, name="x", save_statistics="stats")
-    with pytest.raises(WrongBaseError, match="statistics are of the model"):
-        fit(make_lm("qwen3"), name="y", statistics=["stats"])
+    fit(llama, TEXTS, name="x", config=FitConfig(save_statistics="stats"))
+    with pytest.raises(WrongBaseError, match="statistics was fitted on 'tiny-llama'"):
+        fit(make_lm("qwen3"), name="y", config=FitConfig(statistics=["stats"]))
     assert not (tmp_path / "steers" / "y").exists()
 
 
 def test_long_texts_are_cut_when_asked(llama):
-    done = fit(llama, [*TEXTS, LabelledText("abc " * 900, 1.0)], name="x", max_tokens=64)
+    done = fit(llama, [*TEXTS, LabelledText("abc " * 900, 1.0)], name="x", config=FitConfig(max_tokens=64))
     assert done.steer.card.fit["max_tokens"] == 64

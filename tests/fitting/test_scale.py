@@ -8,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.fitting.scale import _crossing, best_scales, gains_at, largest_scale
-from lmsteer.reading.rows import LabelledRows, encode_with_end, gather
+from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
 from tiny import styled
 
 
 @pytest.fixture(scope="module")
 def rows(llama) -> LabelledRows:
     texts = styled(40)
-    return LabelledRows.join(list(gather(llama, texts, encode_with_end(llama, texts))))
+    return LabelledRows.join(list(gather_rows(llama, texts, encode_labelled(llama, texts))))
 
 
 def direction(rows: LabelledRows) -> tuple[torch.Tensor, torch.Tensor]:

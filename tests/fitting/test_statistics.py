@@ -17,7 +17,9 @@ from lmsteer.fitting import statistics as module
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.reading import splits as kept
-from lmsteer.reading.rows import LabelledRows, encode_with_end, from_int64_pair, gather, to_int64_pair
+from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows, from_int64_pair, to_int64_pair
 from lmsteer.reading.splits import held_out_of
 from lmsteer.util.files import replace_folder
 
@@ -34,7 +36,7 @@ def labelled(count: int, seed: int = 0) -> list[LabelledText]:
 
 
 def gathered(lm, texts) -> Statistics:
-    return gather_statistics(HiddenStates(lm, encode_with_end(lm, texts)), texts, Statistics.empty(lm))
+    return gather_statistics(HiddenStates(lm, encode_labelled(lm, texts)), texts, Statistics.empty(lm))
 
 
 def assert_same_rows(one: LabelledRows, other: LabelledRows) -> None:
@@ -60,11 +62,11 @@ def assert_same(one: Statistics, other: Statistics) -> None:
 def test_sums_are_what_they_say(llama):
     texts = labelled(30)
     found = gathered(llama, texts)
-    chosen = set(held_out_of(texts, encode_with_end(llama, texts)))
+    chosen = set(held_out_of(texts, encode_labelled(llama, texts)))
     others = [text for i, text in enumerate(texts) if i not in chosen]
     assert 0 < len(chosen) < len(texts)
     assert found.counts.texts == len(others)
-    rows = list(gather(llama, others, encode_with_end(llama, others)))
+    rows = list(gather_rows(llama, others, encode_labelled(llama, others)))
     h = torch.cat([r.h[~r.is_end] for r in rows]).double()
     r = torch.cat([r.r[~r.is_end] for r in rows]).double()
     s = torch.cat([r.label[~r.is_end] for r in rows]).double()
@@ -89,7 +91,7 @@ def test_a_limit_on_held_out_rows_keeps_merging_exact(llama, monkeypatch, limit)
     whole = gathered(llama, texts)
     assert limit <= len(whole.held_out) < limit + LONGEST
     assert_same(gathered(llama, texts[:33]).merge(gathered(llama, texts[33:])), whole)
-    chosen = held_out_of(texts, encode_with_end(llama, texts))
+    chosen = held_out_of(texts, encode_labelled(llama, texts))
     digests = {from_int64_pair(*words) for words in whole.held_out.digest.tolist()}
     assert {texts[i].digest for i in chosen} == digests
 
@@ -141,7 +143,7 @@ def test_statistics_of_another_model_are_refused(make_lm):
 
 
 def test_damaged_statistics_are_told(llama, tmp_path):
-    with pytest.raises(StatisticsError, match="no whole statistics in"):
+    with pytest.raises(StatisticsError, match="no complete statistics in"):
         load_statistics(tmp_path)
     folder = Statistics.empty(llama).save(tmp_path / "old", format=1)
     with pytest.raises(StatisticsError, match="another version"):
@@ -186,7 +188,7 @@ def test_a_folder_written_aside_vanishes_on_failure(tmp_path):
 
 def test_an_extended_fit_counts_every_text(llama):
     first, more = labelled(20), labelled(15, seed=1)
-    extended = gather_statistics(HiddenStates(llama, encode_with_end(llama, more)), more, gathered(llama, first))
+    extended = gather_statistics(HiddenStates(llama, encode_labelled(llama, more)), more, gathered(llama, first))
     assert_same(extended, gathered(llama, first + more))
     assert extended.texts == 35
     assert dataclasses.asdict(extended.counts)["tokens"] > 0

@@ -10,7 +10,7 @@ from tokenizers import normalizers, processors
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.reading.analyse import analyse
-from lmsteer.reading.html import page, pieces
+from lmsteer.reading.html import render_analyses, shaded_words
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer, tiny_tokenizer
 
@@ -47,7 +47,7 @@ def test_evidence_adds_up_to_the_position(make_lm, family):
 def test_pieces_are_the_text_again(llama):
     text = f"\n {TEXT}  \n"
     (found,) = analyse(llama, [text], {"s": random_steer(llama)})
-    shown = list(pieces(found, found.dimensions["s"]))
+    shown = list(shaded_words(found, found.dimensions["s"]))
     rest = text[found.words[-1].end :]
     assert "".join(piece.before + piece.text for piece in shown) + rest == text
     assert all(0 <= piece.shade <= 1 for piece in shown)
@@ -78,7 +78,7 @@ def test_a_text_of_which_the_tokenizer_keeps_nothing_is_empty(llama):
 
 def test_the_page_shows_texts_as_they_are(llama):
     steers = {"style": calibrated(random_steer(llama))}
-    html = page(analyse(llama, [TEXT, "Another"], steers), steers)
+    html = render_analyses(analyse(llama, [TEXT, "Another"], steers), steers)
     assert html.count("<article>") == 2
     assert "<film>" not in html
     assert "film" in html
@@ -101,7 +101,7 @@ def test_what_says_nothing_is_refused(llama, make_lm):
         analyse(llama, ["a"], {})
     with pytest.raises(DataError, match="no strengths"):
         analyse(llama, ["a"], steers, strengths=[])
-    with pytest.raises(DataError, match="-1 spans"):
+    with pytest.raises(DataError, match="not -1"):
         analyse(llama, ["a"], steers, spans=-1)
     with pytest.raises(WrongBaseError):
         analyse(make_lm("qwen2"), ["a"], steers)

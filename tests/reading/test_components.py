@@ -11,7 +11,7 @@ from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.reading import plot as word_map
 from lmsteer.reading.components import components
-from lmsteer.reading.plot import draw
+from lmsteer.reading.plot import save_plot
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
@@ -108,25 +108,25 @@ def test_words_stand_where_both_components_move_them(llama, tmp_path, monkeypatc
     first, second = look(llama, random_steer(llama), components=2)
     seen = []
     monkeypatch.setattr(word_map, "_write", lambda figure, axes, places: seen.extend(places))
-    draw([first, second], tmp_path / "map.svg")
+    save_plot([first, second], tmp_path / "map.svg")
     places = {text: (x, y) for x, y, text in seen}
     for word in (*first.upper, *first.lower, *second.upper, *second.lower):
         assert places[word.text] == (float(first.logits[word.token]), float(second.logits[word.token]))
     bare = [replace(component, upper=(), lower=()) for component in (first, second)]
     with pytest.raises(DataError, match="no whole words"):
-        draw(bare, tmp_path / "map.svg")
+        save_plot(bare, tmp_path / "map.svg")
 
 
 def test_a_map_is_drawn_the_same_twice(llama, tmp_path):
     found = look(llama, random_steer(llama))
-    draw(found, tmp_path / "one.svg")
-    draw(found, tmp_path / "two.svg")
+    save_plot(found, tmp_path / "one.svg")
+    save_plot(found, tmp_path / "two.svg")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
-    draw(found, tmp_path / "map.png")
+    save_plot(found, tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(DataError, match="name it"):
-        draw(found, tmp_path / "map.docx")
+        save_plot(found, tmp_path / "map.docx")
     with pytest.raises(DataError, match="two components"):
-        draw(found[:1], tmp_path / "map.svg")
+        save_plot(found[:1], tmp_path / "map.svg")
     with pytest.raises(DataError, match="cannot write"):
-        draw(found, tmp_path / "one.svg" / "map.svg")
+        save_plot(found, tmp_path / "one.svg" / "map.svg")

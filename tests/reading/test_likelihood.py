@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_refused(llama, make_lm):
     with pytest.raises(SteerError, match="finite"):
         steered_log_likelihoods(llama, ids, [steer], [math.nan])
     for window in (1, llama.max_length + 1):
-        with pytest.raises(DataError, match=f"window of {window} tokens"):
+        with pytest.raises(DataError, match=f"the window is {window} tokens"):
             steered_log_likelihoods(llama, ids, [steer], [1.0], window=window)
     with pytest.raises(WrongBaseError):
         steered_log_likelihoods(make_lm("qwen2"), ids, [steer], [1.0])

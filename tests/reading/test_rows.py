@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError
-from lmsteer.reading import rows as module
-from lmsteer.reading.rows import encode_with_end, states_of
+from lmsteer.reading import hidden_rows as module
+from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.hidden_rows import compute_rows
 from tiny import styled
 
 FULL = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried too much"
 
 
 def test_a_batch_that_memory_is_short_for_is_run_in_halves(llama, monkeypatch, capsys):
-    ids = encode_with_end(llama, styled(7))
-    whole, real, sizes = states_of(llama, ids), module._run, []
+    ids = encode_labelled(llama, styled(7))
+    whole, real, sizes = compute_rows(llama, ids), module._run, []
 
     def narrow(lm, some):
         sizes.append(len(some))
@@ -24,7 +25,7 @@ def test_a_batch_that_memory_is_short_for_is_run_in_halves(llama, monkeypatch, c
         return real(lm, some)
 
     monkeypatch.setattr(module, "_run", narrow)
-    halves = states_of(llama, ids)
+    halves = compute_rows(llama, ids)
     assert sizes == [6, 3, 1, 2, 3, 1, 2]
     assert capsys.readouterr().err.count("in halves") == 3
     assert torch.equal(halves.text, whole.text)
@@ -33,7 +34,7 @@ def test_a_batch_that_memory_is_short_for_is_run_in_halves(llama, monkeypatch, c
 
 
 def test_other_errors_and_single_texts_are_not_tried_again(llama, monkeypatch):
-    ids = encode_with_end(llama, styled(4))
+    ids = encode_labelled(llama, styled(4))
 
     def broken(*_):
         raise RuntimeError(message)
@@ -41,7 +42,7 @@ def test_other_errors_and_single_texts_are_not_tried_again(llama, monkeypatch):
     monkeypatch.setattr(module, "_run", broken)
     message = "shapes do not fit"
     with pytest.raises(RuntimeError, match="shapes"):
-        states_of(llama, ids)
+        compute_rows(llama, ids)
     message = FULL
     with pytest.raises(DataError, match="--max-tokens"):
-        states_of(llama, ids[:1])
+        compute_rows(llama, ids[:1])

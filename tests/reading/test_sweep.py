@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.reading.rows import LabelledRows, encode_with_end, gather
+from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import Direction, directions_of, sweep, sweep_texts
 from lmsteer.steer.mix import Mix
 from tiny import random_steer, styled
@@ -18,7 +20,7 @@ from tiny import random_steer, styled
 def test_one_pass_serves_every_strength(make_lm, family, form):
     lm = make_lm(family)
     texts = styled(6)
-    rows = LabelledRows.join(list(gather(lm, texts, encode_with_end(lm, texts))))
+    rows = LabelledRows.join(list(gather_rows(lm, texts, encode_labelled(lm, texts))))
     steer, domain = random_steer(lm, form), random_steer(lm, seed=5, name="domain")
     strengths = [-1.5, 0.0, rows.label]
     found = sweep(lm.head, rows.h, rows.target, [Direction.of_steer(lm.head, steer)], strengths, domain)[0]
@@ -69,7 +71,7 @@ def test_pieces_are_put_together_in_their_order(llama, monkeypatch):
 
 def test_the_end_part_of_a_steer_acts_where_texts_end(llama):
     texts = styled(6)
-    rows = LabelledRows.join(list(gather(llama, texts, encode_with_end(llama, texts))))
+    rows = LabelledRows.join(list(gather_rows(llama, texts, encode_labelled(llama, texts))))
     plain = random_steer(llama)
     ended = replace(plain, factors={**plain.factors, "A_eos": torch.ones(32, 1) / 8, "B_eos": torch.ones(32, 1) / 4})
     directions, strengths = directions_of(llama.head, [ended, plain]), [1.0, rows.label]

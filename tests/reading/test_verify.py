@@ -10,7 +10,7 @@ import torch
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.fitting.fit import fit
 from lmsteer.reading.verify import verify
-from lmsteer.steer.hook import SteerHandle
+from lmsteer.steer.hook import _SteeredHead
 from tiny import random_steer, styled
 
 
@@ -24,9 +24,9 @@ def test_a_steer_that_does_nothing_fails(llama):
 
 @pytest.mark.parametrize("broken", ["skipped", "off by a little", "spilling"])
 def test_a_broken_hook_is_caught(llama, monkeypatch, broken):
-    real = SteerHandle._steer_hidden_states
+    real = _SteeredHead._steer_hidden_states
 
-    def hook(self: SteerHandle, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def hook(self: _SteeredHead, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         (h,) = real(self, module, args)
         if broken == "skipped":
             return args
@@ -34,7 +34,7 @@ def test_a_broken_hook_is_caught(llama, monkeypatch, broken):
             return (h + (h - args[0]).sum(0, keepdim=True) * 1e-3,)
         return (args[0] + (h - args[0]) * 1.01,)
 
-    monkeypatch.setattr(SteerHandle, "_steer_hidden_states", hook)
+    monkeypatch.setattr(_SteeredHead, "_steer_hidden_states", hook)
     assert not verify(llama, random_steer(llama)).acts
 
 
@@ -44,11 +44,11 @@ def test_held_out_texts_are_read(llama, tmp_path, monkeypatch):
     done = fit(llama, texts, name="letters", out=tmp_path / "s")
     verified = verify(llama, done.steer, texts)
     assert verified.acts
-    assert verified.reading is not None
+    assert verified.held_out is not None
     # The same rows in other batches.
-    assert verified.reading.log_likelihood_gain == pytest.approx(done.reading.log_likelihood_gain, abs=1e-4)
-    assert verified.reading.texts == done.reading.texts
-    others = verify(llama, done.steer, styled(40, seed=9)).reading
+    assert verified.held_out.log_likelihood_gain == pytest.approx(done.held_out.log_likelihood_gain, abs=1e-4)
+    assert verified.held_out.texts == done.held_out.texts
+    others = verify(llama, done.steer, styled(40, seed=9)).held_out
     assert others is not None
     assert others.texts == 40
     with pytest.raises(DataError, match="held out"):

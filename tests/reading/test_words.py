@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.errors import ModelError
-from lmsteer.reading.words import encode_with_bounds, is_word, words_of
+from lmsteer.reading.encode import encode_with_offsets
+from lmsteer.reading.words import is_word, words_of
 
 
 @given(st.text(max_size=30), st.data())
@@ -43,7 +44,7 @@ def test_a_token_belongs_to_the_word_that_it_begins_in():
 
 def test_bounds_are_those_of_the_tokens(llama):
     text = "naïve café"
-    ids, bounds = encode_with_bounds(llama, text)
+    ids, bounds = encode_with_offsets(llama, text, start=False, end=False)
     assert ids == llama.encode([text])[0]
     assert "".join(text[start:end] for start, end in dict.fromkeys(bounds)) == text  # the two bytes of ï share bounds
 
@@ -56,6 +57,9 @@ class Slow:
     def __init__(self, fast):
         self.fast = fast
 
+    def __getattr__(self, name):
+        return getattr(self.fast, name)
+
     def __call__(self, texts, **options):
         return self.fast(texts, **options)
 
@@ -64,11 +68,11 @@ class Slow:
 
 
 def test_a_slow_tokenizer_is_asked_token_by_token_or_refused(llama):
-    expected = encode_with_bounds(llama, "plain text")
+    expected = encode_with_offsets(llama, "plain text", start=False, end=False)
     slow = replace(llama, tokenizer=Slow(llama.tokenizer))
-    assert encode_with_bounds(slow, "plain text") == expected
-    with pytest.raises(ModelError, match="where tokens stand"):
-        encode_with_bounds(slow, "naïve")
+    assert encode_with_offsets(slow, "plain text", start=False, end=False) == expected
+    with pytest.raises(ModelError, match="which characters its tokens cover"):
+        encode_with_offsets(slow, "naïve", start=False, end=False)
 
 
 @pytest.mark.parametrize("text", ["हिन्दी", "cafe\u0301", "don\u2019t", "naïve", "עִבְרִית"])

@@ -15,15 +15,15 @@ from lmsteer.fitting.fit import fit
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
-from lmsteer.reading.words import encode_with_bounds
+from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.steer.algebra import merge, overlaps
 from lmsteer.steer.mix import Mix
 from lmsteer.transferring import alignment as pairs_module
 from lmsteer.transferring import maps
 from lmsteer.transferring import transfer as module
-from lmsteer.transferring.alignment import paired_states
+from lmsteer.transferring.alignment import align_states
 from lmsteer.transferring.maps import WORD_MAPS
-from lmsteer.transferring.shared_vocabulary import shared_words
+from lmsteer.transferring.shared_vocabulary import find_shared_vocabulary
 from lmsteer.transferring.transfer import transfer
 from tiny import random_steer, styled, tiny_model, tiny_tokenizer
 
@@ -107,7 +107,7 @@ def test_a_reader_of_ends_is_carried(llama, disguised, tmp_path):
     assert set(moved.factors) == {"A", "B", "A_eos", "B_eos"}
     assert moved.card.held_out["texts"] == 30
     assert moved.card.held_out["sign_accuracy"] > 0.9
-    assert moved.card.held_out["log_likelihood_gain"] > 0.5 * done.reading.log_likelihood_gain
+    assert moved.card.held_out["log_likelihood_gain"] > 0.5 * done.held_out.log_likelihood_gain
     again = transfer(llama, done.steer, disguised, texts=TEXTS, labelled=styled(60, seed=9))
     assert all(torch.equal(moved.factors[name], again.factors[name]) for name in moved.factors)
 
@@ -143,10 +143,10 @@ def test_labelled_texts_are_counted_once_and_of_form_add_all_read(llama, disguis
 
 
 def test_readings_of_ends_keep_their_mean_and_spread(llama, by_pairs):
-    pairs = paired_states(llama, by_pairs, TEXTS)
+    pairs = align_states(llama, by_pairs, TEXTS)
     a = torch.randn(32, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     before = pairs.source_ends.double() @ a
-    after = pairs.target_ends.double() @ maps.carry_end_reading(pairs, a)
+    after = pairs.target_ends.double() @ maps.map_end_reader(pairs, a)
     assert float(after.mean()) == pytest.approx(float(before.mean()), abs=1e-9)
     assert float(after.std()) == pytest.approx(float(before.std()), rel=0.05)  # the constant varies a little
     assert float(torch.corrcoef(torch.hstack([before, after]).T)[0, 1]) > 0.3
@@ -154,12 +154,15 @@ def test_readings_of_ends_keep_their_mean_and_spread(llama, by_pairs):
 
 def test_models_of_different_tokenizers_are_paired_where_tokens_end(llama, by_pairs):
     texts = ["ab", "xlmy", " a", ""]
-    pairs = paired_states(llama, by_pairs, texts)
+    pairs = align_states(llama, by_pairs, texts)
     assert [len(by_pairs.encode([text])[0]) for text in texts] == [1, 3, 1, 0]
     assert pairs.count == 1 + 3 + 1
     h1, h2 = [], []
     for text in texts[:3]:
-        ends = [{end: k for k, (_, end) in enumerate(encode_with_bounds(lm, text)[1])} for lm in (llama, by_pairs)]
+        ends = [
+            {end: k for k, (_, end) in enumerate(encode_with_offsets(lm, text, start=False, end=False).bounds)}
+            for lm in (llama, by_pairs)
+        ]
         states = [
             lm.hidden_states(torch.tensor([lm.encode([text])[0]]), torch.ones(1, len(lm.encode([text])[0])))[0]
             for lm in (llama, by_pairs)
@@ -179,16 +182,17 @@ def test_blocks_that_one_tokenizer_drops_give_no_pairs(llama, monkeypatch):
     deaf = tiny_tokenizer()
     deaf.backend_tokenizer.normalizer = normalizers.Replace("q", "")
     monkeypatch.setattr(pairs_module, "_BLOCK", 1)
-    found = paired_states(llama, replace(llama, tokenizer=deaf), ["q", "ab", "qq"])
+    found = align_states(llama, replace(llama, tokenizer=deaf), ["q", "ab", "qq"])
     assert found.count == 2
 
 
 def test_words_are_shared_by_what_they_stand_for(llama, by_pairs):
-    words = shared_words(llama, by_pairs, paired_states(llama, by_pairs, TEXTS), 0.5)
+    words = find_shared_vocabulary(llama, by_pairs, align_states(llama, by_pairs, TEXTS), 0.5)
     assert 90 < len(words.weights) < 256  # letters and signs, without the four that were left out and lone bytes
     assert float(words.weights.sum()) == pytest.approx(1)
     (flat, geometric) = (
-        shared_words(llama, by_pairs, paired_states(llama, by_pairs, TEXTS), power).weights for power in (0.0, 1.0)
+        find_shared_vocabulary(llama, by_pairs, align_states(llama, by_pairs, TEXTS), power).weights
+        for power in (0.0, 1.0)
     )
     assert float(flat.max() / flat.min()) == pytest.approx(1)
     squares = (geometric**0.5) / (geometric**0.5).sum()

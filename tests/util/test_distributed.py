@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lmsteer.errors import StatisticsError
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.steer.files import load_steer
 from lmsteer.util.distributed import Processes
@@ -71,10 +71,10 @@ def test_the_share_of_another_launch_is_not_taken_in(tmp_path, llama, monkeypatc
     monkeypatch.setattr(Processes, "first_goes_first", lambda self: nullcontext())
     texts = styled(240)
     Statistics.empty(llama).save(tmp_path / "s.partial-1", share="2 of 2 of other texts", batches=3, of=3)
-    with pytest.raises(StatisticsError, match="disk in common"):
-        fit(llama, texts, name="s", out=tmp_path / "s", processes=Processes(0, 2))
-    with pytest.raises(StatisticsError, match="no whole statistics in"):
-        fit(llama, texts, name="t", out=tmp_path / "t", processes=Processes(0, 2))
+    with pytest.raises(StatisticsError, match="must share a disk"):
+        fit(llama, texts, name="s", out=tmp_path / "s", config=FitConfig(processes=Processes(0, 2)))
+    with pytest.raises(StatisticsError, match="no complete statistics in"):
+        fit(llama, texts, name="t", out=tmp_path / "t", config=FitConfig(processes=Processes(0, 2)))
 
 
 def test_shares_and_folders_make_a_whole():

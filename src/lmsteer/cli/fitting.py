@@ -58,6 +58,7 @@ def fit(
     """
     from lmsteer.cli import output as printing
     from lmsteer.data.labelled import LabelledSource, parse_label_map
+    from lmsteer.fitting.fit import FitConfig
     from lmsteer.fitting.fit import fit as run
     from lmsteer.fitting.gradient import GradientConfig
     from lmsteer.model.lm import load
@@ -74,18 +75,20 @@ def fit(
         load(model),
         texts,
         name=name,
-        method=method,  # type: ignore[arg-type]
-        rank=rank,
         label=label,
         source=source,
         out=out,
-        statistics=statistics or (),
-        save_statistics=save_statistics,
-        max_tokens=max_tokens,
-        resume=resume,
-        store=store,
-        recipe=GradientConfig(steps=steps, l2=l2, seed=seed),
-        processes=processes,
+        config=FitConfig(
+            method=method,  # type: ignore[arg-type]
+            rank=rank,
+            max_tokens=max_tokens,
+            statistics=statistics or (),
+            save_statistics=save_statistics,
+            resume=resume,
+            cache_activations=store,
+            gradient=GradientConfig(steps=steps, l2=l2, seed=seed),
+            processes=processes,
+        ),
         progress=bars(),
     )
     if not processes.is_first:

@@ -35,7 +35,7 @@ def analyse(
     from lmsteer.data.prompts import read_prompts
     from lmsteer.model.lm import load
     from lmsteer.reading.analyse import analyse as run
-    from lmsteer.reading.html import page
+    from lmsteer.reading.html import render_analyses
     from lmsteer.steer.files import find_steer
     from lmsteer.util.files import write_file
     from lmsteer.util.progress import bars
@@ -46,7 +46,7 @@ def analyse(
     steers = {name: find_steer(name) for name in steer or ()}
     found = run(load(model), given, steers, spans=spans, window=window, progress=bars())
     if html:
-        write_file(html, page(found, steers))
+        write_file(html, render_analyses(found, steers))
         stderr.print(f"{len(found)} texts written to {html}.", markup=False)
     if as_json:
         for analysis in found:
@@ -73,7 +73,7 @@ def lens(
     from lmsteer.cli import output as printing
     from lmsteer.model.lm import load
     from lmsteer.reading.components import components as run
-    from lmsteer.reading.plot import check_form, draw
+    from lmsteer.reading.plot import check_plot_format, save_plot
     from lmsteer.steer.files import find_steer
     from lmsteer.steer.lookup import find_card
     from lmsteer.steer.mix import Mix
@@ -86,7 +86,7 @@ def lens(
     if beside_model and not beside:
         raise LMSteerError("--beside-model is of --beside: give both.")
     if picture:
-        check_form(picture)
+        check_plot_format(picture)
     shown = [(" ".join(steer), model, Mix(steers, settings[0]))]
     if beside:
         shown.append((beside, beside_model or model, Mix({beside: find_steer(beside)}, {beside: 1.0})))
@@ -94,7 +94,7 @@ def lens(
         (f"{name} on {base}", run(load(base), each, components=components, words=words)) for name, base, each in shown
     ]
     if picture:
-        draw(found[0][1], picture)
+        save_plot(found[0][1], picture)
         stderr.print(f"A map of the words drawn to {picture}.", markup=False)
     if as_json:
         lines = {name: [printing.component_as_json(each) for each in parts] for name, parts in found}

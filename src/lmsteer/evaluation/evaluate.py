@@ -27,8 +27,8 @@ from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import continue_from
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
+from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.likelihood import log_likelihoods
-from lmsteer.reading.words import encode_to_read
 from lmsteer.steer.mix import Mix
 from lmsteer.util.files import finite, write_file, write_jsonl
 from lmsteer.util.progress import Progress, no_progress
@@ -162,11 +162,14 @@ def continuation_likelihoods(lm: LM, prompts: Sequence[str], texts: Sequence[str
 
     A token that stands on both sides of the end of the prompt is the continuation's; the end of the text is nobody's.
     """
-    read = [encode_to_read(lm, prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
+    read = [
+        encode_with_offsets(lm, prompt + text, start=True, end=True)
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
     lines = log_likelihoods(lm, [ids for ids, _ in read])
     found = []
     for prompt, (_, bounds), line in zip(prompts, read, lines, strict=True):
-        own = torch.tensor([start < end > len(prompt) for start, end in bounds], dtype=torch.bool)
+        own = torch.tensor([start < end > len(prompt) for start, end in bounds[1:]], dtype=torch.bool)
         found.append((float(line[own].sum()), int(own.sum())))
     return found
 

@@ -19,7 +19,7 @@ from lmsteer.evaluation.scorers.base import ScoreFunction
 from lmsteer.generation.generate import generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.analyse import analyse
-from lmsteer.reading.words import encode_to_read
+from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
@@ -119,7 +119,9 @@ def steer_evidence(
     lm: LM, steers: Mapping[str, Steer], texts: Sequence[str], *, progress: Progress = no_progress
 ) -> Tensor:
     """Evidence (K, N), in nats, of each of K steers in each of N texts; that of an empty text is 0."""
-    with_tokens = [number for number, text in enumerate(texts) if encode_to_read(lm, text)[0]]
+    with_tokens = [
+        number for number, text in enumerate(texts) if encode_with_offsets(lm, text, start=True, end=True).ids
+    ]
     evidence = torch.zeros(len(steers), len(texts), dtype=torch.float64)
     analyses = analyse(
         lm, [texts[number] for number in with_tokens], steers, strengths=(0.0,), spans=0, progress=progress

@@ -1,9 +1,9 @@
-"""The hidden-state store: what the pass of the frozen LM leaves of some texts, kept for the next dimension.
+"""The activation cache: hidden states and residuals of texts, kept on disk for the next fit on the same texts.
 
-Hidden states and residuals do not depend on labels. Where they are kept, another labelling of the same texts is two
-sums and two solves; where they are not, the pass is run. A store is a folder of memory-mapped files, one a batch, named
-by the model and the texts' ids, in the cache. Each file is written aside and renamed, and compared with the ids when it
-is read: one that is missing, cut short or of other texts is computed again, and only that one.
+They do not depend on labels: with the cache, a fit to other labels needs no pass of the model. The cache of a set of
+texts is a folder of memory-mapped files, one for each batch, named by the model and the ids of the texts. A file is
+written aside and renamed, and compared with the ids when it is read. A file that is missing, cut short or of other
+texts is computed again, and only that file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,113 +24,123 @@ from safetensors.torch import load_file, save_file
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.model.lm import LM
-from lmsteer.reading.rows import HiddenRows, LabelledRows, batches, states_of
+from lmsteer.reading.hidden_rows import compute_rows, text_batches
+from lmsteer.reading.rows import HiddenRows, LabelledRows
 from lmsteer.util.disk_cache import CacheKind, cache_dir, register, size_of
 from lmsteer.util.files import replace_file
 from lmsteer.util.progress import notice
 
-# Raised when what a pass leaves changes, so that stores of an older lmsteer are not read.
-_FORMAT = 1
-# What all stores together may take, in GB; the environment variable LMSTEER_STORE_GB says otherwise.
+# Raised whenever the rows change, so that the files of an older version are not read.
+_FORMAT = 2
+# The most that all activation caches together may take, in GB, unless the environment variable LMSTEER_STORE_GB is set.
 _LIMIT_GB = 8.0
-# The folder of all stores, and the file of each that says what it contains.
-_STORES, _STORE_RECORD = "states", "states.json"
+# The folder of all activation caches, and the file of each that says what it contains.
+_FOLDER, _RECORD = "states", "states.json"
 
 
-def _describe(store: Path) -> str:
+def _describe(folder: Path) -> str:
     try:
-        record = json.loads((store / _STORE_RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         return f"{record['texts']:,} texts, {record['tokens']:,} tokens of {record['base']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return store.name
+        return folder.name
 
 
-register(CacheKind("states", f"{_STORES}/*", _STORE_RECORD, _describe))
+register(CacheKind("states", f"{_FOLDER}/*", _RECORD, _describe))
 
 
 class HiddenStates:
-    """Hidden states and residuals of some texts, batch by batch: from a store, or from the model.
+    """Hidden states and residuals of texts, batch by batch: from the activation cache, or from the model.
 
     Args:
         lm: the frozen model.
-        ids: of the texts, as ``encode_whole`` gives them.
-        folder: of the store; None keeps nothing.
+        ids: the ids of the texts, as ``encode_labelled`` gives them.
+        folder: the folder of the cache; None keeps nothing.
     """
 
     def __init__(self, lm: LM, ids: Sequence[Sequence[int]], folder: Path | None = None) -> None:
-        self.batches = batches(ids)
+        self.batches = text_batches(ids)
         self._lm, self._ids, self._folder = lm, ids, folder
 
     def states(self, number: int) -> HiddenRows:
-        """Those of one batch."""
+        """The rows of one batch."""
         ids = [self._ids[i] for i in self.batches[number]]
         if self._folder is None:
-            return states_of(self._lm, ids)
+            return compute_rows(self._lm, ids)
         file = self._folder / f"{number:06d}.safetensors"
-        if (kept := _read(file, ids)) is not None:
-            return kept
-        fresh = states_of(self._lm, ids)
-        if not _keep(fresh, file):
+        if (cached := _read(file, ids)) is not None:
+            return cached
+        fresh = compute_rows(self._lm, ids)
+        if not _write(fresh, file):
             self._folder = None
-        return _read(file, ids) or fresh  # mapped, where the fresh ones lie in memory
+        return _read(file, ids) or fresh  # the file is mapped, while the fresh rows take memory
 
     def of_texts(self, indices: Sequence[int]) -> Iterator[tuple[list[int], HiddenRows]]:
-        """Those of some texts, in batches (which texts, and their states): with a store whole ones, of others too."""
+        """The rows of some texts, in batches: the indices of the texts of the batch, and their rows.
+
+        With a cache the batches are those of the cache, and so hold other texts, too.
+        """
         if self._folder:
             wanted = set(indices)
             numbers = [number for number, batch in enumerate(self.batches) if not wanted.isdisjoint(batch)]
             yield from ((self.batches[number], self.states(number)) for number in numbers)
         else:
-            for batch in batches([self._ids[i] for i in indices]):
+            for batch in text_batches([self._ids[i] for i in indices]):
                 chosen = [indices[i] for i in batch]
-                yield chosen, states_of(self._lm, [self._ids[i] for i in chosen])
+                yield chosen, compute_rows(self._lm, [self._ids[i] for i in chosen])
 
     def rows(self, number: int, texts: Sequence[LabelledText]) -> LabelledRows:
-        """Those of one batch with the labels of its texts; ``texts`` are all texts."""
+        """The rows of one batch with the labels of its texts; ``texts`` are all texts."""
         return self.states(number).labelled([texts[i] for i in self.batches[number]])
 
 
-def open_store(lm: LM, ids: Sequence[Sequence[int]]) -> Path:
-    """The folder of the store of these texts, made if there is none; older stores make room for it.
+def open_activation_cache(lm: LM, ids: Sequence[Sequence[int]]) -> Path:
+    """The folder of the activation cache of these texts. It is created if missing; older caches make room for it.
 
     Raises:
-        StatisticsError: it would be larger than all stores together may be, or cannot be made.
+        StatisticsError: it would be larger than all caches together may be, or cannot be written.
     """
-    content = json.dumps([_FORMAT, lm.fingerprint, str(lm.model.dtype), sorted(map(list, ids))])
-    folder = cache_dir() / _STORES / hashlib.sha256(content.encode()).hexdigest()[:32]
+    content = json.dumps([_FORMAT, lm.fingerprint, str(lm.model.dtype), _unordered_digest(ids)])
+    folder = cache_dir() / _FOLDER / hashlib.sha256(content.encode()).hexdigest()[:32]
     tokens = sum(max(len(text) - 1, 0) for text in ids)
-    about = {"base": lm.name, "texts": len(ids), "tokens": tokens}
+    record = {"base": lm.name, "texts": len(ids), "tokens": tokens}
     try:
         _make_room(folder, tokens * _bytes_a_row(lm.hidden_size))
-        with replace_file(folder / _STORE_RECORD) as aside:  # its date tells when the store was last used
-            aside.write_text(json.dumps(about) + "\n", encoding="utf-8")
+        with replace_file(folder / _RECORD) as aside:  # its date is that of the last use
+            aside.write_text(json.dumps(record) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StatisticsError(f"cannot make a store in {folder}: {error}; fit without one.") from error
+        raise StatisticsError(f"cannot keep activations in {folder}: {error}; fit without a cache.") from error
     return folder
+
+
+def _unordered_digest(ids: Iterable[Sequence[int]]) -> str:
+    """A digest of the ids of texts that does not depend on their order: the sum of the texts' own digests."""
+    own = (hashlib.sha256(array("q", text).tobytes()).digest() for text in ids)
+    return f"{sum(int.from_bytes(digest, 'big') for digest in own):x}"
 
 
 def _make_room(folder: Path, needed: int) -> None:
     try:
         limit = float(os.environ.get("LMSTEER_STORE_GB") or _LIMIT_GB) * 1e9
     except ValueError as error:
-        raise StatisticsError(f"LMSTEER_STORE_GB is a number of gigabytes, not {error.args[0][-20:]}.") from error
+        raise StatisticsError(f"LMSTEER_STORE_GB must be a number of gigabytes, not {error.args[0][-20:]}.") from error
     if needed > limit:
         raise StatisticsError(
-            f"a store of these texts takes {needed / 1e9:.1f} GB, all stores together may take {limit / 1e9:g}; "
-            "set LMSTEER_STORE_GB to more, or fit without a store."
+            f"the activations of these texts take {needed / 1e9:.1f} GB, all activation caches together may take "
+            f"{limit / 1e9:g}; set LMSTEER_STORE_GB to more, or fit without a cache."
         )
-    others = [record.parent for record in folder.parent.glob(f"*/{_STORE_RECORD}") if record.parent != folder]
+    others = [record.parent for record in folder.parent.glob(f"*/{_RECORD}") if record.parent != folder]
     sizes = {other: size_of(other) for other in others}
-    for other in sorted(others, key=lambda other: (other / _STORE_RECORD).stat().st_mtime):
+    for other in sorted(others, key=lambda other: (other / _RECORD).stat().st_mtime):
         if needed + sum(sizes.values()) > limit:
-            notice(f"removing the store {other}, unused for longest, to make room ...")
+            notice(f"removing the activation cache {other}, unused for longest, to make room ...")
             shutil.rmtree(other, ignore_errors=True)
             del sizes[other]
 
 
 def _bytes_a_row(hidden_size: int) -> int:
-    """h and r in float32, log p, target, is_end, text."""
-    return 8 * hidden_size + 4 + 8 + 1 + 8
+    """h and r in float32; log p, target, is_end, first, text."""
+    return 8 * hidden_size + 4 + 8 + 1 + 8 + 8
 
 
 def _read(file: Path, ids: Sequence[Sequence[int]]) -> HiddenRows | None:
@@ -142,13 +153,13 @@ def _read(file: Path, ids: Sequence[Sequence[int]]) -> HiddenRows | None:
     return states if torch.equal(states.target, expected) else None
 
 
-def _keep(states: HiddenRows, file: Path) -> bool:
-    if not (file.parent / _STORE_RECORD).exists():  # cleared meanwhile: what is not listed would never be cleared again
+def _write(states: HiddenRows, file: Path) -> bool:
+    if not (file.parent / _RECORD).exists():  # cleared meanwhile; without a record it could not be cleared again
         return False
     try:
         with replace_file(file) as aside:
             save_file({name: tensor.contiguous() for name, tensor in vars(states).items()}, aside)
     except (OSError, SafetensorError) as error:
-        notice(f"cannot keep hidden states in {file.parent}: {error}; going on without.")
+        notice(f"cannot keep activations in {file.parent}: {error}; continuing without.")
         return False
     return True

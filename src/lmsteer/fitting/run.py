@@ -1,84 +1,135 @@
-"""The work of a fit: its texts, as the model reads them, and where an interrupted one is kept."""
+"""What both methods of fitting share: the texts of a fit, the folder that keeps its state, and its reports."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lmsteer.data.labelled import LabelledText
-from lmsteer.errors import InterruptedWorkError
-from lmsteer.fitting.activation_cache import HiddenStates, open_store
+from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.model.lm import LM
-from lmsteer.reading.rows import readable
+from lmsteer.reading.encode import encode_readable, ids_digest
 from lmsteer.util.progress import Progress
+from lmsteer.util.run import Run, resumable
+
+# An interrupted fit loses at most so many seconds of work.
+_SAVE_EVERY = 60.0
+# Seconds between two reports on the held-out texts.
+_REPORT_EVERY = 10.0
 
 
 @dataclass
-class Work:
-    """What a fit works on.
+class FitRun:
+    """A fit in progress.
+
+    The texts and their ids are held in memory as a whole; their hidden states are not.
 
     Attributes:
         lm: the frozen model.
-        given: the labelled texts, as they were given.
-        partial: folder that an interrupted fit is kept in.
-        max_tokens: cut longer texts.
-        resume: whether to go on with what is kept.
-        store: whether hidden states are kept for the next fit.
-        share: which share of which texts these are, where several processes work.
-        progress: what to tell of the work.
+        labelled: the labelled texts.
+        partial: the folder that the state of an interrupted fit is kept in.
+        max_tokens: longer texts are cut to this many tokens; None cuts none.
+        resume: whether to continue from the state in ``partial``, if there is one.
+        cache_activations: whether to keep hidden states on disk for the next fit.
+        progress: reports how far the fit is.
+        share: which share of which texts this process works on, if there are several processes.
     """
 
     lm: LM
-    given: Sequence[LabelledText]
+    labelled: Sequence[LabelledText]
     partial: Path
     max_tokens: int | None
     resume: bool
-    store: bool
+    cache_activations: bool
     progress: Progress
     share: str = ""
 
     @cached_property
-    def _readable(self) -> tuple[list[LabelledText], list[list[int]]]:
-        return readable(self.lm, self.given, self.max_tokens)
+    def _readable(self) -> tuple[list[LabelledText], list[Sequence[int]]]:
+        return encode_readable(self.lm, self.labelled, self.max_tokens)
 
     @property
     def texts(self) -> list[LabelledText]:
-        """The texts that a pass reads, each once."""
+        """The texts that have a token to predict, each once."""
         return self._readable[0]
 
     @property
-    def ids(self) -> list[list[int]]:
-        """Their ids."""
+    def ids(self) -> list[Sequence[int]]:
+        """The ids of those texts."""
         return self._readable[1]
 
     @cached_property
     def states(self) -> HiddenStates:
-        """Their hidden states and residuals."""
-        return HiddenStates(self.lm, self.ids, open_store(self.lm, self.ids) if self.store else None)
+        """The hidden states and residuals of those texts."""
+        folder = open_activation_cache(self.lm, self.ids) if self.cache_activations else None
+        return HiddenStates(self.lm, self.ids, folder)
 
-    @cached_property
-    def plan(self) -> str:
-        """What must be the same for an interrupted fit to be gone on with: model, ids and labels in their order."""
+    def configuration(self, settings: Mapping[str, Any] | None = None) -> Run:
+        """What must be the same for an interrupted fit to be resumed: model, ids, labels in their order, settings."""
         labels = [text.label for text in self.texts]
-        content = json.dumps([self.lm.fingerprint, self.ids, labels, self.share])
-        return hashlib.sha256(content.encode()).hexdigest()
+        config = {
+            "model": self.lm.fingerprint,
+            "set_of_texts": ids_digest(self.ids),
+            "set_of_labels": hashlib.sha256(array("d", labels).tobytes()).hexdigest(),
+            "share": self.share,
+            **(settings or {}),
+        }
+        return Run(self.partial, config, "an interrupted fit")
 
     @property
-    def resumable(self) -> bool:
-        """Whether there is something to go on with."""
+    def has_state(self) -> bool:
+        """Whether there is an interrupted fit to resume."""
         return self.resume and self.partial.exists()
 
-    @contextmanager
-    def interruptible(self, what: str) -> Iterator[None]:
-        """Turn Ctrl-C into a message that names what is kept and the way on."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise InterruptedWorkError(
-                f"interrupted; {what} kept in {self.partial}. The same command with --resume goes on from there."
-            ) from None
+    def resumable(self, kept: str) -> AbstractContextManager[None]:
+        """Turn Ctrl-C within a ``with`` block into a message; ``kept`` says what is kept, as "the statistics are"."""
+        return resumable(f"{kept} kept in {self.partial}. The same command with --resume continues from there.")
+
+
+class Checkpointer:
+    """Saves the state of a fit from time to time, and whenever it is asked to.
+
+    Args:
+        save: writes the state.
+        every: the least time between two saves, in seconds.
+    """
+
+    def __init__(self, save: Callable[[], None], every: float = _SAVE_EVERY) -> None:
+        self.save = save
+        self._every, self._last = every, time.monotonic()
+
+    def step(self) -> None:
+        """Save the state if that is due."""
+        if time.monotonic() - self._last > self._every:
+            self.save()
+            self._last = time.monotonic()
+
+
+class HeldOutReporter:
+    """Describes how well a fit does on the held-out texts so far, from time to time.
+
+    Args:
+        describe: measures it and says it in a few words.
+        every: the least time between two measurements by ``message``, in seconds.
+    """
+
+    def __init__(self, describe: Callable[[], str], every: float = _REPORT_EVERY) -> None:
+        self._describe, self._every, self._last = describe, every, time.monotonic()
+        self.latest = ""
+
+    def message(self) -> str:
+        """The latest description, renewed if that is due."""
+        if time.monotonic() - self._last > self._every:
+            self.renew()
+        return self.latest
+
+    def renew(self) -> None:
+        """Measure and describe now."""
+        self.latest, self._last = self._describe(), time.monotonic()

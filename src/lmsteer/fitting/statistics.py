@@ -1,21 +1,21 @@
-"""Statistics: all that a closed-form fit needs of its texts, as sums over tokens.
+"""Statistics: all that a closed-form fit needs to know of its texts, as sums over tokens.
 
 With ``h_t`` (d,) the hidden state that predicts token t, ``r_t`` (d,) its residual and ``s`` the text's label::
 
     G = Σ s h rᵀ     the gradient of the log-likelihood at W = 0             (d, d)
-    D = Σ h rᵀ       the domain: what the texts have in common, whatever s   (d, d)
+    D = Σ h rᵀ       the domain gradient: what the texts have in common      (d, d)
 
-over the tokens of the texts, and, where a text ends, apart from those::
+over the tokens of the texts, and, separately, over the ends of the texts::
 
     C_end = Σ h hᵀ (d, d),   g_end = Σ s h,   h_end = Σ h,   r_end = Σ r     (d,)
 
-They are plain sums in float64. So they are gathered in a stream at constant memory, merged across machines by
-addition, extended by new texts, and the result is that of all texts at once. What such a step costs, the Fisher
-matrix, is the model's own (``fisher_factors``).
+They are plain sums in float64: the hidden states are taken in batch by batch and their number does not change the size
+of the sums. Statistics are merged across machines by addition and extended by new texts, and the result is that of all
+texts at once. The Fisher matrix of the step is the model's own (``fisher_factors``).
 
-A few texts are held out of the sums to choose damping and scale by: those whose digest is small, which is the
-same choice in every order, file and process. Their rows are kept, till there are so many, and so are those of a sample
-of the others, to give ``credit`` on.
+Some texts are held out of the sums, to choose damping and scale by: those with a small digest, which is the same choice
+in every order, file and process. Their rows are kept, up to a limit, and so are the rows of a sample of the other
+texts, for ``credit``.
 """
 
 from __future__ import annotations
@@ -33,26 +33,37 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
-from lmsteer.errors import StatisticsError, WrongBaseError
+from lmsteer.errors import StatisticsError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.model.lm import LM
 from lmsteer.reading.rows import LabelledRows, from_int64_pair
 from lmsteer.reading.splits import is_candidate, reservoir, split_held_out
+from lmsteer.util.artifacts import from_record
 from lmsteer.util.files import replace_folder
 from lmsteer.util.memory import trim_heap
+from lmsteer.util.provenance import Provenance, provenance_of
 
 _SUMS_FILE, _SAMPLE_FILE, _RECORD_FILE = "statistics.safetensors", "sample-{:04d}.safetensors", "statistics.json"
-# Raised when what is saved changes.
-_FORMAT = 3
+# Raised whenever the contents of the files change.
+_FORMAT = 4
 _MATRICES = ("G", "D", "C_end")
 _VECTORS = ("g_end", "h_end", "r_end")
-# Memory is given back after so many batches: what is given back must be fetched anew, after each it would cost a tenth.
-_BATCHES_TO_GIVE_BACK = 8
+# Free memory is returned to the system after so many batches; after each batch it would take a tenth of the time.
+_TRIM_EVERY = 8
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was summed over: numbers of texts, tokens and ends, and the sums of their labels."""
+    """What was summed over.
+
+    Attributes:
+        texts: number of texts.
+        tokens: number of tokens, without the ends of texts.
+        ends: number of ends of texts.
+        label: sum of the labels over the tokens.
+        label_squared: sum of the squared labels over the tokens.
+        end_label: sum of the labels over the ends.
+    """
 
     texts: int = 0
     tokens: int = 0
@@ -65,25 +76,30 @@ class Counts:
         return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
+class StatisticsProvenance(Provenance):
+    """The model that statistics were gathered with."""
+
+    @property
+    def title(self) -> str:
+        """What the statistics are called in an error message."""
+        return "this set of statistics"
+
+
 @dataclass
 class Statistics:
-    """The sums of a fit, the rows held out of them, a sample of those in them, and whose they are.
+    """The sums of a fit, and the rows that are kept beside them.
 
     Attributes:
-        base: the model's name.
-        base_fingerprint: of the model.
-        tokenizer_fingerprint: of its tokenizer.
-        sums: the sums by name, float64: matrices (d, d), vectors (d,).
-        held_out: rows of the texts that are held out.
-        sample: rows of some texts that are in the sums, in blocks of whole texts: as one they would be copied whole
+        provenance: the model that the statistics were gathered with.
+        sums: the sums by name, float64: matrices (d, d) and vectors (d,).
+        held_out: rows of the texts that are held out of the sums.
+        sample: rows of some of the texts in the sums, in blocks of whole texts: a single block would be copied
             whenever a text is added.
-        counts: of the texts in the sums.
-        fingerprint: of all texts, held-out ones included: the sum of their digests, in any order.
+        counts: what the sums are over.
+        fingerprint: the sum of the digests of all texts, held-out ones included; the order does not matter.
     """
 
-    base: str
-    base_fingerprint: str
-    tokenizer_fingerprint: str
+    provenance: StatisticsProvenance
     sums: dict[str, Tensor]
     held_out: LabelledRows
     sample: tuple[LabelledRows, ...] = ()
@@ -96,22 +112,22 @@ class Statistics:
         d = lm.hidden_size
         sums = {name: torch.zeros(d, d, dtype=torch.float64) for name in _MATRICES}
         sums |= {name: torch.zeros(d, dtype=torch.float64) for name in _VECTORS}
-        return cls(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, sums, LabelledRows.none(d))
+        return cls(StatisticsProvenance(**provenance_of(lm)), sums, LabelledRows.none(d))
 
     @property
     def texts(self) -> int:
-        """How many texts there are, held-out ones included."""
+        """Number of texts, held-out ones included."""
         return self.counts.texts + len(self.held_out.texts()[1])
 
     @property
     def sample_rows(self) -> int:
-        """How many rows the sample has."""
+        """Number of rows in the sample."""
         return sum(map(len, self.sample))
 
     def add(self, rows: LabelledRows) -> None:
-        """Take in the rows of some whole texts."""
+        """Add the rows of some whole texts."""
         candidate = is_candidate(rows.digest)
-        # All that takes memory comes first: what is interrupted leaves the sums as they were.
+        # What needs memory comes first, so that a failure leaves the sums as they were.
         sample = reservoir(self.sample, (rows[~candidate],))
         held_out, others = split_held_out(self.held_out, rows[candidate])
         self._sum(LabelledRows.join([rows[~candidate], others]))
@@ -122,9 +138,9 @@ class Statistics:
         """The statistics of both sets of texts, as if gathered at once; a text in both counts twice.
 
         Raises:
-            WrongBaseError: they are of different models.
+            WrongBaseError: they were gathered with different models.
         """
-        self.check_base(other.base, other.base_fingerprint)
+        self.provenance.check_base(other.provenance.model)
         held_out, others = split_held_out(self.held_out, other.held_out)
         merged = replace(
             self,
@@ -137,40 +153,30 @@ class Statistics:
         merged._sum(others)
         return merged
 
-    def check_base(self, name: str, fingerprint: str) -> None:
-        """Refuse another base than the one that the statistics were gathered with.
+    def save(self, folder: str | Path, **more: Any) -> Path:
+        """Write the statistics to a folder; an older version there stays until the new one is complete.
+
+        Args:
+            folder: the folder.
+            more: JSON values to keep beside them.
 
         Raises:
-            WrongBaseError: the fingerprints differ.
+            StatisticsError: the folder cannot be written.
         """
-        if fingerprint != self.base_fingerprint:
-            raise WrongBaseError(
-                f"these statistics are of the model {self.base!r} (fingerprint {self.base_fingerprint}), not of "
-                f"{name!r} (fingerprint {fingerprint}); gather them anew with this model."
-            )
-
-    def save(self, folder: str | Path, **record: Any) -> Path:
-        """Write the statistics to a folder; older ones there stand until the new ones are whole.
-
-        Raises:
-            StatisticsError: the disk does not take them.
-        """
-        about = {
+        record = {
             "format": _FORMAT,
-            "base": self.base,
-            "base_fingerprint": self.base_fingerprint,
-            "tokenizer_fingerprint": self.tokenizer_fingerprint,
+            **provenance_of(self.provenance.model),
             "counts": asdict(self.counts),
             "sample_blocks": len(self.sample),
             "fingerprint": hex(self.fingerprint),
-            **record,
+            **more,
         }
         try:
             with replace_folder(Path(folder)) as aside:
                 save_file({**self.sums, **_tensors(self.held_out)}, aside / _SUMS_FILE)
-                for number, block in enumerate(self.sample):  # a file each: what is written is first copied
+                for number, block in enumerate(self.sample):  # a file each: safetensors copies what it writes
                     save_file(_tensors(block), aside / _SAMPLE_FILE.format(number))
-                (aside / _RECORD_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+                (aside / _RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise StatisticsError(f"cannot write statistics to {folder}: {error}.") from error
         return Path(folder)
@@ -199,33 +205,35 @@ def _rows(tensors: dict[str, Tensor]) -> LabelledRows:
 
 
 def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
-    """Read statistics from a folder, with the whole record that was saved beside them.
+    """Read statistics from a folder, with the JSON record that was saved beside them.
 
     Raises:
-        StatisticsError: there are none, or damaged ones.
+        StatisticsError: there are none, they are damaged, or of another format.
     """
     folder = Path(folder)
     try:
-        about = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
-        if about["format"] != _FORMAT:
-            raise StatisticsError(f"the statistics in {folder} are of another version of lmsteer; gather them anew.")
+        record = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
+        if record["format"] != _FORMAT:
+            raise StatisticsError(
+                f"the statistics in {folder} were saved by another version of lmsteer; gather them again."
+            )
         tensors = load_file(folder / _SUMS_FILE)
         return (
             Statistics(
-                base=about["base"],
-                base_fingerprint=about["base_fingerprint"],
-                tokenizer_fingerprint=about["tokenizer_fingerprint"],
+                provenance=from_record(StatisticsProvenance, record),
                 sums={name: tensors[name] for name in (*_MATRICES, *_VECTORS)},
                 held_out=_rows(tensors),
-                sample=tuple(_rows(load_file(folder / _SAMPLE_FILE.format(i))) for i in range(about["sample_blocks"])),
-                counts=Counts(**about["counts"]),
-                fingerprint=int(about["fingerprint"], 16),
+                sample=tuple(_rows(load_file(folder / _SAMPLE_FILE.format(i))) for i in range(record["sample_blocks"])),
+                counts=Counts(**record["counts"]),
+                fingerprint=int(record["fingerprint"], 16),
             ),
-            about,
+            record,
         )
     except FileNotFoundError as error:
-        missing = Path(error.filename).name if error.filename else error  # safetensors names it in words
-        raise StatisticsError(f"no whole statistics in {folder}; missing: {missing}.") from error
+        missing = (
+            Path(error.filename).name if error.filename else error
+        )  # safetensors names the file in its message alone
+        raise StatisticsError(f"no complete statistics in {folder}; missing: {missing}.") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StatisticsError(f"the statistics in {folder} are damaged: {type(error).__name__}: {error}.") from error
 
@@ -238,19 +246,19 @@ def gather_statistics(
     first_batch: int = 0,
     after_batch: Callable[[int, int], None] = lambda batch, tokens: None,
 ) -> Statistics:
-    """Take the rows of texts in, a batch at a time.
+    """Add the rows of texts to statistics, one batch at a time.
 
     Args:
-        states: of the texts.
-        texts: the texts, with their labels.
-        statistics: to add to.
-        first_batch: batches before this one are in ``statistics`` already.
-        after_batch: told the number of batches that are in, and the tokens of the last one.
+        states: the hidden states of the texts.
+        texts: the texts with their labels.
+        statistics: the statistics to add to.
+        first_batch: the first batch to add; those before are in ``statistics`` already.
+        after_batch: called with the number of batches added so far and the number of tokens in the last one.
     """
     for number in range(first_batch, len(states.batches)):
         rows = states.rows(number, texts)
         statistics.add(rows)
-        if number % _BATCHES_TO_GIVE_BACK == 0:
+        if number % _TRIM_EVERY == 0:
             trim_heap()
         after_batch(number + 1, len(rows))
     trim_heap()

@@ -1,4 +1,4 @@
-"""analyse: where texts lie on dimensions, and the words that put them there."""
+"""analyse: where texts lie on style dimensions, and which words put them there."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
+from lmsteer.reading.encode import Bounds, encode_with_offsets
 from lmsteer.reading.likelihood import steered_log_likelihoods
 from lmsteer.reading.platt import PlattScaling
 from lmsteer.reading.position import Position, position
 from lmsteer.reading.spans import Span, best_spans
-from lmsteer.reading.words import Bounds, Word, encode_to_read, words_of
+from lmsteer.reading.words import Word, words_of
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
-# As far as label and habit go; where the likelihood peaks beyond, the end of the line tells enough.
+# Three times the labels' range. A text whose likelihood peaks beyond gets the last of them as its position.
 STRENGTHS = tuple(k / 2 for k in range(-6, 7))
 
 
@@ -27,11 +28,11 @@ class Dimension:
     """A text on one dimension.
 
     Attributes:
-        position: where it lies.
-        evidence: of each token, log-likelihood at +1 less that at -1, nats.
-        word_evidence: of each word, its tokens' summed.
-        end: evidence of the end of the text, where the model has read all of it; 0 where the tokenizer has no end.
-        spans: the runs of words that speak loudest.
+        position: where the text lies.
+        evidence: evidence of each token: its log-likelihood at strength +1 minus that at -1, in nats.
+        word_evidence: evidence of each word: the sum over its tokens.
+        end: evidence of the end-of-text token; 0 if the tokenizer has none.
+        spans: the runs of words with the strongest evidence.
     """
 
     position: Position
@@ -43,13 +44,14 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A text, read.
+    """A text on several dimensions.
 
     Attributes:
         text: the text.
-        tokens: where each stands: first character, and one past the last. The end of the text is one, too.
-        words: what the tokens make, the end left out.
-        dimensions: by steer.
+        tokens: the characters that each token covers: its first, and one past its last. The last token is the end of
+            the text, if the tokenizer has an end-of-text token.
+        words: the words of the text, without its end.
+        dimensions: the text on each dimension, by the name of its steer.
     """
 
     text: str
@@ -58,7 +60,7 @@ class Analysis:
     dimensions: Mapping[str, Dimension]
 
     def bounds(self, span: Span) -> Bounds:
-        """The characters of a span: its first, and one past its last."""
+        """The characters that a span covers: its first, and one past its last."""
         return self.words[span.start].start, self.words[span.end - 1].end
 
     def span_text(self, span: Span) -> str:
@@ -67,7 +69,7 @@ class Analysis:
         return " ".join(self.text[start:end].split())
 
     def to_json(self) -> dict[str, Any]:
-        """The analysis as a JSON object: words and spans have the characters that they stand for."""
+        """The analysis as a JSON object; words and spans carry the characters that they cover."""
         return {"text": self.text, "dimensions": {name: self._dimension(d) for name, d in self.dimensions.items()}}
 
     def _dimension(self, dimension: Dimension) -> dict[str, Any]:
@@ -96,42 +98,43 @@ def analyse(
     window: int | None = None,
     progress: Progress = no_progress,
 ) -> list[Analysis]:
-    """Read texts to their end on the dimensions of some steers.
+    """Read texts to their end, and find where they lie on the dimensions of some steers.
 
-    A text is read after the token that the model starts from, so that its first word counts.
+    A text is read after the model's start token, so that its first word counts, too.
 
     Args:
         lm: the steers' base.
-        texts: whole texts; what exceeds the model's context is read in windows.
-        steers: by name.
-        strengths: to find positions among.
-        spans: evidence spans a text, at most.
-        window: tokens that are read at once, at most; the model's context if None.
-        progress: what to tell of the work.
+        texts: whole texts; a text that is longer than the model's context is read in windows.
+        steers: the steers by name.
+        strengths: the strengths among which the position of a text is found.
+        spans: the most evidence spans to find in a text.
+        window: the most tokens that are read at once; the model's context if None.
+        progress: reports how many windows are read.
 
     Raises:
-        DataError: no steer, no strengths, a text with nothing to read, or a window out of range.
+        DataError: no steer, no strengths, a text without tokens, or a window out of range.
         SteerError: a strength that is not a finite number.
         WrongBaseError: a steer of another base.
-        ModelError: a tokenizer that cannot tell where its tokens stand.
+        ModelError: a tokenizer that cannot tell which characters its tokens cover.
     """
     if not steers:
-        raise DataError("no steer to read the texts by.")
+        raise DataError("no steer to analyse the texts with.")
     if spans < 0:
-        raise DataError(f"cannot find {spans} spans.")
+        raise DataError(f"the number of spans must be 0 or more, not {spans}.")
     line = sorted({-1.0, 1.0, *map(float, strengths)}) if strengths else []
-    encoded = [encode_to_read(lm, text) for text in texts]
+    encoded = [encode_with_offsets(lm, text, start=True, end=True) for text in texts]
     for number, (ids, _) in enumerate(encoded, 1):
         if not ids:
-            raise DataError(f"text {number} is empty, or empty to this model's tokenizer: there is nothing to read.")
-    found = steered_log_likelihoods(
+            raise DataError(f"text {number} is empty, or this model's tokenizer finds no token in it.")
+    log_likelihoods = steered_log_likelihoods(
         lm, [ids for ids, _ in encoded], [*steers.values()], line, window=window, progress=progress
     )
     analyses = []
-    for text, (_, bounds), log_p in zip(texts, encoded, found, strict=True):
+    for text, encoding, log_p in zip(texts, encoded, log_likelihoods, strict=True):
+        bounds = encoding.bounds[1:]  # no evidence belongs to the start token
         words = words_of(text, bounds if lm.end_id is None else bounds[:-1])
         dimensions = {
-            name: _dimension(lines, line, words, PlattScaling.of_figures(steer.card.held_out), spans)
+            name: _dimension(lines, line, words, PlattScaling.of_held_out(steer.card.held_out), spans)
             for (name, steer), lines in zip(steers.items(), log_p, strict=True)
         }
         analyses.append(Analysis(text, tuple(bounds), tuple(words), dimensions))
@@ -139,15 +142,16 @@ def analyse(
 
 
 def _dimension(
-    lines: Tensor, strengths: Sequence[float], words: Sequence[Word], calibration: PlattScaling | None, spans: int
+    lines: Tensor, strengths: Sequence[float], words: Sequence[Word], platt: PlattScaling | None, spans: int
 ) -> Dimension:
-    """From log-likelihoods (S, T) of a text's tokens."""
+    """A text on one dimension, from the log-likelihoods (S, T) of its tokens."""
     evidence = (lines[strengths.index(1.0)] - lines[strengths.index(-1.0)]).tolist()
-    of_words = [sum(evidence[word.first : word.last]) for word in words]
+    word_evidence = [sum(evidence[word.first : word.last]) for word in words]
+    spoken = [e if w.start < w.end else 0.0 for w, e in zip(words, word_evidence, strict=True)]
     return Dimension(
-        position=position(lines.double().sum(1), strengths, sum(evidence), calibration),
+        position=position(lines.double().sum(1), strengths, sum(evidence), platt),
         evidence=tuple(evidence),
-        word_evidence=tuple(of_words),
+        word_evidence=tuple(word_evidence),
         end=sum(evidence[words[-1].last :]),
-        spans=tuple(best_spans([e if w.start < w.end else 0.0 for w, e in zip(words, of_words, strict=True)], spans)),
+        spans=tuple(best_spans(spoken, spans)),
     )

@@ -24,7 +24,7 @@ from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
-from lmsteer.reading.whole_words import WholeWords, Word
+from lmsteer.reading.whole_words import WeightedWord, WholeWords
 from lmsteer.steer.mix import Mix
 
 # Eigenvalues of C below this share of the largest are rounding, and components below this share of the whole.
@@ -43,8 +43,8 @@ class Component:
     """
 
     share: float
-    upper: tuple[Word, ...]
-    lower: tuple[Word, ...]
+    upper: tuple[WeightedWord, ...]
+    lower: tuple[WeightedWord, ...]
     logits: Tensor
 
 

@@ -1,36 +1,48 @@
-"""Reading labelled texts under a steer: how much likelier they get, and whether they tell their label."""
+"""Metrics of a steer on labelled texts that it was not fitted on.
+
+How much likelier do the texts get at the strength that is their label, does the steer recognise their label, and which
+probability does its evidence stand for?
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from lmsteer.model.head import Head
-from lmsteer.reading.platt import auc, fit_platt
+from lmsteer.model.lm import LM
+from lmsteer.reading.encode import start_tokens
+from lmsteer.reading.likelihood import steered_log_likelihoods
+from lmsteer.reading.platt import PlattScaling, auc, fit_platt
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.steer import Steer
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What labelled texts say of a steer.
+class HeldOutMetrics:
+    """Metrics of a steer on labelled texts.
 
     Attributes:
-        texts: how many texts were read.
-        tokens: how many tokens.
-        log_likelihood_gain: log-likelihood at s = label less that at s = 0, nats a token, over all texts.
-        log_likelihood_gain_positive: the same over texts of positive label, at s = +1.
-        log_likelihood_gain_negative: over texts of negative label, at s = -1.
-        log_likelihood_gain_without_eos: the same without the end-of-text tokens: there the steer acts as it does
-            when the model generates.
-        sign_accuracy: share of texts with a label ≠ 0 whose sign is that of log p(text | +1) - log p(text | -1).
+        texts: number of texts.
+        tokens: number of predicted tokens.
+        log_likelihood_gain: log-likelihood at strength = label minus that at strength 0, in nats a token, over all
+            texts.
+        log_likelihood_gain_positive: the same at strength +1, over the texts of positive label.
+        log_likelihood_gain_negative: the same at strength -1, over the texts of negative label.
+        log_likelihood_gain_without_eos: ``log_likelihood_gain`` without the end-of-text tokens: there the steer acts
+            as it does when the model generates.
+        sign_accuracy: share of the texts with a label ≠ 0 whose evidence, log p(text | +1) - log p(text | -1), has
+            the sign of the label.
         sign_accuracy_without_eos: the same without the end-of-text tokens.
-        auc: area under the curve of that difference, over texts of positive label against those of negative.
-        slope: with ``offset``, of the ``Calibration`` that makes a probability of it.
-        offset: see ``slope``.
+        auc: area under the ROC curve of the evidence, texts of positive label against those of negative.
+        slope: slope of the ``PlattScaling`` that makes a probability of the evidence that ``analyse`` finds.
+        offset: offset of that scaling.
     """
 
     texts: int
@@ -42,56 +54,86 @@ class Reading:
     sign_accuracy: float
     sign_accuracy_without_eos: float
     auc: float
-    slope: float
-    offset: float
+    slope: float = math.nan
+    offset: float = math.nan
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> HeldOutMetrics:
+        """The metrics that ``to_json`` wrote, as rounded as they are there."""
+        names = [f.name for f in fields(cls)]
+        values: dict[str, Any] = {name: math.nan if record[name] is None else record[name] for name in names}
+        return cls(**values)
 
     def to_json(self) -> dict[str, float | None]:
-        """The figures, rounded to what they can tell; None where there was nothing to read."""
+        """The metrics, rounded to four decimals; None where there was no text to measure."""
         rounded = {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self).items()}
-        # Of long texts, whose evidence is large, the slope is small.
+        # The slope is small where texts are long, because their evidence is large.
         return rounded | {"slope": None if math.isnan(self.slope) else float(f"{self.slope:.4g}")}
 
 
-def read(head: Head, rows: LabelledRows, steer: Steer, domain: Steer | None = None) -> Reading:
-    """Read rows of labelled texts at strengths -1, 0, +1 and at their labels.
+def measure_held_out(lm: LM, rows: LabelledRows, steer: Steer, domain: Steer | None = None) -> HeldOutMetrics:
+    """All metrics of a steer on labelled texts, its Platt scaling included.
 
     Args:
-        head: of the steer's base.
-        rows: of the texts; the residuals are not used.
+        lm: the steer's base.
+        rows: rows of the texts; the residuals are not used.
         steer: the steer; its end part acts where a text ends.
-        domain: a domain steer, always on at strength 1.
+        domain: a domain steer that is always on at strength 1, except for the Platt scaling.
+    """
+    platt = fit_held_out_platt(lm, rows, steer)
+    return replace(held_out_metrics(lm.head, rows, steer, domain), slope=platt.slope, offset=platt.offset)
+
+
+def held_out_metrics(head: Head, rows: LabelledRows, steer: Steer, domain: Steer | None = None) -> HeldOutMetrics:
+    """The metrics that need no further pass of the model: all but the Platt scaling.
+
+    Args:
+        head: the head of the steer's base.
+        rows: rows of the texts; the residuals are not used.
+        steer: the steer; its end part acts where a text ends.
+        domain: a domain steer that is always on at strength 1.
     """
     of_texts = rows.h, rows.target, rows.is_end, directions_of(head, [steer])
-    low, high, own = sweep_texts(head, *of_texts, [-1.0, 1.0, rows.label], domain)[0]
+    low, high, at_label = sweep_texts(head, *of_texts, [-1.0, 1.0, rows.label], domain)[0]
     base = rows.log_p if domain is None else sweep_texts(head, *of_texts, [0.0], domain)[0, 0]
     inside = ~rows.is_end
-    evidence, labels = _told(rows, high - low)
-    calibration = fit_platt(evidence, labels > 0)
-    return Reading(
+    evidence, labels = _text_evidence(rows, high - low)
+    return HeldOutMetrics(
         texts=len(rows.texts()[1]),
         tokens=len(rows),
-        log_likelihood_gain=_mean(own - base),
+        log_likelihood_gain=_mean(at_label - base),
         log_likelihood_gain_positive=_mean((high - base)[rows.label > 0]),
         log_likelihood_gain_negative=_mean((low - base)[rows.label < 0]),
-        log_likelihood_gain_without_eos=_mean((own - base)[inside]),
-        sign_accuracy=_signs(evidence, labels),
-        sign_accuracy_without_eos=_signs(*_told(rows[inside], (high - low)[inside])),
+        log_likelihood_gain_without_eos=_mean((at_label - base)[inside]),
+        sign_accuracy=_sign_accuracy(evidence, labels),
+        sign_accuracy_without_eos=_sign_accuracy(*_text_evidence(rows[inside], (high - low)[inside])),
         auc=auc(evidence, labels > 0),
-        slope=calibration.slope,
-        offset=calibration.offset,
     )
 
 
-def _told(rows: LabelledRows, evidence: Tensor) -> tuple[Tensor, Tensor]:
-    """Evidence (N,) summed for each text with a label ≠ 0, and those labels."""
+def fit_held_out_platt(lm: LM, rows: LabelledRows, steer: Steer) -> PlattScaling:
+    """The Platt scaling of the evidence that ``analyse`` finds in the texts.
+
+    ``analyse`` reads a text after the model's start token, while the rows of a fit are read without it. So the texts
+    are read again, in one pass over their ids, which the rows hold.
+    """
+    ids, labels = rows.token_ids()
+    before = start_tokens(lm)
+    log_p = steered_log_likelihoods(lm, [[*before, *text] for text in ids], [steer], [-1.0, 1.0])
+    evidence = torch.tensor([float((of[0, 1] - of[0, 0]).double().sum()) for of in log_p], dtype=torch.float64)
+    return fit_platt(evidence[labels != 0], labels[labels != 0] > 0)
+
+
+def _text_evidence(rows: LabelledRows, evidence: Tensor) -> tuple[Tensor, Tensor]:
+    """Evidence (N,) summed over each text with a label ≠ 0, and the labels of those texts."""
     _, labels = rows.texts()
     return rows.per_text(evidence)[labels != 0], labels[labels != 0]
 
 
-def _signs(evidence: Tensor, labels: Tensor) -> float:
+def _sign_accuracy(evidence: Tensor, labels: Tensor) -> float:
     """Share of texts whose evidence has the label's sign."""
     return _mean((evidence.sign() == labels.sign()).float())
 
 
 def _mean(values: Tensor) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    return float(values.mean()) if len(values) else math.nan

@@ -16,7 +16,7 @@ _LOUD = 1.0
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShadedWord:
     """A word as it is shown.
 
     Attributes:
@@ -36,14 +36,14 @@ class Piece:
     goes_on: bool
 
 
-def page(analyses: Sequence[Analysis], steers: Mapping[str, Steer]) -> str:
+def render_analyses(analyses: Sequence[Analysis], steers: Mapping[str, Steer]) -> str:
     """One self-contained HTML page; ``steers`` are those of the analyses."""
     strengths = next((d.position.strengths for a in analyses for d in a.dimensions.values()), (0.0,))
     texts = [[_shown(a, name, steers[name].card.label, d) for name, d in a.dimensions.items()] for a in analyses]
     return render_template("analysis.html", names=list(steers), texts=texts, low=strengths[0], high=strengths[-1])
 
 
-def pieces(analysis: Analysis, dimension: Dimension) -> Iterator[Piece]:
+def shaded_words(analysis: Analysis, dimension: Dimension) -> Iterator[ShadedWord]:
     """The words of a text in order, with all that stands between them."""
     loudest = max([_LOUD, *map(abs, dimension.word_evidence)])
     done = 0
@@ -51,7 +51,7 @@ def pieces(analysis: Analysis, dimension: Dimension) -> Iterator[Piece]:
         before, text = analysis.text[done : word.start], analysis.text[word.start : word.end]
         span = next((span for span in dimension.spans if span.start <= number < span.end), None)
         goes_on = span is not None and span.start < number
-        yield Piece(before, text, evidence, abs(evidence) / loudest, _side(span), goes_on)
+        yield ShadedWord(before, text, evidence, abs(evidence) / loudest, _side(span), goes_on)
         done = max(done, word.end)
 
 
@@ -63,7 +63,7 @@ def _shown(analysis: Analysis, name: str, label: str, dimension: Dimension) -> d
         "label": label,
         "position": position,
         "bars": [(s, share / highest) for s, share in zip(position.strengths, position.shares, strict=True)],
-        "pieces": list(pieces(analysis, dimension)),
+        "pieces": list(shaded_words(analysis, dimension)),
         "rest": analysis.text[analysis.words[-1].end :],
         "end": dimension.end,
         "spans": [{"score": span.score, "text": analysis.span_text(span)} for span in dimension.spans],

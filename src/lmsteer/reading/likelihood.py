@@ -1,13 +1,16 @@
-"""The likelihood of texts as a function of strength: one pass of the model, whatever the number of strengths.
+"""The likelihood of texts, unsteered or as a function of strength: one pass of the model for all strengths.
 
-Published code runs a copy of the text through the model for every strength; as ``z(s) = z₀ + s z₁`` (LM-Steer, Han et
-al., ACL 2024, section 5), the hidden states of one pass serve them all, and all steers. What is longer than the
-model's context is read in windows that overlap.
+Published code runs a copy of the text through the model for every strength. As ``z(s) = z₀ + s z₁`` (LM-Steer, Han et
+al., ACL 2024, section 5), the hidden states of one pass serve all strengths and all steers. A text that is longer than
+the model's context is read in windows that overlap.
+
+Everything here counts tokens in the same way: ``inputs`` (T,) predict ``targets`` (T,), the same ids one place later,
+and a mask says which targets count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,9 +25,13 @@ from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
+# Log-likelihoods (..., N) of N targets, given their hidden states (N, d), the targets (N,), and whether each is the
+# end of its text (N,).
+_Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 class Window(NamedTuple):
-    """A part of a text that is read at once: tokens ``start`` to ``end``, of which those from ``first`` on are told."""
+    """A part of a text that is read at once: tokens ``start`` to ``end``, of which those from ``first`` on count."""
 
     start: int
     end: int
@@ -32,15 +39,15 @@ class Window(NamedTuple):
 
 
 def windows(length: int, size: int) -> Iterator[Window]:
-    """Windows of ``size`` tokens over a text of ``length``: each token but the first is told once.
+    """Windows of ``size`` tokens over a text of ``length``: each token but the first counts in exactly one.
 
-    Where a text is cut, half a window or more comes before what is told.
+    Where a text is cut, at least half a window of it stands before the first token that counts.
     """
-    told = 1
-    while told < length:
-        end = min(told + size - size // 2, length) if told > 1 else min(size, length)
-        yield Window(max(end - size, 0), end, told)
-        told = end
+    counted = 1
+    while counted < length:
+        end = min(counted + size - size // 2, length) if counted > 1 else min(size, length)
+        yield Window(max(end - size, 0), end, counted)
+        counted = end
 
 
 @torch.inference_mode()
@@ -53,63 +60,89 @@ def steered_log_likelihoods(
     window: int | None = None,
     progress: Progress = no_progress,
 ) -> list[Tensor]:
-    """Log-likelihoods (K, S, T - 1) of a text's tokens after its first, for each text.
+    """Log-likelihoods (K, S, T - 1) of each text's tokens after its first, in nats.
 
-    Each of K steers is taken alone, at each of S strengths; its end part acts on the end-of-text token at a text's end.
+    Each of K steers acts alone, at each of S strengths; its end part acts on the end-of-text token at a text's end.
 
     Args:
         lm: the steers' base.
-        ids: of the texts.
-        steers: of any form.
-        strengths: of the steers.
-        window: tokens that are read at once, at most; the model's context if None.
-        progress: what to tell of the work.
+        ids: the ids of the texts.
+        steers: steers of any form.
+        strengths: the strengths.
+        window: the most tokens that are read at once; the model's context if None.
+        progress: reports how many windows are read.
 
     Raises:
-        DataError: no strengths, a window of another size than from 2 to the model's context, or memory is short.
+        DataError: no strengths, a window below 2 or beyond the model's context, or too little memory.
         SteerError: a strength that is not a finite number.
         WrongBaseError: a steer of another base.
     """
     if not strengths:
         raise DataError("no strengths to read texts at.")
     for steer in steers:
-        lm.check_base(Mix({"s": steer}, {"s": strengths}))  # which refuses what is not a finite number
+        lm.check_base(Mix({"s": steer}, {"s": strengths}))  # Mix refuses strengths that are not finite
     size = lm.max_length if window is None else window
     if not 2 <= size <= lm.max_length:
-        raise DataError(f"a window of {size} tokens; it must have from 2 to the model's {lm.max_length}.")
+        raise DataError(f"the window is {size} tokens; it must be from 2 to the model's context, {lm.max_length}.")
     directions = directions_of(lm.head, steers)
-    parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size)]
-    pieces = [ids[text][part.start : part.end] for text, part in parts]
-    found = [torch.zeros(len(steers), len(strengths), max(len(tokens) - 1, 0)) for tokens in ids]
-    with progress("reading texts", len(parts), 0) as step:
-        for batch in length_buckets(pieces):
-            h, y = _predicting(lm, [pieces[i] for i in batch])
-            told, is_end = _places(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
-            lines = sweep_texts(lm.head, h[told], y[told], is_end[told], directions, list(strengths))
-            lengths = [parts[i][1].end - parts[i][1].first for i in batch]
-            for i, line in zip(batch, lines.split(lengths, dim=2), strict=True):
-                text, part = parts[i]
-                found[text][:, :, part.first - 1 : part.end - 1] = line
-            step(len(batch), "")
-    return found
+
+    def score(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
+        return sweep_texts(lm.head, h, targets, is_end, directions, list(strengths))
+
+    return _score_texts(lm, ids, score, size, (len(steers), len(strengths)), progress)
 
 
 @torch.inference_mode()
 def log_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Log-likelihoods (T - 1,) of a text's tokens after its first under the unsteered model, for each text.
+    """Log-likelihoods (T - 1,) of each text's tokens after its first under the unsteered model, in nats.
 
-    What is longer than the model's context is read in windows, as in ``steered_log_likelihoods``.
+    A text that is longer than the model's context is read in windows, as in ``steered_log_likelihoods``.
+
+    Raises:
+        DataError: too little memory.
     """
-    parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), lm.max_length)]
+
+    def score(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
+        return lm.head.log_likelihood(h, targets).cpu()
+
+    return _score_texts(lm, ids, score, lm.max_length, (), no_progress)
+
+
+def summed_log_likelihood(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Log-likelihood of the targets (B, T) that the mask (B, T) counts, summed over each row (B,), on the CPU.
+
+    Args:
+        logits: logits (B, T, V) of any model, steered or not.
+        targets: ids of the tokens that the logits predict.
+        mask: 1 or True where a target counts.
+    """
+    log_p = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None]).squeeze(-1)
+    return (log_p * mask).sum(1).cpu()
+
+
+def _score_texts(
+    lm: LM,
+    ids: Sequence[Sequence[int]],
+    score: _Score,
+    size: int,
+    shape: tuple[int, ...],
+    progress: Progress,
+) -> list[Tensor]:
+    """Log-likelihoods (*shape, T - 1) of each text's tokens after its first, read in windows of ``size`` tokens."""
+    parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size)]
     pieces = [ids[text][part.start : part.end] for text, part in parts]
-    found = [torch.zeros(max(len(tokens) - 1, 0)) for tokens in ids]
-    for batch in length_buckets(pieces):
-        h, y = _predicting(lm, [pieces[i] for i in batch])
-        lines = lm.head.log_likelihood(h, y).cpu().split([len(pieces[i]) - 1 for i in batch])
-        for i, line in zip(batch, lines, strict=True):
-            text, part = parts[i]
-            found[text][part.first - 1 : part.end - 1] = line[part.first - part.start - 1 :]
-    return found
+    scores = [torch.zeros(*shape, max(len(tokens) - 1, 0)) for tokens in ids]
+    with progress("reading texts", len(parts), 0) as step:
+        for batch in length_buckets(pieces):
+            h, targets = _predicting(lm, [pieces[i] for i in batch])
+            counted, is_end = _places(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
+            lines = score(h[counted], targets[counted], is_end[counted])
+            lengths = [parts[i][1].end - parts[i][1].first for i in batch]
+            for i, line in zip(batch, lines.split(lengths, dim=-1), strict=True):
+                text, part = parts[i]
+                scores[text][..., part.first - 1 : part.end - 1] = line
+            step(len(batch), "")
+    return scores
 
 
 def _predicting(lm: LM, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -123,10 +156,10 @@ def _predicting(lm: LM, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _places(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> tuple[Tensor, Tensor]:
-    """Of the predicted tokens (N,) of windows of some texts: which are told, and which are the end of their text."""
-    told, is_end = [], []
+    """For the targets (N,) of windows of some texts: which count, and which are the end of their text."""
+    counted, is_end = [], []
     for tokens, window in parts:
         place = torch.arange(window.start + 1, window.end)
-        told.append(place >= window.first)
+        counted.append(place >= window.first)
         is_end.append((place == len(tokens) - 1) & (tokens[-1] == lm.end_id))
-    return torch.cat(told), torch.cat(is_end)
+    return torch.cat(counted), torch.cat(is_end)

@@ -26,7 +26,7 @@ class PlattScaling:
     offset: float
 
     @classmethod
-    def of_figures(cls, held_out: Mapping[str, Any]) -> PlattScaling | None:
+    def of_held_out(cls, held_out: Mapping[str, Any]) -> PlattScaling | None:
         """That of a steer card's held-out figures; None where they have none."""
         slope, offset = held_out.get("slope"), held_out.get("offset")
         return None if slope is None or offset is None else cls(slope, offset)

@@ -19,7 +19,7 @@ _FORMS = ("svg", "png", "pdf")
 _BELOW, _ABOVE = "#b4462f", "#1f7a5a"
 
 
-def check_form(file: Path) -> str:
+def check_plot_format(file: Path) -> str:
     """The form of a picture by its file's name.
 
     Raises:
@@ -31,17 +31,17 @@ def check_form(file: Path) -> str:
     return form
 
 
-def draw(components: Sequence[Component], file: Path) -> None:
+def save_plot(components: Sequence[Component], file: Path) -> None:
     """Draw the words at the ends of the first two components; the file's suffix says in which format.
 
     Raises:
         DataError: no such format, less than two components, or the disk does not take it.
     """
-    form = check_form(file)
-    write_file(file, render_figure(map_of(components), form))
+    form = check_plot_format(file)
+    write_file(file, render_figure(plot_components(components), form))
 
 
-def map_of(components: Sequence[Component]) -> Figure:
+def plot_components(components: Sequence[Component]) -> Figure:
     """The words at the ends of the first two components, where these move them.
 
     Raises:

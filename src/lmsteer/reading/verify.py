@@ -1,45 +1,51 @@
 """verify: proves with numbers that a steer acts on its base, and how much.
 
-The identities are those that the whole project rests on:
+It checks four identities:
 
-1. strength 0 gives the base model's logits bit for bit;
-2. the steer in flight, the explicit head ``E (I + s W)ᵀ`` and a LoRA on the head (``Aᵀ``, ``s E B``) agree;
-3. several steers stacked are their sum as one steer;
-4. a steer on one row of a batch leaves every other row as it was, bit for bit, whatever the padding side.
+1. strength 0 gives the base model's logits, bit for bit;
+2. the hook, the explicit head ``E (I + s W)ᵀ`` and a LoRA on the head (``Aᵀ``, ``s E B``) give the same logits;
+3. several steers at once act as their sum does;
+4. a steer on one row of a batch leaves every other row unchanged, bit for bit, with padding on either side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError, SteerError
+from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
-from lmsteer.reading.held_out import Reading, read
-from lmsteer.reading.rows import LabelledRows, gather, readable
+from lmsteer.reading.encode import encode, encode_readable
+from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 
+Side = Literal["left", "right"]
+_SIDES: tuple[Side, Side] = ("left", "right")
 _TEXTS = ("The weather this morning is", "I have read the book that you gave me and", "It")
-# Rounding of a float32 product of d terms, and of a bfloat16 one, relative to the largest logit.
+# What rounding may change of the logits, relative to the largest one.
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was measured.
+    """The result of one check.
 
     Attributes:
-        what: in words.
-        difference: the largest difference of logits, relative to the largest logit.
-        limit: what it must not exceed.
-        passed: whether it does so.
-        at_least: whether it must, on the contrary, exceed the limit.
+        what: what was compared, in words.
+        difference: the largest difference between two sets of logits, relative to the largest logit.
+        limit: the most that the difference may be; with ``at_least`` it must be more.
+        passed: whether the difference keeps to the limit.
+        at_least: whether the limit is a lower one.
     """
 
     what: str
@@ -51,21 +57,21 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks, and the reading of held-out texts.
+    """The results of all checks, and the metrics on held-out texts.
 
     Attributes:
-        checks: the identities, and whether the steer acts at all.
-        reading: of held-out texts, or None where there are none.
+        checks: whether the steer changes the logits at all, and the identities.
+        held_out: the metrics on held-out texts; None if no texts were given.
     """
 
     checks: list[Check]
-    reading: Reading | None
+    held_out: HeldOutMetrics | None
 
     @property
     def acts(self) -> bool:
-        """Whether all checks passed, and held-out texts, if any, got likelier under their own label."""
+        """Whether all checks passed, and held-out texts, if any, are likelier at the strength of their own label."""
         return all(check.passed for check in self.checks) and (
-            self.reading is None or self.reading.log_likelihood_gain > 0
+            self.held_out is None or self.held_out.log_likelihood_gain > 0
         )
 
 
@@ -78,35 +84,37 @@ def verify(
     Args:
         lm: the base model.
         steer: the steer.
-        texts: labelled texts to read: those that the steer was fitted on, of which the held-out ones are read, or
-            others, which are all read.
-        fitted_on: whether they are known to be of the fit, even where they are not all of its texts.
-        strength: at which the identities are checked.
+        texts: labelled texts to measure the steer on: the texts that it was fitted on, of which only the held-out ones
+            are used, or others, which are all used.
+        fitted_on: True if the texts are part of those that the steer was fitted on. If they are all of them, that is
+            recognised by their fingerprint.
+        strength: the strength at which the identities are checked.
 
     Raises:
         WrongBaseError: the model is not the steer's base.
-        SteerError: strength 0, at which no steer acts.
+        SteerError: the strength is 0, at which no steer acts.
+        DataError: texts were given, but the fit held none of them out.
     """
     if strength == 0:
-        raise SteerError("at strength 0 no steer acts: verify it at another.")
+        raise SteerError("at strength 0 no steer acts: verify it at another strength.")
     steer.card.check_base(lm)
     checks = [
         _acts(lm, steer, strength),
         _exact("1. strength 0 = unsteered, bit for bit", _logits(lm), _logits(lm, _mix(steer, 0.0))),
-        _close("2. in flight = explicit head E(I + sW)ᵀ", *_explicit_head(lm, steer, strength)),
-        *([_close("2. in flight = LoRA on the head", *_lora(lm, steer, strength))] if steer.form == "multiply" else []),
-        _close("3. stacked = their sum as one", *_stacked(lm, steer, strength)),
-        *(_neighbours(lm, steer, strength, side) for side in ("left", "right")),
+        _close("2. hook = explicit head E(I + sW)ᵀ", *_explicit_head(lm, steer, strength)),
+        *([_close("2. hook = LoRA on the head", *_lora(lm, steer, strength))] if steer.form == "multiply" else []),
+        _close("3. several at once = their sum", *_stacked(lm, steer, strength)),
+        *(_neighbours(lm, steer, strength, side) for side in _SIDES),
     ]
-    return Verification(checks, _read_held_out(lm, steer, texts, fitted_on) if texts else None)
+    return Verification(checks, _measure_held_out(lm, steer, texts, fitted_on) if texts else None)
 
 
 def _mix(steer: Steer, strength: float | list[float]) -> Mix:
     return Mix({steer.card.name: steer}, {steer.card.name: strength})
 
 
-def _logits(lm: LM, mix: Mix | None = None, side: str = "right") -> Tensor:
-    """Logits (N, V) of the real tokens of a padded batch of texts; with its rows' bounds lost."""
+def _logits(lm: LM, mix: Mix | None = None, side: Side = "right") -> Tensor:
+    """Logits (N, V) at the N real tokens of a padded batch of texts."""
     ids, mask = _batch(lm, side)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     extra = {"position_ids": positions} if lm.takes_positions else {}
@@ -116,15 +124,9 @@ def _logits(lm: LM, mix: Mix | None = None, side: str = "right") -> Tensor:
         return lm.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[mask.bool()]
 
 
-def _batch(lm: LM, side: str) -> tuple[Tensor, Tensor]:
-    encoded = [ids or [0] for ids in lm.encode(_TEXTS)]
-    width, padding = max(map(len, encoded)), lm.pad_id
-    gaps = [[padding] * (width - len(ids)) for ids in encoded]
-    left = side == "left"
-    ids = [gap + row if left else row + gap for gap, row in zip(gaps, encoded, strict=True)]
-    ones = [[1] * len(row) for row in encoded]
-    mask = [[0] * len(g) + one if left else one + [0] * len(g) for g, one in zip(gaps, ones, strict=True)]
-    return torch.tensor(ids, device=lm.device), torch.tensor(mask, device=lm.device)
+def _batch(lm: LM, side: Side) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask (B, T) of the texts; with the start token none is empty, whatever the tokenizer."""
+    return pad(encode(lm, _TEXTS, start=True, end=False), lm.pad_id, lm.device, side)
 
 
 def _hidden_states(lm: LM) -> Tensor:
@@ -134,7 +136,7 @@ def _hidden_states(lm: LM) -> Tensor:
 
 def _acts(lm: LM, steer: Steer, strength: float) -> Check:
     difference = _difference(_logits(lm), _logits(lm, _mix(steer, strength)))
-    return Check(f"the steer moves the logits at strength {strength:g}", difference, 0.0, difference > 0, True)
+    return Check(f"the steer changes the logits at strength {strength:g}", difference, 0.0, difference > 0, True)
 
 
 def _explicit_head(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
@@ -161,7 +163,7 @@ def _stacked(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
     return _logits(lm, Mix(parts, shares)), _logits(lm, _mix(steer, strength))
 
 
-def _neighbours(lm: LM, steer: Steer, strength: float, side: str) -> Check:
+def _neighbours(lm: LM, steer: Steer, strength: float, side: Side) -> Check:
     _, mask = _batch(lm, side)
     others = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask.bool()] != 1
     mixed = _logits(lm, _mix(steer, [0.0, strength, 0.0]), side)
@@ -169,14 +171,14 @@ def _neighbours(lm: LM, steer: Steer, strength: float, side: str) -> Check:
     return _exact(f"4. neighbours of a steered row, padded on the {side}", base[others], mixed[others])
 
 
-def _read_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText], fitted_on: bool) -> Reading:
-    texts, ids = readable(lm, texts, steer.card.fit.get("max_tokens") or lm.max_length)
+def _measure_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText], fitted_on: bool) -> HeldOutMetrics:
+    texts, ids = encode_readable(lm, texts, steer.card.fit.get("max_tokens") or lm.max_length)
     fitted_on = fitted_on or hex(texts_fingerprint(texts)) == steer.card.data.get("fingerprint")
     chosen = held_out_of(texts, ids) if fitted_on else list(range(len(texts)))
     if not chosen:
-        raise DataError("none of these texts was held out of the fit: give others to read.")
-    rows = gather(lm, [texts[i] for i in chosen], [ids[i] for i in chosen])
-    return read(lm.head, LabelledRows.join(list(rows)), steer)
+        raise DataError("the fit held out none of these texts: give others to measure the steer on.")
+    rows = gather_rows(lm, [texts[i] for i in chosen], [ids[i] for i in chosen])
+    return measure_held_out(lm, LabelledRows.join(list(rows)), steer)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -20,7 +20,7 @@ from lmsteer.reading.words import is_word
 _CANDIDATES = 8
 
 
-class Word(NamedTuple):
+class WeightedWord(NamedTuple):
     """A whole word, and how far something moves its logit."""
 
     text: str
@@ -43,17 +43,17 @@ class WholeWords:
         self._goes_on = torch.tensor(longer) if any(begins) else None
         self._known: dict[int, bool] = {}
 
-    def first(self, weights: Tensor, count: int, sign: float = 1.0) -> tuple[Word, ...]:
+    def first(self, weights: Tensor, count: int, sign: float = 1.0) -> tuple[WeightedWord, ...]:
         """The words of highest weight (V,), each once whatever its case, with ``sign`` times their weight."""
         weights = weights.masked_fill(~self._begins, -torch.inf)
         best = weights.topk(min(_CANDIDATES * count, int(self._begins.sum())))
         tokens = best.indices[best.values > 0].tolist()
         self._look_at([token for token in tokens if token not in self._known])
-        found: dict[str, Word] = {}
+        found: dict[str, WeightedWord] = {}
         for token in tokens:
             if self._known[token]:
                 text = str(self._lm.tokenizer.decode([token])).strip()
-                found.setdefault(text.casefold(), Word(text, sign * float(weights[token]), token))
+                found.setdefault(text.casefold(), WeightedWord(text, sign * float(weights[token]), token))
         return tuple(list(found.values())[:count])
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ from torch import Tensor
 from lmsteer.errors import DataError
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM
-from lmsteer.reading.words import encode_with_bounds
+from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.util.progress import Progress, no_progress
 
 # Texts that are run at once through both models.
@@ -25,7 +25,7 @@ _SAMPLE = 1024
 
 
 @dataclass(frozen=True)
-class Pairs:
+class AlignedStates:
     """N paired states of a source (d₁) and a target (d₂), float64 on the CPU.
 
     Attributes:
@@ -47,7 +47,7 @@ class Pairs:
     target_ends: Tensor
 
 
-def paired_states(source: LM, target: LM, texts: Sequence[str], *, progress: Progress = no_progress) -> Pairs:
+def align_states(source: LM, target: LM, texts: Sequence[str], *, progress: Progress = no_progress) -> AlignedStates:
     """Run texts through both models.
 
     Raises:
@@ -75,7 +75,7 @@ def paired_states(source: LM, target: LM, texts: Sequence[str], *, progress: Pro
         raise DataError("the texts are too few: both models must have read something of them alike.")
     second_moment, product = (sums / count).split([target.hidden_size, source.hidden_size], 1)
     joined = [torch.cat(parts) for pairs in (kept, ends) for parts in zip(*pairs, strict=True)]
-    return Pairs(count, second_moment, product, *joined)
+    return AlignedStates(count, second_moment, product, *joined)
 
 
 States = list[dict[int, Tensor]]
@@ -84,7 +84,7 @@ States = list[dict[int, Tensor]]
 @torch.inference_mode()
 def _states(lm: LM, texts: Sequence[str]) -> States:
     """For each text its hidden states (d,), by the character that they have read up to."""
-    encoded = [encode_with_bounds(lm, text) for text in texts]
+    encoded = [encode_with_offsets(lm, text, start=False, end=False) for text in texts]
     read = [i for i, (ids, _) in enumerate(encoded) if ids]
     longest = max(len(ids) for ids, _ in encoded)
     if longest > lm.max_length:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.transferring.alignment import Pairs
-from lmsteer.transferring.shared_vocabulary import SharedWords
+from lmsteer.transferring.alignment import AlignedStates
+from lmsteer.transferring.shared_vocabulary import SharedVocabulary
 from lmsteer.util.linalg import damped, ridge
 
 WordMap = Literal["gradient", "ridge", "procrustes"]
@@ -35,18 +35,18 @@ _OF_STATES, _OF_WORDS, _OF_PRICES = 0.03, 0.1, 0.03
 _OF_MEAN = 0.001
 
 
-def carry_reading(pairs: Pairs, a: Tensor) -> Tensor:
+def map_reader(pairs: AlignedStates, a: Tensor) -> Tensor:
     """A₂ (d₂, r) that reads the target's states as A₁ (d₁, r) reads the source's."""
     return ridge(pairs.second_moment, pairs.product @ a, _OF_STATES)
 
 
-def carry_end_reading(pairs: Pairs, a: Tensor) -> Tensor:
+def map_end_reader(pairs: AlignedStates, a: Tensor) -> Tensor:
     """The same for what reads the ends of texts, where its readings keep their mean and their spread.
 
     A regression's readings spread less than what they stand for, and a text's end is unlike other places. The mean is
     set right along the direction that reads 1 at the mean end and varies least.
     """
-    read = carry_reading(pairs, a)
+    read = map_reader(pairs, a)
     of_source, of_target = pairs.source_ends.double() @ a, pairs.target_ends.double() @ read
     read = read * (of_source.std(0) / of_target.std(0).clamp(min=1e-30))
     h = pairs.target_ends.double()
@@ -56,7 +56,9 @@ def carry_end_reading(pairs: Pairs, a: Tensor) -> Tensor:
     return read + (constant / (constant @ mean))[:, None] * missing
 
 
-def carry_writing(how: WordMap, words: SharedWords, source: FisherFactors, target: FisherFactors, b: Tensor) -> Tensor:
+def map_writer(
+    how: WordMap, words: SharedVocabulary, source: FisherFactors, target: FisherFactors, b: Tensor
+) -> Tensor:
     """B₂ (d₂, r) that moves the target's words as B₁ (d₁, r) moves the source's."""
     e1, e2 = words.source, words.target
     weighted = words.weights[:, None] * e1

@@ -11,14 +11,14 @@ from lmsteer.errors import ModelError
 from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
-from lmsteer.transferring.alignment import Pairs
+from lmsteer.transferring.alignment import AlignedStates
 
 # Words that neither model expects weigh this little, not nothing.
 _RAREST = 1e-9
 
 
 @dataclass(frozen=True)
-class SharedWords:
+class SharedVocabulary:
     """N words of two vocabularies, float64 on the CPU.
 
     Attributes:
@@ -34,7 +34,7 @@ class SharedWords:
     frequency: float
 
 
-def shared_words(source: LM, target: LM, pairs: Pairs, power: float) -> SharedWords:
+def find_shared_vocabulary(source: LM, target: LM, pairs: AlignedStates, power: float) -> SharedVocabulary:
     """Find the words that two models have in common.
 
     Args:
@@ -59,7 +59,7 @@ def shared_words(source: LM, target: LM, pairs: Pairs, power: float) -> SharedWo
     weights = (expected[0] * expected[1]) ** (power / 2)
     weights = weights / weights.sum()
     e1, e2 = (lm.head.weight.cpu()[tokens].double() for lm, tokens in zip((source, target), ids, strict=True))
-    return SharedWords(e1 - weights @ e1, e2 - weights @ e2, weights, float(expected[0].sum()))
+    return SharedVocabulary(e1 - weights @ e1, e2 - weights @ e2, weights, float(expected[0].sum()))
 
 
 @torch.inference_mode()

@@ -21,13 +21,15 @@ from lmsteer.fitting.scale import best_scales, largest_scale
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
-from lmsteer.reading.held_out import read
-from lmsteer.reading.rows import LabelledRows, gather, readable
+from lmsteer.reading.encode import encode_readable
+from lmsteer.reading.held_out import measure_held_out
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
-from lmsteer.transferring.alignment import Pairs, paired_states
-from lmsteer.transferring.maps import WORD_MAPS, WordMap, carry_end_reading, carry_reading, carry_writing
-from lmsteer.transferring.shared_vocabulary import SharedWords, shared_words
+from lmsteer.transferring.alignment import AlignedStates, align_states
+from lmsteer.transferring.maps import WORD_MAPS, WordMap, map_end_reader, map_reader, map_writer
+from lmsteer.transferring.shared_vocabulary import SharedVocabulary, find_shared_vocabulary
 from lmsteer.util.progress import Progress, no_progress
 
 # Of what a steer costs its own base, what it may cost the target.
@@ -81,13 +83,13 @@ def transfer(
         raise SteerError("a steer of form offset moves single words and cannot be carried over; fit it anew.")
     texts = texts or [text.text for dimension in DIMENSIONS for text in starter_texts(dimension)]
     of_source, of_target = fisher_factors(source), fisher_factors(target)
-    pairs = paired_states(source, target, texts, progress=progress)
-    words = shared_words(source, target, pairs, power)
+    pairs = align_states(source, target, texts, progress=progress)
+    words = find_shared_vocabulary(source, target, pairs, power)
     factors = {name: factor.double() for name, factor in steer.factors.items()}
     written = factors["B"] if steer.form == "multiply" else factors["a"][:, None]
-    carried = {"B": carry_writing(how, words, of_source, of_target, written)}
+    carried = {"B": map_writer(how, words, of_source, of_target, written)}
     if steer.form == "multiply":
-        carried["A"] = carry_reading(pairs, factors["A"])
+        carried["A"] = map_reader(pairs, factors["A"])
     before, after = _price(of_source, factors.get("A"), written), _price(of_target, carried.get("A"), carried["B"])
     if not after > 0:
         raise SteerError(f"nothing of steer {steer.card.name!r} arrives at {target.name}.")
@@ -107,7 +109,7 @@ def _price(fisher: FisherFactors, a: Tensor | None, b: Tensor) -> float:
     return float((b.T @ fisher.f @ b).sum()) if a is None else fisher.inner((a, b), (a, b))
 
 
-def _card(card: Card, target: LM, how: WordMap, power: float, pairs: Pairs, words: SharedWords) -> Card:
+def _card(card: Card, target: LM, how: WordMap, power: float, pairs: AlignedStates, words: SharedVocabulary) -> Card:
     """The card of a steer that was carried over: what it means stays, its base and its fit are others."""
     fit = {
         "method": "transfer",
@@ -122,7 +124,7 @@ def _card(card: Card, target: LM, how: WordMap, power: float, pairs: Pairs, word
 
 
 def _ends(
-    source: LM, target: LM, of_target: FisherFactors, pairs: Pairs, factors: dict[str, Tensor]
+    source: LM, target: LM, of_target: FisherFactors, pairs: AlignedStates, factors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The end part: its readers carried over, its direction the target's own, as strong as each reader's was."""
     if "A_eos" not in factors or target.end_id is None or len(pairs.target_ends) < _FEWEST_ENDS:
@@ -130,7 +132,7 @@ def _ends(
     u = end_direction(of_target, _end_residual(target, pairs.target_ends))
     # Each column of B_eos was a direction u of unit effect on the mean residual, times a strength.
     strengths = factors["B_eos"].T @ _end_residual(source, pairs.source_ends)
-    return {"A_eos": carry_end_reading(pairs, factors["A_eos"]), "B_eos": u[:, None] * strengths}
+    return {"A_eos": map_end_reader(pairs, factors["A_eos"]), "B_eos": u[:, None] * strengths}
 
 
 def _end_residual(lm: LM, ends: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Ste
     ordered = sorted(labelled, key=lambda text: text.digest)
     if steer.form == "add":
         return _read(target, steer, ordered)
-    half = LabelledRows.join(list(gather(target, *readable(target, ordered[::2]))))
+    half = LabelledRows.join(list(gather_rows(target, *encode_readable(target, ordered[::2]))))
     inside, ends = half[~half.is_end], half[half.is_end]
     factors = dict(steer.factors)
     if len(inside):
@@ -162,5 +164,5 @@ def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Ste
 
 def _read(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Steer:
     """The steer with figures of labelled texts on its card."""
-    rows = LabelledRows.join(list(gather(target, *readable(target, labelled))))
-    return replace(steer, card=replace(steer.card, held_out=read(target.head, rows, steer).to_json()))
+    rows = LabelledRows.join(list(gather_rows(target, *encode_readable(target, labelled))))
+    return replace(steer, card=replace(steer.card, held_out=measure_held_out(target, rows, steer).to_json()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lmsteer.errors import WrongBaseError
 
@@ -30,6 +30,20 @@ class Base(Protocol):
     def tokenizer_fingerprint(self) -> str:
         """The fingerprint of its tokenizer."""
         ...
+
+
+class BaseIdentity(NamedTuple):
+    """What identifies a model that artifacts are made for.
+
+    Attributes:
+        name: the model's name.
+        fingerprint: the fingerprint of its weights.
+        tokenizer_fingerprint: the fingerprint of its tokenizer.
+    """
+
+    name: str
+    fingerprint: str
+    tokenizer_fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +70,11 @@ class Provenance:
     def title(self) -> str:
         """What the artifact is called in an error message."""
         return "this artifact"
+
+    @property
+    def model(self) -> BaseIdentity:
+        """The identity of the model that the artifact was made for."""
+        return BaseIdentity(self.base, self.base_fingerprint, self.tokenizer_fingerprint)
 
     def check_base(self, base: Base) -> None:
         """Refuse a model or a tokenizer other than those that the artifact was made for.

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from lmsteer.reading.analyse import Analysis
 from lmsteer.reading.components import Component
-from lmsteer.reading.held_out import Reading
-from lmsteer.reading.html import Piece, pieces
+from lmsteer.reading.held_out import HeldOutMetrics
+from lmsteer.reading.html import ShadedWord, shaded_words
 from lmsteer.reading.verify import Check, Verification
 
 # Words whose shade is below this are not shaded on a terminal, whose shades are few.
@@ -37,7 +37,7 @@ def analyses(out: Console, found: Sequence[Analysis]) -> None:
                 highlight=False,
             )
             shown = Text("  ")
-            for piece in pieces(analysis, dimension):
+            for piece in shaded_words(analysis, dimension):
                 shown.append(" ".join(piece.before.split("\n")))
                 shown.append(piece.text, style=_shade(piece))
             out.print(shown, soft_wrap=True)
@@ -47,7 +47,7 @@ def analyses(out: Console, found: Sequence[Analysis]) -> None:
                 out.print(f"  [{'red' if score < 0 else 'green'}]{score:+6.2f}[/] {what}", highlight=False)
 
 
-def _shade(piece: Piece) -> Style:
+def _shade(piece: ShadedWord) -> Style:
     """A word's background: towards red or green, on a dark ground or a light one."""
     weight = piece.shade**0.5 if piece.shade > _FAINT else 0.0
     if not weight:
@@ -87,20 +87,20 @@ def verification(out: Console, done: Verification, source: str) -> None:
     for check in done.checks:
         table.add_row(check.what, f"{check.difference:.2e}", _bound(check), "ok" if check.passed else "FAILED")
     out.print(table)
-    if done.reading is None:
+    if done.held_out is None:
         where = f"The card's texts ({escape(source)}) are not here. " if source else ""
         out.print(f"{where}No labelled texts were read: name some with --data.")
         return
-    out.print(f"{done.reading.texts} held-out texts ({escape(source)}): {_reading(done.reading)}")
+    out.print(f"{done.held_out.texts} held-out texts ({escape(source)}): {_reading(done.held_out)}")
 
 
 def verification_as_json(done: Verification) -> dict[str, Any]:
     """The same for machines; what there was nothing to read of is null."""
-    reading = done.reading.to_json() if done.reading else None
+    reading = done.held_out.to_json() if done.held_out else None
     return {"checks": [dataclasses.asdict(check) for check in done.checks], "reading": reading, "acts": done.acts}
 
 
-def _reading(reading: Reading) -> str:
+def _reading(reading: HeldOutMetrics) -> str:
     sides = (
         ("positive texts at +1", reading.log_likelihood_gain_positive),
         ("negative texts at -1", reading.log_likelihood_gain_negative),

@@ -21,7 +21,7 @@ _FEW = 200
 
 def fitted(out: Console, done: Fit, texts: int, again: str, on: str) -> None:
     """A fit: where the steer lies, what held-out texts say of it, and what to try with it."""
-    reading = done.reading
+    reading = done.held_out
     out.print(
         f"Steer [bold]{escape(done.steer.card.name)}[/] of rank {done.steer.rank} saved to {escape(str(done.folder))}."
     )

@@ -12,8 +12,8 @@ import gradio as gr
 
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.reading.components import components
-from lmsteer.reading.html import page
-from lmsteer.reading.plot import map_of
+from lmsteer.reading.html import render_analyses
+from lmsteer.reading.plot import plot_components
 from lmsteer.serving.http.schema import AnalyseRequest
 from lmsteer.serving.http.service import Service
 from lmsteer.serving.http.web.assets import asset, render
@@ -169,7 +169,9 @@ def _read_tab(service: Service, names: Sequence[str]) -> None:
     @shows_errors
     def read(text: str, steers: list[str]) -> str:
         futures = service.analyse(AnalyseRequest(texts=[text], steers=steers))
-        document = page([each.result() for each in futures], {name: service.registry.find(name) for name in steers})
+        document = render_analyses(
+            [each.result() for each in futures], {name: service.registry.find(name) for name in steers}
+        )
         return render("frame.html", document=document)
 
     button.click(read, [text, steers], output, concurrency_limit=_CONCURRENCY, api_name="read")
@@ -188,7 +190,7 @@ def _words_tab(service: Service, names: Sequence[str]) -> None:
         found = service.engine.call(lambda: components(service.lm, mix)).result()
         ends = [[", ".join(word.text for word in end) for end in (each.upper, each.lower)] for each in found]
         lines = [[f"{each.share:.0%}", *end] for each, end in zip(found, ends, strict=True)]
-        svg = render_figure(map_of(found)).decode() if len(found) > 1 else ""
+        svg = render_figure(plot_components(found)).decode() if len(found) > 1 else ""
         heads = ["share", "more likely at positive strengths", "less likely"]
         return render("table.html", heads=heads, lines=lines), svg[svg.find("<svg") :]
 

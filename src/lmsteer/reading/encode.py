@@ -1,0 +1,157 @@
+"""Encoding of texts that a model reads: the one place that decides which tokens stand before and after a text.
+
+``encode`` gives the ids of texts, ``encode_with_offsets`` also the characters that each token covers. Two choices are
+the caller's:
+
+- ``start``: whether the text stands after the model's start token. With it the first word of a text is predicted, too,
+  and so counts: ``analyse`` reads so. A fit reads without it, because the hidden state of the start token is the same
+  for all texts.
+- ``end``: whether the end-of-text token follows the text. Its likelihood is part of the text's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from lmsteer.data.labelled import LabelledText
+from lmsteer.errors import DataError, ModelError
+from lmsteer.model.lm import LM
+
+Bounds = tuple[int, int]
+
+
+class Encoding(NamedTuple):
+    """A text in tokens.
+
+    Attributes:
+        ids: the token ids.
+        bounds: the characters that each token covers: its first, and one past its last. Both are equal for a token
+            that covers no character, such as the start and the end of a text.
+    """
+
+    ids: list[int]
+    bounds: list[Bounds]
+
+
+def start_tokens(lm: LM) -> list[int]:
+    """The tokens to put before the ids of a text for it to start with the model's start token.
+
+    There are none if the tokenizer puts the start token there itself.
+    """
+    return [] if lm.encode(["a"])[0][:1] == [lm.start_id] else [lm.start_id]
+
+
+def encode(lm: LM, texts: Sequence[str], *, start: bool, end: bool) -> list[list[int]]:
+    """The ids of texts.
+
+    Args:
+        lm: the model.
+        texts: the texts.
+        start: whether to put the model's start token before each text. If False, a text starts as the tokenizer
+            encodes it.
+        end: whether to put the end-of-text token after each text, unless it ends with one or the tokenizer has none.
+
+    Raises:
+        DataError: a text that holds half of a surrogate pair.
+    """
+    before = start_tokens(lm) if start else []
+    eos = lm.end_id
+    return [
+        [*before, *ids, eos] if end and eos is not None and ids[-1:] != [eos] else [*before, *ids]
+        for ids in lm.encode(texts)
+    ]
+
+
+def encode_with_offsets(lm: LM, text: str, *, start: bool, end: bool) -> Encoding:
+    """The ids of a text, and the characters that they cover; both empty for a text without a token of its own.
+
+    Special tokens that are written out in the text are text: the start and the end are still put around them.
+
+    Args:
+        lm: the model.
+        text: the text.
+        start: as in ``encode``.
+        end: as in ``encode``.
+
+    Raises:
+        ModelError: the tokenizer cannot tell which characters its tokens cover.
+    """
+    ids, bounds = _tokenize(lm, text) if text.strip() else ([], [])
+    eos = lm.end_id
+    # Where the tokenizer, not the text, put a token first or last, it covers no character.
+    starts = ids[:1] == [lm.start_id] and bounds[0][0] == bounds[0][1]
+    ends = len(ids) > starts and ids[-1] == eos and bounds[-1][0] == bounds[-1][1]
+    if len(ids) == starts + ends:
+        return Encoding([], [])
+    if ends:
+        ids, bounds = ids[:-1], bounds[:-1]
+    before = start_tokens(lm) if start else []
+    after = [eos] if eos is not None and (end or ends) else []
+    behind = (len(text), len(text))
+    return Encoding([*before, *ids, *after], [*[(0, 0) for _ in before], *bounds, *[behind for _ in after]])
+
+
+def encode_labelled(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None) -> list[list[int]]:
+    """The ids of texts as a fit reads them: without a start token, to their end.
+
+    Args:
+        lm: the model.
+        texts: the labelled texts.
+        max_tokens: longer texts are cut to this many tokens and then have no end; None cuts none.
+
+    Raises:
+        DataError: texts longer than the model's context, if ``max_tokens`` is None; or ``max_tokens`` below 2.
+    """
+    if max_tokens is not None and max_tokens < 2:
+        raise DataError(f"texts cannot be cut to {max_tokens} tokens; the least is 2.")
+    encoded = encode(lm, [labelled.text for labelled in texts], start=False, end=True)
+    limit = min(max_tokens or lm.max_length, lm.max_length)
+    too_long = [i for i, ids in enumerate(encoded) if len(ids) > limit]
+    if too_long and max_tokens is None:
+        raise DataError(
+            f"{len(too_long)} texts are longer than the model's context of {limit} tokens, the first of them text "
+            f"{too_long[0] + 1} ({len(encoded[too_long[0]])} tokens); cut them with --max-tokens {limit}."
+        )
+    return [ids[:limit] for ids in encoded]
+
+
+def encode_readable(
+    lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None
+) -> tuple[list[LabelledText], list[Sequence[int]]]:
+    """The texts that have a token to predict, each once, with their ids as ``encode_labelled`` gives them.
+
+    The ids come as arrays of four bytes a token, since those of all texts of a fit are held in memory.
+
+    Raises:
+        DataError: as ``encode_labelled``.
+    """
+    unique = list({labelled.digest: labelled for labelled in texts}.values())
+    pairs = [pair for pair in zip(unique, encode_labelled(lm, unique, max_tokens), strict=True) if len(pair[1]) > 1]
+    return [text for text, _ in pairs], [array("i", ids) for _, ids in pairs]
+
+
+def ids_digest(ids: Iterable[Sequence[int]]) -> str:
+    """SHA-256 of the ids of texts in their order, taken text by text."""
+    digest = hashlib.sha256()
+    for text in ids:
+        digest.update(array("q", [len(text), *text]).tobytes())
+    return digest.hexdigest()
+
+
+def _tokenize(lm: LM, text: str) -> tuple[list[int], list[Bounds]]:
+    """The ids of a text as its tokenizer gives them, and the characters that they cover."""
+    if lm.tokenizer.is_fast:
+        encoded = lm.tokenizer(text, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
+        return list(encoded["input_ids"]), [(start, end) for start, end in encoded["offset_mapping"]]
+    (ids,) = lm.encode([text])
+    pieces = [str(lm.tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids]
+    if "".join(pieces) != text:
+        raise ModelError(
+            f"the tokenizer of {lm.name} ({type(lm.tokenizer).__name__}) cannot tell which characters its tokens cover."
+        )
+    ends = list(accumulate(map(len, pieces)))
+    return ids, list(zip([0, *ends], ends, strict=False))
