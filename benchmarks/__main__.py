@@ -1,4 +1,4 @@
-"""Ours beside the published loops, on this machine: a table, results/speed.json and docs/scaling.svg.
+"""Ours beside the published loops, on this machine: a table, results/speed.json and docs/figures/scaling.svg.
 
 python -m benchmarks [DATA]      DATA: a folder of sst5_train.jsonl.gz and sst2_dev.jsonl.gz, for what needs them
 python -m benchmarks --line many_continuations --line steered      those anew, the others as they were
@@ -22,12 +22,12 @@ from rich.table import Table
 from benchmarks.growth import Curve, FitOfTexts, curves, fits_of_texts
 from benchmarks.measure import Line, Machine
 from benchmarks.picture import draw
-from benchmarks.results import check_known
+from benchmarks.results import PICTURES, check_known
 from benchmarks.speed import LINES, STEPS, Bench, with_memory
 from lmsteer.util.files import write_file
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
-PICTURE = Path(__file__).parent.parent / "docs" / "scaling.svg"
+PICTURE = PICTURES / "scaling.svg"
 
 
 def main(

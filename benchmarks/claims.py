@@ -1,7 +1,7 @@
 """What is said of steers, LoRAs and prompts, put to the test on the default model.
 
     python -m benchmarks.claims measure DATA    every claim, or some by letter; what is there already is kept
-    python -m benchmarks.claims show            print the tables, draw docs/claims.svg
+    python -m benchmarks.claims show            print the tables, draw docs/figures/claims.svg
 
 A method's **gain** is what texts that it has not seen become likelier by, in nats a token, at their own label times the
 best scale of some; its **contrast** is half of what they are likelier by at their own label than at the opposite one,
@@ -25,7 +25,7 @@ import typer
 from matplotlib.figure import Figure
 
 from benchmarks.imitation import Imitation
-from benchmarks.results import check_known, keep, kept
+from benchmarks.results import PICTURES, check_known, keep, kept
 from benchmarks.tables import TABLES
 from benchmarks.tables.claims import RANKS, SIZES, TOKENS, of_seeds
 from lmsteer.baselines.baseline import Baseline, BaselineCard, Trainer
@@ -46,7 +46,7 @@ from lmsteer.util.linalg import factorise
 from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
-RESULTS, DOCS = HERE / "results" / "claims.json", HERE.parent / "docs"
+RESULTS = HERE / "results" / "claims.json"
 TEXTS, HELD_OUT, STEPS = 512, 200, 100
 SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 SEEDS = range(3)
@@ -254,7 +254,7 @@ def _draw(found: Mapping[str, Any]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=7)
     charts[0].set_ylabel("contrast on unseen texts, nats a token")
-    write_file(DOCS / "claims.svg", render_figure(figure))
+    write_file(PICTURES / "claims.svg", render_figure(figure))
 
 
 def _bar(some: Sequence[Mapping[str, float]]) -> tuple[float, float]:

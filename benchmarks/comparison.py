@@ -1,7 +1,7 @@
 """Every method beside the others on real data: what ``lmsteer compare`` finds of two dimensions.
 
     python -m benchmarks.comparison measure DATA    both, or one by name; goes on where it was stopped
-    python -m benchmarks.comparison show            print the tables, draw docs/compare-*.svg
+    python -m benchmarks.comparison show            print the tables, draw docs/figures/compare-*.svg
 
 DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
 continues the same prompts. Perplexity is told by another model than the one that writes, whose terms have to be
@@ -17,8 +17,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.dimensions import DIMENSIONS
-from benchmarks.pareto import DOCS, HERE, JUDGE, SENTIMENT, TOXICITY, Data
-from benchmarks.results import check_known, keep, kept
+from benchmarks.pareto import HERE, JUDGE, SENTIMENT, TOXICITY, Data
+from benchmarks.results import PICTURES, check_known, keep, kept
 from benchmarks.tables import TABLES
 from lmsteer.baselines.methods import METHODS
 from lmsteer.baselines.training import TrainingBudget
@@ -74,7 +74,7 @@ def show() -> None:
     for name, record in kept(RESULTS).items():
         print(f"{TABLES[f'comparison-{name}']()}\n")
         outcomes = [MethodResult.from_json(each) for each in record["methods"]]
-        write_file(DOCS / f"compare-{name}.svg", render_figure(attribute_charts(outcomes, DIMENSIONS[name].label)))
+        write_file(PICTURES / f"compare-{name}.svg", render_figure(attribute_charts(outcomes, DIMENSIONS[name].label)))
 
 
 def _plan(data: Path, name: str) -> ComparisonConfig:

@@ -1,7 +1,7 @@
 """How soon the first token comes after a prompt, how much is kept of it, and what it leaves of the context.
 
     python -m benchmarks.gist_speed measure [BATCH]    first tokens by length of prompt, batch and gist tokens
-    python -m benchmarks.gist_speed show               print the tables, draw docs/gist-cost.svg
+    python -m benchmarks.gist_speed show               print the tables, draw docs/figures/gist-cost.svg
 
 Three ways, in turn, through the public calls: the prompt read anew with its inputs, its own cache reused, its gist.
 Weights, adapter and inputs are the same. Medians; figures go to ``results/gist_speed.json``.
@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import typer
 from matplotlib.figure import Figure
 
-from benchmarks.gists import DOCS, FITS, MIDDLE, OURS, WORK
+from benchmarks.gists import FITS, MIDDLE, OURS, WORK
 from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
-from benchmarks.results import check_known, keep, kept
+from benchmarks.results import PICTURES, check_known, keep, kept
 from benchmarks.tables import TABLES
 from benchmarks.tables.gists import gap_closed
 from lmsteer.data.starter import starter_prompts
@@ -125,7 +125,7 @@ def _draw(found: dict[str, Any], qualities: dict[str, Any]) -> None:
         axes.set_xticks([])
         axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.invert_yaxis()
-    write_file(DOCS / "gist-cost.svg", render_figure(figure))
+    write_file(PICTURES / "gist-cost.svg", render_figure(figure))
 
 
 if __name__ == "__main__":

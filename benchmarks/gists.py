@@ -2,7 +2,7 @@
 
     python -m benchmarks.gists fit DATA      every adapter; NAME-longer for a GPU
     python -m benchmarks.gists write DATA    outputs of held-out instructions, each way
-    python -m benchmarks.gists show          print the tables, draw docs/gist-learning-curve.svg
+    python -m benchmarks.gists show          print the tables, draw docs/figures/gist-learning-curve.svg
     python -m benchmarks.gists ship          put the adapter of one gist token into the package
 
 DATA is the folder of the data files. What is done already is kept. Figures go to ``results/gists.json``
@@ -20,7 +20,7 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
-from benchmarks.results import check_known, keep, kept
+from benchmarks.results import PICTURES, check_known, keep, kept
 from benchmarks.tables import TABLES
 from benchmarks.tables.gists import gap_closed
 from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
@@ -38,7 +38,6 @@ from lmsteer.util.progress import bars
 HERE = Path(__file__).parent
 RESULTS, CURVES = HERE / "results" / "gists.json", HERE / "results" / "gist_curves.json"
 WORK = HERE / "results" / "work" / "gists"
-DOCS = HERE.parent / "docs"
 # A quarter to half an hour each on two cores.
 FITS = {
     "gist-1": GistConfig(1),
@@ -199,7 +198,7 @@ def _draw(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
         axes.set_xlabel(f"steps of {GistConfig.batch} examples")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    write_file(DOCS / "gist-learning-curve.svg", render_figure(figure))
+    write_file(PICTURES / "gist-learning-curve.svg", render_figure(figure))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
     python -m benchmarks.main_job show              print the table, draw the picture
 
 DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. Figures go to
-``results/main_job.json``, the picture to ``docs/strength-curve.svg``.
+``results/main_job.json``, the picture to ``docs/figures/strength-curve.svg``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.results import keep, kept, rewrite
+from benchmarks.results import PICTURES, keep, kept, rewrite
 from benchmarks.tables import TABLES
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
@@ -42,7 +42,7 @@ from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results"
 WORK, FIGURES = RESULTS / "work", RESULTS / "main_job.json"
-PICTURE = Path(__file__).parent.parent / "docs" / "strength-curve.svg"
+PICTURE = PICTURES / "strength-curve.svg"
 TEXTS, PROMPTS, SAMPLES = 2000, 200, 3
 # The picture ends at this multiple of the unsteered perplexity; what is worse is no language.
 WORST = 12

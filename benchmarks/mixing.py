@@ -1,7 +1,7 @@
 """Mixes of the steers that ship: how much of itself each keeps, and a plane of two of them.
 
     python -m benchmarks.mixing table     three steers, alone and mixed, as they are and balanced
-    python -m benchmarks.mixing plane     a grid of strengths of two steers, docs/two-steers.svg
+    python -m benchmarks.mixing plane     a grid of strengths of two steers, docs/figures/two-steers.svg
 
 Dimensions are read by their own steers, in nats of evidence, from continuations of the sixty starter prompts. Figures
 go to ``results/mixing.json``.
@@ -16,7 +16,7 @@ import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.results import keep
+from benchmarks.results import PICTURES, keep
 from lmsteer.cli import output as printing
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.interference import interference, steer_evidence
@@ -33,7 +33,7 @@ from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
 
 RESULTS = Path(__file__).parent / "results" / "mixing.json"
-PICTURE = Path(__file__).parent.parent / "docs" / "two-steers.svg"
+PICTURE = PICTURES / "two-steers.svg"
 THREE = {"sentiment": 3.0, "politeness": 3.0, "clickbait": 3.0}
 TWO, GRID = ("sentiment", "politeness"), (-4.0, -2.0, 0.0, 2.0, 4.0)
 SAMPLES, TOKENS = 3, 24

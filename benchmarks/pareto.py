@@ -2,7 +2,7 @@
 
     python -m benchmarks.pareto fit DATA      the published recipe, and closed fits of fewer texts
     python -m benchmarks.pareto write DATA    continuations of every case, judged
-    python -m benchmarks.pareto show          print the tables, draw docs/pareto.svg and docs/number-of-texts.svg
+    python -m benchmarks.pareto show          print the tables, draw pareto.svg and number-of-texts.svg
 
 DATA is the folder of the data files. Perplexity is told by another model than the one that writes, whose terms have to
 be accepted. What is done already is kept. Figures go to ``results/pareto.json``.
@@ -20,7 +20,7 @@ import typer
 from matplotlib.figure import Figure
 
 from benchmarks.dimensions import DIMENSIONS
-from benchmarks.results import keep, kept
+from benchmarks.results import PICTURES, keep, kept
 from benchmarks.tables import TABLES
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
@@ -41,7 +41,6 @@ from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "pareto.json", HERE / "results" / "work"
-DOCS = HERE.parent / "docs"
 JUDGE = "gemma3-270m"
 SAMPLES = 10
 TEXTS = (125, 500, 2000, 8000)
@@ -143,9 +142,9 @@ def show() -> None:
     for name in ("pareto-sentiment", "pareto-toxicity", "growth"):
         print(f"{TABLES[name]()}\n")
     found = {name: [ConditionResult.from_json(each) for each in rows] for name, rows in kept(RESULTS).items()}
-    _draw({name: found[name] for name in DRAWN if name in found}, DOCS / "pareto.svg")
+    _draw({name: found[name] for name in DRAWN if name in found}, PICTURES / "pareto.svg")
     if GROWTH in found:
-        _draw({GROWTH: found[GROWTH]}, DOCS / "number-of-texts.svg")
+        _draw({GROWTH: found[GROWTH]}, PICTURES / "number-of-texts.svg")
 
 
 def _arms(lm: LM, case: Case) -> Iterator[Condition]:

@@ -14,6 +14,8 @@ from lmsteer.util.files import write_file
 
 # Locks lie there: several benchmarks may write to one file.
 _WORK = Path(__file__).parent / "results" / "work"
+# The pictures of README and docs.
+PICTURES = Path(__file__).parent.parent / "docs" / "figures"
 
 
 def check_known(given: Collection[object] | None, known: Collection[object]) -> None:

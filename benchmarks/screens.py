@@ -2,7 +2,7 @@
 
     python -m benchmarks.screens [ADDRESS]    of a server that runs there, or of one started for it
 
-Needs Chromium. Writes docs/server-page-*.png.
+Needs Chromium. Writes docs/figures/server-page-*.png.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.gists import DOCS
 from benchmarks.load import server
+from benchmarks.results import PICTURES
 
 SIZE = {"width": 1180, "height": 760}
 
@@ -51,7 +51,7 @@ def _take(address: str) -> None:
 
 def _shot(page: Page, name: str, *, whole: bool = False) -> None:
     page.wait_for_timeout(1000)
-    page.screenshot(path=DOCS / f"server-page-{name}.png", full_page=whole)
+    page.screenshot(path=PICTURES / f"server-page-{name}.png", full_page=whole)
 
 
 if __name__ == "__main__":
