@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-all coverage test-vllm test-llamacpp check format clean
+.PHONY: demo test test-all coverage test-vllm test-llamacpp check docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/lmsteer demo
@@ -31,7 +31,7 @@ coverage: $(VENV)/installed-dev
 # vLLM pins a torch and a transformers of its own. Its CPU build imports torch's media packages if it finds them.
 VLLM := .venv-vllm
 test-vllm: $(VLLM)/installed
-	$(VLLM)/bin/python -m pytest -p no:cacheprovider -W ignore tests/serve/vllm
+	$(VLLM)/bin/python -m pytest -p no:cacheprovider -W ignore tests/serving/vllm
 
 # Compiled from source, in some four minutes on two cores, without the parts that read pictures.
 test-llamacpp: $(VENV)/installed-dev
@@ -44,12 +44,17 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Pages into site/. A broken link, and a table that is not that of the results, is an error.
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.render --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV) $(VLLM) build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

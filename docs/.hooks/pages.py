@@ -6,10 +6,14 @@ program itself, so that their flags are always those of ``--help``.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from enum import Enum
+from inspect import Parameter, cleandoc, signature
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from typer.models import ArgumentInfo, ParameterInfo
 
 DIAGRAM = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 COMMANDS = "<!-- commands -->"
@@ -31,48 +35,59 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def _diagram(source: str, name: str) -> str:
     import mermaidx
 
-    svg = mermaidx.render(source).svg
+    svg = mermaidx.render(source).svg()
     svg = svg.replace("my-svg", name)  # the styles of two diagrams on a page must not meet
     return f'<div class="diagram">{svg}</div>'
 
 
 def _commands() -> Iterator[str]:
-    """Each command with its arguments and options, in Markdown."""
-    import typer
-
-    os.environ["TERM"] = "dumb"
+    """Each command with its arguments and options, in Markdown, from the signatures of the functions."""
     from lmsteer.cli import app
 
-    root = typer.main.get_command(app)
-    for path, command in _leaves(root, ("lmsteer",)):
-        context = command.make_context(path[-1], [], resilient_parsing=True)
-        yield f"## {' '.join(path[1:])}\n"
-        summary, _, example = (command.help or "").partition("Example: ")
-        yield summary.strip() + "\n"
+    for path, function in sorted(_functions(app)):
+        summary, _, example = cleandoc(function.__doc__ or "").partition("Example: ")
+        yield f"## {' '.join(path)}\n\n{summary.strip()}\n"
         if example:
             yield f"```sh\n{example.strip()}\n```\n"
         yield "| argument or option | value | default | |\n|---|---|---|---|"
-        for parameter in command.get_params(context):
-            if not getattr(parameter, "hidden", False) and parameter.name != "help":
-                yield _row(parameter, context)
+        hints = get_type_hints(function, include_extras=True)
+        for parameter in signature(function).parameters.values():
+            yield _row(parameter, hints[parameter.name])
         yield ""
 
 
-def _leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not hasattr(command, "commands"):
-        yield path, command
-        return
-    for name in sorted(command.commands):
-        yield from _leaves(command.commands[name], (*path, name))
+def _functions(app: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for command in app.registered_commands:
+        yield (*path, command.name or command.callback.__name__.replace("_", "-")), command.callback
+    for group in app.registered_groups:
+        name = group.name or group.typer_instance.info.name
+        yield from _functions(group.typer_instance, (*path, name))
 
 
-def _row(parameter: Any, context: Any) -> str:
-    is_argument = parameter.param_type_name == "argument"
-    names = [parameter.human_readable_name.upper()] if is_argument else [*parameter.opts, *parameter.secondary_opts]
-    flag = getattr(parameter, "is_flag", False)
-    kind = "" if flag else parameter.type.name.replace("|", "\\|")
-    repeatable = " (repeatable)" if parameter.multiple or parameter.nargs == -1 else ""
-    default = parameter.get_default(context, call=False)
-    shown = "required" if parameter.required else "" if default in (None, (), []) or flag else f"`{default}`"
-    text = (parameter.help or "").replace("|", "\\|").replace("\n", " ")
-    return f"| {', '.join(f'`{name}`' for name in names)} | {kind}{repeatable} | {shown} | {text} |"
+def _row(parameter: Parameter, hint: Any) -> str:
+    """A line of the table; options are named as typer names them."""
+    kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    info = next((each for each in metadata if isinstance(each, ParameterInfo)), None)
+    name, flag = parameter.name.replace("_", "-"), kind is bool
+    declared = [each for each in getattr(info, "param_decls", None) or () if each.startswith("-")]
+    if isinstance(info, ArgumentInfo):
+        names = [parameter.name.upper()]
+    else:
+        names = declared or ([f"--{name}", f"--no-{name}"] if flag else [f"--{name}"])
+    required = parameter.default is Parameter.empty or parameter.default is ...
+    default = "required" if required else "" if flag or parameter.default in (None, "") else f"`{parameter.default}`"
+    cells = [", ".join(f"`{each}`" for each in names), "" if flag else _value(kind), default, info.help if info else ""]
+    return f"| {' | '.join((cell or '').replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _value(kind: Any) -> str:
+    """The type of a value, in a word."""
+    kinds = [each for each in get_args(kind) if each is not type(None)] or [kind]
+    if get_origin(kind) is list or any(get_origin(each) is list for each in kinds):
+        (inner,) = get_args(kind if get_origin(kind) is list else kinds[0])
+        return f"{_value(inner)}, repeatable"
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if isinstance(kinds[0], type) and issubclass(kinds[0], Enum):
+        return ", ".join(str(each.value) for each in kinds[0])
+    return {str: "text", int: "number", float: "number", Path: "path"}.get(kinds[0], str(kinds[0]))
