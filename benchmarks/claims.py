@@ -37,7 +37,8 @@ from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft import export_lora
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix
 from lmsteer.util.figures import render_figure

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from benchmarks.measure import in_turn, seconds
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 
 ROWS = (1, 25)
 # Of the prompt, and of the cache that is laid out beforehand.

@@ -27,7 +27,8 @@ from benchmarks.results import rewrite
 from lmsteer.data.labelled import LabelledSource, LabelledText
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.model.batching import length_buckets, pad
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.reading.analyse import analyse
 from lmsteer.reading.platt import auc
 from lmsteer.steer.files import load_steer

@@ -18,7 +18,7 @@ import typer
 from benchmarks.dimensions import WORK
 from benchmarks.results import rewrite
 from lmsteer.data.labelled import read_labelled
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.reading.platt import auc
 from lmsteer.steer.files import load_steer

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.measure import in_turn
 from lmsteer.data.starter import starter_texts
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.model.onednn import linear
 from lmsteer.reading.encode import encode_labelled
 

@@ -25,7 +25,8 @@ from lmsteer.data.starter import starter_prompts
 from lmsteer.export.gguf import export_gguf
 from lmsteer.export.merged import export_merged
 from lmsteer.export.peft import export_lora
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.model.sources.pypi import gguf_of
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix

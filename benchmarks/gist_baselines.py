@@ -33,7 +33,8 @@ from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness
 from lmsteer.gist.examples import Example, Instruction, encode_examples, input_text
 from lmsteer.model.batching import pad
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 
 RESULTS = Path(__file__).parent / "results" / "gist_baselines.json"
 TASKS, TOKENS, STEPS, BATCH = 8, 5, 100, 8

@@ -20,7 +20,7 @@ from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import input_text, prompt_ids
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 
 RESULTS = Path(__file__).parent / "results" / "gist_prompts.json"
 SHOWN = ("whole prompt", "gist, 1 token", "gist, 5 tokens", "gist, 10 tokens", "no prompt")

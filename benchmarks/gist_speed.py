@@ -29,7 +29,8 @@ from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import GistCondition
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 

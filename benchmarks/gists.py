@@ -30,7 +30,8 @@ from lmsteer.gist.examples import Instruction, read_instructions
 from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.masks import GistCondition
 from lmsteer.gist.student import GistConfig
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars

@@ -15,7 +15,7 @@ from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.batching import TOKENS_PER_BATCH, pad
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.reading.encode import encode_labelled
 from lmsteer.reading.held_out import measure_held_out
 from lmsteer.reading.hidden_rows import compute_rows, gather_rows

@@ -38,7 +38,8 @@ from benchmarks.tables import TABLES
 from lmsteer.data.starter import starter_prompts
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix
 

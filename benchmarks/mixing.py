@@ -24,7 +24,7 @@ from lmsteer.evaluation.protocol import Protocol
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.steer.algebra import decorrelate_strengths
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix

@@ -32,7 +32,8 @@ from lmsteer.evaluation.results import ConditionResult
 from lmsteer.evaluation.results import Estimate as Interval
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import FitConfig, fit
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer, load_steer
 from lmsteer.steer.steer import Steer
 from lmsteer.util.figures import render_figure

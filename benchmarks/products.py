@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.measure import in_turn
 from benchmarks.naive import Published
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.model.onednn import linear
 
 ROWS = (1, 4, 8, 25, 64, 256, 512, 1024)

@@ -18,7 +18,7 @@ from benchmarks.results import kept
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.safe_range import calibrate
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.lookup import SHIPPED_FOLDER
 from lmsteer.util.progress import bars

@@ -37,7 +37,8 @@ from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import _SEED, _TEXTS, _TOKENS, fisher_factors, sample_unconditional
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.reading.encode import encode_labelled, encode_readable
 from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows

@@ -11,7 +11,8 @@ import hypothesis
 import pytest
 import torch
 
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.util.disk_cache import cache_dir
 from tiny import tiny_lm
 from tiny_gguf import write_gguf

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from lmsteer.generation.config import GenerationConfig, SamplingConfig
     from lmsteer.generation.generate import Continuation, generate, perplexity
     from lmsteer.generation.stream import stream
-    from lmsteer.model.lm import LM, load
+    from lmsteer.model.lm import LM
+    from lmsteer.model.loading import load
     from lmsteer.reading.analyse import Analysis, analyse
     from lmsteer.reading.components import Component, components
     from lmsteer.reading.verify import Verification, verify
@@ -67,7 +68,8 @@ _PUBLIC = {
     "generation.config": ("GenerationConfig", "SamplingConfig"),
     "generation.generate": ("Continuation", "generate", "perplexity"),
     "generation.stream": ("stream",),
-    "model.lm": ("LM", "load"),
+    "model.lm": ("LM",),
+    "model.loading": ("load",),
     "reading.analyse": ("Analysis", "analyse"),
     "reading.components": ("Component", "components"),
     "reading.verify": ("Verification", "verify"),

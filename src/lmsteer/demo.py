@@ -22,7 +22,8 @@ from lmsteer.evaluation.strength_curve import Point, strength_curve
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.mix import Mix
 from tiny import random_steer

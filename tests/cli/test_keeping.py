@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmsteer.export.peft import export_lora
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.serving.vllm.adapter_cache import adapters_folder
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.steer.files import load_steer, save_steer
 from tiny import random_steer, styled, tiny_lm
 

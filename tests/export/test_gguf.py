@@ -12,7 +12,7 @@ import torch
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.export.gguf import export_gguf
 from lmsteer.export.merged_head import merged_head
-from lmsteer.model.lm import load
+from lmsteer.model.loading import load
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 from tiny_gguf import write_gguf

@@ -7,7 +7,8 @@ import torch
 
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.model.batching import pad
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.reading.verify import verify
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.mix import Mix

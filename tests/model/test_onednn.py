@@ -39,10 +39,10 @@ def test_a_compiled_product_is_torchs_own():
     assert "mkldnn" not in "".join(graphs)
 
 
-@pytest.mark.skipif(not products._HAS_ONE_DNN, reason="this torch has no oneDNN on this processor")
-def test_float32_on_a_cpu_goes_to_one_dnn_and_nothing_else_does(monkeypatch):
+@pytest.mark.skipif(not products._HAS_ONEDNN, reason="this torch has no oneDNN on this processor")
+def test_float32_on_a_cpu_goes_to_onednn_and_nothing_else_does(monkeypatch):
     asked = []
-    monkeypatch.setattr(products, "_one_dnn", lambda x, *_: asked.append(x.dtype) or x)
+    monkeypatch.setattr(products, "onednn_linear", lambda x, *_: asked.append(x.dtype) or x)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         linear(torch.ones(2, 3, dtype=dtype), torch.ones(3, 3, dtype=dtype))
     with torch.autocast("cpu"):

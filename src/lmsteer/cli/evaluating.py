@@ -42,7 +42,7 @@ def evaluate(
     from lmsteer.evaluation.protocol import Protocol
     from lmsteer.evaluation.report import curves, report
     from lmsteer.evaluation.scorers import scorer as named
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.steer.files import find_steer
     from lmsteer.steer.lookup import find_card
     from lmsteer.steer.notation import parse_strengths

@@ -37,7 +37,7 @@ def export(
     from lmsteer.export.gguf import export_gguf
     from lmsteer.export.merged import export_merged
     from lmsteer.export.peft import export_lora
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.model.sources.pypi import gguf_of
     from lmsteer.steer.mix import Mix
 
@@ -78,7 +78,7 @@ def import_(
     Example: lmsteer import checkpoint.pt --name detoxification --model gpt2-large
     """
     from lmsteer.export.peft import import_lora
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.steer.files import save_steer
     from lmsteer.steer.lookup import STEERS_FOLDER
     from lmsteer.steer.published_checkpoint import import_published

@@ -61,7 +61,7 @@ def fit(
     from lmsteer.fitting.fit import FitConfig
     from lmsteer.fitting.fit import fit as run
     from lmsteer.fitting.gradient import GradientConfig
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.util.distributed import Processes
     from lmsteer.util.progress import bars
 

@@ -56,7 +56,7 @@ def generate(
     from lmsteer.data.prompts import read_prompts
     from lmsteer.generation.bulk import writer_of
     from lmsteer.generation.config import GenerationConfig, SamplingConfig
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.util.progress import bars
 
     texts = [*(prompts or []), *(read_prompts(file) if file else [])]
@@ -103,7 +103,7 @@ def _in_bulk(
     """Into a file, with vLLM if there are options for it."""
     from lmsteer.generation.bulk import check_prompts, write_in_bulk, writer_of
     from lmsteer.model.fingerprints import tensors_fingerprint
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.model.sources.resolve import resolve
     from lmsteer.util.progress import bars
 

@@ -50,7 +50,7 @@ def fit(
     from lmsteer.gist.examples import read_instructions
     from lmsteer.gist.fit import fit_gist
     from lmsteer.gist.student import GistConfig
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.util.progress import bars
 
     rate = learning_rate if learning_rate is not None else 1e-5 if full else 1e-3
@@ -87,7 +87,7 @@ def evaluate(
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.evaluate import evaluate as run
     from lmsteer.gist.examples import read_instructions
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.util.progress import bars
 
     if limit is not None and limit < 1:
@@ -133,7 +133,7 @@ def compress(
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.compress import compress as run
     from lmsteer.gist.examples import prompt_ids
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
 
     if (prompt is None) == (file is None):
         raise LMSteerError("give a prompt, or --file with one.")
@@ -183,7 +183,7 @@ def generate(
     from lmsteer.gist.examples import input_text
     from lmsteer.gist.generation import generate_from_gists
     from lmsteer.gist.gist import Gist
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.util.progress import bars
 
     texts = [*(inputs or []), *(read_prompts(file) if file else [])] or [""]

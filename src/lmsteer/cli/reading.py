@@ -33,7 +33,7 @@ def analyse(
     from lmsteer.cli import output as printing
     from lmsteer.data.labelled import text_of
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.reading.analyse import analyse as run
     from lmsteer.reading.html import render_analyses
     from lmsteer.steer.files import find_steer
@@ -71,7 +71,7 @@ def lens(
     Example: lmsteer lens sentiment --picture words.svg
     """
     from lmsteer.cli import output as printing
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.reading.components import components as run
     from lmsteer.reading.plot import check_plot_format, save_plot
     from lmsteer.steer.files import find_steer
@@ -120,7 +120,7 @@ def verify(
     """
     from lmsteer.cli import output as printing
     from lmsteer.data.labelled import LabelledSource, parse_label_map
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.reading.verify import verify as run
     from lmsteer.steer.files import find_steer
 

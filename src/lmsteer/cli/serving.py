@@ -43,7 +43,7 @@ def serve(
         from lmsteer.serving.http.run import serve as run
     except ImportError as error:
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
     keys = api_key or ([os.environ[_KEY]] if _KEY in os.environ else [])

@@ -37,7 +37,7 @@ def transfer(
     from lmsteer.cli import output as printing
     from lmsteer.data.labelled import parse_label_map, read_labelled
     from lmsteer.data.prompts import read_prompts
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.steer.files import find_steer, save_steer
     from lmsteer.steer.lookup import check_target
     from lmsteer.transferring.transfer import transfer as run
@@ -82,7 +82,7 @@ def mix(
     from lmsteer.data.starter import starter_prompts
     from lmsteer.evaluation.interference import interference
     from lmsteer.generation.unconditional import fisher_factors
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.steer.algebra import decorrelate_strengths, merge, orthogonalize
     from lmsteer.steer.files import find_steer, save_steer
     from lmsteer.steer.lookup import check_target, find_card
@@ -153,7 +153,7 @@ def calibrate(
     from lmsteer.evaluation.safe_range import calibrate as run
     from lmsteer.evaluation.scorers import checked_scores
     from lmsteer.evaluation.scorers import scorer as named
-    from lmsteer.model.lm import load
+    from lmsteer.model.loading import load
     from lmsteer.steer.files import load_steer, save_steer
     from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER, check_target, find_folder
     from lmsteer.util.progress import bars

@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmsteer.errors import ModelError, SteerError
 from lmsteer.export.merged_head import check_exportable, merged_head
-from lmsteer.model.lm import LM, LOADING_ERRORS
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import LOADING_ERRORS
 from lmsteer.steer.mix import Mix
 from lmsteer.util.artifacts import check_overwrite
 from lmsteer.util.compat import untied

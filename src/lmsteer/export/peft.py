@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.merged_head import check_exportable
-from lmsteer.model.head_file import NamedHead
+from lmsteer.model.head import HeadWeight
 from lmsteer.model.lm import LM
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
@@ -61,10 +61,10 @@ def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
         WrongBaseError: a steer belongs to another base.
     """
     check_exportable(lm, mix)
-    return write_lora(NamedHead(lm.name, head_name(lm), lm.head.weight), mix, Path(out))
+    return write_lora(HeadWeight(lm.name, head_name(lm), lm.head.weight), mix, Path(out))
 
 
-def write_lora(head: NamedHead, mix: Mix, folder: Path) -> Path:
+def write_lora(head: HeadWeight, mix: Mix, folder: Path) -> Path:
     """Write a mix as a LoRA on a head; the rest of the model is not needed.
 
     Raises:
@@ -76,7 +76,7 @@ def write_lora(head: NamedHead, mix: Mix, folder: Path) -> Path:
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": head.base,
-        "target_modules": [head.name],
+        "target_modules": [head.module],
         "r": steer.rank,
         "lora_alpha": steer.rank,  # so that PEFT's scale, alpha / r, is 1
         "lora_dropout": 0.0,
@@ -86,7 +86,7 @@ def write_lora(head: NamedHead, mix: Mix, folder: Path) -> Path:
     tensors = {_LORA_A: steer.factors["A"].T, _LORA_B: head.weight.float().cpu() @ steer.factors["B"]}
     try:
         with replace_folder(folder) as aside:
-            content = {f"{_PREFIX}{head.name}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
+            content = {f"{_PREFIX}{head.module}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
             save_file(content, aside / _TENSORS)
             (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:

@@ -17,6 +17,7 @@ from lmsteer.errors import InterruptedWorkError
 from lmsteer.gist.examples import Example
 from lmsteer.gist.student import GistConfig, GistModel
 from lmsteer.model.length_grouped import LengthGroupedSampler
+from lmsteer.util.compat import use_one_gpu
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, Step
 
@@ -150,5 +151,5 @@ def _arguments(folder: Path, settings: GistConfig, every: int, on_cpu: bool) -> 
         use_cpu=on_cpu,
     )
     # Several GPUs take a process each (accelerate launch); torch's older way would cut examples up among them.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    use_one_gpu(arguments)
     return arguments

@@ -1,4 +1,4 @@
-"""Batches by length: texts of like length together, so that little of the model's time goes to padding."""
+"""Batches by length: texts of similar lengths together, so that little of the model's time goes to padding."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TOKENS_PER_BATCH = 512
 
 
 def length_buckets(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
-    """Indices of texts, in batches whose padded size stays within ``tokens`` (or of one text, if longer).
+    """Yield indices of texts, in batches of at most ``tokens`` tokens with padding; a longer text is a batch by itself.
 
-    The same texts make the same batches in whatever order they come.
+    The same texts make the same batches, whatever their order.
     """
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), list(ids[i])))
     batch: list[int] = []
@@ -31,12 +31,12 @@ def length_buckets(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH)
 def pad(
     ids: Sequence[Sequence[int]], padding: int, device: torch.device, side: Literal["left", "right"] = "right"
 ) -> tuple[Tensor, Tensor]:
-    """Ids (B, T) padded on one side, and their attention mask (B, T)."""
+    """Token ids (B, T), padded on one side, and their attention mask (B, T)."""
     width = max(map(len, ids))
 
-    def filled(row: Sequence[int], value: int) -> list[int]:
-        spare = [value] * (width - len(row))
-        return [*row, *spare] if side == "right" else [*spare, *row]
+    def padded_row(row: Sequence[int], value: int) -> list[int]:
+        gap = [value] * (width - len(row))
+        return [*row, *gap] if side == "right" else [*gap, *row]
 
-    padded, mask = [filled(row, padding) for row in ids], [filled([1] * len(row), 0) for row in ids]
+    padded, mask = [padded_row(row, padding) for row in ids], [padded_row([1] * len(row), 0) for row in ids]
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)

@@ -1,6 +1,6 @@
 """The head: from hidden states to logits, and from a text's next tokens back to hidden-state space.
 
-Symbols (shapes): ``h`` (.., d) rows that the model feeds to its output embedding, ``E`` (V, d) the output
+Symbols (shapes): ``h`` (.., d) the hidden states at the input of the output embedding, ``E`` (V, d) the output
 embedding, ``b`` (V,) its bias if it has one. The model's logits are ``post(h Eᵀ + b)``, where ``post`` is
 the model's own logit scale (Granite, Cohere) and soft cap (Gemma)::
 
@@ -11,6 +11,9 @@ The gradient of a next token's log-likelihood with respect to ``h`` is its **res
     r = Σ_v (1[v = y] - p(v | h)) post'(z_v) e_v                                          (d,)
 
 which is ``e_y - Σ_v p(v) e_v`` for a model with neither scale nor cap.
+
+``Head`` is the head of a model in memory, which computes. ``HeadShard`` is the part of a head that one process of an
+engine holds, and ``HeadWeight`` the head of a checkpoint, read from its file alone (``lmsteer.model.head_file``).
 """
 
 from __future__ import annotations
@@ -23,20 +26,24 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lmsteer.errors import ModelError
+from lmsteer.model.fingerprints import head_sample
 from lmsteer.model.onednn import linear
+from lmsteer.steer.steer import Steer
 
-# What a config calls its logit scale, and whether the model multiplies or divides by it.
+# The names of logit scales in configs; the model multiplies (1) or divides (-1) by the value.
 _SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 
-# Numbers of one piece's (rows, V) matrix: 48 MiB of floats. Smaller pieces make slower products; and what exceeds
-# 32 MiB glibc's allocator gives back at once, where smaller matrices that come and go leave holes in its heap.
+# Values in the (rows, V) matrix of one piece: 48 MiB of floats. Smaller pieces make slower products, and memory blocks
+# under 32 MiB, when they come and go, leave holes in glibc's heap.
 PIECE_NUMBERS = 3 * 2**22
 
 
 @dataclass(frozen=True)
 class Head:
-    """The output embedding of a model, with what the model does to its logits afterwards.
+    """The output embedding of a model, with the model's logit scale and soft cap.
+
+    Hidden states and targets may be on any device: they are moved to that of the weight.
 
     Attributes:
         module: the linear layer that ``get_output_embeddings()`` names; weight (V, d).
@@ -75,6 +82,11 @@ class Head:
         return weight.detach()
 
     @property
+    def device(self) -> torch.device:
+        """The device of the weight, on which logits are computed."""
+        return self.weight.device
+
+    @property
     def bias(self) -> Tensor | None:
         """The head's bias (V,), if it has one."""
         bias = getattr(self.module, "bias", None)
@@ -82,10 +94,10 @@ class Head:
 
     def raw(self, h: Tensor) -> Tensor:
         """``h Eᵀ + b`` (.., V) before scale and soft cap, in the dtype of the head."""
-        return linear(h.to(self.weight.dtype), self.weight, self.bias)
+        return linear(h.to(self.weight), self.weight, self.bias)
 
     def post(self, z: Tensor) -> Tensor:
-        """What the model does to raw logits ``z`` (.., V): its scale, then its soft cap."""
+        """The logits (.., V) that the model makes of raw logits ``z``: scaled, then capped."""
         z = z * self.scale if self.scale != 1.0 else z
         return z if self.soft_cap is None else self.soft_cap * torch.tanh(z / self.soft_cap)
 
@@ -94,37 +106,38 @@ class Head:
         return self.post(self.raw(h).float())
 
     def direction(self, shift: Tensor) -> Tensor:
-        """How raw logits (.., V) move when the hidden state moves by ``shift`` (.., d), in float32."""
-        return linear(shift.to(self.weight.dtype), self.weight).float()
+        """The shift of raw logits (.., V) that a shift (.., d) of the hidden state makes, in float32."""
+        return linear(shift.to(self.weight), self.weight).float()
 
     def log_likelihood_of(self, raw: Tensor, targets: Tensor) -> Tensor:
-        """log p(target) (N,) under raw logits (N, V); it works in them, which overwrites those without a gradient."""
+        """log p(target) (N,) under raw logits (N, V), which are overwritten unless they need a gradient."""
         z = self.post(raw)
         return _pick(torch.log_softmax(z, -1, out=None if z.requires_grad else z), targets)
 
     def log_likelihood(self, h: Tensor, targets: Tensor) -> Tensor:
-        """log p(target | h) (N,) of rows ``h`` (N, d), in pieces that never hold an (N, V) matrix."""
+        """log p(target | h) (N,) of rows ``h`` (N, d), in pieces: without gradients no (N, V) matrix is held."""
         parts = [self.log_likelihood_of(self.raw(rows).float(), y) for rows, y in self.pieces(h, targets)]
         return torch.cat(parts) if parts else h.new_zeros(0, dtype=torch.float32)
 
     def residuals(self, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals ``r`` (N, d) and log-likelihoods (N,) of next tokens ``targets`` (N,) after rows ``h``.
 
-        Computed in pieces, in float32 (LM-Steer design: ``r_t = e_{y_t} - Σ_v p(v | h_t) e_v``).
+        They are computed in pieces, in float32, on the head's device.
         """
+        h, targets = h.to(self.device), targets.to(self.device)
         residuals, log_likelihoods = torch.empty_like(h, dtype=torch.float32), torch.empty(len(h), device=h.device)
         out = self.pieces(residuals, log_likelihoods)
         for (rows, y), (residual, log_likelihood) in zip(self.pieces(h, targets), out, strict=True):
             z = self.logits(rows)
-            of_target, likeliest, slope = _pick(z, y), z.amax(-1), self._slope(z)
-            error = torch.softmax(z, -1, out=z)  # in place: fresh memory costs as much time as the numbers in it
-            log_likelihood.copy_(of_target - likeliest + error.amax(-1).log())
-            error[torch.arange(len(y)), y] -= 1
+            target_logit, likeliest, slope = _pick(z, y), z.amax(-1), self._slope(z)
+            error = torch.softmax(z, -1, out=z)  # in place: fresh memory takes as much time as the computation
+            log_likelihood.copy_(target_logit - likeliest + error.amax(-1).log())
+            error[torch.arange(len(y), device=y.device), y] -= 1
             residual.copy_(linear(error.mul_(-slope).to(self.weight.dtype), self.weight.T))
         return residuals, log_likelihoods
 
     def pieces(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Cut tensors along their first dimension so that a piece's logits stay under 48 MiB."""
+        """Split tensors along their first dimension, so that the logits of a piece stay under 48 MiB."""
         size = max(1, PIECE_NUMBERS // self.weight.shape[0])
         yield from zip(*(tensor.split(size) for tensor in rows if len(tensor)), strict=True)
 
@@ -135,8 +148,58 @@ class Head:
         return self.scale * (1 - (logits / self.soft_cap) ** 2)
 
 
+@dataclass(frozen=True)
+class HeadShard:
+    """The rows of an output embedding that one process of an engine holds (tensor parallelism splits V).
+
+    Attributes:
+        weight: some rows of E, then padding.
+        first: the index in E of the first row.
+        last: the index in E after the last row.
+        rows: V, the number of rows of E.
+        scale: the model's logit scale.
+        soft_cap: the model's final logit soft cap, or None.
+    """
+
+    weight: Tensor
+    first: int
+    last: int
+    rows: int
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds all rows of E."""
+        return self.last - self.first == self.rows
+
+    def check(self, steer: Steer) -> None:
+        """Refuse a steer of another base, by the values that the steer's card has of its base's head.
+
+        Raises:
+            WrongBaseError: a value differs.
+        """
+        held = self.weight[: self.last - self.first]
+        steer.card.check_head(head_sample(held, self.rows, self.first))
+
+
+@dataclass(frozen=True)
+class HeadWeight:
+    """The output embedding of a checkpoint, with the names that an adapter for it needs.
+
+    Attributes:
+        base: the name of the model.
+        module: the name of the module, as in PEFT's ``target_modules``.
+        weight: E (V, d).
+    """
+
+    base: str
+    module: str
+    weight: Tensor
+
+
 def _pick(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(-1, index[:, None]).squeeze(-1)
+    return values.gather(-1, index[:, None].to(values.device)).squeeze(-1)
 
 
 def _logit_scale(config: PretrainedConfig) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,31 +12,17 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmsteer.errors import ModelError
-from lmsteer.model.lm import LOADING_ERRORS
+from lmsteer.model.head import HeadWeight
+from lmsteer.model.loading import LOADING_ERRORS
 
 _INDEX, _ONE_FILE = "model.safetensors.index.json", "model.safetensors"
 
 
-@dataclass(frozen=True)
-class NamedHead:
-    """An output embedding, and where it stands.
-
-    Attributes:
-        base: name of the model.
-        name: of the module, as PEFT's ``target_modules`` has it.
-        weight: E (V, d).
-    """
-
-    base: str
-    name: str
-    weight: Tensor
-
-
-def read_head(model: str) -> NamedHead:
-    """The output embedding of a model in safetensors files: in a folder, or in the Hub's cache.
+def read_head(model: str) -> HeadWeight:
+    """Read the output embedding of a model in safetensors files: in a folder, or in the Hub's cache.
 
     Raises:
-        ModelError: it is not there, or has its output embedding under a name that transformers does not know.
+        ModelError: the model is not there, or has its output embedding under a name that transformers does not know.
     """
     try:
         folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
@@ -46,13 +31,13 @@ def read_head(model: str) -> NamedHead:
         module = skeleton.get_output_embeddings()
         name = next(name for name, each in skeleton.named_modules() if each is module)
         tied = [key for key, each in skeleton.named_parameters(remove_duplicate=False) if each is module.weight]
-        return NamedHead(model, name, _tensor(folder, tied))
+        return HeadWeight(model, name, _tensor(folder, tied))
     except (*LOADING_ERRORS, AttributeError, StopIteration) as error:
         raise ModelError(f"cannot read the output embedding of {model!r}: {error}") from error
 
 
 def _tensor(folder: Path, names: list[str]) -> Tensor:
-    """The first of some tensors that the files have."""
+    """Read the first of some tensors that the files have."""
     index = folder / _INDEX
     files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.exists() else {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Keys and values of what has been read: made, cut to the last tokens, put together for a batch, and gone on from."""
+"""Keys and values of tokens that a model has read: made, cut to the last tokens, stacked for a batch, continued."""
 
 from __future__ import annotations
 
@@ -13,73 +13,82 @@ from transformers import DynamicCache
 
 from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
+from lmsteer.model.layers import layer_devices
 from lmsteer.model.lm import LM
+from lmsteer.steer.hook import unsteered
 from lmsteer.util.compat import CACHE
 
 
 class KVSlice(NamedTuple):
-    """What is kept of some tokens: of each layer keys and values (heads, G, d_head)."""
+    """The keys and values of G tokens, for each layer (heads, G, d_head)."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
+    @property
+    def tokens(self) -> int:
+        """G."""
+        return self.keys[0].shape[1]
+
 
 @torch.inference_mode()
 def prefill(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
-    """The cache of a pass over rows (B, T), padded, at positions of their own; a new one of the model's if None."""
+    """Read padded rows (B, T) at the given positions: fill a cache, or a new one if None, and return it."""
     cache = DynamicCache(config=lm.model.config) if cache is None else cache
-    told = {"position_ids": positions} if lm.takes_positions else {}
-    lm.model(
-        input_ids=ids,
-        attention_mask=mask,
-        use_cache=True,
-        logits_to_keep=1,
-        **told,
-        **{CACHE: cache},
-    )
+    optional = {"position_ids": positions} if lm.takes_positions else {}
+    with unsteered(lm.model):
+        lm.model(
+            input_ids=ids,
+            attention_mask=mask,
+            use_cache=True,
+            logits_to_keep=1,
+            **optional,
+            **{CACHE: cache},
+        )
     return cache
 
 
 def slice_kv(cache: DynamicCache, row: int, tokens: int) -> KVSlice:
-    """What is kept of the last tokens of a row.
+    """The keys and values of the last tokens of a row, copied.
 
     Raises:
         ModelError: a layer has not kept so many.
     """
-    kept: list[tuple[Tensor, ...]] = []
-    for what in ("keys", "values"):
-        parts = [getattr(layer, what, None) for layer in cache.layers]
-        whole = [part for part in parts if part is not None and part.shape[2] >= tokens]
-        if len(whole) < len(parts):
+    slices: list[tuple[Tensor, ...]] = []
+    for name in ("keys", "values"):
+        layers = [getattr(layer, name, None) for layer in cache.layers]
+        complete = [layer for layer in layers if layer is not None and layer.shape[2] >= tokens]
+        if len(complete) < len(layers):
             raise ModelError("a layer keeps no keys and values of the whole prompt: it has none, or a shorter window.")
-        kept.append(tuple(part[row, :, -tokens:].clone() for part in whole))
-    return KVSlice(*kept)
+        slices.append(tuple(layer[row, :, -tokens:].clone() for layer in complete))
+    return KVSlice(*slices)
 
 
 def stack_kv(lm: LM, rows: Sequence[KVSlice]) -> tuple[DynamicCache, Tensor]:
-    """A cache of some rows, padded on the left; and its mask (B, G)."""
-    cache, lengths = DynamicCache(config=lm.model.config), [row.keys[0].shape[1] for row in rows]
+    """A cache of some rows, padded on the left, each layer on its own device; and its mask (B, G)."""
+    cache, lengths = DynamicCache(config=lm.model.config), [row.tokens for row in rows]
     width = max(lengths)
 
-    def wide(parts: list[Tensor]) -> Tensor:
+    def stacked(parts: list[Tensor], device: torch.device) -> Tensor:
         padded = [nn.functional.pad(part, (0, 0, width - part.shape[1], 0)) for part in parts]
-        return torch.stack(padded).to(lm.device, lm.model.dtype)
+        return torch.stack([part.to(device, lm.model.dtype) for part in padded])
 
-    for layer in range(len(rows[0].keys)):
-        cache.update(wide([row.keys[layer] for row in rows]), wide([row.values[layer] for row in rows]), layer)
+    for layer, device in enumerate(layer_devices(lm)):
+        keys, values = ([row[k][layer] for row in rows] for k in (0, 1))
+        cache.update(stacked(keys, device), stacked(values, device), layer)
     places = torch.arange(width, device=lm.device)
     return cache, (places >= width - torch.tensor(lengths, device=lm.device)[:, None]).long()
 
 
 @dataclass(frozen=True)
 class CachePrefill:
-    """Rows begin at an input, each after what is kept of something that stood before it.
+    """Starts each row at an input that follows tokens whose keys and values are kept.
 
     Attributes:
         lm: the model.
-        kept: before each input.
-        ends: position of the first token of each input.
-        ids: of each input.
+        kept: the keys and values before each input.
+        ends: the position of the first token of each input.
+        ids: the token ids of each input.
     """
 
     lm: LM
@@ -88,36 +97,37 @@ class CachePrefill:
     ids: Sequence[Sequence[int]]
 
     def lengths(self) -> Sequence[int]:
-        """Of the inputs, in tokens: what is kept has been read."""
+        """The lengths of the inputs, in tokens: the kept tokens have been read."""
         return [len(ids) for ids in self.ids]
 
     def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
-        """Room for what is kept, then the inputs padded on the left (B, G + T); their mask, positions, and cache.
+        """The arguments of ``generate``: ids (B, G + T), mask, positions and cache.
 
-        A model that cannot be told positions reads them off its mask, in which what is kept counts.
+        Padding stands in for the kept tokens, then come the inputs, padded on the left. A model without positions
+        counts them by its mask, the kept tokens included.
         """
         ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
         cache, room = stack_kv(self.lm, [self.kept[prompt] for prompt in prompts])
         ends = torch.tensor([[self.ends[prompt]] for prompt in prompts], device=ids.device)
-        # What is kept has been read: neither its ids nor its positions are looked at.
+        # The kept tokens have been read: their ids and positions have no effect.
         positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)
-        told = {"position_ids": positions} if self.lm.takes_positions else {}
+        optional = {"position_ids": positions} if self.lm.takes_positions else {}
         whole = torch.cat([0 * room + self.lm.pad_id, ids], 1)
-        return {"input_ids": whole, "attention_mask": torch.cat([room, mask], 1), **told, CACHE: cache}
+        return {"input_ids": whole, "attention_mask": torch.cat([room, mask], 1), **optional, CACHE: cache}
 
     def installed(self) -> AbstractContextManager[None]:
-        """The model as it is."""
+        """Leave the model as it is."""
         return nullcontext()
 
     def one_by_one(self, new: int) -> bool:
-        """Where padding between what is kept and inputs would push that out of a layer's window, which counts it."""
+        """Whether padding would push kept tokens out of a sliding window, so that rows must run one at a time."""
         limit = shortest_window(self.lm)
-        longest = max(row.keys[0].shape[1] for row in self.kept) + max(map(len, self.ids))
+        longest = max(row.tokens for row in self.kept) + max(map(len, self.ids))
         return limit is not None and longest + new > limit
 
 
 def shortest_window(lm: LM) -> int | None:
-    """The shortest past that a layer of the model sees, in tokens; None if all see all of it."""
+    """The shortest attention window of the model's layers, in tokens; None if every layer sees the whole past."""
     config = lm.model.config.get_text_config()
     limits = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
     return min((int(limit) for limit in limits if limit), default=None)

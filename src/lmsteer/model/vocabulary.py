@@ -1,19 +1,19 @@
-"""The vocabulary: what each token stands for inside a text, whatever the tokenizer."""
+"""The vocabulary: the text of each token inside a longer text, whatever the tokenizer."""
 
 from __future__ import annotations
 
 from lmsteer.model.lm import LM
 
-# What decoders write for bytes that are no whole character.
+# The replacement character, which decoders write for bytes that are not a whole character.
 _BROKEN = "\ufffd"
 
 
 def token_texts(lm: LM) -> list[str]:
-    """What each token (V,) adds to a text, the blank before a word included.
+    """The text that each token (V,) adds to a text, with the space before a word.
 
-    Empty for special tokens, for tokens that are no whole character, and for rows of the head that the tokenizer does
-    not know. Byte-level tokenizers, which write letters beyond ASCII as other signs, and sentencepiece's, which drop
-    the blank before a text's first word, come out alike: each token is decoded after another one.
+    It is empty for special tokens, for tokens that are not a whole character, and for rows of the head that the
+    tokenizer does not know. Each token is decoded after another one, which makes all tokenizers alike: byte-level ones
+    write letters beyond ASCII as other signs, and sentencepiece's drop the space before the first word.
     """
     tokenizer, size = lm.tokenizer, lm.head.weight.shape[0]
     before = tokenizer.encode("a", add_special_tokens=False)[-1:]

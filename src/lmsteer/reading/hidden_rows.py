@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
@@ -13,6 +12,7 @@ from lmsteer.errors import DataError
 from lmsteer.model.batching import length_buckets
 from lmsteer.model.lm import LM
 from lmsteer.reading.rows import HiddenRows, LabelledRows
+from lmsteer.util.compat import is_out_of_memory
 from lmsteer.util.progress import notice
 
 
@@ -34,7 +34,7 @@ def compute_rows(lm: LM, ids: Sequence[Sequence[int]]) -> HiddenRows:
     try:
         return _run(lm, ids)
     except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise
         if len(ids) == 1:
             raise DataError(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from lmsteer.errors import DataError
@@ -23,6 +22,7 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
+from lmsteer.util.compat import is_out_of_memory
 from lmsteer.util.progress import Progress, no_progress
 
 # Log-likelihoods (..., N) of N targets, given their hidden states (N, d), the targets (N,), and whether each is the
@@ -149,7 +149,7 @@ def _predicting(lm: LM, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     try:
         return lm.predicting(ids)
     except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise
         longest = max(map(len, ids))
         raise DataError(f"out of memory on {longest} tokens at once: read in smaller windows, --window.") from error

@@ -1,20 +1,46 @@
 """What lmsteer uses of libraries beyond their documented interface, or under names that differ between releases.
 
 Everything of the kind stands here, each with a test, so that an upgrade that breaks something fails in one place.
+Libraries are imported when something is used, so that importing this module costs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel
-from transformers.generation.utils import GenerateDecoderOnlyOutput
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, TrainingArguments
 
-# The name under which this release of transformers 5 takes and returns the key-value cache: ``past_key_values`` up to
-# 5.2x, ``cache`` after; the former warns where the latter exists.
-CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
+    CACHE: str
+
+
+def __getattr__(name: str) -> str:
+    if name == "CACHE":
+        return _cache_name()
+    raise AttributeError(name)
+
+
+@cache
+def _cache_name() -> str:
+    """The name under which this release of transformers 5 takes and returns the key-value cache.
+
+    It is ``past_key_values`` up to 5.2x and ``cache`` after; the former warns where the latter exists.
+    """
+    from dataclasses import fields
+
+    from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+    return next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
+
+
+def is_recurrent(model: PreTrainedModel) -> bool:
+    """Whether a model keeps a state in place of keys and values (Mamba and its like): transformers' private mark."""
+    return bool(getattr(model, "_is_stateful", False))
 
 
 @contextmanager
@@ -34,3 +60,43 @@ def untied(model: PreTrainedModel) -> Iterator[None]:
         model._tied_weights_keys = keys
         for config, tie in zip(configs, ties, strict=True):
             config.tie_word_embeddings = tie
+
+
+def use_one_gpu(arguments: TrainingArguments) -> None:
+    """Keep transformers' Trainer from splitting each batch over all GPUs of a process (``nn.DataParallel``)."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+
+
+def hub_cache_folder(repository: str, cache_folder: str | Path | None = None) -> Path:
+    """The folder in which huggingface_hub caches a model.
+
+    Args:
+        repository: the model's Hub id.
+        cache_folder: the folder of the whole cache; huggingface_hub's own if None.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(cache_folder or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception of torch means that memory is short, so that a smaller batch may pass."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return bool(should_reduce_batch_size(error))
+
+
+def has_onednn_linear() -> bool:
+    """Whether this torch has oneDNN's product with a linear layer's weight as an operator."""
+    import torch
+
+    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + b`` by oneDNN, float32 on the CPU; the weight is read as it lies, by rows or by columns."""
+    import torch
+
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product

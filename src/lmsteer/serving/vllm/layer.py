@@ -11,8 +11,9 @@ from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
 from lmsteer.errors import ModelError, SteerError
+from lmsteer.model.head import HeadShard
 from lmsteer.model.head_file import read_head
-from lmsteer.serving.vllm.state import DIAL, HeadPart
+from lmsteer.serving.vllm.state import DIAL
 from lmsteer.serving.vllm.validation import shelf
 
 
@@ -39,9 +40,9 @@ class SteeredLogitsProcessor(LogitsProcessor):
                 )
         with suppress(ModelError):  # of a kind of file that lmsteer does not read: then the first pass tells
             weight = read_head(config.model_config.model).weight
-            self._prove_all(HeadPart(weight, 0, len(weight), len(weight)))
+            self._prove_all(HeadShard(weight, 0, len(weight), len(weight)))
 
-    def _prove_all(self, part: HeadPart) -> None:
+    def _prove_all(self, part: HeadShard) -> None:
         """Refuse steers of another base."""
         for name in shelf().names():
             part.check(shelf().find(name))
@@ -50,7 +51,7 @@ class SteeredLogitsProcessor(LogitsProcessor):
     def _apply_head(self, lm_head: Any, hidden_states: Tensor, embedding_bias: Tensor | None) -> Tensor:
         shard = lm_head.shard_indices
         first, last = shard.org_vocab_start_index, shard.org_vocab_end_index
-        part = HeadPart(lm_head.weight, first, last, self.org_vocab_size, self.scale, self.soft_cap)
+        part = HeadShard(lm_head.weight, first, last, self.org_vocab_size, self.scale, self.soft_cap)
         if not self._proved:
             self._prove_all(part)
         mix = DIAL.before_head(hidden_states, part)

@@ -18,7 +18,8 @@ from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.export.peft import write_lora
 from lmsteer.model.fingerprints import head_sample, tensors_fingerprint
-from lmsteer.model.head_file import NamedHead, read_head
+from lmsteer.model.head import HeadWeight
+from lmsteer.model.head_file import read_head
 from lmsteer.serving.vllm.adapter_cache import adapters_folder
 from lmsteer.serving.vllm.validation import shelf
 from lmsteer.steer.algebra import merge
@@ -48,7 +49,7 @@ class SteerResolver(LoRAResolver):
         return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))  # vLLM numbers it itself
 
 
-def adapter(head: NamedHead, mix: Mix) -> Path:
+def adapter(head: HeadWeight, mix: Mix) -> Path:
     """The folder of a mix as an adapter on a head, written once.
 
     Raises:
@@ -80,5 +81,5 @@ def _written(model: str, name: str) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _head(model: str) -> NamedHead:
+def _head(model: str) -> HeadWeight:
     return read_head(model)

@@ -8,49 +8,13 @@ the hidden states would have moved by, a product of rank r with ``E B`` (V, r) a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lmsteer.model.fingerprints import head_sample
+from lmsteer.model.head import HeadShard
 from lmsteer.steer.mix import Mix, Steering, row_by_row
 from lmsteer.steer.steer import Steer
-
-
-@dataclass(frozen=True)
-class HeadPart:
-    """What a process has of the output embedding.
-
-    Attributes:
-        weight: some rows of E, and padding.
-        first: which of the V rows they begin with.
-        last: which row comes after them.
-        rows: V.
-        scale: that the model multiplies its logits by.
-        soft_cap: that it puts on them after that, or None.
-    """
-
-    weight: Tensor
-    first: int
-    last: int
-    rows: int
-    scale: float = 1.0
-    soft_cap: float | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is all of E."""
-        return self.last - self.first == self.rows
-
-    def check(self, steer: Steer) -> None:
-        """Refuse a steer of another base.
-
-        Raises:
-            WrongBaseError: its card tells of other values.
-        """
-        own = self.weight[: self.last - self.first]
-        steer.card.check_head(head_sample(own, self.rows, self.first))
 
 
 class SteeringState:
@@ -67,7 +31,7 @@ class SteeringState:
         self._size, self._armed = 0, False
         self._mix: Mix | None = None
         self._proved: dict[str, Steer] = {}
-        self._seen: tuple[Tensor, HeadPart] | None = None
+        self._seen: tuple[Tensor, HeadShard] | None = None
         self._above: dict[str, tuple[Steer, Tensor]] = {}
 
     def arm(self, size: int | None) -> None:
@@ -81,7 +45,7 @@ class SteeringState:
             self._mix = self._mixed(range(size))
         self._armed = True
 
-    def before_head(self, h: Tensor, head: HeadPart) -> Mix | None:
+    def before_head(self, h: Tensor, head: HeadShard) -> Mix | None:
         """The mix of rows (B, d) that are sampled from; None to leave them as they are.
 
         Raises:
@@ -110,7 +74,7 @@ class SteeringState:
         seen, self._seen = self._seen, None
         if mix is None:
             return logits
-        if seen is None or seen[0].shape[0] != logits.shape[0] or not seen[1].whole:
+        if seen is None or seen[0].shape[0] != logits.shape[0] or not seen[1].is_whole:
             raise RuntimeError("lmsteer did not see the rows that these logits were made of: they cannot be steered.")
         h, head = seen
         if head.soft_cap is not None:
@@ -137,14 +101,14 @@ class SteeringState:
         mix = row_by_row([self.rows.get(row, ({}, {})) for row in rows])
         return mix if mix.steers else None
 
-    def _prove(self, mix: Mix, head: HeadPart) -> None:
+    def _prove(self, mix: Mix, head: HeadShard) -> None:
         """Check each steer's base once."""
         for name, steer in mix.steers.items():
             if self._proved.get(name) is not steer:
                 head.check(steer)
                 self._proved[name] = steer
 
-    def _above_head(self, mix: Mix, h: Tensor, head: HeadPart, vocabulary: int) -> Tensor:
+    def _above_head(self, mix: Mix, h: Tensor, head: HeadShard, vocabulary: int) -> Tensor:
         """``Σ_k s_k (h A_k) (E B_k)ᵀ`` (B, V), with ``E B`` made once a steer."""
         moved = mix.steer_logits(h.new_zeros(len(h), vocabulary, dtype=torch.float32))
         for (name, steer), strengths in zip(mix.steers.items(), mix.strengths.T, strict=True):

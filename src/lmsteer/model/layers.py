@@ -1,0 +1,34 @@
+"""The layers of a model, in their order, and the devices that they are on."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lmsteer.errors import ModelError
+from lmsteer.model.lm import LM
+
+
+def decoder_layers(lm: LM) -> nn.ModuleList:
+    """The model's layers, in their order.
+
+    Raises:
+        ModelError: there is no list of as many modules as the config has layers.
+    """
+    count = lm.model.config.get_text_config().num_hidden_layers
+    for module in lm.model.get_decoder().modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelError(f"{type(lm.model).__name__} has no list of its {count} layers.")
+
+
+def layer_devices(lm: LM) -> list[torch.device]:
+    """The device of each layer; one and the same unless the model was loaded with a ``device_map`` over several.
+
+    Raises:
+        ModelError: the model is on several devices, and its layers are not found.
+    """
+    devices = {parameter.device for parameter in lm.model.parameters()}
+    if len(devices) == 1:
+        return [*devices] * lm.model.config.get_text_config().num_hidden_layers
+    return [next(layer.parameters()).device for layer in decoder_layers(lm)]

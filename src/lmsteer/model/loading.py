@@ -1,0 +1,57 @@
+"""Loading: from a model's name to an ``LM``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lmsteer.errors import ModelError
+from lmsteer.model.lm import LM
+from lmsteer.model.onednn import use_onednn
+from lmsteer.model.sources.pypi import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import check_hub, resolve
+from lmsteer.util.devices import accelerator
+
+# The exceptions of transformers about a model that is missing, damaged or of an unknown kind.
+LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
+
+
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    dtype: torch.dtype | str = "auto",
+    base_fingerprint: str | None = None,
+    **options: Any,
+) -> LM:
+    """Load a causal LM by Hub id, local folder, ``.gguf`` file, or the name of a packaged model.
+
+    Args:
+        model: what to load.
+        dtype: the dtype of the weights; ``"auto"`` takes the checkpoint's own.
+        base_fingerprint: the fingerprint of the weights that these stand for, if you know that they are the same base
+            in another form. Quantised weights are other numbers, so that steers fitted on the whole ones are refused:
+            ``load(name, quantization_config=..., base_fingerprint=steer.card.base_fingerprint)`` says that they belong.
+        options: passed on to ``AutoModelForCausalLM.from_pretrained`` (``device_map``, ``quantization_config``,
+            ``attn_implementation`` ...). Without a ``device_map`` the model goes to the accelerator, if there is one.
+
+    Raises:
+        ModelError: the model cannot be found, fetched, read, or steered.
+    """
+    source = resolve(model)
+    if not source.local:
+        check_hub(source.location, options.get("cache_dir"))
+    if (device := accelerator()) is not None:
+        options.setdefault("device_map", str(device))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, local_files_only=source.local)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source.location, dtype=dtype, local_files_only=source.local, **options
+        )
+    except LOADING_ERRORS as error:
+        raise ModelError(f"cannot load the model {str(model)!r}: {error}") from error
+    use_onednn(loaded)
+    return LM(loaded, tokenizer, source.name, base_fingerprint)
