@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 ASSETS = ROOT / "src" / "lmsteer" / "assets"
+# The blank between a number and its unit, at which no line should break.
+UNIT = re.compile(r"(?<=\d) (?=(?:%|x|s|ms|kB|KiB|MB|GB)(?:\W|$))")
 
 
 def results(name: str) -> Any:
@@ -32,7 +35,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"a row of {len(row)} cells in a table of {len(header)} columns: {row}")
-        lines.append(list(row))
+        lines.append([UNIT.sub("\u00a0", cell) for cell in row])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
