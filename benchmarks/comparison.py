@@ -22,10 +22,9 @@ from benchmarks.results import PICTURES, check_known, keep, kept
 from benchmarks.tables import TABLES
 from lmsteer.baselines.methods import METHODS
 from lmsteer.baselines.training import TrainingBudget
-from lmsteer.cli.output.comparing import comparison_as_json
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.compare.report import about, attribute_charts, comparison_report
+from lmsteer.evaluation.compare.report import attribute_charts, comparison_metadata, write_report
 from lmsteer.evaluation.compare.run import compare
 from lmsteer.evaluation.compare.worker import ComparisonConfig, MethodResult
 from lmsteer.evaluation.protocol import Protocol
@@ -63,9 +62,10 @@ def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
     for name in names or CASES:
         plan = _plan(data, name)
         found = compare(plan, [*METHODS], WORK / name, bars())
-        told = {**about(plan, TEXTS, scorer(name)), "texts": f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"}
-        write_file(WORK / name / "report.html", comparison_report(found, told))
-        keep(RESULTS, name, comparison_as_json(found, told))
+        metadata = comparison_metadata(plan, TEXTS, scorer(name))
+        metadata["texts"] = f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"
+        write_report(WORK / name, found, metadata)
+        keep(RESULTS, name, {"metadata": metadata, **found.to_json()})
 
 
 @app.command("show")

@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.results import PICTURES, keep
-from lmsteer.cli import output as printing
+from lmsteer.cli.output.mix import print_mix
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.interference import interference, steer_evidence
+from lmsteer.evaluation.mix_report import mix_report
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
@@ -51,10 +52,10 @@ def table() -> None:
     console = Console(width=120)
     for how, mix in mixes.items():
         found = interference(lm, mix, starter_prompts(), protocol=Protocol(SAMPLES, TOKENS), progress=bars())
-        told = printing.mix_as_json(mix, own, found)
-        keep(RESULTS, how, told)
+        report = mix_report(mix, own, found)
+        keep(RESULTS, how, report.to_json())
         console.print(f"\n{how}")
-        printing.mix(console, told)
+        print_mix(console, report)
 
 
 @app.command()

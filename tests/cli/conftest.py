@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from lmsteer.cli import main
-from tiny import styled, tiny_lm
+from lmsteer.model.load import load
+from lmsteer.steer.files import save_steer
+from tiny import random_steer, styled, tiny_lm
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,20 @@ def run(tiny_folder, monkeypatch, capsys):
         except SystemExit as stop:
             status = int(stop.code or 0)
         captured = capsys.readouterr()
-        return status, captured.out, " ".join(captured.err.split())
+        return (
+            status,
+            captured.out,
+            " ".join(captured.err.replace("│", " ").split()),
+        )  # without the frames of usage errors
 
     return call
+
+
+@pytest.fixture
+def lm(tiny_folder):
+    """The tiny model as the command line loads it, with two steers in its folder of steers, and prompts."""
+    loaded = load(tiny_folder)
+    for seed, name in enumerate(("one", "two")):
+        save_steer(random_steer(loaded, seed=seed, name=name), f"steers/{name}")
+    Path("prompts.txt").write_text("abc\nxyz\n12\n")
+    return loaded

@@ -16,12 +16,12 @@ def test_fit_generate_verify(run):
     status, out, _ = run("fit", "letters.jsonl", "--name", "letters", "--label", "early letters", "--json")
     assert status == 0
     assert json.loads(out)["card"]["label"] == "early letters"
-    status, out, _ = run("generate", "abc", "--steer", "letters=-3,0,3", "--n", "2", "--json")
+    status, out, _ = run("generate", "abc", "--steer", "letters=-3,0,3", "--num-samples", "2", "--json")
     assert status == 0
     assert [g["strengths"]["letters"] for g in json.loads(out)["generations"]] == [-3, -3, 0, 0, 3, 3]
     status, out, _ = run("verify", "letters", "--json")
     assert status == 0
-    assert json.loads(out)["reading"]["sign_accuracy"] > 0.9
+    assert json.loads(out)["held_out"]["sign_accuracy"] > 0.9
     status, out, _ = run("verify", "letters")
     assert status == 0
     assert "ok" in out
@@ -32,15 +32,18 @@ def test_fit_generate_verify(run):
 
 BAD = {
     "limit": (["fit", "letters.jsonl", "--name", "x", "--limit", "-3"], "limit must be"),
-    "max tokens": (["fit", "letters.jsonl", "--name", "x", "--max-tokens", "0"], "two is the least"),
-    "steps": (["fit", "letters.jsonl", "--name", "x", "--method", "gradient", "--steps", "0"], "must be one or more"),
-    "batch size": (["generate", "x", "--batch-size", "-1"], "batch size"),
+    "max tokens": (["fit", "letters.jsonl", "--name", "x", "--max-tokens", "0"], "Invalid value for '--max-tokens'"),
+    "steps": (
+        ["fit", "letters.jsonl", "--name", "x", "--method", "gradient", "--steps", "0"],
+        "Invalid value for '--steps'",
+    ),
+    "batch size": (["generate", "x", "--batch-size", "-1"], "Invalid value for '--batch-size'"),
     "out is a file": (["fit", "letters.jsonl", "--name", "x", "--out", "letters.jsonl"], "holds no steer"),
     "out is full": (["fit", "letters.jsonl", "--name", "x", "--out", "."], "holds no steer"),
     "no data": (["fit", "--name", "x"], "nothing to fit"),
     "no name": (["fit", "letters.jsonl"], "--name"),
     "no such file": (["fit", "gone.jsonl", "--name", "x"], "no such file"),
-    "unknown method": (["fit", "letters.jsonl", "--name", "x", "--method", "magic"], "closed-form or gradient"),
+    "unknown method": (["fit", "letters.jsonl", "--name", "x", "--method", "magic"], "'closed-form', 'gradient'"),
     "rank out of range": (["fit", "letters.jsonl", "--name", "x", "--rank", "99"], "rank must be"),
     "no label column": (["fit", "letters.jsonl", "--name", "x", "--label-column", "y"], "no column 'y'"),
     "empty file": (["fit", "empty.jsonl", "--name", "x"], "holds 0 texts"),
@@ -51,6 +54,7 @@ BAD = {
     "verify unknown": (["verify", "nobody"], "unknown steer"),
     "other base": (["generate", "x", "--steer", "other=1"], "was fitted on"),
     "no statistics": (["fit", "--name", "x", "--statistics", "gone"], "no whole statistics in"),
+    "top-p": (["generate", "x", "--top-p", "0"], "top_p must be above 0"),
 }
 
 

@@ -12,14 +12,28 @@ from lmsteer.model.loading import load
 from lmsteer.steer.files import save_steer
 from tiny import random_steer
 
-FIT = ("gist", "fit", "data.jsonl", "--out", "gists", "--tokens", "2", "--rank", "2", "--steps", "6", "--batch", "4")
+FIT = (
+    "gist",
+    "fit",
+    "data.jsonl",
+    "--out",
+    "gists",
+    "--tokens",
+    "2",
+    "--rank",
+    "2",
+    "--steps",
+    "6",
+    "--batch-size",
+    "4",
+)
 
 
 @pytest.fixture
 def gists(run):
     rows = [{"instruction": f"say {letter}", "input": "", "output": letter} for letter in "abcdefgh"]
     Path("data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert run(*FIT, "--held-out", "data.jsonl", "--every", "3")[0] == 0
+    assert run(*FIT, "--held-out", "data.jsonl", "--eval-steps", "3")[0] == 0
     assert run("gist", "compress", "say a", "--adapter", "gists", "--out", "a.gist")[0] == 0
     return Path("gists")
 
@@ -27,10 +41,10 @@ def gists(run):
 def test_a_prompt_becomes_a_file_that_stands_in_its_place(run, gists, tiny_folder):
     status, out, _ = run("gist", "compress", "say b, please", "--adapter", "gists", "--out", "b.gist", "--json")
     assert status == 0
-    told = json.loads(out)
+    result = json.loads(out)
     # keys and values, two layers, two heads of eight numbers, float32
-    assert (told["gist_tokens"], told["bytes"]) == (2, 2 * 2 * 2 * 2 * 8 * 4)
-    assert told["prompt_tokens"] == len("Instruction: say b, please\n")
+    assert (result["gist_tokens"], result["bytes"]) == (2, 2 * 2 * 2 * 2 * 8 * 4)
+    assert result["prompt_tokens"] == len("Instruction: say b, please\n")
     lm = load(tiny_folder)
     save_steer(random_steer(lm, name="s"), "steers/s")
     line = ["gist", "generate", "xy", "z", "--adapter", "gists", "--max-new-tokens", "4"]
@@ -65,24 +79,27 @@ def test_outputs_are_measured(run, gists):
     assert (json.loads(out)["condition"], json.loads(out)["examples"]) == ("gist", 8)
     status, out, _ = run(*line, "--condition", "positive", "--limit", "3")
     assert status == 0
-    assert "3 outputs, positive: ROUGE-L" in out
+    assert "3 outputs, condition positive: ROUGE-L" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "data.jsonl", "--out", "x", "--tokens", "0"], "tokens must be one or more"),
-        (["fit", "data.jsonl", "--out", "x", "--every", "0"], "every 0 steps"),
-        (["fit", "data.jsonl", "--out", "x", "--seed", "-1"], "the seed -1"),
-        (["fit", "data.jsonl", "--out", "x", "--condition", "maybe"], "gist, positive, negative"),
+        (["fit", "data.jsonl", "--out", "x", "--tokens", "0"], "Invalid value for '--tokens'"),
+        (["fit", "data.jsonl", "--out", "x", "--eval-steps", "0"], "Invalid value for '--eval-steps'"),
+        (["fit", "data.jsonl", "--out", "x", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["fit", "data.jsonl", "--out", "x", "--condition", "maybe"], "'gist', 'positive', 'negative'"),
         (["fit", "nothing.jsonl", "--out", "x"], "no such file"),
         (["fit", "empty.jsonl", "--out", "x"], "the instruction is empty"),
         (["fit", "data.jsonl", "--out", "data.jsonl"], "holds no gist adapter"),
         (["fit", "data.jsonl", "--out", "."], "holds no gist adapter"),
-        (["evaluate", "data.jsonl", "--adapter", "gists", "--limit", "0"], "one or more"),
-        (["evaluate", "data.jsonl", "--adapter", "gists", "--batch-size", "0"], "batch size"),
-        (["fit", "data.jsonl", "--out", "other", "--at-once", "0"], "at_once"),
-        (["evaluate", "data.jsonl", "--adapter", "gists", "--condition", "maybe"], "gist, positive, negative"),
+        (["evaluate", "data.jsonl", "--adapter", "gists", "--limit", "0"], "Invalid value for '--limit'"),
+        (["evaluate", "data.jsonl", "--adapter", "gists", "--batch-size", "0"], "Invalid value for '--batch-size'"),
+        (
+            ["fit", "data.jsonl", "--out", "other", "--tokens-per-microbatch", "0"],
+            "Invalid value for '--tokens-per-microbatch'",
+        ),
+        (["evaluate", "data.jsonl", "--adapter", "gists", "--condition", "maybe"], "'gist', 'positive', 'negative'"),
         (["compress", " ", "--adapter", "gists", "--out", "x"], "the prompt is empty"),
         (["compress", "--adapter", "gists", "--out", "x"], "give a prompt"),
         (["compress", "a" * 5000, "--adapter", "gists", "--out", "x"], "longer than the model's context"),
@@ -93,7 +110,10 @@ def test_outputs_are_measured(run, gists):
         (["generate", "a", "--adapter", "other", "--gist", "a.gist"], "another gist adapter"),
         (["generate", "a", "b", "c", "--adapter", "gists", "--gist", "a.gist", "--gist", "a.gist"], "2 gists for 3"),
         (["generate", "a" * 5000, "--adapter", "gists", "--gist", "a.gist"], "longer than the model's context"),
-        (["generate", "a", "--adapter", "gists", "--gist", "a.gist", "--n", "0"], "cannot be 0"),
+        (
+            ["generate", "a", "--adapter", "gists", "--gist", "a.gist", "--num-samples", "0"],
+            "Invalid value for '--num-samples'",
+        ),
     ],
 )
 def test_bad_input_ends_in_a_message_and_2(run, gists, arguments, message):

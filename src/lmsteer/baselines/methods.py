@@ -13,6 +13,7 @@ from lmsteer.baselines.embeddings import Embeddings, EmbeddingsTrainer
 from lmsteer.baselines.full import Full, FullTrainer
 from lmsteer.baselines.gists import Gists, compressed_instructions
 from lmsteer.baselines.lora import LoRA, LoRATrainer
+from lmsteer.baselines.names import INSTRUCTION_BASED
 from lmsteer.baselines.prompting import Prompting, few_shot, instructed
 from lmsteer.baselines.rows import check_rows
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, SoftPromptTrainer
@@ -65,10 +66,6 @@ METHODS: Mapping[str, Method] = {
     "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),
     "activations": Method(Activations, _SCALED, find=difference_of_means),
 }
-
-
-# Those that are told each end in words.
-INSTRUCTION_BASED = ("prompting", "gist")
 
 
 def fit_baseline(

@@ -1,27 +1,55 @@
-"""The command line: parses, calls, prints. Every command is a Python call of the same name and arguments."""
+"""The command line: each module is one command, which reads its options, calls the package and prints the result.
+
+Commands check what they can before they import torch, so that help and most errors come at once.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from lmsteer.cli import comparing, evaluating, exchanging, fitting, generating, gist, keeping, reading, serving, steers
+from lmsteer.cli import (
+    analyse,
+    cache,
+    calibrate,
+    compare,
+    components,
+    demo,
+    evaluate,
+    export,
+    fit,
+    generate,
+    gist,
+    import_,
+    list,
+    mix,
+    serve,
+    transfer,
+    verify,
+)
 from lmsteer.cli.app import app, stderr
 from lmsteer.errors import LMSteerError
 
 __all__ = [
+    "analyse",
     "app",
-    "comparing",
-    "evaluating",
-    "exchanging",
-    "fitting",
-    "generating",
+    "cache",
+    "calibrate",
+    "compare",
+    "components",
+    "demo",
+    "evaluate",
+    "export",
+    "fit",
+    "generate",
     "gist",
-    "keeping",
+    "import_",
+    "list",
     "main",
-    "reading",
-    "serving",
-    "steers",
+    "mix",
+    "serve",
+    "transfer",
+    "verify",
 ]
 
 
@@ -36,8 +64,7 @@ def main() -> None:
 
 
 def _quiet_libraries() -> None:
+    """Keep libraries that are imported later from printing warnings and progress bars of their own."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from lmsteer.evaluation.metrics import is_degenerate
 from lmsteer.evaluation.results import ConditionResult
 from lmsteer.evaluation.results import Estimate as Interval
 from lmsteer.util.figures import render_figure
+from lmsteer.util.files import write_file
 from lmsteer.util.html import render_template
 
 COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2a9db0", "#a03a72")
@@ -20,6 +22,12 @@ COLOURS = ("#1f7a5a", "#b4462f", "#3b6fb6", "#8a5fb0", "#c98a1b", "#667085", "#2
 _WORST = 8.0
 _COARSE, _FINE = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8), (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2)
 Height = Callable[[ConditionResult], Interval]
+
+
+def write_report(out: Path, outcomes: Sequence[ConditionResult], metadata: Mapping[str, str]) -> None:
+    """Write ``report.html`` and ``curves.svg`` to the folder of an evaluation."""
+    write_file(out / "report.html", report(outcomes, metadata))
+    write_file(out / "curves.svg", render_figure(curves(outcomes, metadata["scorer"])))
 
 
 def report(outcomes: Sequence[ConditionResult], about: Mapping[str, str]) -> str:

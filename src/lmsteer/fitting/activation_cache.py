@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
+from lmsteer.fitting.cache_kind import ACTIVATION_RECORD, ACTIVATIONS_FOLDER
 from lmsteer.model.lm import LM
 from lmsteer.reading.hidden_rows import compute_rows, text_batches
 from lmsteer.reading.rows import HiddenRows, LabelledRows
-from lmsteer.util.disk_cache import CacheKind, cache_dir, register, size_of
+from lmsteer.util.disk_cache import cache_dir, size_of
 from lmsteer.util.files import replace_file
 from lmsteer.util.progress import notice
 
@@ -34,19 +35,6 @@ from lmsteer.util.progress import notice
 _FORMAT = 2
 # The most that all activation caches together may take, in GB, unless the environment variable LMSTEER_STORE_GB is set.
 _LIMIT_GB = 8.0
-# The folder of all activation caches, and the file of each that says what it contains.
-_FOLDER, _RECORD = "states", "states.json"
-
-
-def _describe(folder: Path) -> str:
-    try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        return f"{record['texts']:,} texts, {record['tokens']:,} tokens of {record['base']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return folder.name
-
-
-register(CacheKind("states", f"{_FOLDER}/*", _RECORD, _describe))
 
 
 class HiddenStates:
@@ -101,12 +89,12 @@ def open_activation_cache(lm: LM, ids: Sequence[Sequence[int]]) -> Path:
         StatisticsError: it would be larger than all caches together may be, or cannot be written.
     """
     content = json.dumps([_FORMAT, lm.fingerprint, str(lm.model.dtype), _unordered_digest(ids)])
-    folder = cache_dir() / _FOLDER / hashlib.sha256(content.encode()).hexdigest()[:32]
+    folder = cache_dir() / ACTIVATIONS_FOLDER / hashlib.sha256(content.encode()).hexdigest()[:32]
     tokens = sum(max(len(text) - 1, 0) for text in ids)
     record = {"base": lm.name, "texts": len(ids), "tokens": tokens}
     try:
         _make_room(folder, tokens * _bytes_a_row(lm.hidden_size))
-        with replace_file(folder / _RECORD) as aside:  # its date is that of the last use
+        with replace_file(folder / ACTIVATION_RECORD) as aside:  # its date is that of the last use
             aside.write_text(json.dumps(record) + "\n", encoding="utf-8")
     except OSError as error:
         raise StatisticsError(f"cannot keep activations in {folder}: {error}; fit without a cache.") from error
@@ -129,9 +117,9 @@ def _make_room(folder: Path, needed: int) -> None:
             f"the activations of these texts take {needed / 1e9:.1f} GB, all activation caches together may take "
             f"{limit / 1e9:g}; set LMSTEER_STORE_GB to more, or fit without a cache."
         )
-    others = [record.parent for record in folder.parent.glob(f"*/{_RECORD}") if record.parent != folder]
+    others = [record.parent for record in folder.parent.glob(f"*/{ACTIVATION_RECORD}") if record.parent != folder]
     sizes = {other: size_of(other) for other in others}
-    for other in sorted(others, key=lambda other: (other / _RECORD).stat().st_mtime):
+    for other in sorted(others, key=lambda other: (other / ACTIVATION_RECORD).stat().st_mtime):
         if needed + sum(sizes.values()) > limit:
             notice(f"removing the activation cache {other}, unused for longest, to make room ...")
             shutil.rmtree(other, ignore_errors=True)
@@ -154,7 +142,9 @@ def _read(file: Path, ids: Sequence[Sequence[int]]) -> HiddenRows | None:
 
 
 def _write(states: HiddenRows, file: Path) -> bool:
-    if not (file.parent / _RECORD).exists():  # cleared meanwhile; without a record it could not be cleared again
+    if not (
+        file.parent / ACTIVATION_RECORD
+    ).exists():  # cleared meanwhile; without a record it could not be cleared again
         return False
     try:
         with replace_file(file) as aside:

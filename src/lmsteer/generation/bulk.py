@@ -6,9 +6,11 @@ Samples hang on a prompt's number, so that a file is the same however it is cut 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import PromptPrefill
 from lmsteer.generation.generate import continue_from, encode_prompts
+from lmsteer.generation.partial_file import check_bulk_target, partial_of
 from lmsteer.generation.published import as_published
+from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.steer.notation import StrengthSettings
 from lmsteer.steer.steer import Steer
@@ -30,6 +34,50 @@ Lines = Sequence[dict[str, Any]]
 Writer = Callable[[Sequence[str], int], Lines]
 # Prompts between two looks at the disk.
 CHUNK = 256
+
+
+@dataclass(frozen=True)
+class BulkRequest:
+    """What a bulk run generates.
+
+    Attributes:
+        model: name of the model, as the user gave it.
+        prompts: prompts to continue.
+        steers: steers by name.
+        settings: strengths of the steers; each prompt is continued at each setting.
+        config: how prompts are continued.
+    """
+
+    model: str
+    prompts: Sequence[str]
+    steers: Mapping[str, Steer]
+    settings: StrengthSettings
+    config: GenerationConfig
+
+    def record(self, engine: str) -> dict[str, Any]:
+        """What a partial file stores to recognise the same request; the batch size does not count."""
+        return {
+            "model": self.model,
+            "engine": engine,
+            "steers": {name: tensors_fingerprint(steer.factors) for name, steer in self.steers.items()},
+            "settings": self.settings,
+            "config": {name: value for name, value in asdict(self.config).items() if name != "batch_size"},
+            "texts": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest()[:32],
+        }
+
+
+def generate_to_file(
+    lm: LM, request: BulkRequest, out: Path, *, resume: bool = False, progress: Progress = no_progress
+) -> None:
+    """Continue the prompts of a request into a JSONL file on this machine; see ``write_in_bulk``.
+
+    Raises:
+        DataError: a prompt cannot be continued, or ``write_in_bulk`` refuses the file.
+        InterruptedWorkError: the user stopped the run; what was written is kept.
+    """
+    check_prompts(lm, request.prompts, request.config)
+    write = writer_of(lm, request.steers, request.settings, request.config)
+    write_in_bulk(write, request.prompts, out, request.record("transformers"), resume=resume, progress=progress)
 
 
 def writer_of(
@@ -86,13 +134,12 @@ def write_in_bulk(
             something else, or a disk that does not take it, or another process that writes the same file.
         InterruptedWorkError: the user stopped it; what was written is kept.
     """
-    if out.is_dir():
-        raise DataError(f"{out} is a folder: name a file.")
-    partial = out.with_name(f"{out.name}.partial")
+    partial = partial_of(out)
     head = json.dumps({"of": {**record, "prompts": len(prompts)}}, sort_keys=True) + "\n"
     try:
         with exclusive(out):
-            done = _begun(partial, head) if resume else _begin(partial, out, head)
+            check_bulk_target(out, resume=resume)
+            done = _begun(partial, head) if resume else _begin(partial, head)
             with deferred_sigint() as check, progress("writing", len(prompts), done) as step:
                 for first in range(done, len(prompts), chunk):
                     some = prompts[first : first + chunk]
@@ -108,17 +155,13 @@ def write_in_bulk(
         ) from error
 
 
-def _begin(partial: Path, out: Path, head: str) -> int:
-    if partial.exists():
-        raise DataError(f"{partial} is what a stopped run has written: go on with --resume, or remove it.")
+def _begin(partial: Path, head: str) -> int:
     partial.write_text(head, encoding="utf-8")
     return 0
 
 
 def _begun(partial: Path, head: str) -> int:
     """Lines that are whole; what a kill has left of another one is cut off."""
-    if not partial.exists():
-        raise DataError(f"nothing to resume: there is no {partial}.")
     with partial.open("rb+") as file:
         if file.readline() != head.encode():
             raise DataError(f"{partial} is of another model, other prompts or other settings: remove it to begin anew.")

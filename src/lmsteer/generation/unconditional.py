@@ -15,7 +15,7 @@ from lmsteer.generation.sampling import Recorder, RowSampler
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import unsteered
-from lmsteer.util.disk_cache import CacheKind, cache_dir, register
+from lmsteer.util.disk_cache import cache_dir
 
 # 192 texts of 32 tokens give some ten rows for each of the 576 dimensions of the default model: half a minute on two
 # cores. Wider models get as many rows a dimension, or C and F would be singular and damping would invert noise.
@@ -24,8 +24,6 @@ _TEXTS_PER_DIMENSION = 1 / 3
 _SEED = 0
 # Raised when any of this changes, so that an older cache file is not read.
 _FORMAT = 2
-
-register(CacheKind("fisher", "fisher-*.safetensors"))
 
 
 @torch.inference_mode()

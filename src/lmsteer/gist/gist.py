@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -74,6 +75,10 @@ class Gist:
     def bytes(self) -> int:
         """Of keys and values."""
         return sum(part.numel() * part.element_size() for part in (*self.keys, *self.values))
+
+    def to_json(self) -> dict[str, Any]:
+        """Its origin and its size, as a JSON object."""
+        return {**asdict(self.origin), "gist_tokens": self.tokens, "bytes": self.bytes}
 
     def check(self, lm: LM, adapter: GistAdapter) -> None:
         """Refuse another base, another adapter, or a cache of another shape.

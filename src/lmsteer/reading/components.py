@@ -16,6 +16,7 @@ upper end rises. (LM-Steer, Han et al., ACL 2024, section 5.1, takes the SVD of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,11 @@ class Component:
     upper: tuple[WeightedWord, ...]
     lower: tuple[WeightedWord, ...]
     logits: Tensor
+
+    def to_json(self) -> dict[str, Any]:
+        """Its share and the weights of its words, as a JSON object."""
+        upper, lower = ({word.text: word.weight for word in end} for end in (self.upper, self.lower))
+        return {"share": self.share, "upper": upper, "lower": lower}
 
 
 def components(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Component]:

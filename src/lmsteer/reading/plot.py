@@ -12,23 +12,10 @@ from matplotlib.transforms import Bbox
 
 from lmsteer.errors import DataError
 from lmsteer.reading.components import Component
-from lmsteer.util.figures import render_figure
+from lmsteer.util.figures import figure_format, render_figure
 from lmsteer.util.files import write_file
 
-_FORMS = ("svg", "png", "pdf")
 _BELOW, _ABOVE = "#b4462f", "#1f7a5a"
-
-
-def check_plot_format(file: Path) -> str:
-    """The form of a picture by its file's name.
-
-    Raises:
-        DataError: no such form.
-    """
-    form = file.suffix.removeprefix(".")
-    if form not in _FORMS:
-        raise DataError(f"cannot draw to {file}: name it .{', .'.join(_FORMS[:-1])} or .{_FORMS[-1]}.")
-    return form
 
 
 def save_plot(components: Sequence[Component], file: Path) -> None:
@@ -37,7 +24,7 @@ def save_plot(components: Sequence[Component], file: Path) -> None:
     Raises:
         DataError: no such format, less than two components, or the disk does not take it.
     """
-    form = check_plot_format(file)
+    form = figure_format(file)
     write_file(file, render_figure(plot_components(components), form))
 
 

@@ -11,8 +11,8 @@ It checks four identities:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,6 +73,14 @@ class Verification:
         return all(check.passed for check in self.checks) and (
             self.held_out is None or self.held_out.log_likelihood_gain > 0
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The checks, the metrics of held-out texts and the verdict, as a JSON object."""
+        return {
+            "checks": [asdict(check) for check in self.checks],
+            "held_out": self.held_out.to_json() if self.held_out else None,
+            "acts": self.acts,
+        }
 
 
 @torch.inference_mode()

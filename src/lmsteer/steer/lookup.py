@@ -102,6 +102,24 @@ def known_steers() -> list[SavedSteer]:
     return [read_saved(folder) for where in (STEERS_FOLDER, SHIPPED_FOLDER) for folder in steers_in(where)]
 
 
+def folder_for_update(folder: Path, out: Path | None = None) -> Path:
+    """The folder that a new version of a steer may be saved to.
+
+    Args:
+        folder: folder of the steer.
+        out: folder that the user chose; if None, the steer's own folder, or ``steers/NAME`` for a steer that ships.
+
+    Raises:
+        SteerError: the folder holds something else, or another steer of the same name as one that ships.
+    """
+    ships = folder.resolve().parent == SHIPPED_FOLDER.resolve()
+    chosen = out or (STEERS_FOLDER / folder.name if ships else folder)
+    if ships and out is None and chosen.exists():
+        raise SteerError(f"{chosen} is another steer than the one that ships; choose a folder with --out.")
+    check_target(chosen)
+    return chosen
+
+
 def check_target(folder: Path) -> None:
     """Refuse a folder that holds something else than a steer, since saving a steer there would remove it.
 

@@ -14,8 +14,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -85,6 +86,10 @@ class Entry:
     kind: str
     contents: str
     size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as a JSON object."""
+        return {**asdict(self), "path": str(self.path)}
 
 
 def entries() -> list[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -10,9 +11,15 @@ from rich.markup import escape
 from lmsteer.util.files import finite
 
 
-def as_json(value: Any) -> None:
-    """Print one JSON object; what is no finite number is null."""
+def print_json(value: Any) -> None:
+    """Print a JSON value; numbers that are not finite become null."""
     print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_json_lines(values: Iterable[Any]) -> None:
+    """Print JSON values, one on each line; numbers that are not finite become null."""
+    for value in values:
+        print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False))
 
 
 def signed(strength: float) -> str:
@@ -20,6 +27,11 @@ def signed(strength: float) -> str:
     return f"{strength:+g}" if strength else "0"
 
 
+def strengths_text(strengths: Mapping[str, float]) -> str:
+    """Strengths as they are written on the command line: ``sentiment=2 politeness=-1``."""
+    return " ".join(f"{name}={strength:g}" for name, strength in strengths.items())
+
+
 def plain(text: str) -> str:
-    """A text on one line, none of it taken for markup."""
+    """A text on one line, with no part of it taken for markup."""
     return escape(" ".join(text.split()))

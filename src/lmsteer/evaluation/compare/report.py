@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 
 from matplotlib.axes import Axes
@@ -14,25 +15,31 @@ from lmsteer.evaluation.compare.worker import SOUND, ComparisonConfig, MethodRes
 from lmsteer.evaluation.report import COLOURS, draw_curves
 from lmsteer.evaluation.scorers import Scorer
 from lmsteer.util.figures import render_figure
+from lmsteer.util.files import write_file
 from lmsteer.util.html import render_template
 
 # Of charts.
 _COLUMNS = 4
 
 
-def about(plan: ComparisonConfig, texts: int, judging: Scorer) -> dict[str, str]:
-    """What to tell of a comparison, by name."""
+def comparison_metadata(plan: ComparisonConfig, texts: int, scorer: Scorer) -> dict[str, str]:
+    """What a comparison measured, and with what; ``texts`` is the number of labelled texts."""
     protocol = plan.protocol
     limit = f", {plan.budget.seconds:g} seconds at most" if plan.budget.seconds else ""
     return {
         "model": plan.model,
         "texts": f"{texts} labelled texts of {plan.source.path}",
-        "scorer": judging.name,
-        "how good the scorer is": "; ".join(map(str, judging.about)) or "not measured here",
-        "judge": plan.judge or plan.model,
+        "scorer": scorer.name,
+        "scorer quality": "; ".join(map(str, scorer.about)) or "not measured here",
+        "perplexity model": plan.judge or plan.model,
         "prompts": f"{len(plan.prompts)}, {protocol.num_samples} continuations of {protocol.max_new_tokens} tokens",
         "training": f"{plan.budget.steps} steps of {plan.budget.batch} texts at most{limit}",
     }
+
+
+def write_report(out: Path, comparison: Comparison, metadata: Mapping[str, str]) -> None:
+    """Write ``report.html`` to the folder of a comparison."""
+    write_file(out / "report.html", comparison_report(comparison, metadata))
 
 
 def comparison_report(comparison: Comparison, about: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmsteer.baselines.methods import METHODS
 from lmsteer.errors import DataError, InterruptedWorkError
@@ -34,6 +35,14 @@ class Comparison:
 
     contenders: Sequence[MethodResult]
     failures: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A summary of each method, all results, and failures."""
+        return {
+            "summary": [each.figures() for each in self.contenders],
+            "methods": [each.to_json() for each in self.contenders],
+            "failures": self.failures,
+        }
 
 
 def compare(

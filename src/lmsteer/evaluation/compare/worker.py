@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ class ComparisonConfig:
     sizes: Sequence[int] = ()
     seeds: int = 1
     instructions: tuple[str, str] | None = None
+
+    def quick(self) -> ComparisonConfig:
+        """The same with tiny settings, which show whether everything runs, not how good it is."""
+        return replace(
+            self,
+            prompts=[*self.prompts][:2],
+            protocol=replace(self.protocol, num_samples=2),
+            budget=replace(self.budget, steps=5, batch=4),
+            sizes=(),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For the file that processes share."""

@@ -11,12 +11,41 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.bulk import Lines, Writer
+from lmsteer.generation.bulk import BulkRequest, Lines, Writer, write_in_bulk
 from lmsteer.generation.config import GenerationConfig
+from lmsteer.model.sources.resolve import resolve
 from lmsteer.serving.vllm.validation import FOLDERS, KEY
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.notation import StrengthSettings
 from lmsteer.steer.steer import Steer
+from lmsteer.util.progress import Progress, no_progress
+
+
+def generate_to_file(
+    request: BulkRequest,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    progress: Progress = no_progress,
+) -> None:
+    """Continue the prompts of a request into a JSONL file with vLLM; see ``write_in_bulk``.
+
+    Args:
+        request: what is generated.
+        out: file; steers are put into a temporary folder beside it, which all of vLLM's processes must see.
+        options: arguments of ``vllm.LLM``.
+        resume: continue an interrupted run.
+        progress: reports the work.
+
+    Raises:
+        DataError: ``write_in_bulk`` refuses the file.
+        LMSteerError: vLLM is not installed, does not start with these options, or stops.
+        InterruptedWorkError: the user stopped the run; what was written is kept.
+    """
+    location = str(resolve(request.model).location)
+    with vllm_writer(location, request.steers, request.settings, request.config, out.parent, options) as write:
+        write_in_bulk(write, request.prompts, out, request.record("vllm"), resume=resume, progress=progress)
 
 
 @contextmanager

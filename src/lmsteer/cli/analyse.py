@@ -1,0 +1,68 @@
+"""The command ``analyse``: what steers say about texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lmsteer
+from lmsteer.cli import options
+from lmsteer.cli.app import app, note, stdout
+from lmsteer.cli.output.common import print_json_lines
+from lmsteer.data.labelled import text_of
+from lmsteer.data.prompts import read_prompts
+from lmsteer.errors import DataError
+from lmsteer.steer.lookup import find_card
+from lmsteer.util.files import write_file
+from lmsteer.util.progress import bars
+
+
+@app.command()
+def analyse(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to read.")] = None,
+    steer: Annotated[list[str] | None, typer.Option(help="Name or folder of a steer. Repeatable.")] = None,
+    texts_file: Annotated[
+        Path | None,
+        typer.Option("--texts", metavar="FILE", help="Texts: one on each line, or JSONL; '-' is standard input."),
+    ] = None,
+    document: Annotated[Path | None, typer.Option(metavar="FILE", help="File that is one text.")] = None,
+    spans: Annotated[int, typer.Option(min=0, help="Maximum number of evidence spans for each text.")] = 3,
+    window: Annotated[
+        int | None, typer.Option(min=2, help="Tokens that the model reads at once (default: the model's context).")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with shaded words.")] = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    as_json: options.AsJson = False,
+) -> None:
+    """Read where texts lie on the dimensions of steers, and which words put them there.
+
+    With --json, one JSON object is printed for each text.
+
+    Example: lmsteer analyse 'The plot is thin, but I loved every minute.' --steer sentiment
+    """
+    read = [
+        *(texts or []),
+        *(read_prompts(texts_file) if texts_file else []),
+        *([text_of(document)] if document else []),
+    ]
+    if not read:
+        raise DataError("nothing to read: give a text, --texts or --document.")
+    if not steer:
+        raise DataError("no steer to analyse the texts with: name one with --steer.")
+    for name in steer:
+        find_card(name)
+    steers = {name: lmsteer.find_steer(name) for name in steer}
+    analyses = lmsteer.analyse(lmsteer.load(model), read, steers, spans=spans, window=window, progress=bars())
+    if html:
+        from lmsteer.reading.html import render_analyses
+
+        write_file(html, render_analyses(analyses, steers))
+        note(f"{len(analyses)} texts written to {html}.")
+    if as_json:
+        print_json_lines(analysis.to_json() for analysis in analyses)
+    elif not html:
+        from lmsteer.cli.output.analyses import print_analyses
+
+        print_analyses(stdout, analyses)

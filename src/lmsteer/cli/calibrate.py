@@ -1,0 +1,84 @@
+"""The command ``calibrate``: the strengths at which a steer's text stays sound."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lmsteer
+from lmsteer.cli import options
+from lmsteer.cli.app import app, stdout
+from lmsteer.cli.output.common import print_json
+from lmsteer.data.prompts import read_prompts
+from lmsteer.data.starter import starter_prompts
+from lmsteer.errors import DataError
+from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, MAX_NEW_TOKENS, Protocol
+from lmsteer.evaluation.scorers import checked_scores
+from lmsteer.steer.lookup import find_folder, folder_for_update, read_saved
+from lmsteer.util.progress import bars
+
+
+@app.command()
+def calibrate(
+    steer: options.SteerName,
+    max_perplexity_ratio: Annotated[
+        float,
+        typer.Option(
+            callback=options.more_than(1), help="Largest safe perplexity, as a multiple of that of unsteered text."
+        ),
+    ] = 1.5,
+    scorer: Annotated[
+        str | None, typer.Option(help="What scores the texts for --target; see `lmsteer evaluate --help`.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Mean score to reach; 'auto' becomes the strength that does.")
+    ] = None,
+    prompts: options.PromptsFile = None,
+    num_samples: options.NumSamples = CALIBRATION_SAMPLES,
+    max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
+    seed: options.Seed = options.DEFAULTS.seed,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder of the calibrated steer (default: its own; steers/NAME for one that ships)."
+        ),
+    ] = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    as_json: options.AsJson = False,
+) -> None:
+    """Find the strengths at which a steer's text stays sound, and record them on its card.
+
+    Afterwards --steer NAME=50% is half of the safe range, and NAME=auto is the strength that reaches the target, or
+    the upper end of the safe range.
+
+    Example: lmsteer calibrate sentiment --scorer sentiment --target 0.9 --out steers/sentiment
+    """
+    folder = find_folder(steer)
+    read_saved(folder)
+    destination = folder_for_update(folder, out)
+    if (scorer is None) != (target is None):
+        raise DataError("--target is the mean score of --scorer: give both.")
+    texts = read_prompts(prompts) if prompts else starter_prompts()
+    attribute = partial(checked_scores, lmsteer.scorer(scorer)) if scorer else None
+    loaded = lmsteer.load_steer(folder)
+    safe_range = lmsteer.calibrate(
+        lmsteer.load(model),
+        loaded,
+        texts,
+        max_perplexity_ratio=max_perplexity_ratio,
+        attribute=attribute,
+        target=target,
+        protocol=Protocol(num_samples, max_new_tokens, seed=seed),
+        progress=bars(),
+    )
+    lmsteer.save_steer(replace(loaded, card=safe_range.add_to(loaded.card)), destination)
+    if as_json:
+        print_json(asdict(safe_range))
+    else:
+        from lmsteer.cli.output.safe_range import print_safe_range
+
+        print_safe_range(stdout, str(out or steer), safe_range)

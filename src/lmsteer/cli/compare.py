@@ -1,0 +1,103 @@
+"""The command ``compare``: several methods, fitted on the same texts and measured side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lmsteer
+from lmsteer.cli import options
+from lmsteer.cli.app import app, note, stdout
+from lmsteer.cli.output.common import print_json
+from lmsteer.data.labelled import LabelledSource, check_labelled, parse_label_map
+from lmsteer.data.prompts import read_prompts
+from lmsteer.data.starter import starter_prompts
+from lmsteer.errors import DataError
+from lmsteer.evaluation.compare.methods import select_methods
+from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, MAX_NEW_TOKENS
+from lmsteer.util.progress import bars
+
+
+@app.command()
+def compare(
+    data: options.LabelledData,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of all results, and of report.html.")],
+    methods: Annotated[
+        str | None, typer.Option(help="Names of methods, separated by commas (default: all that can run).")
+    ] = None,
+    negative_prompt: options.NegativePrompt = "",
+    positive_prompt: options.PositivePrompt = "",
+    prompts: options.PromptsFile = None,
+    scorer: options.Scorer = "sentiment",
+    perplexity_model: options.PerplexityModel = None,
+    steps: Annotated[int, typer.Option(min=1, help="Maximum number of optimizer steps of each training.")] = 200,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(callback=options.more_than(0), help="Maximum seconds of each training (default: no maximum)."),
+    ] = None,
+    num_samples: options.NumSamples = COMPARISON_SAMPLES,
+    max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
+    train_sizes: Annotated[
+        str, typer.Option(help="Numbers of texts to fit on as well, such as 8,32,128 (default: none).")
+    ] = "",
+    num_seeds: Annotated[int, typer.Option(min=1, help="Number of random subsets for each of --train-sizes.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny settings, to see whether everything runs.")] = False,
+    limit: options.Limit = None,
+    seed: options.Seed = options.DEFAULTS.seed,
+    text_column: options.TextColumn = "text",
+    label_column: options.LabelColumn = "label",
+    label_map: options.LabelMap = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    as_json: options.AsJson = False,
+) -> None:
+    """Fit several methods on the same texts, and measure what each of them does and costs.
+
+    The same command continues a comparison that was stopped. The methods prompting and gist need --negative-prompt and
+    --positive-prompt; they are left out otherwise.
+
+    Example: lmsteer compare texts.jsonl --methods steer,lora,activations --out comparison
+    """
+    mapping = parse_label_map(label_map) if label_map else None
+    source = LabelledSource(data, text_column, label_column, mapping, limit=limit, seed=seed)
+    texts = source.read()
+    check_labelled(texts, data)
+    sizes = _train_sizes(train_sizes, len(texts))
+    instructions = (negative_prompt, positive_prompt) if negative_prompt and positive_prompt else None
+    chosen = select_methods(methods.split(",") if methods else None, with_instructions=instructions is not None)
+    read = read_prompts(prompts) if prompts else starter_prompts()[: options.NEUTRAL_PROMPTS]
+    scored_by = lmsteer.scorer(scorer)
+
+    from lmsteer.baselines.training import TrainingBudget
+    from lmsteer.cli.output.comparison import print_comparison
+    from lmsteer.evaluation.compare.report import comparison_metadata, write_report
+    from lmsteer.evaluation.compare.run import compare as run
+    from lmsteer.evaluation.compare.worker import ComparisonConfig
+
+    protocol = lmsteer.Protocol(num_samples, max_new_tokens, seed=seed)
+    budget = TrainingBudget(steps, max_seconds, seed=seed)
+    plan = ComparisonConfig(
+        model, source, read, scorer, perplexity_model, budget, protocol, sizes, num_seeds, instructions
+    )
+    plan = plan.quick() if quick else plan
+    comparison = run(plan, chosen, out, progress=bars())
+    metadata = comparison_metadata(plan, len(texts), scored_by)
+    write_report(out, comparison, metadata)
+    note(f"Report and results written to {out}.")
+    if as_json:
+        print_json({"metadata": metadata, **comparison.to_json()})
+    else:
+        print_comparison(stdout, comparison)
+
+
+def _train_sizes(notation: str, texts: int) -> list[int]:
+    try:
+        sizes = [int(part) for part in notation.split(",") if part.strip()]
+    except ValueError as error:
+        raise DataError(f"--train-sizes are numbers of texts, such as 8,32,128, not {notation!r}.") from error
+    if any(size < 2 for size in sizes):
+        raise DataError("--train-sizes are two texts or more.")
+    if max(sizes, default=0) > texts:
+        raise DataError(f"--train-sizes go up to {max(sizes)}; there are {texts} texts.")
+    return sizes

@@ -1,0 +1,111 @@
+"""The command ``fit``: labelled texts become a steer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import lmsteer
+from lmsteer.cli import options
+from lmsteer.cli.app import app, stdout
+from lmsteer.cli.output.common import print_json
+from lmsteer.data.labelled import LabelledSource, parse_label_map
+from lmsteer.errors import DataError
+from lmsteer.steer.lookup import STEERS_FOLDER, check_target
+from lmsteer.util.progress import bars
+
+
+@app.command()
+def fit(
+    name: Annotated[str, typer.Option(help="Name of the style dimension.")],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled texts: a JSONL, CSV or Parquet file, or a Hub dataset. Optional with --statistics.",
+        ),
+    ] = None,
+    method: Annotated[
+        Literal["closed-form", "gradient"],
+        typer.Option(help="Method: closed-form, or gradient (the published recipe)."),
+    ] = "closed-form",
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of the steer (default: chosen from the spectrum).")
+    ] = None,
+    label: Annotated[str, typer.Option(help="What strength +1 means, in words, for the steer's card.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the steer (default: steers/NAME).")
+    ] = None,
+    text_column: options.TextColumn = "text",
+    label_column: options.LabelColumn = "label",
+    label_map: options.LabelMap = None,
+    split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
+    limit: options.Limit = None,
+    statistics: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Saved statistics to add to these. Repeatable.")
+    ] = None,
+    save_statistics: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to save the statistics of all texts to.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=2, help="Maximum length of a text, in tokens; longer ones are cut (default: none)."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted fit of the same name and texts.")
+    ] = False,
+    cache_activations: Annotated[
+        bool,
+        typer.Option("--cache-activations", help="Keep the hidden states, so that another fit on these texts is fast."),
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Number of optimizer steps of the gradient method.")] = 1000,
+    l2: Annotated[float, typer.Option(min=0, help="Weight of the L2 penalty of the gradient method.")] = 0.0,
+    seed: options.Seed = options.DEFAULTS.seed,
+    model: options.Model = options.DEFAULT_MODEL,
+    as_json: options.AsJson = False,
+) -> None:
+    """Fit a steer on labelled texts.
+
+    Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
+    """
+    check_target(out or STEERS_FOLDER / name)
+    if data is None and not statistics:
+        raise DataError("nothing to fit: give labelled texts, or saved statistics.")
+    mapping = parse_label_map(label_map) if label_map else None
+    source = LabelledSource(data, text_column, label_column, mapping, split, limit, seed) if data else None
+    texts = source.read() if source else []
+
+    from lmsteer.cli.output.fit import print_fit
+    from lmsteer.fitting.fit import FitConfig
+    from lmsteer.util.distributed import Processes
+
+    processes = Processes.here()
+    fitted = lmsteer.fit(
+        lmsteer.load(model),
+        texts,
+        name=name,
+        label=label,
+        source=source,
+        out=out,
+        config=FitConfig(
+            method=method,
+            rank=rank,
+            max_tokens=max_tokens,
+            statistics=statistics or (),
+            save_statistics=save_statistics,
+            resume=resume,
+            cache_activations=cache_activations,
+            gradient=lmsteer.GradientConfig(steps=steps, l2=l2, seed=seed),
+            processes=processes,
+        ),
+        progress=bars(),
+    )
+    if not processes.is_first:
+        return
+    if as_json:
+        print_json({"folder": str(fitted.folder), "rank": fitted.steer.rank, "card": asdict(fitted.steer.card)})
+    else:
+        print_fit(stdout, fitted, str(out or name), "" if model == options.DEFAULT_MODEL else f" --model {model}")

@@ -1,0 +1,51 @@
+"""The command ``gist compress``: a prompt becomes a file that stands in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lmsteer
+from lmsteer.cli import options
+from lmsteer.cli.app import stdout
+from lmsteer.cli.gist.app import Adapter, gist_app
+from lmsteer.cli.output.common import print_json
+from lmsteer.data.labelled import text_of
+from lmsteer.errors import DataError
+from lmsteer.gist import SHIPPED
+
+
+@gist_app.command()
+def compress(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File of the gist.")],
+    prompt: Annotated[str | None, typer.Argument(help="Prompt to compress.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Text file that holds the prompt.")] = None,
+    adapter: Adapter = SHIPPED,
+    model: options.Model = options.DEFAULT_MODEL,
+    as_json: options.AsJson = False,
+) -> None:
+    """Compress a prompt into a gist, a file that stands in the prompt's place.
+
+    Example: lmsteer gist compress 'Write the opposite of the given word.' --out opposite.gist
+    """
+    if (prompt is None) == (prompt_file is None):
+        raise DataError("give a prompt, or a file with one as --prompt-file.")
+    text = text_of(prompt_file) if prompt_file else prompt or ""
+    if not text.strip():
+        raise DataError("the prompt is empty: there is nothing to compress.")
+
+    from lmsteer.cli.output.gist import print_gist
+    from lmsteer.gist.adapter import find_adapter
+    from lmsteer.gist.compress import compress as run
+    from lmsteer.gist.examples import prompt_ids
+
+    loaded = find_adapter(adapter)
+    lm = lmsteer.load(model)
+    (gist,) = run(lm, loaded, prompt_ids(lm, [text]), condition=loaded.condition)
+    gist.save(out)
+    if as_json:
+        print_json({"file": str(out), **gist.to_json()})
+    else:
+        print_gist(stdout, gist, out)

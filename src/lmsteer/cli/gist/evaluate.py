@@ -1,0 +1,59 @@
+"""The command ``gist evaluate``: how good the outputs under gists are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import lmsteer
+from lmsteer.cli import options
+from lmsteer.cli.app import stdout
+from lmsteer.cli.gist.app import Adapter, Condition, InstructionData, gist_app
+from lmsteer.cli.output.common import print_json
+from lmsteer.gist import SHIPPED
+from lmsteer.util.progress import bars
+
+# Known outputs are longer than the continuations that other commands measure.
+_MAX_NEW_TOKENS = 64
+
+
+@gist_app.command()
+def evaluate(
+    data: InstructionData,
+    adapter: Adapter = SHIPPED,
+    condition: Annotated[
+        Condition | None, typer.Option(help="What outputs see: gist, positive or negative (default: as fitted).")
+    ] = None,
+    limit: options.FirstN = None,
+    max_new_tokens: options.MaxNewTokens = _MAX_NEW_TOKENS,
+    batch_size: options.BatchSize = options.DEFAULTS.batch_size,
+    model: options.Model = options.DEFAULT_MODEL,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure outputs under gists: ROUGE-L, exact matches, and the loss of the known outputs.
+
+    Example: lmsteer gist evaluate held_out.jsonl --adapter gists
+    """
+    from lmsteer.cli.output.gist import print_quality
+    from lmsteer.gist.adapter import find_adapter
+    from lmsteer.gist.evaluate import evaluate as run
+    from lmsteer.gist.examples import read_instructions
+    from lmsteer.gist.masks import GistCondition
+
+    instructions = read_instructions(data)[:limit]
+    loaded = find_adapter(adapter)
+    seen = GistCondition(condition) if condition else loaded.condition
+    quality = run(
+        lmsteer.load(model),
+        loaded,
+        instructions,
+        condition=seen,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=bars(),
+    )
+    if as_json:
+        print_json({"condition": seen.value, **quality.to_json()})
+    else:
+        print_quality(stdout, quality, seen)

@@ -1,0 +1,111 @@
+"""Options that several commands share: one name, one help text and one default each.
+
+The defaults of generation are those of ``lmsteer.generation.config``. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsteer.generation.config import GenerationConfig
+from lmsteer.model.sources.pypi import DEFAULT_MODEL
+
+__all__ = ["DEFAULTS", "DEFAULT_MODEL", "NEUTRAL_PROMPTS"]
+
+DEFAULTS = GenerationConfig()
+# The number of neutral prompts that compare takes where no prompts are given.
+NEUTRAL_PROMPTS = 20
+
+
+def more_than(bound: float) -> Callable[[float | None], float | None]:
+    """A check that an option's value, if given, is more than a bound."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not value > bound:
+            raise typer.BadParameter(f"must be more than {bound:g}, not {value:g}.")
+        return value
+
+    return check
+
+
+# The model, and how results are printed.
+Model = Annotated[
+    str,
+    typer.Option(help="Model: a Hub id, a folder, a .gguf file, or a packaged model (smollm2, gemma3-270m)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
+
+# Steers.
+SteerName = Annotated[str, typer.Argument(metavar="STEER", help="Name or folder of a steer.")]
+SteerStrengths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="STEER=STRENGTH...",
+        help="Steers with one strength each: a number, a share of the safe range (50%), or auto.",
+    ),
+]
+Steer = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STEER=STRENGTH",
+        help="Steer and its strength, or several strengths (STEER=S1,S2,..): numbers, shares of the safe range "
+        "(50%), or auto. Repeatable.",
+    ),
+]
+
+# How text is generated.
+NumSamples = Annotated[int, typer.Option(min=1, help="Number of continuations for each prompt and strength.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of a continuation, in tokens.")]
+TopP = Annotated[
+    float,
+    typer.Option(help="Nucleus sampling: draw from the likeliest tokens that have this probability together."),
+]
+TopK = Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 means all.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 always takes the likeliest token.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of sequences that are generated at once.")]
+
+# Prompts and labelled texts.
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", metavar="FILE", help="Prompts: one on each line, or JSONL (default: neutral prompts that ship)."
+    ),
+]
+LabelledData = Annotated[
+    str, typer.Argument(metavar="DATA", help="Labelled texts: a JSONL, CSV or Parquet file, or a Hub dataset.")
+]
+TextColumn = Annotated[str, typer.Option(help="Column that holds the texts.")]
+LabelColumn = Annotated[str, typer.Option(help="Column that holds the labels.")]
+LabelMap = Annotated[
+    str | None, typer.Option(help="Numbers of class labels, such as 'negative=-1,positive=1' (default: none).")
+]
+Limit = Annotated[
+    int | None, typer.Option(help="Number of texts to use, drawn at random with --seed (default: all texts).")
+]
+FirstN = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Number of rows to use, counted from the first (default: all rows)."),
+]
+
+# Measurements of generated text.
+Scorer = Annotated[
+    str,
+    typer.Option(
+        help="What scores the attribute: sentiment, sentiment-vader, toxicity, or hf:MODEL=CLASS for a classifier of "
+        "the Hub."
+    ),
+]
+PerplexityModel = Annotated[
+    str | None, typer.Option(help="Model that perplexity is computed with (default: the model of --model).")
+]
+NegativePrompt = Annotated[
+    str, typer.Option(help="Instruction for the -1 end, put before each prompt (default: none).")
+]
+PositivePrompt = Annotated[
+    str, typer.Option(help="Instruction for the +1 end, put before each prompt (default: none).")
+]

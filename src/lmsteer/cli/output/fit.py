@@ -1,0 +1,37 @@
+"""How a fit is printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from lmsteer.fitting.fit import Fit
+
+# With fewer texts than this, large strengths are unreliable.
+_FEW = 200
+
+
+def print_fit(out: Console, fitted: Fit, notation: str, model: str) -> None:
+    """Where the steer is, what held-out texts show, and what to try next.
+
+    Args:
+        out: console.
+        fitted: the fit.
+        notation: the steer as it is named on the command line.
+        model: ``--model NAME`` with a space before it; empty for the default model.
+    """
+    held_out, card = fitted.held_out, fitted.steer.card
+    out.print(f"Steer [bold]{escape(card.name)}[/] of rank {fitted.steer.rank} saved to {escape(str(fitted.folder))}.")
+    out.print(
+        f"On {held_out.texts} held-out texts: log-likelihood at their own label {held_out.log_likelihood_gain:+.4f} "
+        f"nats per token, sign accuracy {held_out.sign_accuracy:.1%}."
+    )
+    texts = card.data["texts"]
+    if texts < _FEW:
+        out.print(f"The steer was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")
+    outer = 2 if texts < _FEW else 6
+    line = f"lmsteer generate 'The weather today' --steer {notation}=-{outer},0,{outer}{model}"
+    out.print(f"Try: {escape(line)}", highlight=False)

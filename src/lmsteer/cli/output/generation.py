@@ -1,0 +1,29 @@
+"""How continuations are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from lmsteer.cli.output.common import plain, signed
+
+
+def print_stream(prompt: str, chunks: Iterable[str]) -> None:
+    """A prompt and its continuation, chunk by chunk as it is generated."""
+    print(prompt, end="", flush=True)
+    for chunk in chunks:
+        print(chunk, end="", flush=True)
+    print()
+
+
+def print_continuations(out: Console, lines: Sequence[dict[str, Any]]) -> None:
+    """Each prompt, and below it one line for each continuation, in the published format."""
+    for line in lines:
+        out.print(f"\n[bold]  {plain(line['prompt']['text'])}[/]", highlight=False, soft_wrap=True)
+        for generation in line["generations"]:
+            strengths = " ".join(f"{name}={signed(s)}" for name, s in generation["strengths"].items()) or "unsteered"
+            text = generation["text"]
+            joined = "" if text[:1].isspace() or not text else "…"  # the text continues the prompt's last word
+            out.print(f"  [cyan]{strengths}[/] {joined}{plain(text)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,26 @@
+"""How the list of steers is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lmsteer.cli.output.common import signed
+from lmsteer.steer.lookup import SavedSteer
+
+
+def print_known_steers(out: Console, steers: Sequence[SavedSteer]) -> None:
+    """Saved steers: what +1 means, how well they tell the label of held-out texts, and their safe range."""
+    table = Table("name", "+1 means", "base", "labels predicted", "safe range", "folder")
+    for steer in steers:
+        card = steer.card
+        test = card.held_out.get("test", card.held_out)
+        known = test.get("sign_accuracy") is not None
+        accuracy = f"{test['sign_accuracy']:.0%} of {test['texts']:,}" if known else ""
+        ends = "" if card.safe_range is None else " to ".join(map(signed, card.safe_range))
+        where = "ships" if steer.is_shipped else str(steer.folder)
+        table.add_row(*map(escape, (card.name, card.label, card.base, accuracy, ends, where)))
+    out.print(table)

@@ -1,0 +1,48 @@
+"""How the verification of a steer is printed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from lmsteer.reading.held_out import HeldOutMetrics
+    from lmsteer.reading.verify import Check, Verification
+
+
+def print_verification(out: Console, verification: Verification, source: str) -> None:
+    """The checks as a table, and what held-out texts show."""
+    table = Table("check", "difference", "must be", "")
+    for check in verification.checks:
+        table.add_row(check.what, f"{check.difference:.2e}", _bound(check), "ok" if check.passed else "FAILED")
+    out.print(table)
+    if verification.held_out is None:
+        where = f"The texts of the fit ({escape(source)}) are not here. " if source else ""
+        out.print(f"{where}No labelled texts were read: give some with --data.")
+        return
+    out.print(f"{verification.held_out.texts} held-out texts ({escape(source)}): {_sentence(verification.held_out)}")
+
+
+def _sentence(metrics: HeldOutMetrics) -> str:
+    sides = (
+        ("positive texts at +1", metrics.log_likelihood_gain_positive),
+        ("negative texts at -1", metrics.log_likelihood_gain_negative),
+    )
+    of_sides = "".join(f"{which} {gain:+.4f}, " for which, gain in sides if not math.isnan(gain))
+    whole, inside = map(_accuracy, (metrics.sign_accuracy, metrics.sign_accuracy_without_eos))
+    return (
+        f"log-likelihood of {of_sides}all texts at their label {metrics.log_likelihood_gain:+.4f} nats a token{whole}. "
+        f"Without the end-of-text tokens: {metrics.log_likelihood_gain_without_eos:+.4f} nats a token{inside}."
+    )
+
+
+def _accuracy(accuracy: float) -> str:
+    return "" if math.isnan(accuracy) else f", sign accuracy {accuracy:.1%}"
+
+
+def _bound(check: Check) -> str:
+    return "more than 0" if check.at_least else "0" if check.limit == 0 else f"at most {check.limit:.0e}"

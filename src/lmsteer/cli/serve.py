@@ -1,0 +1,84 @@
+"""The command ``serve``: an HTTP server whose requests choose their own strengths."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lmsteer
+from lmsteer.cli import options
+from lmsteer.cli.app import app, stderr, warn
+from lmsteer.errors import DataError, LMSteerError
+from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
+
+_KEY = "LMSTEER_API_KEY"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@app.command()
+def serve(
+    steers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder of steers. Repeatable (default: steers/; those that ship are added)."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 means all addresses of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Key that requests must send. Repeatable (default: that of the environment's {_KEY})."),
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Maximum length of a prompt and its answer, in tokens (default: what the model allows)."
+        ),
+    ] = None,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Maximum number of sequences generated at once.")] = 32,
+    max_queue: Annotated[
+        int, typer.Option(min=0, help="Maximum number of waiting sequences; beyond it, requests get HTTP 429.")
+    ] = 128,
+    max_cache_tokens: Annotated[
+        int, typer.Option(min=1, help="Size of the KV cache, in tokens over all sequences.")
+    ] = 32_768,
+    timeout: Annotated[
+        float, typer.Option(callback=options.more_than(0), help="Maximum time of a request, in seconds.")
+    ] = 120.0,
+    page: Annotated[bool, typer.Option(help="Serve a web page as well, at /ui.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse strengths outside the safe range.")] = False,
+    model: options.Model = options.DEFAULT_MODEL,
+) -> None:
+    """Serve a model to clients of OpenAI's interface; each request chooses the strengths of its steers.
+
+    Example: lmsteer serve --port 8000
+    """
+    if missing := [str(folder) for folder in steers or [] if not folder.is_dir()]:
+        raise DataError(f"--steers names {', '.join(missing)}, which is not a folder.")
+    keys = api_key or ([os.environ[_KEY]] if _KEY in os.environ else [])
+    if not all(key.strip() for key in keys):
+        raise DataError("an API key is empty: it would let everybody in.")
+    if host not in _LOOPBACK and not keys:
+        warn(f"anybody who reaches {host} may use this server: --api-key sets a key.")
+    try:
+        from lmsteer.serving.engine.engine import EngineConfig
+        from lmsteer.serving.http.run import ServerSettings, ServiceConfig, create_service
+        from lmsteer.serving.http.run import serve as run
+    except ImportError as error:
+        raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
+    folders = [*(steers or [STEERS_FOLDER]), SHIPPED_FOLDER]
+    limits = EngineConfig(max_num_seqs, max_queue, max_cache_tokens)
+    service = create_service(
+        lmsteer.load(model), ServiceConfig(limits, max_model_len, timeout=timeout, strict=strict, folders=folders)
+    )
+    names = ", ".join(service.registry.names()) or "none"
+    where = f"http://{host}:{port}"
+    stderr.print(f"{service.name} at {where}/v1, steers: {names}. Stop with Ctrl-C.", highlight=False)
+    if page:
+        stderr.print(f"The web page is at {where}/ui, the description of the API at {where}/docs.", highlight=False)
+    run(service, ServerSettings(host, port, keys, page=page))

@@ -1,0 +1,67 @@
+"""The command ``verify``: proof that a steer acts on its base model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import lmsteer
+from lmsteer.cli import options
+from lmsteer.cli.app import app, stdout
+from lmsteer.cli.output.common import print_json
+from lmsteer.cli.output.verification import print_verification
+from lmsteer.data.labelled import LabelledSource, parse_label_map
+from lmsteer.errors import DataError
+from lmsteer.steer.lookup import find_card
+
+
+@app.command()
+def verify(
+    steer: options.SteerName,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Labelled texts (default: those that the steer was fitted on, if present)."),
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column that holds the texts (default: as fitted).")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column that holds the labels (default: as fitted).")] = None,
+    label_map: Annotated[
+        str | None,
+        typer.Option(help="Numbers of class labels, such as 'negative=-1,positive=1' (default: as fitted)."),
+    ] = None,
+    strength: Annotated[float, typer.Option(help="Strength at which the identities are checked.")] = 1.0,
+    model: options.Model = options.DEFAULT_MODEL,
+    as_json: options.AsJson = False,
+) -> None:
+    """Prove with numbers that a steer acts on its base model, and how much; exit status 1 if it does not.
+
+    Example: lmsteer verify sentiment --data held_out.jsonl
+    """
+    if data is None and (text_column or label_column or label_map):
+        raise DataError("--text-column, --label-column and --label-map describe --data: name the file, too.")
+    chosen = {
+        "path": data,
+        "text_column": text_column,
+        "label_column": label_column,
+        "label_map": parse_label_map(label_map) if label_map else None,
+    }
+    source = _source(find_card(steer).data.get("source", {}), chosen)
+    texts = source.read() if data or Path(source.path).is_file() else []
+    loaded = lmsteer.find_steer(steer)
+    verification = lmsteer.verify(lmsteer.load(model), loaded, texts, fitted_on=data is None, strength=strength)
+    if as_json:
+        print_json(verification.to_json())
+    else:
+        print_verification(stdout, verification, source.path)
+    if not verification.acts:
+        raise typer.Exit(1)
+
+
+def _source(recorded: dict[str, Any], chosen: dict[str, Any]) -> LabelledSource:
+    """The texts of the fit, or the chosen file, read as in the fit where nothing else was chosen."""
+    source = LabelledSource(**{"path": "", **recorded})
+    if chosen["path"] is None:
+        return source
+    return replace(source, limit=None, **{name: value for name, value in chosen.items() if value is not None})

@@ -1,0 +1,50 @@
+"""generate writes what the Python call gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def test_generate_writes_a_file_and_reads_one(run, tmp_path):
+    Path("prompts.txt").write_text("abc\nxyz\n")
+    assert run("generate", "--prompts", "prompts.txt", "--out", "o.jsonl")[0] == 0
+    assert len(Path("o.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_stream_is_what_generate_gives(run):
+    status, out, _ = run("generate", "abc", "--stream", "--max-new-tokens", "9")
+    assert status == 0
+    status, whole, _ = run("generate", "abc", "--json", "--max-new-tokens", "9")
+    assert out == "abc" + json.loads(whole)["generations"][0]["text"] + "\n"
+    for more in (["xyz"], ["--num-samples", "2"], ["--json"]):
+        status, _, err = run("generate", "abc", "--stream", *more)
+        assert status == 2
+        assert "one continuation" in err
+
+
+def test_what_does_not_go_together_is_refused(run):
+    for options, message in (
+        (["--engine", "vllm"], "name it with --out"),
+        (["--engine", "magic"], "'transformers', 'vllm'"),
+        (["--resume"], "name it with --out"),
+        (["--engine-options", "{}"], "add --engine vllm"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--batch-size", "8"], "leave it out"),
+        (["--resume", "--out", "o.jsonl"], "nothing to resume"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "{"], "not JSON"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "[]"], "JSON object"),
+    ):
+        status, _, err = run("generate", "abc", *options)
+        assert status == 2
+        assert message in err
+    assert run("generate", "--out", "o.jsonl")[0] == 2
+
+
+def test_a_stopped_file_is_resumed_and_another_one_refused(run):
+    assert run("generate", "abc", "xyz", "--out", "o.jsonl")[0] == 0
+    written = Path("o.jsonl").read_text()
+    Path("o.jsonl.partial").write_text('{"of": {"model": "another"}}\n')
+    status, _, err = run("generate", "abc", "xyz", "--out", "o.jsonl", "--resume")
+    assert status == 2
+    assert "remove it" in err
+    assert Path("o.jsonl").read_text() == written

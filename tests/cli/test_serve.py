@@ -1,0 +1,58 @@
+"""serve refuses what it cannot do before it listens."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-num-seqs", "0"], "Invalid value for '--max-num-seqs'"),
+        (["--max-cache-tokens", "-1"], "Invalid value for '--max-cache-tokens'"),
+        (["--timeout", "0"], "must be more than 0, not 0"),
+        (["--max-model-len", "1"], "Invalid value for '--max-model-len'"),
+        (["--max-model-len", "1000000"], "not 1000000"),
+        (["--host", "192.0.2.7"], "cannot listen at 192.0.2.7"),
+        (["--host", "127.0.0..1"], "cannot listen at 127.0.0..1"),
+        (["--max-queue", "-1"], "Invalid value for '--max-queue'"),
+        (["--port", "99999"], "Invalid value for '--port'"),
+        (["--api-key", ""], "an API key is empty"),
+        (["--steers", "nowhere"], "--steers names nowhere, which is not a folder"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(run, options, message):
+    status, _, err = run("serve", "--no-page", *options)
+    assert status == 2
+    assert message in " ".join(err.split())
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_key_of_the_environment_is_refused(run, monkeypatch, blank):
+    monkeypatch.setenv("LMSTEER_API_KEY", blank)
+    status, _, err = run("serve", "--no-page")
+    assert status == 2
+    assert "an API key is empty" in err
+
+
+def test_a_key_of_the_environment_is_one_key_whatever_is_in_it(run, monkeypatch):
+    monkeypatch.setenv("LMSTEER_API_KEY", "two words")
+    settings = []
+    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda _, given: settings.append(given))
+    assert run("serve", "--no-page")[0] == 0
+    assert settings[0].keys == ["two words"]
+
+
+def test_a_port_that_is_taken_is_told(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, _, err = run("serve", "--no-page", "--port", str(taken.getsockname()[1]))
+    assert status == 2
+    assert "choose another with --host and --port" in " ".join(err.split())
+
+
+def test_an_open_server_without_keys_is_warned_of(run):
+    _, _, err = run("serve", "--no-page", "--host", "192.0.2.7")
+    assert "--api-key" in err
+    assert "--api-key" not in run("serve", "--no-page", "--host", "192.0.2.7", "--api-key", "x")[2].split("cannot")[0]

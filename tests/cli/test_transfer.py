@@ -1,0 +1,52 @@
+"""transfer makes a steer of another model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmsteer.steer.files import load_steer, save_steer
+from tiny import random_steer, styled, tiny_lm
+
+
+def test_a_steer_is_carried_to_another_model(run, lm, tmp_path):
+    other = tiny_lm("gpt_neox")
+    other.model.save_pretrained(tmp_path / "other")
+    other.tokenizer.save_pretrained(tmp_path / "other")
+    status, out, _ = run("transfer", "one", "--to", "other", "--out", "there", "--data", "letters.jsonl", "--json")
+    assert status == 0
+    assert json.loads(out)["card"]["held_out"]["texts"] == 120
+    moved = load_steer("there")
+    assert (moved.card.name, moved.card.base) == ("one", "other")
+    assert run("generate", "abc", "--steer", "there=2")[0] == 2
+    Path("texts.txt").write_text("\n".join(text.text for text in styled(40)))
+    status, out, _ = run("transfer", "one", "--to", "other", "--out", "there", "--texts", "texts.txt", "--map", "ridge")
+    assert status == 0
+    assert "Steer one transferred to other" in out
+    assert load_steer("there").card.fit["map"] == "ridge"
+    assert load_steer("there").card.fit["pairs"] < moved.card.fit["pairs"] / 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transfer", "one", "--to", "./nowhere", "--out", "x"], "no such file or folder"),
+        (["transfer", "one", "--to", "smollm2", "--map", "magic", "--out", "x"], "'gradient', 'ridge', 'procrustes'"),
+        (["transfer", "nosuch", "--to", "smollm2", "--out", "x"], "unknown steer"),
+        (["transfer", "one", "--to", "smollm2", "--out", "x", "--label-map", "a=1"], "describe --data: give both"),
+        (["transfer", "one", "--to", "smollm2", "--out", "x", "--data", "zeros.jsonl"], "is 0: a dimension needs"),
+    ],
+)
+def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypatch):
+    monkeypatch.setattr("lmsteer.model.sources.resolve.fetch_packaged", lambda name: lm_folder)
+    lm_folder = Path(lm.model.config._name_or_path)
+    save_steer(random_steer(lm, "add", name="shift"), "steers/shift")
+    save_steer(random_steer(tiny_lm("qwen3")), "other")
+    Path("zeros.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 0}\n')
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err + out
+    assert not Path("x").exists()
