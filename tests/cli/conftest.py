@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmsteer.cli import main
-from lmsteer.model.load import load
+from lmsteer.model.loading import load
 from lmsteer.steer.files import save_steer
 from tiny import random_steer, styled, tiny_lm
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.model.load import load
+from lmsteer.model.loading import load
 from lmsteer.steer.files import save_steer
 from tiny import random_steer
 

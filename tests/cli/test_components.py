@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.model.load import load
+from lmsteer.model.loading import load
 from lmsteer.steer.files import save_steer
 from tiny import random_steer, tiny_lm
 
@@ -34,7 +34,7 @@ def test_components(run):
 
 def test_a_model_of_both_steers_is_loaded_once(run, tiny_folder, monkeypatch):
     loaded = []
-    monkeypatch.setattr("lmsteer.model.lm.load", lambda name: loaded.append(name) or load(name))
+    monkeypatch.setattr("lmsteer.model.loading.load", lambda name: loaded.append(name) or load(name))
     save_steer(random_steer(load(tiny_folder)), "steers/letters")
     save_steer(random_steer(load(tiny_folder), seed=1), "steers/others")
     assert run("components", "letters", "--compare", "others")[0] == 0

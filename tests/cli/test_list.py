@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.model.load import load
+from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer
 
 
