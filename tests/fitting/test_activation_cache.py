@@ -85,6 +85,12 @@ def test_a_harmed_file_is_computed_again_and_only_that(llama, ids, monkeypatch, 
     assert files[0].stat().st_size == len(content)  # mended on disk, too
 
 
+def test_ids_of_other_texts_have_another_cache_in_whatever_order(llama, ids):
+    assert open_activation_cache(llama, ids) == open_activation_cache(llama, ids[::-1])
+    assert open_activation_cache(llama, ids) != open_activation_cache(llama, ids[1:])
+    assert open_activation_cache(llama, [[1, 2], [3]]) != open_activation_cache(llama, [[1], [2, 3]])
+
+
 def test_another_model_has_another_store(llama, make_lm, ids):
     assert open_activation_cache(llama, ids) != open_activation_cache(make_lm("qwen2"), ids)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from lmsteer.fitting import activation_cache as store_module
 from lmsteer.fitting import fit_gradient as module
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig
+from lmsteer.fitting.run import Checkpointer, HeldOutReporter
 from lmsteer.steer.files import load_steer
+from lmsteer.util.distributed import Processes
 from tiny import styled
 
 TEXTS = styled(240)
@@ -111,3 +114,45 @@ def test_what_no_steer_can_be_fitted_on_is_refused(llama, make_lm, tmp_path):
 def test_long_texts_are_cut_when_asked(llama):
     done = fit(llama, [*TEXTS, LabelledText("abc " * 900, 1.0)], name="x", config=FitConfig(max_tokens=64))
     assert done.steer.card.fit["max_tokens"] == 64
+
+
+def test_of_several_processes_only_the_first_solves_and_the_others_read_its_steer(llama, tmp_path, monkeypatch):
+    alone = fit(llama, TEXTS, name="s", out=tmp_path / "s")
+    monkeypatch.setattr(Processes, "wait", lambda self: None)
+    monkeypatch.setattr(Processes, "first_goes_first", lambda self: nullcontext())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the second process solved")
+
+    monkeypatch.setattr("lmsteer.fitting.fit_closed_form.solve", refuse)
+    second = fit(llama, TEXTS, name="s", out=tmp_path / "s", config=FitConfig(processes=Processes(1, 2)))
+    assert all(torch.equal(second.steer.factors[name], factor) for name, factor in alone.steer.factors.items())
+    assert second.held_out.to_json() == alone.held_out.to_json()
+    assert second.statistics is None
+
+
+def test_settings_that_do_not_go_together_are_refused(llama, tmp_path):
+    for config, message in (
+        (FitConfig("newton"), "closed-form or gradient"),
+        (FitConfig(rank=33), "from 1 to the model's hidden size, 32"),
+        (FitConfig("gradient", save_statistics=tmp_path), "closed form only"),
+        (FitConfig("gradient", processes=Processes(0, 2)), "for one process"),
+        (FitConfig(cache_activations=True, processes=Processes(0, 2)), "for one process"),
+    ):
+        with pytest.raises(DataError, match=message):
+            fit(llama, TEXTS, name="x", config=config)
+
+
+def test_checkpoints_and_reports_come_when_they_are_due(monkeypatch):
+    now, saved = [0.0], []
+    monkeypatch.setattr("lmsteer.fitting.run.time.monotonic", lambda: now[0])
+    checkpointer = Checkpointer(lambda: saved.append(now[0]), every=60)
+    reporter = HeldOutReporter(lambda: f"at {now[0]:g}", every=10)
+    messages = []
+    for now[0] in (5.0, 11.0, 20.0, 61.0, 90.0):
+        checkpointer.step()
+        messages.append(reporter.message())
+    assert saved == [61.0]
+    assert messages == ["", "at 11", "at 11", "at 61", "at 90"]
+    reporter.renew()
+    assert reporter.latest == "at 90"

@@ -113,3 +113,8 @@ def test_every_text_is_drawn_once_an_epoch():
     drawn = [i for batch in training_batches(20, config) for i in batch]
     assert [sorted(drawn[k : k + 20]) for k in (0, 20, 40)] == [list(range(20))] * 3
     assert list(training_batches(20, config)) == list(training_batches(20, config))
+
+
+def test_no_epoch_of_one_seed_is_an_epoch_of_another():
+    orders = [tuple(batch) for seed in range(-2, 3) for batch in training_batches(20, GradientConfig(3, 20, seed=seed))]
+    assert len(set(orders)) == len(orders) == 15

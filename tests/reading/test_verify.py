@@ -6,12 +6,14 @@ import dataclasses
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.fitting.fit import fit
+from lmsteer.reading import verify as module
 from lmsteer.reading.verify import verify
 from lmsteer.steer.hook import _SteeredHead
-from tiny import random_steer, styled
+from tiny import random_steer, styled, tiny_tokenizer
 
 
 def test_a_steer_that_does_nothing_fails(llama):
@@ -58,3 +60,15 @@ def test_held_out_texts_are_read(llama, tmp_path, monkeypatch):
 def test_another_base_is_refused(make_lm):
     with pytest.raises(WrongBaseError):
         verify(make_lm("qwen3"), random_steer(make_lm("llama")))
+
+
+def test_a_tokenizer_that_finds_no_token_in_a_text_is_no_obstacle(llama):
+    """The start token stands before every text, so that no row of the padded batch is empty."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("It", "")
+    deaf = dataclasses.replace(llama, tokenizer=tokenizer)
+    assert deaf.encode(["It"]) == [[]]
+    ids, mask = module._batch(deaf, "left")
+    assert ids[2].tolist()[-1] == deaf.start_id
+    assert mask.sum(1).tolist()[2] == 1
+    assert verify(deaf, random_steer(deaf)).acts

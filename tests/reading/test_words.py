@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.errors import ModelError
-from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.words import is_word, words_of
 
 
@@ -40,39 +37,6 @@ def test_a_token_belongs_to_the_word_that_it_begins_in():
         ("hree", 3, 4),
         ("", 4, 5),
     ]
-
-
-def test_bounds_are_those_of_the_tokens(llama):
-    text = "naïve café"
-    ids, bounds = encode_with_offsets(llama, text, start=False, end=False)
-    assert ids == llama.encode([text])[0]
-    assert "".join(text[start:end] for start, end in dict.fromkeys(bounds)) == text  # the two bytes of ï share bounds
-
-
-class Slow:
-    """A tokenizer that does not tell where its tokens stand."""
-
-    is_fast = False
-
-    def __init__(self, fast):
-        self.fast = fast
-
-    def __getattr__(self, name):
-        return getattr(self.fast, name)
-
-    def __call__(self, texts, **options):
-        return self.fast(texts, **options)
-
-    def decode(self, ids, **options):
-        return self.fast.decode(ids, **options)
-
-
-def test_a_slow_tokenizer_is_asked_token_by_token_or_refused(llama):
-    expected = encode_with_offsets(llama, "plain text", start=False, end=False)
-    slow = replace(llama, tokenizer=Slow(llama.tokenizer))
-    assert encode_with_offsets(slow, "plain text", start=False, end=False) == expected
-    with pytest.raises(ModelError, match="which characters its tokens cover"):
-        encode_with_offsets(slow, "naïve", start=False, end=False)
 
 
 @pytest.mark.parametrize("text", ["हिन्दी", "cafe\u0301", "don\u2019t", "naïve", "עִבְרִית"])
