@@ -32,7 +32,7 @@ from lmsteer.baselines.baseline import Baseline, BaselineCard, Trainer
 from lmsteer.baselines.full import FullTrainer
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.soft_prompts import SoftPromptTrainer
-from lmsteer.baselines.steer import closed_form
+from lmsteer.baselines.steer import SteerBaseline, fit_steer
 from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
@@ -45,6 +45,7 @@ from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.linalg import factorise
 from lmsteer.util.progress import bars
+from lmsteer.util.provenance import provenance_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "claims.json"
@@ -65,12 +66,12 @@ class Bench:
 
     def card(self) -> BaselineCard:
         """Of anything that is fitted here."""
-        return BaselineCard("claim", self.lm.name, self.lm.fingerprint, self.lm.tokenizer_fingerprint)
+        return BaselineCard(method="claim", **provenance_of(self.lm))
 
     def trained(self, made: Trainer, texts: Sequence[LabelledText] | None = None, seed: int = 0) -> Baseline:
         """What is learnt in the steps that all have."""
         train(self.lm, made, texts or self.texts, TrainingBudget(steps=STEPS, seed=seed), bars())
-        return made.rival(self.card())
+        return made.baseline(self.card())
 
     def gain(self, rival: Baseline) -> dict[str, float]:
         """Of unseen texts, at the best of the scales that the method can have; ``error`` is that of the contrast."""
@@ -82,7 +83,7 @@ class Bench:
 
         found: dict[float, torch.Tensor] = {}
         for scale in SCALES:
-            if scale <= 1 or rival.traits.continuous:  # prompts have ends
+            if scale <= 1 or rival.capabilities.continuous:  # prompts have ends
                 found[scale] = read(scale)
         best = max(found, key=lambda scale: float(found[scale].sum()))
         halves = (found[best] - read(-best)) / 2
@@ -109,7 +110,7 @@ class Bench:
     def base(self) -> float:
         """Log-likelihood of the unseen texts under the model as it comes."""
         ids = self.lm.encode([text.text for text in self.held_out])
-        nothing = LoRATrainer(self.lm, "head", 1).rival(self.card())
+        nothing = LoRATrainer(self.lm, "head", 1).baseline(self.card())
         return float(nothing.log_likelihoods(self.lm, ids, [0.0] * len(ids)).sum())
 
 
@@ -170,16 +171,16 @@ def _of_rank(bench: Bench, rank: int) -> dict[str, float]:
 
 def _from_texts(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Any]:
     try:
-        return bench.gain(closed_form(bench.lm, texts, bench.card()))
+        return bench.gain(fit_steer(bench.lm, texts))
     except LMSteerError as error:  # too few to choose the damping by
         return {"failed": str(error)}
 
 
 def _truncated(bench: Bench, rank: int) -> Baseline:
     """The closed-form steer's nearest of a rank."""
-    steer = closed_form(bench.lm, bench.texts, bench.card())
-    a, b, _ = factorise(steer.tensors["A"] @ steer.tensors["B"].T, rank)
-    return replace(steer, tensors={"A": a, "B": b})
+    steer = fit_steer(bench.lm, bench.texts).steer
+    a, b, _ = factorise(steer.matrix(), rank)
+    return SteerBaseline(replace(steer, factors={"A": a, "B": b}))
 
 
 @torch.inference_mode()

@@ -24,9 +24,11 @@ from lmsteer.baselines.methods import METHODS
 from lmsteer.baselines.training import TrainingBudget
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.compare.report import attribute_charts, comparison_metadata, write_report
+from lmsteer.evaluation.compare.config import ComparisonConfig
+from lmsteer.evaluation.compare.report import attribute_charts, write_report
+from lmsteer.evaluation.compare.results import MethodResult
 from lmsteer.evaluation.compare.run import compare
-from lmsteer.evaluation.compare.worker import ComparisonConfig, MethodResult
+from lmsteer.evaluation.metadata import comparison_metadata
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.model.sources.resolve import DEFAULT_MODEL
@@ -60,12 +62,12 @@ def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
     """All methods, on each dimension."""
     check_known(names, CASES)
     for name in names or CASES:
-        plan = _plan(data, name)
-        found = compare(plan, [*METHODS], WORK / name, bars())
-        metadata = comparison_metadata(plan, TEXTS, scorer(name))
-        metadata["texts"] = f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"
-        write_report(WORK / name, found, metadata)
-        keep(RESULTS, name, {"metadata": metadata, **found.to_json()})
+        config = _config(data, name)
+        comparison = compare(config, [*METHODS], WORK / name, bars())
+        metadata = comparison_metadata(config, TEXTS, scorer(name))
+        metadata |= {"texts": f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"}
+        write_report(WORK / name, comparison, metadata)
+        keep(RESULTS, name, {"metadata": metadata, **comparison.to_json()})
 
 
 @app.command("show")
@@ -73,11 +75,11 @@ def show() -> None:
     """Print the tables and draw the pictures."""
     for name, record in kept(RESULTS).items():
         print(f"{TABLES[f'comparison-{name}']()}\n")
-        outcomes = [MethodResult.from_json(each) for each in record["methods"]]
-        write_file(PICTURES / f"compare-{name}.svg", render_figure(attribute_charts(outcomes, DIMENSIONS[name].label)))
+        methods = [MethodResult.from_json(each) for each in record["methods"]]
+        write_file(PICTURES / f"compare-{name}.svg", render_figure(attribute_charts(methods, DIMENSIONS[name].label)))
 
 
-def _plan(data: Path, name: str) -> ComparisonConfig:
+def _config(data: Path, name: str) -> ComparisonConfig:
     case = CASES[name]
     source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
     prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]

@@ -35,6 +35,7 @@ from lmsteer.gist.examples import Example, Instruction, encode_examples, input_t
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
+from lmsteer.util.provenance import provenance_of
 
 RESULTS = Path(__file__).parent / "results" / "gist_baselines.json"
 TASKS, TOKENS, STEPS, BATCH = 8, 5, 100, 8
@@ -148,7 +149,7 @@ def _soft_prompt(lm: LM, name: str, model: PeftModel) -> PromptTuning | PrefixTu
     """What PEFT has trained, as a soft prompt of ours, the same at both ends; a cartridge is a prefix."""
     prompt = model.get_prompt_embedding_to_save("default")
     kind = PromptTuning if name == "prompt tuning" else PrefixTuning
-    card = BaselineCard(name, lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    card = BaselineCard(method=name, **provenance_of(lm))
     return kind(card, {"minus": prompt, "plus": prompt})
 
 
@@ -156,7 +157,7 @@ def _written(lm: LM, baseline: PromptTuning | PrefixTuning, examples: Sequence[E
     """What it makes of the inputs, greedily; PEFT's own way loses positions."""
     greedy = GenerationConfig(max_new_tokens=64, sampling=SamplingConfig(temperature=0))
     inputs = [input_text(each.of.input) for each in examples]
-    starts = baseline.starts(lm, inputs, 1.0, greedy.max_new_tokens)
+    starts = baseline.prefill(lm, inputs, 1.0, greedy.max_new_tokens)
     return [row.text for row in continue_from(lm, inputs, starts, {}, [{}], greedy)]
 
 

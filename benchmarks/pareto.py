@@ -24,12 +24,12 @@ from benchmarks.results import PICTURES, keep, kept
 from benchmarks.tables import TABLES
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
-from lmsteer.evaluation.conditions import Condition, conditions_of
+from lmsteer.evaluation.conditions import Condition, Steered, conditions_of
 from lmsteer.evaluation.evaluate import evaluate
+from lmsteer.evaluation.intervals import Estimate
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.report import draw_curves
 from lmsteer.evaluation.results import ConditionResult
-from lmsteer.evaluation.results import Estimate as Interval
 from lmsteer.evaluation.scorers import scorer
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.model.lm import LM
@@ -165,7 +165,7 @@ def _with_domain(steer: Steer, domain: Steer) -> Iterator[Condition]:
     """As the published code runs: the steer of the texts' manner is always on."""
     both: Mapping[str, Steer] = {"steer": steer, "domain": domain}
     for s in DOMAIN_ON:
-        yield Condition(f"{PUBLISHED_ON}={s:+g}", PUBLISHED_ON, s, both, {"steer": s, "domain": 1.0})
+        yield Steered(f"{PUBLISHED_ON}={s:+g}", PUBLISHED_ON, s, both, {"steer": s, "domain": 1.0})
 
 
 def _write(name: str, lm: LM, judge: LM, prompts: Sequence[str], arms: Sequence[Condition], judged_by: str) -> None:
@@ -175,7 +175,7 @@ def _write(name: str, lm: LM, judge: LM, prompts: Sequence[str], arms: Sequence[
         arms,
         scorer(judged_by),
         WORK / "pareto" / name,
-        judge=judge,
+        perplexity_model=judge,
         protocol=Protocol(num_samples=SAMPLES),
         progress=bars(),
     )
@@ -205,7 +205,7 @@ def _as_steer(outcomes: Sequence[ConditionResult]) -> list[ConditionResult]:
     return [replace(each, method=names.get(each.method, each.method)) for each in outcomes]
 
 
-def _offensive(outcome: ConditionResult) -> Interval:
+def _offensive(outcome: ConditionResult) -> Estimate:
     return outcome.probability_any_below
 
 

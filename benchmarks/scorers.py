@@ -1,8 +1,8 @@
 """The packaged scorers: fit the default judge of sentiment, and measure all of them on labelled test data.
 
-    python -m benchmarks.scorers DATA             write assets/scorers/sentiment.safetensors and figures.json
+    python -m benchmarks.scorers DATA             write assets/scorers/sentiment.safetensors and metrics.json
     python -m benchmarks.scorers DATA --search    which two layers of the encoder tell most, on SST-2 dev
-    python -m benchmarks.scorers DATA --measure   write figures.json alone
+    python -m benchmarks.scorers DATA --measure   write metrics.json alone
 
 DATA is a folder of ``sst2_phrases_train``, ``sst2_dev``, ``sst2_test``, ``customer_reviews``, ``paradetox_test`` and
 ``toxicity_wikipedia_test`` as ``.jsonl.gz``. A rerun on the same machine writes the same bytes.
@@ -116,7 +116,7 @@ def measure(data: Path) -> None:
         found = [figures_of(judge, file, _read(data, file)) for file in sets]
         print(name, *found, sep="\n    ", flush=True)
         figures[name] = [asdict(each) for each in found]
-    write_file(ASSETS / "figures.json", json.dumps(figures, indent=1) + "\n")
+    write_file(ASSETS / "metrics.json", json.dumps(figures, indent=1) + "\n")
 
 
 def figures_of(judge: Scorer, data: str, texts: Sequence[LabelledText]) -> ScorerMetrics:

@@ -116,5 +116,5 @@ def test_the_page_on_methods_runs(tmp_path):
             run(tmp_path, [sys.executable, "-m", *shlex.split(line)])
     assert (tmp_path / "comparison" / "report.html").is_file()
     # None failed.
-    assert {file.parent.name for file in (tmp_path / "comparison").glob("*/contender.json")} == {*METHODS}
+    assert {file.parent.name for file in (tmp_path / "comparison").glob("*/result.json")} == {*METHODS}
     assert (tmp_path / "kind-model" / "model.safetensors").is_file()

@@ -23,7 +23,7 @@ CONTINUOUS, ENDS, THREE = "any", "-1 to 1", "-1, 0, 1"
 
 def capabilities() -> str:
     """What each method learns, and which strengths and uses it allows."""
-    traits = {line["method"]: line["traits"] for line in results("comparison")["sentiment"]["summary"]}
+    traits = {line["method"]: line["capabilities"] for line in results("comparison")["sentiment"]["summary"]}
     rows = []
     for method, learnt in LEARNT.items():
         own = traits[method]
@@ -49,13 +49,13 @@ def _measured(dimension: str) -> str:
     rows = [
         [
             f"`{one['method']}`",
-            f"{one['up']:+.2f}",
-            f"{-one['down']:+z.2f}",
+            f"{one['max_increase']:+.2f}",
+            f"{-one['max_decrease']:+z.2f}",
             f"{one['bytes'] / 1000:,.0f} kB",
-            f"{one['seconds']:.0f} s",
-            f"{one['peak_bytes'] / 1e9:.1f} GB",
-            f"{one['slowdown']:.2f} x",
-            f"{one['first_token']:.2f} x",
+            f"{one['fit_seconds']:.0f} s",
+            f"{one['peak_memory_bytes'] / 1e9:.1f} GB",
+            f"{one['time_per_token']:.2f} x",
+            f"{one['time_to_first_token']:.2f} x",
             f"{one['context']}",
         ]
         for one in results("comparison")[dimension]["summary"]

@@ -92,7 +92,7 @@ def scorers() -> str:
         "toxicity_wikipedia_test": "Wikipedia comments",
     }
     rows = []
-    for name, sets in read(ASSETS / "scorers" / "figures.json").items():
+    for name, sets in read(ASSETS / "scorers" / "metrics.json").items():
         accuracy = ", ".join(f"{percent(one['accuracy'], 1)} ({names[one['data']]})" for one in sets)
         rows.append([f"`{name}`", kinds[name], accuracy, ", ".join(short(one["auc"]) for one in sets)])
     return table(["scorer", "what it is", "accuracy of its decisions", "AUC"], rows)

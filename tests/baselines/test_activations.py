@@ -12,13 +12,14 @@ from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.control_vector import export_control_vector, import_control_vector
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
+from lmsteer.util.provenance import provenance_of
 from tiny import FAMILIES, styled
 
 TEXTS = styled(40)
 
 
 def card_of(lm):
-    return BaselineCard("activations", lm.name, lm.fingerprint, lm.tokenizer_fingerprint)
+    return BaselineCard(method="activations", **provenance_of(lm))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -47,18 +48,18 @@ def test_strength_1_goes_from_the_middle_to_an_end(make_lm, family):
 
 
 def test_a_control_vector_goes_out_and_comes_back(llama, tmp_path):
-    rival = difference_of_means(llama, TEXTS, card_of(llama), layer=1)
-    file = export_control_vector(llama, rival, tmp_path / "style.gguf")
+    baseline = difference_of_means(llama, TEXTS, card_of(llama), layer=1)
+    file = export_control_vector(llama, baseline, tmp_path / "style.gguf")
     reader = GGUFReader(file)
     assert reader.fields["general.architecture"].contents() == "controlvector"
     assert reader.fields["controlvector.model_hint"].contents() == "llama"
     assert reader.fields["controlvector.layer_count"].contents() == 1
     assert [tensor.name for tensor in reader.tensors] == ["direction.1"]  # as llama.cpp and repeng count, from 0
     loaded = import_control_vector(llama, file)
-    assert loaded.fingerprint == rival.fingerprint
+    assert loaded.fingerprint == baseline.fingerprint
     ids = torch.arange(3, 9)[None]
     with torch.no_grad():
-        with rival.at(llama, [1.5]):
+        with baseline.at(llama, [1.5]):
             expected = llama.model(ids).logits
         with loaded.at(llama, [1.5]):
             assert torch.equal(llama.model(ids).logits, expected)

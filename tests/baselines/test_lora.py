@@ -8,6 +8,7 @@ import torch
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.errors import ModelError
+from lmsteer.util.provenance import provenance_of
 from tiny import FAMILIES, tiny_lm, tiny_model
 
 
@@ -16,11 +17,11 @@ def learnt(lm, targets, rank=3):
     drawn = torch.Generator().manual_seed(0)
     for factor in trained.trainable():
         factor.data.copy_(torch.randn(factor.shape, generator=drawn) / 4)
-    return trained.rival(BaselineCard("lora", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
+    return trained.baseline(BaselineCard(method="lora", **provenance_of(lm)))
 
 
-def layers_of(rival):
-    return sorted({name.rpartition(".")[0] for name in rival.tensors})
+def layers_of(baseline):
+    return sorted({name.rpartition(".")[0] for name in baseline.tensors})
 
 
 def test_presets_and_names_of_layers(llama, make_lm):
@@ -50,15 +51,15 @@ def test_a_model_whose_weights_are_mostly_experts_is_refused(monkeypatch):
 def test_it_is_the_sum_of_the_layers_and_their_factors(make_lm, family, targets):
     """Strength 1 in flight is the model with B A added to its weights."""
     lm = make_lm(family)
-    rival, other = learnt(lm, targets), tiny_model(family)
+    baseline, other = learnt(lm, targets), tiny_model(family)
     if targets == "head":  # with a weight of its own, or the embedding would move too
         other.get_output_embeddings().weight = torch.nn.Parameter(other.get_output_embeddings().weight.clone())
-    for name in layers_of(rival):
+    for name in layers_of(baseline):
         module = other.get_submodule(name)
-        update = rival.tensors[f"{name}.up"] @ rival.tensors[f"{name}.down"]
+        update = baseline.tensors[f"{name}.up"] @ baseline.tensors[f"{name}.down"]
         module.weight.add_(update if update.shape == module.weight.shape and "c_" not in name else update.T)
     ids = torch.arange(3, 15).reshape(2, 6)
-    with rival.at(lm, [1.0]):
+    with baseline.at(lm, [1.0]):
         found = lm.model(ids).logits
     torch.testing.assert_close(found, other(ids).logits, rtol=1e-3, atol=1e-3)  # float32: sums in another order
     assert not torch.allclose(found, lm.model(ids).logits, atol=1e-2)

@@ -8,6 +8,7 @@ import torch
 from lmsteer.baselines.baseline import BaselineCard, sequence_log_prob
 from lmsteer.baselines.soft_prompts import SoftPromptTrainer
 from lmsteer.model.batching import pad
+from lmsteer.util.provenance import provenance_of
 from tiny import styled, tiny_lm
 
 pytest.importorskip("peft", reason="the extra 'methods' is not installed")
@@ -22,10 +23,10 @@ def test_soft_prompts_are_trained_as_they_are_read(kind):
     for prompt in trained.trainable():
         prompt.data.copy_(torch.randn(prompt.shape, generator=drawn))
     ids, strengths = lm.encode([text.text for text in styled(10)[:5]]), [1.0, 0.0, -0.5, 0.5, 0.0]
-    rival = trained.rival(BaselineCard(f"{kind}-tuning", lm.name, lm.fingerprint, lm.tokenizer_fingerprint))
+    baseline = trained.baseline(BaselineCard(method=f"{kind}-tuning", **provenance_of(lm)))
     padded, mask = pad(ids, lm.pad_id, lm.device)
     with torch.no_grad():
         logits = trained.logits(padded, mask, torch.tensor(strengths))[:, :-1]
     found = sequence_log_prob(logits, padded[:, 1:], mask[:, 1:])
     # sums of float32, one pass over all and one over what stands after the kept prompt
-    torch.testing.assert_close(found, rival.log_likelihoods(lm, ids, strengths), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, baseline.log_likelihoods(lm, ids, strengths), rtol=1e-4, atol=1e-4)

@@ -15,6 +15,7 @@ from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
+from lmsteer.util.provenance import provenance_of
 
 RAGGED = [LabelledText("ab" * n, 1.0 if n % 2 else -1.0) for n in (1, 2, 3, 5, 8, 13)]
 
@@ -35,13 +36,13 @@ class Watched(Trainer):
         self.given.append((ids, mask, strengths))
         return self.lm.model(input_ids=ids, attention_mask=mask).logits + self.parameter
 
-    def rival(self, card):
+    def baseline(self, card):
         raise NotImplementedError
 
 
 def test_the_loss_is_of_every_token_but_the_first_and_no_padding(llama):
     watched = Watched(llama)
-    told = train(llama, watched, RAGGED, TrainingBudget(steps=1, batch=6))
+    metadata = train(llama, watched, RAGGED, TrainingBudget(steps=1, batch=6))
     ((ids, mask, strengths),) = watched.given
     assert sorted(mask.sum(1).tolist()) == [2, 4, 6, 10, 16, 26]
     labels = {len(text.text): text.label for text in RAGGED}
@@ -52,11 +53,11 @@ def test_the_loss_is_of_every_token_but_the_first_and_no_padding(llama):
             text = row[: int(own.sum())]
             log_p = torch.log_softmax(llama.model(text[None]).logits[0, :-1], -1)
             losses += (-log_p.gather(1, text[1:, None])).flatten().tolist()
-    assert told["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)  # float32: padded
+    assert metadata["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)  # float32: padded
 
 
 def test_long_texts_are_cut(llama, monkeypatch):
-    monkeypatch.setattr(module, "_LONGEST", 5)
+    monkeypatch.setattr(module, "_MAX_TOKENS", 5)
     watched = Watched(llama)
     train(llama, watched, RAGGED, TrainingBudget(steps=1, batch=6))
     assert watched.given[0][0].shape == (6, 5)
@@ -72,9 +73,9 @@ def test_the_rate_falls_to_zero_and_every_text_is_met_once_an_epoch(llama, monke
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
     watched = Watched(llama)
-    told = train(llama, watched, RAGGED, TrainingBudget(steps=4, batch=3))
+    metadata = train(llama, watched, RAGGED, TrainingBudget(steps=4, batch=3))
     assert rates == [0.5, 0.375, 0.25, 0.125]
-    assert (told["steps"], told["rate"]) == (4, 0.5)
+    assert (metadata["steps"], metadata["rate"]) == (4, 0.5)
     lengths = [sorted(n for _, mask, _ in watched.given[k : k + 2] for n in mask.sum(1).tolist()) for k in (0, 2)]
     assert lengths == [[2, 4, 6, 10, 16, 26]] * 2
 
@@ -114,5 +115,7 @@ def test_the_seed_tells_the_order(llama):
         return [mask.sum(1).tolist() for _, mask, _ in watched.given]
 
     assert order(1) == order(1) != order(2)
-    card = BaselineCard("lora", llama.name, llama.fingerprint, llama.tokenizer_fingerprint)
-    assert LoRATrainer(llama, seed=1).rival(card).fingerprint != LoRATrainer(llama, seed=2).rival(card).fingerprint
+    card = BaselineCard(method="lora", **provenance_of(llama))
+    assert (
+        LoRATrainer(llama, seed=1).baseline(card).fingerprint != LoRATrainer(llama, seed=2).baseline(card).fingerprint
+    )

@@ -25,14 +25,14 @@ def test_methods_are_measured_and_failures_result(run):
     assert result["failures"] == {}
     for line in result["summary"]:
         assert line["parameters"] > 0
-        assert line["seconds"] > 0
-        assert line["peak_bytes"] > 1e7
-        assert line["slowdown"] > 0
+        assert line["fit_seconds"] > 0
+        assert line["peak_memory_bytes"] > 1e7
+        assert line["time_per_token"] > 0
     assert [line["context"] for line in result["summary"]] == [0, 0, 10]
     page = Path("c/report.html").read_text()
     assert all(f"<td>{name}</td>" in page for name in ("steer", "lora", "prompt-tuning"))
-    assert len(list(Path("c/written/rows").iterdir())) == 1 + 8 + 8 + 4  # unsteered, once, and every strength
-    before = {file: file.stat().st_mtime_ns for file in Path("c").rglob("contender.json")}
+    assert len(list(Path("c/continuations/rows").iterdir())) == 1 + 8 + 8 + 4  # unsteered, once, and every strength
+    before = {file: file.stat().st_mtime_ns for file in Path("c").rglob("result.json")}
     assert run(*LINE, "--methods", "steer,lora,prompt-tuning")[0] == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
@@ -64,23 +64,23 @@ def test_fits_of_fewer_texts_are_measured_too_and_say_why_they_get_nowhere(run):
     ]
     status, out, _ = run(*line)
     assert status == 0
-    found = {each["method"]: each["growth"] for each in json.loads(out)["methods"]}
+    found = {each["method"]: each["learning_curve"] for each in json.loads(out)["methods"]}
     places = [(size, seed) for size in (2, 120) for seed in (0, 1)]
     assert all([(each["texts"], each["seed"]) for each in growth] == places for growth in found.values())
-    failed = [each["failed"] for growth in found.values() for each in growth if "failed" in each]
+    failed = [each["error"] for growth in found.values() for each in growth if each["error"]]
     assert failed
-    assert not any("failed" in each for growth in found.values() for each in growth if each["texts"] == 120)
+    assert not any(each["error"] for growth in found.values() for each in growth if each["texts"] == 120)
     page = Path("g/report.html").read_text()
-    assert "How many texts it needs" in page
-    assert f"nothing: {failed[0]}" in page
+    assert "Learning curves" in page
+    assert f"not fitted: {failed[0]}" in page
 
 
 def test_a_method_that_fails_does_not_end_the_others(run, monkeypatch):
     """The second runs out of what it needs: its folder cannot be written to."""
     Path("c/lora").mkdir(parents=True)
     Path("c/lora/fitted").write_text("in the way")
-    Path("c/plan.json").write_text("")
-    Path("c/plan.json").unlink()
+    Path("c/run.json").write_text("")
+    Path("c/run.json").unlink()
     status, _, err = run(*LINE, "--methods", "steer")
     assert status == 2
     assert "holds no comparison" in err
@@ -93,7 +93,7 @@ def test_a_method_that_fails_does_not_end_the_others(run, monkeypatch):
     assert status == 0
     result = json.loads(out)
     assert [line["method"] for line in result["summary"]] == ["steer"]
-    assert "exists and holds no rival of a steer" in result["failures"]["lora"]
+    assert "exists and holds no baseline" in result["failures"]["lora"]
     Path("c/lora/fitted").unlink()
     status, out, _ = run(*LINE, "--methods", "lora,steer", "--json")
     assert [line["method"] for line in json.loads(out)["summary"]] == ["lora", "steer"]
@@ -103,7 +103,7 @@ def test_a_stopped_comparison_goes_on(run, tiny_folder):
     line = [sys.executable, "-m", "lmsteer", *LINE, "--methods", "steer,lora", "--model", str(tiny_folder)]
     started = subprocess.Popen(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
-    while not Path("c/steer/contender.json").exists():
+    while not Path("c/steer/result.json").exists():
         assert time.monotonic() < until
         assert started.poll() is None
         time.sleep(0.1)
@@ -112,12 +112,12 @@ def test_a_stopped_comparison_goes_on(run, tiny_folder):
     said = started.communicate()[1]
     if started.returncode:  # else it was quicker than we are
         assert started.returncode == 2
-        assert "goes on from there" in " ".join(said.split())
-    before = Path("c/steer/contender.json").stat().st_mtime_ns
+        assert "Run the same command again" in " ".join(said.split())
+    before = Path("c/steer/result.json").stat().st_mtime_ns
     status, out, _ = run(*LINE, "--methods", "steer,lora", "--json")
     assert status == 0
     assert len(json.loads(out)["summary"]) == 2
-    assert Path("c/steer/contender.json").stat().st_mtime_ns == before
+    assert Path("c/steer/result.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

@@ -1,54 +1,116 @@
-"""Arms: the curve of a steer, and what it must beat."""
+"""Conditions: the curve of a steer, and what it must beat."""
 
 from __future__ import annotations
 
 import pytest
 
-from lmsteer.errors import DataError
-from lmsteer.evaluation.conditions import BASELINES, conditions_of
+from lmsteer.baselines.steer import SteerBaseline
+from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.evaluation import conditions as module
+from lmsteer.evaluation.conditions import (
+    BASELINES,
+    BaselineCondition,
+    BestOf,
+    Prefixed,
+    Steered,
+    Unsteered,
+    conditions_of,
+)
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.reading.components import components
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
+GREEDY = GenerationConfig(2, 6)
+
 
 @pytest.fixture(scope="module")
-def arms(llama):
-    return conditions_of(llama, {"s": random_steer(llama)}, {"s": [-2.0, 3.0]}, BASELINES, ["Bad. ", "Good. "])
+def conditions(llama):
+    made = conditions_of(llama, {"s": random_steer(llama)}, {"s": [-2.0, 3.0]}, BASELINES, ["Bad. ", "Good. "])
+    return {condition.name: condition for condition in made}
 
 
-def test_arms_are_the_curve_and_what_it_must_beat(llama, arms):
-    names = [arm.name for arm in arms]
-    assert names[:3] == ["unsteered", "s=-2", "s=+3"]
-    assert {"prompt -1", "prompt +1", "prompt & s=-2", "prompt & s=+3", "best of 8 -1", "best of 8 +1"} < set(names)
-    by_name = {arm.name: arm for arm in arms}
-    assert by_name["prompt & s=-2"].prefix == "Bad. "
-    assert by_name["prompt & s=+3"].strengths == {"s": 3.0}
-    listed = by_name["words +2"].steers["words"]
-    assert listed.form == "offset"
-    assert set(listed.factors["o"].tolist()) == {-1.0, 0.0, 1.0}
-    assert len({arm.name for arm in arms}) == len(arms)
+def texts_of(lm, condition, prompts=("abc", "xy")):
+    return condition.generate(lm, list(prompts), condition.prefill(lm, list(prompts), 6), GREEDY)
+
+
+def test_conditions_are_the_curve_and_its_baselines(llama, conditions):
+    assert [*conditions][:3] == ["unsteered", "s=-2", "s=+3"]
+    expected = {"prompt -1", "prompt +1", "prompt & s=-2", "prompt & s=+3", "best of 8 -1", "best of 8 +1"}
+    assert expected < conditions.keys()
+    assert conditions["prompt & s=-2"].prefix == "Bad. "
+    assert conditions["prompt & s=+3"].steering[1] == {"s": 3.0}
+    words = conditions["words +2"].steers["words"]
+    assert words.form == "offset"
+    assert set(words.factors["o"].tolist()) == {-1.0, 0.0, 1.0}
+
+
+def test_later_steers_have_curves_of_their_own(llama):
+    steers = {"s": random_steer(llama), "t": random_steer(llama, "add")}
+    made = conditions_of(llama, steers, {"s": [1.0, 0.0], "t": [2.0]})
+    assert [(one.name, one.method) for one in made] == [("unsteered", "unsteered"), ("s=+1", "s"), ("t=+2", "t")]
+
+
+def test_input_without_conditions_is_refused(llama):
     one = {"s": random_steer(llama)}
-    rivals = conditions_of(llama, {**one, "t": random_steer(llama, "add")}, {"s": [1.0, 0.0], "t": [2.0]})
-    assert [(arm.name, arm.method) for arm in rivals] == [("unsteered", "unsteered"), ("s=+1", "s"), ("t=+2", "t")]
     with pytest.raises(DataError, match="unknown baselines magic"):
         conditions_of(llama, one, {"s": [1.0]}, ["magic"])
     with pytest.raises(DataError, match="two instructions"):
         conditions_of(llama, one, {"s": [1.0]}, ["prompting"])
     with pytest.raises(DataError, match="no strengths"):
         conditions_of(llama, one, {"s": []})
+    with pytest.raises(DataError, match="cannot be called words"):
+        conditions_of(llama, {"words": one["s"]}, {"words": [1.0]})
 
 
 def test_lists_of_words_make_the_words_of_their_end_likelier(llama):
     steer = random_steer(llama)
     (component,) = components(llama, Mix({"s": steer}, {"s": 1.0}), components=1, words=10)
-    by_name = {arm.name: arm for arm in conditions_of(llama, {"s": steer}, {"s": [1.0]}, ["words"])}
+    by_name = {one.name: one for one in conditions_of(llama, {"s": steer}, {"s": [1.0]}, ["words"])}
     offset = by_name["words +4"].steers["words"].factors["o"]
     assert all(offset[word.token] == 1 for word in component.upper)
     assert all(offset[word.token] == -1 for word in component.lower)
     assert by_name["words +4"].strengths == {"words": 4.0}
 
 
-def test_instructions_stand_orthogonal_to_prompts(llama):
+def test_instructions_are_separated_from_prompts_by_a_space(llama):
     steers = {"s": random_steer(llama)}
-    found = conditions_of(llama, steers, {"s": [1.0]}, ["prompting"], ["Be sad.", "Be glad:\n"])
-    assert {arm.prefix for arm in found} == {"", "Be sad. ", "Be glad:\n"}
+    made = conditions_of(llama, steers, {"s": [1.0]}, ["prompting"], ["Be sad.", "Be glad:\n"])
+    assert {one.prefix for one in made if isinstance(one, Prefixed)} == {"Be sad. ", "Be glad:\n"}
+
+
+def test_prefixed_text_is_that_of_the_inner_condition_after_the_prefix(llama, conditions):
+    inner = conditions["s=+3"]
+    assert texts_of(llama, Prefixed("p", "p", 3.0, "Good. ", inner)) == texts_of(
+        llama, inner, ["Good. abc", "Good. xy"]
+    )
+
+
+def test_a_steer_as_a_baseline_generates_the_same_as_the_steer(llama):
+    steer = random_steer(llama)
+    steered = Steered("s", "s", 2.0, {"s": steer}, {"s": 2.0})
+    assert texts_of(llama, BaselineCondition("b", "b", 2.0, SteerBaseline(steer))) == texts_of(llama, steered)
+    assert texts_of(llama, Unsteered()) != texts_of(llama, steered)
+
+
+def test_fingerprints_tell_what_acts_apart(llama, conditions):
+    steer, other = random_steer(llama), random_steer(llama, seed=1)
+    made = [
+        *conditions.values(),
+        Steered("s=+3", "s", 3.0, {"s": other}, {"s": 3.0}),
+        BestOf("best of 8 +1", "best-of-n", 1.0, other),
+        BestOf("best of 8 +1", "best-of-n", 1.0, steer, 4),
+        Prefixed("prompt +1", "prompting", 1.0, "Good: ", Unsteered()),
+        BaselineCondition("b", "b", 1.0, SteerBaseline(steer)),
+        BaselineCondition("b", "b", 2.0, SteerBaseline(steer)),
+        BaselineCondition("b", "b", 2.0, SteerBaseline(other)),
+    ]
+    assert len({(one.name, one.fingerprint) for one in made}) == len(made)
+
+
+def test_every_condition_refuses_another_base(make_lm, conditions):
+    qwen = make_lm("qwen2")
+    for name in ("s=+3", "prompt & s=+3", "words +2", "best of 8 +1"):
+        with pytest.raises(WrongBaseError):
+            conditions[name].prefill(qwen, ["abc"], 4)
+    assert module.BASELINES == ("prompting", "words", "best-of-n")

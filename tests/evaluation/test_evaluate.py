@@ -1,27 +1,25 @@
-"""Evaluations: what is told is what was written, blocks that are there are not written again."""
+"""Evaluations: results are those of the continuations, and finished blocks are not repeated."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from tokenizers import processors
 
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
-from lmsteer.evaluation import conditions as arms_module
-from lmsteer.evaluation import evaluate as module
-from lmsteer.evaluation.conditions import BASELINES, Condition, conditions_of
+from lmsteer.evaluation import conditions as conditions_module
+from lmsteer.evaluation.conditions import BASELINES, Unsteered, conditions_of
 from lmsteer.evaluation.evaluate import continuation_likelihoods, evaluate
 from lmsteer.evaluation.interference import steer_evidence
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.report import report
-from lmsteer.evaluation.results import ConditionResult, ScoredContinuation
+from lmsteer.evaluation.results import ConditionResult
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
+from lmsteer.util.seeds import derived_seed
 from tiny import random_steer, tiny_tokenizer
 
 PROMPTS = [f"{letter}bc" for letter in "abcdefghijklmnopqrstuvwx"]
@@ -29,49 +27,95 @@ SMALL = Protocol(num_samples=3, max_new_tokens=6)
 
 
 class Long:
-    """Judges by length."""
+    """Scores the length of texts."""
 
-    name, fingerprint, about = "long", "1", ()
+    name, fingerprint, metrics = "long", "1", ()
+
+    def __init__(self):
+        self.calls = 0
 
     def scores(self, texts):
+        self.calls += 1
         return [min(len(text) / 10, 1.0) for text in texts]
 
 
+class Failing(Long):
+    """Raises an error at its second call."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def scores(self, texts):
+        if self.calls:
+            raise self.error
+        return super().scores(texts)
+
+
 @pytest.fixture(scope="module")
-def arms(llama):
+def conditions(llama):
     return conditions_of(llama, {"s": random_steer(llama)}, {"s": [-2.0, 3.0]}, BASELINES, ["Bad. ", "Good. "])
 
 
-def test_what_is_told_is_of_what_was_written(llama, arms, tmp_path):
-    chosen = [arm for arm in arms if arm.name in ("unsteered", "s=+3", "prompt & s=+3")]
-    found = evaluate(llama, PROMPTS, chosen, Long(), tmp_path / "e", protocol=SMALL)
-    assert [each.name for each in found] == [arm.name for arm in chosen]
-    assert [each["name"] for each in json.loads((tmp_path / "e" / "results.json").read_text())] == [
-        each.name for each in found
-    ]
-    for arm, each in zip(chosen, found, strict=True):
-        written = [
+def run(lm, conditions, out, prompts=PROMPTS, scorer=None, protocol=SMALL):
+    return evaluate(lm, prompts, conditions, scorer or Long(), out, protocol=protocol)
+
+
+def texts_in(out):
+    files = sorted((out / "rows").iterdir())
+    return [json.loads(line)["text"] for file in files for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_results_are_those_of_the_continuations(llama, conditions, tmp_path):
+    chosen = [condition for condition in conditions if condition.name in ("unsteered", "s=+3", "prompt & s=+3")]
+    results = run(llama, chosen, tmp_path / "e")
+    assert [result.name for result in results] == [condition.name for condition in chosen]
+    saved = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert [result["name"] for result in saved] == [result.name for result in results]
+    for condition, result in zip(chosen, results, strict=True):
+        prefix, (steers, strengths) = getattr(condition, "prefix", ""), condition.steering
+        rows = [
             row
-            for start in (0, 20)
+            for block in (0, 1)
             for row in generate(
                 llama,
-                [arm.prefix + prompt for prompt in PROMPTS[start : start + 20]],
-                arm.steers,
-                [dict(arm.strengths)],
-                GenerationConfig(3, 6, seed=hash((0, start // 20))),
+                [prefix + prompt for prompt in PROMPTS[20 * block : 20 * (block + 1)]],
+                steers,
+                [dict(strengths)],
+                GenerationConfig(3, 6, seed=derived_seed(0, block)),
             )
         ]
-        assert (each.prompts, each.continuations) == (24, 72)
-        scores = torch.tensor(Long().scores([row.text for row in written])).reshape(24, 3)
-        assert each.score.mean == pytest.approx(float(scores.mean()))
-        assert each.expected_max.mean == pytest.approx(float(scores.amax(1).mean()))
-        assert each.expected_min.mean == pytest.approx(float(scores.amin(1).mean()))
-        assert each.probability_any_above.mean == pytest.approx(float((scores.amax(1) > 0.5).float().mean()))
-        assert each.score.low <= each.score.mean <= each.score.high
+        assert (result.prompts, result.continuations) == (24, 72)
+        scores = torch.tensor(Long().scores([row.text for row in rows])).reshape(24, 3)
+        assert result.score.mean == pytest.approx(float(scores.mean()))
+        assert result.expected_max.mean == pytest.approx(float(scores.amax(1).mean()))
+        assert result.expected_min.mean == pytest.approx(float(scores.amin(1).mean()))
+        assert result.probability_any_above.mean == pytest.approx(float((scores.amax(1) > 0.5).float().mean()))
+        assert result.score.low <= result.score.mean <= result.score.high
         prompts = [prompt for prompt in PROMPTS for _ in range(3)]
-        read = continuation_likelihoods(llama, prompts, [row.text for row in written])
+        read = continuation_likelihoods(llama, prompts, [row.text for row in rows])
         nats = -sum(log_p for log_p, _ in read) / sum(tokens for _, tokens in read)
-        assert each.perplexity.mean == pytest.approx(float(torch.tensor(nats).exp()), rel=1e-4)  # batches differ
+        assert result.perplexity.mean == pytest.approx(float(torch.tensor(nats).exp()), rel=1e-4)  # batches differ
+
+
+def test_every_seed_has_texts_of_its_own(llama, tmp_path):
+    texts = set()
+    for seed in (0, -1, -2, 1 << 61):
+        run(llama, [Unsteered()], tmp_path / str(seed), PROMPTS[:2], protocol=replace(SMALL, seed=seed))
+        texts.add(tuple(texts_in(tmp_path / str(seed))))
+    assert len(texts) == 4
+
+
+def test_prompts_are_encoded_once_for_each_condition(llama, tmp_path):
+    @dataclass(frozen=True)
+    class Counted(Unsteered):
+        def prefill(self, lm, prompts, new_tokens):
+            calls.append(len(prompts))
+            return super().prefill(lm, prompts, new_tokens)
+
+    calls = []
+    run(llama, [Counted()], tmp_path / "e")
+    assert calls == [len(PROMPTS)]
 
 
 def test_continuations_are_read_after_their_prompts(llama):
@@ -84,7 +128,7 @@ def test_continuations_are_read_after_their_prompts(llama):
     assert (nothing, none) == (0.0, 0)
 
 
-def test_the_end_of_a_text_is_nobodys(llama):
+def test_the_end_of_text_token_does_not_count(llama):
     ended = tiny_tokenizer()
     ended.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
@@ -93,161 +137,140 @@ def test_the_end_of_a_text_is_nobodys(llama):
     assert found == continuation_likelihoods(llama, ["ab"], ["cd"])
 
 
-def test_texts_beyond_the_judges_context_are_read_in_windows(make_lm):
+def test_texts_longer_than_the_context_are_read_in_windows(make_lm):
     gpt2 = make_lm("gpt2")
     ((log_p, tokens),) = continuation_likelihoods(gpt2, ["a" * 200], ["bcd"])
     assert tokens == 3
     assert log_p < 0
 
 
-def test_the_best_of_several_is_that_of_most_evidence(llama, arms, tmp_path):
-    for sign in ("-1", "+1"):
-        arm = next(arm for arm in arms if arm.name == f"best of 8 {sign}")
-        evaluate(llama, PROMPTS[:2], [arm], Long(), tmp_path / sign, protocol=SMALL)
-        (file,) = (tmp_path / sign / "rows").iterdir()
-        kept = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
-        texts = [row.text for row in generate(llama, PROMPTS[:2], config=GenerationConfig(24, 6, seed=hash((0, 0))))]
-        (evidence,) = steer_evidence(llama, {"s": arm.reader}, texts).tolist()
-        for k, text in enumerate(kept):
-            group = range(8 * k, 8 * k + 8)
-            assert text == texts[max(group, key=lambda i: arm.strength * evidence[i])]
+@pytest.mark.parametrize("sign", ["-1", "+1"])
+def test_the_best_of_several_has_most_evidence(llama, conditions, tmp_path, sign):
+    condition = next(condition for condition in conditions if condition.name == f"best of 8 {sign}")
+    run(llama, [condition], tmp_path / "e", PROMPTS[:2])
+    texts = [row.text for row in generate(llama, PROMPTS[:2], config=GenerationConfig(24, 6, seed=derived_seed(0, 0)))]
+    (evidence,) = steer_evidence(llama, {"s": condition.reader}, texts).tolist()
+    for k, text in enumerate(texts_in(tmp_path / "e")):
+        group = range(8 * k, 8 * k + 8)
+        assert text == texts[max(group, key=lambda i: condition.strength * evidence[i])]
 
 
-def test_a_run_goes_on_where_it_stopped(llama, arms, tmp_path, monkeypatch):
-    whole = evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL)
-    calls = []
-    judged = module._judged
-    monkeypatch.setattr(module, "_judged", lambda *a: calls.append(a) or judged(*a))
-    assert evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL) == whole
-    assert calls == []
+def test_finished_blocks_are_not_repeated(llama, conditions, tmp_path):
+    whole = run(llama, conditions[:2], tmp_path / "e")
+    scorer = Long()
+    assert run(llama, conditions[:2], tmp_path / "e", scorer=scorer) == whole
+    assert scorer.calls == 0
     sorted((tmp_path / "e" / "rows").iterdir())[1].unlink()
-    assert evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL) == whole
-    assert len(calls) == 1
-    more = evaluate(llama, PROMPTS, arms[:3], Long(), tmp_path / "e", protocol=SMALL)
+    assert run(llama, conditions[:2], tmp_path / "e", scorer=scorer) == whole
+    assert scorer.calls == 1
+    more = run(llama, conditions[:3], tmp_path / "e", scorer=scorer)
     assert more[:2] == whole
-    assert len(calls) == 3
+    assert scorer.calls == 3
 
 
-def test_whatever_a_model_writes_is_kept_as_it_is(llama, arms, tmp_path, monkeypatch):
-    odd = [ScoredContinuation(0, "p", "one\u2028two\x85three\r\n\tfour", 0.75, -1.0, 3)] * 3
-    monkeypatch.setattr(module, "_judged", lambda *_: odd)
+def test_any_generated_text_is_kept_as_it_is(llama, tmp_path):
+    odd = "one\u2028two\x85three\r\n\tfour"
+
+    @dataclass(frozen=True)
+    class Odd(Unsteered):
+        def generate(self, lm, prompts, prefill, config):
+            return [odd] * (len(prompts) * config.num_samples)
+
     for _ in range(2):
-        (found,) = evaluate(llama, PROMPTS[:1], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
-        assert (found.continuations, found.score.mean) == (3, 0.75)
+        (result,) = run(llama, [Odd()], tmp_path / "e", PROMPTS[:1])
+        assert (result.continuations, result.score.mean) == (3, 1.0)
+    assert texts_in(tmp_path / "e") == [odd] * 3
 
 
-def test_ctrl_c_keeps_whole_parts_and_names_the_way_on(llama, arms, tmp_path, monkeypatch):
-    judged, calls = module._judged, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return judged(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_judged", interrupted)
-        with pytest.raises(InterruptedWorkError, match="goes on from there"):
-            evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL)
+def test_ctrl_c_keeps_finished_blocks(llama, conditions, tmp_path):
+    with pytest.raises(InterruptedWorkError, match="Run the same command again"):
+        run(llama, conditions[:2], tmp_path / "e", PROMPTS[:2], Failing(KeyboardInterrupt()))
     assert len(list((tmp_path / "e" / "rows").iterdir())) == 1
-    found = evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "e", protocol=SMALL)
-    assert found == evaluate(llama, PROMPTS, arms[:2], Long(), tmp_path / "whole", protocol=SMALL)
+    resumed = run(llama, conditions[:2], tmp_path / "e", PROMPTS[:2])
+    assert resumed == run(llama, conditions[:2], tmp_path / "whole", PROMPTS[:2])
 
 
-def test_other_settings_and_other_folders_are_refused(llama, make_lm, arms, tmp_path):
-    evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+def test_a_failing_scorer_keeps_finished_blocks(llama, conditions, tmp_path):
+    with pytest.raises(ScorerError, match=r"scorer long failed: RuntimeError: out of memory. It was to score s=-2"):
+        run(llama, conditions[:2], tmp_path / "e", PROMPTS[:2], Failing(RuntimeError("out of memory")))
+    assert len(list((tmp_path / "e" / "rows").iterdir())) == 1
+    resumed = run(llama, conditions[:2], tmp_path / "e", PROMPTS[:2])
+    assert resumed == run(llama, conditions[:2], tmp_path / "whole", PROMPTS[:2])
+
+
+def test_another_evaluation_and_other_folders_are_refused(llama, make_lm, conditions, tmp_path):
+    run(llama, conditions[:1], tmp_path / "e", PROMPTS[:2])
     with pytest.raises(DataError, match="another prompts, num samples;"):
-        evaluate(
-            llama, PROMPTS[:3], arms[:1], Long(), tmp_path / "e", protocol=Protocol(num_samples=2, max_new_tokens=6)
-        )
+        run(llama, conditions[:1], tmp_path / "e", PROMPTS[:3], protocol=replace(SMALL, num_samples=2))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
     with pytest.raises(DataError, match="holds no evaluation"):
-        evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "full", protocol=SMALL)
+        run(llama, conditions[:1], tmp_path / "full", PROMPTS[:2])
     with pytest.raises(DataError, match="nothing to evaluate"):
-        evaluate(llama, [], arms[:1], Long(), tmp_path / "new", protocol=SMALL)
+        run(llama, conditions[:1], tmp_path / "new", [])
     with pytest.raises(WrongBaseError):
-        evaluate(make_lm("qwen2"), PROMPTS[:2], arms[1:2], Long(), tmp_path / "other", protocol=SMALL)
-
-
-def test_a_scorer_that_fails_midway_is_named_and_the_run_goes_on(llama, arms, tmp_path):
-    class Flaky(Long):
-        left = 1
-
-        def scores(self, texts):
-            self.left -= 1
-            if self.left < 0:
-                raise RuntimeError("out of memory")
-            return super().scores(texts)
-
-    with pytest.raises(ScorerError, match=r"scorer long failed: RuntimeError: out of memory. It was to judge s=-2"):
-        evaluate(llama, PROMPTS[:2], arms[:2], Flaky(), tmp_path / "e", protocol=SMALL)
-    assert len(list((tmp_path / "e" / "rows").iterdir())) == 1
-    found = evaluate(llama, PROMPTS[:2], arms[:2], Long(), tmp_path / "e", protocol=SMALL)
-    assert found == evaluate(llama, PROMPTS[:2], arms[:2], Long(), tmp_path / "whole", protocol=SMALL)
+        run(make_lm("qwen2"), conditions[1:2], tmp_path / "other", PROMPTS[:2])
 
 
 @pytest.mark.parametrize("scores", [[0.5], [2.0] * 6, [float("nan")] * 6])
-def test_scores_that_are_none_are_refused(llama, arms, tmp_path, scores):
+def test_invalid_scores_are_refused(llama, conditions, tmp_path, scores):
     odd = Long()
     odd.scores = lambda _: scores
     with pytest.raises(ScorerError, match="a number from 0 to 1"):
-        evaluate(llama, PROMPTS[:2], arms[:1], odd, tmp_path / "e", protocol=SMALL)
+        run(llama, conditions[:1], tmp_path / "e", PROMPTS[:2], odd)
 
 
-def test_another_judge_of_the_same_name_is_refused(llama, arms, tmp_path):
-    evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+def test_another_scorer_of_the_same_name_is_refused(llama, conditions, tmp_path):
+    run(llama, conditions[:1], tmp_path / "e", PROMPTS[:2])
     refitted = Long()
     refitted.fingerprint = "2"
     with pytest.raises(DataError, match="another scorer fingerprint;"):
-        evaluate(llama, PROMPTS[:2], arms[:1], refitted, tmp_path / "e", protocol=SMALL)
+        run(llama, conditions[:1], tmp_path / "e", PROMPTS[:2], refitted)
 
 
 @pytest.mark.parametrize("name", ["s=+2", "words +4", "best of 8 +1"])
-def test_another_steer_of_the_same_name_is_not_taken_for_it(llama, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(arms_module, "_LISTED", 5)
-    found = []
+def test_blocks_of_another_steer_of_the_same_name_are_not_used(llama, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(conditions_module, "_LIST_SIZE", 5)
+    results = []
     for seed in (0, 1):
         steers = {"s": random_steer(llama, seed=seed)}
-        (arm,) = [arm for arm in conditions_of(llama, steers, {"s": [2.0]}, BASELINES[1:]) if arm.name == name]
-        found.append(evaluate(llama, PROMPTS[:2], [arm], Long(), tmp_path / "e", protocol=SMALL)[0])
-    assert found[0].perplexity != found[1].perplexity
+        made = {one.name: one for one in conditions_of(llama, steers, {"s": [2.0]}, BASELINES[1:])}
+        results += run(llama, [made[name]], tmp_path / "e", PROMPTS[:2])
+    assert results[0].perplexity != results[1].perplexity
 
 
 @pytest.mark.parametrize("bad", [Protocol(num_samples=0), Protocol(top_p=2.0), Protocol(max_new_tokens=500)])
-def test_what_is_out_of_range_is_refused_before_anything_is_kept(make_lm, tmp_path, bad):
-    gpt2 = make_lm("gpt2")
+def test_values_out_of_range_are_refused_before_anything_is_kept(make_lm, tmp_path, bad):
     with pytest.raises(DataError):
-        evaluate(gpt2, PROMPTS[:2], [Condition("unsteered", "unsteered", 0.0)], Long(), tmp_path / "e", protocol=bad)
+        run(make_lm("gpt2"), [Unsteered()], tmp_path / "e", PROMPTS[:2], protocol=bad)
     assert not (tmp_path / "e").exists()
 
 
-@pytest.mark.parametrize("cut", ["", "{", '{"number": 0}', "[1]"])
-def test_damaged_files_are_named(llama, arms, tmp_path, cut):
-    evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+@pytest.mark.parametrize("cut", ["", "{", '{"prompt_index": 0}', "[1]"])
+def test_damaged_files_are_named(llama, conditions, tmp_path, cut):
+    run(llama, conditions[:1], tmp_path / "e", PROMPTS[:2])
     (file,) = (tmp_path / "e" / "rows").iterdir()
     whole = file.read_text(encoding="utf-8")
     file.write_text(cut or whole[:-20], encoding="utf-8")
-    with pytest.raises(DataError, match=r"is damaged: .* writes it anew"):
-        evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
-    (tmp_path / "e" / "settings.json").write_text(cut, encoding="utf-8")
-    with pytest.raises(DataError, match=r"settings.json is damaged|another model"):
-        evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
+    with pytest.raises(DataError, match=r"jsonl is damaged: .* run the same command again"):
+        run(llama, conditions[:1], tmp_path / "e", PROMPTS[:2])
+    (tmp_path / "e" / "run.json").write_text(cut, encoding="utf-8")
+    with pytest.raises(DataError, match=r"run.json is damaged|another model"):
+        run(llama, conditions[:1], tmp_path / "e", PROMPTS[:2])
 
 
-def test_outcomes_are_kept_whole(llama, arms, tmp_path):
-    (found,) = evaluate(llama, PROMPTS[:2], arms[:1], Long(), tmp_path / "e", protocol=SMALL)
-    assert ConditionResult.from_json(json.loads(json.dumps(found.to_json()))) == found
+def test_results_survive_json(llama, conditions, tmp_path):
+    (result,) = run(llama, conditions[:1], tmp_path / "e", PROMPTS[:2])
+    assert ConditionResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
-def test_the_report_shows_every_arm_and_takes_nothing_for_html(llama, arms, tmp_path):
-    found = evaluate(llama, PROMPTS[:3], arms, Long(), tmp_path / "e", protocol=SMALL)
-    found[1] = replace(found[1], name="a$\\frac$", method="a$\\frac$")  # no mathematics, for matplotlib
-    about = {"model": "m", "steer": "<b>s</b>", "scorer": "long", "judge": "m"}
-    page = report(found, about)
-    assert page == report(found, about)
-    for each in found:
-        assert SimpleNamespace(name=each.name).name.replace("&", "&amp;") in page
+def test_the_report_shows_every_condition_and_escapes_html(llama, conditions, tmp_path):
+    results = run(llama, conditions, tmp_path / "e", PROMPTS[:3])
+    results[1] = replace(results[1], name="a$\\frac$", method="a$\\frac$")  # no mathematics, for matplotlib
+    metadata = {"model": "m", "steer": "<b>s</b>", "scorer": "long", "perplexity model": "m"}
+    page = report(results, metadata)
+    assert page == report(results, metadata)
+    for result in results:
+        assert result.name.replace("&", "&amp;") in page
     assert "<b>s</b>" not in page
     assert "data:image/svg+xml;base64," in page
-    Path(tmp_path / "report.html").write_text(page, encoding="utf-8")

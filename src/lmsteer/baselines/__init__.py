@@ -1,1 +1,1 @@
-"""What a steer is weighed against: rival methods that learn from the same labelled texts."""
+"""Baselines: other methods that learn a style from the same labelled texts."""

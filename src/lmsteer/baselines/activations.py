@@ -1,6 +1,7 @@
-"""Activation addition: ``h_l + s v`` after one layer, v the difference of means of both ends: a control vector.
+"""Activation addition: ``h_l + s v`` after one layer; v is half the difference of the means of both ends.
 
-As in Turner et al., 2023, and Zou et al., 2023, of labelled texts in place of pairs of prompts. Nothing is trained.
+This is the control vector of Turner et al., 2023, and Zou et al., 2023, from labelled texts, not pairs of prompts.
+Nothing is trained.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities
+from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline
 from lmsteer.baselines.rows import spread
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
@@ -24,19 +25,19 @@ _DIRECTION = "direction"
 
 
 @dataclass(frozen=True)
-class Activations(Baseline):
-    """Directions in the residual stream. Stored: ``direction.<l>`` (d,), added after layer l, counted from 0."""
+class Activations(StoredBaseline, ForwardBaseline):
+    """Directions in the residual stream. It stores ``direction.<l>`` (d,), which is added after layer l, from 0."""
 
-    traits: ClassVar[Capabilities] = Capabilities(
+    capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
     )
 
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:
-        """The layers with what is added after them.
+        """Add the directions after their layers.
 
         Raises:
-            WrongBaseError: another base, or one with fewer layers.
+            WrongBaseError: another base, or one that has fewer layers.
         """
         self.check_base(lm)
         blocks, scale = layers(lm), torch.tensor(strengths, device=lm.device)
@@ -54,17 +55,17 @@ class Activations(Baseline):
 def difference_of_means(
     lm: LM, texts: Sequence[LabelledText], card: BaselineCard, layer: int | None = None
 ) -> Activations:
-    """Half the difference of the mean states of both ends: strength 1 goes from the middle to the +1 end.
+    """The direction from the middle of both ends to the +1 end: half the difference of their mean states.
 
     Args:
         lm: the model.
-        texts: with labels of both signs, which weigh them.
-        card: of what is made.
-        layer: after which it is added, counted from 0; the middle one if None.
+        texts: texts with labels of both signs; the size of a label is the text's weight.
+        card: card of the result.
+        layer: layer after which the direction is added, from 0; the middle one by default.
 
     Raises:
         DataError: texts of one end only.
-        ModelError: a model whose layers cannot be found.
+        ModelError: the model's layers cannot be found.
     """
     blocks = layers(lm)
     number = layer if layer is not None else (len(blocks) - 1) // 2
@@ -89,16 +90,16 @@ def difference_of_means(
 
 
 def layers(lm: LM) -> nn.ModuleList:
-    """The model's layers, in their order.
+    """The model's layers, in order.
 
     Raises:
-        ModelError: there is no list of as many modules as the model has layers.
+        ModelError: no list of modules is as long as the model has layers.
     """
     count = lm.model.config.get_text_config().num_hidden_layers
     for module in lm.model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
-    raise ModelError(f"{type(lm.model).__name__} has no list of {count} layers, after which something could be added.")
+    raise ModelError(f"{type(lm.model).__name__} has no list of {count} layers: a direction cannot be added after one.")
 
 
 def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def _means(states: Tensor, mask: Tensor) -> Tensor:
-    """Over the tokens of each text but its first, which many models use as a sink (B, d)."""
+    """Mean states (B, d) over the tokens of each text but its first, which many models use as an attention sink."""
     counted = mask.clone()
     counted[:, 0] = (mask.sum(1) == 1).to(mask.dtype)
     return (states * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)
@@ -127,6 +128,6 @@ def _adding(direction: Tensor, scale: Tensor) -> Any:
 
 
 def _first(output: Any) -> Tensor:
-    """The residual stream: what a layer gives, or the first of what it gives."""
+    """The residual stream: the output of a layer, or the first of its outputs."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states

@@ -1,7 +1,8 @@
-"""A rival of a steer: what a method has learnt from labelled texts, and turns by a strength.
+"""Baselines of a steer: what another method has learnt from the same labelled texts, with a strength.
 
-Every method learns both ends of a style: +1 and -1. What lies between and beyond depends on the method, and its traits
-say what.
+Every method learns both ends of a style, -1 and +1. Its capabilities say what lies between them and beyond. Methods act
+in one of two ways, and the types tell them apart: a ``ForwardBaseline`` changes the model's forward passes, the others
+put something in front of the text, words or keys and values.
 """
 
 from __future__ import annotations
@@ -9,31 +10,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lmsteer.errors import DataError, SteerError, WrongBaseError
+from lmsteer.errors import DataError
 from lmsteer.generation.decoding import Prefill, PromptPrefill
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
+from lmsteer.util.artifacts import ArtifactKind
+from lmsteer.util.provenance import Provenance
+
+ADAPTER = ArtifactKind("baseline", "adapter.json", "adapter.safetensors", 1, DataError)
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a method's strength is, and what it costs.
+    """What the strength of a method can be.
 
     Attributes:
-        continuous: any number is a strength; else the two ends, and what is interpolated between them.
-        zero_is_base: strength 0 is the model as it comes.
+        continuous: any number is a strength; else there are two ends, and perhaps what is interpolated between them.
+        zero_is_base: strength 0 is the unsteered model.
         composable: several can act at once, each at its own strength.
-        by_row: rows of one batch may have strengths of their own.
-        transferable: it can be carried to another model without its labelled texts.
+        by_row: each row of a batch can have its own strength.
+        transferable: it can be transferred to another model without its labelled texts.
     """
 
     continuous: bool
@@ -43,138 +49,194 @@ class Capabilities:
     transferable: bool
 
 
-@dataclass(frozen=True)
-class BaselineCard:
-    """A rival's provenance.
+@dataclass(frozen=True, kw_only=True)
+class BaselineCard(Provenance):
+    """The provenance of a baseline.
 
     Attributes:
-        method: by its name in the table of methods.
-        base: name of the model.
-        base_fingerprint: of its weights.
-        tokenizer_fingerprint: of its tokenizer.
-        data: fingerprint of the labelled texts, with their number.
-        fit: settings, steps and seconds.
+        method: the method's name in ``METHODS``.
     """
 
     method: str
-    base: str
-    base_fingerprint: str
-    tokenizer_fingerprint: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-    fit: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What the baseline is called in an error message."""
+        return f"this {self.method} baseline"
 
 
-@dataclass(frozen=True)
 class Baseline(ABC):
     """What a method has learnt.
 
     Attributes:
-        card: where it comes from.
-        tensors: what is stored, by name.
-
-    Raises:
-        DataError: values that are not finite numbers, or not what the method stores.
+        capabilities: what its strength can be.
     """
 
-    card: BaselineCard
-    tensors: Mapping[str, Tensor]
-    traits: ClassVar[Capabilities]
+    capabilities: ClassVar[Capabilities]
 
-    def __post_init__(self) -> None:
-        if not all(torch.isfinite(tensor).all() for tensor in self.tensors.values()):
-            raise DataError(f"the {self.card.method} holds values that are not finite numbers.")
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """The method's name in ``METHODS``."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> Mapping[str, Tensor]:
+        """The stored tensors, by name."""
+
+    @abstractmethod
+    def check_base(self, lm: LM) -> None:
+        """Refuse another base.
+
+        Raises:
+            WrongBaseError: it was fitted on another one.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the baseline to a folder.
+
+        Raises:
+            LMSteerError: the folder holds something else, or the disk cannot be written.
+        """
+
+    @abstractmethod
+    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> Prefill:
+        """Start continuations of prompts at a strength, for ``continue_from``.
+
+        Args:
+            lm: the base.
+            prompts: prompts to continue.
+            strength: strength for all of them.
+            new_tokens: number of tokens that will follow.
+
+        Raises:
+            WrongBaseError: another base.
+            DataError: a prompt is empty or too long.
+            SteerError: the method does not have this strength.
+        """
+
+    @abstractmethod
+    def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
+        """Log-likelihood of each text (N,) after its first token.
+
+        Args:
+            lm: the base.
+            texts: token ids of each text.
+            strengths: strength for each text.
+
+        Raises:
+            WrongBaseError: another base.
+            SteerError: the method does not have one of the strengths.
+        """
 
     @property
     def parameters(self) -> int:
-        """Numbers stored."""
-        return sum(tensor.numel() for tensor in self.tensors.values())
+        """Number of stored parameters."""
+        return sum(tensor.numel() for tensor in self.stored.values())
 
     @property
     def bytes(self) -> int:
-        """Of the numbers stored."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        """Size of the stored parameters in bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.stored.values())
 
     @property
     def context(self) -> int:
-        """Tokens of the context that it takes."""
+        """Number of tokens of the context that it takes."""
         return 0
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what is stored."""
-        return tensors_fingerprint(self.tensors)
+        """Fingerprint of what is stored."""
+        return tensors_fingerprint(self.stored)
+
+
+class ForwardBaseline(Baseline):
+    """A baseline that acts on the model's forward passes."""
+
+    @abstractmethod
+    def at(self, lm: LM, strengths: Sequence[float]) -> AbstractContextManager[None]:
+        """Change the model's forward passes within a ``with`` block.
+
+        Args:
+            lm: the base.
+            strengths: one strength for all rows, or one for each row.
+
+        Raises:
+            WrongBaseError: another base.
+            SteerError: the method does not have one of the strengths.
+        """
+
+    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> Prefill:
+        """The prompts as they are, continued by the changed model."""
+        self.check_base(lm)
+        return _ChangedModel(lm, encode_prompts(lm, prompts, new_tokens), self, strength)
+
+    @torch.inference_mode()
+    def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
+        """Log-likelihood of each text (N,) after its first token, under the changed model."""
+        result = torch.zeros(len(texts))
+        for batch in batches_by_strength(texts, strengths, by_row=self.capabilities.by_row):
+            padded, mask = pad([texts[i] for i in batch], lm.pad_id, lm.device)
+            own = [strengths[i] for i in batch] if self.capabilities.by_row else [strengths[batch[0]]]
+            with self.at(lm, own):
+                logits = lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
+            result[batch] = sequence_log_prob(logits, padded[:, 1:], mask[:, 1:])
+        return result
+
+
+@dataclass(frozen=True)
+class StoredBaseline(Baseline):
+    """A baseline that is kept in a folder of ``adapter.json`` and ``adapter.safetensors``.
+
+    Attributes:
+        card: its provenance.
+        tensors: the stored tensors, by name.
+
+    Raises:
+        DataError: values that are not finite, or tensors other than the method stores.
+    """
+
+    card: BaselineCard
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if not all(torch.isfinite(tensor).all() for tensor in self.tensors.values()):
+            raise DataError(f"{self.card.title} holds values that are not finite numbers.")
+
+    @property
+    def method(self) -> str:
+        """The method's name on the card."""
+        return self.card.method
+
+    @property
+    def stored(self) -> Mapping[str, Tensor]:
+        """The stored tensors, by name."""
+        return self.tensors
 
     def check_base(self, lm: LM) -> None:
         """Refuse another base.
 
         Raises:
-            WrongBaseError: it is one.
+            WrongBaseError: the card names another one.
         """
-        if (lm.fingerprint, lm.tokenizer_fingerprint) != (self.card.base_fingerprint, self.card.tokenizer_fingerprint):
-            raise WrongBaseError(
-                f"this {self.card.method} was fitted on {self.card.base!r}, and cannot be used with {lm.name!r}."
-            )
+        self.card.check_base(lm)
 
-    def at(self, lm: LM, strengths: Sequence[float]) -> AbstractContextManager[None]:
-        """Have the model act so in plain forward passes, at one strength or one for each row, within a ``with`` block.
+    def save(self, folder: Path) -> None:
+        """Write ``adapter.json`` and ``adapter.safetensors``; older ones stay until the new ones are complete.
 
         Raises:
-            SteerError: a strength that the method cannot have, or a method that acts through the prompt alone.
+            DataError: the folder holds something else, or the disk cannot be written.
         """
-        raise SteerError(f"{self.card.method} acts through the prompt, and not on a model's passes.")
-
-    @torch.inference_mode()
-    def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
-        """Log-likelihood of each text (N,), each at its strength, after its first token; texts are ids.
-
-        Raises:
-            WrongBaseError: another base.
-            SteerError: a strength that the method cannot have.
-        """
-        found = torch.zeros(len(texts))
-        for batch in self._batches(texts, strengths):
-            padded, mask = pad([texts[i] for i in batch], lm.pad_id, lm.device)
-            given = [strengths[i] for i in batch] if self.traits.by_row else [strengths[batch[0]]]
-            with self.at(lm, given):
-                logits = lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
-            found[batch] = sequence_log_prob(logits, padded[:, 1:], mask[:, 1:])
-        return found
-
-    def _batches(self, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Iterator[list[int]]:
-        """Texts of like length, and of one strength where rows cannot have their own."""
-        lots = [list(range(len(texts)))]
-        if not self.traits.by_row:
-            lots = [[i for i in lots[0] if strengths[i] == strength] for strength in sorted(set(strengths))]
-        for lot in lots:
-            for batch in length_buckets([texts[i] for i in lot]):
-                yield [lot[i] for i in batch]
-
-    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> Prefill:
-        """Where continuations of prompts begin at a strength, for ``continue_from``.
-
-        Args:
-            lm: the base.
-            prompts: to continue.
-            strength: of all of them.
-            new: tokens that will follow.
-
-        Raises:
-            WrongBaseError: another base.
-            DataError: a prompt that is empty or too long.
-            SteerError: a strength that the method cannot have.
-        """
-        self.check_base(lm)
-        return _Installed(lm, encode_prompts(lm, prompts, new), self, strength)
-
-
-def sequence_log_prob(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Log-likelihood of the targets (B, T) that count, summed over each row (B,)."""
-    log_p = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None]).squeeze(-1)
-    return (log_p * mask).sum(1).cpu()
+        ADAPTER.save(folder, {"card": asdict(self.card)}, self.tensors)
 
 
 class Trainer(ABC):
-    """What is trained of a rival: parameters, at which rate, and logits in which they act."""
+    """The trained parameters of a baseline, and the logits in which they act.
+
+    Attributes:
+        rate: learning rate.
+    """
 
     rate: float
 
@@ -187,17 +249,35 @@ class Trainer(ABC):
         """Logits (B, T, V) of texts (B, T), each at its strength (B,)."""
 
     @abstractmethod
-    def rival(self, card: BaselineCard) -> Baseline:
-        """What has been learnt so far."""
+    def baseline(self, card: BaselineCard) -> StoredBaseline:
+        """The baseline that has been learnt so far."""
+
+
+def batches_by_strength(
+    texts: Sequence[Sequence[int]], strengths: Sequence[float], *, by_row: bool
+) -> Iterator[list[int]]:
+    """Batches of indices of texts of similar length; all of one strength unless rows can have their own."""
+    groups = [list(range(len(texts)))]
+    if not by_row:
+        groups = [[i for i in groups[0] if strengths[i] == strength] for strength in sorted(set(strengths))]
+    for group in groups:
+        for batch in length_buckets([texts[i] for i in group]):
+            yield [group[i] for i in batch]
+
+
+def sequence_log_prob(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Log-likelihood (B,) of the targets (B, T) where the mask (B, T) is 1, summed over each row."""
+    log_p = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None]).squeeze(-1)
+    return (log_p * mask).sum(1).cpu()
 
 
 @dataclass(frozen=True)
-class _Installed(PromptPrefill):
-    """Prompts as they are, continued by a model that acts otherwise."""
+class _ChangedModel(PromptPrefill):
+    """Prompts that are continued by a model whose forward passes a baseline changes."""
 
-    rival: Baseline
+    baseline: ForwardBaseline
     strength: float
 
     def installed(self) -> AbstractContextManager[None]:
-        """The model with the rival at work."""
-        return self.rival.at(self.lm, [self.strength])
+        """The model with the baseline's change."""
+        return self.baseline.at(self.lm, [self.strength])

@@ -16,28 +16,29 @@ from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.errors import DataError, SteerError
 from lmsteer.model.lm import LM
 from lmsteer.util.files import replace_file
+from lmsteer.util.provenance import provenance_of
 
 _ARCHITECTURE = "controlvector"
 _DIRECTION = "direction."
 
 
-def export_control_vector(lm: LM, rival: Activations, file: str | Path) -> Path:
+def export_control_vector(lm: LM, baseline: Activations, file: str | Path) -> Path:
     """Write directions as a control vector.
 
     Raises:
         WrongBaseError: another base.
         SteerError: a direction after the first layer, or a disk that does not take it.
     """
-    rival.check_base(lm)
+    baseline.check_base(lm)
     file = Path(file)
-    if f"{_DIRECTION}0" in rival.tensors:
+    if f"{_DIRECTION}0" in baseline.tensors:
         raise SteerError("a control vector cannot have a direction after the first layer, which llama.cpp refuses.")
     try:
         with replace_file(file) as aside:
             writer = GGUFWriter(aside, _ARCHITECTURE)
             writer.add_string(f"{_ARCHITECTURE}.model_hint", str(lm.model.config.get_text_config().model_type))
-            writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(rival.tensors))
-            for name, direction in sorted(rival.tensors.items()):
+            writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(baseline.tensors))
+            for name, direction in sorted(baseline.tensors.items()):
                 writer.add_tensor(name, direction.float().numpy())
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
@@ -75,5 +76,5 @@ def import_control_vector(lm: LM, file: str | Path) -> Activations:
     d = lm.model.get_input_embeddings()(torch.tensor([0], device=lm.device)).shape[-1]
     if any(direction.shape != (d,) for direction in found.values()):
         raise SteerError(f"{file} holds directions of another length than {d}, which {lm.name} has.")
-    card = BaselineCard("activations", lm.name, lm.fingerprint, lm.tokenizer_fingerprint, fit={"imported": file.name})
+    card = BaselineCard(method="activations", **provenance_of(lm), fit={"imported": file.name})
     return Activations(card, found)

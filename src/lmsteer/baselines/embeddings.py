@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trainer
+from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline, Trainer
 from lmsteer.baselines.rows import spread
 from lmsteer.model.lm import LM
 
@@ -20,10 +20,10 @@ _CHANGE = "change"
 
 
 @dataclass(frozen=True)
-class Embeddings(Baseline):
+class Embeddings(StoredBaseline, ForwardBaseline):
     """Changed word embeddings. Stored: ``change`` Δ (V, d)."""
 
-    traits: ClassVar[Capabilities] = Capabilities(
+    capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
     )
 
@@ -59,7 +59,7 @@ class EmbeddingsTrainer(Trainer):
             logits: Tensor = self._lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return logits
 
-    def rival(self, card: BaselineCard) -> Embeddings:
+    def baseline(self, card: BaselineCard) -> Embeddings:
         """Δ."""
         return Embeddings(card, {_CHANGE: self._change.detach().cpu().clone()})
 

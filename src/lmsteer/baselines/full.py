@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trainer
+from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline, Trainer
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.model.lm import LM
@@ -18,10 +18,10 @@ from lmsteer.model.weights import temporary_update
 
 
 @dataclass(frozen=True)
-class Full(Baseline):
+class Full(StoredBaseline, ForwardBaseline):
     """Changed weights. Stored: Δ of each parameter by its name."""
 
-    traits: ClassVar[Capabilities] = Capabilities(
+    capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=False, transferable=False
     )
 
@@ -73,7 +73,7 @@ class FullTrainer(Trainer):
         """Rows of one strength at a time, each lot through weights of its own."""
         return by_strength(strengths, lambda strength, rows: self._pass(ids[rows], mask[rows], strength))
 
-    def rival(self, card: BaselineCard) -> Full:
+    def baseline(self, card: BaselineCard) -> Full:
         """Δ, of those that have changed."""
         changes = {name: change.detach().cpu() for name, change in self._changes.items()}
         return Full(card, {name: change.clone() for name, change in changes.items() if change.any()})

@@ -39,9 +39,9 @@ class Gists(PrefixTuning):
         """
         return find_adapter(str(self.card.fit["adapter"]))
 
-    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> GistPrefill:
+    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> GistPrefill:
         """Prompts after the gist of a strength, as after any soft prompt, with the adapter at work."""
-        begun = super().starts(lm, prompts, strength, new)
+        begun = super().prefill(lm, prompts, strength, new_tokens)
         return GistPrefill(begun.lm, begun.kept, begun.ends, begun.ids, self.adapter)
 
     @torch.inference_mode()

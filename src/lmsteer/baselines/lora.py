@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trainer
+from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline, Trainer
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.model.lm import LM
 from lmsteer.model.low_rank import LORA_SCALE, init_lora, linear_layers, lora_attached
@@ -40,10 +40,10 @@ PRESETS: dict[str, Callable[[LM], list[str]]] = {"all": _all, "value": _value, "
 
 
 @dataclass(frozen=True)
-class LoRA(Baseline):
+class LoRA(StoredBaseline, ForwardBaseline):
     """A LoRA whose scale is the strength. Stored: ``<layer>.down`` A (r, n) and ``<layer>.up`` (α/r) B (m, r)."""
 
-    traits: ClassVar[Capabilities] = Capabilities(
+    capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
     )
 
@@ -107,7 +107,7 @@ class LoRATrainer(Trainer):
             logits: Tensor = self._lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return logits
 
-    def rival(self, card: BaselineCard) -> LoRA:
+    def baseline(self, card: BaselineCard) -> LoRA:
         """The factors, the scale in B."""
         down = {f"{name}.{_DOWN}": a.detach().cpu().clone() for name, (a, _) in self._factors.items()}
         up = {f"{name}.{_UP}": LORA_SCALE * b.detach().cpu() for name, (_, b) in self._factors.items()}

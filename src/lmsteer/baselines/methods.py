@@ -1,38 +1,55 @@
-"""The table of methods: how each is fitted, read back, and where on its curve it is looked at."""
+"""The methods: how each is fitted and read back, and at which strengths its curve is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lmsteer.baselines.activations import Activations, difference_of_means
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Trainer
+from lmsteer.baselines.baseline import ADAPTER, Baseline, BaselineCard, StoredBaseline, Trainer
 from lmsteer.baselines.embeddings import Embeddings, EmbeddingsTrainer
 from lmsteer.baselines.full import Full, FullTrainer
 from lmsteer.baselines.gists import Gists, compressed_instructions
 from lmsteer.baselines.lora import LoRA, LoRATrainer
-from lmsteer.baselines.names import INSTRUCTION_BASED
+from lmsteer.baselines.names import INSTRUCTION_BASED, check_methods
 from lmsteer.baselines.prompting import Prompting, few_shot, instructed
 from lmsteer.baselines.rows import check_rows
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, SoftPromptTrainer
-from lmsteer.baselines.steer import SteerBaseline, closed_form
+from lmsteer.baselines.steer import SteerBaseline, fit_steer
 from lmsteer.baselines.training import TrainingBudget, train
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
-from lmsteer.util.artifacts import ArtifactKind
+from lmsteer.steer.lookup import CARD_FILE
+from lmsteer.util.artifacts import from_record
 from lmsteer.util.progress import Progress, no_progress
+from lmsteer.util.provenance import provenance_of
 
-_KIND = ArtifactKind("rival of a steer", "rival.json", "rival.safetensors", 1, DataError)
 _ENDS = (-1.0, -0.5, 0.5, 1.0)
 _FINE = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)
-_SCALED = (-16.0, -8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-# A LoRA of every layer leaves sound text before 1.
+_WIDE = (-16.0, -8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+# The text of a LoRA of every layer degrades before strength 1.
 _SMALL = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
-Begun = Callable[[LM, int], Trainer]
-Found = Callable[[LM, Sequence[LabelledText], BaselineCard], Baseline]
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """What a method is fitted with.
+
+    Attributes:
+        lm: the model.
+        texts: the labelled texts.
+        card: the card of the result; ``fit`` holds the instructions for both ends, if there are any.
+        budget: the budget of a training.
+        progress: reports the work.
+    """
+
+    lm: LM
+    texts: Sequence[LabelledText]
+    card: BaselineCard
+    budget: TrainingBudget
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -40,31 +57,41 @@ class Method:
     """A method.
 
     Attributes:
-        kind: of what it makes.
-        strengths: where its curve is looked at.
-        begin: what is trained, by model and seed.
-        find: what is found without training, by model and texts; one of both is given.
+        kind: the class of its baselines.
+        strengths: the strengths at which its curve is measured.
+        fit: fits a baseline.
     """
 
     kind: type[Baseline]
     strengths: Sequence[float]
-    begin: Begun | None = None
-    find: Found | None = None
+    fit: Callable[[FitTask], Baseline]
+
+
+def _trained(trainer: Callable[[LM, int], Trainer]) -> Callable[[FitTask], Baseline]:
+    """A fit that trains the parameters of a trainer, which is made from the model and a seed."""
+
+    def fit(task: FitTask) -> Baseline:
+        check_rows(task.lm)
+        made = trainer(task.lm, task.budget.seed)
+        metadata = train(task.lm, made, task.texts, task.budget, task.progress)
+        return made.baseline(replace(task.card, fit=metadata))
+
+    return fit
 
 
 METHODS: Mapping[str, Method] = {
-    "steer": Method(SteerBaseline, _FINE, find=closed_form),
-    "lora": Method(LoRA, _SMALL, begin=lambda lm, seed: LoRATrainer(lm, "all", seed=seed)),
-    "lora-value": Method(LoRA, _SCALED, begin=lambda lm, seed: LoRATrainer(lm, "value", seed=seed)),
-    "lora-head": Method(LoRA, _SCALED, begin=lambda lm, seed: LoRATrainer(lm, "head", seed=seed)),
-    "prompt-tuning": Method(PromptTuning, _ENDS, begin=lambda lm, seed: SoftPromptTrainer(lm, "prompt", seed=seed)),
-    "prefix-tuning": Method(PrefixTuning, _ENDS, begin=lambda lm, seed: SoftPromptTrainer(lm, "prefix", seed=seed)),
-    "full": Method(Full, _SCALED, begin=lambda lm, seed: FullTrainer(lm)),
-    "embeddings": Method(Embeddings, _SCALED, begin=lambda lm, seed: EmbeddingsTrainer(lm)),
-    "prompting": Method(Prompting, (-1.0, 1.0), find=lambda lm, _, card: instructed(lm, card)),
-    "gist": Method(Gists, (-1.0, 1.0), find=lambda lm, _, card: compressed_instructions(lm, card)),
-    "few-shot": Method(Prompting, (-1.0, 1.0), find=few_shot),
-    "activations": Method(Activations, _SCALED, find=difference_of_means),
+    "steer": Method(SteerBaseline, _FINE, lambda task: fit_steer(task.lm, task.texts, task.progress)),
+    "lora": Method(LoRA, _SMALL, _trained(lambda lm, seed: LoRATrainer(lm, "all", seed=seed))),
+    "lora-value": Method(LoRA, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "value", seed=seed))),
+    "lora-head": Method(LoRA, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "head", seed=seed))),
+    "prompt-tuning": Method(PromptTuning, _ENDS, _trained(lambda lm, seed: SoftPromptTrainer(lm, "prompt", seed=seed))),
+    "prefix-tuning": Method(PrefixTuning, _ENDS, _trained(lambda lm, seed: SoftPromptTrainer(lm, "prefix", seed=seed))),
+    "full": Method(Full, _WIDE, _trained(lambda lm, seed: FullTrainer(lm))),
+    "embeddings": Method(Embeddings, _WIDE, _trained(lambda lm, seed: EmbeddingsTrainer(lm))),
+    "prompting": Method(Prompting, (-1.0, 1.0), lambda task: instructed(task.lm, task.card)),
+    "gist": Method(Gists, (-1.0, 1.0), lambda task: compressed_instructions(task.lm, task.card)),
+    "few-shot": Method(Prompting, (-1.0, 1.0), lambda task: few_shot(task.lm, task.texts, task.card)),
+    "activations": Method(Activations, _WIDE, lambda task: difference_of_means(task.lm, task.texts, task.card)),
 }
 
 
@@ -80,53 +107,52 @@ def fit_baseline(
     """Fit a method on labelled texts.
 
     Args:
-        lm: the model; it stays as it is.
-        method: by its name in ``METHODS``.
-        texts: with labels in [-1, 1].
-        budget: of its training, if it has one.
-        instructions: for the -1 end and the +1 end, for ``prompting`` and ``gist``.
-        progress: what to tell of the work.
+        lm: the model; it is not changed.
+        method: the method's name in ``METHODS``.
+        texts: texts with labels in [-1, 1].
+        budget: the budget of its training, if it is trained.
+        instructions: an instruction for the -1 end and one for the +1 end, for ``prompting`` and ``gist``.
+        progress: reports the work.
 
     Raises:
-        DataError: an unknown method, texts of one end only, PEFT not installed, or a training that diverged.
-        ModelError: a model that has not what the method needs, or whose rows cannot be told apart.
-        KeyboardInterrupt: the user stopped it.
+        DataError: an unknown method, texts of one end only, PEFT is not installed, or the training diverged.
+        ModelError: the model lacks what the method needs, or cannot have a strength for each row.
+        KeyboardInterrupt: the user pressed Ctrl-C.
     """
-    if method not in METHODS:
-        raise DataError(f"unknown method {method!r}: there are {', '.join(METHODS)}.")
+    check_methods([method])
     if not any(text.label > 0 for text in texts) or not any(text.label < 0 for text in texts):
         raise DataError("a style has two ends: give texts of both.")
-    budget, made = budget or TrainingBudget(), METHODS[method]
+    words: dict[str, str] = {}
+    if instructions and method in INSTRUCTION_BASED:
+        words = dict(zip(("minus", "plus"), instructions, strict=True))
     data = {"texts": len(texts), "fingerprint": hex(texts_fingerprint(texts))}
-    words = (
-        dict(zip(("minus", "plus"), instructions, strict=True)) if instructions and method in INSTRUCTION_BASED else {}
-    )
-    card = BaselineCard(method, lm.name, lm.fingerprint, lm.tokenizer_fingerprint, data, words)
-    if made.find is not None:
-        return made.find(lm, texts, card)
-    assert made.begin is not None
-    check_rows(lm)
-    trained = made.begin(lm, budget.seed)
-    told = train(lm, trained, texts, budget, progress)
-    return trained.rival(replace(card, fit=told))
+    card = BaselineCard(method=method, **provenance_of(lm), data=data, fit=words)
+    return METHODS[method].fit(FitTask(lm, texts, card, budget or TrainingBudget(), progress))
 
 
-def save_baseline(rival: Baseline, folder: str | Path) -> Path:
-    """Write a rival; an older one in the same folder stands until the new one is whole.
+def save_baseline(baseline: Baseline, folder: str | Path) -> Path:
+    """Write a baseline; an older one in the same folder stays until the new one is complete.
 
     Raises:
-        DataError: the folder holds something else, or the disk does not take it.
+        LMSteerError: the folder holds something else, or the disk cannot be written.
     """
-    _KIND.save(Path(folder), {"card": asdict(rival.card)}, rival.tensors)
+    baseline.save(Path(folder))
     return Path(folder)
 
 
 def load_baseline(folder: str | Path) -> Baseline:
-    """Read a rival.
+    """Read a baseline: a steer's folder, or one of ``adapter.json``.
 
     Raises:
-        DataError: none there, a damaged one, or one of a method that this version does not know.
+        LMSteerError: there is none, it is damaged, or of a method that this version does not know.
     """
-    with _KIND.reading(Path(folder)) as (told, tensors):
-        card: Any = BaselineCard(**told["card"])
-        return METHODS[card.method].kind(card, tensors)
+    folder = Path(folder)
+    if (folder / CARD_FILE).exists():
+        return SteerBaseline.load(folder)
+    with ADAPTER.reading(folder) as (record, tensors):
+        card = from_record(BaselineCard, record["card"])
+        check_methods([card.method])
+        kind = METHODS[card.method].kind
+        if not issubclass(kind, StoredBaseline):
+            raise DataError(f"a baseline of the method {card.method} is not kept in an {ADAPTER.card_file}.")
+        return kind(card, tensors)

@@ -1,6 +1,6 @@
 """Prompting: an instruction for each end before the text, or a few texts of that end. Nothing is trained.
 
-There is no dial: an end's words stand there or they do not.
+There are three strengths: -1, 0 and 1. The words of an end stand before the text, or they do not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, sequence_log_prob
+from lmsteer.baselines.baseline import BaselineCard, Capabilities, StoredBaseline, sequence_log_prob
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.decoding import PromptPrefill
@@ -27,59 +27,60 @@ _ENDS = {-1.0: "minus", 0.0: None, 1.0: "plus"}
 
 
 @dataclass(frozen=True)
-class Prompting(Baseline):
-    """What stands before a text at each end, on the card: ``fit["minus"]`` and ``fit["plus"]``."""
+class Prompting(StoredBaseline):
+    """The words before a text at each end: ``fit["minus"]`` and ``fit["plus"]`` of the card. It has no tensors."""
 
-    traits: ClassVar[Capabilities] = Capabilities(
+    capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=False, zero_is_base=True, composable=True, by_row=True, transferable=True
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not {"minus", "plus", "tokens"} <= self.card.fit.keys():
-            raise DataError("prompting keeps the words of both ends on its card.")
+            raise DataError("the card of a prompting baseline must have the words of both ends.")
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of its words."""
+        """Fingerprint of its words."""
         return hashlib.sha256(json.dumps([self.card.fit[end] for end in ("minus", "plus")]).encode()).hexdigest()[:32]
 
     @property
     def context(self) -> int:
-        """Tokens of the longer of both."""
+        """Number of tokens of the longer of both ends' words."""
         return int(self.card.fit["tokens"])
 
     def check_base(self, lm: LM) -> None:
-        """Any model takes words."""
+        """Accept any model: words suit all of them."""
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
-        """Each text after its end's words.
+        """Log-likelihood of each text (N,) after its first token, read after the words of its end.
 
         Raises:
-            SteerError: a strength that is no end.
+            SteerError: a strength other than -1, 0 and 1.
         """
         words = {strength: lm.encode([self._words(strength)])[0] for strength in set(strengths)}
         rows = [[*words[s], *text] for text, s in zip(texts, strengths, strict=True)]
-        found = torch.zeros(len(texts))
+        result = torch.zeros(len(texts))
         for batch in length_buckets(rows):
             padded, mask = pad([rows[i] for i in batch], lm.pad_id, lm.device)
             before = torch.tensor([[len(words[strengths[i]])] for i in batch], device=lm.device)
             counted = mask * (torch.arange(padded.shape[1], device=lm.device) > before)
             logits = lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
-            found[batch] = sequence_log_prob(logits, padded[:, 1:], counted[:, 1:])
-        return found
+            result[batch] = sequence_log_prob(logits, padded[:, 1:], counted[:, 1:])
+        return result
 
-    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> PromptPrefill:
-        """Prompts after an end's words.
+    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> PromptPrefill:
+        """The prompts after the words of an end.
 
         Raises:
-            DataError: a prompt that is empty, or too long with the words before it.
-            SteerError: a strength that is no end.
+            DataError: a prompt is empty, or too long together with the words.
+            SteerError: a strength other than -1, 0 and 1.
         """
         words = self._words(strength)
-        encode_prompts(lm, prompts, new)  # refuses empty ones
-        return PromptPrefill(lm, encode_prompts(lm, [words + prompt for prompt in prompts], new))
+        if "" in prompts:
+            raise DataError(f"prompt {prompts.index('') + 1} is empty: there is nothing to continue.")
+        return PromptPrefill(lm, encode_prompts(lm, [words + prompt for prompt in prompts], new_tokens))
 
     def _words(self, strength: float) -> str:
         if strength not in _ENDS:
@@ -89,10 +90,10 @@ class Prompting(Baseline):
 
 
 def instructed(lm: LM, card: BaselineCard) -> Prompting:
-    """Instructions for both ends, which the card has under ``fit["minus"]`` and ``fit["plus"]``.
+    """Prompting by an instruction for each end: ``fit["minus"]`` and ``fit["plus"]`` of the card.
 
     Raises:
-        DataError: one that is missing, or blank.
+        DataError: an instruction is missing or blank.
     """
     minus, plus = (str(card.fit.get(end, "")).strip() for end in ("minus", "plus"))
     if not minus or not plus:
@@ -101,7 +102,7 @@ def instructed(lm: LM, card: BaselineCard) -> Prompting:
 
 
 def few_shot(lm: LM, texts: Sequence[LabelledText], card: BaselineCard, shots: int = 4) -> Prompting:
-    """The texts of each end that are nearest to it, the shortest of those first, a line each.
+    """Prompting by example texts of each end, one a line: those with the largest labels, and the shortest of these.
 
     Raises:
         DataError: texts of one end only.
@@ -111,7 +112,7 @@ def few_shot(lm: LM, texts: Sequence[LabelledText], card: BaselineCard, shots: i
         own = [text for text in texts if text.label * sign > 0]
         own.sort(key=lambda text: (-abs(text.label), len(text.text), text.text))
         if not own:
-            raise DataError("examples are needed of both ends.")
+            raise DataError("few-shot prompting needs texts of both ends.")
         ends.append("".join(f"{' '.join(text.text.split())}\n" for text in own[:shots]))
     return _prompting(lm, ends[0], ends[1], card)
 

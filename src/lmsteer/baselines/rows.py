@@ -1,4 +1,4 @@
-"""Rows of a batch, each at a strength of its own: spread over them, kept in order, and whether a model lets them."""
+"""Rows of a batch with a strength each: how strengths are broadcast, and whether a model can have them."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ _PROVEN = WeakSet[nn.Module]()
 
 
 def spread(strengths: Tensor, x: Tensor) -> Tensor:
-    """Strengths, one or one for each row (B,), shaped to broadcast over what has a row for each, or some (B, ..).
+    """Strengths, one or one for each row (B,), shaped to broadcast over a tensor (B, ..) or (k B, ..).
 
     Raises:
-        SteerError: not as many strengths as there are rows.
+        SteerError: the number of strengths does not match the number of rows.
     """
     return broadcast_rows(strengths[:, None], len(x)).view(-1, *[1] * (x.dim() - 1))
 
 
 def in_order(parts: Sequence[Tensor], places: Iterable[Tensor]) -> Tensor:
-    """Rows (B, ..) that were run in several lots, each at its places in the batch, in the order of the batch."""
+    """Rows (B, ..) of several groups, put back in the order of the batch; ``places`` are each group's rows in it."""
     return torch.cat(list(parts))[torch.cat(list(places)).argsort()]
 
 
 def by_strength(strengths: Tensor, run: Callable[[float, Tensor], Tensor]) -> Tensor:
-    """Rows (B, ..) in the order of the batch, those of one strength run together.
+    """Run the rows of each strength together, and return the results (B, ..) in the order of the batch.
 
     Args:
-        strengths: of the rows (B,).
-        run: given a strength and the places of its rows (b,), what comes out for them (b, ..).
+        strengths: strengths of the rows (B,).
+        run: takes a strength and the places of its rows (b,), and returns their results (b, ..).
     """
-    lots = {strength: (strengths == strength).nonzero().flatten() for strength in strengths.unique().tolist()}
-    return in_order([run(strength, rows) for strength, rows in lots.items()], lots.values())
+    groups = {strength: (strengths == strength).nonzero().flatten() for strength in strengths.unique().tolist()}
+    return in_order([run(strength, rows) for strength, rows in groups.items()], groups.values())
 
 
 @torch.inference_mode()
 def check_rows(lm: LM) -> None:
-    """Refuse a model whose layers are given anything else than (B, T, ..), or that flattened.
+    """Refuse a model whose layers do not run on rows (B, T, ..), plain or flattened to (B T, ..).
 
     Raises:
-        ModelError: it is such a model.
+        ModelError: it is such a model; its rows cannot have a strength each.
     """
     if lm.model in _PROVEN:
         return
@@ -66,7 +66,7 @@ def check_rows(lm: LM) -> None:
             hook.remove()
     if odd := [shape for shape in seen if shape[0] not in (1, _ROWS, _ROWS * _TOKENS)]:
         raise ModelError(
-            f"{type(lm.model).__name__} gives its layers {tuple(odd[0])} for {_ROWS} rows of {_TOKENS} tokens: no row "
-            "of them can have a strength of its own."
+            f"{type(lm.model).__name__} gives its layers {tuple(odd[0])} for {_ROWS} rows of {_TOKENS} tokens: a row "
+            "cannot have a strength of its own."
         )
     _PROVEN.add(lm.model)

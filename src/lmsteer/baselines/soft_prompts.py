@@ -17,7 +17,14 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import DynamicCache
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities, Trainer, sequence_log_prob
+from lmsteer.baselines.baseline import (
+    BaselineCard,
+    Capabilities,
+    StoredBaseline,
+    Trainer,
+    batches_by_strength,
+    sequence_log_prob,
+)
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.generate import encode_prompts
@@ -31,10 +38,10 @@ _WEIGHT = "prompt_encoder.default.embedding.weight"
 
 
 @dataclass(frozen=True)
-class _SoftPrompt(Baseline):
+class _SoftPrompt(StoredBaseline):
     """Stored: ``minus`` and ``plus``, a row for each token (T, ..)."""
 
-    traits: ClassVar[Capabilities] = Capabilities(
+    capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=False, zero_is_base=False, composable=False, by_row=True, transferable=False
     )
 
@@ -43,7 +50,7 @@ class _SoftPrompt(Baseline):
         """T."""
         return len(self.tensors[_PLUS])
 
-    def starts(self, lm: LM, prompts: Sequence[str], strength: float, new: int) -> CachePrefill:
+    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> CachePrefill:
         """Prompts after the soft prompt of a strength.
 
         Raises:
@@ -53,7 +60,7 @@ class _SoftPrompt(Baseline):
         """
         self.check_base(lm)
         self._check_strengths([strength])
-        ids = encode_prompts(lm, prompts, new + self.context)
+        ids = encode_prompts(lm, prompts, new_tokens + self.context)
         kept = self.kept(lm, strength)
         return CachePrefill(lm, [kept] * len(ids), [self.context] * len(ids), ids)
 
@@ -69,7 +76,7 @@ class _SoftPrompt(Baseline):
         self._check_strengths(strengths)
         kept = {strength: self.kept(lm, strength) for strength in set(strengths)}
         found = torch.zeros(len(texts))
-        for batch in self._batches(texts, strengths):
+        for batch in batches_by_strength(texts, strengths, by_row=True):
             own = [kept[strengths[i]] for i in batch]
             starts = CachePrefill(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
             begun = starts.begin(range(len(batch)))
@@ -159,7 +166,7 @@ class SoftPromptTrainer(Trainer):
         with _quiet():
             return by_strength(strengths, lambda strength, rows: self._after(strength, ids[rows], mask[rows]))
 
-    def rival(self, card: BaselineCard) -> Baseline:
+    def baseline(self, card: BaselineCard) -> StoredBaseline:
         """The prompts of both ends."""
         ends = {_MINUS: self._minus, _PLUS: self._plus}
         tensors = {end: prompt.detach().cpu().clone() for end, prompt in ends.items()}

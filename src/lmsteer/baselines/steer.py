@@ -1,50 +1,90 @@
-"""The steer among its rivals: fitted in closed form, turned like any of them."""
+"""A steer among the baselines: the steer itself, with its own card, behind their interface."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, Capabilities
+from torch import Tensor
+
+from lmsteer.baselines.baseline import Capabilities, ForwardBaseline
 from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.fit import fit
 from lmsteer.model.lm import LM
+from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
+from lmsteer.util.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
-class SteerBaseline(Baseline):
-    """A multiply steer. Stored: its factors."""
+class SteerBaseline(ForwardBaseline):
+    """A steer. Its folder is a steer's folder, which every command reads.
 
-    traits: ClassVar[Capabilities] = Capabilities(
+    Attributes:
+        steer: the steer.
+    """
+
+    steer: Steer
+    capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=True
     )
 
+    @property
+    def method(self) -> str:
+        """Always ``steer``."""
+        return "steer"
+
+    @property
+    def stored(self) -> Mapping[str, Tensor]:
+        """The factors."""
+        return self.steer.factors
+
+    def check_base(self, lm: LM) -> None:
+        """Refuse another base.
+
+        Raises:
+            WrongBaseError: the steer's card names another one.
+        """
+        self.steer.card.check_base(lm)
+
+    def save(self, folder: Path) -> None:
+        """Write the steer.
+
+        Raises:
+            SteerError: the folder holds something else, or the disk cannot be written.
+        """
+        save_steer(self.steer, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> SteerBaseline:
+        """Read a steer's folder.
+
+        Raises:
+            SteerError: there is no steer in it, or a damaged one.
+        """
+        return cls(load_steer(folder))
+
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:
-        """The model steered.
+        """Steer the model.
 
         Raises:
             WrongBaseError: another base.
         """
-        self.check_base(lm)
-        vocabulary, hidden_size = lm.head.weight.shape
-        steer = Steer("multiply", self.tensors, hidden_size, vocabulary, lm.card("steer"))
-        with lm.steered(Mix({"steer": steer}, {"steer": list(strengths)})):
+        with lm.steered(Mix({"steer": self.steer}, {"steer": list(strengths)})):
             yield
 
 
-def closed_form(lm: LM, texts: Sequence[LabelledText], card: BaselineCard) -> SteerBaseline:
+def fit_steer(lm: LM, texts: Sequence[LabelledText], progress: Progress = no_progress) -> SteerBaseline:
     """Fit a steer in closed form.
 
     Raises:
         DataError: too few texts, or texts of one end only.
     """
     with tempfile.TemporaryDirectory() as folder:
-        found = fit(lm, texts, name="steer", out=Path(folder) / "steer").steer
-    return SteerBaseline(replace(card, fit=dict(found.card.fit)), found.factors)
+        return SteerBaseline(fit(lm, texts, name="steer", out=Path(folder) / "steer", progress=progress).steer)

@@ -1,4 +1,4 @@
-"""Training of rivals: texts, each at the strength that is its label, made likely by AdamW; the model is frozen."""
+"""Training of baselines by AdamW: each text is made likely at the strength that is its label. The model is frozen."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lmsteer.model.lm import LM
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 
-# Longer texts are cut: they would take most of a budget.
-_LONGEST = 128
+# Maximum number of tokens of a text; longer texts are cut, since a few of them would use up the budget.
+_MAX_TOKENS = 128
 
 
 @dataclass(frozen=True)
 class TrainingBudget:
-    """How long a rival is trained.
+    """How long a baseline is trained.
 
     Attributes:
-        steps: at most.
-        seconds: at most, if that is to be watched; where it cuts steps off, a rerun may come out otherwise.
-        batch: texts a step.
-        seed: of what it begins with and of the order of texts.
+        steps: maximum number of optimizer steps.
+        seconds: maximum time in seconds; None for no limit. A run that it ends early cannot be repeated exactly.
+        batch: number of texts per step.
+        seed: seed of the initial parameters and of the order of texts.
 
     Raises:
-        DataError: one out of range.
+        DataError: a value is out of range.
     """
 
     steps: int = 200
@@ -48,26 +48,30 @@ class TrainingBudget:
             or (self.seconds is not None and not self.seconds > 0)
             or not 0 <= self.seed < 1 << 32
         ):
-            raise DataError(f"steps, batch and seconds must be more than nothing, not {asdict(self)}.")
+            raise DataError(
+                "steps and batch must be 1 or more, seconds above 0, and the seed from 0 to 2³² - 1; "
+                f"they are {asdict(self)}."
+            )
 
 
 def train(
-    lm: LM, trained: Trainer, texts: Sequence[LabelledText], budget: TrainingBudget, progress: Progress = no_progress
+    lm: LM, trainer: Trainer, texts: Sequence[LabelledText], budget: TrainingBudget, progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """Train a rival within a budget, at a rate that falls to zero by its end.
+    """Train a baseline within a budget. The learning rate falls linearly to zero at its end.
 
     Returns:
-        What to tell of it: steps, seconds, rate, and the mean loss of the last tenth of the steps, in nats a token.
+        For the card: steps, seconds, learning rate, and the mean loss of the last tenth of the steps, in nats per
+        token.
 
     Raises:
-        DataError: no text of two tokens, or a training that diverged.
-        KeyboardInterrupt: the user stopped it, between two steps.
+        DataError: no text has two tokens, or the training diverged.
+        KeyboardInterrupt: the user pressed Ctrl-C; it is raised between two steps.
     """
-    ids = [row[: min(_LONGEST, lm.max_length)] for row in lm.encode([text.text for text in texts])]
+    ids = [row[: min(_MAX_TOKENS, lm.max_length)] for row in lm.encode([text.text for text in texts])]
     usable = [i for i, row in enumerate(ids) if len(row) > 1]
     if not usable:
-        raise DataError("no text has two tokens, of which the second could be made likely.")
-    optimizer = torch.optim.AdamW(trained.trainable(), trained.rate, weight_decay=0.0)
+        raise DataError("no text has two tokens, so there is no token to learn to predict.")
+    optimizer = torch.optim.AdamW(trainer.trainable(), trainer.rate, weight_decay=0.0)
     losses: list[float] = []
     started = time.perf_counter()
     with deferred_sigint() as check, progress("training", budget.steps, 0) as step:
@@ -77,25 +81,30 @@ def train(
             if passed >= 1:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = trained.rate * (1 - passed)
+                group["lr"] = trainer.rate * (1 - passed)
             rows = [usable[i] for i in batch]
-            loss = _loss(lm, trained, [ids[i] for i in rows], [texts[i].label for i in rows])
+            loss = _loss(lm, trainer, [ids[i] for i in rows], [texts[i].label for i in rows])
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
             step(1, f"loss {losses[-1]:.3f}")
             check()
-    if not all(torch.isfinite(tensor).all() for tensor in trained.trainable()):
-        raise DataError("the training diverged: its parameters are no finite numbers any more.")
+    if not all(torch.isfinite(tensor).all() for tensor in trainer.trainable()):
+        raise DataError("the training diverged: its parameters are not finite numbers.")
     last = losses[-max(1, len(losses) // 10) :]
-    seconds = time.perf_counter() - started
-    told = {"steps": len(losses), "seconds": seconds, "rate": trained.rate, "loss": sum(last) / len(last)}
-    return {**told, "batch": budget.batch, "seed": budget.seed}
+    return {
+        "steps": len(losses),
+        "seconds": time.perf_counter() - started,
+        "rate": trainer.rate,
+        "loss": sum(last) / len(last),
+        "batch": budget.batch,
+        "seed": budget.seed,
+    }
 
 
 def _batches(lengths: Sequence[int], budget: TrainingBudget) -> Iterator[list[int]]:
-    """Indices of texts of like length, epoch after epoch."""
+    """Batches of indices of texts of similar length, epoch after epoch."""
     sampler, done = LengthGroupedSampler(lengths, budget.batch, budget.seed), 0
     for epoch in range(budget.steps):
         sampler.set_epoch(epoch)
@@ -107,8 +116,9 @@ def _batches(lengths: Sequence[int], budget: TrainingBudget) -> Iterator[list[in
             done += 1
 
 
-def _loss(lm: LM, trained: Trainer, ids: Sequence[Sequence[int]], labels: Sequence[float]) -> Tensor:
+def _loss(lm: LM, trainer: Trainer, ids: Sequence[Sequence[int]], labels: Sequence[float]) -> Tensor:
+    """Mean negative log-likelihood per token, of all tokens but the first of each text."""
     padded, mask = pad(ids, lm.pad_id, lm.device)
-    logits = trained.logits(padded, mask, torch.tensor(labels, device=lm.device))[:, :-1]
+    logits = trainer.logits(padded, mask, torch.tensor(labels, device=lm.device))[:, :-1]
     counted = mask[:, 1:].bool()
     return torch.nn.functional.cross_entropy(logits[counted].float(), padded[:, 1:][counted])

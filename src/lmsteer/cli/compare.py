@@ -71,18 +71,19 @@ def compare(
 
     from lmsteer.baselines.training import TrainingBudget
     from lmsteer.cli.output.comparison import print_comparison
-    from lmsteer.evaluation.compare.report import comparison_metadata, write_report
+    from lmsteer.evaluation.compare.config import ComparisonConfig
+    from lmsteer.evaluation.compare.report import write_report
     from lmsteer.evaluation.compare.run import compare as run
-    from lmsteer.evaluation.compare.worker import ComparisonConfig
+    from lmsteer.evaluation.metadata import comparison_metadata
 
     protocol = lmsteer.Protocol(num_samples, max_new_tokens, seed=seed)
     budget = TrainingBudget(steps, max_seconds, seed=seed)
-    plan = ComparisonConfig(
+    config = ComparisonConfig(
         model, source, read, scorer, perplexity_model, budget, protocol, sizes, num_seeds, instructions
     )
-    plan = plan.quick() if quick else plan
-    comparison = run(plan, chosen, out, progress=bars())
-    metadata = comparison_metadata(plan, len(texts), scored_by)
+    config = config.quick() if quick else config
+    comparison = run(config, chosen, out, progress=bars())
+    metadata = comparison_metadata(config, len(texts), scored_by)
     write_report(out, comparison, metadata)
     note(f"Report and results written to {out}.")
     if as_json:

@@ -82,10 +82,12 @@ def evaluate(
     strengths = {name: [setting[name] for setting in steering.settings] for name in steers}
     lm = lmsteer.load(model)
     conditions = lmsteer.conditions_of(lm, steers, strengths, baseline or (), instructions)
-    judge = lmsteer.load(perplexity_model) if perplexity_model else lm
-    results = lmsteer.evaluate(lm, read, conditions, scored_by, out, judge=judge, protocol=protocol, progress=bars())
+    reader = lmsteer.load(perplexity_model) if perplexity_model else lm
+    results = lmsteer.evaluate(
+        lm, read, conditions, scored_by, out, perplexity_model=reader, protocol=protocol, progress=bars()
+    )
     metadata = evaluation_metadata(
-        lm.name, steering.cards, scored_by, judge.name, f"{len(read)} of {prompts}", protocol
+        lm.name, steering.cards, scored_by, reader.name, f"{len(read)} of {prompts}", protocol
     )
     write_report(out, results, metadata)
     note(f"Report, results and continuations written to {out}.")

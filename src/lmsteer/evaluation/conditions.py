@@ -1,73 +1,214 @@
-"""Arms of an evaluation: the ways of turning a style that are compared on the same prompts.
+"""Conditions of an evaluation: the ways of generating that are compared on the same prompts.
 
-Beside a steer at several strengths stand what it must beat: nothing at all, an instruction before the prompt (and the
-same under the steer), a list of words made likelier or less likely, and the best of several unsteered continuations.
+A steer at several strengths is compared with what it must beat: unsteered text, an instruction before the prompt (alone
+and together with the steer), a list of words made likelier or less likely, the best of several unsteered continuations,
+and other methods (``lmsteer.baselines``).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from lmsteer.baselines.baseline import Baseline
 from lmsteer.errors import DataError
+from lmsteer.evaluation.interference import steer_evidence
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import Prefill, PromptPrefill
-from lmsteer.generation.generate import encode_prompts
+from lmsteer.generation.generate import Continuation, continue_from, encode_prompts
+from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.reading.components import components
-from lmsteer.steer.mix import Mix
+from lmsteer.steer.mix import Mix, Steering
 from lmsteer.steer.steer import Steer
 
-# Words of each end of a steer that make its list.
-_LISTED = 100
+# Number of words at each end of a steer that make its list.
+_LIST_SIZE = 100
 # How much likelier the words of a list are made, in nats.
 _LIST_STRENGTHS = (1.0, 2.0, 4.0)
-# Of so many unsteered continuations the best is taken.
+# Number of unsteered continuations of which the best is taken.
 _BEST_OF = 8
 _UNSTEERED = "unsteered"
 BASELINES = ("prompting", "words", "best-of-n")
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One way of writing.
+class Condition(ABC):
+    """One way of generating.
 
     Attributes:
-        name: of the arm, for tables and files.
-        method: what arms of one curve have in common.
-        strength: where on its curve it stands.
-        steers: by name.
-        strengths: of the steers.
-        prefix: put before each prompt.
-        best_of: so many continuations are written for each that is kept.
-        reader: the steer that tells which of them is kept: that of most evidence times ``strength``'s sign.
-        rival: what acts at ``strength`` in place of steers.
+        name: the condition's name, for tables and files.
+        method: the name of the curve that it belongs to.
+        strength: its place on that curve.
     """
 
     name: str
     method: str
     strength: float
-    steers: Mapping[str, Steer] = field(default_factory=dict)
-    strengths: Mapping[str, float] = field(default_factory=dict)
-    prefix: str = ""
-    best_of: int = 1
-    reader: Steer | None = None
-    rival: Baseline | None = None
 
-    def starts(self, lm: LM, prompts: Sequence[str], new: int) -> Prefill:
-        """Where continuations of prompts, of so many tokens, begin.
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A fingerprint of what acts: conditions of one name and different steers have different ones."""
+
+    @property
+    def steering(self) -> Steering:
+        """The steers that act, by name, and their strengths; none by default."""
+        return {}, {}
+
+    def prefill(self, lm: LM, prompts: Sequence[str], new_tokens: int) -> Prefill:
+        """Start continuations of prompts; by default at the prompts as they are.
+
+        Args:
+            lm: the model.
+            prompts: prompts to continue.
+            new_tokens: number of tokens that will follow.
 
         Raises:
-            DataError: a prompt that is empty or too long.
-            WrongBaseError: a rival of another base.
-            SteerError: a strength that the rival cannot have.
+            DataError: a prompt is empty or too long.
+            WrongBaseError: what acts was fitted on another base.
+            SteerError: what acts does not have this strength.
         """
-        given = [self.prefix + prompt for prompt in prompts]
-        if self.rival is not None:
-            return self.rival.starts(lm, given, self.strength, new)
-        return PromptPrefill(lm, encode_prompts(lm, given, new))
+        lm.check_base(Mix(*self.steering))
+        return PromptPrefill(lm, encode_prompts(lm, prompts, new_tokens))
+
+    def generate(self, lm: LM, prompts: Sequence[str], prefill: Prefill, config: GenerationConfig) -> list[str]:
+        """Continue prompts: ``config.num_samples`` texts for each, in order of prompts."""
+        return [row.text for row in self.continuations(lm, prompts, prefill, config)]
+
+    def continuations(
+        self, lm: LM, prompts: Sequence[str], prefill: Prefill, config: GenerationConfig
+    ) -> Iterator[Continuation]:
+        """Continue prompts: all continuations, with their numbers of tokens."""
+        steers, strengths = self.steering
+        return continue_from(lm, prompts, prefill, steers, [dict(strengths)], config)
+
+
+@dataclass(frozen=True)
+class Unsteered(Condition):
+    """The model without a steer."""
+
+    name: str = _UNSTEERED
+    method: str = _UNSTEERED
+    strength: float = 0.0
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for all: nothing acts."""
+        return _UNSTEERED
+
+
+@dataclass(frozen=True)
+class Steered(Condition):
+    """The model under steers.
+
+    Attributes:
+        steers: the steers, by name.
+        strengths: the strength of each.
+    """
+
+    steers: Mapping[str, Steer]
+    strengths: Mapping[str, float]
+
+    @property
+    def steering(self) -> Steering:
+        """The steers and their strengths."""
+        return self.steers, self.strengths
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A fingerprint of factors and strengths."""
+        factors = {name: tensors_fingerprint(steer.factors) for name, steer in self.steers.items()}
+        return _digest("steers", factors, dict(self.strengths))
+
+
+@dataclass(frozen=True)
+class Prefixed(Condition):
+    """Another condition with words before each prompt.
+
+    Attributes:
+        prefix: the words, with the space after them.
+        inner: the condition that continues the prefixed prompts.
+    """
+
+    prefix: str
+    inner: Condition
+
+    @property
+    def steering(self) -> Steering:
+        """The steers of the inner condition."""
+        return self.inner.steering
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A fingerprint of the words and the inner condition."""
+        return _digest("prefix", self.prefix, self.inner.fingerprint)
+
+    def prefill(self, lm: LM, prompts: Sequence[str], new_tokens: int) -> Prefill:
+        """Start at the prefixed prompts."""
+        return self.inner.prefill(lm, [self.prefix + prompt for prompt in prompts], new_tokens)
+
+
+@dataclass(frozen=True)
+class BestOf(Condition):
+    """The best of several unsteered continuations: the one with most evidence on the side of ``strength``'s sign.
+
+    Attributes:
+        reader: the steer that reads the evidence.
+        candidates: number of continuations of which one is taken.
+    """
+
+    reader: Steer
+    candidates: int = _BEST_OF
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A fingerprint of the reader and the number of candidates."""
+        return _digest("best-of-n", self.candidates, tensors_fingerprint(self.reader.factors))
+
+    def prefill(self, lm: LM, prompts: Sequence[str], new_tokens: int) -> Prefill:
+        """Start at the prompts as they are.
+
+        Raises:
+            DataError: a prompt is empty or too long.
+            WrongBaseError: the reader was fitted on another base.
+        """
+        lm.check_base(Mix({"reader": self.reader}, {"reader": self.strength}))
+        return super().prefill(lm, prompts, new_tokens)
+
+    def generate(self, lm: LM, prompts: Sequence[str], prefill: Prefill, config: GenerationConfig) -> list[str]:
+        """Continue prompts: the best of ``candidates`` texts for each that is returned."""
+        many = replace(config, num_samples=config.num_samples * self.candidates)
+        texts = super().generate(lm, prompts, prefill, many)
+        (evidence,) = steer_evidence(lm, {"reader": self.reader}, texts).tolist()
+        groups = [range(start, start + self.candidates) for start in range(0, len(texts), self.candidates)]
+        return [texts[max(group, key=lambda k: self.strength * evidence[k])] for group in groups]
+
+
+@dataclass(frozen=True)
+class BaselineCondition(Condition):
+    """A baseline at a strength.
+
+    Attributes:
+        baseline: the baseline.
+    """
+
+    baseline: Baseline
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A fingerprint of what the baseline stores, and the strength."""
+        return _digest("baseline", self.baseline.fingerprint, self.strength)
+
+    def prefill(self, lm: LM, prompts: Sequence[str], new_tokens: int) -> Prefill:
+        """Start where the baseline starts."""
+        return self.baseline.prefill(lm, prompts, self.strength, new_tokens)
 
 
 def conditions_of(
@@ -77,43 +218,41 @@ def conditions_of(
     baselines: Sequence[str] = (),
     prefixes: Sequence[str] = (),
 ) -> list[Condition]:
-    """The arms of some steers, each by itself: unsteered, every strength of each, and the baselines of the first.
+    """The conditions for some steers: unsteered, every strength of each steer alone, and the baselines of the first.
 
     Args:
-        lm: their base.
-        steers: by name; those after the first are rivals of it, such as one by another method.
-        strengths: of each steer's curve, by name.
+        lm: the base of the steers.
+        steers: the steers, by name; those after the first are compared with it, for example one of another method.
+        strengths: the strengths of each steer's curve, by name.
         baselines: some of ``BASELINES``.
-        prefixes: instructions for the -1 end and the +1 end, for ``prompting``.
+        prefixes: instructions for the -1 end and for the +1 end, for ``prompting``.
 
     Raises:
-        DataError: no steers, or one without strengths, or called like another way; an unknown baseline; prompting
-            without two instructions.
+        DataError: there are no steers, one has no strengths or the name of a baseline, a baseline is unknown, or
+            prompting has not two instructions.
     """
     if unknown := set(baselines) - set(BASELINES):
         raise DataError(f"unknown baselines {', '.join(sorted(unknown))}: there are {', '.join(BASELINES)}.")
-    if taken := {*BASELINES, _UNSTEERED} & steers.keys():
-        raise DataError(
-            f"a steer cannot be called {', '.join(sorted(taken))} here, where that is another way of writing."
-        )
+    if reserved := {*BASELINES, _UNSTEERED} & steers.keys():
+        raise DataError(f"a steer cannot be called {', '.join(sorted(reserved))} here: that is another condition.")
     if not steers or not all(strengths.get(name) for name in steers):
-        raise DataError("no strengths to evaluate the steer at.")
+        raise DataError("there are no strengths to evaluate the steer at.")
     curves = {
         name: [_steered(name, steer, strength) for strength in sorted(set(strengths[name]) - {0.0})]
         for name, steer in steers.items()
     }
     first = next(iter(steers))
-    found = {
+    makers = {
         "prompting": lambda: _prompting(curves[first], prefixes),
         "words": lambda: _words(lm, steers[first]),
         "best-of-n": lambda: _best_of(steers[first]),
     }
-    of_baselines = [arm for baseline in BASELINES if baseline in baselines for arm in found[baseline]()]
-    return [Condition(_UNSTEERED, _UNSTEERED, 0.0), *(arm for curve in curves.values() for arm in curve), *of_baselines]
+    of_baselines = [condition for name in BASELINES if name in baselines for condition in makers[name]()]
+    return [Unsteered(), *(condition for curve in curves.values() for condition in curve), *of_baselines]
 
 
 def _steered(name: str, steer: Steer, strength: float) -> Condition:
-    return Condition(f"{name}={strength:+g}", name, strength, {name: steer}, {name: strength})
+    return Steered(f"{name}={strength:+g}", name, strength, {name: steer}, {name: strength})
 
 
 def _prompting(curve: Sequence[Condition], prefixes: Sequence[str]) -> Iterator[Condition]:
@@ -122,23 +261,28 @@ def _prompting(curve: Sequence[Condition], prefixes: Sequence[str]) -> Iterator[
         raise DataError("prompting needs two instructions: for the -1 end and for the +1 end.")
     for sign, instruction in zip((-1.0, 1.0), prefixes, strict=True):
         prefix = instruction if instruction[-1:].isspace() else f"{instruction} "
-        yield Condition(f"prompt {sign:+g}", "prompting", sign, prefix=prefix)
-        for arm in curve:
-            if arm.strength * sign > 0:
-                yield replace(arm, name=f"prompt & {arm.name}", method=f"prompting + {arm.method}", prefix=prefix)
+        yield Prefixed(f"prompt {sign:+g}", "prompting", sign, prefix, Unsteered())
+        for inner in curve:
+            if inner.strength * sign > 0:
+                method = f"prompting + {inner.method}"
+                yield Prefixed(f"prompt & {inner.name}", method, inner.strength, prefix, inner)
 
 
 def _words(lm: LM, steer: Steer) -> Iterator[Condition]:
-    """The words at both ends of the steer's first component, made likelier and less likely by as many nats."""
-    (component,) = components(lm, Mix({"s": steer}, {"s": 1.0}), components=1, words=_LISTED)
+    """The words at both ends of the steer's first component, made likelier and less likely by the same number."""
+    (component,) = components(lm, Mix({"s": steer}, {"s": 1.0}), components=1, words=_LIST_SIZE)
     offset = torch.zeros(steer.vocabulary)
     for end, sign in ((component.upper, 1.0), (component.lower, -1.0)):
         offset[[word.token for word in end]] = sign
-    listed = Steer("offset", {"o": offset}, steer.hidden_size, steer.vocabulary, steer.card)
+    words = Steer("offset", {"o": offset}, steer.hidden_size, steer.vocabulary, steer.card)
     for strength in (*(-s for s in _LIST_STRENGTHS[::-1]), *_LIST_STRENGTHS):
-        yield Condition(f"words {strength:+g}", "words", strength, {"words": listed}, {"words": strength})
+        yield Steered(f"words {strength:+g}", "words", strength, {"words": words}, {"words": strength})
 
 
 def _best_of(steer: Steer) -> Iterator[Condition]:
     for sign in (-1.0, 1.0):
-        yield Condition(f"best of {_BEST_OF} {sign:+g}", "best-of-n", sign, best_of=_BEST_OF, reader=steer)
+        yield BestOf(f"best of {_BEST_OF} {sign:+g}", "best-of-n", sign, steer)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -1,198 +1,209 @@
-"""evaluate: the published protocol, for every arm: prompts × continuations × tokens, judged.
+"""evaluate: the published protocol for every condition: continuations of prompts, their scores and their perplexity.
 
-For each arm, some prompts at a time, continuations are written; a scorer judges them; a model, best another one than
-that which writes, reads how likely they are; and all is kept as JSON lines. What is there already is not done again.
+For each condition and each block of prompts, continuations are generated; a scorer scores the attribute; a perplexity
+model, best another model than the one that generates, reads how likely they are. A block is then kept as JSON lines. A
+later run of the same configuration does not repeat it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmsteer.errors import DataError, InterruptedWorkError, ScorerError
+from lmsteer.errors import DataError, ScorerError
 from lmsteer.evaluation.conditions import Condition
-from lmsteer.evaluation.interference import steer_evidence
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.results import ConditionResult, ScoredContinuation, summarize
-from lmsteer.evaluation.run_config import settle
 from lmsteer.evaluation.scorers.base import Scorer, checked_scores
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.generation.generate import continue_from
-from lmsteer.model.fingerprints import tensors_fingerprint
+from lmsteer.generation.decoding import Prefill
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.likelihood import log_likelihoods
-from lmsteer.steer.mix import Mix
+from lmsteer.util.artifacts import FormatError, from_record
 from lmsteer.util.files import finite, write_file, write_jsonl
 from lmsteer.util.progress import Progress, no_progress
+from lmsteer.util.run import Run, resumable
+from lmsteer.util.seeds import derived_seed
 
-# Prompts whose continuations are written, judged and kept together.
+# Number of prompts whose continuations are generated, scored and kept together.
 _BLOCK = 20
-_SETTINGS, _RESULTS = "settings.json", "results.json"
+_BATCH_SIZE = 128
+_RESULTS = "results.json"
 
 
 def evaluate(
     lm: LM,
     prompts: Sequence[str],
-    arms: Sequence[Condition],
+    conditions: Sequence[Condition],
     scorer: Scorer,
     out: Path,
     *,
-    judge: LM | None = None,
+    perplexity_model: LM | None = None,
     protocol: Protocol | None = None,
     progress: Progress = no_progress,
 ) -> list[ConditionResult]:
-    """Evaluate arms on prompts; what an earlier run of the same settings has kept is taken as it is.
+    """Evaluate conditions on prompts. Blocks that an earlier run of the same configuration has kept are not repeated.
 
     Args:
-        lm: the model.
-        prompts: to continue.
-        arms: ways of writing.
-        scorer: of the attribute.
-        out: folder of the continuations and figures.
-        judge: the model whose perplexity is told; ``lm`` itself if None.
-        protocol: how much is written.
-        progress: what to tell of the work.
+        lm: the model that generates.
+        prompts: prompts to continue.
+        conditions: ways of generating.
+        scorer: scores the attribute.
+        out: folder of the continuations and results.
+        perplexity_model: the model that perplexity is computed with; ``lm`` by default.
+        protocol: how continuations are generated.
+        progress: reports the blocks.
 
     Raises:
-        DataError: no arms, a folder of another evaluation, or what ``generate`` refuses.
-        WrongBaseError: a steer of another base.
-        ScorerError: the scorer fails; what it judged before is kept.
-        InterruptedWorkError: the user stopped it.
+        DataError: there are no conditions or prompts, the folder holds another evaluation, or ``generate`` refuses the
+            prompts.
+        WrongBaseError: a steer was fitted on another base.
+        ScorerError: the scorer fails; earlier blocks are kept.
+        InterruptedWorkError: the user pressed Ctrl-C.
     """
-    protocol, judge = protocol or Protocol(), judge or lm
-    if not arms or not prompts:
+    protocol = protocol or Protocol()
+    if not conditions or not prompts:
         raise DataError("nothing to evaluate: give prompts, and a steer with strengths.")
-    _config(protocol, 0)  # refuses what is out of range
-    for arm in arms:
-        arm.starts(lm, prompts, protocol.max_new_tokens)  # refuses what cannot be continued
-        lm.check_base(Mix(arm.steers, arm.strengths))
-    _settle(out, lm, prompts, scorer, judge, protocol)
-    found = []
-    blocks = [prompts[start : start + _BLOCK] for start in range(0, len(prompts), _BLOCK)]
-    done = sum((out / _file(arm, number)).exists() for arm in arms for number in range(len(blocks)))
-    with _interruptible(out), progress("evaluating", len(arms) * len(blocks), done) as step:
-        for arm in arms:
+    protocol.generation_config()  # refuses values that are out of range
+    prefills = [condition.prefill(lm, prompts, protocol.max_new_tokens) for condition in conditions]
+    work = _Work(lm, perplexity_model or lm, scorer, protocol, prompts, out)
+    Run(out, work.config(), "an evaluation").open()
+    done = sum(work.file(condition, block).exists() for condition in conditions for block in work.blocks())
+    results = []
+    with (
+        resumable(f"Finished blocks are kept in {out}. Run the same command again to resume."),
+        progress("evaluating", len(conditions) * len(work.blocks()), done) as step,
+    ):
+        for condition, prefill in zip(conditions, prefills, strict=True):
             rows: list[ScoredContinuation] = []
-            for number, block in enumerate(blocks):
-                file = out / _file(arm, number)
+            for block in work.blocks():
+                file = work.file(condition, block)
                 if not file.exists():
-                    written = _judged(lm, block, number, arm, scorer, judge, protocol)
-                    write_jsonl(file, [asdict(row) for row in written])
-                    step(1, arm.name)
-                rows += _kept(file, len(block) * protocol.num_samples)
-            found.append(summarize(arm, rows))
-    write_file(out / _RESULTS, json.dumps(finite([each.to_json() for each in found]), indent=1) + "\n")
-    return found
+                    write_jsonl(file, [asdict(row) for row in work.measure(condition, prefill, block)])
+                    step(1, condition.name)
+                rows += _read(file, len(block) * protocol.num_samples)
+            results.append(summarize(condition, rows))
+    write_file(out / _RESULTS, json.dumps(finite([result.to_json() for result in results]), indent=1) + "\n")
+    return results
 
 
-def _config(protocol: Protocol, block: int, best_of: int = 1) -> GenerationConfig:
-    """How the prompts of a block are continued; no two blocks, whatever the seeds, share random streams."""
-    seed = hash((protocol.seed, block))
-    sampling = SamplingConfig(protocol.top_p)
-    return GenerationConfig(protocol.num_samples * best_of, protocol.max_new_tokens, sampling, seed, batch_size=128)
+@dataclass(frozen=True)
+class _Work:
+    """What conditions are measured with, and where the blocks are kept."""
+
+    lm: LM
+    perplexity_model: LM
+    scorer: Scorer
+    protocol: Protocol
+    prompts: Sequence[str]
+    out: Path
+
+    def config(self) -> dict[str, Any]:
+        """What must be the same for kept blocks to be used."""
+        return {
+            "model": self.lm.name,
+            "fingerprint": self.lm.fingerprint,
+            "perplexity_model": self.perplexity_model.name,
+            "perplexity_model_fingerprint": self.perplexity_model.fingerprint,
+            "scorer": self.scorer.name,
+            "scorer_fingerprint": self.scorer.fingerprint,
+            "prompts": hashlib.sha256(json.dumps(list(self.prompts)).encode()).hexdigest()[:32],
+            **asdict(self.protocol),
+        }
+
+    def blocks(self) -> list[range]:
+        """The places of the prompts of each block."""
+        count = len(self.prompts)
+        return [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
+
+    def file(self, condition: Condition, block: range) -> Path:
+        """The file of a block; another steer of the same name has another one."""
+        key = hashlib.sha256(json.dumps([condition.name, condition.fingerprint]).encode()).hexdigest()[:16]
+        return self.out / "rows" / f"{key}-{block.start // _BLOCK:04d}.jsonl"
+
+    def measure(self, condition: Condition, prefill: Prefill, block: range) -> list[ScoredContinuation]:
+        """Continuations of a block's prompts under a condition, with their scores and likelihoods."""
+        own = self.prompts[block.start : block.stop]
+        # Each block has random streams of its own, and the conditions share them.
+        seed = derived_seed(self.protocol.seed, block.start // _BLOCK)
+        config = replace(self.protocol.generation_config(), seed=seed, batch_size=_BATCH_SIZE)
+        texts = condition.generate(self.lm, own, _BlockPrefill(prefill, block), config)
+        places = [place for place in block for _ in range(self.protocol.num_samples)]
+        prompts = [self.prompts[place] for place in places]
+        scores = self._scores(texts, condition)
+        likelihoods = continuation_likelihoods(self.perplexity_model, prompts, texts)
+        return [
+            ScoredContinuation(place, prompt, text, score, log_likelihood, tokens)
+            for place, prompt, text, score, (log_likelihood, tokens) in zip(
+                places, prompts, texts, scores, likelihoods, strict=True
+            )
+        ]
+
+    def _scores(self, texts: Sequence[str], condition: Condition) -> list[float]:
+        try:
+            return checked_scores(self.scorer, texts)
+        except ScorerError as error:
+            raise ScorerError(
+                f"{error} It was to score {condition.name}. Finished blocks are kept; run the same command to resume."
+            ) from error
 
 
-def _kept(file: Path, count: int) -> list[ScoredContinuation]:
-    try:
-        # Line by line, not splitlines: a model may write other signs that end lines.
-        rows = [ScoredContinuation(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
-        if len(rows) != count:
-            raise ValueError(f"{len(rows)} rows in place of {count}")
-        return rows
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{file} is damaged: {error}. Remove it, and the same command writes it anew.") from error
+@dataclass(frozen=True)
+class _BlockPrefill:
+    """The prefill of a block's prompts, out of that of all prompts."""
 
+    whole: Prefill
+    block: range
 
-@contextmanager
-def _interruptible(out: Path) -> Iterator[None]:
-    """Turn Ctrl-C into a message that names the way on: every part is written whole or not at all."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise InterruptedWorkError(
-            f"interrupted; what was written is kept in {out}. The same command goes on from there."
-        ) from None
+    def lengths(self) -> Sequence[int]:
+        """The number of tokens of each prompt that the model has not read."""
+        lengths = self.whole.lengths()
+        return [lengths[place] for place in self.block]
 
+    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
+        """The start of rows at some of the block's prompts."""
+        return self.whole.begin([self.block[prompt] for prompt in prompts])
 
-def _judged(
-    lm: LM, prompts: Sequence[str], block: int, arm: Condition, scorer: Scorer, judge: LM, protocol: Protocol
-) -> list[ScoredContinuation]:
-    """Continuations of a block of prompts under one arm."""
-    starts = arm.starts(lm, prompts, protocol.max_new_tokens)
-    draws = _config(protocol, block, arm.best_of)
-    rows = list(continue_from(lm, prompts, starts, arm.steers, [dict(arm.strengths)], draws))
-    texts = _best([row.text for row in rows], arm, lm)
-    of_prompts = [prompt for prompt in prompts for _ in range(protocol.num_samples)]
-    scores = _scores(scorer, texts, arm)
-    read = continuation_likelihoods(judge, of_prompts, texts)
-    return [
-        ScoredContinuation(block * _BLOCK + k // protocol.num_samples, prompt, text, score, log_p, tokens)
-        for k, (prompt, text, score, (log_p, tokens)) in enumerate(zip(of_prompts, texts, scores, read, strict=True))
-    ]
+    def installed(self) -> AbstractContextManager[None]:
+        """The model as the whole needs it."""
+        return self.whole.installed()
 
-
-def _scores(scorer: Scorer, texts: Sequence[str], arm: Condition) -> list[float]:
-    try:
-        return checked_scores(scorer, texts)
-    except ScorerError as error:
-        raise ScorerError(
-            f"{error} It was to judge {arm.name}; what was judged before is kept, and the same command goes on."
-        ) from error
-
-
-def _best(texts: list[str], arm: Condition, lm: LM) -> list[str]:
-    """Of each ``best_of`` texts in turn, that of most evidence on the arm's side."""
-    if arm.best_of == 1 or arm.reader is None:
-        return texts
-    (evidence,) = steer_evidence(lm, {"reader": arm.reader}, texts).tolist()
-    groups = [range(start, start + arm.best_of) for start in range(0, len(texts), arm.best_of)]
-    return [texts[max(group, key=lambda k: arm.strength * evidence[k])] for group in groups]
+    def one_by_one(self, new: int) -> bool:
+        """Whether rows have to run alone."""
+        return self.whole.one_by_one(new)
 
 
 def continuation_likelihoods(lm: LM, prompts: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:
     """Log-likelihood of each continuation after its prompt, and its number of tokens, as a model reads them.
 
-    A token that stands on both sides of the end of the prompt is the continuation's; the end of the text is nobody's.
+    A token on both sides of the end of the prompt counts as the continuation's; the end-of-text token does not count.
     """
-    read = [
+    encoded = [
         encode_with_offsets(lm, prompt + text, start=True, end=True)
         for prompt, text in zip(prompts, texts, strict=True)
     ]
-    lines = log_likelihoods(lm, [ids for ids, _ in read])
-    found = []
-    for prompt, (_, bounds), line in zip(prompts, read, lines, strict=True):
+    lines = log_likelihoods(lm, [ids for ids, _ in encoded])
+    result = []
+    for prompt, (_, bounds), line in zip(prompts, encoded, lines, strict=True):
         own = torch.tensor([start < end > len(prompt) for start, end in bounds[1:]], dtype=torch.bool)
-        found.append((float(line[own].sum()), int(own.sum())))
-    return found
+        result.append((float(line[own].sum()), int(own.sum())))
+    return result
 
 
-def _settle(out: Path, lm: LM, prompts: Sequence[str], scorer: Scorer, judge: LM, protocol: Protocol) -> None:
-    """Keep the settings of the run, or see that they are those of the run before."""
-    settings: dict[str, Any] = {
-        "model": lm.name,
-        "fingerprint": lm.fingerprint,
-        "judge": judge.name,
-        "judge_fingerprint": judge.fingerprint,
-        "scorer": scorer.name,
-        "scorer_fingerprint": scorer.fingerprint,
-        "prompts": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:32],
-        **asdict(protocol),
-    }
-    settle(out, _SETTINGS, settings, "an evaluation")
-
-
-def _file(arm: Condition, number: int) -> str:
-    """Where the rows of a block lie; those of another steer of the same name lie elsewhere."""
-    steers = [*arm.steers.values(), *([arm.reader] if arm.reader else [])]
-    factors = [tensors_fingerprint(steer.factors) for steer in steers]
-    factors += [arm.rival.fingerprint] if arm.rival else []
-    about = json.dumps([arm.name, arm.prefix, arm.best_of, dict(arm.strengths), factors])
-    return f"rows/{hashlib.sha256(about.encode()).hexdigest()[:16]}-{number:04d}.jsonl"
+def _read(file: Path, count: int) -> list[ScoredContinuation]:
+    try:
+        # Line by line, not splitlines: a model may generate other line separators.
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line]
+        rows = [from_record(ScoredContinuation, json.loads(line)) for line in lines]
+        if len(rows) != count:
+            raise FormatError(f"{len(rows)} rows in place of {count}")
+        return rows
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged: {error}. Remove it, and run the same command again.") from error

@@ -1,4 +1,8 @@
-"""The outcome of an arm: what the published protocol tells of its continuations, with bootstrap intervals."""
+"""The result of a condition: the metrics of the published protocol over its continuations, with confidence intervals.
+
+The names are those of DExperts (Liu et al., 2021): the expected maximum of the score over a prompt's continuations, and
+the probability that any of them lies on one side.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +10,60 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmsteer.evaluation.conditions import Condition
+from lmsteer.evaluation.intervals import Estimate, estimate, mean_estimate
 from lmsteer.evaluation.metrics import distinct, rep_3
 from lmsteer.evaluation.scorers.base import UNDECIDED
 
-# Prompts are drawn anew so often, and the middle so much of what comes out is told.
-_DRAWS, _MIDDLE = 1000, 0.95
-_SEED = 0
-# exp of more is no number.
-_MOST_NATS = 700.0
+if TYPE_CHECKING:
+    from lmsteer.evaluation.conditions import Condition
+
+# exp of more is beyond float64.
+_MAX_NATS = 700.0
 
 
 @dataclass(frozen=True)
 class ScoredContinuation:
-    """A continuation with what was found of it.
+    """A continuation with its score and its likelihood.
 
     Attributes:
-        number: of its prompt.
-        prompt: what was continued.
+        prompt_index: the place of its prompt.
+        prompt: the prompt.
         text: the continuation.
-        score: of the attribute, 0 to 1.
-        log_p: its log-likelihood under the judge, after the prompt.
-        tokens: that the judge reads it as.
+        score: the score of the attribute, 0 to 1.
+        log_likelihood: its log-likelihood after the prompt under the perplexity model, in nats.
+        tokens: its number of tokens for the perplexity model.
     """
 
-    number: int
+    prompt_index: int
     prompt: str
     text: str
     score: float
-    log_p: float
+    log_likelihood: float
     tokens: int
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over prompts, and the middle 95 % of what other draws of prompts would give."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class ConditionResult:
-    """What an arm's continuations are like.
+    """The metrics of a condition's continuations.
 
     Attributes:
-        name: of the arm.
-        method: of the arm.
-        strength: of the arm.
-        prompts: how many.
-        continuations: in all.
+        name: the condition's name.
+        method: the name of its curve.
+        strength: its place on that curve.
+        prompts: number of prompts.
+        continuations: number of all continuations.
         score: mean score of a continuation.
-        expected_max: mean over prompts of the highest score among its continuations.
-        expected_min: of the lowest.
+        expected_max: mean over prompts of the highest score among a prompt's continuations.
+        expected_min: mean over prompts of the lowest score.
         probability_any_above: share of prompts with a continuation that scores above one half.
-        probability_any_below: below one half.
-        perplexity: under the judge, a token of all continuations together.
-        distinct: dist-1, dist-2, dist-3, means over prompts.
-        repetition: mean share of a continuation's runs of three words that it had before.
+        probability_any_below: share of prompts with a continuation that scores below one half.
+        perplexity: perplexity per token under the perplexity model, of all continuations together.
+        distinct: dist-1, dist-2 and dist-3, means over prompts.
+        rep_3: mean share of a continuation's runs of three words that repeat an earlier one.
     """
 
     name: str
@@ -86,68 +81,60 @@ class ConditionResult:
     rep_3: float
 
     def to_json(self) -> dict[str, Any]:
-        """The same for machines."""
+        """The result as a JSON object."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> ConditionResult:
-        """What ``to_json`` told."""
-        figures = {key: Estimate(**value) for key, value in told.items() if isinstance(value, Mapping)}
-        return cls(**{**told, **figures, "distinct": tuple(told["distinct"])})
+    def from_json(cls, record: Mapping[str, Any]) -> ConditionResult:
+        """The result from its JSON object; null is nan."""
+        estimates = {
+            key: Estimate(**{end: math.nan if x is None else x for end, x in value.items()})
+            for key, value in record.items()
+            if isinstance(value, Mapping)
+        }
+        one, two, three = (math.nan if value is None else value for value in record["distinct"])
+        return cls(**{**record, **estimates, "distinct": (one, two, three)})
 
 
-def summarize(arm: Condition, rows: Sequence[ScoredContinuation]) -> ConditionResult:
-    """Sum up an arm's continuations."""
+def summarize(condition: Condition, rows: Sequence[ScoredContinuation]) -> ConditionResult:
+    """Compute the metrics of a condition's continuations."""
     by_prompt: dict[int, list[ScoredContinuation]] = {}
     for row in rows:
-        by_prompt.setdefault(row.number, []).append(row)
+        by_prompt.setdefault(row.prompt_index, []).append(row)
     groups = list(by_prompt.values())
     scores = [[row.score for row in group] for group in groups]
     variety = [[distinct([row.text for row in group], n) for group in groups] for n in (1, 2, 3)]
     return ConditionResult(
-        arm.name,
-        arm.method,
-        arm.strength,
+        condition.name,
+        condition.method,
+        condition.strength,
         len(groups),
         len(rows),
-        score=_mean([fmean(group) for group in scores]),
-        expected_max=_mean([max(group) for group in scores]),
-        expected_min=_mean([min(group) for group in scores]),
-        probability_any_above=_mean([float(max(group) > UNDECIDED) for group in scores]),
-        probability_any_below=_mean([float(min(group) < UNDECIDED) for group in scores]),
+        score=mean_estimate([fmean(group) for group in scores]),
+        expected_max=mean_estimate([max(group) for group in scores]),
+        expected_min=mean_estimate([min(group) for group in scores]),
+        probability_any_above=mean_estimate([float(max(group) > UNDECIDED) for group in scores]),
+        probability_any_below=mean_estimate([float(min(group) < UNDECIDED) for group in scores]),
         perplexity=_perplexity(groups),
-        distinct=(_known(variety[0]), _known(variety[1]), _known(variety[2])),
+        distinct=(_mean_known(variety[0]), _mean_known(variety[1]), _mean_known(variety[2])),
         rep_3=fmean(rep_3(row.text) for row in rows),
     )
 
 
-def _mean(values: Sequence[float]) -> Estimate:
-    found = np.asarray(values)
-    return _figure(float(found.mean()), found[_draws(len(found))].mean(1))
-
-
 def _perplexity(groups: Sequence[Sequence[ScoredContinuation]]) -> Estimate:
-    """exp of the mean negative log-likelihood a token; prompts are drawn anew with all their tokens."""
-    log_p = np.array([sum(row.log_p for row in group) for group in groups])
+    """exp of the mean negative log-likelihood per token."""
+    log_likelihood = np.array([sum(row.log_likelihood for row in group) for group in groups])
     tokens = np.array([sum(row.tokens for row in group) for group in groups])
-    draws = _draws(len(groups))
     if not tokens.sum():
         return Estimate(math.nan, math.nan, math.nan)
-    return _figure(
-        math.exp(min(-log_p.sum() / tokens.sum(), _MOST_NATS)),
-        np.exp((-log_p[draws].sum(1) / tokens[draws].sum(1).clip(min=1)).clip(max=_MOST_NATS)),
-    )
+    return estimate(_perplexity_of, log_likelihood, tokens)
 
 
-def _figure(mean: float, drawn: np.ndarray) -> Estimate:
-    low, high = np.quantile(drawn, [(1 - _MIDDLE) / 2, (1 + _MIDDLE) / 2])
-    return Estimate(mean, float(low), float(high))
+def _perplexity_of(log_likelihood: np.ndarray, tokens: np.ndarray, axis: int) -> Any:
+    """The perplexity along an axis; prompts without any token count nothing."""
+    return np.exp((-log_likelihood.sum(axis) / tokens.sum(axis).clip(min=1)).clip(max=_MAX_NATS))
 
 
-def _draws(count: int) -> np.ndarray:
-    return np.random.default_rng(_SEED).integers(count, size=(_DRAWS, count))
-
-
-def _known(values: Sequence[float]) -> float:
+def _mean_known(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return fmean(known) if known else math.nan

@@ -61,18 +61,18 @@ def test_a_text_is_cut_where_the_tokenizer_says(make):
     tokenizer = tiny_tokenizer()
     tokenizer.model_max_length = 3
     tokenizer.save_pretrained(folder)
-    judge = scorer(f"hf:{folder}=good")
-    assert judge.scores(["abc and more"]) == pytest.approx(judge.scores(["abc"]))
-    assert judge.scores(["ab"]) != pytest.approx(judge.scores(["abc"]), abs=1e-4)
+    classifier = scorer(f"hf:{folder}=good")
+    assert classifier.scores(["abc and more"]) == pytest.approx(classifier.scores(["abc"]))
+    assert classifier.scores(["ab"]) != pytest.approx(classifier.scores(["abc"]), abs=1e-4)
 
 
 def test_scores_do_not_depend_on_the_batch(make):
-    judge = scorer(f"hf:{make()}=good")
-    assert judge.scores(TEXTS[::-1])[::-1] == pytest.approx(judge.scores(TEXTS), abs=1e-6)
-    assert [judge.scores([text])[0] for text in TEXTS] == pytest.approx(judge.scores(TEXTS), abs=1e-6)
-    assert judge.scores([]) == []
-    assert judge.name.startswith("hf:")
-    assert judge.about == ()
+    classifier = scorer(f"hf:{make()}=good")
+    assert classifier.scores(TEXTS[::-1])[::-1] == pytest.approx(classifier.scores(TEXTS), abs=1e-6)
+    assert [classifier.scores([text])[0] for text in TEXTS] == pytest.approx(classifier.scores(TEXTS), abs=1e-6)
+    assert classifier.scores([]) == []
+    assert classifier.name.startswith("hf:")
+    assert classifier.metrics == ()
 
 
 def test_of_two_classes_the_second_need_not_be_named(make):

@@ -24,7 +24,7 @@ ODD = ["", " ", "\n\t", "😀", "a" * 5000, "word " * 2000, "\x00", "fine"]
 
 
 @pytest.fixture(scope="module", params=SCORERS)
-def judge(request):
+def packaged(request):
     if request.param == "toxicity":
         pytest.importorskip("profanity_check", reason="the extra 'scorers' is not installed")
     return scorer(request.param)
@@ -32,8 +32,8 @@ def judge(request):
 
 @pytest.mark.model
 def test_sentiment_tells_praise_from_blame():
-    judge = scorer("sentiment")
-    good, bad, nothing = judge.scores(CLEAR)
+    packaged = scorer("sentiment")
+    good, bad, nothing = packaged.scores(CLEAR)
     assert good > 0.9
     assert bad < 0.1
     assert nothing == UNDECIDED
@@ -47,19 +47,19 @@ def test_toxicity_tells_abuse_from_courtesy():
 
 
 @pytest.mark.model
-def test_a_score_is_a_probability_whatever_the_text_and_its_neighbours(judge):
-    scores = judge.scores(ODD)
+def test_a_score_is_a_probability_whatever_the_text_and_its_neighbours(packaged):
+    scores = packaged.scores(ODD)
     assert all(0 <= score <= 1 for score in scores)
-    assert judge.scores(ODD[::-1])[::-1] == pytest.approx(scores, abs=1e-6)
-    assert [judge.scores([text])[0] for text in ODD] == pytest.approx(scores, abs=1e-6)
-    assert judge.scores([]) == []
+    assert packaged.scores(ODD[::-1])[::-1] == pytest.approx(scores, abs=1e-6)
+    assert [packaged.scores([text])[0] for text in ODD] == pytest.approx(scores, abs=1e-6)
+    assert packaged.scores([]) == []
 
 
 @pytest.mark.model
-def test_what_is_told_of_a_scorer_is_so(judge, shared):
-    kept = judge.about[0]
+def test_the_metrics_of_a_scorer_are_reproduced(packaged, shared):
+    kept = packaged.metrics[0]
     texts = [text for text in read_labelled(shared / f"{kept.data}.jsonl.gz") if text.label]
-    scores = torch.tensor(judge.scores([text.text for text in texts]))
+    scores = torch.tensor(packaged.scores([text.text for text in texts]))
     positive = torch.tensor([text.label > 0 for text in texts])
     verdicts = scores != UNDECIDED
     right = ((scores > UNDECIDED) == positive)[verdicts]
@@ -70,7 +70,7 @@ def test_what_is_told_of_a_scorer_is_so(judge, shared):
 
 
 @pytest.mark.parametrize("name", SCORERS)
-def test_every_packaged_scorer_has_figures_of_two_data_sets(name):
+def test_every_packaged_scorer_is_measured_on_two_data_sets(name):
     figures = packaged_metrics(name)
     assert len({each.data for each in figures}) == 2
     assert all(0.5 < each.accuracy < 1 and 0.5 < each.auc < 1 for each in figures)
@@ -79,7 +79,7 @@ def test_every_packaged_scorer_has_figures_of_two_data_sets(name):
 def test_metrics_are_printed_in_words():
     assert (
         str(ScorerMetrics("plays", 1200, 1200, 0.8456, 0.9291))
-        == "right on 84.6% of its 1,200 texts of plays (area 0.929)"
+        == "right on 84.6% of its 1,200 texts of plays (AUC 0.929)"
     )
     assert "of its 900 verdicts on 1,200 texts of plays" in str(ScorerMetrics("plays", 1200, 900, 0.5, 0.5))
 
@@ -114,7 +114,7 @@ def test_the_package_itself_needs_no_scikit_learn():
     assert not [file for file in sources if "import sklearn" in (code := file.read_text()) or "from sklearn" in code]
 
 
-def test_what_is_no_scorer_is_refused(monkeypatch):
+def test_unknown_and_uninstalled_scorers_are_refused(monkeypatch):
     with pytest.raises(DataError, match="unknown scorer 'magic': there are sentiment"):
         scorer("magic")
     monkeypatch.setitem(sys.modules, "profanity_check", None)

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from lmsteer.evaluation.results import ConditionResult, Estimate
+    from lmsteer.evaluation.intervals import Estimate
+from lmsteer.evaluation.results import ConditionResult
 
 
 def print_results(out: Console, results: Sequence[ConditionResult], metadata: Mapping[str, str]) -> None:

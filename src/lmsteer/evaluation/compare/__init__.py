@@ -1,1 +1,1 @@
-"""compare."""
+"""compare: methods that learn from the same labelled texts, measured side by side."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmsteer.baselines.names import INSTRUCTION_BASED, METHOD_NAMES
+from lmsteer.baselines.names import INSTRUCTION_BASED, METHOD_NAMES, check_methods
 from lmsteer.errors import DataError
 
 
@@ -21,8 +21,7 @@ def select_methods(names: Sequence[str] | None, *, with_instructions: bool) -> l
     if names is None:
         return [name for name in METHOD_NAMES if with_instructions or name not in INSTRUCTION_BASED]
     chosen = [name.strip() for name in names]
-    if unknown := [name for name in chosen if name not in METHOD_NAMES]:
-        raise DataError(f"unknown methods {', '.join(unknown)}: there are {', '.join(METHOD_NAMES)}.")
+    check_methods(chosen)
     if not with_instructions and (lacking := [name for name in chosen if name in INSTRUCTION_BASED]):
         raise DataError(
             f"the method {lacking[0]} needs --negative-prompt and --positive-prompt, an instruction for each end."

@@ -1,105 +1,108 @@
-"""compare: methods side by side, each measured in a process of its own, so that one that fails does not end the others.
+"""compare: methods side by side. One that fails does not end the others.
 
-What a method has done is kept in its folder; a comparison that was stopped goes on from there, and a method that failed
-is tried again.
+By default each method is measured in a process of its own, so that even one that runs out of memory ends only itself.
+The result of a method is kept in its folder. A comparison that was stopped resumes from there, and methods that failed
+are tried again.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from lmsteer.baselines.methods import METHODS
-from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.evaluation.compare.worker import ComparisonConfig, MethodResult
-from lmsteer.evaluation.run_config import settle
+from lmsteer.baselines.names import check_methods
+from lmsteer.errors import DataError, InterruptedWorkError, LMSteerError
+from lmsteer.evaluation.compare.config import ComparisonConfig
+from lmsteer.evaluation.compare.results import RESULT_FILE, Comparison, MethodResult
+from lmsteer.evaluation.compare.worker import fit_and_measure
 from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
+from lmsteer.util.run import Run, resumable
 
-_PLAN, _FOUND = "plan.json", "contender.json"
+_CONFIG = "run.json"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What came out.
+class MethodError(LMSteerError):
+    """A method could not be measured."""
 
-    Attributes:
-        contenders: those that were measured.
-        failures: why the others were not, by method.
-    """
 
-    contenders: Sequence[MethodResult]
-    failures: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """A summary of each method, all results, and failures."""
-        return {
-            "summary": [each.figures() for each in self.contenders],
-            "methods": [each.to_json() for each in self.contenders],
-            "failures": self.failures,
-        }
+# Measures a method of the comparison whose folder is the second argument, and saves its result below it.
+Runner = Callable[[ComparisonConfig, Path, str], None]
 
 
 def compare(
-    plan: ComparisonConfig, methods: Sequence[str], out: str | Path, progress: Progress = no_progress
+    config: ComparisonConfig,
+    methods: Sequence[str],
+    out: str | Path,
+    progress: Progress = no_progress,
+    *,
+    runner: Runner | None = None,
 ) -> Comparison:
     """Measure methods.
 
     Args:
-        plan: what is measured.
-        methods: by their names in ``METHODS``.
-        out: folder of everything that is kept.
-        progress: what to tell of the work.
+        config: what is measured.
+        methods: names in ``METHODS``.
+        out: folder of all results.
+        progress: reports the methods.
+        runner: measures a method; by default in a process of its own (``run_in_subprocess``).
 
     Raises:
-        DataError: an unknown method, none at all, a folder of another comparison, or another process that works on it.
-        InterruptedWorkError: the user stopped it.
+        DataError: a method is unknown, there are none, the folder holds another comparison, or another process works in
+            it.
+        InterruptedWorkError: the user pressed Ctrl-C.
     """
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise DataError(f"unknown methods {', '.join(unknown)}: there are {', '.join(METHODS)}.")
-    if not methods or not plan.prompts:
+    check_methods(methods)
+    if not methods or not config.prompts:
         raise DataError("nothing to compare: give methods and prompts.")
-    out = Path(out)
+    out, runner = Path(out), runner or run_in_subprocess
     failures: dict[str, str] = {}
     with exclusive(out):
-        settle(out, _PLAN, plan.to_json(), "a comparison")
-        done = sum((out / method / _FOUND).exists() for method in methods)
-        with progress("comparing", len(methods), done) as step:
+        Run(out, config.to_json(), "a comparison", _CONFIG).open()
+        done = sum((out / method / RESULT_FILE).exists() for method in methods)
+        with (
+            resumable(f"Finished measurements are kept in {out}. Run the same command again to resume."),
+            progress("comparing", len(methods), done) as step,
+        ):
             for method in methods:
-                if not (out / method / _FOUND).exists():
-                    if (why := _run(out, method)) is not None:
-                        failures[method] = why
-                    step(1, method)
-    return Comparison([_read(out / method / _FOUND) for method in methods if method not in failures], failures)
+                if (out / method / RESULT_FILE).exists():
+                    continue
+                try:
+                    runner(config, out, method)
+                except InterruptedWorkError:
+                    raise
+                except LMSteerError as error:
+                    failures[method] = str(error)
+                step(1, method)
+    return Comparison([MethodResult.load(out / method) for method in methods if method not in failures], failures)
 
 
-def _run(out: Path, method: str) -> str | None:
-    """Measure one method; the reason if that failed."""
-    command = [sys.executable, "-m", "lmsteer.evaluation.compare.worker", str(out / _PLAN), method, str(out / method)]
-    (out / method).mkdir(parents=True, exist_ok=True)
-    said = out / method / "said.txt"
-    try:
-        with said.open("w", encoding="utf-8") as file:
-            status = subprocess.run(command, stderr=file, stdout=file, check=False).returncode
-    except KeyboardInterrupt:
-        raise InterruptedWorkError(
-            f"interrupted; what was measured is kept in {out}. The same command goes on from there."
-        ) from None
+def run_in_process(config: ComparisonConfig, out: Path, method: str) -> None:
+    """Measure a method in this process.
+
+    Raises:
+        LMSteerError: it cannot be measured.
+    """
+    fit_and_measure(config, method, out / method).save(out / method)
+
+
+def run_in_subprocess(config: ComparisonConfig, out: Path, method: str) -> None:
+    """Measure a method in a process of its own.
+
+    Raises:
+        MethodError: the process failed; the message is the last line of its output.
+    """
+    folder = out / method
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "lmsteer.evaluation.compare.worker", str(out / _CONFIG), method, str(folder)]
+    log = folder / "log.txt"
+    with log.open("w", encoding="utf-8") as file:
+        status = subprocess.run(command, stderr=file, stdout=file, check=False).returncode
     if status == 0:
-        return None
-    lines = [line for line in said.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return
     if status < 0:
-        return f"killed by signal {-status}, as systems do to what needs more memory than there is"
-    return lines[-1] if lines else f"ended with status {status}"
-
-
-def _read(file: Path) -> MethodResult:
-    try:
-        return MethodResult.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is damaged: {error}. Remove it, and the same command measures it anew.") from error
+        raise MethodError(f"the process was killed by signal {-status}, as systems do when memory is exhausted.")
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    raise MethodError(lines[-1] if lines else f"the process ended with status {status}.")

@@ -1,4 +1,4 @@
-"""Attribute scorers: independent judges of generated text, behind one small interface."""
+"""Scorers of an attribute of generated text, independent of the steers, behind one small interface."""
 
 from lmsteer.evaluation.scorers.base import Scorer, ScorerMetrics, checked_scores, positive_share
 from lmsteer.evaluation.scorers.named import SCORERS, scorer

@@ -1,4 +1,4 @@
-"""What every scorer is, and how far it is to be trusted."""
+"""The interface of scorers, and how far a scorer can be trusted."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Protocol
 
 from lmsteer.errors import ScorerError
 
-# Gives each text a number: a scorer's scores, a steer's readings, or anything else.
+# Gives each text a number: the scores of a scorer, the evidence of a steer, or any other.
 ScoreFunction = Callable[[Sequence[str]], Sequence[float]]
-# A score that says nothing.
+# The score of a text on neither side.
 UNDECIDED = 0.5
-# Before the name of a model that is not packaged.
+# The prefix of names of models that are not packaged.
 HUB = "hf:"
 
 
 @dataclass(frozen=True)
 class ScorerMetrics:
-    """How well a scorer judges labelled texts, none of which it was fitted on.
+    """How well a scorer does on labelled test texts, none of which it was fitted on.
 
     Attributes:
-        data: the name of the data set.
-        texts: how many there are.
-        verdicts: on how many of them the scorer is not undecided.
+        data: name of the data set.
+        texts: number of texts.
+        verdicts: number of texts that the scorer is not undecided on.
         accuracy: share of these verdicts that are right.
-        auc: how often a text of the +1 end scores higher than one of the -1 end, ties counted half.
+        auc: probability that a text of the +1 end scores higher than one of the -1 end; ties count one half.
     """
 
     data: str
@@ -37,34 +37,34 @@ class ScorerMetrics:
     auc: float
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """The metrics in words."""
         of = f"{self.texts:,}" if self.verdicts == self.texts else f"{self.verdicts:,} verdicts on {self.texts:,}"
-        return f"right on {self.accuracy:.1%} of its {of} texts of {self.data} (area {self.auc:.3f})"
+        return f"right on {self.accuracy:.1%} of its {of} texts of {self.data} (AUC {self.auc:.3f})"
 
 
 class Scorer(Protocol):
-    """Judges texts on one dimension.
+    """Scores texts on one dimension.
 
     Attributes:
-        name: by which ``scorer`` finds it.
-        fingerprint: of what it judges by: weights, or the version of a package.
-        about: how well it does on labelled test data, to be told beside every figure; empty if nobody has measured it.
+        name: the name by which ``scorer`` finds it.
+        fingerprint: identifies what it scores by: weights, or the version of a package.
+        metrics: its metrics on labelled test texts, which every report shows; empty if nobody has measured it.
     """
 
     name: str
     fingerprint: str
-    about: tuple[ScorerMetrics, ...]
+    metrics: tuple[ScorerMetrics, ...]
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """For each text how surely it lies at the +1 end, from 0 to 1; 0.5 is no verdict."""
+        """The probability of each text to lie at the +1 end, from 0 to 1; 0.5 is undecided."""
         ...
 
 
 def checked_scores(scorer: Scorer, texts: Sequence[str]) -> list[float]:
-    """What a scorer, which may be anybody's code, says of texts.
+    """The scores of texts, from a scorer that may be anybody's code.
 
     Raises:
-        ScorerError: it fails, or says what is no score.
+        ScorerError: the scorer fails, or does not give each text a number from 0 to 1.
     """
     try:
         scores = [float(score) for score in scorer.scores(texts)]
@@ -76,12 +76,12 @@ def checked_scores(scorer: Scorer, texts: Sequence[str]) -> list[float]:
 
 
 def positive_share(scores: Sequence[float]) -> float:
-    """Share of scores above one half among those that are verdicts; nan if there are none."""
+    """Share of scores above one half among those that are not one half; nan if there are none."""
     above, below = (sum(sign * (score - UNDECIDED) > 0 for score in scores) for sign in (1, -1))
     return above / (above + below) if above + below else float("nan")
 
 
 def packaged_metrics(name: str) -> tuple[ScorerMetrics, ...]:
-    """The figures of a packaged scorer, which ``python -m benchmarks.scorers`` makes."""
-    asset = files("lmsteer") / "assets" / "scorers" / "figures.json"
-    return tuple(ScorerMetrics(**figures) for figures in json.loads(asset.read_text(encoding="utf-8"))[name])
+    """The metrics of a packaged scorer, which ``python -m benchmarks.scorers`` measures."""
+    asset = files("lmsteer") / "assets" / "scorers" / "metrics.json"
+    return tuple(ScorerMetrics(**metrics) for metrics in json.loads(asset.read_text(encoding="utf-8"))[name])

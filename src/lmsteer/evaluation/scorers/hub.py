@@ -1,7 +1,7 @@
 """Any text-classification model of transformers as a scorer.
 
-A class's probability is a softmax over the classes, or, of a model with several labels at once or with a single one, a
-sigmoid of its own logit.
+The probability of a class is a softmax over the classes. If a text can have several labels, or the model has a single
+one, it is the sigmoid of the class's own logit.
 """
 
 from __future__ import annotations
@@ -20,64 +20,66 @@ from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.fingerprints import model_fingerprint
 from lmsteer.model.loading import LOADING_ERRORS
 from lmsteer.model.sources.resolve import check_hub
+from lmsteer.util.devices import accelerator
 
-# Tokens of a text that are read where neither the model nor its tokenizer says how many it can.
-_LONGEST = 512
+# Maximum number of tokens of a text, if neither the model nor its tokenizer has a limit.
+_MAX_TOKENS = 512
 
 
 class Classifier:
     """The probability of one class of a classifier.
 
     Args:
-        reference: Hub id or folder, ``=`` and the class at the +1 end, which a model of two exclusive classes need not
-            name: it is the second of them.
+        reference: Hub id or folder, then ``=`` and the class at the +1 end. Of two exclusive classes it is the second
+            by default.
+        device: device of the model; the accelerator if there is one.
 
     Raises:
         ModelError: the model cannot be loaded, or is no classifier.
-        DataError: no such class, or none given of several.
+        DataError: there is no such class, or none is named and there are several.
     """
 
-    about: tuple[ScorerMetrics, ...] = ()
+    metrics: tuple[ScorerMetrics, ...] = ()
 
-    def __init__(self, reference: str) -> None:
+    def __init__(self, reference: str, device: torch.device | None = None) -> None:
         self.name = HUB + reference
         model, label = _parts(reference)
-        self._tokenizer, self._model = _load(model)
+        self._tokenizer, self._model = _load(model, device or accelerator() or torch.device("cpu"))
         self._class = _index(self._model.config, model, label)
         self.fingerprint = model_fingerprint(self._model)
 
     @torch.inference_mode()
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """Probability of the class for each text; what exceeds the model's context is cut off."""
+        """Probability of the class for each text; texts are cut at the model's context."""
         if not texts:
             return []
         limit = _context(self._tokenizer, self._model.config)
         encoded = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-        told = [i for i, ids in enumerate(encoded) if ids]
-        found = torch.full((len(encoded),), UNDECIDED)
-        for batch in length_buckets([encoded[i] for i in told]):
-            rows = [told[i] for i in batch]
-            found[rows] = self._probabilities([encoded[i] for i in rows])
-        return found.tolist()
+        with_tokens = [i for i, ids in enumerate(encoded) if ids]
+        result = torch.full((len(encoded),), UNDECIDED)
+        for batch in length_buckets([encoded[i] for i in with_tokens]):
+            rows = [with_tokens[i] for i in batch]
+            result[rows] = self._probabilities([encoded[i] for i in rows])
+        return result.tolist()
 
     def _probabilities(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Of texts (B,)."""
+        """Probabilities (B,) of the class for token ids of texts."""
         padded, mask = pad(ids, self._model.config.get_text_config().pad_token_id, self._model.device)
         logits = self._model(input_ids=padded, attention_mask=mask).logits.float()
-        found = logits.softmax(-1) if _exclusive(self._model.config) else logits.sigmoid()
-        return found[:, self._class].cpu()
+        probabilities = logits.softmax(-1) if _exclusive(self._model.config) else logits.sigmoid()
+        return probabilities[:, self._class].cpu()
 
 
 def _parts(reference: str) -> tuple[str, str]:
-    """Model and class; a folder's own name may have a ``=`` in it."""
+    """Model and class; the name of a folder can have a ``=`` in it."""
     if "=" not in reference or Path(reference).is_dir():
         return reference, ""
     model, _, label = reference.rpartition("=")
     return model, label
 
 
-def _load(model: str) -> tuple[Any, Any]:
-    """Tokenizer and classifier, padding settled: classifiers of causal models find a text's end by it."""
+def _load(model: str, device: torch.device) -> tuple[Any, Any]:
+    """Tokenizer and classifier with a padding token, by which classifiers of causal models find the end of a text."""
     try:
         if not Path(model).is_dir():
             check_hub(model)
@@ -90,13 +92,13 @@ def _load(model: str) -> tuple[Any, Any]:
     config = classifier.config.get_text_config()
     if config.pad_token_id is None:
         config.pad_token_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-    return tokenizer, classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer, classifier.eval().to(device)
 
 
 def _index(config: Any, model: str, label: str) -> int:
-    """The place of a class among the model's."""
+    """The index of a class."""
     if config.problem_type == "regression":
-        raise DataError(f"{model!r} is a regression: its numbers are no probabilities of a class.")
+        raise DataError(f"{model!r} is a regression: its outputs are not probabilities of a class.")
     classes = {str(name): index for index, name in config.id2label.items()}
     if label in classes:
         return classes[label]
@@ -110,7 +112,7 @@ def _exclusive(config: Any) -> bool:
 
 
 def _context(tokenizer: Any, config: Any) -> int:
-    """Tokens that are read of a text: as many as the tokenizer says, or else as the model has positions for."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _LONGEST + 2
-    # Two positions may be spoken for: RoBERTa's begin at 2.
+    """Maximum number of tokens of a text: the tokenizer's limit, or else the number of the model's positions."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _MAX_TOKENS + 2
+    # RoBERTa's positions begin at 2, so that two of them cannot be used.
     return tokenizer.model_max_length if tokenizer.model_max_length <= positions else positions - 2

@@ -1,4 +1,4 @@
-"""Scorers by name; what a scorer needs is loaded when it is asked for."""
+"""Scorers by name. The packages and models of a scorer are loaded when it is asked for."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SCORERS: dict[str, Callable[[], Scorer]] = {
 
 
 def scorer(name: str) -> Scorer:
-    """Find a scorer: a name of ``SCORERS``, or ``hf:MODEL`` or ``hf:MODEL=CLASS`` for a classifier of transformers.
+    """Find a scorer by a name of ``SCORERS``, or by ``hf:MODEL`` or ``hf:MODEL=CLASS``: a classifier of transformers.
 
     Raises:
-        DataError: no such scorer, one that needs what is not installed, or no such class.
-        ModelError: a model that cannot be fetched or loaded.
+        DataError: there is no such scorer or class, or the scorer needs a package that is not installed.
+        ModelError: a model cannot be fetched or loaded.
     """
     if name.startswith(HUB):
         from lmsteer.evaluation.scorers.hub import Classifier

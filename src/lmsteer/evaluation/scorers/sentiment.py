@@ -1,7 +1,7 @@
-"""The default judge of sentiment: two logistic regressions on SST-2 phrases, their probabilities averaged.
+"""The default scorer of sentiment: the mean probability of two logistic regressions on SST-2 phrases.
 
-One sees words and pairs of words, the other the mean states of a sentence encoder. ``python -m benchmarks.scorers``
-makes their weights.
+One takes words and pairs of words, the other the mean states of a sentence encoder. ``python -m benchmarks.scorers``
+fits them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.ngrams import ngram_logits
 from lmsteer.util.files import file_sha256
 
-# Of the encoder: the layers whose mean states are read (docs/log.md, "Scorers").
+# Layers of the encoder whose mean states are features (docs/log.md, "Scorers").
 LAYERS = (1, 4)
 
 
 class Sentiment:
-    """Positive sentiment, of sentences such as film reviews are made of."""
+    """Positive sentiment of sentences like those of film reviews."""
 
     name = "sentiment"
 
     def __init__(self) -> None:
-        self.about = packaged_metrics(self.name)
+        self.metrics = packaged_metrics(self.name)
         with as_file(files("lmsteer") / "assets" / "scorers" / "sentiment.safetensors") as file:
             self._weights = load_file(file)
             self.fingerprint = file_sha256(file)[:32]
         self._encoder = Encoder()
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """Probability that each text is positive; a blank one is neither."""
+        """Probability that each text is positive; a blank text is undecided."""
         if not texts:
             return []
         weights = self._weights
@@ -46,5 +46,5 @@ class Sentiment:
 
 
 def state_logits(states: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """Log-odds (N,) of texts by their mean states (N, layers · d) under weights (layers · d,)."""
+    """Log-odds (N,) of texts from their mean states (N, layers · d), under weights (layers · d,), float64."""
     return states.double() @ weights.double() + bias.double()

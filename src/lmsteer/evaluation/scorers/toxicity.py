@@ -1,6 +1,6 @@
-"""A judge of toxicity: alt-profanity-check, linear on words (of Davidson's tweets and Jigsaw's comments).
+"""A scorer of toxicity: alt-profanity-check, a linear model of words (on Davidson's tweets and Jigsaw's comments).
 
-Its package unpickles the model that it carries, which is why it is an extra and never loaded unasked.
+Its package unpickles the model that it contains, so it is an extra and is loaded only on request.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from lmsteer.evaluation.scorers.base import packaged_metrics
 
 
 class Toxicity:
-    """Clean language: 1 is clean, 0 is offensive. What it learned from is no data to judge it by."""
+    """Clean language: 1 is clean, 0 is offensive. It must not be measured on the data that it was fitted on."""
 
     name = "toxicity"
 
     def __init__(self) -> None:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the version of scikit-learn that its model was written by
+                warnings.simplefilter("ignore")  # its model was pickled by another version of scikit-learn
                 from profanity_check import predict_prob
         except ImportError as error:
             raise DataError(
                 "the scorer 'toxicity' needs alt-profanity-check: pip install 'lmsteer[scorers]'."
             ) from error
-        self.about = packaged_metrics(self.name)
+        self.metrics = packaged_metrics(self.name)
         self.fingerprint = version("alt-profanity-check")
         self._offensive = predict_prob
 

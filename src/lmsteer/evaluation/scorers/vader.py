@@ -1,4 +1,4 @@
-"""VADER: sentiment by word lists and rules (Hutto & Gilbert, 2014); it shares no data with any steer."""
+"""VADER: sentiment by word lists and rules (Hutto and Gilbert, 2014); it shares no data with any steer."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from importlib.metadata import version
 
 from lmsteer.evaluation.scorers.base import UNDECIDED, packaged_metrics
 
-# VADER's own thresholds: a compound score between them is no verdict.
+# VADER's own threshold: a compound score of a smaller size is undecided.
 _VERDICT = 0.05
 
 
 class Vader:
-    """Sentiment by word lists and rules; knows nothing of any language model. Its verdicts are 0, 0.5 and 1."""
+    """Sentiment by word lists and rules, without a language model. Its scores are 0, 0.5 (undecided) and 1."""
 
     name = "sentiment-vader"
 
     def __init__(self) -> None:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-        self.about = packaged_metrics(self.name)
+        self.metrics = packaged_metrics(self.name)
         self.fingerprint = version("vaderSentiment")
         self._analyser = SentimentIntensityAnalyzer()
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """1, 0 or, for no verdict, 0.5 for each text."""
+        """1 (positive), 0 (negative) or 0.5 (undecided) for each text."""
         compounds = [self._analyser.polarity_scores(text)["compound"] for text in texts]
         return [UNDECIDED if abs(compound) < _VERDICT else float(compound > 0) for compound in compounds]

@@ -1,0 +1,54 @@
+"""Generation times of a baseline, as multiples of the unsteered model's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import median
+
+import torch
+
+from lmsteer.evaluation.conditions import Condition, Unsteered
+from lmsteer.generation.config import GenerationConfig
+from lmsteer.model.lm import LM
+
+_REPEATS, _TOKENS, _PROMPTS = 3, 24, 8
+
+
+def relative_times(lm: LM, condition: Condition, prompts: Sequence[str]) -> tuple[float, float]:
+    """Time to the first token, and time per token after it, as multiples of the unsteered model's.
+
+    Both models take turns; the medians of three turns count, after one that does not.
+    """
+    few = list(prompts[:_PROMPTS])
+    unsteered = Unsteered()
+    for each in (unsteered, condition):
+        _times(lm, each, few)
+    pairs = [(_times(lm, unsteered, few), _times(lm, condition, few)) for _ in range(_REPEATS)]
+    first, per_token = (
+        median(pair[1][k] for pair in pairs) / max(median(pair[0][k] for pair in pairs), 1e-9) for k in range(2)
+    )
+    return first, per_token
+
+
+def _times(lm: LM, condition: Condition, prompts: Sequence[str]) -> tuple[float, float]:
+    """Seconds to the first token, and per token after it."""
+    (first, few), (whole, many) = (_generate(lm, condition, prompts, tokens) for tokens in (1, _TOKENS))
+    return first, (whole - first) / max(many - few, 1)
+
+
+def _generate(lm: LM, condition: Condition, prompts: Sequence[str], new_tokens: int) -> tuple[float, int]:
+    """Seconds and number of generated tokens."""
+    config = GenerationConfig(max_new_tokens=new_tokens)
+    _synchronize(lm)
+    started = time.perf_counter()
+    rows = condition.continuations(lm, prompts, condition.prefill(lm, prompts, new_tokens), config)
+    tokens = sum(row.tokens for row in rows)
+    _synchronize(lm)
+    return time.perf_counter() - started, tokens
+
+
+def _synchronize(lm: LM) -> None:
+    """Wait for the GPU, whose work is asynchronous."""
+    if lm.device.type == "cuda":
+        torch.cuda.synchronize(lm.device)
