@@ -88,11 +88,11 @@ def read_all(data: Data) -> None:
             if key in kept(RESULTS):
                 continue
             started = time.perf_counter()
-            transferred = transfer(source, steer, target, how=how, power=power, progress=bars())  # type: ignore[arg-type]
+            transferred = transfer(source, steer, target, word_map=how, power=power, progress=bars())  # type: ignore[arg-type]
             seconds = time.perf_counter() - started
             if (how, power) == MAPS[0]:
                 save_steer(transferred, WORK / f"{source_name}-{target_name}")
-            about = {name: transferred.card.fit[name] for name in ("pairs", "shared_words", "their_frequency")}
+            about = {name: transferred.card.fit[name] for name in ("pairs", "shared_words", "shared_frequency")}
             figures = {"seconds": round(seconds, 1), **about, **_read(target.head, rows, transferred)}
             keep(RESULTS, key, figures)
 

@@ -13,6 +13,7 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.fitting.fit import fit
 from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
 from lmsteer.reading.encode import encode_with_offsets
@@ -20,6 +21,7 @@ from lmsteer.steer.algebra import merge, overlaps
 from lmsteer.steer.mix import Mix
 from lmsteer.transferring import alignment as pairs_module
 from lmsteer.transferring import maps
+from lmsteer.transferring import shared_vocabulary as shared_module
 from lmsteer.transferring import transfer as module
 from lmsteer.transferring.alignment import align_states
 from lmsteer.transferring.maps import WORD_MAPS
@@ -80,11 +82,11 @@ def in_order(steer):
 @pytest.mark.parametrize("how", WORD_MAPS)
 @pytest.mark.parametrize("form", ["multiply", "add"])
 def test_a_model_in_disguise_gets_the_same_steer(llama, disguised, monkeypatch, how, form):
-    for name in ("_OF_STATES", "_OF_WORDS"):
+    for name in ("_DAMPING_STATES", "_DAMPING_WORDS"):
         monkeypatch.setattr(maps, name, 1e-9)
-    monkeypatch.setattr(module, "_PRICE", 1.0)
+    monkeypatch.setattr(module, "_COST_SHARE", 1.0)
     steer = random_steer(llama, form)
-    moved = transfer(llama, steer, disguised, texts=TEXTS, how=how)
+    moved = transfer(llama, steer, disguised, texts=TEXTS, word_map=how)
     expected = steer.matrix() if form == "multiply" else steer.factors["a"]
     # regressions on float32 states, some of whose directions are small
     torch.testing.assert_close(in_order(moved), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
@@ -146,7 +148,7 @@ def test_readings_of_ends_keep_their_mean_and_spread(llama, by_pairs):
     pairs = align_states(llama, by_pairs, TEXTS)
     a = torch.randn(32, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     before = pairs.source_ends.double() @ a
-    after = pairs.target_ends.double() @ maps.map_end_reader(pairs, a)
+    after = pairs.target_ends.double() @ maps.map_eos_reader(pairs, a)
     assert float(after.mean()) == pytest.approx(float(before.mean()), abs=1e-9)
     assert float(after.std()) == pytest.approx(float(before.std()), rel=0.05)  # the constant varies a little
     assert float(torch.corrcoef(torch.hstack([before, after]).T)[0, 1]) > 0.3
@@ -214,8 +216,8 @@ def test_what_cannot_be_carried_is_refused(llama, disguised, make_lm):
     with pytest.raises(SteerError, match="offset"):
         transfer(llama, random_steer(llama, "offset"), disguised, texts=TEXTS)
     with pytest.raises(DataError, match="gradient, ridge, procrustes"):
-        transfer(llama, steer, disguised, texts=TEXTS, how="magic")
-    with pytest.raises(DataError, match="too few"):
+        transfer(llama, steer, disguised, texts=TEXTS, word_map="magic")
+    with pytest.raises(DataError, match="too few texts"):
         transfer(llama, steer, disguised, texts=[" "])
     with pytest.raises(DataError, match="longer than the context"):
         transfer(llama, steer, make_lm("gpt2"), texts=["a" * 200])
@@ -230,3 +232,23 @@ def test_what_cannot_be_carried_is_refused(llama, disguised, make_lm):
     )
     with pytest.raises((ModelError, DataError)):
         transfer(llama, steer, strange, texts=TEXTS)
+
+
+class WithoutFloat64(torch.Tensor):
+    """A tensor on a device that has no float64, as MPS: ``cpu()`` takes it to one that has."""
+
+    def double(self, *_, **__):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+    def cpu(self, *_, **__):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_a_device_without_float64_will_do(llama, monkeypatch):
+    h = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    residual, probabilities = module._mean_eos_residual(llama, h), shared_module._mean_probabilities(llama.head, h)
+    residuals, logits = Head.residuals, Head.logits
+    monkeypatch.setattr(Head, "residuals", lambda *args: tuple(t.as_subclass(WithoutFloat64) for t in residuals(*args)))
+    assert torch.equal(module._mean_eos_residual(llama, h), residual)
+    monkeypatch.setattr(Head, "logits", lambda *args: logits(*args).as_subclass(WithoutFloat64))
+    assert torch.equal(shared_module._mean_probabilities(llama.head, h), probabilities)

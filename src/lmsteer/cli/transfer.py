@@ -60,7 +60,7 @@ def transfer(
         check_labelled(labelled, data)
     source, target = lmsteer.find_steer(steer), lmsteer.load(to)
     moved = lmsteer.transfer(
-        lmsteer.load(model), source, target, texts=read, labelled=labelled, how=word_map, progress=bars()
+        lmsteer.load(model), source, target, texts=read, labelled=labelled, word_map=word_map, progress=bars()
     )
     folder = lmsteer.save_steer(moved, out)
     if as_json:

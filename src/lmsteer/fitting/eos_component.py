@@ -43,7 +43,7 @@ class EosComponent:
     damping: float
 
 
-def end_direction(fisher: FisherFactors, r_end: Tensor) -> Tensor:
+def eos_direction(fisher: FisherFactors, r_end: Tensor) -> Tensor:
     """u (d,), which moves the end-of-text token and as little else as possible, of the mean residual there (d,)."""
     u = ridge(fisher.f, r_end, _DAMPING_U)
     return u / (u @ r_end)
@@ -54,7 +54,7 @@ def fit_eos_component(statistics: Statistics, fisher: FisherFactors, head: Head)
     n, sums, rows = statistics.counts.ends, statistics.sums, statistics.held_out
     if not n or rows.is_end.sum() < 2:
         return None
-    u = end_direction(fisher, sums["r_end"] / n)
+    u = eos_direction(fisher, sums["r_end"] / n)
     g = (sums["g_end"] - statistics.counts.end_label / n * sums["h_end"]) / n
     if g.norm() <= _NOTHING * sums["h_end"].norm() / n:
         return None  # the ends have one and the same label

@@ -19,7 +19,7 @@ def print_transfer(out: Console, moved: Steer, folder: Path) -> None:
         f"Steer [bold]{escape(moved.card.name)}[/] transferred to {escape(moved.card.base)} and saved to "
         f"{escape(str(folder))}: by {fit['pairs']:,} pairs of hidden states and {fit['shared_words']:,} words that "
         f"both models have. {escape(fit['from']['base'])} expects these words with a probability of "
-        f"{fit['their_frequency']:.0%}.",
+        f"{fit['shared_frequency']:.0%}.",
         highlight=False,
     )
     if held_out:
