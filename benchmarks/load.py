@@ -63,7 +63,7 @@ app = typer.Typer(add_completion=False)
 def measure() -> None:
     """One client, then all of them, then all of them while some hang up; each answer is checked."""
     own: dict[Job, str] = {}
-    with server("--waiting", "256", "--rows", "64", "--no-page") as (address, process):
+    with server("--max-queue", "256", "--max-num-seqs", "64", "--no-page") as (address, process):
         for name, clients, seconds, rude in (
             ("one client", 1, SECONDS / 4, False),
             ("64 clients", CLIENTS, SECONDS, False),

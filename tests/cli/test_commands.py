@@ -53,7 +53,7 @@ BAD = {
     "no prompts": (["generate"], "no prompts"),
     "verify unknown": (["verify", "nobody"], "unknown steer"),
     "other base": (["generate", "x", "--steer", "other=1"], "was fitted on"),
-    "no statistics": (["fit", "--name", "x", "--statistics", "gone"], "no whole statistics in"),
+    "no statistics": (["fit", "--name", "x", "--statistics", "gone"], "no such folder of statistics: gone"),
     "top-p": (["generate", "x", "--top-p", "0"], "top_p must be above 0"),
 }
 

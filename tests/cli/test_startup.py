@@ -96,6 +96,7 @@ MISTAKES = {
     "fit without a name": (["fit", "letters.jsonl"], "--name"),
     "fit over something": (["fit", "letters.jsonl", "--name", "x", "--out", "taken"], "holds no steer"),
     "fit on a missing column": (["fit", "letters.jsonl", "--name", "x", "--text-column", "y"], "no column 'y'"),
+    "fit on missing statistics": (["fit", "--name", "x", "--statistics", "gone"], "no such folder of statistics: gone"),
     "fit by magic": (["fit", "letters.jsonl", "--name", "x", "--method", "magic"], "'closed-form', 'gradient'"),
     "compress nothing": (["gist", "compress", "--out", "x"], "give a prompt"),
     "no gist": (["gist", "generate", "x", "--gist", "gone.gist"], "no such file"),

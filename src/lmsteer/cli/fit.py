@@ -74,6 +74,8 @@ def fit(
     check_target(out or STEERS_FOLDER / name)
     if data is None and not statistics:
         raise DataError("nothing to fit: give labelled texts, or saved statistics.")
+    if missing := [str(folder) for folder in statistics or () if not folder.is_dir()]:
+        raise DataError(f"no such folder of statistics: {', '.join(missing)}.")
     mapping = parse_label_map(label_map) if label_map else None
     source = LabelledSource(data, text_column, label_column, mapping, split, limit, seed) if data else None
     texts = source.read() if source else []
