@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from lmsteer.evaluation.compare.run import run_in_process
+
 LINE = ("compare", "letters.jsonl", "--quick", "--out", "c", "--scorer", "sentiment-vader", "--max-new-tokens", "6")
 
 
-def test_methods_are_measured_and_failures_result(run):
+@pytest.fixture
+def in_process(monkeypatch):
+    """Methods are measured in this process, which starts sooner."""
+    monkeypatch.setattr("lmsteer.evaluation.compare.run.run_in_subprocess", run_in_process)
 
+
+def test_a_method_is_measured_in_a_process_of_its_own(run):
+    status, out, _ = run(*LINE, "--methods", "steer", "--json")
+    assert status == 0
+    (line,) = json.loads(out)["summary"]
+    assert (line["method"], line["context"]) == ("steer", 0)
+    assert line["peak_memory_bytes"] > 1e7
+
+
+@pytest.mark.usefixtures("in_process")
+def test_methods_are_measured(run):
     pytest.importorskip("peft", reason="the extra 'methods' is not installed")
     status, out, _ = run(*LINE, "--methods", "steer,lora,prompt-tuning", "--json")
     assert status == 0
@@ -37,32 +48,12 @@ def test_methods_are_measured_and_failures_result(run):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-def test_fits_of_fewer_texts_are_measured_too_and_say_why_they_get_nowhere(run):
+@pytest.mark.usefixtures("in_process")
+def test_fits_of_fewer_texts_are_measured_and_their_errors_are_reported(run):
     Path("prompts.txt").write_text("the\n")
-    line = [
-        "compare",
-        "letters.jsonl",
-        "--out",
-        "g",
-        "--scorer",
-        "sentiment-vader",
-        "--max-new-tokens",
-        "4",
-        "--num-samples",
-        "2",
-    ]
-    line += [
-        "--prompts",
-        "prompts.txt",
-        "--methods",
-        "steer,activations",
-        "--train-sizes",
-        "2,120",
-        "--num-seeds",
-        "2",
-        "--json",
-    ]
-    status, out, _ = run(*line)
+    options = "--out g --scorer sentiment-vader --max-new-tokens 4 --num-samples 2 --json --prompts prompts.txt"
+    sizes = "--methods steer,activations --train-sizes 2,120 --num-seeds 2"
+    status, out, _ = run("compare", "letters.jsonl", *options.split(), *sizes.split())
     assert status == 0
     found = {each["method"]: each["learning_curve"] for each in json.loads(out)["methods"]}
     places = [(size, seed) for size in (2, 120) for seed in (0, 1)]
@@ -75,17 +66,19 @@ def test_fits_of_fewer_texts_are_measured_too_and_say_why_they_get_nowhere(run):
     assert f"not fitted: {failed[0]}" in page
 
 
-def test_a_method_that_fails_does_not_end_the_others(run, monkeypatch):
-    """The second runs out of what it needs: its folder cannot be written to."""
-    Path("c/lora").mkdir(parents=True)
-    Path("c/lora/fitted").write_text("in the way")
-    Path("c/run.json").write_text("")
-    Path("c/run.json").unlink()
+@pytest.mark.usefixtures("in_process")
+def test_a_folder_of_something_else_is_refused(run):
+    Path("c").mkdir()
+    Path("c/notes.txt").write_text("mine")
     status, _, err = run(*LINE, "--methods", "steer")
     assert status == 2
     assert "holds no comparison" in err
-    Path("c/lora/fitted").unlink()
-    Path("c/lora").rmdir()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_method_that_fails_does_not_end_the_others(run):
+    """The first cannot write to its folder; it is measured once it can."""
+    pytest.importorskip("peft", reason="the extra 'methods' is not installed")
     assert run(*LINE, "--methods", "steer")[0] == 0
     Path("c/lora").mkdir()
     Path("c/lora/fitted").write_text("in the way")
@@ -94,29 +87,31 @@ def test_a_method_that_fails_does_not_end_the_others(run, monkeypatch):
     result = json.loads(out)
     assert [line["method"] for line in result["summary"]] == ["steer"]
     assert "exists and holds no baseline" in result["failures"]["lora"]
+    status, out, _ = run(*LINE, "--methods", "lora,steer")
+    assert status == 0
+    assert "lora failed:" in out
     Path("c/lora/fitted").unlink()
     status, out, _ = run(*LINE, "--methods", "lora,steer", "--json")
     assert [line["method"] for line in json.loads(out)["summary"]] == ["lora", "steer"]
 
 
-def test_a_stopped_comparison_goes_on(run, tiny_folder):
-    line = [sys.executable, "-m", "lmsteer", *LINE, "--methods", "steer,lora", "--model", str(tiny_folder)]
-    started = subprocess.Popen(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not Path("c/steer/result.json").exists():
-        assert time.monotonic() < until
-        assert started.poll() is None
-        time.sleep(0.1)
-    time.sleep(1)
-    started.send_signal(signal.SIGINT)
-    said = started.communicate()[1]
-    if started.returncode:  # else it was quicker than we are
-        assert started.returncode == 2
-        assert "Run the same command again" in " ".join(said.split())
+def test_an_interrupted_comparison_is_resumed(run, monkeypatch):
+    pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+
+    def interrupted(config, out, method) -> None:
+        if method == "lora":
+            raise KeyboardInterrupt
+        run_in_process(config, out, method)
+
+    monkeypatch.setattr("lmsteer.evaluation.compare.run.run_in_subprocess", interrupted)
+    status, _, err = run(*LINE, "--methods", "steer,lora")
+    assert status == 2
+    assert "Run the same command again" in err
     before = Path("c/steer/result.json").stat().st_mtime_ns
+    monkeypatch.setattr("lmsteer.evaluation.compare.run.run_in_subprocess", run_in_process)
     status, out, _ = run(*LINE, "--methods", "steer,lora", "--json")
     assert status == 0
-    assert len(json.loads(out)["summary"]) == 2
+    assert [line["method"] for line in json.loads(out)["summary"]] == ["steer", "lora"]
     assert Path("c/steer/result.json").stat().st_mtime_ns == before
 
 
