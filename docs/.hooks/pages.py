@@ -32,6 +32,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return markdown.replace(COMMANDS, "\n".join(_commands())) if COMMANDS in markdown else markdown
 
 
+def options() -> Iterator[tuple[str, list[str]]]:
+    """The name of each command with the names of its options."""
+    from lmsteer.cli import app
+
+    for path, function in _functions(app):
+        hints = get_type_hints(function, include_extras=True)
+        names = [name for each in signature(function).parameters.values() for name in _names(each, hints[each.name])]
+        yield " ".join(path), [name for name in names if name.startswith("--")]
+
+
 def _diagram(source: str, name: str) -> str:
     import mermaidx
 
@@ -66,18 +76,30 @@ def _functions(app: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 def _row(parameter: Parameter, hint: Any) -> str:
     """A line of the table; options are named as typer names them."""
-    kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    info = next((each for each in metadata if isinstance(each, ParameterInfo)), None)
-    name, flag = parameter.name.replace("_", "-"), kind is bool
-    declared = [each for each in getattr(info, "param_decls", None) or () if each.startswith("-")]
-    if isinstance(info, ArgumentInfo):
-        names = [parameter.name.upper()]
-    else:
-        names = declared or ([f"--{name}", f"--no-{name}"] if flag else [f"--{name}"])
+    kind, info = _parts(hint)
+    names, flag = _names(parameter, hint), kind is bool
     required = parameter.default is Parameter.empty or parameter.default is ...
     default = "required" if required else "" if flag or parameter.default in (None, "") else f"`{parameter.default}`"
     cells = [", ".join(f"`{each}`" for each in names), "" if flag else _value(kind), default, info.help if info else ""]
     return f"| {' | '.join((cell or '').replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _parts(hint: Any) -> tuple[Any, ParameterInfo | None]:
+    """The type of an argument or option, and what typer is told of it."""
+    kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    return kind, next((each for each in metadata if isinstance(each, ParameterInfo)), None)
+
+
+def _names(parameter: Parameter, hint: Any) -> list[str]:
+    kind, info = _parts(hint)
+    if isinstance(info, ArgumentInfo):
+        return [parameter.name.upper()]
+    # In an annotation, typer takes the first name for a default until it meets the function.
+    given = () if info is None else (info.default, *(info.param_decls or ()))
+    declared = [each for each in given if isinstance(each, str) and each.startswith("-")]
+    name = parameter.name.replace("_", "-")
+    names = declared or ([f"--{name}", f"--no-{name}"] if kind is bool else [f"--{name}"])
+    return [part for each in names for part in each.split("/")]
 
 
 def _value(kind: Any) -> str:
