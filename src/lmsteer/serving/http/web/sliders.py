@@ -27,8 +27,9 @@ def slider_range(low: float, high: float) -> tuple[float, float, float]:
         return slider_range(*_DEFAULT_RANGE)
     power = 10.0 ** math.floor(math.log10(span / _STEPS))
     step = max(nice * power for nice in (1, 2.5, 5) if nice == 1 or nice * power <= span / _STEPS)
-    least, most = math.floor(_COVER * min(low, 0) / step), math.ceil(_COVER * max(high, 0) / step)
-    digits = 1 - math.floor(math.log10(step))  # a product with a step is not exact in binary
+    # Steps are not exact in binary: 0.075 / 0.0025 is a little more than 30.
+    least, most = (math.ceil(_COVER * max(end, 0) / step - 1e-6) for end in (-low, high))
+    least, digits = -least, 1 - math.floor(math.log10(step))
     return round(least * step, digits), round(most * step, digits), round(step, digits)
 
 
