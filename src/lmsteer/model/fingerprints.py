@@ -32,10 +32,14 @@ def head_sample(weight: Tensor, rows: int, first: int = 0) -> dict[int, float]:
         rows: V.
         first: which of the V rows the part begins with.
     """
-    width = weight.shape[1]
-    places = [(k * rows // _SAMPLES, k * width // _SAMPLES) for k in range(_SAMPLES)]
+    places = sampled_places(rows, weight.shape[1])
     inside = [(k, row - first, column) for k, (row, column) in enumerate(places) if 0 <= row - first < len(weight)]
     return {k: float(weight[row, column]) for k, row, column in inside}
+
+
+def sampled_places(rows: int, columns: int) -> list[tuple[int, int]]:
+    """The places (row, column) in an output embedding whose values ``head_sample`` takes."""
+    return [(k * rows // _SAMPLES, k * columns // _SAMPLES) for k in range(_SAMPLES)]
 
 
 def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmsteer.errors import ModelError
+from lmsteer.model.fingerprints import sampled_places
 from lmsteer.model.head import HeadWeight
 from lmsteer.model.loading import LOADING_ERRORS
 
@@ -24,25 +27,46 @@ def read_head(model: str) -> HeadWeight:
     Raises:
         ModelError: the model is not there, or has its output embedding under a name that transformers does not know.
     """
+    with _opened(model) as (module, file, name):
+        return HeadWeight(model, module, file.get_tensor(name))
+
+
+def read_head_sample(model: str) -> dict[int, float]:
+    """Read the few values of the output embedding that ``head_sample`` takes, without the rest of it.
+
+    Raises:
+        ModelError: as ``read_head``.
+    """
+    with _opened(model) as (_, file, name):
+        part = file.get_slice(name)
+        places = sampled_places(*part.get_shape())
+        return {k: float(part[row : row + 1, column : column + 1]) for k, (row, column) in enumerate(places)}
+
+
+@contextmanager
+def _opened(model: str) -> Iterator[tuple[str, Any, str]]:
+    """The head's module, the open file that holds its weight, and the weight's name in it."""
     try:
         folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
-        module = skeleton.get_output_embeddings()
-        name = next(name for name, each in skeleton.named_modules() if each is module)
-        tied = [key for key, each in skeleton.named_parameters(remove_duplicate=False) if each is module.weight]
-        return HeadWeight(model, name, _tensor(folder, tied))
+        head = skeleton.get_output_embeddings()
+        module = next(name for name, each in skeleton.named_modules() if each is head)
+        tied = [key for key, each in skeleton.named_parameters(remove_duplicate=False) if each is head.weight]
+        path, name = _found(folder, tied)
+        with safe_open(path, "pt") as file:
+            yield module, file, name
     except (*LOADING_ERRORS, AttributeError, StopIteration) as error:
         raise ModelError(f"cannot read the output embedding of {model!r}: {error}") from error
 
 
-def _tensor(folder: Path, names: list[str]) -> Tensor:
-    """Read the first of some tensors that the files have."""
+def _found(folder: Path, names: list[str]) -> tuple[Path, str]:
+    """The file and the name of the first of some tensors that the files have."""
     index = folder / _INDEX
     files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.exists() else {}
     for name in names:
-        with safe_open(folder / files.get(name, _ONE_FILE), "pt") as file:
+        path = folder / files.get(name, _ONE_FILE)
+        with safe_open(path, "pt") as file:
             if name in file.keys():  # noqa: SIM118 (it is no mapping)
-                tensor: Tensor = file.get_tensor(name)
-                return tensor
+                return path, name
     raise KeyError(f"none of {', '.join(names)} in {folder}")

@@ -1,4 +1,4 @@
-"""Routing of rows, without a server: vLLM's own interfaces of both model runners."""
+"""Which row has which strengths, without a server: vLLM's own interfaces of both model runners."""
 
 import shutil
 from dataclasses import replace
@@ -16,28 +16,26 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 from lmsteer import Mix, save_steer
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.model.head import HeadShard, HeadWeight
-from lmsteer.serving.vllm import logits_processor as router
-from lmsteer.serving.vllm import lora
-from lmsteer.serving.vllm import state as dial
-from lmsteer.serving.vllm import validation as admission
+from lmsteer.serving.vllm import logits_processor, lora, validation
 from lmsteer.serving.vllm.adapter_cache import adapters_folder
+from lmsteer.serving.vllm.state import SteeringState
 from tiny import random_steer
 
 
 @pytest.fixture
 def steers(llama, tmp_path, monkeypatch):
-    """Three forms of steers of the tiny Llama on the shelf, and a dial that nobody has touched."""
+    """Steers of three forms in the registry, and a fresh steering state."""
     found = {}
     for k, form in enumerate(("multiply", "add", "offset")):
         made = random_steer(llama, form, seed=k)
         found[form] = type(made)(form, made.factors, made.hidden_size, made.vocabulary, llama.card(form))
         save_steer(found[form], tmp_path / form)
-    monkeypatch.setenv(admission.FOLDERS, str(tmp_path))
-    admission.shelf.cache_clear()
-    fresh = dial.SteeringState()
-    monkeypatch.setattr(router, "DIAL", fresh)
+    monkeypatch.setenv(validation.FOLDERS, str(tmp_path))
+    validation.registry.cache_clear()
+    fresh = SteeringState()
+    monkeypatch.setattr(logits_processor, "STATE", fresh)
     yield found
-    admission.shelf.cache_clear()
+    validation.registry.cache_clear()
 
 
 @pytest.fixture
@@ -49,6 +47,11 @@ def head(llama):
 PROCESSED = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="processed_logprobs"))
 
 
+def first_runner():
+    """The processor as the first model runner makes it."""
+    return logits_processor.SteerLogitsProcessor(None, torch.device("cpu"), False)
+
+
 def params(steers=None):
     return SamplingParams(extra_args={"steers": steers} if steers else None)
 
@@ -57,60 +60,66 @@ def update(size, added=(), removed=(), moved=()):
     return BatchUpdate(size, removed, [(row, params(steers), None, []) for row, steers in added], moved)
 
 
-def test_a_steer_that_is_fitted_anew_is_another_one_for_those_who_come_since(steers, head, llama, tmp_path):
-    route, h = router.SteerLogitsProcessor(None, "cpu", False), torch.randn(2, head.weight.shape[1])
+def test_new_version_of_a_steer_is_used_by_later_requests_only(steers, head, llama, tmp_path):
+    route, h = (
+        first_runner(),
+        torch.randn(2, head.weight.shape[1]),
+    )
     route.update_state(update(1, added=[(0, "multiply=1")]))
-    (former,) = router.DIAL.before_head(h[:1], head).steers.values()
+    (former,) = logits_processor.STATE.before_head(h[:1], head).steers.values()
     save_steer(replace(steers["multiply"], factors=random_steer(llama, seed=9).factors), tmp_path / "multiply")
     route.update_state(update(2, added=[(1, "multiply=2")]))
-    mix = router.DIAL.before_head(h, head)
+    mix = logits_processor.STATE.before_head(h, head)
     assert len(mix.steers) == 2
     assert any(steer is former for steer in mix.steers.values())
     assert sorted(mix.strengths.sum(1).tolist()) == [1, 2]
     shutil.rmtree(tmp_path / "multiply")
-    route.update_state(update(2, added=[(0, "add=1")]))  # those who run keep theirs
-    assert len(router.DIAL.before_head(h, head).steers) == 2
+    route.update_state(update(2, added=[(0, "add=1")]))  # running requests keep their version
+    assert len(logits_processor.STATE.before_head(h, head).steers) == 2
 
 
-def test_a_steer_that_is_taken_away_steers_those_who_were_admitted(steers, head, tmp_path):
-    route = router.SteerLogitsProcessor(None, "cpu", False)
+def test_deleted_steer_still_steers_accepted_requests(steers, head, tmp_path):
+    route = first_runner()
     asked = params("multiply=1")
     route.validate_params(asked)
     shutil.rmtree(tmp_path / "multiply")
     with pytest.raises(ValueError, match="unknown steer"):
         route.validate_params(params("multiply=1"))
     route.update_state(BatchUpdate(1, (), [(0, asked, None, [])], ()))
-    assert [*router.DIAL.before_head(torch.randn(1, head.weight.shape[1]), head).steers] == ["multiply"]
+    assert [*logits_processor.STATE.before_head(torch.randn(1, head.weight.shape[1]), head).steers] == ["multiply"]
 
 
-def test_adapters_that_vllm_was_told_of_stay(steers, llama, tmp_path, monkeypatch):
+def test_adapters_of_this_process_stay(steers, llama, tmp_path, monkeypatch):
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(lora, "_KEPT", 2)
-    monkeypatch.setattr(lora, "_MOST", 4)
-    monkeypatch.setattr(lora, "_handed_out", set())
+    monkeypatch.setattr(lora, "_MAX_KEPT", 2)
+    monkeypatch.setattr(lora, "_MAX_OWN", 4)
+    monkeypatch.setattr(lora, "_own", set())
     (adapters_folder() / "of another process").mkdir(parents=True)
     named = HeadWeight("tiny", "lm_head", llama.head.weight)
     made = [lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": s})) for s in (1.0, 2.0, 3.0, 4.0, 1.0)]
     assert made[0] == made[4]
     assert all((folder / "adapter_config.json").is_file() for folder in made)
-    with pytest.raises(SteerError, match="4 strengths have adapters already"):
+    with pytest.raises(SteerError, match="adapters for 4 strengths already"):
         lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": 5.0}))
 
 
-def test_the_second_runner_is_refused_where_likelihoods_would_be_unsteered(steers):
+def test_second_runner_is_refused_if_log_likelihoods_would_be_unsteered(steers):
     config = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="raw_logprobs"))
     with pytest.raises(SteerError, match="processed_logprobs"):
-        router.SteerLogitsProcessor(config, object())
+        logits_processor.SteerLogitsProcessor(config, object())
 
 
 def acting(h, head):
-    """Strengths row by row that the dial of the router has for the next rows."""
-    mix = router.DIAL.before_head(h, head)
+    """The strengths of each of the next rows."""
+    mix = logits_processor.STATE.before_head(h, head)
     return None if mix is None else [dict(zip(mix.steers, row.tolist(), strict=True)) for row in mix.strengths]
 
 
-def test_rows_that_come_leave_and_move_keep_their_strengths(steers, head):
-    route, h = router.SteerLogitsProcessor(None, "cpu", False), torch.randn(3, head.weight.shape[1])
+def test_added_removed_and_moved_rows_keep_their_strengths(steers, head):
+    route, h = (
+        first_runner(),
+        torch.randn(3, head.weight.shape[1]),
+    )
     route.update_state(update(3, added=[(0, "multiply=1"), (1, None), (2, "add=2")]))
     assert acting(h, head) == [{"multiply": 1, "add": 0}, {"multiply": 0, "add": 0}, {"multiply": 0, "add": 2}]
     route.update_state(update(3, moved=[(0, 1, MoveDirectionality.SWAP)]))
@@ -123,19 +132,22 @@ def test_rows_that_come_leave_and_move_keep_their_strengths(steers, head):
     assert acting(h[:2], head) is None
 
 
-def test_only_the_rows_that_were_announced_are_steered(steers, head):
-    route, h = router.SteerLogitsProcessor(None, "cpu", False), torch.randn(5, head.weight.shape[1])
-    assert acting(h, head) is None  # a run that tries the memory
+def test_only_announced_rows_are_steered(steers, head):
+    route, h = (
+        first_runner(),
+        torch.randn(5, head.weight.shape[1]),
+    )
+    assert acting(h, head) is None  # memory profiling
     route.update_state(update(1, added=[(0, "multiply=1")]))
     assert acting(h[:1], head) == [{"multiply": 1}]
     assert acting(h, head) is None  # a prompt's log-likelihoods
     route.update_state(None)
-    with pytest.raises(RuntimeError, match="told of 1 rows"):
+    with pytest.raises(RuntimeError, match="1 rows were announced"):
         acting(h, head)
 
 
-def test_a_model_that_goes_round_the_layer_ends_the_run(steers):
-    route = router.SteerLogitsProcessor(None, "cpu", False)
+def test_model_without_the_layer_is_refused(steers):
+    route = first_runner()
     logits = torch.zeros(1, 4)
     route.update_state(update(1, added=[(0, None)]))
     assert route.apply(logits) is logits
@@ -144,15 +156,15 @@ def test_a_model_that_goes_round_the_layer_ends_the_run(steers):
         route.apply(logits)
 
 
-def test_a_steer_of_another_head_is_refused(steers, head):
-    route = router.SteerLogitsProcessor(None, "cpu", False)
+def test_steer_of_another_head_is_refused(steers, head):
+    route = first_runner()
     route.update_state(update(1, added=[(0, "multiply=1")]))
     other = HeadShard(head.weight + 1, 0, head.rows, head.rows)
     with pytest.raises(WrongBaseError, match="another than that of the model at hand"):
         acting(torch.randn(1, head.weight.shape[1]), other)
 
 
-def test_a_part_of_the_head_is_enough_to_know_it(llama, steers, head):
+def test_part_of_the_head_is_enough_for_the_check(llama, steers, head):
     half = head.rows // 2
     for first, last in ((0, half), (half, head.rows)):
         HeadShard(head.weight[first:last], first, last, head.rows).check(steers["multiply"])
@@ -160,15 +172,15 @@ def test_a_part_of_the_head_is_enough_to_know_it(llama, steers, head):
         HeadShard(head.weight[:half], half, head.rows, head.rows).check(steers["multiply"])
 
 
-def test_the_second_runner_steers_behind_the_head(llama, steers, head):
+def test_second_runner_steers_the_logits(llama, steers, head):
     """Slots are in another order than rows, one has left, and the strengths of all forms count."""
-    route = router.SteerLogitsProcessor(PROCESSED, object())
+    route = logits_processor.SteerLogitsProcessor(PROCESSED, object())
     asked = {4: "multiply=1.5,offset=-2", 0: None, 2: "add=3,multiply=-1"}
     for slot, steers_asked in {2: "offset=9", **asked}.items():
         assert route.add_request(slot, params(steers_asked)) == bool(steers_asked)
     slots = [0, 4, 2, 4]
     h = torch.randn(len(slots), head.weight.shape[1])
-    assert router.DIAL.before_head(h, head) is None
+    assert logits_processor.STATE.before_head(h, head) is None
     logits = h @ head.weight.T
     mapping = torch.tensor(slots)
     context = LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy())
@@ -180,16 +192,16 @@ def test_the_second_runner_steers_behind_the_head(llama, steers, head):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert torch.equal(found[0], logits[0])
     # A model that scales its logits, and one that caps them.
-    router.DIAL.before_head(h, replace(head, scale=0.25))
+    logits_processor.STATE.before_head(h, replace(head, scale=0.25))
     scaled = route.apply(0.25 * logits, context)
     torch.testing.assert_close(scaled, 0.25 * expected, atol=1e-4, rtol=1e-5)
-    router.DIAL.before_head(h, replace(head, soft_cap=30.0))
+    logits_processor.STATE.before_head(h, replace(head, soft_cap=30.0))
     with pytest.raises(RuntimeError, match="caps its logits"):
         route.apply(logits.clone(), context)
 
 
-def test_the_second_runner_refuses_logits_of_rows_that_it_did_not_see(steers, head):
-    route = router.SteerLogitsProcessor(PROCESSED, object())
+def test_second_runner_refuses_rows_that_it_did_not_see(steers, head):
+    route = logits_processor.SteerLogitsProcessor(PROCESSED, object())
     route.add_request(0, params("multiply=1"))
     mapping = torch.tensor([0])
     context = LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy())
@@ -197,17 +209,17 @@ def test_the_second_runner_refuses_logits_of_rows_that_it_did_not_see(steers, he
         route.apply(torch.zeros(1, head.rows), context)
 
 
-def test_steers_are_refused_where_there_are_none(monkeypatch):
-    monkeypatch.delenv(admission.FOLDERS, raising=False)
-    admission.shelf.cache_clear()
-    router.SteerLogitsProcessor.validate_params(params())
-    with pytest.raises(ValueError, match="names no folder"):
-        router.SteerLogitsProcessor.validate_params(params("sentiment=1"))
+def test_steers_are_refused_if_there_are_none(monkeypatch):
+    monkeypatch.delenv(validation.FOLDERS, raising=False)
+    validation.registry.cache_clear()
+    logits_processor.SteerLogitsProcessor.validate_params(params())
+    with pytest.raises(ValueError, match="LMSTEER_STEERS is empty"):
+        logits_processor.SteerLogitsProcessor.validate_params(params("sentiment=1"))
 
 
-def test_folders_that_are_none_are_refused_at_start(monkeypatch, tmp_path):
-    monkeypatch.setenv(admission.FOLDERS, str(tmp_path / "nowhere"))
-    admission.shelf.cache_clear()
-    with pytest.raises(SteerError, match="no folder"):
-        admission.shelf()
-    admission.shelf.cache_clear()
+def test_missing_folders_are_refused_at_start(monkeypatch, tmp_path):
+    monkeypatch.setenv(validation.FOLDERS, str(tmp_path / "nowhere"))
+    validation.registry.cache_clear()
+    with pytest.raises(SteerError, match="not a folder"):
+        validation.registry()
+    validation.registry.cache_clear()

@@ -285,7 +285,7 @@ def test_the_offline_class_steers_a_mixed_batch(folder, lm, tmp_path, options):
 def test_speculative_decoding_is_refused_at_start(folder, tmp_path):
     speculative = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
     said = offline(folder, tmp_path, [], speculative_config=speculative)
-    assert "do not go together" in said
+    assert "do not work with speculative decoding" in said
 
 
 def test_steers_of_another_shape_are_refused_at_start(llama, tmp_path):

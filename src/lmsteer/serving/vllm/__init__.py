@@ -1,12 +1,12 @@
-"""Steers in stock vLLM, a strength for each request, through its public plugin points.
+"""Steers in stock vLLM through its public plugin interfaces, with a strength for each request.
 
-``LMSTEER_STEERS`` names the folders of steers (as ``PATH`` does its own) and turns this on. Then a request's
-``vllm_xargs={"steers": "sentiment=2.5,toxicity=1"}`` sets its dial::
+The environment variable ``LMSTEER_STEERS`` turns the plugin on. It lists folders of steers, separated as in ``PATH``.
+A request names its steers in ``vllm_xargs={"steers": "sentiment=2.5,toxicity=1"}``::
 
-    frontend   admission.py   reads the notation, refuses what it cannot steer
-    worker     router.py      which row of the batch is whose: vLLM's custom logits processor
-               dial.py        strengths row by row, and what they do to hidden states
-               layer.py       vLLM's pluggable LogitsProcessor layer: the rows before the head
+    frontend   validation.py         parses the strengths, and refuses requests that cannot be steered
+    worker     logits_processor.py   vLLM's custom logits processor: knows which row of the batch is which request
+               state.py              the strengths of each row, and the change of hidden states and logits
+               layer.py              vLLM's pluggable LogitsProcessor layer: steers the rows before the head
 
-Where plugins of that kind are not allowed, ``lora.py`` answers for models named ``sentiment@2.5``.
+Where such plugins are not allowed, ``lora.py`` serves models named ``sentiment@2.5`` as LoRAs on the head.
 """

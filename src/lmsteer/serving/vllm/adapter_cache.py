@@ -1,4 +1,4 @@
-"""Where LoRA adapters lie that were written for vLLM: a folder for each mix and its strengths, in the disk cache."""
+"""The part of the disk cache for LoRA adapters that were written for vLLM: one folder for each mix at its strengths."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ ADAPTERS = register(CacheKind("adapters", "adapters/*", "adapter_config.json", l
 
 
 def adapters_folder() -> Path:
-    """The folder of all of them."""
+    """The folder that holds all adapters."""
     return cache_dir() / "adapters"

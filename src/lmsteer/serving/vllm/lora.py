@@ -1,7 +1,8 @@
-"""The second route: where plugins may not touch hidden states, a model named ``sentiment@2.5`` is a LoRA on the head.
+"""Steers as LoRAs on the head, for vLLM servers whose plugins must not touch hidden states.
 
-vLLM asks a resolver for adapters that it does not know; this one writes the steer at that strength as one. It needs
-``--enable-lora``, a ``--max-lora-rank`` of the steer's rank at least, and a model whose head adapters may change.
+vLLM asks a resolver for adapters that it does not know. For a model named ``sentiment@2.5`` this one writes the steer
+at that strength as an adapter. vLLM needs ``--enable-lora``, ``--max-lora-rank`` of at least the steer's rank, and a
+model whose head adapters may change.
 """
 
 from __future__ import annotations
@@ -21,63 +22,64 @@ from lmsteer.model.fingerprints import head_sample, tensors_fingerprint
 from lmsteer.model.head import HeadWeight
 from lmsteer.model.head_file import read_head
 from lmsteer.serving.vllm.adapter_cache import adapters_folder
-from lmsteer.serving.vllm.validation import shelf
+from lmsteer.serving.vllm.validation import registry
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.notation import of_model_name
 
-# Adapters on the disk: each is as large as the vocabulary times the rank, and there are as many as strengths. Those of
-# other processes make room; those of this one are named to vLLM, which may read them anew at any time.
-_KEPT = 32
-_MOST = 256
-_handed_out: set[Path] = set()
+# Each adapter has the size of the vocabulary times the rank, and each combination of strengths needs one. Those of
+# other processes are deleted when there are more than ``_MAX_KEPT``; those of this process stay, as vLLM may read them
+# again at any time, but there are at most ``_MAX_OWN``.
+_MAX_KEPT = 32
+_MAX_OWN = 256
+_own: set[Path] = set()
 _log = logging.getLogger(__name__)
 
 
 class SteerResolver(LoRAResolver):
-    """Answers for ``STEER@STRENGTH``, and for several joined by ``+``."""
+    """Resolves model names like ``sentiment@2.5``, or ``sentiment@2.5+toxicity@1``."""
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
-        """The adapter of a name; None where it names no steer and strength, which vLLM answers with status 404."""
+        """The adapter for a name; None if it is not a steer at a strength, for which vLLM answers with status 404."""
         if "@" not in lora_name:
             return None
         try:
-            folder = await asyncio.to_thread(_written, base_model_name, lora_name)
+            folder = await asyncio.to_thread(_adapter_for, base_model_name, lora_name)
         except LMSteerError as error:
             _log.warning("no adapter for %r: %s", lora_name, error)
             return None
-        return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))  # vLLM numbers it itself
+        return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))  # vLLM sets the number itself
 
 
 def adapter(head: HeadWeight, mix: Mix) -> Path:
-    """The folder of a mix as an adapter on a head, written once.
+    """The folder of a mix as an adapter on a head; it is written at the first call.
 
     Raises:
-        WrongBaseError: a steer of another base.
-        SteerError: steers of another form than multiply, or too many adapters.
+        WrongBaseError: a steer belongs to another base.
+        SteerError: a steer has another form than multiply, or there are too many adapters.
     """
     for steer in mix.steers.values():
         steer.card.check_head(head_sample(head.weight, len(head.weight)))
-    where = adapters_folder()
-    folder = where / tensors_fingerprint(merge(mix, "adapter").factors)
-    if folder not in _handed_out and len(_handed_out) >= _MOST:
-        raise SteerError(f"{_MOST} strengths have adapters already, as many as one server keeps.")
-    _handed_out.add(folder)
+    parent = adapters_folder()
+    folder = parent / tensors_fingerprint(merge(mix, "adapter").factors)
+    if folder not in _own and len(_own) >= _MAX_OWN:
+        raise SteerError(f"there are adapters for {_MAX_OWN} strengths already, the most that one server writes.")
+    _own.add(folder)
     if not folder.exists():
-        older = sorted(set(where.glob("*/")) - _handed_out, key=lambda each: each.stat().st_mtime)
-        for each in older[: max(0, len(older) + 1 - _KEPT)]:
-            shutil.rmtree(each, ignore_errors=True)
+        others = sorted(set(parent.glob("*/")) - _own, key=lambda each: each.stat().st_mtime)
+        for oldest in others[: max(0, len(others) + 1 - _MAX_KEPT)]:
+            shutil.rmtree(oldest, ignore_errors=True)
         write_lora(head, mix, folder)
     return folder
 
 
 def register_resolver() -> None:
-    """Have vLLM ask."""
+    """Register the resolver with vLLM."""
     LoRAResolverRegistry.register_resolver("lmsteer", SteerResolver())
 
 
-def _written(model: str, name: str) -> Path:
-    return adapter(_head(model), Mix(*shelf().steering(of_model_name(name))))
+def _adapter_for(model: str, name: str) -> Path:
+    return adapter(_head(model), Mix(*registry().steering(of_model_name(name))))
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,7 @@
-"""Bulk work through vLLM's offline class: files too large for one process, on as many devices as it is given."""
+"""Bulk generation with vLLM's offline class, for files too large for one process, on several devices."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +13,15 @@ from lmsteer.errors import LMSteerError
 from lmsteer.generation.bulk import BulkRequest, Lines, Writer, write_in_bulk
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.model.sources.resolve import resolve
-from lmsteer.serving.vllm.validation import FOLDERS, KEY
+from lmsteer.serving.vllm.validation import FOLDERS, KEY, registry
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.notation import StrengthSettings
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
+from lmsteer.util.seeds import stable_seed
+
+# Set by this module, and by lmsteer's plugin when vLLM loads it.
+_VARIABLES = (FOLDERS, "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", "VLLM_USE_V2_MODEL_RUNNER")
 
 
 def generate_to_file(
@@ -32,8 +35,8 @@ def generate_to_file(
     """Continue the prompts of a request into a JSONL file with vLLM; see ``write_in_bulk``.
 
     Args:
-        request: what is generated.
-        out: file; steers are put into a temporary folder beside it, which all of vLLM's processes must see.
+        request: what to generate.
+        out: the file; the steers are saved in a temporary folder beside it, on a disk that all of vLLM's processes share.
         options: arguments of ``vllm.LLM``.
         resume: continue an interrupted run.
         progress: reports the work.
@@ -53,77 +56,88 @@ def vllm_writer(
     model: str,
     steers: Mapping[str, Steer],
     settings: StrengthSettings,
-    draws: GenerationConfig,
-    where: Path,
+    config: GenerationConfig,
+    parent: Path,
     options: Mapping[str, Any],
 ) -> Iterator[Writer]:
-    """A writer that hands prompts to vLLM, a strength for each row.
+    """A writer that generates with vLLM, each row at its own strengths, within a ``with`` block.
 
     Args:
-        model: folder or Hub id.
-        steers: by name.
-        settings: of the dial, each for every prompt.
-        draws: samples, lengths, and what tokens are drawn from.
-        where: on a disk that all of vLLM's processes see; steers lie there meanwhile, in a folder of their own.
-        options: for ``vllm.LLM`` (``tensor_parallel_size``, ``distributed_executor_backend`` ...).
+        model: folder or Hub id of the model.
+        steers: steers by name.
+        settings: the settings of the strengths, each used for every prompt.
+        config: how prompts are continued.
+        parent: a folder on a disk that all of vLLM's processes share; the steers are saved in a temporary folder there.
+        options: arguments of ``vllm.LLM`` (``tensor_parallel_size``, ``distributed_executor_backend`` ...).
 
     Raises:
-        LMSteerError: vLLM is not installed, or does not start so.
+        LMSteerError: vLLM is not installed, or does not start with these options.
     """
-    where.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".lmsteer-", dir=where.absolute()) as folder:
-        yield _writer(model, steers, settings, draws, Path(folder), options)
+    parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".lmsteer-", dir=parent.absolute()) as folder, _restored_environment():
+        names = {name: f"s{k}" for k, name in enumerate(steers)}  # a steer's own name may be a path
+        for name, steer in steers.items():
+            save_steer(steer, Path(folder) / names[name])
+        os.environ[FOLDERS] = folder  # before vLLM is imported, since its plugins read it
+        os.environ.setdefault("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", FOLDERS)
+        yield _writer(model, names, settings, config, options)
+
+
+@contextmanager
+def _restored_environment() -> Iterator[None]:
+    """Restore the environment variables at the end, and forget the steers that were loaded by them."""
+    before = {name: os.environ.get(name) for name in _VARIABLES}
+    registry.cache_clear()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        registry.cache_clear()
 
 
 def _writer(
     model: str,
-    steers: Mapping[str, Steer],
+    names: Mapping[str, str],
     settings: StrengthSettings,
-    draws: GenerationConfig,
-    folder: Path,
+    config: GenerationConfig,
     options: Mapping[str, Any],
 ) -> Writer:
-    names = {name: f"s{k}" for k, name in enumerate(steers)}  # a steer may be named by its folder
-    for name, steer in steers.items():
-        save_steer(steer, folder / names[name])
-    os.environ[FOLDERS] = str(folder)  # before vLLM is loaded, whose plugins look at it
-    os.environ.setdefault("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", FOLDERS)
     try:
         from vllm import LLM, SamplingParams
 
         llm = LLM(model, **options)
     except ImportError as error:
-        raise LMSteerError(f"the engine needs {error.name}: install vLLM, as its own pages say.") from error
-    except Exception as error:  # as many kinds as there are options
+        raise LMSteerError(f"this engine needs {error.name}: install vLLM as its documentation describes.") from error
+    except Exception as error:  # vLLM raises exceptions of many kinds for wrong options
         raise LMSteerError(f"vLLM does not start: {error}") from error
 
-    def params(number: int, setting: Mapping[str, float], sample: int) -> SamplingParams:
+    def params(prompt: int, strengths: Mapping[str, float], sample: int) -> SamplingParams:
         return SamplingParams(
-            temperature=draws.sampling.temperature,
-            top_p=draws.sampling.top_p,
-            top_k=draws.sampling.top_k,
-            max_tokens=draws.max_new_tokens,
-            seed=_seed(draws.seed, number, sample),
-            extra_args={KEY: ",".join(f"{names[name]}={s}" for name, s in setting.items())} if setting else None,
+            temperature=config.sampling.temperature,
+            top_p=config.sampling.top_p,
+            top_k=config.sampling.top_k,
+            max_tokens=config.max_new_tokens,
+            seed=stable_seed(config.seed, prompt, sample),  # the same at all strengths
+            extra_args={KEY: ",".join(f"{names[name]}={s}" for name, s in strengths.items())} if strengths else None,
         )
 
     def write(prompts: Sequence[str], first: int) -> Lines:
-        rows = [(i, setting, k) for i in range(len(prompts)) for setting in settings for k in range(draws.num_samples)]
-        given = [params(first + i, setting, k) for i, setting, k in rows]
+        rows = [(i, setting, k) for i in range(len(prompts)) for setting in settings for k in range(config.num_samples)]
+        sampling_params = [params(first + i, setting, k) for i, setting, k in rows]
         try:
-            outputs = llm.generate([prompts[i] for i, *_ in rows], given, use_tqdm=False)
-        except Exception as error:  # Ctrl-C among them, which ends its processes first
-            raise LMSteerError(
-                f"vLLM stopped: {error}; what was written is kept, --resume goes on from there."
-            ) from error
-        told: list[list[dict[str, Any]]] = [[] for _ in prompts]
+            outputs = llm.generate([prompts[i] for i, *_ in rows], sampling_params, use_tqdm=False)
+        except Exception as error:  # among others of Ctrl-C, which stops vLLM's processes first
+            raise LMSteerError(f"vLLM stopped: {error}. The lines so far are kept; continue with --resume.") from error
+        generations: list[list[dict[str, Any]]] = [[] for _ in prompts]
         for (i, setting, k), output in zip(rows, outputs, strict=True):
-            told[i].append({"text": output.outputs[0].text, "strengths": dict(setting), "sample": k})
-        return [{"prompt": {"text": prompt}, "generations": lines} for prompt, lines in zip(prompts, told, strict=True)]
+            generations[i].append({"text": output.outputs[0].text, "strengths": dict(setting), "sample": k})
+        return [
+            {"prompt": {"text": prompt}, "generations": lines}
+            for prompt, lines in zip(prompts, generations, strict=True)
+        ]
 
     return write
-
-
-def _seed(seed: int, number: int, sample: int) -> int:
-    """The same at every strength, and in every process."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {number} {sample}".encode()).digest()[:4])

@@ -1,4 +1,4 @@
-"""The entry points by which vLLM finds all this."""
+"""The function that vLLM's entry point ``vllm.general_plugins`` calls in each of its processes."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from lmsteer.serving.vllm.validation import FOLDERS
 
 
 def register() -> None:
-    """Put the dial in front of every model's head, in each of vLLM's processes; do nothing where there are no steers.
+    """Put steers before every model's head; do nothing if ``LMSTEER_STEERS`` is not set.
 
     Raises:
-        SteerError: the folders of steers cannot be read.
+        SteerError: the variable names something that is not a folder.
     """
     if not os.environ.get(FOLDERS):
         return
-    # The first runner steers hidden states in front of the head, at no cost; the second one behind it.
+    # The first runner steers hidden states before the head, at no cost; the second one steers logits after it.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     from vllm.model_executor.custom_op import op_registry_oot
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
     from lmsteer.serving.vllm.layer import SteeredLogitsProcessor
     from lmsteer.serving.vllm.lora import register_resolver
-    from lmsteer.serving.vllm.validation import shelf
+    from lmsteer.serving.vllm.validation import registry
 
-    shelf().names()
+    registry().names()
     if LogitsProcessor.__name__ not in op_registry_oot:
         LogitsProcessor.register_oot(SteeredLogitsProcessor)
     register_resolver()

@@ -1,8 +1,9 @@
-"""The dial of one worker process: strengths for each row of vLLM's batch, and what they do to hidden states and logits.
+"""The steering state of one worker process: the strengths of each row of vLLM's batch, and what they change.
 
-vLLM has two model runners. The first says before each forward pass which row is whose, so that hidden states move in
-front of the head, as everywhere in lmsteer. The second says so only when the logits are there: then they move by what
-the hidden states would have moved by, a product of rank r with ``E B`` (V, r) a steer, as a LoRA on the head does.
+vLLM has two model runners. The first one says before each forward pass which row is which request, so the hidden states
+are steered before the head, as everywhere in lmsteer. The second one says so only when the logits are there. Then the
+logits change by what the hidden states would have changed: for each steer a product of rank r with ``E B`` (V, r), as
+in a LoRA on the head.
 """
 
 from __future__ import annotations
@@ -18,110 +19,111 @@ from lmsteer.steer.steer import Steer
 
 
 class SteeringState:
-    """Who of a batch is steered, and how.
+    """Which rows of a batch are steered, and how.
 
     Attributes:
-        rows: what requests that are steered asked for when they came, by row (first runner) or slot (second runner).
-        late: whether rows are told only with their logits, as the second runner does.
+        rows: the steering of each steered request, by row (first runner) or slot (second runner).
+        after_head: whether rows are known only after the head, as with the second runner.
     """
 
     def __init__(self) -> None:
         self.rows: dict[int, Steering] = {}
-        self.late = False
-        self._size, self._armed = 0, False
+        self.after_head = False
+        self._size, self._announced = 0, False
         self._mix: Mix | None = None
-        self._proved: dict[str, Steer] = {}
+        self._checked: dict[str, Steer] = {}
         self._seen: tuple[Tensor, HeadShard] | None = None
-        self._above: dict[str, tuple[Steer, Tensor]] = {}
+        self._head_products: dict[str, tuple[Steer, Tensor]] = {}
 
-    def arm(self, size: int | None) -> None:
-        """Be ready for the rows of the next pass: so many of them, or those of the last one if None.
+    def announce(self, size: int | None) -> None:
+        """Prepare for the next forward pass, in which ``size`` rows are sampled; None for as many as last time.
 
-        Only the first rows that come then are sampled from. What follows (log-likelihoods of prompts, say) and what
-        comes unannounced (runs that try the memory) is left as it is.
+        Only the next rows that reach the head are sampled. Later ones (log-likelihoods of prompts, say) and those that
+        were not announced (memory profiling) are not steered.
         """
         if size is not None:
             self._size = size
-            self._mix = self._mixed(range(size))
-        self._armed = True
+            self._mix = self._mix_of(range(size))
+        self._announced = True
 
     def before_head(self, h: Tensor, head: HeadShard) -> Mix | None:
-        """The mix of rows (B, d) that are sampled from; None to leave them as they are.
+        """The mix for the hidden states ``h`` (B, d) before the head; None if they are not steered here.
 
         Raises:
-            RuntimeError: these are not the rows that were announced, so that nobody knows whose they are.
-            WrongBaseError: a steer is of another base.
+            RuntimeError: the number of rows is not the announced one, so it is unknown which row is which request.
+            WrongBaseError: a steer belongs to another base.
         """
-        if self.late:
+        if self.after_head:
             self._seen = h, head
             return None
-        armed, self._armed = self._armed, False
-        if not armed or self._mix is None:
+        announced, self._announced = self._announced, False
+        if not announced or self._mix is None:
             return None
         if h.shape[0] != self._size:
-            raise RuntimeError(f"lmsteer was told of {self._size} rows to sample from, and {h.shape[0]} came.")
-        self._prove(self._mix, head)
+            raise RuntimeError(f"{self._size} rows were announced to lmsteer, but {h.shape[0]} reached the head.")
+        self._check_base(self._mix, head)
         return self._mix
 
-    def after_head(self, logits: Tensor, slots: Sequence[int]) -> Tensor:
-        """Move logits (B, V) of rows whose requests are only known now, by their slots (B,), in place.
+    def steer_logits(self, logits: Tensor, slots: Sequence[int]) -> Tensor:
+        """Steer logits (B, V) in place, for rows whose requests are known only now, by their slots (B,).
 
         Raises:
-            RuntimeError: the head did not see these rows, only a part of it is here, or logits are capped.
-            WrongBaseError: a steer is of another base.
+            RuntimeError: the head was not called for these rows, only a part of it is in this process, or the model
+                caps its logits.
+            WrongBaseError: a steer belongs to another base.
         """
-        mix = self._mixed(slots)
+        mix = self._mix_of(slots)
         seen, self._seen = self._seen, None
         if mix is None:
             return logits
         if seen is None or seen[0].shape[0] != logits.shape[0] or not seen[1].is_whole:
-            raise RuntimeError("lmsteer did not see the rows that these logits were made of: they cannot be steered.")
+            raise RuntimeError("lmsteer did not see the hidden states of these logits: they cannot be steered.")
         h, head = seen
         if head.soft_cap is not None:
-            raise RuntimeError("this model caps its logits before this runner lets them be steered.")
-        self._prove(mix, head)
+            raise RuntimeError("this model caps its logits before this model runner lets them be steered.")
+        self._check_base(mix, head)
         steered = mix.strengths.any(1).nonzero().squeeze(1).to(logits.device)
-        moved = mix.for_rows(steered)
-        logits[steered] += head.scale * self._above_head(moved, h[steered], head, logits.shape[1])
+        selected = mix.for_rows(steered)
+        logits[steered] += head.scale * self._logit_change(selected, h[steered], head, logits.shape[1])
         return logits
 
     def check_acted(self) -> None:
-        """Refuse to go on if rows were announced that never came by.
+        """Refuse to go on if the announced rows never reached the head.
 
         Raises:
-            RuntimeError: the model makes its logits in a way of its own.
+            RuntimeError: the model computes its logits in a way of its own.
         """
-        if self._armed and self._mix is not None:
+        if self._announced and self._mix is not None:
             raise RuntimeError(
-                "this model makes its logits without vLLM's LogitsProcessor layer: it cannot be steered."
+                "this model computes its logits without vLLM's LogitsProcessor layer: it cannot be steered."
             )
 
-    def _mixed(self, rows: Iterable[int]) -> Mix | None:
-        """Steers and strengths of some rows or slots; None where nobody is steered."""
+    def _mix_of(self, rows: Iterable[int]) -> Mix | None:
+        """The mix of some rows or slots; None if none of them is steered."""
         mix = row_by_row([self.rows.get(row, ({}, {})) for row in rows])
         return mix if mix.steers else None
 
-    def _prove(self, mix: Mix, head: HeadShard) -> None:
-        """Check each steer's base once."""
+    def _check_base(self, mix: Mix, head: HeadShard) -> None:
+        """Check the base of each steer once."""
         for name, steer in mix.steers.items():
-            if self._proved.get(name) is not steer:
+            if self._checked.get(name) is not steer:
                 head.check(steer)
-                self._proved[name] = steer
+                self._checked[name] = steer
 
-    def _above_head(self, mix: Mix, h: Tensor, head: HeadShard, vocabulary: int) -> Tensor:
-        """``Σ_k s_k (h A_k) (E B_k)ᵀ`` (B, V), with ``E B`` made once a steer."""
-        moved = mix.steer_logits(h.new_zeros(len(h), vocabulary, dtype=torch.float32))
+    def _logit_change(self, mix: Mix, h: Tensor, head: HeadShard, vocabulary: int) -> Tensor:
+        """``Σ_k s_k (h A_k) (E B_k)ᵀ`` (B, V); the products ``E B_k`` (V, r) are computed once."""
+        change = mix.steer_logits(h.new_zeros(len(h), vocabulary, dtype=torch.float32))
         for (name, steer), strengths in zip(mix.steers.items(), mix.strengths.T, strict=True):
             if steer.form == "offset":
                 continue
-            kept = self._above.get(name)
-            if kept is None or kept[0] is not steer:
+            known = self._head_products.get(name)
+            if known is None or known[0] is not steer:
                 b = steer.factors["B"] if steer.form == "multiply" else steer.factors["a"][:, None]
-                kept = self._above[name] = (steer, head.weight[:vocabulary].float() @ b.to(h.device))
-            below = h.float() @ steer.factors["A"].to(h.device) if steer.form == "multiply" else h.new_ones(len(h), 1)
-            moved += (below.float() * strengths[:, None].to(h.device)) @ kept[1].T
-        return moved
+                known = self._head_products[name] = (steer, head.weight[:vocabulary].float() @ b.to(h.device))
+            reading = h.float() @ steer.factors["A"].to(h.device) if steer.form == "multiply" else h.new_ones(len(h), 1)
+            change += (reading.float() * strengths[:, None].to(h.device)) @ known[1].T
+        return change
 
 
-DIAL = SteeringState()
-"""Of this process."""
+STATE = SteeringState()
+"""The state of this process."""

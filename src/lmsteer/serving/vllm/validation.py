@@ -1,4 +1,4 @@
-"""Admission: what a request asks for is read, and refused if it cannot be steered so, before it is taken on."""
+"""Validation: the steers of a request are parsed, and refused if they cannot act, before vLLM accepts the request."""
 
 from __future__ import annotations
 
@@ -17,39 +17,43 @@ FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 
 
 @cache
-def shelf() -> SteerRegistry:
-    """The steers of this process: those of the folders that the environment names, of one base.
+def registry() -> SteerRegistry:
+    """The steers of this process: those in the folders of ``LMSTEER_STEERS``, all of one base.
 
     Raises:
-        SteerError: it names none, or one that is no folder.
+        SteerError: the variable is empty, or names something that is not a folder.
     """
-    named = [Path(name) for name in os.environ.get(FOLDERS, "").split(os.pathsep) if name]
-    if not named:
-        raise SteerError(f"this server has no steers: {FOLDERS} names no folder.")
-    if missing := [str(folder) for folder in named if not folder.is_dir()]:
-        raise SteerError(f"{FOLDERS} names {', '.join(missing)}, which is no folder.")
-    return SteerRegistry(named, _SameBase())
+    folders = [Path(name) for name in os.environ.get(FOLDERS, "").split(os.pathsep) if name]
+    if not folders:
+        raise SteerError(f"this server has no steers: the environment variable {FOLDERS} is empty.")
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise SteerError(f"{FOLDERS} names {', '.join(missing)}, which is not a folder.")
+    return SteerRegistry(folders, _SameBase())
 
 
-def asked(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Steering:
-    """Steers and strengths that a request's ``vllm_xargs`` ask for; with ``recall`` also of steers that are gone since.
+def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Steering:
+    """The steers and strengths in a request's ``vllm_xargs``; both are empty if it has none.
+
+    Args:
+        extra_args: the request's extra arguments.
+        recall: use the last version of steers that have been deleted.
 
     Raises:
-        SteerError: they cannot be read, or there is no such steer.
+        SteerError: the strengths cannot be parsed, or there is no such steer.
     """
     extra_args = extra_args or {}
     if wrong := [key for key in extra_args if key != KEY and key.lower().startswith("steer")]:
         raise SteerError(f"unknown argument {wrong[0]!r}: write {KEY!r}, like {{{KEY!r}: 'sentiment=2.5'}}.")
     if KEY not in extra_args:
         return {}, {}
-    given = extra_args[KEY]
-    if not isinstance(given, str):
-        raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {given!r}.")
-    return shelf().steering(given, recall=recall)
+    notation = extra_args[KEY]
+    if not isinstance(notation, str):
+        raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {notation!r}.")
+    return registry().steering(notation, recall=recall)
 
 
 class _SameBase:
-    """All steers are of the base that the first one is of; the worker proves that it is the model's."""
+    """Refuses a card of another base than the first card's. That it is the served model is checked by the worker."""
 
     def __init__(self) -> None:
         self._base: tuple[str, str] | None = None
@@ -58,4 +62,4 @@ class _SameBase:
         base = (card.base_fingerprint, card.tokenizer_fingerprint)
         self._base = self._base or base
         if base != self._base:
-            raise SteerError(f"steer {card.name!r} is of another base model ({card.base}) than the steers beside it.")
+            raise SteerError(f"steer {card.name!r} has another base model ({card.base}) than the other steers here.")
