@@ -1,13 +1,12 @@
-"""The real server as a process, on the real default model: the page's own examples, and how it ends."""
+"""The real server as a process, on the real default model: the examples of docs/how-to/serve.md, and how it stops."""
 
-import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -15,92 +14,74 @@ import pytest
 
 from lmsteer import find_steer, generate
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from test_docs import commands
 
-PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
+PAGE = (Path(__file__).parents[3] / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.model
-
-
-@contextmanager
-def serving(folder, *options):
-    """`lmsteer serve` on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "lmsteer", "serve", "--no-page", "--port", str(port), *options]
-    log = folder / "log"
-    with log.open("w") as said:
-        process = subprocess.Popen(command, cwd=folder, env={**os.environ}, stderr=said)
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 240
-    while True:
-        try:
-            assert httpx.get(f"{address}/health").json()["status"] == "ok"
-            break
-        except httpx.TransportError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    try:
-        yield address, process
-    finally:
-        process.kill()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server")) as (address, process):
-        yield address, process
+    """The page's own command, on a free port: the address, and the process."""
+    (line,) = re.findall(r"^lmsteer (serve .*)$", PAGE, re.MULTILINE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "lmsteer", *shlex.split(line.replace("8000", port)), "--no-page"]
+    process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("server"), stderr=subprocess.PIPE, text=True)
+    for said in process.stderr:
+        if "Stop with Ctrl-C" in said:  # the socket is opened next
+            break
+    address = f"http://127.0.0.1:{port}"
+    with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
+        assert client.get(f"{address}/health", timeout=60).json()["status"] == "ok", process.stderr.read()
+    yield address, process
+    process.kill()
+    process.wait(30)
+    process.stderr.close()
 
 
-def test_the_python_of_the_page_runs(server, tmp_path):
+def test_python_of_the_page_runs(server):
     address, _ = server
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1
-    code = blocks[0].replace("http://127.0.0.1:8000", address)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    (code,) = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
+    code = code.replace("http://127.0.0.1:8000", address)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "{'sentiment': 2.5} 20" in done.stdout
 
 
-def test_the_commands_of_the_page_are_commands():
-    blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert [line.split()[1] for block in blocks for line in commands(block)] == ["serve", *["export"] * 3, "generate"]
-
-
-def test_answers_are_those_of_generate(server, smollm2):
+def test_responses_are_what_generate_gives(server, smollm2):
     address, _ = server
-    body = {"prompt": "The movie was", "steers": {"sentiment": -3}, "temperature": 0, "max_tokens": 24}
-    answer = httpx.post(f"{address}/v1/completions", json=body, timeout=120).json()
-    steers = {"sentiment": find_steer("sentiment")}
-    greedy = GenerationConfig(max_new_tokens=24, sampling=SamplingConfig(temperature=0))
-    (expected,) = generate(smollm2, ["The movie was"], steers, [{"sentiment": -3.0}], greedy)
-    assert answer["choices"][0]["text"] == expected.text
+    body = {"prompt": "The movie was", "steers": {"sentiment": -3}, "seed": 4, "max_tokens": 24}
+    for sampling in (SamplingConfig(), SamplingConfig(temperature=0)):
+        body["temperature"] = sampling.temperature
+        response = httpx.post(f"{address}/v1/completions", json=body, timeout=120).json()
+        config = GenerationConfig(max_new_tokens=24, sampling=sampling, seed=4)
+        steers = {"sentiment": find_steer("sentiment")}
+        (expected,) = generate(smollm2, ["The movie was"], steers, [{"sentiment": -3.0}], config)
+        assert response["choices"][0]["text"] == expected.text
 
 
-def test_clients_that_hang_up_free_their_rows(server):
+def test_sequences_of_disconnected_clients_end(server):
     address, _ = server
-    body = {"prompt": "The movie was", "max_tokens": 2_000, "temperature": 0}  # which goes round in circles for long
+    body = {"prompt": "The movie was", "max_tokens": 2_000, "temperature": 0}  # greedy text repeats itself for long
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{address}/v1/completions", json=body, timeout=0.7)
-    with httpx.stream("POST", f"{address}/v1/completions", json={**body, "stream": True}, timeout=60) as answer:
-        next(answer.iter_lines())
-    assert httpx.get(f"{address}/metrics").status_code == 200
+    with httpx.stream("POST", f"{address}/v1/completions", json={**body, "stream": True}, timeout=60) as response:
+        next(response.iter_lines())
     deadline = time.monotonic() + 20
-    while httpx.get(f"{address}/health").json()["rows"]:
-        assert time.monotonic() < deadline, "rows go on that nobody waits for"
-        time.sleep(0.1)
+    while httpx.get(f"{address}/health").json()["running"]:
+        assert time.monotonic() < deadline, "sequences go on that nobody waits for"
 
 
-def test_it_ends_when_what_is_at_work_is_written(tmp_path):
-    with serving(tmp_path) as (address, process):
-        body = {"prompt": "The movie was", "max_tokens": 40, "stream": True}
-        with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=120) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            process.send_signal(signal.SIGTERM)
-            rest = [line for line in lines if line]
-        assert rest[-1] == "data: [DONE]"
-        assert '"finish_reason":"' in rest[-2]
-        assert process.wait(60) == 0 or process.returncode == -signal.SIGTERM
+def test_running_responses_are_finished_on_sigterm(server):
+    """The last test of this module: it stops the server."""
+    address, process = server
+    body = {"prompt": "The movie was", "max_tokens": 40, "stream": True}
+    with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=120) as response:
+        lines = response.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert '"finish_reason":"' in rest[-2]
+    assert process.wait(60) == 0 or process.returncode == -signal.SIGTERM

@@ -36,7 +36,7 @@ def generate_to_file(
 
     Args:
         request: what to generate.
-        out: the file; the steers are saved in a temporary folder beside it, on a disk that all of vLLM's processes share.
+        out: the file. The steers are saved in a temporary folder beside it; all of vLLM's processes must see that disk.
         options: arguments of ``vllm.LLM``.
         resume: continue an interrupted run.
         progress: reports the work.
