@@ -213,7 +213,7 @@ def _step_by_step(lm, baseline, text, strength):
         prefill = baseline.prefill(lm, [start], strength, 1)
         with prefill.installed():
             out = lm.model.generate(
-                **prefill.begin([0]),
+                **prefill.model_inputs([0]),
                 max_new_tokens=1,
                 do_sample=False,
                 output_logits=True,

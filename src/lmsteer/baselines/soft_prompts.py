@@ -79,7 +79,7 @@ class _SoftPrompt(StoredBaseline):
         for batch in batches_by_strength(texts, strengths, by_row=True):
             own = [kept[strengths[i]] for i in batch]
             starts = CachePrefill(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
-            begun = starts.begin(range(len(batch)))
+            begun = starts.model_inputs(range(len(batch)))
             new = {name: begun[name][:, self.context :] for name in begun.keys() - {CACHE, "attention_mask"}}
             logits = lm.model(attention_mask=begun["attention_mask"], **new, **{CACHE: begun[CACHE]}).logits[:, :-1]
             counted = begun["attention_mask"][:, self.context :]

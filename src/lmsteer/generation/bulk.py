@@ -92,7 +92,7 @@ def writer_of(
     @torch.inference_mode()
     def write(prompts: Sequence[str], first: int) -> Lines:
         starts = PromptPrefill(lm, encode_prompts(lm, prompts, draws.max_new_tokens, first))
-        done = list(continue_from(lm, prompts, starts, steers, settings, draws, first=first, progress=progress))
+        done = list(continue_from(lm, prompts, starts, steers, settings, draws, first_prompt=first, progress=progress))
         return as_published(done, len(settings) * draws.num_samples)
 
     return write

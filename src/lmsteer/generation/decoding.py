@@ -1,7 +1,22 @@
-"""Decoding: transformers' own loop, started from one prefill a prompt, with a random stream for every row.
+"""Decoding: transformers' own loop over a batch of rows, from one prefill per prompt, with noise of each row's own.
 
-A model's cache and quirks are transformers' business; what is drawn is the sampler's. The loop runs in stretches,
-between which rows that have ended leave the batch.
+What a model's cache and quirks need is left to transformers; which token is drawn is the sampler's decision. Two things
+are added around the loop::
+
+    rows         0  1  2  3  4  5       three rows continue prompt p0, three continue p1
+    prompts      p0 p0 p0 p1 p1 p1
+
+    prefill      p0 and p1 run once, all but their last tokens; their cache is copied: p0 p0 p0 p1 p1 p1
+                 |
+    decode       last tokens, then 16 new tokens of all rows          (a stretch)
+                 |  rows 1 and 4 have drawn an end-of-text token: ids, masks, cache and strengths keep 0 2 3 5
+    decode       16 new tokens of rows 0 2 3 5
+                 |  ...
+    result       (6, T + new tokens): rows that ended early are padded
+
+The prefill is shared because samples and strengths of one prompt have the same past: a steer acts on the output
+embeddings, which no cached key or value depends on. The batch shrinks between stretches, not at every token, because a
+look at which rows have ended costs half as much as a token.
 """
 
 from __future__ import annotations
@@ -13,176 +28,200 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lmsteer.generation.sampling import RowSampler
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import SteerHandle
-from lmsteer.util.compat import CACHE
+from lmsteer.util.compat import CACHE, standalone_generation_config
+from lmsteer.util.seeds import stable_seed
 
-# Tokens between two looks at which rows have ended: a look costs as much as half a token.
+# Tokens between two looks at which rows have ended.
 _STRETCH = 16
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch: which prompt, at which strengths of the steers, and which of its samples."""
+    """One row of a batch.
+
+    Attributes:
+        prompt: the index of the prompt that it continues.
+        strengths: the strength of each steer.
+        sample: which of the samples of its prompt and strengths it is, from 0.
+    """
 
     prompt: int
     strengths: tuple[float, ...]
     sample: int
 
-    def uniform(self, seed: int, length: int, first: int = 0) -> Tensor:
-        """Its random numbers in [0, 1) (T,), from seed, prompt and sample: the same at every strength.
+    def noise(self, seed: int, length: int, first_prompt: int = 0) -> Tensor:
+        """The row's random numbers (T,) in [0, 1), which depend on the seed, the prompt and the sample alone.
 
-        ``first`` is the number of the first prompt, where these are a part of more.
+        They are the same at every strength, in every batch, and in every version of Python.
+
+        Args:
+            seed: any integer.
+            length: T, the number of tokens.
+            first_prompt: the number of the first prompt, where the prompts are a part of more.
         """
-        key = hash((seed, first + self.prompt, self.sample)) & ((1 << 63) - 1)
+        key = stable_seed(seed, first_prompt + self.prompt, self.sample)
         return torch.rand(length, generator=torch.Generator().manual_seed(key))
 
 
 class Prefill(Protocol):
-    """Begins rows, each at one of some prompts."""
+    """Where rows start: the state of some prompts, from which each row continues one."""
 
-    def lengths(self) -> Sequence[int]:
-        """How many tokens each prompt has that the model has not read."""
+    def prompt_lengths(self) -> Sequence[int]:
+        """The number of tokens of each prompt that the model has not processed yet."""
         ...
 
-    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
-        """What ``generate`` is given to start from these prompts, one a row."""
+    def model_inputs(self, prompts: Sequence[int]) -> dict[str, Any]:
+        """The arguments of the model's ``generate`` for rows that continue these prompts, one per row.
+
+        They are ``input_ids`` (B, T) and ``attention_mask`` (B, T), padded on the left; ``position_ids`` (B, T) and a
+        cache of what has been processed, where there is one.
+        """
         ...
 
     def installed(self) -> AbstractContextManager[None]:
-        """Have the model be what they need, for a batch."""
+        """Prepare the model (install an adapter, say) for as long as a ``with`` block."""
         ...
 
-    def one_by_one(self, new: int) -> bool:
-        """Whether rows that write so many tokens have to be run alone to be exact."""
+    def needs_batches_of_one(self, new_tokens: int) -> bool:
+        """Whether rows that write so many tokens must run one by one to be exact."""
         ...
 
 
 @dataclass(frozen=True)
 class PromptPrefill:
-    """Rows begin at prompts, of which nothing has been read.
+    """Rows that start at prompts of which nothing has been processed.
 
     Attributes:
         lm: the model.
-        ids: of each prompt.
+        ids: the token ids of each prompt.
     """
 
     lm: LM
     ids: Sequence[Sequence[int]]
 
-    def lengths(self) -> Sequence[int]:
-        """In tokens."""
+    def prompt_lengths(self) -> Sequence[int]:
+        """The number of tokens of each prompt."""
         return [len(prompt) for prompt in self.ids]
 
-    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
+    def model_inputs(self, prompts: Sequence[int]) -> dict[str, Any]:
         """The prompts (B, T), padded on the left, and their mask."""
         ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
         return {"input_ids": ids, "attention_mask": mask}
 
     def installed(self) -> AbstractContextManager[None]:
-        """The model as it is."""
+        """Nothing: the model is used as it is."""
         return nullcontext()
 
-    def one_by_one(self, new: int) -> bool:
+    def needs_batches_of_one(self, new_tokens: int) -> bool:
         """Never."""
         return False
 
 
-def prefill_shared(lm: LM, prompts: Sequence[int], starts: Prefill) -> dict[str, Any]:
-    """What ``generate`` starts from: the rows' prompts (B, T), and a cache of all of them but their last tokens.
+def prefill_shared(lm: LM, prompts: Sequence[int], prefill: Prefill) -> dict[str, Any]:
+    """Run each prompt once, all but its last token, and copy the cache to every row that continues it.
 
-    A prompt of several rows is run once, and its cache copied to each of them; but for recurrent models, which start
-    from the prompts alone.
+    Recurrent models have no cache that could be copied: their rows start from the prompts alone. So do rows that share
+    no prompt.
+
+    Args:
+        lm: the model.
+        prompts: the prompt that each row continues (B).
+        prefill: the prompts.
+
+    Returns:
+        The arguments of the model's ``generate``, as ``Prefill.model_inputs`` describes them.
     """
-    unique, lengths = list(dict.fromkeys(prompts)), starts.lengths()
+    unique, lengths = list(dict.fromkeys(prompts)), prefill.prompt_lengths()
     if lm.is_recurrent or len(unique) == len(prompts) or min(lengths[prompt] for prompt in unique) < 2:
-        return starts.begin(prompts)
-    once = starts.begin(unique)
-    place = torch.tensor([unique.index(prompt) for prompt in prompts], device=lm.device)
+        return prefill.model_inputs(prompts)
+    once = prefill.model_inputs(unique)
+    prompt_of_row = torch.tensor([unique.index(prompt) for prompt in prompts], device=lm.device)
     tensors = {name: value for name, value in once.items() if isinstance(value, Tensor)}
-    shorter = {name: value[:, :-1] for name, value in tensors.items()}
-    cache = getattr(decode(lm, once | shorter, 1, []), CACHE)
-    cache.reorder_cache(place)
-    return {name: value[place] for name, value in tensors.items()} | {CACHE: cache}
+    all_but_last = {name: value[:, :-1] for name, value in tensors.items()}
+    cache = getattr(decode(lm, once | all_but_last, 1, []), CACHE)
+    cache.reorder_cache(prompt_of_row)
+    return {name: value[prompt_of_row] for name, value in tensors.items()} | {CACHE: cache}
 
 
 def decode_rows(
     lm: LM,
-    start: dict[str, Any],
-    tokens: int,
+    inputs: dict[str, Any],
+    new_tokens: int,
     sampler: RowSampler,
     watchers: Sequence[LogitsProcessor],
     handle: SteerHandle,
 ) -> Tensor:
-    """Prompts and what follows them (B, T + ``tokens``), padded on the right; a row that has ended costs no more.
+    """Continue the rows of a batch; rows that have ended leave it after each stretch.
 
     Args:
-        lm: the model.
-        start: as ``prefill_shared`` gives it.
-        tokens: to write, at most.
-        sampler: for the rows; it is told which of them are left, and so is ``handle``.
-        watchers: processors that come after it.
-        handle: of the steers at work.
+        lm: the steered model.
+        inputs: where the rows start, as ``prefill_shared`` gives it.
+        new_tokens: the maximum number of new tokens per row.
+        sampler: draws the tokens, and keeps the rows that are left.
+        watchers: processors that run after the sampler.
+        handle: the steers; its strengths are reduced to the rows that are left.
+
+    Returns:
+        Token ids (B, T + ``new_tokens``), the prompts' included, padded on the right.
     """
-    width = start["input_ids"].shape[1]
-    done = torch.full((len(start["input_ids"]), width + tokens), lm.pad_id, device=lm.device)
-    done[:, :width] = start["input_ids"]
-    stretch = tokens if lm.is_recurrent else _STRETCH
-    for first in range(0, tokens, stretch):
-        written = decode(lm, start, min(stretch, tokens - first), [sampler, *watchers])
-        ids, cache = written.sequences, getattr(written, CACHE)
-        done[sampler.rows, : ids.shape[1]] = ids
-        left = sampler.drop_ended().to(lm.device)
-        if not len(left) or first + stretch >= tokens:
+    width = inputs["input_ids"].shape[1]
+    sequences = torch.full((len(inputs["input_ids"]), width + new_tokens), lm.pad_id, device=lm.device)
+    sequences[:, :width] = inputs["input_ids"]
+    stretch = new_tokens if lm.is_recurrent else _STRETCH
+    for first in range(0, new_tokens, stretch):
+        output = decode(lm, inputs, min(stretch, new_tokens - first), [sampler, *watchers])
+        ids, cache = output.sequences, getattr(output, CACHE)
+        sequences[sampler.rows, : ids.shape[1]] = ids
+        running = sampler.drop_ended().to(lm.device)
+        if not len(running) or first + stretch >= new_tokens:
             break
-        if len(left) < len(ids):
-            cache.reorder_cache(left)
-            handle.mix = handle.mix.for_rows(left)
-        start = {"input_ids": ids[left], **_extended(start, ids.shape[1], left), CACHE: cache}
-    return done
+        if len(running) < len(ids):
+            cache.reorder_cache(running)
+            handle.mix = handle.mix.for_rows(running)
+        inputs = {"input_ids": ids[running], **_extended(inputs, ids.shape[1], running), CACHE: cache}
+    return sequences
 
 
-def _extended(start: dict[str, Any], width: int, left: Tensor) -> dict[str, Tensor]:
-    """Masks, and positions where they were told, of the rows that are left, up to a width."""
-    new = width - start["attention_mask"].shape[1]
-    found = {"attention_mask": torch.nn.functional.pad(start["attention_mask"], (0, new), value=1)[left]}
-    if (positions := start.get("position_ids")) is not None:
-        more = positions[:, -1:] + torch.arange(1, new + 1, device=positions.device)
-        found["position_ids"] = torch.cat([positions, more], 1)[left]
-    return found
+def _extended(inputs: dict[str, Any], width: int, running: Tensor) -> dict[str, Tensor]:
+    """The attention mask, and positions where they were given, of the running rows, extended to a width."""
+    new = width - inputs["attention_mask"].shape[1]
+    extended = {"attention_mask": torch.nn.functional.pad(inputs["attention_mask"], (0, new), value=1)[running]}
+    if (positions := inputs.get("position_ids")) is not None:
+        following = positions[:, -1:] + torch.arange(1, new + 1, device=positions.device)
+        extended["position_ids"] = torch.cat([positions, following], 1)[running]
+    return extended
 
 
 def decode(
-    lm: LM, start: dict[str, Any], tokens: int, processors: Sequence[LogitsProcessor], **options: Any
+    lm: LM, inputs: dict[str, Any], new_tokens: int, processors: Sequence[LogitsProcessor], **options: Any
 ) -> GenerateDecoderOnlyOutput:
-    """transformers' own loop: takes the likeliest token, which the sampler has made the only one.
+    """Run transformers' own greedy loop, in which the sampler has made the token that it drew the most likely one.
 
-    What a model's own generation config would do to the logits (a repetition penalty, say) is set aside: the
-    sampler draws from the model.
+    What the model's generation config would do to the logits (a repetition penalty, say) does not apply: tokens are
+    drawn from the model itself. Meanwhile other threads that use the model wait.
 
     Args:
         lm: the model, steered or not.
-        start: as ``prefill_shared`` gives it.
-        tokens: to write, at most.
-        processors: the sampler, and what watches it.
-        options: passed on (a streamer, stopping criteria).
+        inputs: where the rows start, as ``prefill_shared`` gives it.
+        new_tokens: the maximum number of new tokens per row.
+        processors: the sampler and what runs after it.
+        options: further arguments of ``generate`` (a streamer, stopping criteria).
     """
+    config = standalone_generation_config(
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        eos_token_id=lm.stop_ids or None,
+        pad_token_id=lm.pad_id,
+        return_dict_in_generate=True,
+    )
     with lm.exclusive_use():
-        own = lm.model.generation_config
-        lm.model.generation_config = GenerationConfig(eos_token_id=lm.stop_ids or None, pad_token_id=lm.pad_id)
-        try:
-            return lm.model.generate(  # type: ignore[operator]
-                **start,
-                do_sample=False,
-                max_new_tokens=tokens,
-                logits_processor=LogitsProcessorList(processors),
-                return_dict_in_generate=True,
-                **options,
-            )
-        finally:
-            lm.model.generation_config = own
+        return lm.model.generate(  # type: ignore[operator]
+            **inputs, generation_config=config, logits_processor=LogitsProcessorList(processors), **options
+        )

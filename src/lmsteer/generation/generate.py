@@ -1,9 +1,9 @@
-"""Generation: prompts × strengths × samples, in batches, with a dial for each row.
+"""Generation: prompts × strengths × samples, in batches, with strengths of its own for each row.
 
-Every row draws from its own stream of random numbers, which the seed, the prompt's place and the sample's number
-fix. So a row is the same, but for rounding, whatever else is in its batch, and the same sample at two strengths differs
-by the strength alone. A prompt runs through the model once, whatever the number of its samples and strengths: they
-start from its cache.
+Every row draws from its own stream of random numbers, which the seed, the prompt's number and the sample's number
+determine. So a row is the same (but for rounding) whatever else is in its batch, and one sample at two strengths
+differs by the strength alone. A prompt runs through the model once, whatever the number of its samples and strengths:
+they all start from its cache.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from lmsteer.util.progress import Progress, no_progress
 
 @dataclass(frozen=True)
 class Continuation:
-    """One row of a generation.
+    """One generated continuation of a prompt.
 
     Attributes:
-        prompt: what was continued.
+        prompt: the prompt.
         text: the continuation, without special tokens.
-        strengths: of each steer.
-        sample: which of the samples of its prompt and strengths it is.
-        tokens: how many tokens were drawn, an end of text included.
-        log_p: their log-likelihood under the unsteered model, or nan where it was not asked for.
+        strengths: the strength of each steer.
+        sample: the number of the sample among those of its prompt and strengths, from 0.
+        tokens: the number of tokens drawn, with an end-of-text token.
+        log_p: the log-likelihood of these tokens under the unsteered model, in nats; nan if it was not asked for.
     """
 
     prompt: str
@@ -73,90 +73,137 @@ def generate(
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.
     """
-    starts = PromptPrefill(lm, encode_prompts(lm, prompts, config.max_new_tokens))
-    yield from continue_from(lm, prompts, starts, steers or {}, strengths, config, progress=progress)
+    prefill = PromptPrefill(lm, encode_prompts(lm, prompts, config.max_new_tokens))
+    yield from continue_from(lm, prompts, prefill, steers or {}, strengths, config, progress=progress)
 
 
 @torch.inference_mode()
 def continue_from(
     lm: LM,
     prompts: Sequence[str],
-    starts: Prefill,
+    prefill: Prefill,
     steers: Mapping[str, Steer],
     strengths: Sequence[Mapping[str, float]],
     config: GenerationConfig,
     *,
-    first: int = 0,
+    first_prompt: int = 0,
     progress: Progress = no_progress,
 ) -> Iterator[Continuation]:
-    """Continue prompts from wherever they start, as ``generate`` does from the prompts alone.
+    """Continue prompts as ``generate`` does, from any state: after a gist, say, or under an adapter.
 
-    Of prompts that are a part of more, ``first`` is the number of the first one, on which samples hang.
+    Batches are made of rows whose prompts are about equally long, so that there is little padding.
+
+    Args:
+        lm: the model.
+        prompts: the prompts as texts, for the results.
+        prefill: the state that each of them starts from.
+        steers: the steers, by name.
+        strengths: the settings, as in ``generate``.
+        config: as in ``generate``.
+        first_prompt: the number of the first prompt, where the prompts are a part of more; samples depend on it.
+        progress: reports how far the work is.
+
+    Yields:
+        The continuations in order of prompt, then setting, then sample.
     """
     for setting in strengths:
         Mix(steers, setting)  # refuses bad strengths before any work is done
-    size = 1 if starts.one_by_one(config.max_new_tokens) else config.batch_size
     rows = [
         Row(i, tuple(setting[name] for name in steers), k)
         for i in range(len(prompts))
         for setting in strengths
         for k in range(config.num_samples)
     ]
+    run = _Run(lm, prompts, prefill, steers, config, first_prompt)
     with progress("generating", len(rows), 0) as step:
-        for start in range(0, len(rows), size):
-            batch = rows[start : start + size]
-            with lm.exclusive_use(), starts.installed():  # not across a yield: meanwhile the model is anybody's
-                done = _continue_batch(lm, prompts, starts, steers, batch, config, first)
+        finished: dict[int, Continuation] = {}
+        following = 0
+        for batch in _batches(rows, prefill, config):
+            finished |= zip(batch, run.batch([rows[i] for i in batch]), strict=True)
             step(len(batch), "")
-            yield from done
+            while following in finished:
+                yield finished.pop(following)
+                following += 1
+
+
+def _batches(rows: Sequence[Row], prefill: Prefill, config: GenerationConfig) -> list[list[int]]:
+    """Which rows run together: those of long prompts first, so that a lack of memory shows at once."""
+    size = 1 if prefill.needs_batches_of_one(config.max_new_tokens) else config.batch_size
+    order = list(range(len(rows)))
+    if len(rows) > size > 1:
+        lengths = prefill.prompt_lengths()
+        order.sort(key=lambda i: -lengths[rows[i].prompt])  # stable: rows of one prompt stay together
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all batches of one call have in common."""
+
+    lm: LM
+    prompts: Sequence[str]
+    prefill: Prefill
+    steers: Mapping[str, Steer]
+    config: GenerationConfig
+    first_prompt: int
+
+    def batch(self, rows: Sequence[Row]) -> list[Continuation]:
+        """Continue some rows at once. The model is free again afterwards: the caller may use it between batches."""
+        with self.lm.exclusive_use(), self.prefill.installed():
+            return self._continue(rows)
+
+    def _continue(self, rows: Sequence[Row]) -> list[Continuation]:
+        lm, config, steers = self.lm, self.config, self.steers
+        columns = zip(*(row.strengths for row in rows), strict=True)
+        mix = Mix(steers, dict(zip(steers, columns, strict=True)))
+        noise = torch.stack([row.noise(config.seed, config.max_new_tokens, self.first_prompt) for row in rows])
+        sampler = RowSampler(noise, config.sampling, lm.stop_ids)
+        recorder = LogLikelihoodRecorder(lm, sampler)
+        inputs = prefill_shared(lm, [row.prompt for row in rows], self.prefill)
+        with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
+            watchers = [recorder] if config.score else []
+            sequences = decode_rows(lm, inputs, config.max_new_tokens, sampler, watchers, handle)
+        new = sequences[:, inputs["input_ids"].shape[1] :]
+        texts = lm.tokenizer.batch_decode(new, skip_special_tokens=True)
+        log_p = recorder.log_p.tolist() if config.score else [math.nan] * len(rows)
+        return [
+            Continuation(
+                self.prompts[row.prompt], text, dict(zip(steers, row.strengths, strict=True)), row.sample, count, p
+            )
+            for row, text, count, p in zip(rows, texts, sampler.token_counts.tolist(), log_p, strict=True)
+        ]
 
 
 def perplexity(continuations: Sequence[Continuation]) -> float:
-    """exp of the mean negative log-likelihood a token under the unsteered model."""
+    """The perplexity of continuations under the unsteered model, over all their tokens; nan if there are none.
+
+    They must have been generated with ``GenerationConfig(score=True)``.
+    """
     tokens = sum(c.tokens for c in continuations)
     return math.exp(-sum(c.log_p for c in continuations) / tokens) if tokens else math.nan
 
 
-def _continue_batch(
-    lm: LM,
-    prompts: Sequence[str],
-    starts: Prefill,
-    steers: Mapping[str, Steer],
-    batch: Sequence[Row],
-    config: GenerationConfig,
-    first: int,
-) -> list[Continuation]:
-    columns = list(zip(*(row.strengths for row in batch), strict=True))
-    mix = Mix(steers, dict(zip(steers, columns, strict=True)))
-    uniform = torch.stack([row.uniform(config.seed, config.max_new_tokens, first) for row in batch])
-    sampler = RowSampler(uniform, config.sampling, lm.stop_ids)
-    scorer = LogLikelihoodRecorder(lm, sampler)
-    start = prefill_shared(lm, [row.prompt for row in batch], starts)
-    with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(scorer.hook, prepend=True):
-        written = decode_rows(lm, start, config.max_new_tokens, sampler, [scorer] if config.score else [], handle)
-    texts = lm.tokenizer.batch_decode(written[:, start["input_ids"].shape[1] :], skip_special_tokens=True)
-    log_p = scorer.log_p.tolist() if config.score else [math.nan] * len(batch)
-    return [
-        Continuation(prompts[row.prompt], text, dict(zip(steers, row.strengths, strict=True)), row.sample, int(k), p)
-        for row, text, k, p in zip(batch, texts, sampler.tokens, log_p, strict=True)
-    ]
+def encode_prompts(lm: LM, prompts: Sequence[str], new_tokens: int, first_prompt: int = 0) -> list[list[int]]:
+    """The token ids of prompts that leave room for new tokens in the model's context.
 
-
-def encode_prompts(lm: LM, prompts: Sequence[str], new: int, first: int = 0) -> list[list[int]]:
-    """Ids of prompts, with room for ``new`` tokens after each; ``first`` is the number of the first one among more.
+    Args:
+        lm: the model.
+        prompts: the prompts.
+        new_tokens: how many tokens shall fit after each.
+        first_prompt: the number of the first prompt, for messages, where the prompts are a part of more.
 
     Raises:
-        DataError: there are none, or one is empty or too long.
+        DataError: there are no prompts, or one is empty or too long.
     """
     if not prompts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
     ids = lm.encode(prompts)
-    for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), first + 1):
+    for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), first_prompt + 1):
         if not tokens:
             raise DataError(f"prompt {number} is empty: there is nothing to continue.")
-        if len(tokens) + new > lm.max_length:
+        if len(tokens) + new_tokens > lm.max_length:
             raise DataError(
-                f"prompt {number} ({prompt[:40]!r}...) has {len(tokens)} tokens; with {new} new ones it is longer "
-                f"than the model's context of {lm.max_length}."
+                f"prompt {number} ({prompt[:40]!r}...) has {len(tokens)} tokens; with {new_tokens} new ones it is "
+                f"longer than the model's context of {lm.max_length}."
             )
     return ids

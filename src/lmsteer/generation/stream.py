@@ -1,4 +1,4 @@
-"""Streaming: one continuation, piece by piece as it is written."""
+"""Streaming: one continuation, in chunks of text as they are generated."""
 
 from __future__ import annotations
 
@@ -48,37 +48,37 @@ def stream(
     mix = Mix(steers or {}, strengths or {})
     lm.check_base(mix)
     ids = encode_prompts(lm, [prompt], config.max_new_tokens)
-    noise = Row(0, (), 0).uniform(config.seed, config.max_new_tokens)[None]
+    noise = Row(0, (), 0).noise(config.seed, config.max_new_tokens)[None]
     sampler = RowSampler(noise, config.sampling, lm.stop_ids)
-    return _pieces(lm, ids, mix, sampler, config.max_new_tokens)
+    return _chunks(lm, ids, mix, sampler, config.max_new_tokens)
 
 
-def _pieces(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler, max_new_tokens: int) -> Iterator[str]:
+def _chunks(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler, new_tokens: int) -> Iterator[str]:
     streamer = TextIteratorStreamer(lm.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    dropped, failed = Event(), list[BaseException]()
+    closed, errors = Event(), list[BaseException]()
 
     def stop(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), dropped.is_set(), device=input_ids.device)
+        return torch.full((len(input_ids),), closed.is_set(), device=input_ids.device)
 
     @torch.inference_mode()
     def run() -> None:
         try:
-            start, stopping = PromptPrefill(lm, ids).begin([0]), StoppingCriteriaList([stop])
+            inputs, stopping = PromptPrefill(lm, ids).model_inputs([0]), StoppingCriteriaList([stop])
             with lm.steered(mix):
-                decode(lm, start, max_new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
-        except BaseException as error:  # handed to the thread that reads
-            failed.append(error)
+                decode(lm, inputs, new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
+        except BaseException as error:  # raised again in the thread that reads
+            errors.append(error)
         finally:
             streamer.end()
 
     if lm.exclusive_use().is_held_here:
         raise ModelError("a stream cannot be read within steered(): give stream() the steers and strengths instead.")
-    writer = Thread(target=run, daemon=True)
-    writer.start()
+    generator = Thread(target=run, daemon=True)
+    generator.start()
     try:
-        yield from (piece for piece in streamer if piece)
+        yield from (chunk for chunk in streamer if chunk)
     finally:
-        dropped.set()
-        writer.join()
-    if failed:
-        raise failed[0]
+        closed.set()
+        generator.join()
+    if errors:
+        raise errors[0]

@@ -1,4 +1,4 @@
-"""Text that a model writes from nothing, and the Fisher factors that are measured on it."""
+"""Text that the unsteered model samples after its start token alone, and the Fisher factors measured on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmsteer.generation.config import SamplingConfig
 from lmsteer.generation.decoding import decode
-from lmsteer.generation.sampling import Recorder, RowSampler
+from lmsteer.generation.sampling import HiddenStateRecorder, RowSampler
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import unsteered
@@ -33,16 +33,16 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
     Args:
         lm: the model.
         texts: the number of texts, all in one batch.
-        tokens: the length of each text in tokens; a text that ends sooner counts up to its end.
-        seed: of the random numbers.
+        tokens: the length of each text in tokens; of a text that ends earlier, the tokens up to its end are used.
+        seed: the seed of the random numbers.
 
     Returns:
         The hidden states (N, d), float32, and the tokens that were drawn from them (N,).
     """
     start = torch.full((texts, 1), lm.start_id, device=lm.device)
-    uniform = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
-    sampler = RowSampler(uniform, SamplingConfig(top_p=0.95), lm.stop_ids)
-    recorder = Recorder(lm, sampler)
+    noise = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
+    sampler = RowSampler(noise, SamplingConfig(top_p=0.95), lm.stop_ids)
+    recorder = HiddenStateRecorder(lm, sampler)
     with unsteered(lm.model), lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
         decode(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
     return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
@@ -51,12 +51,12 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
 def fisher_factors(lm: LM) -> FisherFactors:
     """The Fisher factors of a model: measured once, then read from the disk cache."""
     file = cache_dir() / f"fisher-{_FORMAT}-{lm.fingerprint}-{lm.tokenizer_fingerprint[:8]}.safetensors"
-    found = FisherFactors.read(file)
-    if found is None:
-        found = _measure(lm)
+    factors = FisherFactors.read(file)
+    if factors is None:
+        factors = _measure(lm)
         with contextlib.suppress(OSError, SafetensorError):  # without a cache the next fit measures again
-            found.save(file)
-    return found
+            factors.save(file)
+    return factors
 
 
 def _measure(lm: LM) -> FisherFactors:

@@ -96,11 +96,11 @@ class CachePrefill:
     ends: Sequence[int]
     ids: Sequence[Sequence[int]]
 
-    def lengths(self) -> Sequence[int]:
+    def prompt_lengths(self) -> Sequence[int]:
         """The lengths of the inputs, in tokens: the kept tokens have been read."""
         return [len(ids) for ids in self.ids]
 
-    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
+    def model_inputs(self, prompts: Sequence[int]) -> dict[str, Any]:
         """The arguments of ``generate``: ids (B, G + T), mask, positions and cache.
 
         Padding stands in for the kept tokens, then come the inputs, padded on the left. A model without positions
@@ -119,11 +119,11 @@ class CachePrefill:
         """Leave the model as it is."""
         return nullcontext()
 
-    def one_by_one(self, new: int) -> bool:
+    def needs_batches_of_one(self, new_tokens: int) -> bool:
         """Whether padding would push kept tokens out of a sliding window, so that rows must run one at a time."""
         limit = shortest_window(self.lm)
         longest = max(row.tokens for row in self.kept) + max(map(len, self.ids))
-        return limit is not None and longest + new > limit
+        return limit is not None and longest + new_tokens > limit
 
 
 def shortest_window(lm: LM) -> int | None:

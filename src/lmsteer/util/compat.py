@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import GenerationConfig, PreTrainedModel, TrainingArguments
 
     CACHE: str
 
@@ -36,6 +36,30 @@ def _cache_name() -> str:
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 
     return next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ("cache", "past_key_values"))
+
+
+def standalone_generation_config(**values: Any) -> GenerationConfig:
+    """A generation config for a model's ``generate`` that takes nothing from the model's own config.
+
+    ``generate(generation_config=...)`` fills every value that is None from ``model.generation_config``, by a call of
+    ``update(defaults_only=True, allow_custom_entries=True)``; most settings have no other value that turns them off.
+    """
+    return _standalone_class()(**values)
+
+
+@cache
+def _standalone_class() -> type[GenerationConfig]:
+    from transformers import GenerationConfig
+
+    class StandaloneGenerationConfig(GenerationConfig):
+        """Ignores the update from a model's own config."""
+
+        def update(self, *, allow_custom_entries: bool = False, **options: Any) -> dict[str, Any]:
+            if allow_custom_entries and options.get("defaults_only"):
+                return {}
+            return super().update(allow_custom_entries=allow_custom_entries, **options)  # type: ignore[no-untyped-call]
+
+    return StandaloneGenerationConfig
 
 
 def is_recurrent(model: PreTrainedModel) -> bool:

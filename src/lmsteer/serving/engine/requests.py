@@ -113,7 +113,7 @@ class GeneratedSequence:
         self.ids = list(request.ids)
         self.cancelled = False
         self._end_ids, self._text = set(lm.stop_ids), Detokenizer(lm.tokenizer, request.stop)
-        self._noise = Row(0, (), request.sample).uniform(request.seed, request.max_new_tokens)
+        self._noise = Row(0, (), request.sample).noise(request.seed, request.max_new_tokens)
         self._tokens, self._steered = 0, 0
         self._deadline = clock() + request.timeout
 
