@@ -70,7 +70,7 @@ def test_a_partial_file_of_something_else_is_refused(writer, tmp_path):
     with pytest.raises(DataError, match="nothing to resume"):
         write_in_bulk(writer, PROMPTS, out, RECORD, resume=True)
     (tmp_path / "o.jsonl.partial").write_text('{"of": {}}\n')
-    with pytest.raises(DataError, match="go on with --resume, or remove it"):
+    with pytest.raises(DataError, match="continue it with --resume, or remove it"):
         write_in_bulk(writer, PROMPTS, out, RECORD)
     assert (tmp_path / "o.jsonl.partial").read_text() == '{"of": {}}\n'
     with pytest.raises(DataError, match="remove it"):

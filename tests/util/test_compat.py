@@ -32,6 +32,17 @@ def test_other_names_are_unknown():
         compat.NOTHING  # noqa: B018
 
 
+def test_a_standalone_generation_config_takes_nothing_from_the_models_own():
+    model = tiny_model("llama")
+    model.generation_config.update(repetition_penalty=9.0, suppress_tokens=[5], max_length=7)
+    config = compat.standalone_generation_config(max_new_tokens=3, do_sample=False)
+    used, rest = model._prepare_generation_config(config, input_ids=torch.ones(1, 1))
+    assert (used.max_new_tokens, used.suppress_tokens, used.do_sample) == (3, None, False)
+    assert used.repetition_penalty in (None, 1.0)
+    assert used.num_beams == 1  # transformers' own defaults are filled in
+    assert list(rest) == ["input_ids"]
+
+
 def test_recurrent_models_are_told_from_others():
     assert compat.is_recurrent(tiny_model("mamba"))
     assert not compat.is_recurrent(tiny_model("llama"))

@@ -162,22 +162,22 @@ class _BlockPrefill:
     whole: Prefill
     block: range
 
-    def lengths(self) -> Sequence[int]:
+    def prompt_lengths(self) -> Sequence[int]:
         """The number of tokens of each prompt that the model has not read."""
-        lengths = self.whole.lengths()
+        lengths = self.whole.prompt_lengths()
         return [lengths[place] for place in self.block]
 
-    def begin(self, prompts: Sequence[int]) -> dict[str, Any]:
+    def model_inputs(self, prompts: Sequence[int]) -> dict[str, Any]:
         """The start of rows at some of the block's prompts."""
-        return self.whole.begin([self.block[prompt] for prompt in prompts])
+        return self.whole.model_inputs([self.block[prompt] for prompt in prompts])
 
     def installed(self) -> AbstractContextManager[None]:
         """The model as the whole needs it."""
         return self.whole.installed()
 
-    def one_by_one(self, new: int) -> bool:
+    def needs_batches_of_one(self, new_tokens: int) -> bool:
         """Whether rows have to run alone."""
-        return self.whole.one_by_one(new)
+        return self.whole.needs_batches_of_one(new_tokens)
 
 
 def continuation_likelihoods(lm: LM, prompts: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:

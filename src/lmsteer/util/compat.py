@@ -54,10 +54,10 @@ def _standalone_class() -> type[GenerationConfig]:
     class StandaloneGenerationConfig(GenerationConfig):
         """Ignores the update from a model's own config."""
 
-        def update(self, *, allow_custom_entries: bool = False, **options: Any) -> dict[str, Any]:
-            if allow_custom_entries and options.get("defaults_only"):
+        def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **values: Any) -> Any:
+            if defaults_only and allow_custom_entries:
                 return {}
-            return super().update(allow_custom_entries=allow_custom_entries, **options)  # type: ignore[no-untyped-call]
+            return super().update(defaults_only, allow_custom_entries, **values)  # type: ignore[no-untyped-call]
 
     return StandaloneGenerationConfig
 
