@@ -62,11 +62,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(family: str) -> PreTrainedModel:
+def tiny_model(family: str, **options: Any) -> PreTrainedModel:
     """A random model with two layers, 32 wide; its embeddings are spread out enough that steers show."""
     ids = {"vocab_size": len(tiny_tokenizer()), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **{**ids, **FAMILIES[family]})
+    config = AutoConfig.for_model(family, **{**ids, **FAMILIES[family], **options})
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.get_output_embeddings().weight.data.normal_(0, 0.3)
     return model.eval()

@@ -38,9 +38,42 @@ def test_every_identity_holds_on_every_family(make_lm, family, form):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_identities_hold_in_half_precision(dtype):
-    lm = tiny_lm("llama", dtype)
-    assert verify(lm, random_steer(lm), strength=2.0).acts
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("form", ["multiply", "add", "offset"])
+def test_identities_hold_in_half_precision(dtype, family, form):
+    lm = tiny_lm(family, dtype)
+    for strength in (1.0, 4.0):
+        assert verify(lm, realistic_steer(lm, form), strength=strength).acts
+
+
+# Shares of the shift of the logits at these strengths: numbers of 8 and of 11 bits, beside which the shift is small.
+@pytest.mark.parametrize(
+    ("dtype", "errors"),
+    [(torch.bfloat16, {0.25: 0.4, 1.0: 0.1, 4.0: 0.03}), (torch.float16, {0.25: 0.05, 1.0: 0.015, 4.0: 0.005})],
+)
+def test_half_precision_rounds_small_shifts_but_not_their_mean(llama, dtype, errors):
+    steer, h = realistic_steer(llama), some_hidden_states(llama).to(dtype)
+    for strength, error in errors.items():
+        mix = Mix({"s": steer}, {"s": strength})
+        found, exact = (mix.steer_hidden_states(x).float() - x.float() for x in (h, h.float()))
+        found, exact = (llama.head.direction(shift) for shift in (found, exact))
+        assert error / 8 < float((found - exact).norm() / exact.norm()) < error
+        assert float((found * exact).sum() / exact.square().sum()) == pytest.approx(1, abs=0.05)
+
+
+def some_hidden_states(lm):
+    ids, mask = pad(lm.encode(TEXTS), 0, lm.device)
+    return lm.hidden_states(ids, mask)[mask.bool()]
+
+
+def realistic_steer(lm, form="multiply"):
+    """A steer whose strength 1 moves hidden states by 5 % of their size, as those that come with the package do."""
+    steer = random_steer(lm, form)
+    if form == "offset":
+        return steer
+    h = some_hidden_states(lm).float()
+    shift = Mix({"s": steer}, {"s": 1.0}).steer_hidden_states(h) - h
+    return steer.scaled(0.05 * float(h.norm() / shift.norm()))
 
 
 def test_residuals_are_the_gradient_of_the_log_likelihood(make_lm):

@@ -94,7 +94,7 @@ class Head:
 
     def raw(self, h: Tensor) -> Tensor:
         """``h Eᵀ + b`` (.., V) before scale and soft cap, in the dtype of the head."""
-        return linear(h.to(self.weight), self.weight, self.bias)
+        return linear(h.to(self.device, self.weight.dtype), self.weight, self.bias)
 
     def post(self, z: Tensor) -> Tensor:
         """The logits (.., V) that the model makes of raw logits ``z``: scaled, then capped."""
@@ -107,7 +107,7 @@ class Head:
 
     def direction(self, shift: Tensor) -> Tensor:
         """The shift of raw logits (.., V) that a shift (.., d) of the hidden state makes, in float32."""
-        return linear(shift.to(self.weight), self.weight).float()
+        return linear(shift.to(self.device, self.weight.dtype), self.weight).float()
 
     def log_likelihood_of(self, raw: Tensor, targets: Tensor) -> Tensor:
         """log p(target) (N,) under raw logits (N, V), which are overwritten unless they need a gradient."""

@@ -245,7 +245,7 @@ class LM:
         mask = torch.ones_like(ids)
         ours = self.head.logits(self.hidden_states(ids, mask))
         with unsteered(self.model):
-            theirs = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.to(ours)
+            theirs = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.to(ours.device, ours.dtype)
         if not theirs.isfinite().all():
             raise ModelError(
                 f"{type(self.model).__name__} computes logits that are not finite in {self.model.dtype}: its weights "
