@@ -104,11 +104,11 @@ def print_results(console: Console, continuations: Sequence[Continuation], curve
         for sample in samples:
             strength = sample.strengths[STEER]
             colour = "red" if strength < 0 else "green" if strength > 0 else "default"
-            table.add_row(f"{strength:+g}", " ".join(sample.text.split()), style=colour)
+            table.add_row(_signed(strength), " ".join(sample.text.split()), style=colour)
         console.print(table)
     table = Table("strength", "positive share", "perplexity (unsteered model)", title="Measured", title_justify="left")
     for point in curve:
-        table.add_row(f"{point.strength:+g}", _percent(point.positive_share), f"{point.perplexity:.1f}")
+        table.add_row(_signed(point.strength), _percent(point.positive_share), f"{point.perplexity:.1f}")
     console.print(table)
 
 
@@ -123,6 +123,7 @@ def render_report(
     return render_template(
         "demo.html",
         percent=_percent,
+        signed=_signed,
         card=fitted.steer.card,
         held_out=fitted.held_out,
         lowest=curve[0],
@@ -156,6 +157,8 @@ def _plot(strengths: list[float], values: list[float], label: str, top: float | 
     axes = figure.subplots()
     axes.plot(strengths, values, "o-", color=colour, clip_on=False)
     axes.set(xlabel="strength", ylabel=label, ylim=(0, top))
+    margin = 0.05 * (strengths[-1] - strengths[0])  # the same axis where a value is missing at an end
+    axes.set_xlim(strengths[0] - margin, strengths[-1] + margin)
     axes.grid(alpha=0.3)
     axes.axvline(0, color="#98a2b3", linewidth=1)
     axes.spines[["top", "right"]].set_visible(False)
@@ -169,6 +172,11 @@ def _first_samples(continuations: Sequence[Continuation]) -> dict[str, list[Cont
         if continuation.sample == 0:
             first.setdefault(continuation.prompt, []).append(continuation)
     return first
+
+
+def _signed(strength: float) -> str:
+    """A strength with its sign; 0 has none."""
+    return f"{strength:+g}" if strength else "0"
 
 
 def _percent(share: float) -> str:

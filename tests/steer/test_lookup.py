@@ -9,7 +9,7 @@ import pytest
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.files import find_steer, save_steer
-from lmsteer.steer.lookup import find_card, known_steers, read_saved
+from lmsteer.steer.lookup import find_card, folder_for_update, known_steers, read_saved
 from tiny import random_steer
 
 
@@ -48,3 +48,18 @@ def test_own_steers_are_listed_before_those_that_ship(llama, tmp_path, monkeypat
     save_steer(replace(steer, card=replace(steer.card, name="a")), "shipped/a")
     save_steer(replace(steer, card=replace(steer.card, name="z")), "steers/z")
     assert [(saved.card.name, saved.is_shipped) for saved in known_steers()] == [("z", False), ("a", True)]
+
+
+def test_a_steer_that_ships_is_updated_in_a_folder_of_the_user(llama, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lmsteer.steer.lookup.SHIPPED_FOLDER", tmp_path / "shipped")
+    shipped, own = (save_steer(random_steer(llama), folder) for folder in ("shipped/style", "mine/style"))
+    assert folder_for_update(shipped) == Path("steers/style")
+    assert folder_for_update(shipped, Path("elsewhere")) == Path("elsewhere")
+    assert folder_for_update(own) == own
+    Path("thesis.txt").touch()
+    with pytest.raises(SteerError, match="holds no steer"):
+        folder_for_update(own, Path())
+    save_steer(random_steer(llama), "steers/style")
+    with pytest.raises(SteerError, match="choose a folder with --out"):
+        folder_for_update(shipped)

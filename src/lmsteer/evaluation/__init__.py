@@ -1,1 +1,1 @@
-"""Evaluation: what steered text reads like, in numbers."""
+"""Evaluation: generated text is scored, and methods are compared."""

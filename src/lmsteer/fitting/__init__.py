@@ -1,1 +1,1 @@
-"""Fitting: labelled texts in, a steer out."""
+"""Fitting: labelled texts become a steer."""

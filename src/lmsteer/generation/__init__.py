@@ -1,1 +1,1 @@
-"""generation."""
+"""Generation: prompts are continued at chosen strengths, in batches."""

@@ -1,1 +1,1 @@
-"""What a steer says of texts: their likelihood as a function of its strength."""
+"""Reading: the log-likelihood of texts as a function of a steer's strength, and the words that a steer acts on."""

@@ -1,1 +1,1 @@
-"""Serving: a strength for every request, from one machine's own server or in vLLM."""
+"""Serving: text is generated with strengths that each request chooses, by our own server or in vLLM."""

@@ -1,1 +1,1 @@
-"""Steers: their mathematics, their form in memory, their mixes and their files."""
+"""Steers: hidden states become steered hidden states; also the card, the files and the notation of a steer."""

@@ -1,1 +1,1 @@
-"""Transfer: a steer carried to another model, in closed form."""
+"""Transfer: a steer of one model becomes a steer of another model, in closed form."""

@@ -1,1 +1,1 @@
-"""The server: requests in OpenAI's language, and a page, in front of the engine."""
+"""The HTTP server: OpenAI's interface and a web page in front of the engine."""
