@@ -35,7 +35,13 @@ from lmsteer.fitting.scale import gains_at, largest_scale
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
-from lmsteer.generation.unconditional import _SEED, _TEXTS, _TOKENS, fisher_factors, sample_unconditional
+from lmsteer.generation.unconditional import (
+    FISHER_SEED,
+    FISHER_TEXTS,
+    FISHER_TOKENS,
+    fisher_factors,
+    sample_unconditional,
+)
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
@@ -125,7 +131,7 @@ def labels_alone(texts: Texts) -> Factors:
 def exact_f(texts: Texts) -> Factors:
     """F = E[Cov_p(e)] = Eᵀ diag(p̄) E - E[ē ēᵀ], in place of the residuals of drawn tokens."""
     head = texts.lm.head
-    h, _ = sample_unconditional(texts.lm, _TEXTS, _TOKENS, _SEED)
+    h, _ = sample_unconditional(texts.lm, FISHER_TEXTS, FISHER_TOKENS, FISHER_SEED)
     mean_p, means = torch.zeros(len(head.weight), dtype=torch.float64), []
     for (rows,) in head.pieces(h):
         p = head.logits(rows).softmax(-1)
@@ -158,10 +164,10 @@ def by_evidence(texts: Texts) -> Factors:
     """Each token weighed by how far the reading of the text up to it agrees with the label."""
     end = fit_eos_component(texts.statistics, texts.curvature, texts.lm.head)
     assert end is not None
-    readings = torch.cat([rows.h.double() @ end.w for rows in texts.statistics.sample])
+    readings = torch.cat([rows.h.double() @ end.probe for rows in texts.statistics.sample])
 
     def weights(rows: LabelledRows) -> Tensor:
-        return (rows.label * (rows.h.double() @ end.w - readings.mean()) / readings.std()).sigmoid()
+        return (rows.label * (rows.h.double() @ end.probe - readings.mean()) / readings.std()).sigmoid()
 
     return texts.solved(texts.weighted(weights, _own))
 

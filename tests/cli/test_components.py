@@ -47,7 +47,7 @@ def test_a_model_of_both_steers_is_loaded_once(run, tiny_folder, monkeypatch):
         (["components", "letters=1,2"], "one strength of each steer"),
         (["components", "letters=x"], "cannot read 'letters=x'"),
         (["components", "letters", "--plot", "map.docx"], "name it .svg, .png or .pdf"),
-        (["components", "letters=0"], "does nothing"),
+        (["components", "letters=0"], "has no effect"),
         (["components", "letters", "--compare", "letters", "--compare-model", "letters.jsonl"], "no .gguf file"),
         (["components", "letters", "--words", "-1"], "Invalid value for '--words'"),
         (["components", "letters", "--components", "0"], "Invalid value for '--components'"),

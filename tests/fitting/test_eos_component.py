@@ -29,7 +29,7 @@ def own(llama) -> FisherFactors:
 def test_the_reader_tells_labels_at_held_out_ends(llama, statistics, own):
     end = fit_eos_component(statistics, own, llama.head)
     rows = statistics.held_out[statistics.held_out.is_end]
-    readings = rows.h.double() @ end.w
+    readings = rows.h.double() @ end.probe
     right = ((readings - readings.mean()).sign() == rows.label.sign()).double().mean()
     assert float(right) > 0.9
 
@@ -37,13 +37,13 @@ def test_the_reader_tells_labels_at_held_out_ends(llama, statistics, own):
 def test_ends_are_likelier_under_their_label(llama, statistics, own):
     end = fit_eos_component(statistics, own, llama.head)
     rows = statistics.held_out[statistics.held_out.is_end]
-    assert float(gains_at(llama.head, rows, [(end.w[:, None], end.u[:, None])], [1.0]).mean()) > 0
+    assert float(gains_at(llama.head, rows, [(end.probe[:, None], end.direction[:, None])], [1.0]).mean()) > 0
 
 
 def test_u_moves_the_end_of_text_by_one_nat_a_unit(llama, statistics, own):
     end = fit_eos_component(statistics, own, llama.head)
     # By definition, on the texts in the sums: the mean residual at ends along u is 1 (float64).
-    assert float(end.u @ statistics.sums["r_end"]) / statistics.counts.ends == pytest.approx(1)
+    assert float(end.direction @ statistics.sums["r_end"]) / statistics.counts.ends == pytest.approx(1)
 
 
 def test_u_costs_less_than_the_plain_direction_does(llama, statistics, own):
@@ -51,7 +51,7 @@ def test_u_costs_less_than_the_plain_direction_does(llama, statistics, own):
     plain = statistics.sums["r_end"] / statistics.counts.ends
     plain = plain / (plain @ plain)
     # Both move the end of text by one nat. u is the least by what the model's own text tells, but for its damping.
-    assert float(end.u @ own.f @ end.u) < float(plain @ own.f @ plain)
+    assert float(end.direction @ own.f @ end.direction) < float(plain @ own.f @ plain)
 
 
 def test_ends_that_tell_nothing_have_no_end_part(llama, own):

@@ -54,7 +54,7 @@ def test_pieces_are_the_text_again(llama):
     for span in found.dimensions["s"].spans:
         inside = shown[span.start : span.end]
         assert {piece.span for piece in inside} == {"above" if span.score > 0 else "below"}
-        assert [piece.goes_on for piece in inside] == [False, *[True] * (len(inside) - 1)]
+        assert [piece.continues for piece in inside] == [False, *[True] * (len(inside) - 1)]
         assert found.span_text(span) in " ".join(text.split())
 
 

@@ -95,12 +95,12 @@ def test_what_has_no_words_is_refused(llama, make_lm):
         components(llama, Mix(steers, {"one": 1.0, "two": 1.0}))
     with pytest.raises(SteerError, match="row by row"):
         components(llama, Mix({"one": steers["one"]}, {"one": [1.0, 2.0]}))
-    with pytest.raises(SteerError, match="does nothing"):
+    with pytest.raises(SteerError, match="has no effect"):
         components(llama, Mix({"one": steers["one"]}, {"one": 0.0}))
     with pytest.raises(WrongBaseError):
         look(make_lm("qwen2"), steers["one"])
     for options in ({"components": 0}, {"words": -1}):
-        with pytest.raises(DataError, match="show one at least"):
+        with pytest.raises(DataError, match="both must be 1 or more"):
             look(llama, steers["one"], **options)
 
 

@@ -56,9 +56,9 @@ def test_the_peak_is_found_whatever_a_single_text_weighs(outlier):
 def test_one_kind_of_texts_has_no_calibration():
     found = fit_platt(torch.tensor([1.0, 2.0]), torch.tensor([True, True]))
     assert math.isnan(found.slope)
-    assert PlattScaling.of_held_out({"slope": None, "offset": None}) is None
-    assert PlattScaling.of_held_out({}) is None
-    assert PlattScaling.of_held_out({"slope": 2.0, "offset": 0.0}) == PlattScaling(2.0, 0.0)
+    assert PlattScaling.from_held_out({"slope": None, "offset": None}) is None
+    assert PlattScaling.from_held_out({}) is None
+    assert PlattScaling.from_held_out({"slope": 2.0, "offset": 0.0}) == PlattScaling(2.0, 0.0)
 
 
 @given(st.floats(-1e4, 1e4))

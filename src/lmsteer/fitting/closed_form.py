@@ -1,21 +1,22 @@
-"""The closed-form fit: one damped natural-gradient step, no learning rate, steps or seed.
+"""The closed-form fit: one damped natural-gradient step, without learning rate, steps or seed.
 
-Which way to go is told by two gradients at W = 0, each (d, d) and taken to length 1 in the damped Fisher metric::
+The direction of the step is the sum of two gradients at W = 0, each (d, d) and scaled to length 1 in the damped Fisher
+metric::
 
-    G_labels = E[(s - s̄) h rᵀ]     the likelihood of the texts under strength s = label
-    G_credit = E[(q - q̄) h rᵀ]     how much each token raises what the text reads as (``credit``)
+    G_labels = E[(s - s̄) h rᵀ]     of the likelihood of the texts at strength s = label
+    G_credit = E[(q - q̄) h rᵀ]     of the label that a probe predicts from the text (``credit``)
 
 The Fisher matrix of the model's own text is, under the Kronecker approximation, C ⊗ F (``fisher_factors``). With
 damping λ₁, λ₂ (in units of the mean diagonal) the natural gradient of their sum G is::
 
     W(λ₁, λ₂) = (C + λ₁ I)⁻¹ (G - α D) (F + λ₂ I)⁻¹                                           (d, d)
 
-``α`` makes W orthogonal to the domain gradient D in the Fisher metric, so that turning the dial changes, to first
-order, nothing in how likely the texts are on the whole: without it, the side of the dial that the base model shuns
-also drifts into the corpus's own manner.
+``α`` makes W orthogonal to the domain gradient D in the Fisher metric, so that the strength does not change, to first
+order, how likely the texts are as a whole. Without it, one side of the dimension also drifts into the manner of the
+corpus.
 
-λ₁ and the unit of strength are chosen on held-out texts. λ₁ is the largest whose gain is within one standard error
-of the best: the less damped, the more of W is of the sample.
+λ₁ and the unit of strength are chosen on held-out texts. λ₁ is the largest whose gain is within one standard error of
+the best: with less damping, W fits the sample more than the dimension.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from lmsteer.reading.rows import LabelledRows
 from lmsteer.util.linalg import factorise
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0)
-# Held-out likelihood hardly tells one λ₂ from another, the dial does (docs/log.md).
+# Held-out likelihood hardly depends on λ₂, but the quality of generated text does (docs/log.md).
 _DAMPING_2 = 0.03
 # The share of the spectrum (squared singular values under the Fisher metric) that the chosen rank holds.
 _SPECTRUM_SHARE = 0.95
@@ -46,11 +47,11 @@ _SPECTRUM_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Solution:
-    """A fitted multiply steer's factors, and how they were chosen.
+    """The factors of a multiply steer, and how they were chosen.
 
     Attributes:
-        factors: A, B (d, r), and A_eos, B_eos (d, 1) where the end of a text tells something.
-        settings: dampings, scale, share of the spectrum that the rank holds, rows that credit was given on.
+        factors: A, B (d, r), and A_eos, B_eos (d, 1) if the ends of texts are informative.
+        settings: dampings, scale, share of the spectrum that the rank holds, number of rows for credit assignment.
     """
 
     factors: dict[str, Tensor]
@@ -58,27 +59,27 @@ class Solution:
 
 
 class NaturalGradient:
-    """The natural gradient for any damping, which costs two products in the eigenbases of C and F.
+    """The natural gradient for any damping, at two products in the eigenbases of C and F each.
 
     Args:
-        statistics: of the labelled texts.
+        statistics: statistics of the labelled texts.
         fisher: Fisher factors of the model.
-        reader: w (d,), to give credit by; None goes by the labels alone.
+        probe: w (d,), the probe for credit assignment; without it the gradient is that of the labels alone.
     """
 
-    def __init__(self, statistics: Statistics, fisher: FisherFactors, reader: Tensor | None = None) -> None:
+    def __init__(self, statistics: Statistics, fisher: FisherFactors, probe: Tensor | None = None) -> None:
         n, sums = statistics.counts.tokens, statistics.sums
         self.c, self.c_basis = fisher.c_eigen
         self.f, self.f_basis = fisher.f_eigen
         gradients = [(sums["G"] - statistics.counts.label / n * sums["D"]) / n]
-        if reader is not None:
+        if probe is not None:
             blocks = [(rows.h, rows.r, rows.texts()[0]) for rows in statistics.sample]
-            gradients.append(credited_gradient(blocks, reader))
+            gradients.append(credited_gradient(blocks, probe))
         self._gradients = [self._rotate(gradient) for gradient in gradients]
         self._domain = self._rotate(sums["D"] / n)
 
     def whitened(self, damping_1: float, damping_2: float) -> Tensor:
-        """(C + λ₁)^½ W (F + λ₂)^½ (d, d) in the eigenbases: squared singular values go with nats."""
+        """(C + λ₁)^½ W (F + λ₂)^½ (d, d) in the eigenbases; its squared singular values are proportional to nats."""
         parts = [self._whiten(gradient, damping_1, damping_2) for gradient in self._gradients]
         gradient = torch.stack([part / part.norm().clamp(min=1e-30) for part in parts]).sum(0)
         domain = self._whiten(self._domain, damping_1, damping_2)
@@ -114,10 +115,10 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     """Fit a steer from statistics.
 
     Args:
-        statistics: of the labelled texts.
+        statistics: statistics of the labelled texts.
         fisher: Fisher factors of the model.
-        head: of the model that they were gathered with; needed to choose the scales.
-        rank: of the steer, its end part not counted; None chooses it from the spectrum.
+        head: head of the model that they were gathered with, for the choice of scales.
+        rank: rank of the steer without its end part; None chooses it from the spectrum.
 
     Raises:
         DataError: too few texts to hold some out at both ends of the dimension.
@@ -125,7 +126,7 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     inside = statistics.held_out[~statistics.held_out.is_end]
     _check(statistics, inside)
     end = fit_eos_component(statistics, fisher, head)
-    gradient = NaturalGradient(statistics, fisher, end.w if end else None)
+    gradient = NaturalGradient(statistics, fisher, end.probe if end else None)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
     a, b, singular_values = gradient.factors(damping_1, damping_2)
     spectrum = singular_values.double() ** 2
@@ -142,20 +143,20 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     }
     settings |= {"damping_eos": end.damping} if end else {}
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
-    factors |= {"A_eos": end.w[:, None], "B_eos": end.u[:, None]} if end else {}
+    factors |= {"A_eos": end.probe[:, None], "B_eos": end.direction[:, None]} if end else {}
     return Solution({name: factor.float().contiguous() for name, factor in factors.items()}, settings)
 
 
 def preview_held_out(statistics: Statistics, fisher: FisherFactors) -> str:
-    """What the labels so far promise on the held-out texts, to first order and in a few words; empty if nothing yet."""
+    """A few words on how well the statistics so far do on the held-out texts, to first order; empty without any."""
     rows = statistics.held_out[~statistics.held_out.is_end]
     _, labels = rows.texts()
     if statistics.counts.tokens < 2 or not len(labels) or labels.min() == labels.max():
         return ""
     w = NaturalGradient(statistics, fisher).matrix(_DAMPINGS_1[1], _DAMPING_2)
     evidence = rows.per_text(((rows.h.double() @ w) * rows.r).sum(1))
-    told = labels != 0
-    signs = (evidence.sign() == labels.sign())[told].float().mean()
+    labelled = labels != 0
+    signs = (evidence.sign() == labels.sign())[labelled].float().mean()
     return f"held out: {len(labels)} texts, {float(signs):.0%} of their signs inside the text"
 
 
@@ -168,7 +169,7 @@ def _check(statistics: Statistics, inside: LabelledRows) -> None:
         )
     n = statistics.counts
     if n.label_squared / n.tokens - (n.label / n.tokens) ** 2 < 1e-9:
-        raise DataError("all texts that are not held out have one and the same label: there is no dimension to fit.")
+        raise DataError("all texts that are not held out have the same label: there is no dimension to fit.")
 
 
 def _choose_damping(gradient: NaturalGradient, inside: LabelledRows) -> float:

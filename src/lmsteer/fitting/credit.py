@@ -1,14 +1,13 @@
-"""Credit: which tokens of a text bring about what it says.
+"""Credit assignment: how much each token of a text contributes to the text's label.
 
-A label belongs to a whole text; that every token of it gets the same label is right on the whole and noise in
-each. But hidden states can be read: ``w · h``, a regression of the label on the hidden state at the
-end of a text, is a running estimate of the label anywhere in it. So a token's credit is how much the reading rises
-after it::
+A label belongs to a whole text. As the label of each token it is right on average, and noisy for a single token. A
+linear probe ``w``, the regression of the label on the hidden state at the end of a text, predicts the label at every
+place of a text. The credit of a token is how much the prediction rises after it::
 
     q_t = mean of w · h_{t+1} .. w · h_{t+k}  -  w · h_t                                          (k = 8)
 
-and ``E[q h rᵀ]`` has the form of a policy gradient of the reading ahead, with the reading so far as its baseline, on
-the tokens of the texts. Where the label says what kind of text a token is from, credit says what the token does to it.
+``E[q h rᵀ]`` has the form of a policy gradient of the prediction ahead, with the prediction so far as its baseline, on
+the tokens of the texts. The label says which kind of text a token comes from; its credit says how it changes the text.
 """
 
 from __future__ import annotations
@@ -19,34 +18,34 @@ import torch
 from torch import Tensor
 
 _AHEAD = 8
-# Rows that are widened to float64 at a time.
+# Rows that are converted to float64 at a time.
 _PIECE = 4096
 
 
 def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Credit (N,) of the tokens that follow hidden states, and whether there is something after them to read (N,).
+    """The credit (N,) of the tokens that follow hidden states, and whether there is a prediction after them (N,).
 
     Args:
         h: hidden states (N, d), text by text in reading order.
-        text: which text each is of (N,); neighbours of one value are of one text.
-        w: the reader (d,).
+        text: index of the text that each belongs to (N,); neighbours with one index belong to one text.
+        w: the probe (d,).
     """
-    reading = torch.cat([rows.to(w.dtype) @ w for rows in h.split(_PIECE)])
-    ahead, seen = torch.zeros_like(reading), torch.zeros_like(reading)
+    prediction = torch.cat([rows.to(w.dtype) @ w for rows in h.split(_PIECE)])
+    ahead, seen = torch.zeros_like(prediction), torch.zeros_like(prediction)
     for distance in range(1, min(_AHEAD, len(h) - 1) + 1):
         same = text[distance:] == text[:-distance]
-        ahead[:-distance] += reading[distance:] * same
+        ahead[:-distance] += prediction[distance:] * same
         seen[:-distance] += same
-    return ahead / seen.clamp(min=1) - reading, seen > 0
+    return ahead / seen.clamp(min=1) - prediction, seen > 0
 
 
 def credited_gradient(blocks: Sequence[tuple[Tensor, Tensor, Tensor]], w: Tensor) -> Tensor:
-    """``E[(q - q̄) h rᵀ]`` (d, d), in float64: the gradient of the reading ahead.
+    """``E[(q - q̄) h rᵀ]`` (d, d), in float64: the gradient of the prediction ahead.
 
     Args:
-        blocks: of whole texts: their hidden states h (N, d), text by text in reading order, residuals r (N, d) of the
-            tokens that follow them, and which text each is of (N,).
-        w: the reader (d,).
+        blocks: blocks of whole texts: hidden states h (N, d), text by text in reading order, residuals r (N, d) of the
+            tokens that follow them, and the index of the text that each belongs to (N,).
+        w: the probe (d,).
     """
     credits = [credit(h, text, w) for h, _, text in blocks]
     count = max(sum(int(seen.sum()) for _, seen in credits), 1)

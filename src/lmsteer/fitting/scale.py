@@ -1,7 +1,7 @@
-"""The unit of strength: how far W goes at strength 1, chosen on held-out rows.
+"""The unit of strength: the scale of W at strength 1, chosen on held-out rows.
 
-Strength 1 means the label +1: the scale is looked for where held-out texts are likeliest at strength = label, or, for
-a handier dial, somewhat beyond (``largest_scale``).
+Strength 1 means the label +1: the scale is the one at which held-out texts are likeliest at strength = label, or, so
+that smaller strengths have an effect, a somewhat larger one (``largest_scale``).
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from lmsteer.reading.sweep import Direction, sweep
 
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
 _SCALES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.4, 2.8, 4.0, 5.6)
-# Near its best the likelihood is flat: a larger unit, which makes a handier dial, costs little. This much is kept.
-_KEPT = 0.9
-# Rows that the head is run over to see how the gain bends.
+# Near its maximum the likelihood is flat, so a larger unit costs little. This share of the gain is preserved.
+_PRESERVED = 0.9
+# Rows on which the curvature of the gain is measured, with the head.
 _SOME_ROWS = 2048
 
 Factors = tuple[Tensor, Tensor]
 
 
 def largest_scale(head: Head, rows: LabelledRows, a: Tensor, b: Tensor) -> float:
-    """The largest scale of W = A Bᵀ (A, B (d, r)) that keeps nine tenths of the best gain at strength = label.
+    """The largest scale of W = A Bᵀ (A, B (d, r)) that preserves nine tenths of the best gain at strength = label.
 
-    The gain of a row is its slope at 0, known of every row without the head and noisy, less a convex remainder,
-    which varies little from row to row and is taken from some of them.
+    The gain of a row is linear in the scale, minus a convex remainder. The slope is noisy, but needs no head and is
+    taken from all rows; the remainder varies little and is taken from some of them.
     """
     guess, some = _guess(rows, a, b), rows.first_texts(_SOME_ROWS)
     scales = torch.tensor(_SCALES, dtype=torch.float64) * guess
     remainder = scales * _slopes(some, a, b).mean() - gains_at(head, some, [(a, b)], scales.tolist())[0].mean(1)
     gains = scales * _slopes(rows, a, b).mean() - remainder
-    return _crossing(scales.tolist(), gains.tolist(), _KEPT * float(gains.max()))
+    return _crossing(scales.tolist(), gains.tolist(), _PRESERVED * float(gains.max()))
 
 
 def _crossing(scales: Sequence[float], gains: Sequence[float], level: float) -> float:
-    """Where gains that rise and fall again cross a level on their way down, between the scales that were tried.
+    """The scale at which gains that rise and fall again cross a level on their way down, interpolated linearly.
 
-    A step to the nearest one would make the unit of strength jump where a rounding error decides between two.
+    The nearest of the scales that were tried would jump if a rounding error decided between two of them.
     """
     if level <= 0:
         return scales[0]

@@ -19,9 +19,9 @@ from lmsteer.util.disk_cache import cache_dir
 
 # 192 texts of 32 tokens give some ten rows for each of the 576 dimensions of the default model: half a minute on two
 # cores. Wider models get as many rows a dimension, or C and F would be singular and damping would invert noise.
-_TEXTS, _TOKENS = 192, 32
+FISHER_TEXTS, FISHER_TOKENS = 192, 32
 _TEXTS_PER_DIMENSION = 1 / 3
-_SEED = 0
+FISHER_SEED = 0
 # Raised when any of this changes, so that an older cache file is not read.
 _FORMAT = 2
 
@@ -64,8 +64,8 @@ def _measure(lm: LM) -> FisherFactors:
     d = lm.hidden_size
     c, f = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
     total, rows = torch.zeros(d, dtype=torch.float64), 0
-    for block in range(math.ceil(max(_TEXTS, _TEXTS_PER_DIMENSION * d) / _TEXTS)):
-        h, targets = sample_unconditional(lm, _TEXTS, _TOKENS, _SEED + block)
+    for block in range(math.ceil(max(FISHER_TEXTS, _TEXTS_PER_DIMENSION * d) / FISHER_TEXTS)):
+        h, targets = sample_unconditional(lm, FISHER_TEXTS, FISHER_TOKENS, FISHER_SEED + block)
         r, _ = lm.head.residuals(h, targets)
         h, r = h.cpu().double(), r.cpu().double()
         c += h.T @ h

@@ -134,7 +134,7 @@ def analyse(
         bounds = encoding.bounds[1:]  # no evidence belongs to the start token
         words = words_of(text, bounds if lm.end_id is None else bounds[:-1])
         dimensions = {
-            name: _dimension(lines, line, words, PlattScaling.of_held_out(steer.card.held_out), spans)
+            name: _dimension(lines, line, words, PlattScaling.from_held_out(steer.card.held_out), spans)
             for (name, steer), lines in zip(steers.items(), log_p, strict=True)
         }
         analyses.append(Analysis(text, tuple(bounds), tuple(words), dimensions))

@@ -1,16 +1,16 @@
-"""Lens: the words at both ends of what a steer does.
+"""The components of a steer, and the words at both ends of each.
 
-At strength 1 a steer moves the logits of a hidden state ``h`` by ``h W Eᵀ``. How much a part of W does is told by the
-model's own text, whose hidden states have second moment C and whose residuals have F (``fisher_factors``): the singular
-values of ::
+At strength 1 a steer moves the logits of a hidden state ``h`` by ``h W Eᵀ``. The effect of a part of W is measured on
+the model's own text, whose hidden states have second moment C and whose residuals have F (``fisher_factors``). The
+squares of the singular values of ::
 
     C^½ W F^½ = U S Vᵀ                                                                       (d, d)
 
-squared, add up to twice the Kullback-Leibler divergence of the steered model from the unsteered one, to second order
-and with C and F taken to be independent. A singular vector ``u`` reads ``h`` by ``a = C^-½ u``, whose readings have
+add up to twice the Kullback-Leibler divergence of the steered model from the unsteered one, to second order and with C
+and F taken to be independent. A singular vector ``u`` reads ``h`` by ``a = C^-½ u``, whose readings have
 mean square 1, and moves the logits along ``E b``, ``b = Wᵀ C^½ u``: the words where that is highest and lowest are the
 two ends of the component. Signs are such that the mean hidden state is read as positive: at positive strengths, the
-upper end rises. (LM-Steer, Han et al., ACL 2024, section 5.1, takes the SVD of W itself, whatever the model feeds it.)
+upper end rises. (LM-Steer, Han et al., ACL 2024, section 5.1, takes the SVD of W itself, whatever its inputs are.)
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.whole_words import WeightedWord, WholeWords
 from lmsteer.steer.mix import Mix
 
-# Eigenvalues of C below this share of the largest are rounding, and components below this share of the whole.
+# Eigenvalues of C below this share of the largest are rounding; so are components below this share of the total.
 _FLOOR = 1e-9
 
 
 @dataclass(frozen=True)
 class Component:
-    """One thing that a steer does.
+    """One component of a steer.
 
     Attributes:
-        share: of all that it does, in nats on the model's own text.
-        upper: words whose logits rise at positive strengths, with by how much at strength 1.
-        lower: words whose logits fall.
-        logits: how the logit of each token moves at strength 1 (V,).
+        share: its share of the steer's effect, in nats on the model's own text.
+        upper: words whose logits rise at positive strengths; their weights are the changes at strength 1.
+        lower: words whose logits fall; their weights are the changes at strength 1.
+        logits: change of each token's logit at strength 1 (V,).
     """
 
     share: float
@@ -55,21 +55,21 @@ class Component:
 
 
 def components(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> list[Component]:
-    """The components of a steer, or of several as one, those that do most first.
+    """The components of a steer, or of the sum of several, by descending share.
 
     Args:
         lm: the steers' base.
         mix: one steer of any form, or several multiply steers, with one strength each.
-        components: at most; a steer of form add or offset is one.
-        words: at each end, at most.
+        components: the largest number of components; a steer of form add or offset has one.
+        words: the largest number of words at each end.
 
     Raises:
-        DataError: less than one component or word.
-        SteerError: several steers, not all of them multiply, strengths row by row, or steers that do nothing.
+        DataError: fewer than one component or word.
+        SteerError: several steers that are not all multiply, strengths row by row, or steers without an effect.
         WrongBaseError: a steer of another base.
     """
     if components < 1 or words < 1:
-        raise DataError(f"cannot show {components} components of {words} words; show one at least.")
+        raise DataError(f"cannot find {components} components of {words} words; both must be 1 or more.")
     lm.check_base(mix)
     forms = {steer.form for steer in mix.steers.values()}
     if forms == {"multiply"}:
@@ -77,9 +77,9 @@ def components(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> lis
     elif len(mix.steers) == 1 and len(mix.strengths) == 1:
         shares, logits = torch.ones(1), _of_vector(lm, mix)
     else:
-        raise SteerError("a lens looks through one steer, or through several of form multiply, at one strength each.")
+        raise SteerError("components are those of one steer, or of several of form multiply, at one strength each.")
     if not logits.any():
-        raise SteerError("the steer does nothing: there are no words to show.")
+        raise SteerError("the steer has no effect: there are no words to show.")
     whole = WholeWords(lm)
     return [
         Component(float(share), whole.first(line, words), whole.first(-line, words, -1.0), line)
@@ -97,12 +97,12 @@ def _of_matrix(lm: LM, w: Tensor, own: FisherFactors, count: int) -> tuple[Tenso
     readings = ((own.mean @ basis) / values.clamp(min=values.max() * _FLOOR).sqrt()) @ (basis.T @ u)
     b = w.T @ root_c @ (u * torch.where(readings < 0, -1.0, 1.0))
     shares = spectrum**2 / (spectrum**2).sum()
-    count = min(count, int((shares > _FLOOR).sum()))  # what is beyond the steer's rank is rounding
+    count = min(count, int((shares > _FLOOR).sum()))  # components beyond the steer's rank are rounding
     return shares[:count], lm.head.direction(b.T[:count].to(lm.device, torch.float32)).cpu()
 
 
 def _of_vector(lm: LM, mix: Mix) -> Tensor:
-    """Logits (1, V) of a steer that moves all rows alike."""
+    """Logits (1, V) of a steer that moves all hidden states alike."""
     nothing = torch.zeros(1, lm.hidden_size, device=lm.device)
     moved = lm.head.direction(mix.steer_hidden_states(nothing))
     return mix.steer_logits(moved).cpu()

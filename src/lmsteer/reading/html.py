@@ -1,4 +1,4 @@
-"""The page of an analysis: texts with their words shaded by evidence, for people to look at."""
+"""Analyses as an HTML page: texts with their words shaded by evidence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lmsteer.reading.spans import Span
 from lmsteer.steer.steer import Steer
 from lmsteer.util.html import render_template
 
-# Evidence of a word that is shaded most, where no word of the text has more: a text that says little looks so.
-_LOUD = 1.0
+# The least evidence of a word that gets the darkest shade, so that a text with little evidence stays pale.
+_DARKEST = 1.0
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class ShadedWord:
     """A word as it is shown.
 
     Attributes:
-        before: what stands between the word before and this one.
+        before: the text between the word before and this one.
         text: the word; empty for a token that is white space.
-        evidence: nats.
-        shade: from 0 to 1.
-        span: ``above`` or ``below`` in an evidence span, by its sign; else empty.
-        goes_on: whether the word before is of the same span.
+        evidence: the evidence of the word, in nats.
+        shade: the shade, from 0 to 1.
+        span: ``above`` or ``below`` in an evidence span, by the sign of its evidence; else empty.
+        continues: whether the word before belongs to the same span.
     """
 
     before: str
@@ -33,7 +33,7 @@ class ShadedWord:
     evidence: float
     shade: float
     span: str
-    goes_on: bool
+    continues: bool
 
 
 def render_analyses(analyses: Sequence[Analysis], steers: Mapping[str, Steer]) -> str:
@@ -44,14 +44,14 @@ def render_analyses(analyses: Sequence[Analysis], steers: Mapping[str, Steer]) -
 
 
 def shaded_words(analysis: Analysis, dimension: Dimension) -> Iterator[ShadedWord]:
-    """The words of a text in order, with all that stands between them."""
-    loudest = max([_LOUD, *map(abs, dimension.word_evidence)])
+    """The words of a text in order, with the text between them."""
+    strongest = max([_DARKEST, *map(abs, dimension.word_evidence)])
     done = 0
     for number, (word, evidence) in enumerate(zip(analysis.words, dimension.word_evidence, strict=True)):
         before, text = analysis.text[done : word.start], analysis.text[word.start : word.end]
         span = next((span for span in dimension.spans if span.start <= number < span.end), None)
-        goes_on = span is not None and span.start < number
-        yield ShadedWord(before, text, evidence, abs(evidence) / loudest, _side(span), goes_on)
+        continues = span is not None and span.start < number
+        yield ShadedWord(before, text, evidence, abs(evidence) / strongest, _side(span), continues)
         done = max(done, word.end)
 
 

@@ -1,4 +1,4 @@
-"""Calibration: from the evidence of a text to a probability, and how well evidence tells texts apart."""
+"""Platt scaling, which turns the evidence of a text into a probability; and the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ class PlattScaling:
     """``p(label > 0) = σ(slope · evidence + offset)``.
 
     Attributes:
-        slope: below 1 where evidence, which adds tokens up as if each were news, says too much.
-        offset: above 0 where a text without evidence is likelier a positive one.
+        slope: the slope; it is below 1 where the evidence is too strong, because it adds up tokens that repeat each
+            other.
+        offset: the offset; it is above 0 where a text without evidence is more often a positive one.
     """
 
     slope: float
     offset: float
 
     @classmethod
-    def of_held_out(cls, held_out: Mapping[str, Any]) -> PlattScaling | None:
-        """That of a steer card's held-out figures; None where they have none."""
+    def from_held_out(cls, held_out: Mapping[str, Any]) -> PlattScaling | None:
+        """The scaling among the held-out metrics of a steer's card; None if it has none."""
         slope, offset = held_out.get("slope"), held_out.get("offset")
         return None if slope is None or offset is None else cls(slope, offset)
 
     def probability(self, evidence: float) -> float:
-        """That the label of a text with so much evidence (nats) is positive."""
+        """The probability that the label of a text with so much evidence (in nats) is positive."""
         z = self.slope * evidence + self.offset
         return 1 / (1 + math.exp(-z)) if z > 0 else math.exp(z) / (1 + math.exp(z))
 
 
 def fit_platt(evidence: Tensor, positive: Tensor) -> PlattScaling:
-    """Fit a calibration to texts (Platt, 1999; his targets, which keep a clear cut from slopes without bound).
+    """Fit Platt scaling (Platt, 1999) by Newton's method, with Platt's targets, which bound the slope.
 
     Args:
-        evidence: of each text (N,), nats.
-        positive: whether its label is positive (N,).
+        evidence: the evidence of each text (N,), in nats.
+        positive: whether the label of each text is positive (N,).
 
     Returns:
-        The calibration; NaN where one of the two kinds is missing.
+        The scaling; NaN if all labels are positive, or none.
     """
     ones = int(positive.sum())
     zeros = len(positive) - ones
@@ -53,7 +54,7 @@ def fit_platt(evidence: Tensor, positive: Tensor) -> PlattScaling:
         return PlattScaling(math.nan, math.nan)
     target = torch.where(positive, (ones + 1) / (ones + 2), 1 / (zeros + 2)).double()
     size = evidence.double().abs()
-    # The middle one: a few long texts, whose evidence is large, do not set the unit.
+    # The unit is the median, so that a few long texts with large evidence do not set it.
     spread = size.median() if size.median() > 0 else size.max().clamp(min=1e-30)
     x = torch.stack([evidence.double() / spread, torch.ones(len(evidence), dtype=torch.float64)], 1)
     theta = torch.zeros(2, dtype=torch.float64)
@@ -62,9 +63,9 @@ def fit_platt(evidence: Tensor, positive: Tensor) -> PlattScaling:
         p = torch.sigmoid(x @ theta)
         hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * torch.eye(2, dtype=torch.float64)
         step = torch.linalg.solve(hessian, x.T @ (target - p))
-        # Where p is flat a whole step may overshoot: it is halved until it helps.
-        sizes = (step / 2**k for k in range(_HALVINGS))
-        better = next((part for part in sizes if _loss(x @ (theta + part), target) < loss), None)
+        # A whole step may overshoot where p is flat: it is halved until the loss falls.
+        parts = (step / 2**k for k in range(_HALVINGS))
+        better = next((part for part in parts if _loss(x @ (theta + part), target) < loss), None)
         if better is None:
             break
         theta = theta + better
@@ -77,7 +78,7 @@ def _loss(z: Tensor, target: Tensor) -> Tensor:
 
 
 def auc(evidence: Tensor, positive: Tensor) -> float:
-    """Area under the curve: how often a positive text has more evidence than one that is not, ties counted half."""
+    """Area under the ROC curve: the share of pairs in which the positive text has more evidence; ties count half."""
     evidence = evidence.contiguous()
     ordered = evidence.sort().values
     ranks = (torch.searchsorted(ordered, evidence) + torch.searchsorted(ordered, evidence, right=True) + 1).double() / 2

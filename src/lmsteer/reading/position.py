@@ -1,4 +1,4 @@
-"""Position: where a text lies on a dimension."""
+"""The position of a text on a style dimension."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lmsteer.reading.platt import PlattScaling
 
 @dataclass(frozen=True)
 class Position:
-    """Where a text lies on a dimension (LM-Steer, Han et al., ACL 2024, section 5.3).
+    """The position of a text on a dimension (LM-Steer, Han et al., ACL 2024, section 5.3).
 
     Attributes:
-        strengths: in rising order (S,).
-        log_p: log-likelihood (S,) of the text at each, nats.
-        shares: p(strength | text) (S,), all of them alike before the text is read.
-        best: the strength under which the text is likeliest, between those that were tried.
-        score: evidence of the whole text: log-likelihood at +1 less that at -1, nats.
-        probability: that its label is positive, by the steer's calibration; None where it has none.
+        strengths: the strengths that were tried, ascending (S,).
+        log_p: log-likelihood (S,) of the text at each strength, in nats.
+        shares: p(strength | text) (S,) under a uniform prior.
+        best: the strength at which the text is likeliest, interpolated between those that were tried.
+        score: evidence of the whole text: its log-likelihood at +1 minus that at -1, in nats.
+        probability: probability that the label is positive, by the steer's Platt scaling; None if it has none.
     """
 
     strengths: tuple[float, ...]
@@ -32,20 +32,20 @@ class Position:
     probability: float | None
 
 
-def position(log_p: Tensor, strengths: Sequence[float], score: float, calibration: PlattScaling | None) -> Position:
-    """From the log-likelihood (S,) of a text at strengths in rising order (S,)."""
+def position(log_p: Tensor, strengths: Sequence[float], score: float, platt: PlattScaling | None) -> Position:
+    """The position of a text, from its log-likelihood (S,) at ascending strengths (S,)."""
     return Position(
         strengths=tuple(strengths),
         log_p=tuple(log_p.tolist()),
         shares=tuple(torch.softmax(log_p.double(), 0).tolist()),
         best=_peak(list(strengths), log_p.double().tolist()),
         score=score,
-        probability=None if calibration is None else calibration.probability(score),
+        probability=None if platt is None else platt.probability(score),
     )
 
 
 def _peak(x: Sequence[float], y: Sequence[float]) -> float:
-    """Where a parabola through the highest point and its neighbours peaks; at an end of the line, that end."""
+    """The peak of the parabola through the highest point and its neighbours; an end point if that is the highest."""
     k = max(range(len(y)), key=y.__getitem__)
     if k in (0, len(y) - 1):
         return x[k]

@@ -1,13 +1,13 @@
-"""Evidence: which words of a text speak for either end of a dimension.
+"""Evidence spans: the runs of words of a text with the strongest evidence for either end of a dimension.
 
-A token's evidence is its log-likelihood at one strength less that at another (LM-Steer, Han et al., ACL 2024, section
-5.3); a word's is the sum of its tokens'. **Evidence spans** are the best few runs of words: those that no two share a
-word, and that make the most of ::
+The evidence of a token is a log-likelihood ratio: its log-likelihood at one strength minus that at another (LM-Steer,
+Han et al., ACL 2024, section 5.3). The evidence of a word is the sum over its tokens. **Evidence spans** are the few
+runs of words, no two of which overlap, that maximise ::
 
     Σ_spans ( |Σ_words e_w| - c · words )
 
-where ``c`` is the price of a word, the mean of ``|e_w|`` in the text if none is given: a span takes in what speaks
-louder than the rest. They are found exactly, in one walk along the words.
+where ``c`` is the price of a word, by default the mean of ``|e_w|`` in the text: a span consists of words with more
+evidence than the rest. They are found exactly, by dynamic programming along the words.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Span:
     """A run of words.
 
     Attributes:
-        start: the first word, counted from 0.
-        end: one past the last.
-        score: evidence of its words, summed; positive ones speak for the upper end.
+        start: index of the first word.
+        end: one past the last word.
+        score: sum of the evidence of its words; positive evidence is for the upper end of the dimension.
     """
 
     start: int
@@ -33,7 +33,7 @@ class Span:
 
 
 class _Trail(NamedTuple):
-    """How a value was come by: the spans before, and the last one's bounds; ``end`` is None while it goes on."""
+    """The choice behind a value: the spans before, and the bounds of the last one; ``end`` is None while it is open."""
 
     before: _Trail | None
     start: int
@@ -48,13 +48,13 @@ class _Best(NamedTuple):
 def best_spans(evidence: Sequence[float], count: int = 3, price: float | None = None) -> list[Span]:
     """The best spans, at most ``count``, in the order of the text.
 
-    For each number of spans, the walk keeps the best choice among the words so far: with all spans ended, and
-    with the last one going on, upwards or downwards. Time and memory go with words times ``count``.
+    For each number of spans, the algorithm keeps the best choice among the words so far: with all spans closed, and
+    with the last one open, of positive or of negative evidence. Time and memory are proportional to words · ``count``.
 
     Args:
-        evidence: of each word, finite.
-        count: of spans, at most.
-        price: of a word, in the unit of evidence.
+        evidence: the evidence of each word; finite numbers.
+        count: the largest number of spans.
+        price: the price of a word, in the unit of evidence; None for the mean absolute evidence.
     """
     if price is None:
         price = sum(map(abs, evidence)) / max(len(evidence), 1)

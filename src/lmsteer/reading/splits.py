@@ -1,6 +1,6 @@
-"""Which rows of texts are kept beside their sums: those of held-out texts, and of a sample of the others.
+"""Which rows of texts are kept beside their sums: those of the held-out texts, and of a sample of the others.
 
-Both are of the first texts by digest, so that in whatever order and portions texts come, the same are kept.
+Both are the first texts by digest, so the choice does not depend on the order and the portions in which texts come.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText
 from lmsteer.reading.rows import LabelledRows, to_int64_pair
 
-# One text in this many is a candidate for being held out; of those, the first by digest, till there are so many rows.
+# One text in this many is a candidate; of the candidates, the first by digest are held out, up to so many rows.
 HELD_OUT_SHARE = 8
 HELD_OUT_ROWS = 8192
-# Of the other texts, too, the rows of the first by digest are kept, till there are so many, or so many bytes of them.
+# Of the other texts, the rows of the first by digest are the sample, up to so many rows and so many bytes.
 SAMPLE_ROWS = 49152
 _SAMPLE_BYTES = 2**29
-# Smaller blocks of the sample are joined.
+# Blocks of the sample that are smaller than this are joined.
 _BLOCK_ROWS = 1024
 
 
 def split_held_out(kept: LabelledRows, more: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
-    """Of the rows held out so far and more candidates, those that are held out, and the others."""
+    """Split rows that are held out so far and more candidates into those that are held out now, and the others."""
     old, new = _stay((kept, more), HELD_OUT_ROWS)
     others = LabelledRows.join([kept[~old], more[~new]])
     if not new.any():
-        return kept, others  # the usual case once the limit is reached; the rows kept are not copied
+        return kept, others  # the usual case once the limit is reached: nothing is copied
     return LabelledRows.join([kept[old], more[new]]), others
 
 
 def reservoir(sample: Sequence[LabelledRows], more: Sequence[LabelledRows]) -> tuple[LabelledRows, ...]:
-    """What is kept of a sample when more rows come, in blocks that are not too small."""
+    """The sample after more rows were added, in blocks that are not too small."""
     everything, blocks = (*sample, *more), list[LabelledRows]()
     hidden_size = next((block.h.shape[1] for block in everything), 1)
     stays = _stay(everything, min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size)))
     for block, stay in zip(everything, stays, strict=True):
-        if not stay.all():  # blocks that stay whole, which most do, are not copied
+        if not stay.all():  # most blocks are complete, and are not copied
             block = block[stay]
         if blocks and len(blocks[-1]) + len(block) <= _BLOCK_ROWS:
             block = LabelledRows.join([blocks.pop(), block])
@@ -47,12 +47,12 @@ def reservoir(sample: Sequence[LabelledRows], more: Sequence[LabelledRows]) -> t
 
 
 def is_candidate(digest: Tensor) -> Tensor:
-    """Whether texts of these digests (N, 2) may be held out: one in eight, whatever else is fitted."""
+    """Whether texts of these digests (N, 2) are candidates for being held out: one in eight is."""
     return digest[:, 0] < -(1 << 63) + (1 << 64) // HELD_OUT_SHARE
 
 
 def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> list[int]:
-    """Which of these readable texts (with their ids) a fit on all of them holds out, in order of digest."""
+    """Indices of the texts that a fit on all of these readable texts (with their ids) holds out, in order of digest."""
     order = sorted((text.digest, i) for i, text in enumerate(texts))
     digests = torch.tensor([to_int64_pair(digest) for digest, _ in order], dtype=torch.int64).reshape(-1, 2)
     candidates = [i for (_, i), yes in zip(order, is_candidate(digests).tolist(), strict=True) if yes]
@@ -61,10 +61,10 @@ def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> 
 
 
 def _stay(blocks: Sequence[LabelledRows], limit: int) -> Sequence[Tensor]:
-    """For each block, whether its rows (N,) are of the first texts, whole ones up to that which reaches the limit.
+    """For each block, which rows (N,) belong to the first texts by digest, up to the text that reaches the limit.
 
-    A text is kept if those before it have fewer rows than the limit. So one that is dropped leaves enough rows
-    behind to have every later one dropped too: in whatever order and portions texts come, the same are kept.
+    A text is kept if the texts before it have fewer rows than the limit. Once a text is dropped, all later ones are:
+    dropping is monotone in the order of digests, hence independent of the order and portions in which texts come.
     """
     if not blocks:
         return []

@@ -1,10 +1,10 @@
-"""Sweeps: what many strengths make of a text, from one pass.
+"""Sweeps: the likelihood of a text at many strengths, from one pass of the model.
 
-A steer moves raw logits along a line, so that two products with the head serve every strength::
+A steer moves raw logits along a line, so two products with the head serve all strengths::
 
     z(s) = z₀ + s z₁,   z₀ = h Eᵀ,   z₁ = (h A) (E B)ᵀ (multiply),  E a (add),  o (offset)          (N, V)
 
-Strength after strength is then a sum and a softmax over the same piece, a tenth of what a product takes.
+Each strength then takes a sum and a softmax over the same piece, a tenth of the time of a product.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from lmsteer.steer.steer import Steer
 
 @dataclass(frozen=True)
 class Direction:
-    """Where a steer moves raw logits to, for each unit of strength: ``(h A) (E B)ᵀ`` or, for all rows alike, ``o``.
+    """The change of raw logits by one unit of strength: ``(h A) (E B)ᵀ``, or ``o``, which is the same for all rows.
 
     Attributes:
         a: A (d, r), or None.
         b: B (d, r), or None.
-        eb: E B (V, r), where it is no larger than a piece; else None, and ``(h A) Bᵀ`` goes through the head.
+        eb: E B (V, r) if it is no larger than a piece; else None, and ``(h A) Bᵀ`` is multiplied by the head.
         offset: o (V,), or None.
     """
 
@@ -39,14 +39,14 @@ class Direction:
 
     @classmethod
     def of_factors(cls, head: Head, a: Tensor, b: Tensor) -> Direction:
-        """Of W = A Bᵀ, with A, B (d, r)."""
+        """The direction of W = A Bᵀ, with A, B (d, r)."""
         a, b = (factor.to(head.weight.device, torch.float32) for factor in (a, b))
         small = b.shape[1] * head.weight.shape[0] <= PIECE_NUMBERS
         return cls(a, b, head.direction(b.T).T.contiguous() if small else None)
 
     @classmethod
     def of_steer(cls, head: Head, steer: Steer) -> Direction:
-        """Of a steer of any form."""
+        """The direction of a steer of any form."""
         if steer.form == "multiply":
             return cls.of_factors(head, steer.factors["A"], steer.factors["B"])
         if steer.form == "add":
@@ -54,11 +54,11 @@ class Direction:
         return cls(offset=steer.factors["o"].to(head.weight.device, torch.float32))
 
     def scaled(self, columns: Tensor) -> Direction:
-        """The same with each column of A times a number (r,): E B is not computed again."""
+        """The direction with each column of A times a number (r,); E B is reused."""
         return self if self.a is None else replace(self, a=self.a * columns.to(self.a))
 
     def logits(self, head: Head, h: Tensor) -> Tensor:
-        """z₁ (N, V), or (1, V) for all rows alike, of rows ``h`` (N, d)."""
+        """z₁ (N, V) of hidden states ``h`` (N, d); (1, V) if it is the same for all."""
         if self.a is None or self.b is None:
             assert self.offset is not None
             return self.offset[None]
@@ -77,19 +77,19 @@ def sweep(
     """Log-likelihood (K, S, N) of next tokens along each of K directions, at each of S strengths.
 
     Args:
-        head: of the base model.
+        head: the head of the base model.
         h: unsteered hidden states (N, d).
-        targets: the tokens that follow them (N,).
-        directions: each taken alone.
-        strengths: numbers, or one a row (N,).
+        targets: ids of the tokens that follow them (N,).
+        directions: the directions, each taken alone.
+        strengths: the strengths, each a number or one number a row (N,).
         domain: a steer that is always on at strength 1.
     """
     device = head.weight.device
     base = Mix({"domain": domain}, {"domain": 1.0}) if domain is not None else Mix({}, {})
     table = torch.stack([torch.as_tensor(s, dtype=torch.float32).expand(len(h)) for s in strengths], 1)
-    # Written where they belong: what is kept of each piece, small as it is, would leave the heap a hole behind each.
-    found = torch.empty(len(h), len(directions), len(strengths))
-    for rows, y, s, here in head.pieces(h, targets, table, found):
+    # Filled piece by piece: a small tensor for each piece would fragment the heap.
+    log_p = torch.empty(len(h), len(directions), len(strengths))
+    for rows, y, s, here in head.pieces(h, targets, table, log_p):
         rows, y, s = rows.to(device), y.to(device), s.to(device)
         z0 = base.steer_logits(head.raw(base.steer_hidden_states(rows)).float())
         buffer = torch.empty_like(z0)
@@ -97,14 +97,14 @@ def sweep(
             z1 = direction.logits(head, rows)
             for j, column in enumerate(s.T):
                 here[:, k, j] = head.log_likelihood_of(torch.addcmul(z0, column[:, None], z1, out=buffer), y)
-    return found.permute(1, 2, 0)
+    return log_p.permute(1, 2, 0)
 
 
 Directions = tuple[list[Direction], list[Direction]]
 
 
 def directions_of(head: Head, steers: Sequence[Steer]) -> Directions:
-    """Where steers move raw logits to when texts are read: inside them, and where they end."""
+    """The directions of steers when texts are read: inside the texts, and at their ends."""
     inside = [Direction.of_steer(head, steer) for steer in steers]
     at_end = [
         same if steer.with_eos() is steer else Direction.of_steer(head, steer.with_eos())
@@ -122,19 +122,19 @@ def sweep_texts(
     strengths: Sequence[float | Tensor],
     domain: Steer | None = None,
 ) -> Tensor:
-    """Log-likelihood (K, S, N) of texts' tokens under each of K steers, whose end part acts where a text ends.
+    """Log-likelihood (K, S, N) of the tokens of texts under each of K steers, whose end part acts where a text ends.
 
     Args:
         head: as in ``sweep``.
-        h: likewise.
-        targets: likewise.
+        h: as in ``sweep``.
+        targets: as in ``sweep``.
         is_end: which of the tokens are the end of their text (N,), on the CPU.
-        directions: of the steers, each taken alone.
+        directions: the directions of the steers, each taken alone.
         strengths: as in ``sweep``.
-        domain: likewise.
+        domain: as in ``sweep``.
     """
-    found = torch.empty(len(directions[0]), len(strengths), len(h))
+    log_p = torch.empty(len(directions[0]), len(strengths), len(h))
     for where, some in zip((~is_end, is_end), directions, strict=True):
         at = [s[where] if isinstance(s, Tensor) else s for s in strengths]
-        found[:, :, where] = sweep(head, h[where], targets[where], some, at, domain)
-    return found
+        log_p[:, :, where] = sweep(head, h[where], targets[where], some, at, domain)
+    return log_p
