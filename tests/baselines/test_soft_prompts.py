@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmsteer.baselines.baseline import BaselineCard, sequence_log_prob
+from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import SoftPromptTrainer
 from lmsteer.model.batching import pad
+from lmsteer.reading.likelihood import sequence_log_prob
 from lmsteer.util.provenance import provenance_of
 from tiny import styled, tiny_lm
 

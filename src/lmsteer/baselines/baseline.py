@@ -24,6 +24,7 @@ from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
+from lmsteer.reading.likelihood import sequence_log_prob
 from lmsteer.util.artifacts import ArtifactKind
 from lmsteer.util.provenance import Provenance
 
@@ -263,12 +264,6 @@ def batches_by_strength(
     for group in groups:
         for batch in length_buckets([texts[i] for i in group]):
             yield [group[i] for i in batch]
-
-
-def sequence_log_prob(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Log-likelihood (B,) of the targets (B, T) where the mask (B, T) is 1, summed over each row."""
-    log_p = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None]).squeeze(-1)
-    return (log_p * mask).sum(1).cpu()
 
 
 @dataclass(frozen=True)

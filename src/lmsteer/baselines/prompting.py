@@ -15,13 +15,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmsteer.baselines.baseline import BaselineCard, Capabilities, StoredBaseline, sequence_log_prob
+from lmsteer.baselines.baseline import BaselineCard, Capabilities, StoredBaseline
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.decoding import PromptPrefill
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM
+from lmsteer.reading.likelihood import sequence_log_prob
 
 _ENDS = {-1.0: "minus", 0.0: None, 1.0: "plus"}
 

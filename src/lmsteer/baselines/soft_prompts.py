@@ -23,13 +23,13 @@ from lmsteer.baselines.baseline import (
     StoredBaseline,
     Trainer,
     batches_by_strength,
-    sequence_log_prob,
 )
 from lmsteer.baselines.rows import by_strength
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.kv_cache import CachePrefill, KVSlice, slice_kv
 from lmsteer.model.lm import LM
+from lmsteer.reading.likelihood import sequence_log_prob
 from lmsteer.util.compat import CACHE
 
 _MINUS, _PLUS = "minus", "plus"

@@ -16,6 +16,7 @@ from lmsteer.errors import DataError
 from lmsteer.model.batching import pad
 from lmsteer.model.length_grouped import LengthGroupedSampler
 from lmsteer.model.lm import LM
+from lmsteer.reading.encode import encode
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 
@@ -67,7 +68,8 @@ def train(
         DataError: no text has two tokens, or the training diverged.
         KeyboardInterrupt: the user pressed Ctrl-C; it is raised between two steps.
     """
-    ids = [row[: min(_MAX_TOKENS, lm.max_length)] for row in lm.encode([text.text for text in texts])]
+    encoded = encode(lm, [text.text for text in texts], start=False, end=False)
+    ids = [row[: min(_MAX_TOKENS, lm.max_length)] for row in encoded]
     usable = [i for i, row in enumerate(ids) if len(row) > 1]
     if not usable:
         raise DataError("no text has two tokens, so there is no token to learn to predict.")

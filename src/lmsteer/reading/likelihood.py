@@ -108,7 +108,7 @@ def log_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
     return _score_texts(lm, ids, score, lm.max_length, (), no_progress)
 
 
-def summed_log_likelihood(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def sequence_log_prob(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Log-likelihood of the targets (B, T) that the mask (B, T) counts, summed over each row (B,), on the CPU.
 
     Args:
