@@ -7,7 +7,7 @@ A method's **gain** is what texts that it has not seen become likelier by, in na
 best scale of some; its **contrast** is half of what they are likelier by at their own label than at the opposite one,
 at that scale: what it has learnt of the corpus, and not of the style, is not in that. All are trained on the same texts
 for the same number of steps; where texts or prompt tokens are few, chance has a say, and there are three seeds of each,
-which draw the texts of (e), what is begun with, and the order. Figures go to ``results/claims.json``.
+which draw the texts of (e), what is begun with, and the order. Results go to ``results/claims.json``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import typer
 from matplotlib.figure import Figure
 
 from benchmarks.imitation import Imitation
-from benchmarks.results import PICTURES, check_known, keep, kept
+from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.claims import RANKS, SIZES, TOKENS, of_seeds
 from lmsteer.baselines.baseline import Baseline, BaselineCard, Trainer
@@ -73,17 +73,17 @@ class Bench:
         train(self.lm, made, texts or self.texts, TrainingBudget(steps=STEPS, seed=seed), bars())
         return made.baseline(self.card())
 
-    def gain(self, rival: Baseline) -> dict[str, float]:
+    def gain(self, baseline: Baseline) -> dict[str, float]:
         """Of unseen texts, at the best of the scales that the method can have; ``error`` is that of the contrast."""
         ids = self.lm.encode([text.text for text in self.held_out])
         tokens = sum(len(row) - 1 for row in ids)
 
         def read(scale: float) -> torch.Tensor:
-            return rival.log_likelihoods(self.lm, ids, [scale * text.label for text in self.held_out]).double()
+            return baseline.log_likelihoods(self.lm, ids, [scale * text.label for text in self.held_out]).double()
 
         found: dict[float, torch.Tensor] = {}
         for scale in SCALES:
-            if scale <= 1 or rival.capabilities.continuous:  # prompts have ends
+            if scale <= 1 or baseline.capabilities.continuous:  # prompts have ends
                 found[scale] = read(scale)
         best = max(found, key=lambda scale: float(found[scale].sum()))
         halves = (found[best] - read(-best)) / 2
@@ -92,7 +92,7 @@ class Bench:
             "contrast": float(halves.sum()) / tokens,
             "error": float(halves.std()) * len(ids) ** 0.5 / tokens,
             "scale": best,
-            "parameters": rival.parameters,
+            "parameters": baseline.parameters,
         }
 
     @cached_property
@@ -122,8 +122,8 @@ def measure(data: Data, letters: Annotated[list[str] | None, typer.Argument(help
     held_out = [text for text in read_labelled(data / "sst5_dev.jsonl.gz") if text.label]
     bench = Bench(load(), sample_texts(texts, TEXTS, 0), sample_texts(held_out, HELD_OUT, 0))
     for key, work in _works(bench, texts).items():
-        if key not in kept(RESULTS) and (not letters or key[0] in letters):
-            keep(RESULTS, key, work())
+        if key not in load_results(RESULTS) and (not letters or key[0] in letters):
+            save_result(RESULTS, key, work())
 
 
 @app.command("show")
@@ -131,7 +131,7 @@ def show() -> None:
     """Print the tables and draw the picture."""
     for name in ("claims-a", "claims-b", "claims-c", "claims-d", "claims-e"):
         print(f"{TABLES[name]()}\n")
-    _draw(kept(RESULTS))
+    _draw(load_results(RESULTS))
 
 
 def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[], Any]]:

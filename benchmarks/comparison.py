@@ -5,7 +5,7 @@
 
 DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
 continues the same prompts. Perplexity is told by another model than the one that writes, whose terms have to be
-accepted. Figures go to ``results/comparison.json``, reports to ``results/work/comparison``.
+accepted. Results go to ``results/comparison.json``, reports to ``results/work/comparison``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.dimensions import DIMENSIONS
-from benchmarks.pareto import HERE, JUDGE, SENTIMENT, TOXICITY, Data
-from benchmarks.results import PICTURES, check_known, keep, kept
+from benchmarks.pareto import HERE, PERPLEXITY_MODEL, SENTIMENT, TOXICITY, Data
+from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer.baselines.methods import METHODS
 from lmsteer.baselines.training import TrainingBudget
@@ -67,13 +67,13 @@ def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
         metadata = comparison_metadata(config, TEXTS, scorer(name))
         metadata |= {"texts": f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"}
         write_report(WORK / name, comparison, metadata)
-        keep(RESULTS, name, {"metadata": metadata, **comparison.to_json()})
+        save_result(RESULTS, name, {"metadata": metadata, **comparison.to_json()})
 
 
 @app.command("show")
 def show() -> None:
     """Print the tables and draw the pictures."""
-    for name, record in kept(RESULTS).items():
+    for name, record in load_results(RESULTS).items():
         print(f"{TABLES[f'comparison-{name}']()}\n")
         methods = [MethodResult.from_json(each) for each in record["methods"]]
         write_file(PICTURES / f"compare-{name}.svg", render_figure(attribute_charts(methods, DIMENSIONS[name].label)))
@@ -88,7 +88,7 @@ def _config(data: Path, name: str) -> ComparisonConfig:
         source,
         prompts,
         name,
-        JUDGE,
+        PERPLEXITY_MODEL,
         TrainingBudget(STEPS),
         Protocol(SAMPLES),
         instructions=case.instructions,

@@ -4,7 +4,7 @@
     python -m benchmarks.dimensions read DATA     test texts: signs, area under the curve, and those of a regression
 
 DATA is a folder of ``NAME_train.jsonl.gz`` and ``NAME_test.jsonl.gz``. The regression is logistic, on the mean hidden
-state of the training texts, 4,000 at most: an upper line, which can neither steer nor point at words. Figures go to
+state of the training texts, 4,000 at most: an upper line, which can neither steer nor point at words. Results go to
 ``results/dimensions.json``.
 """
 
@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from benchmarks.results import rewrite
+from benchmarks.results import replace_results
 from lmsteer.data.labelled import LabelledSource, LabelledText
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.model.batching import length_buckets, pad
@@ -86,7 +86,7 @@ def read_all(data: Data) -> None:
     table = Table("dimension", "texts", "signs", "area under the curve", "of the regression: signs", "area")
     results: dict[str, dict[str, Any]] = {}
     for name, dimension in DIMENSIONS.items():
-        train, test = (_told(data, file) for file in (dimension.train, dimension.test))
+        train, test = (_labelled(data, file) for file in (dimension.train, dimension.test))
         found = analyse(lm, [text.text for text in test], {name: load_steer(WORK / name)}, spans=0, progress=bars())
         evidence = torch.tensor([analysis.dimensions[name].position.score for analysis in found])
         labels = torch.tensor([text.label for text in test])
@@ -103,11 +103,11 @@ def read_all(data: Data) -> None:
             f"{row['regression_auc']:.3f}",
         ]
         table.add_row(name, str(len(test)), *cells)
-        rewrite(RESULTS, results)
+        replace_results(RESULTS, results)
     Console(width=110).print(table)
 
 
-def _told(data: Path, file: str) -> list[LabelledText]:
+def _labelled(data: Path, file: str) -> list[LabelledText]:
     """Texts with a label that is not 0, in an order of no meaning, without repeats."""
     texts = {text.digest: text for text in LabelledSource(str(data / f"{file}.jsonl.gz")).read() if text.label}
     return [texts[digest] for digest in sorted(texts)]

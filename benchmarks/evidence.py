@@ -3,7 +3,7 @@
     python -m benchmarks.evidence DATA
 
 Planted: sentences of nothing in particular, with one word that says something. Rationales: words of SST-2 test
-sentences that are themselves labelled phrases of ``sst2_phrases_train``. Figures go to ``results/evidence.json``.
+sentences that are themselves labelled phrases of ``sst2_phrases_train``. Results go to ``results/evidence.json``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import typer
 
 from benchmarks.dimensions import WORK
-from benchmarks.results import rewrite
+from benchmarks.results import replace_results
 from lmsteer.data.labelled import read_labelled
 from lmsteer.model.loading import load
 from lmsteer.reading.analyse import Analysis, analyse
@@ -64,17 +64,17 @@ def main(data: Path) -> None:
         if len(text.text.split()) == 1
     }
     test = [text.text for text in read_labelled(data / "sst2_test.jsonl.gz")]
-    words = [pair for analysis in analyse(lm, test, steers, progress=bars()) for pair in _words(analysis)]
-    told = torch.tensor([(evidence, lexicon[word]) for word, evidence in words if word in lexicon])
+    words = [each for analysis in analyse(lm, test, steers, progress=bars()) for each in _words(analysis)]
+    pairs = torch.tensor([(evidence, lexicon[word]) for word, evidence in words if word in lexicon])
     results = {
         "planted": len(planted),
         "in the first span": sum(first for first, _ in hits) / len(hits),
         "in one of three": sum(any_ for _, any_ in hits) / len(hits),
-        "rationales": len(told),
-        "auc": auc(told[:, 0], told[:, 1] > 0),
-        "sign_accuracy": float((told[:, 0].sign() == told[:, 1].sign()).float().mean()),
+        "rationales": len(pairs),
+        "auc": auc(pairs[:, 0], pairs[:, 1] > 0),
+        "sign_accuracy": float((pairs[:, 0].sign() == pairs[:, 1].sign()).float().mean()),
     }
-    rewrite(RESULTS, results)
+    replace_results(RESULTS, results)
     print(json.dumps(results, indent=1))
 
 

@@ -4,7 +4,7 @@
 
 Sentiment at two strengths on the default model, all positions of a few texts; shares of the logits' size, beside the
 share that the steer itself moves them by. Where llama.cpp is installed (``make test-llamacpp``) it reads the GGUF file
-in float32, and as it is written unless told otherwise, beside the base's own file. Figures go to
+in float32, and as it is written by default, beside the base's own file. Results go to
 ``results/exports.json``.
 """
 
@@ -20,7 +20,7 @@ import typer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from benchmarks.results import keep
+from benchmarks.results import save_result
 from lmsteer.data.starter import starter_prompts
 from lmsteer.export.gguf import export_gguf
 from lmsteer.export.merged import export_merged
@@ -46,11 +46,13 @@ def main() -> None:
             mix = Mix({"sentiment": find_steer("sentiment")}, {"sentiment": strength})
             with lm.steered(mix):
                 expected = _all(_logits_of(lm.model), texts)
-            keep(RESULTS, f"unsteered, sentiment={strength:g}", _apart(plain, expected))
+            save_result(RESULTS, f"unsteered, sentiment={strength:g}", _apart(plain, expected))
             for name, reload in _exports(lm, mix, source, Path(scratch) / f"{strength:g}").items():
-                keep(RESULTS, f"{name}, sentiment={strength:g}", _apart(_all(reload(), texts), expected))
+                save_result(RESULTS, f"{name}, sentiment={strength:g}", _apart(_all(reload(), texts), expected))
         if find_spec("llama_cpp"):
-            keep(RESULTS, "the base's own file, llama.cpp, unsteered", _apart(_all(_llama_cpp(source), texts), plain))
+            save_result(
+                RESULTS, "the base's own file, llama.cpp, unsteered", _apart(_all(_llama_cpp(source), texts), plain)
+            )
 
 
 def _exports(lm: LM, mix: Mix, source: Path, out: Path) -> dict[str, Callable[[], Logits]]:

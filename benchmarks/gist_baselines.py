@@ -5,7 +5,7 @@
 
 A gist takes any prompt in one pass. These need examples of the one prompt, and are trained on them, as many tokens each
 on the unchanged model; then they stand where the prompt would stand. Held-out rows of the same tasks are continued
-under all of them. Needs the adapters of ``benchmarks.gists fit``. Figures go to ``results/gist_baselines.json``.
+under all of them. Needs the adapters of ``benchmarks.gists fit``. Results go to ``results/gist_baselines.json``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typer
 from peft import PeftModel
 
 from benchmarks.gists import WAYS, WORK, Data, measured
-from benchmarks.results import keep, kept
+from benchmarks.results import load_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning
@@ -55,13 +55,13 @@ def measure(data: Data) -> None:
     held_out = [each for name in tasks for each in seen[name]]
     for name in BESIDE:
         way = WAYS[name]
-        if name not in kept(RESULTS) and way.adapter and (WORK / way.adapter).exists():
+        if name not in load_results(RESULTS) and way.adapter and (WORK / way.adapter).exists():
             quality = measured(lm, load_adapter(WORK / way.adapter), held_out, way.condition)
-            keep(RESULTS, name, {"tasks": tasks, **quality.to_json()})
+            save_result(RESULTS, name, {"tasks": tasks, **quality.to_json()})
     for name in RATES:
         for task in tasks:
-            if (key := f"{name}, {task}") not in kept(RESULTS):
-                keep(RESULTS, key, _measured(lm, name, train[task], seen[task]))
+            if (key := f"{name}, {task}") not in load_results(RESULTS):
+                save_result(RESULTS, key, _measured(lm, name, train[task], seen[task]))
 
 
 @app.command("show")

@@ -1,8 +1,8 @@
-"""Three prompts of real length, squeezed and used: what is written under their gist, under them, and under none.
+"""Three prompts of real length, compressed and used: what is written under their gist, under them, and under none.
 
     python -m benchmarks.gist_prompts
 
-Needs the adapters of ``benchmarks.gists fit``. Figures and texts go to ``results/gist_prompts.json``.
+Needs the adapters of ``benchmarks.gists fit``. Results go to ``results/gist_prompts.json``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gists import WAYS, WORK
-from benchmarks.results import keep
+from benchmarks.results import save_result
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.compress import compress
@@ -63,11 +63,11 @@ PROMPTS = {
 
 
 def main() -> None:
-    """Squeeze them and use them."""
+    """Compress them and use them."""
     lm, console = load(), Console(width=140)
     greedy = GenerationConfig(max_new_tokens=12, sampling=SamplingConfig(temperature=0))
     for title, (prompt, inputs) in PROMPTS.items():
-        table, found = Table("", "kept", "squeezed", *inputs, title=title), {}
+        table, found = Table("", "kept", "compressed", *inputs, title=title), {}
         for name in SHOWN:
             way = WAYS[name]
             if way.adapter is None or not (WORK / way.adapter).exists():
@@ -79,7 +79,7 @@ def main() -> None:
             times = gist.origin.prompt_tokens / gist.tokens
             found[name] = {"bytes": gist.bytes, "tokens": gist.origin.prompt_tokens, "times": times, "texts": texts}
             table.add_row(name, f"{gist.bytes / 1024:,.0f} KiB", f"{times:.0f} x", *texts)
-        keep(RESULTS, title, found)
+        save_result(RESULTS, title, found)
         console.print(table)
 
 

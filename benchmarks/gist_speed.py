@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from benchmarks.gists import FITS, MIDDLE, OURS, WORK
 from benchmarks.gists import RESULTS as QUALITIES
 from benchmarks.measure import Machine, in_turn
-from benchmarks.results import PICTURES, check_known, keep, kept
+from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.gists import gap_closed
 from lmsteer.data.starter import starter_prompts
@@ -50,13 +50,15 @@ def measure(batches: Annotated[list[int] | None, typer.Argument(help="Some batch
     check_known(batches, BATCHES)
     lm = load()
     machine = Machine.measured()
-    keep(RESULTS, "machine", {"GFLOP/s": round(machine.matrix_rate / 1e9), "GB/s": round(machine.bandwidth / 1e9, 1)})
+    save_result(
+        RESULTS, "machine", {"GFLOP/s": round(machine.matrix_rate / 1e9), "GB/s": round(machine.bandwidth / 1e9, 1)}
+    )
     for name in (name for name in FITS if name.startswith("gist") and (WORK / name).exists()):
         adapter = load_adapter(WORK / name)
         with adapter.installed(lm):
             for length in LENGTHS if name == "gist-1" else (LENGTH,):
                 for batch in batches or BATCHES:
-                    keep(RESULTS, _key(name, length, batch), _line(lm, adapter, length, batch))
+                    save_result(RESULTS, _key(name, length, batch), _line(lm, adapter, length, batch))
 
 
 @app.command("show")
@@ -64,7 +66,7 @@ def show() -> None:
     """Print the tables and draw the picture."""
     for name in ("gist-speed", "gist-speed-tokens"):
         print(f"{TABLES[name]()}\n")
-    _draw(kept(RESULTS), kept(QUALITIES))
+    _draw(load_results(RESULTS), load_results(QUALITIES))
 
 
 def _key(name: str, length: int, batch: int) -> str:

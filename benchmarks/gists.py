@@ -5,7 +5,7 @@
     python -m benchmarks.gists show          print the tables, draw docs/figures/gist-learning-curve.svg
     python -m benchmarks.gists ship          put the adapter of one gist token into the package
 
-DATA is the folder of the data files. What is done already is kept. Figures go to ``results/gists.json``
+DATA is the folder of the data files. What is done already is kept. Results go to ``results/gists.json``
 and ``results/gist_curves.json``.
 """
 
@@ -20,7 +20,7 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
-from benchmarks.results import PICTURES, check_known, keep, kept
+from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.gists import gap_closed
 from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
@@ -112,7 +112,7 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
                 lm, instructions, out, settings=settings, held_out=watched, every=EVERY, resume=True, progress=bars()
             )
             if watched:
-                keep(CURVES, name, adapter.card.held_out["curve"])
+                save_result(CURVES, name, adapter.card.held_out["curve"])
 
 
 @app.command("write")
@@ -127,9 +127,9 @@ def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help
             continue
         adapter = load_adapter(WORK / way.adapter) if way.adapter else _plain(lm)
         for split in SPLITS:
-            if (key := f"{name}, {split}") not in kept(RESULTS):
+            if (key := f"{name}, {split}") not in load_results(RESULTS):
                 instructions = [_shortened(each, way.words) for each in _held_out(data, split)]
-                keep(RESULTS, key, measured(lm, adapter, instructions, way.condition).to_json())
+                save_result(RESULTS, key, measured(lm, adapter, instructions, way.condition).to_json())
 
 
 def measured(lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], condition: GistCondition) -> Quality:
@@ -143,13 +143,13 @@ def show() -> None:
     """Print the tables and draw the picture."""
     for split in SPLITS:
         print(f"{TABLES[f'gist-quality-{split}']()}\n")
-    _draw(kept(CURVES))
+    _draw(load_results(CURVES))
 
 
 @app.command("ship")
 def ship() -> None:
     """Put the adapter of one gist token into the package, with its figures on the card."""
-    adapter, found = load_adapter(WORK / "gist-1"), kept(RESULTS)
+    adapter, found = load_adapter(WORK / "gist-1"), load_results(RESULTS)
     data = dict(adapter.card.data) | {
         "corpus": "instruction induction (Honovich et al., 2022), P3 (Sanh et al., 2022), self-instruct seed tasks",
         "licence": "Apache-2.0",

@@ -1,6 +1,6 @@
 """A steer imitated by a LoRA on the last layer's value matrix: how much of it is out of reach from there.
 
-Claim (b) of ``benchmarks.claims``. The LoRA is taught to foretell what the model foretells under the steer, by
+Claim (b) of ``benchmarks.claims``. The LoRA is trained to predict what the steered model predicts, by
 KL(steered ‖ LoRA) at every token of some texts, and read on others.
 """
 
@@ -49,7 +49,7 @@ class Imitation:
                 rows = [self.unseen[i] for i in batch]
                 wanted = self._steered(rows)
                 left += _apart(wanted, self._imitated(made, rows))
-                whole += _apart(wanted, self._foretold(rows, self._plain))
+                whole += _apart(wanted, self._log_probabilities(rows, self._plain))
         (nats, logits), (all_nats, all_logits) = (left / tokens).tolist(), (whole / tokens).tolist()
         return {
             "nats a token": nats,
@@ -74,21 +74,21 @@ class Imitation:
 
     @cached_property
     def _wanted(self) -> Sequence[Tensor]:
-        """What the steer foretells of each text; of five hundred sentences 2.5 GB, for all ranks."""
+        """Log-probabilities of each text under the steer; of five hundred sentences 2.5 GB, for all ranks."""
         return [self._steered([row]) for row in self.ids]
 
     def _steered(self, rows: Rows) -> Tensor:
         with torch.no_grad(), self.lm.steered(self.mix):
-            return self._foretold(rows, self._plain)
+            return self._log_probabilities(rows, self._plain)
 
     def _imitated(self, made: LoRATrainer, rows: Rows) -> Tensor:
-        return self._foretold(rows, lambda padded, mask: made.logits(padded, mask, torch.ones(len(rows))))
+        return self._log_probabilities(rows, lambda padded, mask: made.logits(padded, mask, torch.ones(len(rows))))
 
     def _plain(self, padded: Tensor, mask: Tensor) -> Tensor:
         logits: Tensor = self.lm.model(input_ids=padded, attention_mask=mask, use_cache=False).logits
         return logits
 
-    def _foretold(self, rows: Rows, logits: Logits) -> Tensor:
+    def _log_probabilities(self, rows: Rows, logits: Logits) -> Tensor:
         """Log-probabilities at every token, one row after the other: (tokens, vocabulary)."""
         padded, mask = pad(rows, self.lm.pad_id, self.lm.device)
         return torch.log_softmax(logits(padded, mask)[mask.bool()], -1)

@@ -8,7 +8,7 @@ The server is `lmsteer serve` in a process of its own, on the default model, ask
 prompt and strengths; decoding is greedy, so that an answer must be what ``lmsteer.generate`` gives for it alone. Where
 it is not, the margin tells why: by how much the logit of the token alone exceeded that of the token in company, where
 the two texts part. Rounding differs with the shape of a batch, so two tokens closer than that are a tie; all else is a
-wrong row. Figures go to ``results/load.json``.
+wrong row. Results go to ``results/load.json``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import psutil
 import torch
 import typer
 
-from benchmarks.results import keep
+from benchmarks.results import save_result
 from benchmarks.tables import TABLES
 from lmsteer.data.starter import starter_prompts
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
@@ -76,14 +76,14 @@ def measure() -> None:
             found["ties"] = sum(abs(margin) <= ROUNDING for margin in margins)
             found["wrong"] = len(margins) - found["ties"]
             found["margins"] = margins
-            keep(RESULTS, name, found)
+            save_result(RESULTS, name, found)
 
 
 @app.command("pause")
 def pause() -> None:
     """The longest wait between two tokens of a stream, beside the time that a long prompt takes to be read."""
     with server("--no-page") as (address, _):
-        keep(RESULTS, f"a stream while {LONG:,} tokens are read", asyncio.run(_paused(address)))
+        save_result(RESULTS, f"a stream while {LONG:,} tokens are read", asyncio.run(_paused(address)))
 
 
 @app.command("show")

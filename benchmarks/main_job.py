@@ -5,7 +5,7 @@
     python -m benchmarks.main_job curve DATA        the strength curves
     python -m benchmarks.main_job show              print the table, draw the picture
 
-DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. Figures go to
+DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. Results go to
 ``results/main_job.json``, the picture to ``docs/figures/strength-curve.svg``.
 """
 
@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.results import PICTURES, keep, kept, rewrite
+from benchmarks.results import PICTURES, load_results, replace_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
@@ -77,7 +77,9 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
     )
     seconds = time.perf_counter() - started
     _drop(f"curve {method}", f"samples {method}", f"read {method}", f"read {method}, domain on")
-    keep(FIGURES, f"fit {method}", {"seconds": round(seconds, 1), "rank": done.steer.rank, **asdict(done.steer.card)})
+    save_result(
+        FIGURES, f"fit {method}", {"seconds": round(seconds, 1), "rank": done.steer.rank, **asdict(done.steer.card)}
+    )
 
 
 @app.command("read")
@@ -87,10 +89,10 @@ def read_both(data: Data) -> None:
     rows = LabelledRows.join(list(gather_rows(lm, dev, encode_labelled(lm, dev))))
     for method in STRENGTHS:
         if (WORK / method).exists():
-            keep(FIGURES, f"read {method}", measure_held_out(lm, rows, load_steer(WORK / method)).to_json())
+            save_result(FIGURES, f"read {method}", measure_held_out(lm, rows, load_steer(WORK / method)).to_json())
         if (WORK / f"{method}-domain").exists():
             domain = load_steer(WORK / f"{method}-domain")
-            keep(
+            save_result(
                 FIGURES,
                 f"read {method}, domain on",
                 measure_held_out(lm, rows, load_steer(WORK / method), domain).to_json(),
@@ -98,7 +100,7 @@ def read_both(data: Data) -> None:
     scores = Vader().scores([text.text for text in dev])
     right = sum(score == (text.label > 0) for score, text in zip(scores, dev, strict=True))
     verdicts = len(dev) - scores.count(UNDECIDED)
-    keep(FIGURES, "vader", {"right of all": right / len(dev), "right of its verdicts": right / verdicts})
+    save_result(FIGURES, "vader", {"right of all": right / len(dev), "right of its verdicts": right / verdicts})
 
 
 @app.command("curve")
@@ -111,16 +113,16 @@ def curve_both(data: Data, method: str = "closed-form", strengths: str = "") -> 
     steers = {method: load_steer(WORK / method)}
     config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=144)
     rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
-    points = {p["strength"]: p for p in kept(FIGURES).get(f"curve {method}", [])}
+    points = {p["strength"]: p for p in load_results(FIGURES).get(f"curve {method}", [])}
     points |= {point.strength: asdict(point) for point in strength_curve(rows, method, Vader())}
-    keep(FIGURES, f"curve {method}", [points[strength] for strength in sorted(points)])
+    save_result(FIGURES, f"curve {method}", [points[strength] for strength in sorted(points)])
     shown = [
         {"prompt": r.prompt, "strength": r.strengths[method], "text": r.text}
         for r in rows
         if r.sample == 0 and r.prompt in prompts[:5] and r.strengths[method] in {min(chosen), -6, 0, 6, max(chosen)}
     ]
-    before = [s for s in kept(FIGURES).get(f"samples {method}", []) if s["strength"] not in chosen]
-    keep(FIGURES, f"samples {method}", before + shown)
+    before = [s for s in load_results(FIGURES).get(f"samples {method}", []) if s["strength"] not in chosen]
+    save_result(FIGURES, f"samples {method}", before + shown)
 
 
 @app.command("show")
@@ -129,7 +131,7 @@ def show() -> None:
     print(TABLES["strength-curve"]())
     from matplotlib.figure import Figure
 
-    results = kept(FIGURES)
+    results = load_results(FIGURES)
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
     for method, colour, name in (
@@ -155,7 +157,7 @@ def show() -> None:
     ticks = (1, 1.2, 1.5, 2, 2.5, 3, 4, 6, 10)
     axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
     axes.minorticks_off()
-    axes.set_ylabel("positive share of VADER's verdicts (%)")
+    axes.set_ylabel("texts that VADER calls positive (%)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
@@ -164,7 +166,7 @@ def show() -> None:
 
 def _drop(*keys: str) -> None:
     """Forget figures of a steer that has been fitted anew."""
-    rewrite(FIGURES, {key: value for key, value in kept(FIGURES).items() if key not in keys})
+    replace_results(FIGURES, {key: value for key, value in load_results(FIGURES).items() if key not in keys})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.mixing table     three steers, alone and mixed, as they are and balanced
     python -m benchmarks.mixing plane     a grid of strengths of two steers, docs/figures/two-steers.svg
 
-Dimensions are read by their own steers, in nats of evidence, from continuations of the sixty starter prompts. Figures
+Dimensions are read by their own steers, in nats of evidence, from continuations of the sixty starter prompts. Results
 go to ``results/mixing.json``.
 """
 
@@ -16,7 +16,7 @@ import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.results import PICTURES, keep
+from benchmarks.results import PICTURES, save_result
 from lmsteer.cli.output.mix import print_mix
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.interference import interference, steer_evidence
@@ -53,7 +53,7 @@ def table() -> None:
     for how, mix in mixes.items():
         found = interference(lm, mix, starter_prompts(), protocol=Protocol(SAMPLES, TOKENS), progress=bars())
         report = mix_report(mix, own, found)
-        keep(RESULTS, how, report.to_json())
+        save_result(RESULTS, how, report.to_json())
         console.print(f"\n{how}")
         print_mix(console, report)
 
@@ -69,7 +69,7 @@ def plane() -> None:
     texts = [row.text for row in rows]
     readings = steer_evidence(lm, steers, texts, progress=bars()).T
     means = readings.reshape(len(starter_prompts()), len(GRID), len(GRID), 2).mean(0)
-    keep(RESULTS, "plane", {"steers": TWO, "strengths": GRID, "readings": means.tolist()})
+    save_result(RESULTS, "plane", {"steers": TWO, "strengths": GRID, "readings": means.tolist()})
     write_file(PICTURE, render_figure(_drawn(means)))
 
 

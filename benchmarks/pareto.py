@@ -1,11 +1,11 @@
 """Attribute against perplexity: a steer that ships, the published recipe on the same texts, and plainer ways.
 
     python -m benchmarks.pareto fit DATA      the published recipe, and closed fits of fewer texts
-    python -m benchmarks.pareto write DATA    continuations of every case, judged
+    python -m benchmarks.pareto write DATA    continuations of every case, scored
     python -m benchmarks.pareto show          print the tables, draw pareto.svg and number-of-texts.svg
 
-DATA is the folder of the data files. Perplexity is told by another model than the one that writes, whose terms have to
-be accepted. What is done already is kept. Figures go to ``results/pareto.json``.
+DATA is the folder of the data files. Perplexity is that of another model than the one that writes, whose terms have to
+be accepted. What is done already is kept. Results go to ``results/pareto.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 from matplotlib.figure import Figure
 
 from benchmarks.dimensions import DIMENSIONS
-from benchmarks.results import PICTURES, keep, kept
+from benchmarks.results import PICTURES, load_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.prompts import read_prompts
@@ -42,7 +42,7 @@ from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "pareto.json", HERE / "results" / "work"
-JUDGE = "gemma3-270m"
+PERPLEXITY_MODEL = "gemma3-270m"
 SAMPLES = 10
 TEXTS = (125, 500, 2000, 8000)
 PUBLISHED, PUBLISHED_ON = "published recipe", "published recipe, domain steer on"
@@ -52,7 +52,7 @@ Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts that a steer is turned on.
+    """Prompts that a steer is applied to.
 
     Attributes:
         prompts: their file, without ``.jsonl.gz``.
@@ -103,7 +103,7 @@ GROWTH_STRENGTHS = (-6.0, -3.0, 3.0, 6.0)
 
 
 @app.command("fit")
-def fit_rivals(data: Data) -> None:
+def fit_baselines(data: Data) -> None:
     """The published recipe on the texts of the steers that ship, and closed fits of some of them."""
     lm = load()
     for name in sorted({case.steer for case in CASES.values()}):
@@ -127,14 +127,14 @@ def fit_rivals(data: Data) -> None:
 @app.command("write")
 def write_all(data: Data) -> None:
     """Continuations of every case."""
-    lm, judge = load(), load(JUDGE)
+    lm, perplexity_model = load(), load(PERPLEXITY_MODEL)
     for name, case in CASES.items():
         prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[: case.count]
-        _write(name, lm, judge, prompts, list(_arms(lm, case)), case.steer)
+        _write(name, lm, perplexity_model, prompts, list(_conditions(lm, case)), case.steer)
     steers = {f"{count:,} texts": load_steer(WORK / "texts" / str(count)) for count in TEXTS}
-    arms = conditions_of(lm, steers, dict.fromkeys(steers, GROWTH_STRENGTHS))
+    conditions = conditions_of(lm, steers, dict.fromkeys(steers, GROWTH_STRENGTHS))
     prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[: Case.count]
-    _write(GROWTH, lm, judge, prompts, arms, "sentiment")
+    _write(GROWTH, lm, perplexity_model, prompts, conditions, "sentiment")
 
 
 @app.command("show")
@@ -142,21 +142,21 @@ def show() -> None:
     """Print the tables and draw the pictures."""
     for name in ("pareto-sentiment", "pareto-toxicity", "growth"):
         print(f"{TABLES[name]()}\n")
-    found = {name: [ConditionResult.from_json(each) for each in rows] for name, rows in kept(RESULTS).items()}
+    found = {name: [ConditionResult.from_json(each) for each in rows] for name, rows in load_results(RESULTS).items()}
     _draw({name: found[name] for name in DRAWN if name in found}, PICTURES / "pareto.svg")
     if GROWTH in found:
         _draw({GROWTH: found[GROWTH]}, PICTURES / "number-of-texts.svg")
 
 
-def _arms(lm: LM, case: Case) -> Iterator[Condition]:
-    """Every way of one case; of two-sided baselines, the sides that the steer is turned to."""
+def _conditions(lm: LM, case: Case) -> Iterator[Condition]:
+    """Every way of one case; of two-sided baselines, the sides that the steer is applied to."""
     published = load_steer(WORK / "published" / case.steer)
     steers = {case.steer: find_steer(case.steer), PUBLISHED: published}
     strengths = {case.steer: case.strengths, PUBLISHED: case.published}
     signs = {s > 0 for s in case.strengths}
-    for arm in conditions_of(lm, steers, strengths, case.baselines, case.prefixes):
-        if not arm.strength or (arm.strength > 0) in signs:
-            yield arm
+    for condition in conditions_of(lm, steers, strengths, case.baselines, case.prefixes):
+        if not condition.strength or (condition.strength > 0) in signs:
+            yield condition
     if len(signs) == 2:
         yield from _with_domain(published, load_steer(WORK / "published" / f"{case.steer}-domain"))
 
@@ -168,18 +168,20 @@ def _with_domain(steer: Steer, domain: Steer) -> Iterator[Condition]:
         yield Steered(f"{PUBLISHED_ON}={s:+g}", PUBLISHED_ON, s, both, {"steer": s, "domain": 1.0})
 
 
-def _write(name: str, lm: LM, judge: LM, prompts: Sequence[str], arms: Sequence[Condition], judged_by: str) -> None:
+def _write(
+    name: str, lm: LM, perplexity_model: LM, prompts: Sequence[str], conditions: Sequence[Condition], scorer_name: str
+) -> None:
     outcomes = evaluate(
         lm,
         prompts,
-        arms,
-        scorer(judged_by),
+        conditions,
+        scorer(scorer_name),
         WORK / "pareto" / name,
-        perplexity_model=judge,
+        perplexity_model=perplexity_model,
         protocol=Protocol(num_samples=SAMPLES),
         progress=bars(),
     )
-    keep(RESULTS, name, finite([each.to_json() for each in outcomes]))
+    save_result(RESULTS, name, finite([each.to_json() for each in outcomes]))
 
 
 def _draw(cases: Mapping[str, Sequence[ConditionResult]], file: Path) -> None:

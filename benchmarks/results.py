@@ -1,4 +1,4 @@
-"""Figures kept in a JSON file, by key, as they are measured."""
+"""Results in a JSON file, by key, as they are measured."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _WORK = Path(__file__).parent / "results" / "work"
 PICTURES = Path(__file__).parent.parent / "docs" / "figures"
 
 
-def check_known(given: Collection[object] | None, known: Collection[object]) -> None:
-    """Refuse to measure what there is not."""
-    if unknown := [each for each in given or () if each not in known]:
+def check_known(names: Collection[object] | None, known: Collection[object]) -> None:
+    """Refuse names that do not exist."""
+    if unknown := [each for each in names or () if each not in known]:
         raise typer.BadParameter(f"no {', '.join(map(str, unknown))}: there are {', '.join(map(str, known))}.")
 
 
-def kept(file: Path) -> dict[str, Any]:
-    """What a file of figures holds; nothing if there is none."""
+def load_results(file: Path) -> dict[str, Any]:
+    """The results in a file; none if there is no such file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def keep(file: Path, key: str, value: Any) -> None:
-    """Keep a figure beside the others of a file, and print it."""
+def save_result(file: Path, key: str, value: Any) -> None:
+    """Save a result beside the others of a file, and print it."""
     _WORK.mkdir(parents=True, exist_ok=True)
     with FileLock(_WORK / f"{file.name}.lock"):
-        rewrite(file, {**kept(file), key: value})
+        replace_results(file, {**load_results(file), key: value})
     print(key, json.dumps(value, ensure_ascii=False)[:2000], flush=True)
 
 
-def rewrite(file: Path, figures: dict[str, Any]) -> None:
-    """Keep these figures and no others."""
-    write_file(file, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+def replace_results(file: Path, results: dict[str, Any]) -> None:
+    """Save these results and no others."""
+    write_file(file, json.dumps(results, indent=1, ensure_ascii=False) + "\n")

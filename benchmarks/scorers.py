@@ -1,4 +1,4 @@
-"""The packaged scorers: fit the default judge of sentiment, and measure all of them on labelled test data.
+"""The packaged scorers: fit the default scorer of sentiment, and measure all of them on labelled test data.
 
     python -m benchmarks.scorers DATA             write assets/scorers/sentiment.safetensors and metrics.json
     python -m benchmarks.scorers DATA --search    which two layers of the encoder tell most, on SST-2 dev
@@ -51,7 +51,7 @@ app = typer.Typer(add_completion=False)
 def main(
     data: Annotated[Path, typer.Argument(help="Folder of the data files.")],
     search: Annotated[bool, typer.Option("--search", help="Only try pairs of layers.")] = False,
-    only_measure: Annotated[bool, typer.Option("--measure", help="Only judge the test texts.")] = False,
+    only_measure: Annotated[bool, typer.Option("--measure", help="Only score the test texts.")] = False,
 ) -> None:
     """Fit, measure, and write both down."""
     if search:
@@ -72,10 +72,10 @@ def try_layers(data: Path) -> None:
     for pair in map(list, combinations(every, 2)):
         of_states = _of_states(x[:, pair].flatten(1), _positive(train))
         states = state_logits(z[:, pair].flatten(1), of_states["states"], of_states["states_bias"]).sigmoid()
-        print(pair, *_told((words + states) / 2, torch.from_numpy(_positive(dev))), flush=True)
+        print(pair, *_metrics((words + states) / 2, torch.from_numpy(_positive(dev))), flush=True)
 
 
-def _told(p: Tensor, positive: Tensor) -> list[str]:
+def _metrics(p: Tensor, positive: Tensor) -> list[str]:
     loss = -torch.where(positive, p, 1 - p).log().mean()
     return [f"{value:.4f}" for value in (((p > UNDECIDED) == positive).double().mean(), auc(p, positive), loss)]
 
@@ -109,19 +109,19 @@ def _of_states(states: Tensor, positive: Any) -> dict[str, Tensor]:
 
 
 def measure(data: Path) -> None:
-    """Judge labelled texts by each scorer, and write how well that went."""
+    """Score labelled texts by each scorer, and write its accuracy."""
     figures: dict[str, list[dict[str, Any]]] = {}
     for name, sets in TESTS.items():
-        judge = scorer(name)
-        found = [figures_of(judge, file, _read(data, file)) for file in sets]
+        one = scorer(name)
+        found = [figures_of(one, file, _read(data, file)) for file in sets]
         print(name, *found, sep="\n    ", flush=True)
         figures[name] = [asdict(each) for each in found]
     write_file(ASSETS / "metrics.json", json.dumps(figures, indent=1) + "\n")
 
 
-def figures_of(judge: Scorer, data: str, texts: Sequence[LabelledText]) -> ScorerMetrics:
+def figures_of(one: Scorer, data: str, texts: Sequence[LabelledText]) -> ScorerMetrics:
     """How well a scorer does on the texts of a data set."""
-    scores = torch.tensor(judge.scores([text.text for text in texts]))
+    scores = torch.tensor(one.scores([text.text for text in texts]))
     positive = torch.from_numpy(_positive(texts))
     verdicts = scores != UNDECIDED
     right = ((scores > UNDECIDED) == positive)[verdicts]

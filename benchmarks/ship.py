@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import typer
 
 from benchmarks.dimensions import RESULTS, WORK
-from benchmarks.results import kept
+from benchmarks.results import load_results
 from lmsteer.data.starter import starter_prompts
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.safe_range import calibrate
@@ -57,7 +57,7 @@ ORIGINS = {
 def main() -> None:
     """Put the steers into the package."""
     lm = load()
-    results = kept(RESULTS)
+    results = load_results(RESULTS)
     protocol = Protocol(num_samples=2, max_new_tokens=24)
     for name, origin in ORIGINS.items():
         steer = load_steer(WORK / name)

@@ -6,7 +6,7 @@
     python -m benchmarks.transfer show           print the table
 
 DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral`` as ``.jsonl.gz``. The second model
-comes under terms, which ``LMSTEER_ACCEPT_TERMS=gemma3-270m`` accepts. Figures go to ``results/transfer.json``.
+comes under terms, which ``LMSTEER_ACCEPT_TERMS=gemma3-270m`` accepts. Results go to ``results/transfer.json``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.results import keep, kept
+from benchmarks.results import load_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
@@ -67,7 +67,7 @@ def fit_both(data: Data) -> None:
             config=FitConfig(resume=True),
             progress=bars(),
         )
-        keep(RESULTS, f"fit {model}", {"seconds": round(time.perf_counter() - started, 1)})
+        save_result(RESULTS, f"fit {model}", {"seconds": round(time.perf_counter() - started, 1)})
 
 
 @app.command("read")
@@ -81,11 +81,11 @@ def read_all(data: Data) -> None:
         steer = load_steer(WORK / source_name)
         rows = LabelledRows.join(list(gather_rows(target, *encode_readable(target, dev))))
         way = f"{source_name} -> {target_name}"
-        if f"{way}: {OWN}" not in kept(RESULTS):
-            keep(RESULTS, f"{way}: {OWN}", _read(target.head, rows, load_steer(WORK / target_name)))
+        if f"{way}: {OWN}" not in load_results(RESULTS):
+            save_result(RESULTS, f"{way}: {OWN}", _read(target.head, rows, load_steer(WORK / target_name)))
         for how, power in MAPS:
             key = f"{way}: {how}, frequency^{power:g}"
-            if key in kept(RESULTS):
+            if key in load_results(RESULTS):
                 continue
             started = time.perf_counter()
             transferred = transfer(source, steer, target, word_map=how, power=power, progress=bars())  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def read_all(data: Data) -> None:
                 save_steer(transferred, WORK / f"{source_name}-{target_name}")
             about = {name: transferred.card.fit[name] for name in ("pairs", "shared_words", "shared_frequency")}
             figures = {"seconds": round(seconds, 1), **about, **_read(target.head, rows, transferred)}
-            keep(RESULTS, key, figures)
+            save_result(RESULTS, key, figures)
 
 
 @app.command("curve")
@@ -109,7 +109,7 @@ def curve_all(data: Data) -> None:
             config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=128)
             rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
             points = [asdict(point) for point in strength_curve(rows, "s", Vader())]
-            keep(RESULTS, f"curve {source_name} -> {target_name}: {name}", points)
+            save_result(RESULTS, f"curve {source_name} -> {target_name}: {name}", points)
 
 
 @app.command("show")

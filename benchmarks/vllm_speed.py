@@ -3,7 +3,7 @@
     .venv-vllm/bin/python -m benchmarks.vllm_speed
 
 One engine in one process, which holds the plugin throughout: rows that ask for no steer run vLLM's own code. Greedy
-decoding of batches of 32, each run both ways. Figures go to ``results/vllm_speed.json``.
+decoding of batches of 32, each run both ways. Results go to ``results/vllm_speed.json``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from benchmarks.results import keep
+from benchmarks.results import save_result
 from lmsteer.data.starter import starter_prompts
 from lmsteer.model.sources.resolve import resolve
 from lmsteer.steer.lookup import SHIPPED_FOLDER
@@ -52,7 +52,7 @@ def main() -> None:
     for name, each in rates.items():
         ratios = [own / other for own, other in zip(each, plain, strict=True)]
         figures = {"tokens/s": round(median(each), 1), "of unsteered": round(median(ratios), 3), "runs": each}
-        keep(RESULTS, name, figures)
+        save_result(RESULTS, name, figures)
 
 
 if __name__ == "__main__":
