@@ -31,7 +31,7 @@ def rep_3(text: str) -> float:
 
 
 def is_degenerate(repeated: float, unsteered: float) -> bool:
-    """Whether text repeats itself clearly more than unsteered text does, by the repetition of each."""
+    """Whether text repeats itself clearly more than unsteered text, by the mean ``rep_3`` of each."""
     return repeated > unsteered + _DEGENERATE
 
 

@@ -1,4 +1,4 @@
-"""The dial: what a strength does to generated text, as a curve of attribute against perplexity."""
+"""The strength curve of a steer: positive share and perplexity of generated text at each strength."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lmsteer.generation.generate import Continuation, perplexity
 
 @dataclass(frozen=True)
 class Point:
-    """One strength of a dial.
+    """One strength of a curve.
 
     Attributes:
-        strength: of the steer.
-        positive_share: share of positive ones among the scorer's verdicts.
-        verdicts: how many continuations it gave a verdict on.
-        continuations: how many there were.
-        perplexity: of the continuations under the unsteered model.
-        tokens: mean length of a continuation.
+        strength: the strength of the steer.
+        positive_share: share of positive continuations among those that the scorer is not undecided on.
+        verdicts: number of continuations that the scorer is not undecided on.
+        continuations: number of continuations.
+        perplexity: perplexity of the continuations under the unsteered model.
+        tokens: mean number of tokens of a continuation.
     """
 
     strength: float
@@ -31,7 +31,7 @@ class Point:
 
 
 def strength_curve(continuations: Sequence[Continuation], name: str, scorer: Scorer) -> list[Point]:
-    """The curve of one steer, from scored continuations at several strengths of it."""
+    """The curve of the steer ``name``, from continuations at several strengths with their log-likelihoods."""
     by_strength: dict[float, list[Continuation]] = {}
     for c in continuations:
         by_strength.setdefault(c.strengths[name], []).append(c)
@@ -40,6 +40,6 @@ def strength_curve(continuations: Sequence[Continuation], name: str, scorer: Sco
 
 def _point(strength: float, group: Sequence[Continuation], scorer: Scorer) -> Point:
     scores = scorer.scores([c.text for c in group])
-    given = len(group) - scores.count(UNDECIDED)
+    verdicts = len(group) - scores.count(UNDECIDED)
     mean_tokens = sum(c.tokens for c in group) / len(group)
-    return Point(strength, positive_share(scores), given, len(group), perplexity(group), mean_tokens)
+    return Point(strength, positive_share(scores), verdicts, len(group), perplexity(group), mean_tokens)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from lmsteer.errors import DataError, ModelError
-from lmsteer.evaluation.scorers import scorer
+from lmsteer.evaluation.scorers import hub, scorer
 from tiny import tiny_tokenizer
 
 THREE = ("bad", "neutral", "good")
@@ -115,3 +115,12 @@ def test_a_damaged_classifier_is_refused(make):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ModelError, match="cannot load the classifier"):
         scorer(f"hf:{file.parent}=good")
+
+
+def test_a_classifier_goes_to_the_accelerator(make, monkeypatch):
+    """The meta device stands in for one."""
+    monkeypatch.setattr(hub, "accelerator", lambda: torch.device("meta"))
+    monkeypatch.setattr(hub, "model_fingerprint", lambda model: str(model.device))
+    folder = make()
+    assert scorer(f"hf:{folder}=good").fingerprint == "meta"
+    assert hub.Classifier(f"{folder}=good", torch.device("cpu")).fingerprint == "cpu"

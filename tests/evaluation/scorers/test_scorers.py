@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lmsteer
 from lmsteer.data.labelled import read_labelled
 from lmsteer.errors import DataError
-from lmsteer.evaluation.scorers import SCORERS, ScorerMetrics, Vader, positive_share, scorer
+from lmsteer.evaluation.scorers import SCORERS, ScorerMetrics, Vader, encoder, positive_share, scorer
 from lmsteer.evaluation.scorers.base import UNDECIDED, packaged_metrics
 from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, ngram_logits
 from lmsteer.reading.platt import auc
@@ -120,3 +120,11 @@ def test_unknown_and_uninstalled_scorers_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "profanity_check", None)
     with pytest.raises(DataError, match=r"lmsteer\[scorers\]"):
         scorer("toxicity")
+
+
+@pytest.mark.model
+def test_the_encoder_goes_to_the_accelerator(monkeypatch):
+    """The meta device stands in for one."""
+    monkeypatch.setattr(encoder, "accelerator", lambda: torch.device("meta"))
+    assert encoder.Encoder()._model.device.type == "meta"
+    assert encoder.Encoder(torch.device("cpu")).means(["a text"], (0, 1)).shape == (1, 2, 384)
