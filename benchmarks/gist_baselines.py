@@ -26,12 +26,13 @@ from benchmarks.results import load_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning
-from lmsteer.data.labelled import read_rows
+from lmsteer.data.instructions import Instruction
+from lmsteer.data.rows import read_rows
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import continue_from
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.evaluate import likeness
-from lmsteer.gist.examples import Example, Instruction, encode_examples, input_text
+from lmsteer.gist.examples import Example, encode_examples, input_text
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load

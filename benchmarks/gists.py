@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.gists import gap_closed
+from lmsteer.data.instructions import Instruction, read_instructions
 from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
 from lmsteer.gist.embedding import first_embedding
 from lmsteer.gist.evaluate import Quality, evaluate
-from lmsteer.gist.examples import Instruction, read_instructions
 from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.masks import GistCondition
 from lmsteer.gist.student import GistConfig

@@ -1,4 +1,4 @@
-"""Prompts in, continuations out."""
+"""Prompts in every notation are read, and those that cannot be are refused with their line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import io
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
-from lmsteer.generation.generate import Continuation
-from lmsteer.generation.published import as_published
-from lmsteer.util.files import write_jsonl
+
+ANY_TEXT = st.text(st.characters(codec="utf-8"))
+LINES = st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), min_size=1).filter(
+    lambda line: line.strip() and not line.lstrip().startswith("{") and not line.startswith("\ufeff")
+)
 
 
 def test_every_notation_is_read(tmp_path, monkeypatch):
@@ -22,19 +26,28 @@ def test_every_notation_is_read(tmp_path, monkeypatch):
     assert read_prompts("-") == ["one", "two"]
 
 
-@pytest.mark.parametrize(("content", "message"), [("", "no prompts"), ('{"x": 1}', "no prompt"), ("{", "not JSON")])
-def test_what_is_no_prompt_is_refused(tmp_path, content, message):
+@settings(max_examples=40)
+@given(st.lists(LINES, min_size=1, max_size=4), st.sampled_from(["\n", "\r\n"]))
+def test_any_plain_lines_are_read_back(tmp_path_factory, prompts, end):
+    file = tmp_path_factory.mktemp("prompts") / "p.txt"
+    file.write_bytes(end.join(prompts).encode())
+    assert read_prompts(file) == prompts
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(ANY_TEXT, st.integers(0, 2)), min_size=1, max_size=4))
+def test_any_texts_are_read_back_from_every_kind_of_object(tmp_path_factory, prompts):
+    ways = (lambda text: {"prompt": {"text": text}}, lambda text: {"prompt": text}, lambda text: {"text": text})
+    file = tmp_path_factory.mktemp("prompts") / "p.jsonl"
+    file.write_text("\n".join(json.dumps(ways[way](text)) for text, way in prompts))
+    assert read_prompts(file) == [text for text, _ in prompts]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "no prompts"), ('a\n{"x": 1}', "line 2: no prompt"), ("{", "line 1: not JSON"), ('{"text": 1}', "no prompt")],
+)
+def test_lines_without_a_prompt_are_refused(tmp_path, content, message):
     (tmp_path / "p.jsonl").write_text(content)
     with pytest.raises(DataError, match=message):
         read_prompts(tmp_path / "p.jsonl")
-
-
-def test_the_published_format_comes_out(tmp_path):
-    told = (("a", "x", 0), ("a", "y", 1), ("b", "z", 0), ("b", "u", 1), ("b", "v", 0), ("b", "w", 1))
-    rows = [Continuation(p, t, {"s": 1.0}, k, 3, -1.0) for p, t, k in told]
-    write_jsonl(tmp_path / "o.jsonl", as_published(rows, 2))
-    found = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
-    assert [line["prompt"]["text"] for line in found] == ["a", "b", "b"]
-    assert [g["text"] for g in found[0]["generations"]] == ["x", "y"]
-    with pytest.raises(DataError, match="cannot write"):
-        write_jsonl(tmp_path / "o.jsonl" / "x", [])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lmsteer.data.instructions import Instruction
 from lmsteer.errors import DataError
 from lmsteer.gist import evaluate as module
 from lmsteer.gist.evaluate import _bare, evaluate
-from lmsteer.gist.examples import Instruction
 from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.masks import GistCondition
 from lmsteer.gist.student import GistConfig

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from lmsteer.data.instructions import Instruction
 from lmsteer.errors import DataError, InterruptedWorkError, ModelError, WrongBaseError
 from lmsteer.gist.adapter import GistCard, load_adapter
-from lmsteer.gist.examples import Instruction, encode_examples, lay_out, prompt_ids
+from lmsteer.gist.examples import encode_examples, lay_out, prompt_ids
 from lmsteer.gist.fit import fit_gist
 from lmsteer.gist.forward import masked_states, output_likelihood, output_loss
 from lmsteer.gist.masks import GistCondition

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from lmsteer.errors import DataError
 from lmsteer.util import files
-from lmsteer.util.files import exclusive, file_sha256, finite, replace_file, replace_folder, write_file
+from lmsteer.util.files import exclusive, file_sha256, finite, replace_file, replace_folder, write_file, write_jsonl
 
 HOLDER = """
 import sys
@@ -131,6 +132,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         pass
     with pytest.raises(DataError, match="cannot write"):
         write_file(tmp_path / "file" / "x", "")
+
+
+def test_objects_are_written_one_on_each_line(tmp_path):
+    lines = [{"a": "naïve\n"}, {"b": None}]
+    write_jsonl(tmp_path / "x.jsonl", lines)
+    content = (tmp_path / "x.jsonl").read_text(encoding="utf-8")
+    assert "naïve" in content
+    assert [json.loads(line) for line in content.splitlines()] == lines
 
 
 def test_json_has_no_nan_and_no_infinity():

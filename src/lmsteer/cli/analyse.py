@@ -11,8 +11,8 @@ import lmsteer
 from lmsteer.cli import options
 from lmsteer.cli.app import app, note, stdout
 from lmsteer.cli.output.common import print_json_lines
-from lmsteer.data.labelled import text_of
 from lmsteer.data.prompts import read_prompts
+from lmsteer.data.rows import read_text
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import find_card
 from lmsteer.util.files import write_file
@@ -45,7 +45,7 @@ def analyse(
     read = [
         *(texts or []),
         *(read_prompts(texts_file) if texts_file else []),
-        *([text_of(document)] if document else []),
+        *([read_text(document)] if document else []),
     ]
     if not read:
         raise DataError("nothing to read: give a text, --texts or --document.")

@@ -1,7 +1,6 @@
-"""Prompts, in the published formats.
+"""Prompts: plain lines, or JSONL in the published format ``{"prompt": {"text": ..}}`` or a shorter one.
 
-Prompts come as plain lines or as JSONL: ``{"prompt": {"text": ..}}`` (published), ``{"prompt": ..}`` or
-``{"text": ..}``.
+The shorter formats are ``{"prompt": ..}`` and ``{"text": ..}``. A line that starts with ``{`` is JSON.
 """
 
 from __future__ import annotations
@@ -10,18 +9,21 @@ import json
 import sys
 from pathlib import Path
 
-from lmsteer.data.labelled import text_of
+from lmsteer.data.rows import read_text
 from lmsteer.errors import DataError
 
 
 def read_prompts(file: str | Path) -> list[str]:
-    """Read prompts from a file, or from standard input for ``-``.
+    """Read prompts from a file, one per line; blank lines are skipped.
+
+    Args:
+        file: the file, which may be gzipped, or ``-`` for standard input.
 
     Raises:
-        DataError: the file cannot be read, holds no prompts, or a JSON line without one.
+        DataError: the file cannot be read, holds no prompts, or has a JSON line without a prompt.
     """
     try:
-        text = sys.stdin.read() if str(file) == "-" else text_of(Path(file))
+        text = sys.stdin.read() if str(file) == "-" else read_text(Path(file))
     except UnicodeDecodeError as error:
         raise DataError(f"standard input is not UTF-8: {error}.") from error
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]

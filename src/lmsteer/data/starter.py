@@ -1,4 +1,4 @@
-"""Starter texts and prompts: written for this project, for a newcomer's first fit, the demo, and to turn dials on."""
+"""Starter texts and prompts, written for this project: for a first fit, the demo and measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIMENSIONS = {"sentiment": "positive sentiment", "formality": "formal register"}
 
 
 def starter_texts(dimension: str = "sentiment") -> list[LabelledText]:
-    """Labelled texts of a dimension: ``sentiment`` (+1 positive) or ``formality`` (+1 formal).
+    """The starter texts of a dimension: ``sentiment`` (+1 positive) or ``formality`` (+1 formal).
 
     Raises:
         DataError: there is no such dimension.
@@ -22,7 +22,7 @@ def starter_texts(dimension: str = "sentiment") -> list[LabelledText]:
 
 
 def starter_file(dimension: str) -> Path:
-    """Where they lie, as JSONL.
+    """The JSONL file of the starter texts of a dimension.
 
     Raises:
         DataError: there is no such dimension.
@@ -33,5 +33,5 @@ def starter_file(dimension: str) -> Path:
 
 
 def starter_prompts() -> list[str]:
-    """Sixty openings of texts that say nothing in particular yet."""
+    """Sixty neutral openings of texts, to be continued."""
     return (_STARTER / "prompts.txt").read_text(encoding="utf-8").splitlines()

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from lmsteer.data.instructions import Instruction
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.compress import compress
-from lmsteer.gist.examples import Instruction, encode_examples, input_text, prompt_ids
+from lmsteer.gist.examples import encode_examples, input_text, prompt_ids
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.masks import GistCondition

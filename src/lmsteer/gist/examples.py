@@ -12,26 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lmsteer.data.labelled import read_rows
-from lmsteer.errors import DataError
+from lmsteer.data.instructions import Instruction
 from lmsteer.gist.layout import Layout
 from lmsteer.model.lm import LM
-
-_COLUMNS = ("instruction", "input", "output")
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """What is to be done, what with, and how it is done."""
-
-    instruction: str
-    input: str
-    output: str
 
 
 @dataclass(frozen=True)
@@ -52,26 +39,6 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.rest)
-
-
-def read_instructions(source: str | Path, split: str = "train") -> list[Instruction]:
-    """Read instruction data: JSONL, CSV or Parquet, or a Hub dataset, with these three columns (input may be missing).
-
-    Raises:
-        DataError: nothing there, a column that is missing or no text, or an instruction or output that is empty.
-    """
-    found = []
-    for place, row in read_rows(source, split):
-        fields = {column: row.get(column, "" if column == "input" else None) for column in _COLUMNS}
-        for column, value in fields.items():
-            if not isinstance(value, str) and not (column == "input" and value is None):
-                raise DataError(f"{place}: no text in the column {column!r}; there are {', '.join(map(repr, row))}.")
-            if column != "input" and not str(value).strip():
-                raise DataError(f"{place}: the {column} is empty: there is nothing to learn from.")
-        found.append(Instruction(*(fields[column] or "" for column in _COLUMNS)))
-    if not found:
-        raise DataError(f"{source} holds no instructions.")
-    return found
 
 
 def prompt_ids(lm: LM, instructions: Sequence[str]) -> list[list[int]]:

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lmsteer.data.instructions import Instruction
 from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapter
 from lmsteer.gist.checkpoints import digest_of, last_checkpoint
-from lmsteer.gist.examples import Example, Instruction, encode_examples
+from lmsteer.gist.examples import Example, encode_examples
 from lmsteer.gist.probe import check_maskable
 from lmsteer.gist.student import GistConfig, GistModel
 from lmsteer.gist.training import train

@@ -12,7 +12,7 @@ from lmsteer.cli import options
 from lmsteer.cli.app import stdout
 from lmsteer.cli.gist.app import Adapter, gist_app
 from lmsteer.cli.output.common import print_json
-from lmsteer.data.labelled import text_of
+from lmsteer.data.rows import read_text
 from lmsteer.errors import DataError
 from lmsteer.gist import SHIPPED
 
@@ -32,7 +32,7 @@ def compress(
     """
     if (prompt is None) == (prompt_file is None):
         raise DataError("give a prompt, or a file with one as --prompt-file.")
-    text = text_of(prompt_file) if prompt_file else prompt or ""
+    text = read_text(prompt_file) if prompt_file else prompt or ""
     if not text.strip():
         raise DataError("the prompt is empty: there is nothing to compress.")
 

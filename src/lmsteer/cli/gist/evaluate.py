@@ -36,9 +36,9 @@ def evaluate(
     Example: lmsteer gist evaluate held_out.jsonl --adapter gists
     """
     from lmsteer.cli.output.gist import print_quality
+    from lmsteer.data.instructions import read_instructions
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.evaluate import evaluate as run
-    from lmsteer.gist.examples import read_instructions
     from lmsteer.gist.masks import GistCondition
 
     instructions = read_instructions(data)[:limit]

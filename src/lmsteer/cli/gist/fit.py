@@ -59,8 +59,8 @@ def fit(
     Example: lmsteer gist fit instructions.jsonl --tokens 2 --out gists
     """
     from lmsteer.cli.output.gist import print_gist_fit
+    from lmsteer.data.instructions import read_instructions
     from lmsteer.gist.adapter import check_target
-    from lmsteer.gist.examples import read_instructions
     from lmsteer.gist.fit import fit_gist
     from lmsteer.gist.masks import GistCondition
     from lmsteer.gist.student import GistConfig

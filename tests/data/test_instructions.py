@@ -1,4 +1,4 @@
-"""Instruction data: read, or refused with the line."""
+"""Instruction data is read, or refused with its line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from lmsteer.data.instructions import Instruction, read_instructions
 from lmsteer.errors import DataError
-from lmsteer.gist.examples import Instruction, read_instructions
 
 
 def test_instructions_are_read_and_bad_ones_refused(tmp_path):
