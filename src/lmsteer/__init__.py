@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lmsteer.evaluation.results import ConditionResult
     from lmsteer.evaluation.safe_range import SafeRange, calibrate
     from lmsteer.evaluation.scorers import scorer
-    from lmsteer.fitting.fit import Fit, fit
+    from lmsteer.fitting.fit import Fit, FitConfig, fit
     from lmsteer.fitting.gradient import GradientConfig
     from lmsteer.generation.config import GenerationConfig, SamplingConfig
     from lmsteer.generation.generate import Continuation, generate, perplexity
@@ -63,7 +63,7 @@ _PUBLIC = {
     "evaluation.results": ("ConditionResult",),
     "evaluation.safe_range": ("SafeRange", "calibrate"),
     "evaluation.scorers": ("scorer",),
-    "fitting.fit": ("Fit", "fit"),
+    "fitting.fit": ("Fit", "FitConfig", "fit"),
     "fitting.gradient": ("GradientConfig",),
     "generation.config": ("GenerationConfig", "SamplingConfig"),
     "generation.generate": ("Continuation", "generate", "perplexity"),
@@ -91,6 +91,7 @@ __all__ = [
     "ConditionResult",
     "Continuation",
     "Fit",
+    "FitConfig",
     "GenerationConfig",
     "GradientConfig",
     "Interference",

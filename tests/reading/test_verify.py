@@ -8,8 +8,10 @@ import pytest
 import torch
 from tokenizers import normalizers
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting.fit import FitConfig, fit
+from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.reading import verify as module
 from lmsteer.reading.verify import verify
 from lmsteer.steer.hook import _SteeredHead
@@ -72,3 +74,14 @@ def test_a_tokenizer_that_finds_no_token_in_a_text_is_no_obstacle(llama):
     assert ids[2].tolist()[-1] == deaf.start_id
     assert mask.sum(1).tolist()[2] == 1
     assert verify(deaf, random_steer(deaf)).acts
+
+
+@pytest.mark.parametrize("method", ["closed-form", "gradient"])
+def test_texts_of_a_fit_are_cut_as_the_fit_cut_them(make_lm, tmp_path, method):
+    lm = make_lm("gpt2")
+    texts = [*styled(80), LabelledText("abc " * lm.max_length, 1.0)]
+    settings = GradientConfig(steps=2, batch_size=4, rank=2)
+    done = fit(lm, texts, name="s", out=tmp_path / "s", config=FitConfig(method, max_tokens=16, gradient=settings))
+    verified = verify(lm, done.steer, texts)
+    assert verified.held_out is not None
+    assert verified.held_out.tokens == done.held_out.tokens

@@ -66,7 +66,7 @@ def fit_gradient(run: FitRun, card: Card, config: GradientConfig) -> tuple[Steer
         finally:
             save()
     data = {**card.data, "texts": len(texts), "fingerprint": hex(texts_fingerprint(texts))}
-    card = replace(card, data=data, fit={"method": "gradient", **asdict(config)})
+    card = replace(card, data=data, fit={"method": "gradient", **asdict(config), "max_tokens": run.max_tokens})
     steer, domain_steer = _steers(lm, training, card)
     held_out = measure_held_out(lm, held_out_rows, steer, domain_steer)
     return replace(steer, card=replace(card, held_out=held_out.to_json())), held_out, domain_steer
