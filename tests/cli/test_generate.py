@@ -43,7 +43,7 @@ def test_what_does_not_go_together_is_refused(run):
 def test_a_stopped_file_is_resumed_and_another_one_refused(run):
     assert run("generate", "abc", "xyz", "--out", "o.jsonl")[0] == 0
     written = Path("o.jsonl").read_text()
-    Path("o.jsonl.partial").write_text('{"of": {"model": "another"}}\n')
+    Path("o.jsonl.partial").write_text('{"config": {"model": "another"}}\n')
     status, _, err = run("generate", "abc", "xyz", "--out", "o.jsonl", "--resume")
     assert status == 2
     assert "remove it" in err

@@ -8,7 +8,7 @@ from lmsteer.errors import DataError
 from lmsteer.generation.partial_file import check_bulk_target, partial_of
 
 
-def test_what_cannot_be_written_to_is_refused(tmp_path):
+def test_targets_that_cannot_be_written_to_are_refused(tmp_path):
     out = tmp_path / "o.jsonl"
     check_bulk_target(out, resume=False)
     with pytest.raises(DataError, match="nothing to resume"):

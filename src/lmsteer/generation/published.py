@@ -1,4 +1,4 @@
-"""Continuations in the format of the published code: ``{"prompt": .., "generations": [{"text": ..}, ..]}``."""
+"""Continuations in the published format: ``{"prompt": {"text": ..}, "generations": [{"text": ..}, ..]}``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from typing import Any
 from lmsteer.generation.generate import Continuation
 
 
-def as_published(continuations: Sequence[Continuation], each: int) -> list[dict[str, Any]]:
-    """Continuations in the published format, one object for each prompt in turn, which has ``each`` of them."""
+def as_published(continuations: Sequence[Continuation], per_prompt: int) -> list[dict[str, Any]]:
+    """Convert continuations to the published format: one object per prompt.
+
+    Args:
+        continuations: the continuations, those of one prompt together.
+        per_prompt: the number of continuations of each prompt.
+    """
     return [
         {
             "prompt": {"text": continuations[first].prompt},
             "generations": [
                 {"text": c.text, "strengths": c.strengths, "sample": c.sample}
-                for c in continuations[first : first + each]
+                for c in continuations[first : first + per_prompt]
             ],
         }
-        for first in range(0, len(continuations), each)
+        for first in range(0, len(continuations), per_prompt)
     ]

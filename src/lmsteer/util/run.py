@@ -66,17 +66,22 @@ class Run:
         Raises:
             DataError: a setting differs, named in the message.
         """
-        config = json.loads(json.dumps(self.config))  # tuples are lists in JSON
-        if different := [key for key, value in config.items() if kept.get(key) != value]:
-            names = ", ".join(key.replace("_", " ") for key in different)
+        if different := differing_settings(self.config, kept):
             raise DataError(
-                f"{self.folder} holds {self.what} with another {names}; remove it, or choose another folder."
+                f"{self.folder} holds {self.what} with another {', '.join(different)}; remove it, or choose another "
+                "folder."
             )
 
     def _check_empty(self) -> None:
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             noun = self.what.split()[-1]
             raise DataError(f"{self.folder} is not empty and holds no {noun}; choose another folder.")
+
+
+def differing_settings(config: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
+    """The names of the settings, in words, in which a configuration differs from one that was kept as JSON."""
+    config = json.loads(json.dumps(config))  # tuples are lists in JSON
+    return [key.replace("_", " ") for key, value in config.items() if kept.get(key) != value]
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.bulk import BulkRequest, Lines, Writer, write_in_bulk
+from lmsteer.generation.bulk import BulkRequest, Writer, write_in_bulk
 from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.partial_file import Lines
 from lmsteer.model.sources.resolve import resolve
 from lmsteer.serving.vllm.validation import FOLDERS, KEY, registry
 from lmsteer.steer.files import save_steer
