@@ -2,7 +2,7 @@
 
 
 class LMSteerError(Exception):
-    """Anything that a user can mend; the command line prints it without a traceback and exits with 2."""
+    """The base of all errors that the user can correct; the command line prints the message and exits with status 2."""
 
 
 class DataError(LMSteerError):
@@ -18,7 +18,7 @@ class SteerError(LMSteerError):
 
 
 class WrongBaseError(SteerError):
-    """A steer, or statistics, of another base model or tokenizer than the one at hand."""
+    """An artifact (a steer, statistics ...) that was made for another model or tokenizer than the one in use."""
 
 
 class StatisticsError(LMSteerError):
@@ -26,8 +26,8 @@ class StatisticsError(LMSteerError):
 
 
 class ScorerError(LMSteerError):
-    """A scorer that failed, or said what is no score."""
+    """A scorer that fails, or returns something that is not a score."""
 
 
 class InterruptedWorkError(LMSteerError):
-    """Long work stopped by the user; the message names what was kept and how to go on."""
+    """Long work that the user interrupted; the message says what is kept and how to resume."""

@@ -98,7 +98,7 @@ def test_keys_and_values_are_stacked_on_the_device_of_their_layer(two_devices):
         stacked, room = stack_kv(two, kept)
         assert [layer.keys.device for layer in stacked.layers] == [FIRST, SECOND]
         assert torch.equal(room.cpu(), mask.cpu())
-        begun = CachePrefill(two, kept, [row.tokens for row in kept], [[5, 6]] * 3).begin([0, 1, 2])
+        begun = CachePrefill(two, kept, [row.tokens for row in kept], [[5, 6]] * 3).model_inputs([0, 1, 2])
         unread = {name: begun[name][:, room.shape[1] :] for name in ("input_ids", "position_ids")}
         logits = two.model(**{**begun, **unread}).logits[:, -1].cpu()
         for row, text in enumerate(one.encode(TEXTS)):

@@ -19,6 +19,7 @@ from lmsteer.baselines.rows import spread
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.model.batching import length_buckets, pad
+from lmsteer.model.layers import decoder_layers
 from lmsteer.model.lm import LM
 
 _DIRECTION = "direction"
@@ -40,7 +41,7 @@ class Activations(StoredBaseline, ForwardBaseline):
             WrongBaseError: another base, or one that has fewer layers.
         """
         self.check_base(lm)
-        blocks, scale = layers(lm), torch.tensor(strengths, device=lm.device)
+        blocks, scale = decoder_layers(lm), torch.tensor(strengths, device=lm.device)
         with ExitStack() as stack:
             for name, direction in self.tensors.items():
                 number = int(name.rpartition(".")[2])
@@ -67,7 +68,7 @@ def difference_of_means(
         DataError: texts of one end only.
         ModelError: the model's layers cannot be found.
     """
-    blocks = layers(lm)
+    blocks = decoder_layers(lm)
     number = layer if layer is not None else (len(blocks) - 1) // 2
     if not 0 <= number < len(blocks):
         raise ModelError(f"there is no layer {number}: {lm.name} has {len(blocks)}.")
@@ -87,19 +88,6 @@ def difference_of_means(
         raise DataError("a direction needs texts of both ends.")
     direction = (sums[1] / weights[1] - sums[-1] / weights[-1]) / 2
     return Activations(card, {f"{_DIRECTION}.{number}": direction.cpu().contiguous()})
-
-
-def layers(lm: LM) -> nn.ModuleList:
-    """The model's layers, in order.
-
-    Raises:
-        ModelError: no list of modules is as long as the model has layers.
-    """
-    count = lm.model.config.get_text_config().num_hidden_layers
-    for module in lm.model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ModelError(f"{type(lm.model).__name__} has no list of {count} layers: a direction cannot be added after one.")
 
 
 def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fingerprints: what tells one model's weights, or one set of tensors, from another."""
+"""Fingerprints: short digests that tell one model's weights, or one set of tensors, from another."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-# Values sampled from each parameter: enough to tell any two trained models apart.
+# Values sampled from each parameter; they tell any two trained models apart.
 _SAMPLES = 16
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over a model's shape and a sample of every parameter, rounded to bfloat16; 32 hex digits.
+    """SHA-256 of a model's shapes and a sample of every parameter, rounded to bfloat16; 32 hex digits.
 
-    Rounding makes one model loaded in float32 and in bfloat16 the same base.
+    Because of the rounding, a model has the same fingerprint in float32 and in bfloat16.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
@@ -25,12 +25,12 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def head_sample(weight: Tensor, rows: int, first: int = 0) -> dict[int, float]:
-    """A few values of an output embedding, by the number of the value; of a part of it, those that are in the part.
+    """Sixteen values of an output embedding, by their number; those of them that are in ``weight``, if it is a part.
 
     Args:
-        weight: the embedding (V, d), or some rows of it.
+        weight: the embedding (V, d), or some consecutive rows of it.
         rows: V.
-        first: which of the V rows the part begins with.
+        first: the index of the first row of ``weight`` in the whole embedding.
     """
     places = sampled_places(rows, weight.shape[1])
     inside = [(k, row - first, column) for k, (row, column) in enumerate(places) if 0 <= row - first < len(weight)]
@@ -43,7 +43,7 @@ def sampled_places(rows: int, columns: int) -> list[tuple[int, int]]:
 
 
 def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over every value of some tensors, by name, in float32; 32 hex digits."""
+    """SHA-256 of the names and all values of some tensors, in float32; 32 hex digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

@@ -15,8 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from accelerate import PartialState
+
+from lmsteer.util.devices import accelerator
 
 T = TypeVar("T")
 # One share may take hours longer than another, most of all when an interrupted fit is gone on with.
@@ -78,4 +79,4 @@ class Processes:
 
 def _state() -> PartialState:
     """accelerate's own; without a GPU it has to be told to look for other processes."""
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    return PartialState(cpu=accelerator() is None, timeout=_PATIENCE)

@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmsteer.errors import ModelError
-from lmsteer.model.sources.gguf import _mend, convert_gguf
+from lmsteer.model.sources.gguf import _repair_tokenizer, convert_gguf
 from lmsteer.model.sources.resolve import resolve
 from tiny_gguf import TEMPLATE, built, tensors, write_gguf
 
@@ -66,7 +66,7 @@ def test_special_tokens_are_those_that_the_file_names(tiny_gguf, cache):
     named = {"bos_token": tokens[1], "eos_token": tokens[2], "pad_token": tokens[2]}
     assert tokenizer.special_tokens_map == {**direct.special_tokens_map, **named}
     direct.eos_token, direct.pad_token = tokens[1], None  # as some releases of transformers read them
-    mended = _mend(direct, tiny_gguf)
+    mended = _repair_tokenizer(direct, tiny_gguf)
     assert mended.special_tokens_map == tokenizer.special_tokens_map
 
 

