@@ -106,11 +106,3 @@ def test_installed_command_runs_in_a_process_of_its_own(tmp_path):
     done = subprocess.run([*line, "--max-new-tokens", "2"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "The weather this morning" in done.stdout
-
-
-def test_make_commands_exist():
-    text = "\n".join(page.read_text("utf-8") for page in [*PAGES, ROOT / "CONTRIBUTING.md"])
-    targets = set(re.findall(r"^(?:\$ )?make ([\w-]+)", text, re.MULTILINE))
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    assert {"demo", "test"} <= targets
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
