@@ -31,7 +31,7 @@ from lmsteer.data.rows import read_rows
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import continue_from
 from lmsteer.gist.adapter import load_adapter
-from lmsteer.gist.evaluate import likeness
+from lmsteer.gist.evaluate import text_similarity
 from lmsteer.gist.examples import Example, encode_examples, input_text
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
@@ -87,15 +87,17 @@ def _measured(lm: LM, name: str, train: Sequence[Instruction], held_out: Sequenc
     seconds = time.perf_counter() - started
     examples, baseline = encode_examples(lm, held_out, TOKENS + 64), _soft_prompt(lm, name, model)
     with torch.inference_mode():
-        loss = sum(float(_loss(lm, model, [each])) * each.targets for each in examples)
-    pairs = [(each.of.output, text) for each, text in zip(examples, _written(lm, baseline, examples), strict=True)]
-    rouge_l, exact = likeness(pairs)
+        loss = sum(float(_loss(lm, model, [each])) * each.target_tokens for each in examples)
+    pairs = [
+        (each.instruction.output, text) for each, text in zip(examples, _written(lm, baseline, examples), strict=True)
+    ]
+    rouge_l, exact = text_similarity(pairs)
     return {
         "examples": len(pairs),
         "rouge_l": rouge_l,
         "exact": exact,
         "loss": loss,
-        "targets": sum(each.targets for each in examples),
+        "targets": sum(each.target_tokens for each in examples),
         "trained_on": len(train),
         "seconds": seconds,
         "cache_bytes": baseline.bytes // 2,
@@ -139,8 +141,8 @@ def _batches(examples: Sequence[Example]) -> Iterator[list[Example]]:
 
 def _loss(lm: LM, model: PeftModel, batch: Sequence[Example]) -> torch.Tensor:
     """Mean loss of the tokens of the outputs."""
-    ids, mask = pad([each.rest for each in batch], lm.pad_id, lm.device)
-    known = [[-100] * (len(each.rest) - each.targets) + each.rest[-each.targets :] for each in batch]
+    ids, mask = pad([each.suffix for each in batch], lm.pad_id, lm.device)
+    known = [[-100] * (len(each.suffix) - each.target_tokens) + each.suffix[-each.target_tokens :] for each in batch]
     labels, _ = pad(known, -100, lm.device)
     loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     return loss
@@ -157,7 +159,7 @@ def _soft_prompt(lm: LM, name: str, model: PeftModel) -> PromptTuning | PrefixTu
 def _written(lm: LM, baseline: PromptTuning | PrefixTuning, examples: Sequence[Example]) -> list[str]:
     """What it makes of the inputs, greedily; PEFT's own way loses positions."""
     greedy = GenerationConfig(max_new_tokens=64, sampling=SamplingConfig(temperature=0))
-    inputs = [input_text(each.of.input) for each in examples]
+    inputs = [input_text(each.instruction.input) for each in examples]
     starts = baseline.prefill(lm, inputs, 1.0, greedy.max_new_tokens)
     return [row.text for row in continue_from(lm, inputs, starts, {}, [{}], greedy)]
 

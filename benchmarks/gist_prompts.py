@@ -74,10 +74,10 @@ def main() -> None:
                 continue
             adapter = load_adapter(WORK / way.adapter)
             (gist,) = compress(lm, adapter, prompt_ids(lm, [prompt]), condition=way.condition)
-            rows = generate_from_gists(lm, adapter, [gist], [input_text(each) for each in inputs], draws=greedy)
+            rows = generate_from_gists(lm, adapter, [gist], [input_text(each) for each in inputs], config=greedy)
             texts = [row.text.strip() for row in rows]
-            times = gist.origin.prompt_tokens / gist.tokens
-            found[name] = {"bytes": gist.bytes, "tokens": gist.origin.prompt_tokens, "times": times, "texts": texts}
+            times = gist.provenance.prompt_tokens / gist.tokens
+            found[name] = {"bytes": gist.bytes, "tokens": gist.provenance.prompt_tokens, "times": times, "texts": texts}
             table.add_row(name, f"{gist.bytes / 1024:,.0f} KiB", f"{times:.0f} x", *texts)
         save_result(RESULTS, title, found)
         console.print(table)

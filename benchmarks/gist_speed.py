@@ -27,8 +27,8 @@ from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate
 from lmsteer.gist.adapter import GistAdapter, load_adapter
 from lmsteer.gist.compress import compress
+from lmsteer.gist.config import GistCondition
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.gist.masks import GistCondition
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.util.figures import render_figure
@@ -84,14 +84,14 @@ def _line(lm: LM, adapter: GistAdapter, length: int, batch: int) -> dict[str, An
         return list(generate(lm, texts, config=FIRST))
 
     def after(kept: Any) -> Callable[[], object]:
-        return lambda: list(generate_from_gists(lm, adapter, [kept], inputs, draws=FIRST))
+        return lambda: list(generate_from_gists(lm, adapter, [kept], inputs, config=FIRST))
 
     seconds = in_turn(anew, after(own), after(gist), repeats=BATCHES[batch])
     return dict(zip(("anew_s", "own_s", "gist_s"), seconds, strict=True)) | {
         "own_bytes": own.bytes,
         "gist_bytes": gist.bytes,
-        "own_left": lm.max_length - own.origin.end,
-        "gist_left": lm.max_length - gist.origin.end,
+        "own_left": lm.max_length - own.provenance.end,
+        "gist_left": lm.max_length - gist.provenance.end,
     }
 
 

@@ -25,16 +25,16 @@ from benchmarks.tables import TABLES
 from benchmarks.tables.gists import gap_closed
 from lmsteer.data.instructions import Instruction, read_instructions
 from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
-from lmsteer.gist.embedding import first_embedding
-from lmsteer.gist.evaluate import Quality, evaluate
+from lmsteer.gist.config import GistCondition, GistConfig
+from lmsteer.gist.embedding import initial_embedding
+from lmsteer.gist.evaluate import GistMetrics, evaluate
 from lmsteer.gist.fit import fit_gist
-from lmsteer.gist.masks import GistCondition
-from lmsteer.gist.student import GistConfig
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
+from lmsteer.util.provenance import provenance_of
 
 HERE = Path(__file__).parent
 RESULTS, CURVES = HERE / "results" / "gists.json", HERE / "results" / "gist_curves.json"
@@ -51,9 +51,9 @@ FITS = {
 # For a GPU: nearly five times the examples.
 LONGER = "-longer"
 LONGER_FITS = {
-    f"{name}{LONGER}": replace(settings, steps=600, batch=64, at_once=1 << 14) for name, settings in FITS.items()
+    f"{name}{LONGER}": replace(config, steps=600, batch_size=64, tokens_per_microbatch=1 << 14)
+    for name, config in FITS.items()
 }
-EVERY = 200
 SPLITS = ("seen", "unseen", "human")
 OURS, MIDDLE, THEIRS = "#1f7a5a", "#667085", "#b4462f"
 app = typer.Typer(add_completion=False)
@@ -105,12 +105,10 @@ def fit_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
     lm = load(dtype=torch.bfloat16, attn_implementation="sdpa" if torch.cuda.is_available() else "eager")
     instructions, seen = read_instructions(data / "instructions_train.jsonl.gz"), _held_out(data, "seen")
     for name in names or FITS:
-        settings = known[name]
+        config = replace(known[name], eval_steps=200)
         if not (out := WORK / name).exists():
-            watched = seen if settings.tokens == 1 else ()  # a look takes a minute; the picture has those of one token
-            adapter = fit_gist(
-                lm, instructions, out, settings=settings, held_out=watched, every=EVERY, resume=True, progress=bars()
-            )
+            watched = seen if config.tokens == 1 else ()  # a look takes a minute; the picture has those of one token
+            adapter = fit_gist(lm, instructions, out, config=config, held_out=watched, resume=True, progress=bars())
             if watched:
                 save_result(CURVES, name, adapter.card.held_out["curve"])
 
@@ -132,7 +130,9 @@ def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help
                 save_result(RESULTS, key, measured(lm, adapter, instructions, way.condition).to_json())
 
 
-def measured(lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], condition: GistCondition) -> Quality:
+def measured(
+    lm: LM, adapter: GistAdapter, instructions: Sequence[Instruction], condition: GistCondition
+) -> GistMetrics:
     """Outputs of one way, written as many at once as the device likes."""
     size = 16 if lm.device.type == "cpu" else 128
     return evaluate(lm, adapter, instructions, condition=condition, batch_size=size, progress=bars())
@@ -165,8 +165,7 @@ def _held_out(data: Path, split: str) -> list[Instruction]:
 
 def _plain(lm: LM) -> GistAdapter:
     """Nothing but a gist token, as it is before it is trained."""
-    card = GistCard(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, 1)
-    return GistAdapter(first_embedding(lm)[None], {}, {}, card)
+    return GistAdapter(initial_embedding(lm)[None], {}, GistCard(**provenance_of(lm), tokens=1))
 
 
 def _shortened(each: Instruction, words: int | None) -> Instruction:
@@ -196,7 +195,7 @@ def _draw(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     right.set_ylim(min(0, *closed) - 0.05, 1.1)
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     for axes in (left, right):
-        axes.set_xlabel(f"steps of {GistConfig.batch} examples")
+        axes.set_xlabel(f"steps of {GistConfig.batch_size} examples")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     write_file(PICTURES / "gist-learning-curve.svg", render_figure(figure))

@@ -1,4 +1,4 @@
-"""Which layers a LoRA is of, and that it is what PEFT makes of the same factors."""
+"""Which layers a LoRA has, and that it does what PEFT does with the same factors."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import torch
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.errors import ModelError
+from lmsteer.model.lora import from_tensors, lora_update
 from lmsteer.util.provenance import provenance_of
 from tiny import FAMILIES, tiny_lm, tiny_model
 
 
 def learnt(lm, targets, rank=3):
-    trained = LoRATrainer(lm, targets, rank)
+    trainer = LoRATrainer(lm, targets, rank)
     drawn = torch.Generator().manual_seed(0)
-    for factor in trained.trainable():
+    for factor in trainer.trainable():
         factor.data.copy_(torch.randn(factor.shape, generator=drawn) / 4)
-    return trained.baseline(BaselineCard(method="lora", **provenance_of(lm)))
+    return trainer.baseline(BaselineCard(method="lora", **provenance_of(lm)))
 
 
 def layers_of(baseline):
-    return sorted({name.rpartition(".")[0] for name in baseline.tensors})
+    return sorted(from_tensors(baseline.tensors))
 
 
 def test_presets_and_names_of_layers(llama, make_lm):
@@ -48,18 +49,39 @@ def test_a_model_whose_weights_are_mostly_experts_is_refused(monkeypatch):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("targets", ["all", "head"])
 @torch.inference_mode()
-def test_it_is_the_sum_of_the_layers_and_their_factors(make_lm, family, targets):
-    """Strength 1 in flight is the model with B A added to its weights."""
+def test_strength_1_is_the_model_with_the_update_added_to_its_weights(make_lm, family, targets):
     lm = make_lm(family)
     baseline, other = learnt(lm, targets), tiny_model(family)
     if targets == "head":  # with a weight of its own, or the embedding would move too
         other.get_output_embeddings().weight = torch.nn.Parameter(other.get_output_embeddings().weight.clone())
-    for name in layers_of(baseline):
+    for name, factors in from_tensors(baseline.tensors).items():
         module = other.get_submodule(name)
-        update = baseline.tensors[f"{name}.up"] @ baseline.tensors[f"{name}.down"]
-        module.weight.add_(update if update.shape == module.weight.shape and "c_" not in name else update.T)
+        module.weight.add_(lora_update(module, factors))
     ids = torch.arange(3, 15).reshape(2, 6)
     with baseline.at(lm, [1.0]):
-        found = lm.model(ids).logits
-    torch.testing.assert_close(found, other(ids).logits, rtol=1e-3, atol=1e-3)  # float32: sums in another order
-    assert not torch.allclose(found, lm.model(ids).logits, atol=1e-2)
+        logits = lm.model(ids).logits
+    torch.testing.assert_close(logits, other(ids).logits, rtol=1e-3, atol=1e-3)  # float32: sums in another order
+    assert not torch.allclose(logits, lm.model(ids).logits, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers for it
+@torch.inference_mode()
+def test_peft_does_the_same_with_the_same_factors(make_lm, family):
+    peft = pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+    lm = make_lm(family)
+    baseline = learnt(lm, "all")
+    layers = from_tensors(baseline.tensors)
+    rank = len(next(iter(layers.values())).lora_A)
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=list(layers), fan_in_fan_out=family == "gpt2", task_type="CAUSAL_LM"
+    )
+    other = peft.get_peft_model(tiny_model(family), config).eval()
+    for name, factors in layers.items():
+        module = other.base_model.model.get_submodule(name)
+        module.lora_A["default"].weight.copy_(factors.lora_A)
+        module.lora_B["default"].weight.copy_(factors.lora_B)
+    ids = torch.arange(3, 15).reshape(2, 6)
+    with baseline.at(lm, [1.0]):
+        logits = lm.model(ids).logits
+    torch.testing.assert_close(logits, other(input_ids=ids).logits, rtol=1e-4, atol=1e-4)  # float32: other sums

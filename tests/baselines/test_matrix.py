@@ -24,6 +24,7 @@ from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.model.lm import LM
+from lmsteer.model.lora import LoRAFactors
 from lmsteer.steer.files import load_steer
 from lmsteer.util.provenance import provenance_of
 from tiny import FAMILIES, styled, tiny_lm
@@ -46,12 +47,12 @@ WORDS = ("Be bad. ", "Be good.")
 def shipped(tmp_path_factory):
     """A gist adapter of the tiny model, where one of the default model ships."""
     lm, folder = tiny_lm("llama"), tmp_path_factory.mktemp("gists")
-    card = GistCard(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, 2)
+    card = GistCard(**provenance_of(lm), tokens=2)
     random = torch.Generator().manual_seed(0)
     name = "model.layers.1.mlp.up_proj"
-    down, up = (torch.randn(shape, generator=random) / 4 for shape in ((2, 32), (48, 2)))
+    factors = LoRAFactors(*(torch.randn(shape, generator=random) / 4 for shape in ((2, 32), (48, 2))))
     embeddings = torch.randn(2, 32, generator=random)
-    save_adapter(GistAdapter(embeddings, {name: down}, {name: up}, card), folder / SHIPPED)
+    save_adapter(GistAdapter(embeddings, {name: factors}, card), folder / SHIPPED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lmsteer.gist.adapter.SHIPPED_FOLDER", folder)
         yield
@@ -317,7 +318,7 @@ def test_a_gist_s_end_is_the_gist_of_its_instruction(llama):
     baseline = fitted("gist")
     (gist,) = compress(llama, baseline.adapter, prompt_ids(llama, ["Be good."]))
     config = GenerationConfig(max_new_tokens=6, sampling=SamplingConfig(temperature=0))
-    texts = [row.text for row in generate_from_gists(llama, baseline.adapter, [gist], PROMPTS, draws=config)]
+    texts = [row.text for row in generate_from_gists(llama, baseline.adapter, [gist], PROMPTS, config=config)]
     assert texts_of(llama, baseline, PROMPTS, 1.0) == texts
     assert baseline.context == 2
 

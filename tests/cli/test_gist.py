@@ -69,6 +69,9 @@ def test_the_fit_tells_what_held_out_instructions_say(run, gists):
     assert re.search(r"gist \d\.\d+, positive \d\.\d+, negative \d\.\d+\.", " ".join(out.split()))
     status, out, _ = run(*FIT, "--condition", "negative", "--json")
     assert json.loads(out)["card"]["fit"]["condition"] == "negative"
+    status, out, _ = run(*FIT, "--condition", "negative", "--held-out", "data.jsonl")
+    assert status == 0
+    assert re.search(r"by condition: negative \d\.\d+\.", " ".join(out.split()))  # a control has no other loss
 
 
 def test_outputs_are_measured(run, gists):

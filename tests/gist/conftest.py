@@ -1,32 +1,75 @@
-"""Random gist adapters of tiny models, strong enough to change what they write."""
+"""Random gist adapters of tiny models, strong enough to change what they write, and one that is fitted."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from lmsteer.data.instructions import Instruction
 from lmsteer.gist.adapter import GistAdapter, GistCard
+from lmsteer.gist.config import GistConfig
+from lmsteer.gist.fit import fit_gist
 from lmsteer.model.lm import LM
+from lmsteer.model.lora import LoRAFactors, body_layers
+from lmsteer.util.provenance import provenance_of
+
+# Enough steps to learn what ``copying`` asks for.
+_CONFIG = GistConfig(tokens=2, rank=4, steps=80, batch_size=8, learning_rate=1e-2, eval_steps=40)
 
 
-def random_adapter(lm: LM, tokens: int = 2, *, shared: bool = False, rank: int = 2, seed: int = 0) -> GistAdapter:
-    random = torch.Generator().manual_seed(seed)
+def _copying(count: int, seed: int = 0) -> list[Instruction]:
+    return [Instruction(letter * 8, "", letter) for letter in random.Random(seed).choices("ab", k=count)]
+
+
+def random_adapter(lm: LM, tokens: int = 2, *, share_embedding: bool = False, seed: int = 0) -> GistAdapter:
+    drawn = torch.Generator().manual_seed(seed)
     size = lm.model.get_input_embeddings()(torch.tensor([1], device=lm.device)).shape[1]
-    down, up = {}, {}
-    for name, module in lm.model.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not lm.head.module:
-            shape = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
-            down[name] = torch.randn(rank, shape[1], generator=random) * 0.2
-            up[name] = torch.randn(shape[0], rank, generator=random) * 0.2
-    card = GistCard(lm.name, lm.fingerprint, lm.tokenizer_fingerprint, tokens)
-    return GistAdapter(torch.randn(1 if shared else tokens, size, generator=random), down, up, card)
+    lora = {}
+    for name in body_layers(lm):
+        weight = lm.model.get_parameter(f"{name}.weight")
+        is_transposed = type(lm.model.get_submodule(name)).__name__ == "Conv1D"
+        rows, columns = weight.T.shape if is_transposed else weight.shape
+        a, b = (torch.randn(shape, generator=drawn) * 0.2 for shape in ((2, columns), (rows, 2)))
+        lora[name] = LoRAFactors(a, b)
+    embeddings = torch.randn(1 if share_embedding else tokens, size, generator=drawn)
+    return GistAdapter(embeddings, lora, GistCard(**provenance_of(lm), tokens=tokens))
 
 
 @pytest.fixture(scope="session")
 def adapter_of() -> Callable[..., GistAdapter]:
-    """Makes an adapter of a model."""
+    """Makes a random adapter of a model."""
     return random_adapter
+
+
+@pytest.fixture(scope="session")
+def copying() -> Callable[..., list[Instruction]]:
+    """Makes instructions whose output is a letter that only the instruction tells."""
+    return _copying
+
+
+@pytest.fixture(scope="session")
+def learning() -> GistConfig:
+    """A configuration that learns them."""
+    return _CONFIG
+
+
+class Fitted(NamedTuple):
+    """An adapter of the tiny Llama, and its folder."""
+
+    adapter: GistAdapter
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def fitted(llama: LM, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """The one fit that tests share, of which the model has to come back unchanged."""
+    folder = tmp_path_factory.mktemp("gist") / "a"
+    before = {name: parameter.clone() for name, parameter in llama.model.named_parameters()}
+    adapter = fit_gist(llama, _copying(64), folder, config=_CONFIG, held_out=_copying(16, seed=1))
+    assert all(torch.equal(parameter, before[name]) for name, parameter in llama.model.named_parameters())
+    return Fitted(adapter, folder)

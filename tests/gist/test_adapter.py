@@ -11,7 +11,8 @@ import torch
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.gist import adapter as module
 from lmsteer.gist.adapter import find_adapter, load_adapter, save_adapter
-from lmsteer.gist.embedding import first_embedding, gist_ids
+from lmsteer.gist.embedding import gist_ids, initial_embedding
+from lmsteer.model.lora import LoRAFactors
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])
@@ -24,7 +25,7 @@ def test_weights_are_as_they_were_bit_for_bit_afterwards(make_lm, adapter_of, fa
     plain = lm.model(ids).logits
     with adapter.installed(lm):
         changed = {name for name, parameter in lm.model.named_parameters() if not torch.equal(parameter, before[name])}
-        assert changed == {f"{name}.weight" for name in adapter.down}
+        assert changed == {f"{name}.weight" for name in adapter.lora}
         assert all(parameter.stride() == strides[name] for name, parameter in lm.model.named_parameters())
         assert not torch.allclose(lm.model(ids).logits, plain, atol=1e-2)
     assert all(torch.equal(parameter, before[name]) for name, parameter in lm.model.named_parameters())
@@ -53,7 +54,7 @@ def test_gist_ids_get_embeddings_of_their_own_and_others_keep_theirs(make_lm, ad
 
 
 def test_shared_gist_tokens_are_one_id_repeated(llama, adapter_of):
-    assert adapter_of(llama, 3, shared=True).ids(llama) == gist_ids(llama, 3, 1)
+    assert adapter_of(llama, 3, share_embedding=True).ids(llama) == gist_ids(llama, 3, 1)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
@@ -61,18 +62,19 @@ def test_gist_tokens_start_from_a_line_break_as_it_enters_the_model(make_lm, fam
     lm = make_lm(family)
     rows = lm.model.get_input_embeddings()(torch.arange(lm.head.weight.shape[0]))
     (newline,) = lm.encode(["\n"])[0]
-    assert torch.equal(first_embedding(lm), rows[newline].float())
+    assert torch.equal(initial_embedding(lm), rows[newline].float())
     monkeypatch.setattr(type(lm), "encode", lambda *_, **__: [[]])
-    torch.testing.assert_close(first_embedding(lm), rows.mean(0).float())
+    torch.testing.assert_close(initial_embedding(lm), rows.mean(0).float())
 
 
 def test_what_is_saved_is_what_is_loaded(llama, adapter_of, tmp_path):
     adapter = adapter_of(llama)
     loaded = load_adapter(save_adapter(adapter, tmp_path / "a"))
     assert (loaded.card, loaded.fingerprint) == (adapter.card, adapter.fingerprint)
-    assert all(torch.equal(loaded.down[name], a) for name, a in adapter.down.items())
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in adapter.tensors.items())
     assert adapter_of(llama, seed=1).fingerprint != adapter.fingerprint
-    assert adapter_of(llama, 3, shared=True).fingerprint != adapter_of(llama, 2, shared=True).fingerprint
+    three, two = (adapter_of(llama, tokens, share_embedding=True) for tokens in (3, 2))
+    assert three.fingerprint != two.fingerprint
 
 
 def test_adapters_that_ship_are_found_by_name(llama, adapter_of, tmp_path, monkeypatch):
@@ -91,15 +93,14 @@ def test_what_does_not_fit_is_refused(llama, make_lm, adapter_of, tmp_path):
     adapter = adapter_of(llama)
     with pytest.raises(WrongBaseError, match="was fitted on"), adapter.installed(make_lm("qwen2")):
         pass
-    name = next(iter(adapter.down))
-    odd = replace(adapter, down={name: torch.zeros(2, 5)}, up={name: torch.zeros(7, 2)})
-    with pytest.raises(WrongBaseError, match="a layer of"), odd.installed(llama):
+    name = next(iter(adapter.lora))
+    odd = replace(adapter, lora={name: LoRAFactors(torch.zeros(2, 5), torch.zeros(7, 2))})
+    with pytest.raises(WrongBaseError, match=r"for a layer of \(7, 5\)"), odd.installed(llama):
         pass
     for wrong in (
         {"card": replace(adapter.card, tokens=0)},
         {"card": replace(adapter.card, tokens=5)},
-        {"down": {}},
-        {"up": {key: value[:, :1] for key, value in adapter.up.items()}},
+        {"embeddings": adapter.embeddings * torch.nan},
     ):
         with pytest.raises(DataError):
             replace(adapter, **wrong)

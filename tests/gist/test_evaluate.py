@@ -1,4 +1,4 @@
-"""Evaluation of gists: what is told is of what was written under them."""
+"""Evaluation of gists: metrics are those of the outputs that were generated under them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import pytest
 from lmsteer.data.instructions import Instruction
 from lmsteer.errors import DataError
 from lmsteer.gist import evaluate as module
-from lmsteer.gist.evaluate import _bare, evaluate
-from lmsteer.gist.fit import fit_gist
-from lmsteer.gist.masks import GistCondition
-from lmsteer.gist.student import GistConfig
+from lmsteer.gist.config import GistCondition
+from lmsteer.gist.evaluate import _normalized, evaluate
 
 pytest.importorskip("rouge_score", reason="the extra 'gist' is not installed")
 INSTRUCTIONS = [Instruction(letter * 8, "", letter) for letter in "abab"]
 
 
-@pytest.fixture(scope="module")
-def adapter(llama, tmp_path_factory):
-    settings = GistConfig(tokens=2, rank=4, steps=200, batch=4, learning_rate=1e-2)
-    return fit_gist(llama, INSTRUCTIONS * 8, tmp_path_factory.mktemp("gist") / "a", settings=settings)
+@pytest.fixture
+def adapter(fitted):
+    return fitted.adapter
 
 
-def test_outputs_that_are_known_are_found_under_the_gist_and_not_without(llama, adapter):
+def test_known_outputs_are_generated_under_the_gist_and_not_without(llama, adapter):
     found = evaluate(llama, adapter, INSTRUCTIONS, max_new_tokens=4)
     assert (found.examples, found.exact, found.rouge_l) == (4, 1.0, 1.0)
     nothing = evaluate(llama, adapter, INSTRUCTIONS, condition=GistCondition.NEGATIVE, max_new_tokens=4)
@@ -38,11 +35,11 @@ def test_outputs_that_are_known_are_found_under_the_gist_and_not_without(llama, 
 
 
 def test_outputs_are_compared_without_case_signs_and_blanks():
-    assert _bare("  It's\nTWO.") == _bare("it s two")
-    assert _bare("two") != _bare("three")
-    assert _bare("-12") != _bare("12")
-    assert _bare("3.5") != _bare("35")
-    assert _bare("yes -") == _bare("yes")
+    assert _normalized("  It's\nTWO.") == _normalized("it s two")
+    assert _normalized("two") != _normalized("three")
+    assert _normalized("-12") != _normalized("12")
+    assert _normalized("3.5") != _normalized("35")
+    assert _normalized("yes -") == _normalized("yes")
 
 
 def test_what_cannot_be_measured_is_refused(llama, make_lm, adapter_of, adapter, monkeypatch):

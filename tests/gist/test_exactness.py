@@ -7,10 +7,10 @@ import torch
 
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.compress import compress
-from lmsteer.gist.forward import masked_states
+from lmsteer.gist.config import GistCondition
+from lmsteer.gist.forward import masked_hidden_states
 from lmsteer.gist.generation import GistPrefill, generate_from_gists
 from lmsteer.gist.layout import Layout, Section
-from lmsteer.gist.masks import GistCondition
 from lmsteer.model.kv_cache import shortest_window
 from tiny import FAMILIES, tiny_lm
 
@@ -29,12 +29,12 @@ def test_states_after_a_gist_are_those_of_the_masked_forward_pass(make_lm, adapt
     gists = compress(lm, adapter, prompts)
     with torch.inference_mode(), adapter.installed(lm):
         layout = Layout.of(prompts, adapter.ids(lm), inputs, lm.pad_id, lm.device, side)
-        whole = masked_states(lm, layout)
+        whole = masked_hidden_states(lm, layout)
         start = GistPrefill.of(lm, adapter, gists, inputs).model_inputs(range(len(inputs)))
         start["input_ids"] = start["input_ids"][:, 3:]
         start["position_ids"] = start["position_ids"][:, 3:]
         cached = lm.before_head(**start)
-    expected = whole[layout.sections == Section.REST]
+    expected = whole[layout.sections == Section.SUFFIX]
     found = cached[start["attention_mask"][:, 3:].bool()]
     # float32: other shapes, other orders of sums
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -50,14 +50,14 @@ def test_controls_have_gists_too(make_lm, adapter_of, family, condition):
     gists = compress(lm, adapter, prompts, condition=condition)
     with torch.inference_mode(), adapter.installed(lm):
         layout = Layout.of(prompts, adapter.ids(lm), inputs, lm.pad_id, lm.device)
-        whole = masked_states(lm, layout, condition)
+        whole = masked_hidden_states(lm, layout, condition)
         start = GistPrefill.of(lm, adapter, gists, inputs).model_inputs(range(len(inputs)))
         width = start["input_ids"].shape[1] - max(map(len, inputs))
         cached = lm.before_head(
             **{**start, "input_ids": start["input_ids"][:, width:], "position_ids": start["position_ids"][:, width:]}
         )
     found = cached[start["attention_mask"][:, width:].bool()]
-    torch.testing.assert_close(found, whole[layout.sections == Section.REST], rtol=1e-4, atol=1e-4)  # float32
+    torch.testing.assert_close(found, whole[layout.sections == Section.SUFFIX], rtol=1e-4, atol=1e-4)  # float32
 
 
 @pytest.mark.parametrize("family", KNOWN)
@@ -69,14 +69,14 @@ def greedy_text_is_exact(lm, adapter, tokens=6):
     prompts, inputs = lm.encode(PROMPTS), lm.encode(INPUTS, special=False)
     gists = compress(lm, adapter, prompts)
     greedy = GenerationConfig(max_new_tokens=tokens, sampling=SamplingConfig(temperature=0))
-    found = [row.text for row in generate_from_gists(lm, adapter, gists, INPUTS, draws=greedy)]
+    found = [row.text for row in generate_from_gists(lm, adapter, gists, INPUTS, config=greedy)]
     expected = []
     with torch.inference_mode(), adapter.installed(lm):
         for prompt, given in zip(prompts, inputs, strict=True):
             rest = list(given)
             for _ in range(tokens):
                 layout = Layout.of([prompt], adapter.ids(lm), [rest], lm.pad_id, lm.device)
-                rest.append(int(lm.head.logits(masked_states(lm, layout)[:, -1]).argmax()))
+                rest.append(int(lm.head.logits(masked_hidden_states(lm, layout)[:, -1]).argmax()))
                 if rest[-1] in lm.stop_ids:
                     break
             expected.append(lm.tokenizer.decode(rest[len(given) :], skip_special_tokens=True))
@@ -108,9 +108,9 @@ def test_padding_between_gists_of_several_lengths_does_not_count_against_a_windo
     adapter, prompts = adapter_of(lm, 2), lm.encode(["a", "Translate it, please"])
     gists = compress(lm, adapter, prompts, condition=GistCondition.POSITIVE)
     greedy = GenerationConfig(max_new_tokens=6, sampling=SamplingConfig(temperature=0))
-    found = [row.text for row in generate_from_gists(lm, adapter, gists, ["one two", "three"], draws=greedy)]
+    found = [row.text for row in generate_from_gists(lm, adapter, gists, ["one two", "three"], config=greedy)]
     alone = [
-        next(generate_from_gists(lm, adapter, [gist], [given], draws=greedy)).text
+        next(generate_from_gists(lm, adapter, [gist], [given], config=greedy)).text
         for gist, given in zip(gists, ["one two", "three"], strict=True)
     ]
     assert found == alone
@@ -123,18 +123,18 @@ def test_conditions_hide_what_they_say(llama, adapter_of):
 
     def states(prompt, condition):
         layout = Layout.of(llama.encode([prompt]), adapter.ids(llama), rest, llama.pad_id, llama.device)
-        found = masked_states(llama, layout, condition)[0]
+        found = masked_hidden_states(llama, layout, condition)[0]
         return {section: found[layout.sections[0] == section] for section in Section}
 
     with torch.inference_mode(), adapter.installed(llama):
         for condition in GistCondition:
             one, other = states("abc", condition), states("xyz", condition)
-            for section in (Section.GIST, Section.REST):
+            for section in (Section.GIST, Section.SUFFIX):
                 same = torch.equal(one[section], other[section])
                 assert same == (condition is GistCondition.NEGATIVE)
         gist, plain = (states("abc", condition) for condition in (GistCondition.GIST, GistCondition.POSITIVE))
         assert torch.equal(gist[Section.GIST], plain[Section.GIST])
-        assert not torch.allclose(gist[Section.REST], plain[Section.REST], atol=1e-3)
+        assert not torch.allclose(gist[Section.SUFFIX], plain[Section.SUFFIX], atol=1e-3)
 
 
 def test_what_follows_knows_of_the_prompt_by_the_gist_alone(llama, adapter_of):
@@ -142,7 +142,7 @@ def test_what_follows_knows_of_the_prompt_by_the_gist_alone(llama, adapter_of):
     adapter = adapter_of(llama)
     layout = Layout.of(llama.encode(["abc"]), adapter.ids(llama), [[5, 6, 7]], llama.pad_id, llama.device)
     with adapter.installed(llama):
-        masked = masked_states(llama, layout)
+        masked = masked_hidden_states(llama, layout)
         assert torch.isfinite(masked).all()
         base = llama.model.get_input_embeddings()
         seen: list[torch.Tensor] = []
@@ -152,7 +152,7 @@ def test_what_follows_knows_of_the_prompt_by_the_gist_alone(llama, adapter_of):
             return seen[-1]
 
         with base.register_forward_hook(keep):
-            masked_states(llama, layout, GistCondition.NEGATIVE)[0, -1].sum().backward()
+            masked_hidden_states(llama, layout, GistCondition.NEGATIVE)[0, -1].sum().backward()
     is_prompt = layout.sections[0] == Section.PROMPT
     assert seen[0].grad[0, is_prompt].abs().max() == 0
     assert seen[0].grad[0, ~is_prompt].abs().max() > 0

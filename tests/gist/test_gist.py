@@ -10,9 +10,9 @@ import torch
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.compress import compress
+from lmsteer.gist.config import GistCondition
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.gist import Gist
-from lmsteer.gist.masks import GistCondition
 from tiny import FAMILIES, random_steer, tiny_lm
 
 GREEDY = GenerationConfig(max_new_tokens=5, sampling=SamplingConfig(temperature=0))
@@ -29,13 +29,13 @@ def gist(llama, adapter):
 
 
 def written(lm, adapter, gists, inputs, **options):
-    options = {"draws": GREEDY, **options}
+    options = {"config": GREEDY, **options}
     return [row.text for row in generate_from_gists(lm, adapter, gists, inputs, **options)]
 
 
 def test_a_file_stands_in_a_prompts_place(llama, adapter, gist, tmp_path):
     loaded = Gist.load(gist.save(tmp_path / "sub" / "a.gist"))
-    assert loaded.origin == gist.origin
+    assert loaded.provenance == gist.provenance
     assert all(torch.equal(a, b) for a, b in zip(loaded.keys + loaded.values, gist.keys + gist.values, strict=True))
     assert written(llama, adapter, [loaded], ["abc"]) == written(llama, adapter, [gist], ["abc"])
 
@@ -46,15 +46,15 @@ def test_memory_falls_by_the_prompts_length_over_gs(llama, adapter):
     cache = llama.model(torch.tensor([prompt]), use_cache=True).past_key_values
     whole = sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
     assert gist.bytes * len(prompt) == whole * gist.tokens
-    assert (gist.origin.prompt_tokens, gist.origin.end) == (len(prompt), 2)
+    assert (gist.provenance.prompt_tokens, gist.provenance.end) == (len(prompt), 2)
 
 
-def test_prompts_squeezed_together_are_those_squeezed_alone(llama, adapter):
+def test_prompts_compressed_together_are_those_compressed_alone(llama, adapter):
     prompts = llama.encode(["a", "a longer one", "bc", "the longest of all of them"])
     together = compress(llama, adapter, prompts)
     for prompt, found in zip(prompts, together, strict=True):
         (alone,) = compress(llama, adapter, [prompt])
-        assert found.origin == alone.origin
+        assert found.provenance == alone.provenance
         for one, other in zip(found.keys + found.values, alone.keys + alone.values, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)  # float32: padded
 
@@ -70,8 +70,8 @@ def test_different_gists_and_one_gist_serve_a_batch(llama, adapter):
 
 def test_samples_share_a_prefill_and_are_what_they_are_alone(llama, adapter, gist):
     draws = GenerationConfig(num_samples=3, max_new_tokens=5)
-    together = written(llama, adapter, [gist], ["abc", "de"], draws=draws)
-    alone = written(llama, adapter, [gist], ["abc", "de"], draws=replace(draws, batch_size=1))
+    together = written(llama, adapter, [gist], ["abc", "de"], config=draws)
+    alone = written(llama, adapter, [gist], ["abc", "de"], config=replace(draws, batch_size=1))
     assert together == alone
     assert len(set(together)) > 3
 
@@ -84,7 +84,7 @@ def test_a_gist_and_a_steer_act_together(llama, adapter, gist):
 
 
 def test_what_is_of_another_model_or_damaged_is_refused(llama, make_lm, adapter_of, adapter, gist, tmp_path):
-    with pytest.raises(WrongBaseError, match="cannot be used with"):
+    with pytest.raises(WrongBaseError, match="was fitted on"):
         written(make_lm("qwen2"), adapter_of(make_lm("qwen2"), 2), [gist], ["a"])
     with pytest.raises(WrongBaseError, match="another gist adapter"):
         written(llama, adapter_of(llama, 2, seed=1), [gist], ["a"])
@@ -97,12 +97,12 @@ def test_what_is_of_another_model_or_damaged_is_refused(llama, make_lm, adapter_
         with pytest.raises(DataError, match="no gist, or damaged"):
             Gist.load(file)
     with pytest.raises(DataError, match="another format"):
-        Gist.load(replace(gist, origin=replace(gist.origin, format=9)).save(tmp_path / "b.gist"))
+        Gist.load(replace(gist, provenance=replace(gist.provenance, format=9)).save(tmp_path / "b.gist"))
     with pytest.raises(DataError, match="no such file"):
         Gist.load(tmp_path / "c.gist")
 
 
-def test_what_cannot_be_squeezed_or_continued_is_refused(llama, make_lm, adapter_of, adapter, gist):
+def test_what_cannot_be_compressed_or_continued_is_refused(llama, make_lm, adapter_of, adapter, gist):
     gpt2 = make_lm("gpt2")
     with pytest.raises(DataError, match="prompt 1 is empty"):
         compress(llama, adapter, [[]])
@@ -124,7 +124,7 @@ def test_two_generations_at_once_leave_the_model_as_it_was(llama, adapter, adapt
     (foreign,) = compress(llama, other, llama.encode(["x"]))
     before = {name: parameter.clone() for name, parameter in llama.model.named_parameters()}
     one, two = (
-        generate_from_gists(llama, made_by, [made], ["abc", "de"], draws=replace(GREEDY, batch_size=1))
+        generate_from_gists(llama, made_by, [made], ["abc", "de"], config=replace(GREEDY, batch_size=1))
         for made_by, made in ((adapter, gist), (other, foreign))
     )
     first = [next(one).text, next(two).text]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from lmsteer.errors import ModelError
-from lmsteer.gist.probe import check_maskable, sees_distances_only
+from lmsteer.gist.probe import check_maskable, is_shift_invariant
 from tiny import FAMILIES, tiny_lm, tiny_model
 
 
-@pytest.mark.parametrize(("family", "message"), [("mamba", "keeps a state"), ("bloom", "cannot be told positions")])
+@pytest.mark.parametrize(("family", "message"), [("mamba", "keeps a state"), ("bloom", "takes no position_ids")])
 def test_models_that_honour_no_gist_mask_are_refused_by_name(make_lm, family, message):
     with pytest.raises(ModelError, match=message):
         check_maskable(make_lm(family))
@@ -32,7 +32,7 @@ def test_attention_that_ignores_masks_is_refused_by_name(llama):
 
 @pytest.mark.parametrize(
     ("dropped", "message"),
-    [("attention_mask", "lets tokens see what its mask hides"), ("position_ids", "does not heed the positions")],
+    [("attention_mask", "lets tokens see what its mask hides"), ("position_ids", "ignores the positions")],
 )
 def test_a_model_that_drops_what_it_is_told_is_found_out(llama, dropped, message):
     other = replace(llama, model=tiny_model("llama"))
@@ -54,7 +54,7 @@ def test_a_cache_that_is_not_what_its_tokens_were_is_found_out(llama):
                 layer.values.mul_(1.5)
 
     other.model.model.layers[0].register_forward_pre_hook(blur, with_kwargs=True)
-    with pytest.raises(ModelError, match="something else in a cache"):
+    with pytest.raises(ModelError, match="other hidden states after a KV cache"):
         check_maskable(other)
 
 
@@ -72,13 +72,13 @@ def test_a_model_that_takes_no_such_mask_is_refused_with_what_it_says(llama):
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"bloom", "mamba"}))
 def test_rotary_models_see_distances_only(make_lm, family):
-    assert sees_distances_only(make_lm(family)) == (family not in {"gpt2", "gpt_neo", "gptj", "opt"})
+    assert is_shift_invariant(make_lm(family)) == (family not in {"gpt2", "gpt_neo", "gptj", "opt"})
 
 
 def test_positions_that_change_with_the_length_of_a_text_are_no_distances(monkeypatch):
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     monkeypatch.setitem(FAMILIES, "llama", {**FAMILIES["llama"], "rope_parameters": rope})
-    assert not sees_distances_only(tiny_lm("llama"))
+    assert not is_shift_invariant(tiny_lm("llama"))
 
 
 def test_positions_that_a_model_makes_no_numbers_of_are_no_distances(llama):
@@ -89,7 +89,7 @@ def test_positions_that_a_model_makes_no_numbers_of_are_no_distances(llama):
         return (args[0] + shift, *args[1:]), given
 
     other.model.model.layers[0].register_forward_pre_hook(spoil, with_kwargs=True)
-    assert not sees_distances_only(other)
+    assert not is_shift_invariant(other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

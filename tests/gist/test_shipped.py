@@ -8,10 +8,10 @@ from lmsteer.data.instructions import Instruction
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.adapter import SHIPPED_FOLDER, find_adapter
 from lmsteer.gist.compress import compress
+from lmsteer.gist.config import GistCondition
 from lmsteer.gist.examples import encode_examples, input_text, prompt_ids
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.gist.masks import GistCondition
 
 PAIRS = {
     "Write the opposite of the given word.": [("hot", "cold"), ("early", "late")],
@@ -31,16 +31,16 @@ def test_it_is_small_and_its_card_is_whole():
 
 
 @pytest.mark.model
-def test_a_prompt_that_is_squeezed_does_more_than_none(smollm2):
+def test_a_compressed_prompt_does_more_than_none(smollm2):
     adapter = find_adapter("gist-1")
     rows = [Instruction(prompt, given, wanted) for prompt, pairs in PAIRS.items() for given, wanted in pairs]
     examples = encode_examples(smollm2, rows, adapter.card.tokens)
     with adapter.installed(smollm2):
-        squeezed, none = (
+        compressed, none = (
             output_loss(smollm2, adapter.ids(smollm2), examples, condition)
             for condition in (GistCondition.GIST, GistCondition.NEGATIVE)
         )
-    assert squeezed < none - 1  # nats a token
+    assert compressed < none - 1  # nats a token
 
 
 @pytest.mark.model
@@ -48,5 +48,5 @@ def test_gists_of_different_prompts_are_followed_in_one_batch(smollm2):
     adapter, greedy = find_adapter("gist-1"), GenerationConfig(max_new_tokens=8, sampling=SamplingConfig(temperature=0))
     gists = compress(smollm2, adapter, prompt_ids(smollm2, [*PAIRS]))
     pairs = [pairs[0] for pairs in PAIRS.values()]
-    rows = generate_from_gists(smollm2, adapter, gists, [input_text(given) for given, _ in pairs], draws=greedy)
+    rows = generate_from_gists(smollm2, adapter, gists, [input_text(given) for given, _ in pairs], config=greedy)
     assert [row.text.strip() for row in rows] == [wanted for _, wanted in pairs]

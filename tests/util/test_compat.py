@@ -62,6 +62,17 @@ def test_an_untied_head_is_saved_as_a_tensor_of_its_own(tmp_path):
     torch.testing.assert_close(difference, torch.ones_like(difference))
 
 
+def test_replaced_parameters_take_gradients_and_keep_their_order():
+    module = nn.Linear(3, 2)
+    weight, change = module.weight, torch.ones(2, 3, requires_grad=True)
+    compat.replace_parameter(module, "weight", weight.detach() + change)
+    module(torch.ones(1, 3)).sum().backward()
+    assert torch.equal(change.grad, torch.ones(2, 3))
+    compat.replace_parameter(module, "weight", weight)
+    assert [name for name, _ in module.named_parameters()] == ["weight", "bias"]
+    assert module.weight is weight
+
+
 def test_the_trainer_uses_one_gpu_at_most(tmp_path):
     arguments = TrainingArguments(tmp_path, report_to="none", use_cpu=True)
     for visible, used in ((0, 0), (1, 1), (4, 1)):

@@ -1,11 +1,9 @@
-"""Embedding tuning: word embeddings become ``e_v + s Δ_v``, going in, and coming out too where the model ties them."""
+"""Embedding tuning: word embeddings become ``e_v + s Δ_v``, also in the output where the model ties both."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +19,7 @@ _CHANGE = "change"
 
 @dataclass(frozen=True)
 class Embeddings(StoredBaseline, ForwardBaseline):
-    """Changed word embeddings. Stored: ``change`` Δ (V, d)."""
+    """Changes of word embeddings. Stored: ``change`` Δ (V, d)."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
@@ -29,60 +27,73 @@ class Embeddings(StoredBaseline, ForwardBaseline):
 
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:
-        """The embeddings with their change.
+        """Change the embeddings within a ``with`` block.
 
         Raises:
             WrongBaseError: another base.
         """
         self.check_base(lm)
-        with _changed(lm, self.tensors[_CHANGE].to(lm.device), torch.tensor(strengths, device=lm.device)):
+        with lm.exclusive_use(), _changed_embeddings(lm, self.tensors[_CHANGE], torch.tensor(strengths)):
             yield
 
 
 class EmbeddingsTrainer(Trainer):
-    """Δ (V, d), zero at first."""
+    """Trains Δ (V, d), zero at first."""
 
     rate = 1e-3
 
     def __init__(self, lm: LM) -> None:
         self._lm = lm
         weight: Any = lm.model.get_input_embeddings().weight
-        self._change = torch.zeros(weight.shape, device=lm.device, requires_grad=True)
+        self._change = torch.zeros(weight.shape, device=weight.device, requires_grad=True)
 
     def trainable(self) -> Sequence[Tensor]:
         """Δ."""
         return [self._change]
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
-        """With Δ at each row's strength."""
-        with _changed(self._lm, self._change, strengths):
+        """Logits with Δ at each row's strength."""
+        with _changed_embeddings(self._lm, self._change, strengths):
             logits: Tensor = self._lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return logits
 
     def baseline(self, card: BaselineCard) -> Embeddings:
-        """Δ."""
+        """Δ as it is now."""
         return Embeddings(card, {_CHANGE: self._change.detach().cpu().clone()})
 
 
+class _WithoutHooks(nn.Module):
+    """Calls the ``forward`` of a module, and none of its hooks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any) -> Tensor:
+        output: Tensor = self.module.forward(*args)
+        return output
+
+
 @contextmanager
-def _changed(lm: LM, change: Tensor, strengths: Tensor) -> Iterator[None]:
-    scale = strengths.float().to(lm.device)
-    module = lm.model.get_input_embeddings()
+def _changed_embeddings(lm: LM, change: Tensor, strengths: Tensor) -> Iterator[None]:
+    module: Any = lm.model.get_input_embeddings()
     tied = module.weight is lm.head.module.weight
-    bare = copy(module)
-    bare._forward_hooks = OrderedDict()
+    bare = _WithoutHooks(module)
+    by_device = {device: change.to(device) for device in {module.weight.device, lm.head.weight.device}}
 
-    def going_in(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        # The module's own pass over Δ: some scale what they give.
-        moved: Tensor = torch.func.functional_call(bare, {"weight": change}, args)
-        return output + (spread(scale, output) * moved).to(output.dtype)
+    def add_to_input(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        # The module's own forward pass over Δ: some models scale their embeddings there.
+        weight = {"module.weight": by_device[module.weight.device]}
+        moved: Tensor = torch.func.functional_call(bare, weight, args)
+        return output + (spread(strengths.to(output.device).float(), output) * moved).to(output.dtype)
 
-    def coming_out(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
-        return logits + (spread(scale, logits) * (args[0].float() @ change.T)).to(logits.dtype)
+    def add_to_logits(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
+        moved = args[0].float() @ by_device[lm.head.weight.device].T
+        return logits + (spread(strengths.to(logits.device).float(), logits) * moved).to(logits.dtype)
 
-    with module.register_forward_hook(going_in):
+    with module.register_forward_hook(add_to_input):
         if not tied:
             yield
             return
-        with lm.head.module.register_forward_hook(coming_out):
+        with lm.head.module.register_forward_hook(add_to_logits):
             yield

@@ -1,25 +1,25 @@
-"""Full fine-tuning with a dial: every weight becomes ``w + s Δ``, s = the label of a text."""
+"""Full fine-tuning as a steering method: every weight becomes ``w + s Δ``, trained at the label s of each text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline, Trainer
 from lmsteer.baselines.rows import by_strength
-from lmsteer.errors import ModelError, SteerError, WrongBaseError
+from lmsteer.errors import SteerError
+from lmsteer.model.full_finetuning import FullFineTuning
 from lmsteer.model.lm import LM
 from lmsteer.model.weights import temporary_update
 
 
 @dataclass(frozen=True)
-class Full(StoredBaseline, ForwardBaseline):
-    """Changed weights. Stored: Δ of each parameter by its name."""
+class FullBaseline(StoredBaseline, ForwardBaseline):
+    """Changes of all weights. Stored: Δ of each parameter by its name."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=False, transferable=False
@@ -27,7 +27,7 @@ class Full(StoredBaseline, ForwardBaseline):
 
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:
-        """The weights with their change; afterwards they are what they were, bit for bit.
+        """Change the weights within a ``with`` block; afterwards they are the same as before, bit for bit.
 
         Raises:
             WrongBaseError: another base.
@@ -36,51 +36,37 @@ class Full(StoredBaseline, ForwardBaseline):
         self.check_base(lm)
         if len(set(strengths)) != 1:
             raise SteerError("full fine-tuning has one strength for all rows: they go through the same weights.")
-        try:
-            parameters = {name: lm.model.get_parameter(name) for name in self.tensors}
-        except AttributeError as error:
-            raise WrongBaseError(f"{lm.name} has not the weights of this fine-tuning: {error}.") from error
-        with ExitStack() as stack:
-            for name, parameter in parameters.items():
-                stack.enter_context(temporary_update(parameter, strengths[0] * self.tensors[name]))
+        with lm.exclusive_use(), temporary_update(lm.model, self.tensors.items(), strengths[0]):
             yield
 
 
 class FullTrainer(Trainer):
-    """Δ of every parameter, zero at first.
+    """Trains Δ of every parameter.
 
     Raises:
-        ModelError: a model whose weights are packed.
+        ModelError: a model whose weights are quantised.
     """
 
     rate = 1e-5
 
     def __init__(self, lm: LM) -> None:
-        self._lm = lm
-        parameters = dict(lm.model.named_parameters())
-        if not all(parameter.is_floating_point() for parameter in parameters.values()):
-            raise ModelError("full fine-tuning needs weights that are plain numbers; load the model unquantised.")
-        self._changes = {
-            name: torch.zeros(parameter.shape, device=parameter.device, requires_grad=True)
-            for name, parameter in parameters.items()
-        }
+        self._lm, self._tuning = lm, FullFineTuning(lm)
 
     def trainable(self) -> Sequence[Tensor]:
         """Δ of every parameter."""
-        return list(self._changes.values())
+        return list(self._tuning.parameters())
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
-        """Rows of one strength at a time, each lot through weights of its own."""
-        return by_strength(strengths, lambda strength, rows: self._pass(ids[rows], mask[rows], strength))
+        """Logits; rows of one strength run together, through weights of their own."""
+        return by_strength(strengths, lambda strength, rows: self._logits_at(strength, ids[rows], mask[rows]))
 
-    def baseline(self, card: BaselineCard) -> Full:
-        """Δ, of those that have changed."""
-        changes = {name: change.detach().cpu() for name, change in self._changes.items()}
-        return Full(card, {name: change.clone() for name, change in changes.items() if change.any()})
+    def baseline(self, card: BaselineCard) -> FullBaseline:
+        """Δ of the parameters that have changed."""
+        return FullBaseline(
+            card, {name: change for name, change in self._tuning.named_changes().items() if change.any()}
+        )
 
-    def _pass(self, ids: Tensor, mask: Tensor, strength: float) -> Tensor:
-        parameters = dict(self._lm.model.named_parameters())
-        moved = {n: p + (strength * self._changes[n]).to(p.dtype) for n, p in parameters.items()}
-        given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        logits: Tensor = torch.func.functional_call(self._lm.model, moved, kwargs=given, tie_weights=True).logits
+    def _logits_at(self, strength: float, ids: Tensor, mask: Tensor) -> Tensor:
+        with self._tuning.installed(strength):
+            logits: Tensor = self._lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return logits

@@ -1,7 +1,7 @@
-"""Gists of instructions: prompting whose words have been squeezed into a few tokens' keys and values.
+"""Gists of instructions: prompting whose instructions are compressed into the keys and values of a few tokens.
 
-The words are those of ``prompting``; an adapter that was fitted on other instructions squeezes them, and is at work
-while the model reads and writes under them. There is no dial: between the ends, keys and values are interpolated.
+The instructions are those of ``prompting``. An adapter that was fitted on other instructions compresses them, and stays
+installed while the model reads and generates after them. Between the two ends, keys and values are interpolated.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from lmsteer.model.lm import LM
 
 @dataclass(frozen=True)
 class Gists(PrefixTuning):
-    """Keys and values (G, 2 · layers · heads · d_head) of each end; the adapter is named on the card."""
+    """Gists of both ends. Stored: keys and values (G, 2 · layers · heads · d_head); the card names the adapter."""
 
     @cached_property
     def adapter(self) -> GistAdapter:
-        """That squeezed the instructions.
+        """The adapter that compressed the instructions.
 
         Raises:
-            DataError: it is not where it was.
+            DataError: it is not where it was when the baseline was fitted.
         """
         return find_adapter(str(self.card.fit["adapter"]))
 
     def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> GistPrefill:
-        """Prompts after the gist of a strength, as after any soft prompt, with the adapter at work."""
-        begun = super().prefill(lm, prompts, strength, new_tokens)
-        return GistPrefill(begun.lm, begun.kept, begun.ends, begun.ids, self.adapter)
+        """Prompts after the gist of a strength, as after any soft prompt, with the adapter installed."""
+        prefill = super().prefill(lm, prompts, strength, new_tokens)
+        return GistPrefill(prefill.lm, prefill.kept, prefill.ends, prefill.ids, self.adapter)
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
-        """Each text after the gist of its strength.
+        """Log-likelihood of each text (N,) after the gist of its strength.
 
         Raises:
             WrongBaseError: another base.
@@ -57,25 +57,25 @@ class Gists(PrefixTuning):
 
 
 def compressed_instructions(lm: LM, card: BaselineCard) -> Gists:
-    """The instructions that the card has under ``fit["minus"]`` and ``fit["plus"]``, squeezed by the adapter it names.
+    """Compress the instructions ``fit["minus"]`` and ``fit["plus"]`` of the card by the adapter that it names.
 
     Raises:
-        DataError: an instruction that is missing or blank, or no adapter.
+        DataError: an instruction is missing or blank, or there is no such adapter.
         WrongBaseError: an adapter of another base.
-        ModelError: a model that cannot honour gist masks, or sees more of positions than distances.
+        ModelError: a model that does not honour gist masks.
     """
     words = [str(card.fit.get(end, "")).strip() for end in ("minus", "plus")]
     if not all(words):
         raise DataError("gists need an instruction for each end.")
     name = str(card.fit.get("adapter", SHIPPED))
     gists = compress(lm, find_adapter(name), prompt_ids(lm, words))
-    if any(gist.origin.end != gist.tokens for gist in gists):
-        raise DataError(f"{lm.name} sees more of positions than distances: a gist cannot stand before any text.")
+    if any(gist.provenance.end != gist.tokens for gist in gists):
+        raise DataError(f"{lm.name} depends on absolute positions: a gist cannot stand before texts of any position.")
     tensors = dict(zip(("minus", "plus"), map(_flat, gists), strict=True))
     return Gists(replace(card, fit={**card.fit, "adapter": name}), tensors)
 
 
 def _flat(gist: Gist) -> Tensor:
-    """Keys and values of all layers, a row for each gist token: as prefix tuning stores them."""
+    """Keys and values of all layers, a row for each gist token, as prefix tuning stores them."""
     layers = [part for pair in zip(gist.keys, gist.values, strict=True) for part in pair]
     return torch.stack(layers).permute(2, 0, 1, 3).flatten(1).float().cpu().contiguous()

@@ -9,9 +9,9 @@ from pathlib import Path
 from lmsteer.baselines.activations import Activations, difference_of_means
 from lmsteer.baselines.baseline import ADAPTER, Baseline, BaselineCard, StoredBaseline, Trainer
 from lmsteer.baselines.embeddings import Embeddings, EmbeddingsTrainer
-from lmsteer.baselines.full import Full, FullTrainer
+from lmsteer.baselines.full import FullBaseline, FullTrainer
 from lmsteer.baselines.gists import Gists, compressed_instructions
-from lmsteer.baselines.lora import LoRA, LoRATrainer
+from lmsteer.baselines.lora import LoRABaseline, LoRATrainer
 from lmsteer.baselines.names import INSTRUCTION_BASED, check_methods
 from lmsteer.baselines.prompting import Prompting, few_shot, instructed
 from lmsteer.baselines.rows import check_rows
@@ -81,12 +81,12 @@ def _trained(trainer: Callable[[LM, int], Trainer]) -> Callable[[FitTask], Basel
 
 METHODS: Mapping[str, Method] = {
     "steer": Method(SteerBaseline, _FINE, lambda task: fit_steer(task.lm, task.texts, task.progress)),
-    "lora": Method(LoRA, _SMALL, _trained(lambda lm, seed: LoRATrainer(lm, "all", seed=seed))),
-    "lora-value": Method(LoRA, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "value", seed=seed))),
-    "lora-head": Method(LoRA, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "head", seed=seed))),
+    "lora": Method(LoRABaseline, _SMALL, _trained(lambda lm, seed: LoRATrainer(lm, "all", seed=seed))),
+    "lora-value": Method(LoRABaseline, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "value", seed=seed))),
+    "lora-head": Method(LoRABaseline, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "head", seed=seed))),
     "prompt-tuning": Method(PromptTuning, _ENDS, _trained(lambda lm, seed: SoftPromptTrainer(lm, "prompt", seed=seed))),
     "prefix-tuning": Method(PrefixTuning, _ENDS, _trained(lambda lm, seed: SoftPromptTrainer(lm, "prefix", seed=seed))),
-    "full": Method(Full, _WIDE, _trained(lambda lm, seed: FullTrainer(lm))),
+    "full": Method(FullBaseline, _WIDE, _trained(lambda lm, seed: FullTrainer(lm))),
     "embeddings": Method(Embeddings, _WIDE, _trained(lambda lm, seed: EmbeddingsTrainer(lm))),
     "prompting": Method(Prompting, (-1.0, 1.0), lambda task: instructed(task.lm, task.card)),
     "gist": Method(Gists, (-1.0, 1.0), lambda task: compressed_instructions(task.lm, task.card)),

@@ -1,7 +1,7 @@
 """Prompt tuning (Lester et al., 2021) and prefix tuning (Li and Liang, 2021) through PEFT: a soft prompt for each end.
 
-There is no dial in them: between the ends, prompts are interpolated, in training as in writing; beyond there are none.
-When the model writes, a prompt stands there as its keys and values, so that rows of a batch may have their own.
+The strength is limited to -1 to 1: between the ends prompts are interpolated, in training and in use. In use, a prompt
+is represented by its keys and values, so that each row of a batch may have its own.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from lmsteer.model.kv_cache import CachePrefill, KVSlice, slice_kv
 from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import sequence_log_prob
 from lmsteer.util.compat import CACHE
+from lmsteer.util.random_state import forked_random_state
 
 _MINUS, _PLUS = "minus", "plus"
-# Where PEFT keeps what it puts before a text.
+# PEFT's name of the parameter that holds the soft prompt.
 _WEIGHT = "prompt_encoder.default.embedding.weight"
 
 
@@ -47,7 +48,7 @@ class _SoftPrompt(StoredBaseline):
 
     @property
     def context(self) -> int:
-        """T."""
+        """Length of the soft prompt, T."""
         return len(self.tensors[_PLUS])
 
     def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> CachePrefill:
@@ -55,68 +56,70 @@ class _SoftPrompt(StoredBaseline):
 
         Raises:
             WrongBaseError: another base.
-            DataError: a prompt that is empty, or too long.
-            SteerError: a strength beyond -1 and 1.
+            DataError: a prompt is empty or too long.
+            SteerError: a strength below -1 or above 1.
         """
         self.check_base(lm)
         self._check_strengths([strength])
         ids = encode_prompts(lm, prompts, new_tokens + self.context)
-        kept = self.kept(lm, strength)
-        return CachePrefill(lm, [kept] * len(ids), [self.context] * len(ids), ids)
+        kv = self.kv(lm, strength)
+        return CachePrefill(lm, [kv] * len(ids), [self.context] * len(ids), ids)
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
-        """Each text after the soft prompt of its strength.
+        """Log-likelihood of each text (N,) after the soft prompt of its strength.
 
         Raises:
             WrongBaseError: another base.
-            SteerError: a strength beyond -1 and 1.
+            SteerError: a strength below -1 or above 1.
         """
         self.check_base(lm)
         self._check_strengths(strengths)
-        kept = {strength: self.kept(lm, strength) for strength in set(strengths)}
-        found = torch.zeros(len(texts))
+        kv = {strength: self.kv(lm, strength) for strength in set(strengths)}
+        log_likelihoods = torch.zeros(len(texts))
         for batch in batches_by_strength(texts, strengths, by_row=True):
-            own = [kept[strengths[i]] for i in batch]
-            starts = CachePrefill(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
-            begun = starts.model_inputs(range(len(batch)))
-            new = {name: begun[name][:, self.context :] for name in begun.keys() - {CACHE, "attention_mask"}}
-            logits = lm.model(attention_mask=begun["attention_mask"], **new, **{CACHE: begun[CACHE]}).logits[:, :-1]
-            counted = begun["attention_mask"][:, self.context :]
-            found[batch] = sequence_log_prob(logits, new["input_ids"][:, 1:], counted[:, :-1] * counted[:, 1:])
-        return found
+            own = [kv[strengths[i]] for i in batch]
+            prefill = CachePrefill(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
+            inputs = prefill.model_inputs(range(len(batch)))
+            new = {name: inputs[name][:, self.context :] for name in inputs.keys() - {CACHE, "attention_mask"}}
+            logits = lm.model(attention_mask=inputs["attention_mask"], **new, **{CACHE: inputs[CACHE]}).logits[:, :-1]
+            counted = inputs["attention_mask"][:, self.context :]
+            log_likelihoods[batch] = sequence_log_prob(
+                logits, new["input_ids"][:, 1:], counted[:, :-1] * counted[:, 1:]
+            )
+        return log_likelihoods
 
-    def kept(self, lm: LM, strength: float) -> KVSlice:
+    def kv(self, lm: LM, strength: float) -> KVSlice:
         """Keys and values at a strength."""
         minus, plus = (self.tensors[end].to(lm.device) for end in (_MINUS, _PLUS))
-        return self._kept(lm, _between(minus, plus, strength))
+        return self._kv(lm, _interpolate(minus, plus, strength))
 
     def _check_strengths(self, strengths: Sequence[float]) -> None:
         for strength in strengths:
             if not -1 <= strength <= 1:
                 raise SteerError(f"{self.card.method} has no strength {strength:g}: its ends are -1 and 1.")
 
-    def _kept(self, lm: LM, prompt: Tensor) -> KVSlice:
+    def _kv(self, lm: LM, prompt: Tensor) -> KVSlice:
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class PromptTuning(_SoftPrompt):
-    """Embeddings (T, d) that stand before a text."""
+    """Prompt tuning: embeddings (T, d) before a text."""
 
     @torch.inference_mode()
-    def _kept(self, lm: LM, prompt: Tensor) -> KVSlice:
+    def _kv(self, lm: LM, prompt: Tensor) -> KVSlice:
         cache = DynamicCache(config=lm.model.config)
-        given = prompt[None].to(lm.model.dtype)
-        lm.model(inputs_embeds=given, use_cache=True, logits_to_keep=1, **{CACHE: cache})
+        embeddings = prompt[None].to(lm.model.dtype)
+        lm.model(inputs_embeds=embeddings, use_cache=True, logits_to_keep=1, **{CACHE: cache})
         return slice_kv(cache, 0, len(prompt))
 
 
 @dataclass(frozen=True)
 class PrefixTuning(_SoftPrompt):
-    """Keys and values (T, 2 · layers · heads · d_head) that stand before a text in every layer."""
+    """Prefix tuning: keys and values (T, 2 · layers · heads · d_head) before a text in every layer."""
 
-    def _kept(self, lm: LM, prompt: Tensor) -> KVSlice:
+    def _kv(self, lm: LM, prompt: Tensor) -> KVSlice:
         config = lm.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         parts = prompt.view(len(prompt), 2 * config.num_hidden_layers, heads, -1).permute(1, 2, 0, 3)
@@ -124,13 +127,13 @@ class PrefixTuning(_SoftPrompt):
 
 
 class SoftPromptTrainer(Trainer):
-    """Soft prompts of both ends, of which one PEFT model is given what lies between them at the label of each text.
+    """Trains soft prompts of both ends: each text after the prompt that is interpolated at its label.
 
     Args:
         lm: the model.
         kind: ``prompt`` or ``prefix``.
         tokens: T.
-        seed: of what they begin with.
+        seed: seed of the initial prompts.
 
     Raises:
         DataError: PEFT is not installed.
@@ -144,25 +147,25 @@ class SoftPromptTrainer(Trainer):
         self._kind = kind
         self.rate = {"prompt": 3e-2, "prefix": 1e-2}[kind]
         make: Any = {"prompt": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}[kind]
-        with torch.random.fork_rng(), _quiet():
+        with forked_random_state([lm.device]), _quiet():
             self._model: Any = peft.get_peft_model(lm.model, make(task_type="CAUSAL_LM", num_virtual_tokens=tokens))
         random = torch.Generator().manual_seed(seed)
 
-        def begun() -> Tensor:
-            if kind == "prefix":  # nothing at first: what PEFT draws is far from any key or value
+        def initial() -> Tensor:
+            if kind == "prefix":  # zeros: what PEFT draws is far from any key or value
                 return torch.zeros_like(self._model.get_parameter(_WEIGHT))
             words = torch.randint(lm.head.weight.shape[0], (tokens,), generator=random).to(lm.device)
-            embedded: Tensor = lm.model.get_input_embeddings()(words)  # as its authors advise
+            embedded: Tensor = lm.model.get_input_embeddings()(words)  # of random words (Lester et al., section 3.2)
             return embedded.detach().float()
 
-        self._minus, self._plus = (begun().requires_grad_() for _ in range(2))
+        self._minus, self._plus = (initial().requires_grad_() for _ in range(2))
 
     def trainable(self) -> Sequence[Tensor]:
         """The prompts of both ends."""
         return [self._minus, self._plus]
 
     def logits(self, ids: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
-        """Each row after the prompt of its strength; rows of one strength share a pass: few labels are quick."""
+        """Logits of each row after the prompt of its strength; rows of one strength run together."""
         with _quiet():
             return by_strength(strengths, lambda strength, rows: self._after(strength, ids[rows], mask[rows]))
 
@@ -173,20 +176,20 @@ class SoftPromptTrainer(Trainer):
         return {"prompt": PromptTuning, "prefix": PrefixTuning}[self._kind](card, tensors)
 
     def _after(self, strength: float, ids: Tensor, mask: Tensor) -> Tensor:
-        prompt = {_WEIGHT: _between(self._minus, self._plus, strength)}
-        given = {"input_ids": ids, "attention_mask": mask}
-        logits: Tensor = functional_call(self._model, prompt, kwargs=given).logits
+        prompt = {_WEIGHT: _interpolate(self._minus, self._plus, strength)}
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        logits: Tensor = functional_call(self._model, prompt, kwargs=inputs).logits
         return logits[:, -ids.shape[1] :]
 
 
-def _between(minus: Tensor, plus: Tensor, strength: float) -> Tensor:
+def _interpolate(minus: Tensor, plus: Tensor, strength: float) -> Tensor:
     """The prompt at a strength, of those at -1 and 1."""
     return torch.lerp(minus, plus, (strength + 1) / 2)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what transformers tells PEFT of names that are going to change."""
+    """Silence the deprecation warnings that PEFT causes in transformers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

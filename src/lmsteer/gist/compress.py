@@ -1,7 +1,7 @@
-"""compress: prompts -> gists. A prompt runs through the model once, with gist tokens after it; their cache is kept.
+"""compress: prompts -> gists. Each prompt runs through the model once, with gist tokens after it.
 
-The controls come from the same pass: of the positive one, which hides nothing, the whole cache is kept; for the
-negative one the gist tokens stand where they would stand, with nothing before them.
+The keys and values of the gist tokens are kept. The controls come from the same pass: for the positive one, which hides
+nothing, those of the prompt are kept, too; for the negative one the gist tokens have nothing before them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 
 from lmsteer.errors import DataError
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.gist.gist import Gist, Origin
+from lmsteer.gist.config import GistCondition
+from lmsteer.gist.gist import Gist, GistProvenance
 from lmsteer.gist.layout import Layout
-from lmsteer.gist.masks import GistCondition
-from lmsteer.gist.probe import sees_distances_only
+from lmsteer.gist.probe import is_shift_invariant
 from lmsteer.model.batching import length_buckets
 from lmsteer.model.kv_cache import prefill, slice_kv
 from lmsteer.model.lm import LM
@@ -31,42 +31,48 @@ def compress(
     condition: GistCondition = GistCondition.GIST,
     progress: Progress = no_progress,
 ) -> list[Gist]:
-    """Squeeze prompts into gists.
+    """Compress prompts into gists.
 
     Args:
         lm: the adapter's base.
-        adapter: gist tokens and LoRA.
-        prompts: ids of each.
-        condition: what those that come after the gist tokens will see.
-        progress: what to tell of the work.
+        adapter: the gist adapter.
+        prompts: token ids of each prompt.
+        condition: condition of the attention mask for the tokens after the gist.
+        progress: where progress is reported.
 
     Raises:
-        DataError: an empty prompt, or one that is longer than the context with its gist tokens.
+        DataError: an empty prompt, or one that is longer than the context together with its gist tokens.
         WrongBaseError: another base.
-        ModelError: a model that cannot honour gist masks, or has layers that do not keep what is to be kept.
+        ModelError: a model that does not honour gist masks, or has layers that do not keep all that is needed.
     """
-    gist = adapter.ids(lm)
-    for number, prompt in enumerate(prompts, 1):
-        if not prompt:
-            raise DataError(f"prompt {number} is empty: there is nothing to squeeze.")
-        if len(prompt) + len(gist) >= lm.max_length:
-            raise DataError(
-                f"prompt {number} has {len(prompt)} tokens; with {len(gist)} gist tokens and something after them it "
-                f"is longer than the model's context of {lm.max_length}."
-            )
-    # Where only distances count, a gist moves to the front and leaves its prompt's part of the context to what follows.
-    from_zero = condition is not GistCondition.POSITIVE and sees_distances_only(lm)
-    found: dict[int, Gist] = {}
-    with adapter.installed(lm), progress("squeezing prompts", len(prompts), 0) as step:
+    gist_ids = adapter.ids(lm)
+    _check_lengths(lm, prompts, len(gist_ids))
+    # Where only distances between positions matter, a gist moves to the front of the context, and the room of its
+    # prompt is free for the tokens after it.
+    from_zero = condition is not GistCondition.POSITIVE and is_shift_invariant(lm)
+    gists: dict[int, Gist] = {}
+    with adapter.installed(lm), progress("compressing prompts", len(prompts), 0) as step:
         for batch in length_buckets(prompts):
-            given = [[] if condition is GistCondition.NEGATIVE else prompts[i] for i in batch]
-            layout = Layout.of(given, gist, [[]] * len(batch), lm.pad_id, lm.device, "left")
-            ends = [len(gist) if from_zero else len(prompts[i]) + len(gist) for i in batch]
-            starts = [end - len(prompt) - len(gist) for end, prompt in zip(ends, given, strict=True)]
+            seen = [[] if condition is GistCondition.NEGATIVE else prompts[i] for i in batch]
+            layout = Layout.of(seen, gist_ids, [[]] * len(batch), lm.pad_id, lm.device, "left")
+            ends = [len(gist_ids) if from_zero else len(prompts[i]) + len(gist_ids) for i in batch]
+            starts = [end - len(prompt) - len(gist_ids) for end, prompt in zip(ends, seen, strict=True)]
             positions = layout.positions + torch.tensor(starts, device=lm.device)[:, None]
             cache = prefill(lm, layout.ids, layout.mask, positions)
             for row, i in enumerate(batch):
-                kept = len(prompts[i]) + len(gist) if condition is GistCondition.POSITIVE else len(gist)
-                found[i] = Gist(*slice_kv(cache, row, kept), Origin.of(lm, adapter, len(prompts[i]), ends[row]))
+                kept = len(gist_ids) + (len(prompts[i]) if condition is GistCondition.POSITIVE else 0)
+                provenance = GistProvenance.of(lm, adapter, len(prompts[i]), ends[row])
+                gists[i] = Gist(*slice_kv(cache, row, kept), provenance)
             step(len(batch), "")
-    return [found[i] for i in range(len(prompts))]
+    return [gists[i] for i in range(len(prompts))]
+
+
+def _check_lengths(lm: LM, prompts: Sequence[Sequence[int]], tokens: int) -> None:
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt:
+            raise DataError(f"prompt {number} is empty: there is nothing to compress.")
+        if len(prompt) + tokens >= lm.max_length:
+            raise DataError(
+                f"prompt {number} has {len(prompt)} tokens; with {tokens} gist tokens and an input after them it is "
+                f"longer than the model's context of {lm.max_length}."
+            )

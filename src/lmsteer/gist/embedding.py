@@ -1,4 +1,4 @@
-"""Gist tokens in the vocabulary: ids beyond its end, with embeddings of their own, and nothing of the model resized."""
+"""Embeddings of gist tokens: ids beyond the end of the vocabulary, so that nothing of the model is resized."""
 
 from __future__ import annotations
 
@@ -12,51 +12,64 @@ from torch import Tensor, nn
 from lmsteer.model.lm import LM
 
 # Rows of the embedding that are averaged at once.
-_PIECE = 8192
+_CHUNK = 8192
 
 
 def gist_ids(lm: LM, tokens: int, different: int) -> list[int]:
-    """The ids of gist tokens: the first that the model has no embedding for, so many of them different, repeated."""
-    first = _rows(lm)
+    """The ids of gist tokens: the first ones beyond the model's embedding.
+
+    Args:
+        lm: the model.
+        tokens: number of gist tokens, G.
+        different: number of different ids among them: G, or 1 if all share one embedding.
+    """
+    first = _vocabulary_size(lm)
     return list(range(first, first + different)) * (tokens // different)
 
 
 @torch.no_grad()
-def first_embedding(lm: LM) -> Tensor:
-    """Where gist tokens start from (d,), as it enters the first layer: a line break.
+def initial_embedding(lm: LM) -> Tensor:
+    """The embedding (d,) that gist tokens start from, as it enters the first layer: the one of a line break.
 
-    Models rest their attention on such tokens, and keep in them what stood before. From the mean of all embeddings,
-    which is the published start (section 3.3) and ours where a tokenizer has no line breaks, a gist learns later
-    (docs/log.md).
+    Models rest their attention on such tokens, and keep in them what came before. From the mean of all embeddings,
+    which is the published start (Mu et al., 2023, section 3.3) and is used for tokenizers without a line break, a
+    gist is learned later (docs/log.md).
     """
-    module, rows = lm.model.get_input_embeddings(), _rows(lm)
+    module, rows = lm.model.get_input_embeddings(), _vocabulary_size(lm)
+    device = _weight(lm).device
     if ids := lm.encode(["\n"], special=False)[0]:
-        return module(torch.tensor(ids[-1:], device=lm.device))[0].float()
-    pieces = torch.arange(rows, device=lm.device).split(_PIECE)
-    total = sum((module(piece).double().sum(0) for piece in pieces), torch.zeros((), device=lm.device))
-    return (total / rows).float()
+        return module(torch.tensor(ids[-1:], device=device))[0].float()
+    chunks = torch.arange(rows, device=device).split(_CHUNK)
+    # On the CPU, since Apple's GPUs have no float64.
+    total = torch.stack([module(chunk).cpu().double().sum(0) for chunk in chunks]).sum(0)
+    return (total / rows).float().to(device)
 
 
 @contextmanager
-def embedded(lm: LM, embeddings: Tensor) -> Iterator[None]:
-    """Give gist ids the embeddings (G, d), within a ``with`` block; gradients reach them."""
-    rows = _rows(lm)
+def gist_embeddings(lm: LM, embeddings: Tensor) -> Iterator[None]:
+    """Give gist ids their embeddings (G, d) within a ``with`` block; gradients reach them."""
+    rows = _vocabulary_size(lm)
+    own = embeddings.to(_weight(lm).device)
     asked: list[Tensor] = []
 
-    def known(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def clamp(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         asked.append(args[0])
         return (args[0].clamp(max=rows - 1), *args[1:])
 
-    def replaced(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    def replace(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         ids = asked.pop()
-        own = embeddings[(ids - rows).clamp(min=0)].to(output)
-        return torch.where((ids >= rows)[..., None], own, output)
+        gist = own[(ids - rows).clamp(min=0)].to(output)
+        return torch.where((ids >= rows)[..., None], gist, output)
 
     module = lm.model.get_input_embeddings()
-    with module.register_forward_pre_hook(known), module.register_forward_hook(replaced):
+    with module.register_forward_pre_hook(clamp), module.register_forward_hook(replace):
         yield
 
 
-def _rows(lm: LM) -> int:
+def _vocabulary_size(lm: LM) -> int:
+    return len(_weight(lm))
+
+
+def _weight(lm: LM) -> Tensor:
     weight: Any = lm.model.get_input_embeddings().weight
-    return len(weight)
+    return weight

@@ -1,7 +1,7 @@
-"""evaluate: what outputs are like under gists, under whole prompts, and under none.
+"""evaluate: the quality of outputs under gists, under whole prompts, and under none.
 
-Each prompt is squeezed once; its inputs are continued greedily and compared with the outputs that are known: ROUGE-L
-(Lin, 2004), exact matches, and the loss of those outputs. The controls go the same way (``compress``), by adapters
+Each prompt is compressed once. Its inputs are continued greedily and compared with the known outputs: ROUGE-L (Lin,
+2004), exact matches, and the loss of those outputs. Controls are evaluated in the same way, with adapters that were
 fitted under their own conditions.
 """
 
@@ -18,28 +18,28 @@ from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.compress import compress
+from lmsteer.gist.config import GistCondition
 from lmsteer.gist.examples import encode_examples, input_text, prompt_ids
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
-from lmsteer.gist.masks import GistCondition
 from lmsteer.model.lm import LM
 from lmsteer.util.progress import Progress, no_progress
 
-# The minus of a number says something.
-_NO_SIGNS = re.compile(r"(?!-\d)[^\w\s]|_")
+# All punctuation but the minus of a number.
+_PUNCTUATION = re.compile(r"(?!-\d)[^\w\s]|_")
 
 
 @dataclass(frozen=True)
-class Quality:
-    """What outputs are like.
+class GistMetrics:
+    """The quality of outputs.
 
     Attributes:
-        examples: how many, those that fit into the context.
-        rouge_l: mean F-measure of the longest common subsequence, words stemmed.
-        exact: share of outputs that are the known one, but for case, punctuation and white space.
-        loss: of the known outputs, nats a token.
+        examples: number of examples, those that fit into the context.
+        rouge_l: mean F-measure of the longest common subsequence of words, which are stemmed.
+        exact: share of outputs that equal the known one, apart from case, punctuation and white space.
+        loss: loss of the known outputs, in nats per token.
         prompt_tokens: mean length of the prompts.
-        cache_bytes: mean size of what is kept of a prompt.
+        cache_bytes: mean size of the keys and values that are kept of a prompt.
     """
 
     examples: int
@@ -50,7 +50,7 @@ class Quality:
     cache_bytes: float
 
     def to_json(self) -> dict[str, Any]:
-        """The same for machines."""
+        """The same for JSON."""
         return asdict(self)
 
 
@@ -63,60 +63,59 @@ def evaluate(
     max_new_tokens: int = 64,
     batch_size: int = 16,
     progress: Progress = no_progress,
-) -> Quality:
-    """Measure outputs under an adapter.
+) -> GistMetrics:
+    """Measure the quality of outputs under an adapter.
 
     Args:
         lm: the adapter's base.
-        adapter: best fitted under the same condition.
-        instructions: with known outputs.
-        condition: what the outputs see.
-        max_new_tokens: of an output.
-        batch_size: outputs that are written at once.
-        progress: what to tell of the work.
+        adapter: the adapter; best one that was fitted under the same condition.
+        instructions: instructions with known outputs.
+        condition: condition of the attention mask.
+        max_new_tokens: longest output.
+        batch_size: outputs that are generated at once.
+        progress: where progress is reported.
 
     Raises:
         DataError: rouge-score is not installed, or none of the instructions fits into the context.
         WrongBaseError: another base.
-        ModelError: a model that cannot honour gist masks.
+        ModelError: a model that does not honour gist masks.
     """
     _rouge()  # refuses early
     examples = encode_examples(lm, instructions, adapter.card.tokens + max_new_tokens)
-    kept = [example.of for example in examples]
-    if not kept:
+    if not examples:
         raise DataError("no instruction fits into the context of the model.")
+    kept = [example.instruction for example in examples]
     unique = list(dict.fromkeys(each.instruction for each in kept))
     prompts = prompt_ids(lm, unique)
-    gists = dict(zip(unique, compress(lm, adapter, prompts, condition=condition, progress=progress), strict=True))
-    inputs = [input_text(each.input) for each in kept]
-    own = [gists[each.instruction] for each in kept]
+    by_prompt = dict(zip(unique, compress(lm, adapter, prompts, condition=condition, progress=progress), strict=True))
+    gists = [by_prompt[each.instruction] for each in kept]
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens, sampling=SamplingConfig(temperature=0), batch_size=batch_size
     )
-    rows = list(generate_from_gists(lm, adapter, own, inputs, draws=greedy, progress=progress))
-    pairs = [(each.output, row.text) for each, row in zip(kept, rows, strict=True)]
     with adapter.installed(lm):
+        inputs = [input_text(each.input) for each in kept]
+        rows = list(generate_from_gists(lm, adapter, gists, inputs, config=greedy, progress=progress))
         loss = output_loss(lm, adapter.ids(lm), examples, condition)
-    rouge_l, exact = likeness(pairs)
-    return Quality(
+    rouge_l, exact = text_similarity([(each.output, row.text) for each, row in zip(kept, rows, strict=True)])
+    return GistMetrics(
         len(kept),
         rouge_l=rouge_l,
         exact=exact,
         loss=loss,
-        prompt_tokens=fmean(gist.origin.prompt_tokens for gist in own),
-        cache_bytes=fmean(gist.bytes for gist in own),
+        prompt_tokens=fmean(gist.provenance.prompt_tokens for gist in gists),
+        cache_bytes=fmean(gist.bytes for gist in gists),
     )
 
 
-def likeness(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
-    """Mean ROUGE-L of pairs of a known output and a written one, and the share that is the same.
+def text_similarity(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+    """Mean ROUGE-L of pairs of a known and a generated output, and the share of exact matches.
 
     Raises:
         DataError: rouge-score is not installed.
     """
     scorer = _rouge()
-    same = fmean(_bare(known) == _bare(written) for known, written in pairs)
-    return fmean(scorer.score(known, written)["rougeL"].fmeasure for known, written in pairs), same
+    exact = fmean(_normalized(known) == _normalized(generated) for known, generated in pairs)
+    return fmean(scorer.score(known, generated)["rougeL"].fmeasure for known, generated in pairs), exact
 
 
 def _rouge() -> Any:
@@ -127,5 +126,5 @@ def _rouge() -> Any:
     return RougeScorer(["rougeL"], use_stemmer=True)
 
 
-def _bare(text: str) -> str:
-    return " ".join(_NO_SIGNS.sub(" ", text.casefold()).split())
+def _normalized(text: str) -> str:
+    return " ".join(_PUNCTUATION.sub(" ", text.casefold()).split())

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,67 +28,83 @@ class Example:
     """An instruction in tokens.
 
     Attributes:
-        prompt: what the gist tokens stand in for.
-        rest: what follows them, the output and the end of the text last.
-        targets: so many of the last tokens are the output's, which the loss is of.
-        of: the instruction itself.
+        prompt: ids before the gist tokens, which stand in for them.
+        suffix: ids after the gist tokens: the input, the output, and the end-of-text token.
+        target_tokens: number of tokens at the end of the suffix that the loss is of: the output and its end.
+        instruction: the instruction itself.
     """
 
     prompt: list[int]
-    rest: list[int]
-    targets: int
-    of: Instruction
+    suffix: list[int]
+    target_tokens: int
+    instruction: Instruction
 
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.rest)
+        return len(self.prompt) + len(self.suffix)
 
 
 def prompt_ids(lm: LM, instructions: Sequence[str]) -> list[list[int]]:
-    """What stands before the gist tokens, as the fit has seen it."""
+    """Token ids of each instruction before the gist tokens, laid out as in a fit."""
     return lm.encode([f"Instruction: {instruction}\n" for instruction in instructions])
 
 
-def input_text(given: str) -> str:
-    """What stands between the gist tokens and the output."""
-    return f"\nInput: {given}\nOutput:" if given else "\nOutput:"
+def input_text(text: str) -> str:
+    """An input as it stands between the gist tokens and the output."""
+    return f"\nInput: {text}\nOutput:" if text else "\nOutput:"
 
 
 def encode_examples(lm: LM, instructions: Sequence[Instruction], tokens: int) -> list[Example]:
-    """Examples of those instructions that fit into the context with so many tokens beside them; others are left out."""
-    end = _end(lm)
-    prompts = prompt_ids(lm, [each.instruction for each in instructions])
-    inputs = lm.encode([input_text(each.input) for each in instructions], special=False)
-    outputs = lm.encode([f" {each.output}" for each in instructions], special=False)
-    found = []
-    for each, prompt, given, output in zip(instructions, prompts, inputs, outputs, strict=True):
-        target = [*output, *end]
-        room = lm.max_length - len(prompt) - tokens - len(target)
-        if room >= len(given):
-            found.append(Example(prompt, [*given, *target], len(target), each))
-    return found
-
-
-def _end(lm: LM) -> list[int]:
-    """The token that ends an output: the tokenizer's, if writing stops there, else one at which it does."""
-    own, stops = lm.end_id, lm.stop_ids
-    return stops[:1] if stops and own not in stops else [] if own is None else [own]
-
-
-def lay_out(lm: LM, examples: Sequence[Example], gist: Sequence[int], *, hidden: bool = False) -> tuple[Layout, Tensor]:
-    """A batch, padded on the right, and where its targets stand (B, T).
+    """The examples of all instructions that fit into the model's context.
 
     Args:
         lm: the model.
-        examples: of the batch.
-        gist: ids of the gist tokens.
-        hidden: leave prompts out, which nobody will see; what follows them stays where it is.
+        instructions: the instructions; those that are too long are left out.
+        tokens: number of tokens of the context that must stay free: those of the gist, and new ones.
     """
-    prompts, rests = [[] if hidden else each.prompt for each in examples], [each.rest for each in examples]
-    layout = Layout.of(prompts, gist, rests, lm.pad_id, lm.device)
-    if hidden:
+    end = _output_end(lm)
+    prompts = prompt_ids(lm, [each.instruction for each in instructions])
+    inputs = lm.encode([input_text(each.input) for each in instructions], special=False)
+    outputs = lm.encode([f" {each.output}" for each in instructions], special=False)
+    examples = []
+    for each, prompt, input_ids, output in zip(instructions, prompts, inputs, outputs, strict=True):
+        target = [*output, *end]
+        room = lm.max_length - len(prompt) - tokens - len(target)
+        if room >= len(input_ids):
+            examples.append(Example(prompt, [*input_ids, *target], len(target), each))
+    return examples
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """SHA-256 over the tokens of examples in their order; 32 hex digits."""
+    content = json.dumps([[each.prompt, each.suffix, each.target_tokens] for each in examples])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def example_layout(
+    lm: LM, examples: Sequence[Example], gist: Sequence[int], *, without_prompts: bool = False
+) -> tuple[Layout, Tensor]:
+    """A batch of examples, padded on the right, and a mask of its target tokens (B, T).
+
+    Args:
+        lm: the model.
+        examples: the examples of the batch.
+        gist: ids of the gist tokens.
+        without_prompts: leave out the prompts, which no other token sees; all other tokens keep their positions.
+    """
+    prompts = [[] if without_prompts else each.prompt for each in examples]
+    layout = Layout.of(prompts, gist, [each.suffix for each in examples], lm.pad_id, lm.device)
+    if without_prompts:
         before = torch.tensor([[len(each.prompt)] for each in examples], device=lm.device)
         layout = replace(layout, positions=(layout.positions + before) * layout.mask)
     ends = layout.mask.sum(1, keepdim=True)
-    starts = ends - torch.tensor([[each.targets] for each in examples], device=lm.device)
+    starts = ends - torch.tensor([[each.target_tokens] for each in examples], device=lm.device)
     places = torch.arange(layout.ids.shape[1], device=lm.device)
     return layout, (places >= starts) & (places < ends)
+
+
+def _output_end(lm: LM) -> list[int]:
+    """The token at the end of an output: the tokenizer's, or the first stop token where generation ignores that one."""
+    own, stops = lm.end_id, lm.stop_ids
+    if stops and own not in stops:
+        return stops[:1]
+    return [] if own is None else [own]

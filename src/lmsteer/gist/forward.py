@@ -1,4 +1,4 @@
-"""The forward pass under a gist mask: rows of prompt, gist tokens and rest -> hidden states, all at once."""
+"""The forward pass under a gist mask: rows of prompt, gist tokens and suffix -> hidden states, in one pass."""
 
 from __future__ import annotations
 
@@ -7,36 +7,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lmsteer.gist.examples import Example, lay_out
+from lmsteer.gist.config import GistCondition
+from lmsteer.gist.examples import Example, example_layout
 from lmsteer.gist.layout import Layout
-from lmsteer.gist.masks import GistCondition, gist_masks
+from lmsteer.gist.masks import gist_masks
 from lmsteer.model.batching import length_buckets
 from lmsteer.model.lm import LM
 
-# Tokens of examples that are read at once.
+# Tokens in a batch that is evaluated.
 _TOKENS = 2048
 
 
-def masked_states(lm: LM, layout: Layout, condition: GistCondition = GistCondition.GIST) -> Tensor:
-    """The rows (B, T, d) that the head is given under a condition; gradients go through.
+def masked_hidden_states(lm: LM, layout: Layout, condition: GistCondition = GistCondition.GIST) -> Tensor:
+    """The hidden states (B, T, d) before the head under a condition; gradients go through.
 
-    An adapter has to be installed. Under ``GIST``, what follows the gist tokens gets what their cache would give it.
+    An adapter has to be installed. Under ``GIST``, the suffix has the hidden states that it has after the gist alone.
     """
     masks = gist_masks(lm, layout, condition)
     return lm.before_head(input_ids=layout.ids, attention_mask=masks, position_ids=layout.positions)
 
 
-def output_likelihood(lm: LM, gist: Sequence[int], examples: Sequence[Example], condition: GistCondition) -> Tensor:
-    """Log-likelihood of each token of the outputs, example by example (N,); gradients go through.
+def output_log_likelihoods(
+    lm: LM, gist: Sequence[int], examples: Sequence[Example], condition: GistCondition
+) -> Tensor:
+    """Log-likelihood of each token of the outputs in nats (N,), example by example; gradients go through.
 
     Args:
-        lm: the model, which knows gist tokens.
-        gist: their ids.
-        examples: a batch.
-        condition: what the outputs see.
+        lm: the model, with gist tokens installed.
+        gist: ids of the gist tokens.
+        examples: a batch of examples.
+        condition: condition of the attention mask.
     """
-    layout, targets = lay_out(lm, examples, gist, hidden=condition is GistCondition.NEGATIVE)
-    h = masked_states(lm, layout, condition)[:, :-1][targets[:, 1:]]
+    layout, targets = example_layout(lm, examples, gist, without_prompts=condition is GistCondition.NEGATIVE)
+    h = masked_hidden_states(lm, layout, condition)[:, :-1][targets[:, 1:]]
     return lm.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]])
 
 
@@ -44,6 +47,6 @@ def output_likelihood(lm: LM, gist: Sequence[int], examples: Sequence[Example], 
 def output_loss(lm: LM, gist: Sequence[int], examples: Sequence[Example], condition: GistCondition) -> float:
     """Mean loss of all tokens of the outputs, in nats."""
     total = 0.0
-    for batch in length_buckets([[*each.prompt, *each.rest] for each in examples], _TOKENS):
-        total -= float(output_likelihood(lm, gist, [examples[i] for i in batch], condition).sum())
-    return total / max(sum(each.targets for each in examples), 1)
+    for batch in length_buckets([[*each.prompt, *each.suffix] for each in examples], _TOKENS):
+        total -= float(output_log_likelihoods(lm, gist, [examples[i] for i in batch], condition).sum())
+    return total / max(sum(each.target_tokens for each in examples), 1)

@@ -1,6 +1,6 @@
-"""Generation from gists: each input is continued as if the whole prompt stood before it, at the price of G tokens.
+"""Generation from gists: each input is continued as if its whole prompt stood before it, at the cost of G tokens.
 
-Batches may hold inputs under one gist or under several, and steers turn each row's dial as they do elsewhere.
+A batch may hold inputs under one gist or under several, and each row has its own strengths of steers.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from lmsteer.util.progress import Progress, no_progress
 
 @dataclass(frozen=True)
 class GistPrefill(CachePrefill):
-    """Rows begin at an input, each after a gist.
+    """Rows that start with an input, each after its gist.
 
     Attributes:
-        adapter: that made the gists.
+        adapter: the adapter that made the gists.
     """
 
     adapter: GistAdapter
 
     @classmethod
     def of(cls, lm: LM, adapter: GistAdapter, gists: Sequence[Gist], ids: Sequence[Sequence[int]]) -> GistPrefill:
-        """Inputs, each under its gist."""
-        return cls(lm, [gist.kept for gist in gists], [gist.origin.end for gist in gists], ids, adapter)
+        """Inputs in tokens, each after its gist."""
+        return cls(lm, [gist.kv for gist in gists], [gist.provenance.end for gist in gists], ids, adapter)
 
     def installed(self) -> AbstractContextManager[None]:
-        """The model with the adapter."""
+        """Install the adapter in the model within a ``with`` block."""
         return self.adapter.installed(self.lm)
 
 
@@ -50,51 +50,52 @@ def generate_from_gists(
     inputs: Sequence[str],
     steers: Mapping[str, Steer] | None = None,
     strengths: Sequence[Mapping[str, float]] = ({},),
-    draws: GenerationConfig | None = None,
+    config: GenerationConfig | None = None,
     *,
     progress: Progress = no_progress,
 ) -> Iterator[Continuation]:
-    """Continue inputs, each under its gist.
+    """Continue inputs, each after its gist.
 
     Args:
         lm: the adapter's base.
-        adapter: that made the gists.
+        adapter: the adapter that made the gists.
         gists: one for all inputs, or one for each.
-        inputs: what follows the gist tokens, as text; it is given no token to start from.
+        inputs: texts after the gist tokens; no start token is put before them.
         steers: steers by name.
-        strengths: settings of the dial: a strength for every steer in each.
-        draws: how much is written, and how; greedy decoding is a temperature of 0.
-        progress: what to tell of the work.
+        strengths: combinations of strengths, each with one for every steer.
+        config: how continuations are generated; a temperature of 0 is greedy decoding.
+        progress: where progress is reported.
 
     Yields:
-        Continuations by input, then setting, then sample.
+        Continuations by input, then combination of strengths, then sample.
 
     Raises:
-        DataError: no inputs, an empty one, one that is longer than what the gist leaves of the context, or not as many
-            gists as inputs.
+        DataError: no inputs, an empty one, one that is longer than the context after the gist, or another number of
+            gists than of inputs.
         WrongBaseError: gists or steers of another base or another adapter.
     """
-    draws = draws or GenerationConfig()
+    config = config or GenerationConfig()
     if len(gists) not in (1, len(inputs)):
         raise DataError(f"{len(gists)} gists for {len(inputs)} inputs: give one, or one for each.")
     for gist in gists:
         gist.check(lm, adapter)
     own = list(gists) * len(inputs) if len(gists) == 1 else gists
-    ids = _encoded(lm, own, inputs, draws.max_new_tokens)
+    ids = _encode_inputs(lm, own, inputs, config.max_new_tokens)
     starts = GistPrefill.of(lm, adapter, own, ids)
-    yield from continue_from(lm, inputs, starts, steers or {}, strengths, draws, progress=progress)
+    yield from continue_from(lm, inputs, starts, steers or {}, strengths, config, progress=progress)
 
 
-def _encoded(lm: LM, gists: Sequence[Gist], inputs: Sequence[str], new: int) -> list[list[int]]:
+def _encode_inputs(lm: LM, gists: Sequence[Gist], inputs: Sequence[str], new: int) -> list[list[int]]:
     if not inputs:
         raise DataError("no inputs to continue.")
     ids = lm.encode(inputs, special=False)
     for number, (gist, tokens) in enumerate(zip(gists, ids, strict=True), 1):
         if not tokens:
             raise DataError(f"input {number} is empty: there is nothing to continue.")
-        if gist.origin.end + len(tokens) + new > lm.max_length:
+        if gist.provenance.end + len(tokens) + new > lm.max_length:
             raise DataError(
                 f"input {number} has {len(tokens)} tokens; at the position that its prompt ends at, "
-                f"{gist.origin.end}, and with {new} new ones it is longer than the model's context of {lm.max_length}."
+                f"{gist.provenance.end}, and with {new} new ones it is longer than the model's context of "
+                f"{lm.max_length}."
             )
     return ids

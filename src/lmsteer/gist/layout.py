@@ -1,4 +1,4 @@
-"""Layout: rows of a prompt, gist tokens and what follows them, and which section each token belongs to."""
+"""Layout: rows of a prompt, gist tokens and a suffix, and the section that each token belongs to."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lmsteer.model.batching import pad
 
 
 class Section(IntEnum):
-    """What a token is part of."""
+    """The part of a row that a token belongs to."""
 
     PROMPT = 0
     GIST = 1
-    REST = 2
+    SUFFIX = 2
 
 
 @dataclass(frozen=True)
 class Layout:
-    """B rows of T tokens.
+    """A batch of B rows of T tokens.
 
     Attributes:
-        ids: (B, T), with gist tokens numbered from the end of the model's vocabulary.
+        ids: token ids (B, T); those of gist tokens are beyond the model's vocabulary.
         mask: 1 for tokens, 0 for padding (B, T).
-        positions: of each token in its row, padding left out of the count (B, T).
-        sections: (B, T); padding counts as prompt.
+        positions: position of each token in its row, not counting padding (B, T).
+        sections: the section of each token (B, T); padding counts as prompt.
     """
 
     ids: Tensor
@@ -42,25 +42,25 @@ class Layout:
         cls,
         prompts: Sequence[Sequence[int]],
         gist: Sequence[int],
-        rests: Sequence[Sequence[int]],
+        suffixes: Sequence[Sequence[int]],
         padding: int,
         device: torch.device,
         side: Literal["left", "right"] = "right",
     ) -> Layout:
-        """Lay out prompts, each with the same gist tokens after it, and what follows.
+        """Lay out prompts, each followed by the same gist tokens and its suffix.
 
         Args:
-            prompts: ids of each row's prompt.
+            prompts: token ids of each row's prompt.
             gist: ids of the gist tokens.
-            rests: ids of what follows them in each row.
+            suffixes: token ids after the gist tokens, for each row.
             padding: id to pad with.
-            device: of the tensors.
-            side: where padding goes.
+            device: device of the tensors.
+            side: side of the padding.
         """
         rows, kinds = [], []
-        for prompt, rest in zip(prompts, rests, strict=True):
-            rows.append([*prompt, *gist, *rest])
-            kinds.append([Section.PROMPT] * len(prompt) + [Section.GIST] * len(gist) + [Section.REST] * len(rest))
+        for prompt, suffix in zip(prompts, suffixes, strict=True):
+            rows.append([*prompt, *gist, *suffix])
+            kinds.append([Section.PROMPT] * len(prompt) + [Section.GIST] * len(gist) + [Section.SUFFIX] * len(suffix))
         ids, mask = pad(rows, padding, device, side)
         sections, _ = pad(kinds, Section.PROMPT, device, side)
         return cls(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), sections)

@@ -1,13 +1,12 @@
-"""Gist masks: what follows the gist tokens does not see the prompt before them (Mu et al., 2023, section 3.1).
+"""Gist masks: tokens after the gist tokens do not see the prompt before them (Mu et al., 2023, section 3.1).
 
-The mask is an overlay on the model's own, through the function by which transformers makes the masks of every
-attention that it knows: sliding windows, hybrids of several kinds of layers and padding stay what they are.
+The gist mask is combined with the model's own mask, through the function by which transformers makes the masks of every
+attention that it knows. So sliding windows, hybrids of several kinds of layers and padding stay what they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import Any
 
 import torch
@@ -15,40 +14,27 @@ from torch import Tensor
 from transformers.masking_utils import create_masks_for_generate
 
 from lmsteer.errors import ModelError
+from lmsteer.gist.config import GistCondition
 from lmsteer.gist.layout import Layout, Section
 from lmsteer.model.lm import LM
 
-
-class GistCondition(StrEnum):
-    """What is hidden from whom.
-
-    ``GIST``: the prompt from what follows the gist tokens. ``POSITIVE``: nothing. ``NEGATIVE``: the prompt from the
-    gist tokens too, so that nobody ever learns of it.
-    """
-
-    GIST = "gist"
-    POSITIVE = "positive"
-    NEGATIVE = "negative"
-
-
-# Which tokens are kept from seeing which.
-Pairs = Sequence[tuple[Section, Section]]
-HIDDEN: dict[GistCondition, Pairs] = {
-    GistCondition.GIST: ((Section.REST, Section.PROMPT),),
+# By condition, pairs of sections (query, key): tokens of the first do not see those of the second.
+_HIDDEN: dict[GistCondition, Sequence[tuple[Section, Section]]] = {
+    GistCondition.GIST: ((Section.SUFFIX, Section.PROMPT),),
     GistCondition.POSITIVE: (),
-    GistCondition.NEGATIVE: ((Section.REST, Section.PROMPT), (Section.GIST, Section.PROMPT)),
+    GistCondition.NEGATIVE: ((Section.SUFFIX, Section.PROMPT), (Section.GIST, Section.PROMPT)),
 }
-Overlay = Callable[[Any, Any, Any, Any], Any]
+MaskFunction = Callable[[Any, Any, Any, Any], Any]
 
 
-def overlay(sections: Tensor, hidden: Pairs) -> Overlay:
-    """Whether a query may see a key, by row, head, query and key, for sections (B, T)."""
-    sees = torch.ones(len(Section), len(Section), dtype=torch.bool, device=sections.device)
-    for who, what in hidden:
-        sees[who, what] = False
+def mask_function(sections: Tensor, condition: GistCondition) -> MaskFunction:
+    """Whether a query may see a key under a condition, by row, head, query and key, for sections (B, T)."""
+    allowed = torch.ones(len(Section), len(Section), dtype=torch.bool, device=sections.device)
+    for query, key in _HIDDEN[condition]:
+        allowed[query, key] = False
 
     def visible(row: Any, _: Any, query: Any, key: Any) -> Any:
-        return sees[sections[row, query], sections[row, key]]
+        return allowed[sections[row, query], sections[row, key]]
 
     return visible
 
@@ -57,7 +43,7 @@ def gist_masks(lm: LM, layout: Layout, condition: GistCondition) -> Any:
     """Masks for the model's forward pass over rows: (B, 1, T, T), or one for each kind of layer that the model has.
 
     Raises:
-        ModelError: a kind of layer that takes none.
+        ModelError: a kind of layer that takes no such mask.
     """
     shape = torch.empty(*layout.ids.shape, 1, dtype=lm.model.dtype, device=layout.ids.device)
     masks = create_masks_for_generate(
@@ -66,7 +52,7 @@ def gist_masks(lm: LM, layout: Layout, condition: GistCondition) -> Any:
         layout.mask,
         None,
         layout.positions,
-        and_mask_function=overlay(layout.sections, HIDDEN[condition]),
+        and_mask_function=mask_function(layout.sections, condition),
     )
     if any(mask is None or mask.dim() != 4 for mask in (masks.values() if isinstance(masks, dict) else [masks])):
         raise ModelError(f"{type(lm.model).__name__} has layers that take no mask of which token sees which.")

@@ -1,80 +1,98 @@
-"""Training: transformers' ``Trainer`` over a student, watched, interrupted between steps and gone on with."""
+"""Training of a ``GistModel`` by transformers' ``Trainer``: evaluated, interruptible between steps, resumable."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
-from lmsteer.errors import InterruptedWorkError
+from lmsteer.gist.config import GistConfig
 from lmsteer.gist.examples import Example
-from lmsteer.gist.student import GistConfig, GistModel
+from lmsteer.gist.model import GistModel
 from lmsteer.model.length_grouped import LengthGroupedSampler
 from lmsteer.util.compat import use_one_gpu
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, Step
+from lmsteer.util.random_state import forked_random_state
+from lmsteer.util.run import Run
 
 
 def train(
-    student: GistModel,
+    model: GistModel,
     examples: Sequence[Example],
     held_out: Sequence[Example],
-    every: int,
     folder: Path,
-    last: str | None,
+    checkpoint: str | None,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Train a student; nothing of the model it stands beside is changed, nor are the caller's random numbers.
+    """Train a gist model; the frozen model and the caller's random states stay as they are.
 
     Args:
-        student: what is trained.
-        examples: to learn from.
-        held_out: examples whose loss is looked at.
-        every: steps between two looks, and between two checkpoints.
-        folder: of the checkpoints.
-        last: checkpoint to go on from.
-        progress: what to tell of the work.
+        model: what is trained.
+        examples: training examples.
+        held_out: examples whose loss is evaluated every ``eval_steps``.
+        folder: folder of the checkpoints.
+        checkpoint: the checkpoint to resume from.
+        progress: where progress is reported.
 
     Returns:
-        The losses of held-out examples, by step.
+        The losses of the held-out examples, by step.
 
     Raises:
-        InterruptedWorkError: the user stopped it; its last checkpoint is kept.
+        KeyboardInterrupt: the user stopped it; a checkpoint of the last step is kept.
     """
-    settings, device = student.settings, student.embeddings.device
-    start = int(Path(last).name.rpartition("-")[2]) if last else 0
-    reporting = progress("fitting gist tokens", settings.steps, start)
-    with student.installed(), deferred_sigint() as check, _random_states_kept(), reporting as step:
-        watch = _Watch(student, held_out, every, step, check)
+    config, device = model.gist_config, model.embeddings.device
+    start = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+    reporting = progress("fitting gist tokens", config.steps, start)
+    with deferred_sigint() as check, forked_random_states(model), reporting as step:
+        callback = _Callback(model, held_out, step, check)
         trainer = _Trainer(
-            model=student,
-            args=_arguments(folder, settings, every, device.type == "cpu"),
+            model=model,
+            args=_arguments(folder, config, device.type == "cpu"),
             train_dataset=_Examples(examples),
             data_collator=lambda batch: {"examples": batch},
-            callbacks=[watch],
+            callbacks=[callback],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=last)
-    if watch.stopped_at is not None:
-        raise InterruptedWorkError(
-            f"stopped after {watch.stopped_at} of {settings.steps} steps, which are kept in {folder}; "
-            "the same command with --resume goes on from there."
-        )
-    return [line for line in trainer.state.log_history if settings.condition.value in line]
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if callback.is_stopped:
+        raise KeyboardInterrupt
+    return [line for line in trainer.state.log_history if config.condition.value in line]
+
+
+def last_checkpoint(run: Run, resume: bool) -> str | None:
+    """The last checkpoint of a run; None where a new run starts, in an empty folder.
+
+    Args:
+        run: the run that keeps its checkpoints in ``run.folder``.
+        resume: whether an earlier run is resumed; else its checkpoints are removed.
+
+    Raises:
+        DataError: the folder holds something else, is damaged, or keeps a run of another configuration.
+    """
+    kept = run.kept()
+    if kept is not None and resume:
+        run.check(kept)
+        return get_last_checkpoint(str(run.folder))
+    if kept is not None:
+        shutil.rmtree(run.folder)
+    run.open()
+    return None
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """``Trainer`` seeds everything there is."""
+def forked_random_states(model: GistModel) -> Iterator[None]:
+    """Restore the random states of Python, NumPy and torch after a ``with`` block: ``Trainer`` seeds them all."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    with forked_random_state(parameter.device for parameter in model.parameters()):
         try:
             yield
         finally:
@@ -94,62 +112,61 @@ class _Examples(Dataset[Example]):
 
 
 class _Trainer(Trainer):
-    """Draws batches of like length, so that little time goes to padding."""
+    """Draws batches of similar length, so that little time is lost to padding."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Of the examples, for as many processes as there are."""
-        dataset, batch = self.train_dataset, self.args.train_batch_size
+        """The loader of the training examples, for all processes of the launch."""
+        dataset, batch_size = self.train_dataset, self.args.train_batch_size
         assert isinstance(dataset, _Examples)
-        sampler = LengthGroupedSampler([len(dataset[i]) for i in range(len(dataset))], batch, self.args.seed)
-        loader = DataLoader(dataset, batch, sampler=sampler, collate_fn=self.data_collator)
+        sampler = LengthGroupedSampler([len(dataset[i]) for i in range(len(dataset))], batch_size, self.args.seed)
+        loader = DataLoader(dataset, batch_size, sampler=sampler, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
 
-class _Watch(TrainerCallback):
-    """Tells how far the fit is and how it goes, and stops it between steps when the user asks for that."""
+class _Callback(TrainerCallback):
+    """Reports progress, evaluates the held-out examples, and stops between two steps on Ctrl-C."""
 
-    def __init__(self, student: GistModel, held_out: Sequence[Example], every: int, step: Step, check: Any) -> None:
-        self._student, self._held_out, self._every, self._step, self._check = student, held_out, every, step, check
-        self._said = ""
-        self.stopped_at: int | None = None
+    def __init__(self, model: GistModel, held_out: Sequence[Example], step: Step, check: Callable[[], None]) -> None:
+        self._model, self._held_out, self._step, self._check = model, held_out, step, check
+        self._message = ""
+        self.is_stopped = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Look at the held-out loss now and then."""
-        if self._held_out and state.global_step % self._every == 0:
-            losses = self._student.losses(self._held_out)
+        """Evaluate every ``eval_steps`` steps; ask for a checkpoint and an end after Ctrl-C."""
+        if self._held_out and state.global_step % self._model.gist_config.eval_steps == 0:
+            losses = self._model.losses(self._held_out)
             state.log_history.append({"step": state.global_step, **losses})  # which checkpoints keep
-            self._said = "held out: " + ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-        self._step(1, self._said)
+            self._message = "held out: " + ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        self._step(1, self._message)
         try:
             self._check()
         except KeyboardInterrupt:
-            self.stopped_at = state.global_step
+            self.is_stopped = True
             control.should_save = control.should_training_stop = True
         return control
 
 
-def _arguments(folder: Path, settings: GistConfig, every: int, on_cpu: bool) -> TrainingArguments:
+def _arguments(folder: Path, config: GistConfig, on_cpu: bool) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch,
-        learning_rate=settings.learning_rate,
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, settings.steps // 20),
+        warmup_steps=max(1, config.steps // 20),
         weight_decay=0.0,
         logging_strategy="no",
         save_strategy="steps",
-        save_steps=every,
+        save_steps=config.eval_steps,
         save_total_limit=1,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         report_to="none",
         disable_tqdm=True,
-        seed=settings.seed,
+        seed=config.seed,
         use_cpu=on_cpu,
     )
-    # Several GPUs take a process each (accelerate launch); torch's older way would cut examples up among them.
-    use_one_gpu(arguments)
+    use_one_gpu(arguments)  # several GPUs take a process each (accelerate launch)
     return arguments

@@ -111,7 +111,10 @@ class ArtifactKind:
         with self.explained(folder):
             tensors = load_file(folder / self.tensors_file)
         with self.explained(folder):
-            yield record, tensors
+            try:
+                yield record, tensors
+            except LMSteerError as error:
+                raise self.error(f"the {self.what} in {folder} is damaged: {error}") from error
 
     @contextmanager
     def explained(self, folder: Path) -> Iterator[None]:

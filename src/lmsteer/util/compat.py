@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import GenerationConfig, PreTrainedModel, TrainingArguments
 
     CACHE: str
@@ -84,6 +84,15 @@ def untied(model: PreTrainedModel) -> Iterator[None]:
         model._tied_weights_keys = keys
         for config, tie in zip(configs, ties, strict=True):
             config.tie_word_embeddings = tie
+
+
+def replace_parameter(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a module's parameter, and leave the order of parameters as it is.
+
+    ``setattr`` refuses a tensor that is no ``nn.Parameter``, as one that gradients go through is none;
+    ``torch.func.functional_call`` writes here, too, but only around a call of the module itself.
+    """
+    module._parameters[name] = tensor  # type: ignore[assignment]
 
 
 def use_one_gpu(arguments: TrainingArguments) -> None:

@@ -12,6 +12,7 @@ from lmsteer.cli.app import stdout
 from lmsteer.cli.gist.app import Adapter, Condition, InstructionData, gist_app
 from lmsteer.cli.output.common import print_json
 from lmsteer.gist import SHIPPED
+from lmsteer.gist.config import GistCondition
 from lmsteer.util.progress import bars
 
 # Known outputs are longer than the continuations that other commands measure.
@@ -39,7 +40,6 @@ def evaluate(
     from lmsteer.data.instructions import read_instructions
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.evaluate import evaluate as run
-    from lmsteer.gist.masks import GistCondition
 
     instructions = read_instructions(data)[:limit]
     loaded = find_adapter(adapter)

@@ -13,6 +13,7 @@ from lmsteer.cli import options
 from lmsteer.cli.app import stdout
 from lmsteer.cli.gist.app import Condition, InstructionData, gist_app
 from lmsteer.cli.output.common import print_json
+from lmsteer.gist.config import GistCondition, GistConfig
 from lmsteer.util.progress import bars
 
 
@@ -62,11 +63,9 @@ def fit(
     from lmsteer.data.instructions import read_instructions
     from lmsteer.gist.adapter import check_target
     from lmsteer.gist.fit import fit_gist
-    from lmsteer.gist.masks import GistCondition
-    from lmsteer.gist.student import GistConfig
 
     rate = learning_rate if learning_rate is not None else 1e-5 if full else 1e-3
-    settings = GistConfig(
+    config = GistConfig(
         tokens,
         share_embedding,
         rank,
@@ -77,14 +76,13 @@ def fit(
         rate,
         seed,
         tokens_per_microbatch,
+        eval_steps,
     )
     check_target(out)
     instructions, unseen = read_instructions(data), read_instructions(held_out) if held_out else ()
-    # Small steps would be rounded away in half precision.
+    # Small changes of the weights would be rounded away in half precision.
     lm = lmsteer.load(model, dtype="float32") if full else lmsteer.load(model)
-    adapter = fit_gist(
-        lm, instructions, out, settings=settings, held_out=unseen, every=eval_steps, resume=resume, progress=bars()
-    )
+    adapter = fit_gist(lm, instructions, out, config=config, held_out=unseen, resume=resume, progress=bars())
     if as_json:
         print_json({"folder": str(out), "card": asdict(adapter.card)})
     else:

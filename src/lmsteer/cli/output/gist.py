@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.gist.evaluate import Quality
+from lmsteer.gist.config import GistCondition
+from lmsteer.gist.evaluate import GistMetrics
 from lmsteer.gist.gist import Gist
-from lmsteer.gist.masks import GistCondition
 
 
 def print_gist_fit(out: Console, adapter: GistAdapter, folder: Path) -> None:
@@ -22,13 +22,14 @@ def print_gist_fit(out: Console, adapter: GistAdapter, folder: Path) -> None:
         highlight=False,
     )
     if card.held_out:
-        losses = ", ".join(f"{each.value} {card.held_out[each.value]:.3f}" for each in GistCondition)
+        measured = [each.value for each in GistCondition if each.value in card.held_out]  # a control has its own alone
+        losses = ", ".join(f"{name} {card.held_out[name]:.3f}" for name in measured)
         out.print(f"Loss of the held-out outputs, in nats per token, by condition: {losses}.", highlight=False)
     line = f"lmsteer gist compress 'Answer in one word.' --adapter {folder} --out brief.gist"
     out.print(f"Try: {escape(line)}", highlight=False)
 
 
-def print_quality(out: Console, quality: Quality, condition: GistCondition) -> None:
+def print_quality(out: Console, quality: GistMetrics, condition: GistCondition) -> None:
     """ROUGE-L, exact matches, loss, and the size of a gist."""
     out.print(
         f"{quality.examples} outputs, condition {condition.value}: ROUGE-L {quality.rouge_l:.3f}, exact "
@@ -41,8 +42,8 @@ def print_quality(out: Console, quality: Quality, condition: GistCondition) -> N
 def print_gist(out: Console, gist: Gist, file: Path) -> None:
     """How small a gist is, and where it is."""
     out.print(
-        f"{gist.origin.prompt_tokens} tokens compressed into {gist.tokens}, {gist.bytes / 1024:.0f} KiB of keys and "
-        f"values, saved to {file}.",
+        f"{gist.provenance.prompt_tokens} tokens compressed into {gist.tokens}, {gist.bytes / 1024:.0f} KiB of keys "
+        f"and values, saved to {file}.",
         markup=False,
         highlight=False,
     )
