@@ -262,8 +262,8 @@ def test_a_trained_full_pass_is_the_pass_of_what_is_saved():
 def test_soft_prompts_between_the_ends_are_interpolated(llama):
     baseline = fitted("prompt-tuning")
     middle = (baseline.tensors["minus"] + 3 * baseline.tensors["plus"]) / 4
-    expected = replace(baseline, tensors={"minus": middle, "plus": middle}).kept(llama, 1.0)
-    torch.testing.assert_close(baseline.kept(llama, 0.5).keys[1], expected.keys[1], rtol=1e-4, atol=1e-5)
+    expected = replace(baseline, tensors={"minus": middle, "plus": middle}).kv(llama, 1.0)
+    torch.testing.assert_close(baseline.kv(llama, 0.5).keys[1], expected.keys[1], rtol=1e-4, atol=1e-5)
 
 
 def test_padding_does_not_count_against_a_window(monkeypatch):
