@@ -12,7 +12,7 @@ from lmsteer.model.loading import load
 from lmsteer.reading.verify import verify
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.mix import Mix
-from tiny import FAMILIES, random_steer, tiny_lm
+from tiny import FAMILIES, random_steer, tiny_lm, tiny_model, tiny_tokenizer
 
 TEXTS = ["A quick test.", "Something else entirely, a bit longer", "x"]
 
@@ -116,6 +116,13 @@ def test_a_model_that_does_something_else_to_its_logits_is_refused():
     lm.model.forward = doubled
     with pytest.raises(ModelError, match="does something to its logits"):
         LM(lm.model, lm.tokenizer, "odd")
+
+
+def test_a_model_without_a_head_is_refused(monkeypatch):
+    model = tiny_model("llama")
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
+    with pytest.raises(ModelError, match="has no output embedding"):
+        LM(model, tiny_tokenizer(), "headless")
 
 
 def test_fingerprints_tell_models_apart_but_not_dtypes():

@@ -78,6 +78,8 @@ def test_steers_are_set_aside_and_put_back(llama):
         steered = logits(llama)
         with unsteered(llama.model):
             assert torch.equal(logits(llama), plain)
+            with llama.steered(Mix({"s": random_steer(llama, seed=7)}, {"s": 1.0})):
+                assert not torch.equal(logits(llama), plain)
         assert torch.equal(logits(llama), steered)
 
 

@@ -186,14 +186,15 @@ class LM:
             captured.append(args[0])
             return (args[0][:1, -1:],)
 
-        with unsteered(self.model), self.head.module.register_forward_pre_hook(capture, prepend=True):
+        head = self.head
+        with unsteered(self.model), head.module.register_forward_pre_hook(capture, prepend=True):
             self.model(**{"use_cache": False, **inputs})
         if len(captured) != 1:
             raise ModelError(
                 f"{type(self.model).__name__} called its output embedding {len(captured)} times in one "
                 "forward pass instead of once; it cannot be steered."
             )
-        return captured[0].to(self.head.device)
+        return captured[0].to(head.device)
 
     def predicting(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The hidden states (N, d) that predict the tokens of some texts, and those tokens (N,), text by text.

@@ -26,6 +26,7 @@ from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.splits import held_out_of
+from lmsteer.steer.hook import unsteered
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 
@@ -126,9 +127,7 @@ def _logits(lm: LM, mix: Mix | None = None, side: Side = "right") -> Tensor:
     ids, mask = _batch(lm, side)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     extra = {"position_ids": positions} if lm.takes_positions else {}
-    if mix is None:
-        return lm.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[mask.bool()]
-    with lm.steered(mix):
+    with unsteered(lm.model), lm.steered(Mix({}, {}) if mix is None else mix):
         return lm.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[mask.bool()]
 
 

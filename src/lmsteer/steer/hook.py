@@ -44,13 +44,17 @@ class SteerHandle:
 
     def __enter__(self) -> Self:
         self._guard.__enter__()
-        _HEADS.setdefault(self._head, _SteeredHead()).add(self, self._head)
+        steered = _HEADS.setdefault(self._head, _SteeredHead())
+        steered.set_handles([*steered.handles, self], self._head)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _HEADS[self._head].remove(self)
+        steered = _HEADS[self._head]
+        handles = [*steered.handles]
+        handles.remove(self)
+        steered.set_handles(handles, self._head)
         self._guard.__exit__(kind, error, trace)
 
 
@@ -61,17 +65,14 @@ class _SteeredHead:
         self.handles: list[SteerHandle] = []
         self._hooks: list[RemovableHandle] = []
 
-    def add(self, handle: SteerHandle, head: nn.Module) -> None:
-        self.handles.append(handle)
-        if not self._hooks:
+    def set_handles(self, handles: list[SteerHandle], head: nn.Module) -> None:
+        self.handles = handles
+        if handles and not self._hooks:
             self._hooks = [
                 head.register_forward_pre_hook(self._steer_hidden_states),
                 head.register_forward_hook(self._steer_logits),
             ]
-
-    def remove(self, handle: SteerHandle) -> None:
-        self.handles.remove(handle)
-        if not self.handles:
+        elif not handles:
             for hook in self._hooks:
                 hook.remove()
             self._hooks = []
@@ -96,9 +97,11 @@ _HEADS: WeakKeyDictionary[nn.Module, _SteeredHead] = WeakKeyDictionary()
 def unsteered(model: PreTrainedModel) -> Iterator[None]:
     """Set the steers of a model aside within a ``with`` block, in which the model belongs to this thread."""
     with exclusive_use(model):
-        head = _HEADS.get(model.get_output_embeddings(), _SteeredHead())
-        handles, head.handles = head.handles, []
+        head = model.get_output_embeddings()
+        steered = _HEADS.setdefault(head, _SteeredHead())
+        handles = steered.handles
+        steered.set_handles([], head)
         try:
             yield
         finally:
-            head.handles = handles
+            steered.set_handles(handles, head)
