@@ -98,7 +98,7 @@ def test_the_gradient_method_saves_its_domain_steer(llama, tmp_path):
 def test_what_no_steer_can_be_fitted_on_is_refused(llama, make_lm, tmp_path):
     with pytest.raises(DataError, match="nothing to fit"):
         fit(llama, name="x")
-    with pytest.raises(DataError, match="needs two at least"):
+    with pytest.raises(DataError, match="needs at least two"):
         fit(llama, [LabelledText("one", 1.0)], name="x")
     with pytest.raises(DataError, match="every label"):
         fit(llama, [LabelledText(str(i), 1.0) for i in range(9)], name="x")
@@ -118,8 +118,8 @@ def test_long_texts_are_cut_when_asked(llama):
 
 def test_of_several_processes_only_the_first_solves_and_the_others_read_its_steer(llama, tmp_path, monkeypatch):
     alone = fit(llama, TEXTS, name="s", out=tmp_path / "s")
-    monkeypatch.setattr(Processes, "wait", lambda self: None)
-    monkeypatch.setattr(Processes, "first_goes_first", lambda self: nullcontext())
+    monkeypatch.setattr(Processes, "wait_for_everyone", lambda self: None)
+    monkeypatch.setattr(Processes, "main_process_first", lambda self: nullcontext())
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the second process solved")

@@ -1,80 +1,61 @@
-"""Several processes fit what one does."""
+"""The processes of a launch have disjoint shares, and are counted whatever the accelerator is."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lmsteer.errors import StatisticsError
-from lmsteer.fitting.fit import FitConfig, fit
-from lmsteer.fitting.statistics import Statistics
-from lmsteer.steer.files import load_steer
+from lmsteer.util import devices
 from lmsteer.util.distributed import Processes
-from tiny import styled, tiny_lm
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
-    lm = tiny_lm("llama")
-    lm.model.save_pretrained(tmp_path / "tiny")
-    lm.tokenizer.save_pretrained(tmp_path / "tiny")
-    # Some of them twice: in two shares, which must not count them twice.
-    rows = [{"text": t.text, "label": t.label} for t in [*styled(240), *styled(240)[:31]]]
-    (tmp_path / "letters.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return tmp_path
+def states(monkeypatch):
+    """Stands in for accelerate; holds what it was asked for."""
+    asked = []
+
+    def partial_state(cpu, timeout):
+        asked.append(cpu)
+        return SimpleNamespace(
+            process_index=1,
+            num_processes=2,
+            wait_for_everyone=lambda: asked.append("wait"),
+            main_process_first=lambda: nullcontext(asked.append("first")),
+        )
+
+    monkeypatch.setitem(sys.modules, "accelerate", SimpleNamespace(PartialState=partial_state))
+    return asked
 
 
-def run(folder: Path, launcher: list[str], name: str, *more: str) -> subprocess.CompletedProcess[str]:
-    fit = ["lmsteer", "fit", "letters.jsonl", "--name", name, "--model", "tiny", *more]
-    environment = {**os.environ, "LMSTEER_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", *launcher, *fit]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("device", "cpu"), [(None, True), ("mps", True), ("cuda:1", False), ("xpu:0", False)])
+def test_the_backend_follows_the_accelerator(states, monkeypatch, device, cpu):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(devices, "accelerator", lambda: device and torch.device(device))
+    assert Processes.here() == Processes(1, 2)
+    assert states == [cpu]
 
 
-# What ``accelerate launch`` runs where there are GPUs, and torch's own launcher on CPUs.
-LAUNCH = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+def test_one_process_asks_nobody(states, monkeypatch):
+    for size in ("", "1"):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        assert Processes.here() == Processes()
+    Processes().wait_for_everyone()
+    with Processes().main_process_first():
+        pass
+    assert states == []
 
 
-def test_two_processes_fit_what_one_does(folder):
-    one = run(folder, [], "one")
-    assert one.returncode == 0, one.stderr
-    two = run(folder, LAUNCH, "two", "--save-statistics", "stats")
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("saved to") == 1
-    alone, together = load_steer(folder / "steers" / "one"), load_steer(folder / "steers" / "two")
-    assert together.card.data["fingerprint"] == alone.card.data["fingerprint"]
-    assert together.card.data["texts"] == 240
-    for name, factor in alone.factors.items():
-        # The same sums in another order (float64), of rows from other batches (float32), then two solves.
-        torch.testing.assert_close(together.factors[name], factor, rtol=1e-3, atol=1e-3)
-    assert sorted(path.name for path in (folder / "steers").iterdir()) == ["one", "two"]
-    assert (folder / "stats" / "statistics.json").exists()
-
-
-def test_what_is_for_one_process_is_refused_several(folder):
-    for more in (["--method", "gradient"], ["--store"]):
-        done = run(folder, LAUNCH, "two", *more)
-        assert done.returncode != 0
-        assert "for one process" in done.stderr
-
-
-def test_the_share_of_another_launch_is_not_taken_in(tmp_path, llama, monkeypatch):
-    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(Processes, "wait", lambda self: None)
-    monkeypatch.setattr(Processes, "first_goes_first", lambda self: nullcontext())
-    texts = styled(240)
-    Statistics.empty(llama).save(tmp_path / "s.partial-1", share="2 of 2 of other texts", batches=3, of=3)
-    with pytest.raises(StatisticsError, match="must share a disk"):
-        fit(llama, texts, name="s", out=tmp_path / "s", config=FitConfig(processes=Processes(0, 2)))
-    with pytest.raises(StatisticsError, match="no complete statistics in"):
-        fit(llama, texts, name="t", out=tmp_path / "t", config=FitConfig(processes=Processes(0, 2)))
+def test_several_processes_wait_for_each_other(states, monkeypatch):
+    monkeypatch.setattr(devices, "accelerator", lambda: None)
+    Processes(1, 2).wait_for_everyone()
+    with Processes(1, 2).main_process_first():
+        pass
+    assert states == [True, "wait", True, "first"]
 
 
 def test_shares_and_folders_make_a_whole():
@@ -85,4 +66,4 @@ def test_shares_and_folders_make_a_whole():
     assert [folder.name for folder, _ in parts] == ["s.partial-0", "s.partial-1", "s.partial-2"]
     assert [share for _, share in parts] == ["1 of 3 of t", "2 of 3 of t", "3 of 3 of t"]
     assert Processes().parts(Path("s.partial"), "t") == [(Path("s.partial"), "")]
-    assert [each.is_first for each in processes] == [True, False, False]
+    assert [each.is_main_process for each in processes] == [True, False, False]

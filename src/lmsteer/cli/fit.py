@@ -105,7 +105,7 @@ def fit(
         ),
         progress=bars(),
     )
-    if not processes.is_first:
+    if not processes.is_main_process:
         return
     if as_json:
         print_json({"folder": str(fitted.folder), "rank": fitted.steer.rank, "card": asdict(fitted.steer.card)})

@@ -140,7 +140,7 @@ def fit(
         config.max_tokens,
         config.resume,
         config.cache_activations,
-        progress if processes.is_first else no_progress,
+        progress if processes.is_main_process else no_progress,
         share,
     )
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
@@ -169,14 +169,14 @@ def _fit_closed_form(
     processes = config.processes
     statistics = gather_all_statistics(run, config.statistics, processes, parts)
     if statistics is None:
-        processes.wait()
+        processes.wait_for_everyone()
         steer = load_steer(folder)
         return Fit(steer, HeldOutMetrics.from_json(steer.card.held_out), folder)
     if config.save_statistics is not None:
         statistics.save(config.save_statistics)
     steer, held_out = fit_closed_form(run, card, statistics, rank=config.rank)
     save_steer(steer, folder)
-    processes.wait()
+    processes.wait_for_everyone()
     return Fit(steer, held_out, folder, statistics=statistics)
 
 

@@ -46,11 +46,11 @@ def gather_all_statistics(
     if not run.labelled and processes.count == 1:
         return statistics
     with run.resumable("The statistics gathered so far are"):
-        with processes.first_goes_first():
+        with processes.main_process_first():
             fisher = fisher_factors(run.lm)
         gathered = _gather(run, fisher)
-        processes.wait()
-        if not processes.is_first:
+        processes.wait_for_everyone()
+        if not processes.is_main_process:
             return None
         for part, share in parts:
             statistics = statistics.merge(gathered if part == run.partial else _load_part(part, share))

@@ -69,19 +69,19 @@ def fit_gist(
     card = GistCard(**provenance_of(lm), tokens=config.tokens, data=counts, fit=config.to_json())
     model = GistModel(lm, config)
     run = _run(lm, folder, config, examples)
-    with exclusive(folder) if processes.is_first else nullcontext():
-        with processes.first_goes_first():
-            checkpoint = last_checkpoint(run, resume or not processes.is_first)
+    with exclusive(folder) if processes.is_main_process else nullcontext():
+        with processes.main_process_first():
+            checkpoint = last_checkpoint(run, resume or not processes.is_main_process)
         with resumable(f"A checkpoint is kept in {run.folder}. Run the same command with --resume to continue."):
             curve = train(model, examples, unseen, run.folder, checkpoint, progress)
         adapter = model.adapter(card)
         if unseen:
             metrics = {**_losses(lm, adapter, model, unseen), "curve": curve}
             adapter = replace(adapter, card=replace(card, held_out=metrics))
-        if processes.is_first:
+        if processes.is_main_process:
             save_adapter(adapter, folder)
             shutil.rmtree(run.folder, ignore_errors=True)
-    processes.wait()
+    processes.wait_for_everyone()
     return adapter
 
 

@@ -1,7 +1,7 @@
-"""Several processes, under ``accelerate launch``: each reads its share of the texts, and the sums are added.
+"""Several processes, started by ``accelerate launch`` or ``torchrun``: each reads its share of the texts.
 
-They meet in files: each saves the statistics of its share beside the steer, waits for the others, and takes all of
-them in, so that they need a disk in common. Machines that share none can do the same by hand, with
+The processes exchange files: each saves the statistics of its share beside the steer, waits for the others, and the
+main process adds them up. So they need a common disk. Machines without one can do the same by hand, with
 ``--save-statistics`` and ``--statistics``.
 """
 
@@ -13,24 +13,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from accelerate import PartialState
-
-from lmsteer.util.devices import accelerator
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 T = TypeVar("T")
-# One share may take hours longer than another, most of all when an interrupted fit is gone on with.
-_PATIENCE = timedelta(days=7)
+# One share may take hours longer than another, above all when an interrupted fit is resumed.
+_TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a launch, and which of them this is; one, where nothing was launched.
+    """The processes of one launch, and the place of this process among them. The names are accelerate's.
 
     Attributes:
-        index: of this process.
-        count: how many there are.
+        index: the index of this process, from 0.
+        count: the number of processes; 1 if there was no launch.
     """
 
     index: int = 0
@@ -38,23 +37,23 @@ class Processes:
 
     @classmethod
     def here(cls) -> Processes:
-        """Those that this process was launched with."""
+        """The processes that this one was launched with."""
         if int(os.environ.get("WORLD_SIZE") or 1) < 2:
             return cls()
         state = _state()
         return cls(state.process_index, state.num_processes)
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the one that saves and tells."""
+    def is_main_process(self) -> bool:
+        """Whether this process saves and prints the result."""
         return self.index == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's share."""
+        """This process's share of the items; the shares are disjoint and complete."""
         return items[self.index :: self.count]
 
     def parts(self, folder: Path, whole: str) -> list[tuple[Path, str]]:
-        """For each process, its folder beside ``folder`` and which share of the ``whole`` it holds."""
+        """The folder of each process, beside ``folder``, and which share of the ``whole`` it holds, in words."""
         if self.count == 1:
             return [(folder, "")]
         return [
@@ -62,14 +61,14 @@ class Processes:
             for index in range(self.count)
         ]
 
-    def wait(self) -> None:
-        """Go on when all processes are here."""
+    def wait_for_everyone(self) -> None:
+        """Wait until all processes have come here."""
         if self.count > 1:
             _state().wait_for_everyone()
 
     @contextmanager
-    def first_goes_first(self) -> Iterator[None]:
-        """Let the first process through, then the others: they find in the cache what it has made."""
+    def main_process_first(self) -> Iterator[None]:
+        """Run a ``with`` block in the main process, then in the others, which find its results in the cache."""
         if self.count == 1:
             yield
             return
@@ -78,5 +77,14 @@ class Processes:
 
 
 def _state() -> PartialState:
-    """accelerate's own; without a GPU it has to be told to look for other processes."""
-    return PartialState(cpu=accelerator() is None, timeout=_PATIENCE)
+    """accelerate's connection between the processes.
+
+    It looks for an accelerator's backend by itself. Where there is none (a CPU, or Apple's GPU), every process would
+    believe itself to be alone, unless the CPU's backend is asked for.
+    """
+    from accelerate import PartialState
+
+    from lmsteer.util.devices import accelerator
+
+    device = accelerator()
+    return PartialState(cpu=device is None or device.type == "mps", timeout=_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Ctrl-C between steps: what a step has begun it ends, so that what is kept is whole."""
+"""Ctrl-C between steps: a step that has begun is completed first, so that the files on the disk are whole."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from types import FrameType
 
 @contextmanager
 def deferred_sigint() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back; gives a function, to be called between steps, that lets it through."""
+    """Hold Ctrl-C (SIGINT) back within a ``with`` block.
+
+    Yields:
+        A function to call between steps: it raises ``KeyboardInterrupt`` if Ctrl-C was pressed. Outside the main
+        thread, which no signal reaches, it does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # signals reach the main thread alone
+        yield lambda: None
         return
     pressed = False
 

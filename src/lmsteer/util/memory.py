@@ -1,7 +1,7 @@
-"""Memory that is free is given back to the system.
+"""Return free memory to the system.
 
-Among large tensors that come and go, small ones that stay leave glibc's heap holes that the next large one does not
-fit, and a long pass would grow and grow (docs/log.md, "Memory").
+When large tensors come and go and small ones between them stay, glibc's heap is left with holes that the next large
+tensor does not fit into, and a long pass would take more and more memory (docs/log.md, "Memory").
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def trim_heap() -> None:
-    """Give the heap's free pages back, which takes some ten milliseconds; nothing where the C library has no way to."""
+    """Return the free pages of the heap to the system, in about 10 ms; without glibc this does nothing."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
