@@ -67,6 +67,27 @@ def test_gist_tokens_start_from_a_line_break_as_it_enters_the_model(make_lm, fam
     torch.testing.assert_close(initial_embedding(lm), rows.mean(0).float())
 
 
+def test_the_mean_embedding_is_summed_where_float64_exists(make_lm, monkeypatch):
+    """Apple's GPUs have no float64: nothing becomes double before it is on the host."""
+    lm, seen = make_lm("llama"), []
+    monkeypatch.setattr(type(lm), "encode", lambda *_, **__: [[]])
+    cpu, double = torch.Tensor.cpu, torch.Tensor.double
+
+    def to_host(self):
+        host = cpu(self)
+        seen.append(id(host))
+        return host
+
+    def to_double(self):
+        assert id(self) in seen
+        return double(self)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", to_host)
+    monkeypatch.setattr(torch.Tensor, "double", to_double)
+    assert initial_embedding(lm).dtype == torch.float32
+    assert seen
+
+
 def test_what_is_saved_is_what_is_loaded(llama, adapter_of, tmp_path):
     adapter = adapter_of(llama)
     loaded = load_adapter(save_adapter(adapter, tmp_path / "a"))

@@ -8,15 +8,28 @@ import pytest
 import torch
 
 import lmsteer
+from lmsteer.baselines.baseline import BaselineCard
+from lmsteer.baselines.embeddings import Embeddings
+from lmsteer.baselines.full import FullBaseline
+from lmsteer.baselines.lora import LoRABaseline
+from lmsteer.data.instructions import Instruction
 from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
+from lmsteer.gist.adapter import GistAdapter, GistCard
+from lmsteer.gist.compress import compress
+from lmsteer.gist.config import GistCondition
+from lmsteer.gist.examples import encode_examples
+from lmsteer.gist.forward import output_loss
+from lmsteer.gist.generation import generate_from_gists
 from lmsteer.model.batching import pad
 from lmsteer.model.kv_cache import CachePrefill, prefill, slice_kv, stack_kv
 from lmsteer.model.layers import decoder_layers, layer_devices
 from lmsteer.model.lm import LM
+from lmsteer.model.lora import LoRA, body_layers, from_tensors, to_tensors
 from lmsteer.reading.verify import verify
 from lmsteer.steer.mix import Mix
+from lmsteer.util.provenance import provenance_of
 from pretended import FIRST, HOST, SECOND, execute_on, move, pretended_devices
 from tiny import random_steer, styled, tiny_lm, tiny_model, tiny_tokenizer
 
@@ -85,6 +98,50 @@ def test_a_steered_model_over_two_devices_writes_and_scores_the_same(two_devices
         texts = [list(generate(lm, ["ab", "abc"], steers, [{"s": strengths}], CONFIG)) for lm in (two, one)]
         assert [row.text for row in texts[0]] == [row.text for row in texts[1]]
         assert [row.log_p for row in texts[0]] == pytest.approx([row.log_p for row in texts[1]], abs=1e-4)
+
+
+def random_tensors(shapes, size=0.2):
+    drawn = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=drawn) * size for name, shape in shapes.items()}
+
+
+def random_lora(lm):
+    factors = to_tensors(LoRA(lm, body_layers(lm), 2, seed=0).factors())
+    return random_tensors({name: factor.shape for name, factor in factors.items()})
+
+
+@torch.inference_mode()
+def test_loras_changed_weights_and_embeddings_follow_their_layers(two_devices):
+    two, one = two_devices
+    weights = {name: parameter.shape for name, parameter in one.model.named_parameters()}
+    ids, strengths = one.encode(TEXTS), [1.0, -0.5, 2.0]
+    for kind, tensors in (
+        (LoRABaseline, random_lora(one)),
+        (FullBaseline, random_tensors(weights, 0.05)),
+        (Embeddings, random_tensors({"change": one.head.weight.shape})),
+    ):
+        baseline = kind(BaselineCard(method=kind.__name__, **provenance_of(one)), tensors)
+        expected = baseline.log_likelihoods(one, ids, strengths)
+        torch.testing.assert_close(baseline.log_likelihoods(two, ids, strengths), expected)
+        assert not torch.allclose(expected, baseline.log_likelihoods(one, ids, [0.0] * 3), atol=1e-2)
+
+
+@torch.inference_mode()
+def test_gists_over_two_devices_are_those_on_one(two_devices):
+    two, one = two_devices
+    embeddings = random_tensors({"embeddings": (2, one.hidden_size)})["embeddings"]
+    adapter = GistAdapter(embeddings, from_tensors(random_lora(one)), GistCard(**provenance_of(one), tokens=2))
+    (found,), (expected,) = (compress(lm, adapter, lm.encode(["a prompt"])) for lm in (two, one))
+    for ours, theirs in zip(found.keys + found.values, expected.keys + expected.values, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs)
+    ours, theirs = (list(generate_from_gists(lm, adapter, [expected], ["ab"], config=CONFIG)) for lm in (two, one))
+    assert [row.text for row in ours] == [row.text for row in theirs]
+    examples = encode_examples(one, [Instruction("say a", "", "a"), Instruction("say b", "c", "b")], 2)
+    losses = []
+    for lm in (two, one):
+        with adapter.installed(lm):
+            losses.append(output_loss(lm, adapter.ids(lm), examples, GistCondition.GIST))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_keys_and_values_are_stacked_on_the_device_of_their_layer(two_devices):

@@ -84,11 +84,12 @@ def _changed_embeddings(lm: LM, change: Tensor, strengths: Tensor) -> Iterator[N
     def add_to_input(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         # The module's own forward pass over Δ: some models scale their embeddings there.
         weight = {"module.weight": by_device[module.weight.device]}
-        moved: Tensor = torch.func.functional_call(bare, weight, args)
+        moved: Tensor = torch.func.functional_call(bare, weight, args).to(output.device)
         return output + (spread(strengths.to(output.device).float(), output) * moved).to(output.dtype)
 
     def add_to_logits(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
-        moved = args[0].float() @ by_device[lm.head.weight.device].T
+        weight = by_device[lm.head.weight.device]
+        moved = (args[0].to(weight.device).float() @ weight.T).to(logits.device)
         return logits + (spread(strengths.to(logits.device).float(), logits) * moved).to(logits.dtype)
 
     with module.register_forward_hook(add_to_input):

@@ -19,7 +19,7 @@ _TOKENS = 2048
 
 
 def masked_hidden_states(lm: LM, layout: Layout, condition: GistCondition = GistCondition.GIST) -> Tensor:
-    """The hidden states (B, T, d) before the head under a condition; gradients go through.
+    """The hidden states (B, T, d) before the head under a condition, on the head's device; gradients go through.
 
     An adapter has to be installed. Under ``GIST``, the suffix has the hidden states that it has after the gist alone.
     """
@@ -39,8 +39,8 @@ def output_log_likelihoods(
         condition: condition of the attention mask.
     """
     layout, targets = example_layout(lm, examples, gist, without_prompts=condition is GistCondition.NEGATIVE)
-    h = masked_hidden_states(lm, layout, condition)[:, :-1][targets[:, 1:]]
-    return lm.head.log_likelihood(h, layout.ids[:, 1:][targets[:, 1:]])
+    states, predicted = masked_hidden_states(lm, layout, condition)[:, :-1], targets[:, 1:]
+    return lm.head.log_likelihood(states[predicted.to(states.device)], layout.ids[:, 1:][predicted])
 
 
 @torch.no_grad()

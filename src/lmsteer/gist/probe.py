@@ -90,12 +90,12 @@ def _problem(lm: LM) -> str | None:
     """What a model does wrong, as the predicate of a sentence; None if nothing."""
     layout, other = _layout(lm, _PROMPT), _layout(lm, _OTHER)
     suffix = layout.sections == Section.SUFFIX
-    blind = masked_hidden_states(lm, layout, GistCondition.NEGATIVE)
+    blind = _suffix_states(lm, layout, GistCondition.NEGATIVE)
     # The shapes are the same, and so is the rounding in any precision.
-    if _differ(blind[suffix], masked_hidden_states(lm, other, GistCondition.NEGATIVE)[suffix], _EXACT):
+    if _differ(blind, _suffix_states(lm, other, GistCondition.NEGATIVE), _EXACT):
         return "lets tokens see what its mask hides"
     elsewhere = replace(layout, positions=layout.positions + _SHIFT * suffix)
-    if torch.equal(blind[suffix], masked_hidden_states(lm, elsewhere, GistCondition.NEGATIVE)[suffix]):
+    if torch.equal(blind, _suffix_states(lm, elsewhere, GistCondition.NEGATIVE)):
         return "ignores the positions that it is given"
     compressed = Layout.of([_PROMPT], gist_ids(lm, 1, 1), [[]], lm.pad_id, lm.device)
     try:
@@ -110,7 +110,7 @@ def _problem(lm: LM) -> str | None:
         use_cache=True,
         **{CACHE: cache},
     )
-    if _differ(masked_hidden_states(lm, layout)[suffix], after[0], _rounding(lm)):
+    if _differ(_suffix_states(lm, layout, GistCondition.GIST), after[0], _rounding(lm)):
         return "gives other hidden states after a KV cache than after the tokens themselves"
     return None
 
@@ -133,6 +133,11 @@ def _tolerates_shifts(lm: LM) -> bool:
     except _ERRORS:
         return False
     return True
+
+
+def _suffix_states(lm: LM, layout: Layout, condition: GistCondition) -> Tensor:
+    states = masked_hidden_states(lm, layout, condition)
+    return states[(layout.sections == Section.SUFFIX).to(states.device)]
 
 
 def _layout(lm: LM, prompt: tuple[int, ...]) -> Layout:
