@@ -92,7 +92,7 @@ def test_what_is_no_control_vector_of_the_model_is_refused(llama, make_lm, tmp_p
         [
             ("llama", None, {"direction.1": row}, DataError, "is no control vector"),
             ("controlvector", None, {"output.weight": row}, DataError, "is no control vector"),
-            ("controlvector", "mistral", {"direction.1": row}, SteerError, "of the kind mistral"),
+            ("controlvector", "mistral", {"direction.1": row}, SteerError, "for mistral models"),
             ("controlvector", "llama", {"direction.1": row[:8]}, SteerError, "of another length than 32"),
         ]
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from lmsteer.baselines.soft_prompts import SoftPromptTrainer
 from lmsteer.model.batching import pad
 from lmsteer.reading.likelihood import sequence_log_prob
 from lmsteer.util.provenance import provenance_of
-from tiny import styled, tiny_lm
+from tiny import styled, tiny_lm, tiny_model
 
 pytest.importorskip("peft", reason="the extra 'methods' is not installed")
 
@@ -31,3 +33,18 @@ def test_soft_prompts_are_trained_as_they_are_read(kind):
     found = sequence_log_prob(logits, padded[:, 1:], mask[:, 1:])
     # sums of float32, one pass over all and one over what stands after the kept prompt
     torch.testing.assert_close(found, baseline.log_likelihoods(lm, ids, strengths), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_a_trainer_on_a_cpu_asks_for_no_gpu_and_keeps_the_callers_random_state(llama, monkeypatch, kind):
+    asked, fork = [], torch.random.fork_rng
+
+    def noted(devices=None, *args, **options):
+        asked.append(devices)
+        return fork(devices, *args, **options)
+
+    monkeypatch.setattr(torch.random, "fork_rng", noted)
+    before = torch.get_rng_state()
+    SoftPromptTrainer(replace(llama, model=tiny_model("llama")), kind, tokens=3)
+    assert asked == [[]]
+    assert torch.equal(torch.get_rng_state(), before)

@@ -88,7 +88,7 @@ def test_the_mean_embedding_is_summed_where_float64_exists(make_lm, monkeypatch)
     assert seen
 
 
-def test_what_is_saved_is_what_is_loaded(llama, adapter_of, tmp_path):
+def test_a_loaded_adapter_equals_the_saved_one(llama, adapter_of, tmp_path):
     adapter = adapter_of(llama)
     loaded = load_adapter(save_adapter(adapter, tmp_path / "a"))
     assert (loaded.card, loaded.fingerprint) == (adapter.card, adapter.fingerprint)
@@ -98,7 +98,7 @@ def test_what_is_saved_is_what_is_loaded(llama, adapter_of, tmp_path):
     assert three.fingerprint != two.fingerprint
 
 
-def test_adapters_that_ship_are_found_by_name(llama, adapter_of, tmp_path, monkeypatch):
+def test_shipped_adapters_are_found_by_name(llama, adapter_of, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHIPPED_FOLDER", tmp_path / "shipped")
     monkeypatch.chdir(tmp_path)
     adapter, other = adapter_of(llama), adapter_of(llama, seed=1)
@@ -110,7 +110,7 @@ def test_adapters_that_ship_are_found_by_name(llama, adapter_of, tmp_path, monke
     assert find_adapter("gist-2").fingerprint == other.fingerprint  # one's own goes first
 
 
-def test_what_does_not_fit_is_refused(llama, make_lm, adapter_of, tmp_path):
+def test_adapters_that_do_not_suit_the_model_or_are_damaged_are_refused(llama, make_lm, adapter_of, tmp_path):
     adapter = adapter_of(llama)
     with pytest.raises(WrongBaseError, match="was fitted on"), adapter.installed(make_lm("qwen2")):
         pass

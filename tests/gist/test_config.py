@@ -20,6 +20,6 @@ def test_rates_and_seeds_out_of_range_are_refused(wrong):
         GistConfig(**wrong)
 
 
-def test_the_record_leaves_out_what_the_result_does_not_depend_on():
+def test_settings_that_do_not_change_the_result_are_not_recorded():
     assert GistConfig(tokens_per_microbatch=8, eval_steps=3).to_json() == GistConfig().to_json()
     assert GistConfig(rank=3).to_json() != GistConfig().to_json()

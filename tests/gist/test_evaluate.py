@@ -34,7 +34,7 @@ def test_known_outputs_are_generated_under_the_gist_and_not_without(llama, adapt
     assert (one_by_one.exact, one_by_one.rouge_l) == (1.0, 1.0)
 
 
-def test_outputs_are_compared_without_case_signs_and_blanks():
+def test_outputs_are_compared_without_case_punctuation_and_white_space():
     assert _normalized("  It's\nTWO.") == _normalized("it s two")
     assert _normalized("two") != _normalized("three")
     assert _normalized("-12") != _normalized("12")
@@ -42,7 +42,7 @@ def test_outputs_are_compared_without_case_signs_and_blanks():
     assert _normalized("yes -") == _normalized("yes")
 
 
-def test_what_cannot_be_measured_is_refused(llama, make_lm, adapter_of, adapter, monkeypatch):
+def test_evaluations_that_are_impossible_are_refused(llama, make_lm, adapter_of, adapter, monkeypatch):
     gpt2 = make_lm("gpt2")
     with pytest.raises(DataError, match="no instruction fits"):
         evaluate(gpt2, adapter_of(gpt2), [Instruction("a" * 100, "", "b")])

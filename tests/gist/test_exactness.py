@@ -70,21 +70,22 @@ def greedy_text_is_exact(lm, adapter, tokens=6):
     gists = compress(lm, adapter, prompts)
     greedy = GenerationConfig(max_new_tokens=tokens, sampling=SamplingConfig(temperature=0))
     found = [row.text for row in generate_from_gists(lm, adapter, gists, INPUTS, config=greedy)]
-    expected = []
+    rows, ended = [list(ids) for ids in inputs], [False] * len(inputs)
     with torch.inference_mode(), adapter.installed(lm):
-        for prompt, given in zip(prompts, inputs, strict=True):
-            rest = list(given)
-            for _ in range(tokens):
-                layout = Layout.of([prompt], adapter.ids(lm), [rest], lm.pad_id, lm.device)
-                rest.append(int(lm.head.logits(masked_hidden_states(lm, layout)[:, -1]).argmax()))
-                if rest[-1] in lm.stop_ids:
-                    break
-            expected.append(lm.tokenizer.decode(rest[len(given) :], skip_special_tokens=True))
+        for _ in range(tokens):
+            layout = Layout.of(prompts, adapter.ids(lm), rows, lm.pad_id, lm.device)
+            last = masked_hidden_states(lm, layout)[range(len(rows)), layout.mask.sum(1) - 1]
+            for number, token in enumerate(lm.head.logits(last).argmax(-1).tolist()):
+                if not ended[number]:
+                    rows[number].append(token)
+                    ended[number] = token in lm.stop_ids
+    written = [row[len(ids) :] for row, ids in zip(rows, inputs, strict=True)]
+    expected = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
     assert found == expected
     assert len(set(found)) > 4
 
 
-def test_text_longer_than_a_stretch_keeps_its_positions(llama, adapter_of):
+def test_long_text_keeps_its_positions(llama, adapter_of):
     greedy_text_is_exact(llama, adapter_of(llama, 2), tokens=20)
 
 
@@ -92,7 +93,7 @@ def test_text_longer_than_a_stretch_keeps_its_positions(llama, adapter_of):
     ("family", "short"),
     [("mistral", {"sliding_window": 8}), ("gemma3_text", {"sliding_window": 8}), ("gpt_neo", {"window_size": 8})],
 )
-def test_windows_shorter_than_the_text_change_nothing_of_that(monkeypatch, adapter_of, family, short):
+def test_text_is_exact_under_windows_shorter_than_it(monkeypatch, adapter_of, family, short):
     monkeypatch.setitem(FAMILIES, family, {**FAMILIES[family], **short})
     lm = tiny_lm(family)
     assert shortest_window(lm) == 8
@@ -116,7 +117,7 @@ def test_padding_between_gists_of_several_lengths_does_not_count_against_a_windo
     assert found == alone
 
 
-def test_conditions_hide_what_they_say(llama, adapter_of):
+def test_each_condition_hides_the_sections_it_names(llama, adapter_of):
     """Where a prompt cannot be seen, another prompt of the same length changes nothing; where it can, something."""
     adapter = adapter_of(llama)
     rest = llama.encode(["what follows"], special=False)
@@ -137,7 +138,7 @@ def test_conditions_hide_what_they_say(llama, adapter_of):
         assert not torch.allclose(gist[Section.SUFFIX], plain[Section.SUFFIX], atol=1e-3)
 
 
-def test_what_follows_knows_of_the_prompt_by_the_gist_alone(llama, adapter_of):
+def test_the_suffix_depends_on_the_prompt_through_the_gist_alone(llama, adapter_of):
     """The gradient of what follows, to the prompt, goes through the gist tokens' keys and values and nowhere else."""
     adapter = adapter_of(llama)
     layout = Layout.of(llama.encode(["abc"]), adapter.ids(llama), [[5, 6, 7]], llama.pad_id, llama.device)

@@ -86,7 +86,7 @@ def test_full_fine_tuning_learns_it_too_and_leaves_the_model_as_it_was(llama, co
         pass
 
 
-def test_random_numbers_of_the_caller_stay_what_they_were(llama, copying, tmp_path):
+def test_a_fit_keeps_the_callers_random_states(llama, copying, tmp_path):
     def states():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
 
@@ -109,7 +109,7 @@ def test_a_fit_on_a_cpu_asks_for_no_gpu(llama, monkeypatch):
     assert asked == [[]]
 
 
-def test_what_cannot_be_fitted_is_refused(llama, make_lm, copying, tmp_path):
+def test_fits_that_are_impossible_are_refused(llama, make_lm, copying, tmp_path):
     with pytest.raises(ModelError, match="keeps a state"):
         fit_gist(make_lm("mamba"), copying(4), tmp_path / "m")
     gpt2 = make_lm("gpt2")

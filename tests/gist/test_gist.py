@@ -33,7 +33,7 @@ def written(lm, adapter, gists, inputs, **options):
     return [row.text for row in generate_from_gists(lm, adapter, gists, inputs, **options)]
 
 
-def test_a_file_stands_in_a_prompts_place(llama, adapter, gist, tmp_path):
+def test_a_loaded_gist_generates_as_the_saved_one(llama, adapter, gist, tmp_path):
     loaded = Gist.load(gist.save(tmp_path / "sub" / "a.gist"))
     assert loaded.provenance == gist.provenance
     assert all(torch.equal(a, b) for a, b in zip(loaded.keys + loaded.values, gist.keys + gist.values, strict=True))
@@ -83,7 +83,7 @@ def test_a_gist_and_a_steer_act_together(llama, adapter, gist):
     assert rows[1] != rows[0]
 
 
-def test_what_is_of_another_model_or_damaged_is_refused(llama, make_lm, adapter_of, adapter, gist, tmp_path):
+def test_gists_of_another_model_or_damaged_are_refused(llama, make_lm, adapter_of, adapter, gist, tmp_path):
     with pytest.raises(WrongBaseError, match="was fitted on"):
         written(make_lm("qwen2"), adapter_of(make_lm("qwen2"), 2), [gist], ["a"])
     with pytest.raises(WrongBaseError, match="another gist adapter"):
@@ -102,7 +102,7 @@ def test_what_is_of_another_model_or_damaged_is_refused(llama, make_lm, adapter_
         Gist.load(tmp_path / "c.gist")
 
 
-def test_what_cannot_be_compressed_or_continued_is_refused(llama, make_lm, adapter_of, adapter, gist):
+def test_empty_or_too_long_prompts_and_inputs_are_refused(llama, make_lm, adapter_of, adapter, gist):
     gpt2 = make_lm("gpt2")
     with pytest.raises(DataError, match="prompt 1 is empty"):
         compress(llama, adapter, [[]])

@@ -34,7 +34,7 @@ def test_attention_that_ignores_masks_is_refused_by_name(llama):
     ("dropped", "message"),
     [("attention_mask", "lets tokens see what its mask hides"), ("position_ids", "ignores the positions")],
 )
-def test_a_model_that_drops_what_it_is_told_is_found_out(llama, dropped, message):
+def test_a_model_that_drops_masks_or_positions_is_refused(llama, dropped, message):
     other = replace(llama, model=tiny_model("llama"))
 
     def drop(_, args, given):
@@ -45,7 +45,7 @@ def test_a_model_that_drops_what_it_is_told_is_found_out(llama, dropped, message
         check_maskable(other)
 
 
-def test_a_cache_that_is_not_what_its_tokens_were_is_found_out(llama):
+def test_a_model_whose_cache_differs_from_its_tokens_is_refused(llama):
     other = replace(llama, model=tiny_model("llama"))
 
     def blur(_, args, given):
@@ -58,7 +58,7 @@ def test_a_cache_that_is_not_what_its_tokens_were_is_found_out(llama):
         check_maskable(other)
 
 
-def test_a_model_that_takes_no_such_mask_is_refused_with_what_it_says(llama):
+def test_a_model_that_takes_no_such_mask_is_refused_with_its_error(llama):
     other = replace(llama, model=tiny_model("llama"))
 
     def refuse(_, args, given):
@@ -71,17 +71,17 @@ def test_a_model_that_takes_no_such_mask_is_refused_with_what_it_says(llama):
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"bloom", "mamba"}))
-def test_rotary_models_see_distances_only(make_lm, family):
+def test_rotary_models_are_shift_invariant(make_lm, family):
     assert is_shift_invariant(make_lm(family)) == (family not in {"gpt2", "gpt_neo", "gptj", "opt"})
 
 
-def test_positions_that_change_with_the_length_of_a_text_are_no_distances(monkeypatch):
+def test_scales_that_change_with_length_are_not_shift_invariant(monkeypatch):
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     monkeypatch.setitem(FAMILIES, "llama", {**FAMILIES["llama"], "rope_parameters": rope})
     assert not is_shift_invariant(tiny_lm("llama"))
 
 
-def test_positions_that_a_model_makes_no_numbers_of_are_no_distances(llama):
+def test_a_model_with_nan_at_negative_positions_is_not_shift_invariant(llama):
     other = replace(llama, model=tiny_model("llama"))
 
     def spoil(_, args, given):
@@ -93,7 +93,7 @@ def test_positions_that_a_model_makes_no_numbers_of_are_no_distances(llama):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_layer_that_leaks_a_little_is_found_out_in_any_precision(dtype):
+def test_one_layer_that_leaks_a_little_is_refused_in_any_precision(dtype):
     lm = tiny_lm("llama", dtype)
     lm.model.model.layers[1].self_attn.o_proj.weight.data.mul_(0.2)
     check_maskable(lm)

@@ -18,7 +18,7 @@ from lmsteer.gist.config import GistCondition, GistConfig
 from lmsteer.gist.fit import fit_gist
 
 
-def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, copying, tmp_path):
+def test_a_resumed_fit_equals_one_that_was_not_interrupted(llama, copying, tmp_path):
     config = GistConfig(tokens=1, rank=2, steps=8, batch_size=4, eval_steps=3)
     whole = fit_gist(llama, copying(32), tmp_path / "whole", config=config)
     done, starts = [], []
@@ -53,7 +53,7 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(llama, copying, t
     assert again.fingerprint == whole.fingerprint
 
 
-def test_a_fit_begun_anew_leaves_no_checkpoint_of_the_one_before(llama, copying, tmp_path):
+def test_a_new_fit_removes_checkpoints_of_an_earlier_one(llama, copying, tmp_path):
     config = GistConfig(tokens=1, rank=2, steps=2, batch_size=4)
     old = tmp_path / "a.partial"
     old.mkdir()

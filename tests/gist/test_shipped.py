@@ -20,7 +20,7 @@ PAIRS = {
 }
 
 
-def test_it_is_small_and_its_card_is_whole():
+def test_the_shipped_adapter_is_small_and_its_card_is_complete():
     sizes = [file.stat().st_size for file in (SHIPPED_FOLDER / "gist-1").iterdir()]
     assert sum(sizes) < 10_000_000
     card = find_adapter("gist-1").card

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lmsteer
+from lmsteer.baselines.activations import Activations, difference_of_means
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.embeddings import Embeddings
 from lmsteer.baselines.full import FullBaseline
@@ -119,11 +120,15 @@ def test_loras_changed_weights_and_embeddings_follow_their_layers(two_devices):
         (LoRABaseline, random_lora(one)),
         (FullBaseline, random_tensors(weights, 0.05)),
         (Embeddings, random_tensors({"change": one.head.weight.shape})),
+        (Activations, random_tensors({"direction.0": (32,), "direction.1": (32,)})),
     ):
         baseline = kind(BaselineCard(method=kind.__name__, **provenance_of(one)), tensors)
         expected = baseline.log_likelihoods(one, ids, strengths)
         torch.testing.assert_close(baseline.log_likelihoods(two, ids, strengths), expected)
         assert not torch.allclose(expected, baseline.log_likelihoods(one, ids, [0.0] * 3), atol=1e-2)
+    card = BaselineCard(method="activations", **provenance_of(one))
+    directions = [difference_of_means(lm, styled(8), card, layer=1).tensors["direction.1"] for lm in (two, one)]
+    torch.testing.assert_close(directions[0].cpu(), directions[1])
 
 
 @torch.inference_mode()

@@ -48,7 +48,7 @@ def test_a_scale_of_zero_leaves_a_row_bit_for_bit():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_half_precision_model_gets_its_own_precision_back(dtype):
+def test_a_half_precision_layer_keeps_its_dtype(dtype):
     y, x = torch.randn(3, 4, dtype=dtype), torch.randn(3, 5, dtype=dtype, requires_grad=True)
     a, b = torch.randn(2, 5, requires_grad=True), torch.randn(4, 2, requires_grad=True)
     found = add_lora(y, x, a, b, 2.0)

@@ -41,13 +41,14 @@ class Activations(StoredBaseline, ForwardBaseline):
             WrongBaseError: another base, or one that has fewer layers.
         """
         self.check_base(lm)
-        blocks, scale = decoder_layers(lm), torch.tensor(strengths, device=lm.device)
+        blocks, scale = decoder_layers(lm), torch.tensor(strengths)
         with ExitStack() as stack:
             for name, direction in self.tensors.items():
                 number = int(name.rpartition(".")[2])
                 if number >= len(blocks):
                     raise WrongBaseError(f"there is a direction for layer {number}; {lm.name} has {len(blocks)}.")
-                adding = _adding(direction.to(lm.device), scale)
+                device = next(blocks[number].parameters()).device
+                adding = _adding(direction.to(device), scale.to(device))
                 stack.enter_context(blocks[number].register_forward_hook(adding))
             yield
 
@@ -101,15 +102,16 @@ def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 
 def _means(states: Tensor, mask: Tensor) -> Tensor:
     """Mean states (B, d) over the tokens of each text but its first, which many models use as an attention sink."""
-    counted = mask.clone()
-    counted[:, 0] = (mask.sum(1) == 1).to(mask.dtype)
+    counted = mask.to(states.device, copy=True)
+    counted[:, 0] = (counted.sum(1) == 1).to(mask.dtype)
     return (states * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)
 
 
 def _adding(direction: Tensor, scale: Tensor) -> Any:
     def add(_: nn.Module, __: Any, output: Any) -> Any:
         states = _first(output)
-        moved = states + (spread(scale, states) * direction).to(states.dtype)
+        shift = spread(scale, states) * direction
+        moved = states + shift.to(states.device, states.dtype)
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
     return add

@@ -1,6 +1,6 @@
-"""Control vectors as GGUF files, which repeng writes and llama.cpp reads: a direction (d,) for each of some layers.
+"""Control vectors as GGUF files, as repeng writes and llama.cpp reads them: a direction (d,) for each of some layers.
 
-Both add ``direction.l`` after layer l, counted from 0; llama.cpp cannot add anything after the first.
+Both add ``direction.<l>`` after layer l, counted from 0. llama.cpp cannot add a direction after the first layer.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ _DIRECTION = "direction."
 
 
 def export_control_vector(lm: LM, baseline: Activations, file: str | Path) -> Path:
-    """Write directions as a control vector.
+    """Write the directions of an activation baseline as a control vector.
+
+    Args:
+        lm: the base.
+        baseline: the directions.
+        file: file to write, ``.gguf``.
 
     Raises:
         WrongBaseError: another base.
-        SteerError: a direction after the first layer, or a disk that does not take it.
+        SteerError: there is a direction after the first layer, or the disk cannot be written.
     """
     baseline.check_base(lm)
     file = Path(file)
@@ -50,11 +55,15 @@ def export_control_vector(lm: LM, baseline: Activations, file: str | Path) -> Pa
 
 
 def import_control_vector(lm: LM, file: str | Path) -> Activations:
-    """Read a control vector, which says of its base no more than its kind.
+    """Read a control vector. Its file names the architecture of its base and nothing more, which is checked.
+
+    Args:
+        lm: the model that it is for.
+        file: file to read.
 
     Raises:
-        DataError: no such file, or no control vector.
-        SteerError: one of another kind of model, or of another hidden size.
+        DataError: there is no such file, or it is no control vector.
+        SteerError: it is for another architecture, or for another hidden size.
     """
     file = Path(file)
     if not file.is_file():
@@ -63,18 +72,19 @@ def import_control_vector(lm: LM, file: str | Path) -> Activations:
         reader = GGUFReader(file)
         architecture = reader.fields["general.architecture"].contents()
         hint = reader.fields.get(f"{_ARCHITECTURE}.model_hint")
-        kind = None if hint is None else hint.contents()
-        found = {t.name: torch.from_numpy(np.array(t.data, dtype=np.float32)) for t in reader.tensors}
+        base = None if hint is None else hint.contents()
+        directions = {t.name: torch.from_numpy(np.array(t.data, dtype=np.float32)) for t in reader.tensors}
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"{file} is no control vector, or damaged: {type(error).__name__}: {error}.") from error
-    named = {name for name in found if name.startswith(_DIRECTION) and name.removeprefix(_DIRECTION).isdigit()}
-    if architecture != _ARCHITECTURE or not found or named != found.keys():
-        raise DataError(f"{file} is no control vector: it holds {architecture}, {', '.join(sorted(found)[:3])} ..")
-    own = lm.model.config.get_text_config().model_type
-    if kind is not None and kind != own:
-        raise SteerError(f"{file} is a control vector of a model of the kind {kind}; {lm.name} is a {own}.")
-    d = lm.model.get_input_embeddings()(torch.tensor([0], device=lm.device)).shape[-1]
-    if any(direction.shape != (d,) for direction in found.values()):
-        raise SteerError(f"{file} holds directions of another length than {d}, which {lm.name} has.")
+    numbered = {name for name in directions if name.startswith(_DIRECTION) and name.removeprefix(_DIRECTION).isdigit()}
+    if architecture != _ARCHITECTURE or not directions or numbered != directions.keys():
+        names = ", ".join(sorted(directions)[:3])
+        raise DataError(f"{file} is no control vector: it holds {architecture} with the tensors {names} ..")
+    model_type = lm.model.config.get_text_config().model_type
+    if base not in (None, model_type):
+        raise SteerError(f"{file} is a control vector for {base} models; {lm.name} is a {model_type}.")
+    size = lm.model.get_input_embeddings()(torch.tensor([0], device=lm.device)).shape[-1]
+    if any(direction.shape != (size,) for direction in directions.values()):
+        raise SteerError(f"{file} holds directions of another length than {size}, the hidden size of {lm.name}.")
     card = BaselineCard(method="activations", **provenance_of(lm), fit={"imported": file.name})
-    return Activations(card, found)
+    return Activations(card, directions)

@@ -146,10 +146,10 @@ def lora_attached(
 def lora_installed(model: PreTrainedModel, layers: Mapping[str, LoRAFactors]) -> Iterator[None]:
     """Apply factors at strength 1 within a ``with`` block, the way that suits each layer.
 
-    Float32 weights on a CPU are merged: an update beside every layer would take a tenth to a third of the time of
-    each forward pass there (docs/log.md), and float32 loses nothing that shows. All others stay as they are, and the
-    update is added beside them: a copy would take as much memory as the weights, and in half precision ``W + B A``
-    rounds away most of a small update, while ``x Wᵀ + (x Aᵀ) Bᵀ`` is what was trained.
+    Float32 weights on a CPU are merged: an update beside every layer takes a sixth of the time there (docs/log.md),
+    and float32 rounds to 1e-7. All others stay as they are, and the update is added beside them: copies would take as
+    much memory as the weights, and in half precision ``W + B A`` rounds away most of a small update, while
+    ``x Wᵀ + (x Aᵀ) Bᵀ`` is exactly what was trained.
 
     Raises:
         WrongBaseError: the model lacks one of the layers, or has one of another size.
