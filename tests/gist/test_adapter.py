@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.gist import adapter as module
@@ -141,3 +142,16 @@ def test_adapters_that_do_not_suit_the_model_or_are_damaged_are_refused(llama, m
     (tmp_path / "a" / "notes.md").touch()
     with pytest.raises(DataError, match="beside its gist adapter"):
         save_adapter(adapter, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [("embeddings", "the tensor 'embeddings' is missing"), (".lora_B", "two factors of each of its layers")],
+)
+def test_a_folder_without_a_tensor_is_reported_as_damaged(llama, adapter_of, tmp_path, left_out, message):
+    file = save_adapter(adapter_of(llama), tmp_path / "a") / "gist.safetensors"
+    tensors = load_file(file)
+    del tensors[next(name for name in tensors if name.endswith(left_out))]
+    save_file(tensors, file)
+    with pytest.raises(DataError, match=f"gist adapter in .* is damaged: .*{message}"):
+        load_adapter(tmp_path / "a")
