@@ -1,8 +1,6 @@
-"""The main job on the real default model: fit, read, dial, prove."""
+"""The main job on the real default model: fit, read, generate, verify."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +12,6 @@ from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
-from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode_labelled
 from lmsteer.reading.held_out import measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
@@ -43,7 +40,7 @@ def test_the_starter_steer_is_proved(smollm2, sentiment):
     assert done.held_out.sign_accuracy == pytest.approx(sentiment.held_out.sign_accuracy)
 
 
-def test_the_dial_turns_both_ways(smollm2, sentiment):
+def test_strengths_move_the_text_both_ways(smollm2, sentiment):
     prompts = ["The weather this morning", "My first week at the office was", "We watched the film and", "The house is"]
     settings = [{"sentiment": s} for s in (-6.0, 0.0, 6.0)]
     steers = {"sentiment": sentiment.steer}
@@ -68,15 +65,18 @@ def test_a_quick_demo_writes_one_self_contained_page(tmp_path):
     assert (tmp_path / "demo" / "sentiment" / "steer.json").is_file()
 
 
-@pytest.fixture(scope="module")
-def sst(shared: Path, smollm2: LM, tmp_path_factory) -> Fit:
-    texts = sample_texts(read_labelled(shared / "sst5_train.jsonl.gz"), 2000, seed=0)
-    return fit(smollm2, texts, name="sst", out=tmp_path_factory.mktemp("fit") / "sst")
-
-
-def test_sst2_dev_is_read(shared, smollm2, sst):
-    dev = read_labelled(shared / "sst2_dev.jsonl.gz")
+@pytest.mark.parametrize(
+    ("texts", "read", "accuracy", "gain"),
+    [
+        pytest.param(400, 200, 0.65, 0.0, id="quick"),
+        pytest.param(2000, 872, 0.8, 0.02, id="whole", marks=pytest.mark.slow),
+    ],
+)
+def test_steer_fitted_on_sst5_reads_sst2(shared, smollm2, tmp_path, texts, read, accuracy, gain):
+    train = sample_texts(read_labelled(shared / "sst5_train.jsonl.gz"), texts, seed=0)
+    fitted = fit(smollm2, train, name="sst", out=tmp_path / "sst")
+    dev = sample_texts(read_labelled(shared / "sst2_dev.jsonl.gz"), read, seed=0)
     rows = LabelledRows.join(list(gather_rows(smollm2, dev, encode_labelled(smollm2, dev))))
-    reading = measure_held_out(smollm2, rows, sst.steer)
-    assert reading.sign_accuracy >= 0.8
-    assert reading.log_likelihood_gain >= 0.02
+    metrics = measure_held_out(smollm2, rows, fitted.steer)
+    assert metrics.sign_accuracy >= accuracy
+    assert metrics.log_likelihood_gain >= gain

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
 
-from lmsteer.util.seeds import stable_seed
+from lmsteer.util.seeds import stable_hash
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -33,7 +33,7 @@ class LengthGroupedSampler(Sampler[int]):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        rng = random.Random(stable_seed(self._seed, self._epoch))
+        rng = random.Random(stable_hash(self._seed, self._epoch))
         order = sorted(range(len(self._lengths)), key=lambda i: (self._lengths[i], rng.random()))
         batches = [order[k : k + self._batch] for k in range(0, len(order), self._batch)]
         # A last batch that is not full stays last: elsewhere it would shift the borders of the others.
