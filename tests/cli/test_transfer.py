@@ -36,7 +36,7 @@ def test_a_steer_is_carried_to_another_model(run, lm, tmp_path):
         (["transfer", "one", "--to", "smollm2", "--map", "magic", "--out", "x"], "'gradient', 'ridge', 'procrustes'"),
         (["transfer", "nosuch", "--to", "smollm2", "--out", "x"], "unknown steer"),
         (["transfer", "one", "--to", "smollm2", "--out", "x", "--label-map", "a=1"], "describe --data: give both"),
-        (["transfer", "one", "--to", "smollm2", "--out", "x", "--data", "zeros.jsonl"], "is 0: a dimension needs"),
+        (["transfer", "one", "--to", "smollm2", "--out", "x", "--data", "zeros.jsonl"], "is 0; texts of both ends"),
     ],
 )
 def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypatch):

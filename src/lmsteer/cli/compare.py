@@ -19,29 +19,29 @@ from lmsteer.evaluation.compare.methods import select_methods
 from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, MAX_NEW_TOKENS
 from lmsteer.util.progress import bars
 
+Methods = Annotated[str | None, typer.Option(help="Names of methods, separated by commas (default: all that can run).")]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(callback=options.more_than(0), help="Maximum seconds of each training (default: no maximum)."),
+]
+TrainSizes = Annotated[str, typer.Option(help="Numbers of texts to fit on as well, such as 8,32,128 (default: none).")]
+
 
 @app.command()
 def compare(
     data: options.LabelledData,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of all results, and of report.html.")],
-    methods: Annotated[
-        str | None, typer.Option(help="Names of methods, separated by commas (default: all that can run).")
-    ] = None,
+    methods: Methods = None,
     negative_prompt: options.NegativePrompt = "",
     positive_prompt: options.PositivePrompt = "",
     prompts: options.PromptsFile = None,
     scorer: options.Scorer = "sentiment",
     perplexity_model: options.PerplexityModel = None,
     steps: Annotated[int, typer.Option(min=1, help="Maximum number of optimizer steps of each training.")] = 200,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(callback=options.more_than(0), help="Maximum seconds of each training (default: no maximum)."),
-    ] = None,
+    max_seconds: MaxSeconds = None,
     num_samples: options.NumSamples = COMPARISON_SAMPLES,
     max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
-    train_sizes: Annotated[
-        str, typer.Option(help="Numbers of texts to fit on as well, such as 8,32,128 (default: none).")
-    ] = "",
+    train_sizes: TrainSizes = "",
     num_seeds: Annotated[int, typer.Option(min=1, help="Number of random subsets for each of --train-sizes.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny settings, to see whether everything runs.")] = False,
     limit: options.Limit = None,
@@ -76,8 +76,10 @@ def compare(
     from lmsteer.evaluation.compare.run import compare as run
     from lmsteer.evaluation.metadata import comparison_metadata
 
-    protocol = lmsteer.Protocol(num_samples, max_new_tokens, seed=seed)
-    budget = TrainingBudget(steps, max_seconds, seed=seed)
+    budget, protocol = (
+        TrainingBudget(steps, max_seconds, seed=seed),
+        lmsteer.Protocol(num_samples, max_new_tokens, seed=seed),
+    )
     config = ComparisonConfig(
         model, source, read, scorer, perplexity_model, budget, protocol, sizes, num_seeds, instructions
     )

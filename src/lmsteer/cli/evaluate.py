@@ -27,24 +27,29 @@ class Baseline(StrEnum):
     BEST_OF_N = "best-of-n"
 
 
+Steer = Annotated[
+    list[str],
+    typer.Option(
+        metavar="STEER=S1,S2,..",
+        help="Steer and the strengths to measure it at. Repeatable; baselines belong to the first one.",
+    ),
+]
+Out = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="Folder of continuations, results, report.html and curves.svg.")
+]
+BaselineOption = Annotated[
+    list[Baseline] | None,
+    typer.Option(help="Baseline to measure as well: prompting, words or best-of-n. Repeatable."),
+]
+
+
 @app.command()
 def evaluate(
     prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="File of prompts: one on each line, or JSONL.")],
-    steer: Annotated[
-        list[str],
-        typer.Option(
-            metavar="STEER=S1,S2,..",
-            help="Steer and the strengths to measure it at. Repeatable; baselines belong to the first one.",
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder of continuations, results, report.html and curves.svg.")
-    ],
+    steer: Steer,
+    out: Out,
     scorer: options.Scorer = "sentiment",
-    baseline: Annotated[
-        list[Baseline] | None,
-        typer.Option(help="Baseline to measure as well: prompting, words or best-of-n. Repeatable."),
-    ] = None,
+    baseline: BaselineOption = None,
     negative_prompt: options.NegativePrompt = "",
     positive_prompt: options.PositivePrompt = "",
     perplexity_model: options.PerplexityModel = None,

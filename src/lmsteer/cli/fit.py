@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,50 +18,54 @@ from lmsteer.errors import DataError
 from lmsteer.steer.lookup import STEERS_FOLDER, check_target
 from lmsteer.util.progress import bars
 
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        help="Labelled texts: a JSONL, CSV or Parquet file, or a Hub dataset. Optional with --statistics.",
+    ),
+]
+Method = Annotated[
+    Literal["closed-form", "gradient"],
+    typer.Option(help="Method: closed-form, or gradient (the published recipe)."),
+]
+Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the steer (default: chosen from the spectrum).")]
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the steer (default: steers/NAME).")]
+Statistics = Annotated[
+    list[Path] | None, typer.Option(metavar="FOLDER", help="Saved statistics to add to these. Repeatable.")
+]
+SaveStatistics = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Folder to save the statistics of all texts to.")
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=2, help="Maximum length of a text, in tokens; longer ones are cut (default: none)."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit of the same name and texts.")]
+CacheActivations = Annotated[
+    bool,
+    typer.Option("--cache-activations", help="Keep the hidden states, so that another fit on these texts is fast."),
+]
+
 
 @app.command()
 def fit(
     name: Annotated[str, typer.Option(help="Name of the style dimension.")],
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATA",
-            help="Labelled texts: a JSONL, CSV or Parquet file, or a Hub dataset. Optional with --statistics.",
-        ),
-    ] = None,
-    method: Annotated[
-        Literal["closed-form", "gradient"],
-        typer.Option(help="Method: closed-form, or gradient (the published recipe)."),
-    ] = "closed-form",
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="Rank of the steer (default: chosen from the spectrum).")
-    ] = None,
+    data: Data = None,
+    method: Method = "closed-form",
+    rank: Rank = None,
     label: Annotated[str, typer.Option(help="What strength +1 means, in words, for the steer's card.")] = "",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the steer (default: steers/NAME).")
-    ] = None,
+    out: Out = None,
     text_column: options.TextColumn = "text",
     label_column: options.LabelColumn = "label",
     label_map: options.LabelMap = None,
     split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
     limit: options.Limit = None,
-    statistics: Annotated[
-        list[Path] | None, typer.Option(metavar="FOLDER", help="Saved statistics to add to these. Repeatable.")
-    ] = None,
-    save_statistics: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder to save the statistics of all texts to.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(min=2, help="Maximum length of a text, in tokens; longer ones are cut (default: none)."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted fit of the same name and texts.")
-    ] = False,
-    cache_activations: Annotated[
-        bool,
-        typer.Option("--cache-activations", help="Keep the hidden states, so that another fit on these texts is fast."),
-    ] = False,
+    statistics: Statistics = None,
+    save_statistics: SaveStatistics = None,
+    max_tokens: MaxTokens = None,
+    resume: Resume = False,
+    cache_activations: CacheActivations = False,
     steps: Annotated[int, typer.Option(min=1, help="Number of optimizer steps of the gradient method.")] = 1000,
     l2: Annotated[float, typer.Option(min=0, help="Weight of the L2 penalty of the gradient method.")] = 0.0,
     seed: options.Seed = options.DEFAULTS.seed,
@@ -72,10 +77,7 @@ def fit(
     Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
     """
     check_target(out or STEERS_FOLDER / name)
-    if data is None and not statistics:
-        raise DataError("nothing to fit: give labelled texts, or saved statistics.")
-    if missing := [str(folder) for folder in statistics or () if not folder.is_dir()]:
-        raise DataError(f"no such folder of statistics: {', '.join(missing)}.")
+    _check_inputs(data, statistics or ())
     mapping = parse_label_map(label_map) if label_map else None
     source = LabelledSource(data, text_column, label_column, mapping, split, limit, seed) if data else None
     texts = source.read() if source else []
@@ -111,3 +113,10 @@ def fit(
         print_json({"folder": str(fitted.folder), "rank": fitted.steer.rank, "card": asdict(fitted.steer.card)})
     else:
         print_fit(stdout, fitted, str(out or name), "" if model == options.DEFAULT_MODEL else f" --model {model}")
+
+
+def _check_inputs(data: str | None, statistics: Sequence[Path]) -> None:
+    if data is None and not statistics:
+        raise DataError("nothing to fit: give labelled texts, or saved statistics.")
+    if missing := [str(folder) for folder in statistics if not folder.is_dir()]:
+        raise DataError(f"no such folder of statistics: {', '.join(missing)}.")

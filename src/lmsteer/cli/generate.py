@@ -20,15 +20,25 @@ from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.partial_file import check_bulk_target
 from lmsteer.util.progress import bars
 
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option("--prompts", metavar="FILE", help="Prompts: one on each line, or JSONL; '-' is standard input."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write JSONL in the published format to a file.")]
+Engine = Annotated[
+    Literal["transformers", "vllm"], typer.Option(help="What generates: transformers, or vllm (with --out).")
+]
+EngineOptions = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="Arguments of vllm.LLM, such as '{\"tensor_parallel_size\": 2}'."),
+]
+
 
 @app.command()
 def generate(
     context: typer.Context,
     prompts: Annotated[list[str] | None, typer.Argument(help="Texts to continue.")] = None,
-    prompts_file: Annotated[
-        Path | None,
-        typer.Option("--prompts", metavar="FILE", help="Prompts: one on each line, or JSONL; '-' is standard input."),
-    ] = None,
+    prompts_file: PromptsFile = None,
     steer: options.Steer = None,
     num_samples: options.NumSamples = options.DEFAULTS.num_samples,
     max_new_tokens: options.MaxNewTokens = options.DEFAULTS.max_new_tokens,
@@ -37,17 +47,10 @@ def generate(
     temperature: options.Temperature = options.DEFAULTS.sampling.temperature,
     seed: options.Seed = options.DEFAULTS.seed,
     batch_size: options.BatchSize = options.DEFAULTS.batch_size,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write JSONL in the published format to a file.")
-    ] = None,
+    out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run with the same --out.")] = False,
-    engine: Annotated[
-        Literal["transformers", "vllm"], typer.Option(help="What generates: transformers, or vllm (with --out).")
-    ] = "transformers",
-    engine_options: Annotated[
-        str | None,
-        typer.Option(metavar="JSON", help="Arguments of vllm.LLM, such as '{\"tensor_parallel_size\": 2}'."),
-    ] = None,
+    engine: Engine = "transformers",
+    engine_options: EngineOptions = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print one continuation while it is generated.")] = False,
     model: options.Model = options.DEFAULT_MODEL,
     as_json: options.AsJson = False,

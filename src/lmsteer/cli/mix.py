@@ -19,32 +19,35 @@ from lmsteer.errors import DataError
 from lmsteer.steer.lookup import check_target, find_card
 from lmsteer.util.progress import bars
 
+Out = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Save the mix as one steer to this folder, at strength 1.")
+]
+Label = Annotated[str, typer.Option(help="What strength +1 of the new steer means, in words (default: the mix).")]
+OrthogonalTo = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STEER", help="Steer whose dimension the mix must not change. Repeatable."),
+]
+Decorrelate = Annotated[
+    bool,
+    typer.Option("--decorrelate", help="Choose strengths at which each steer has the effect it has alone."),
+]
+Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the new steer (default: the sum of the ranks).")]
+Evaluate = Annotated[
+    bool,
+    typer.Option("--evaluate", help="Generate text under each steer alone and under the mix, and compare."),
+]
+
 
 @app.command()
 def mix(
     steer: options.SteerStrengths,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Save the mix as one steer to this folder, at strength 1.")
-    ] = None,
+    out: Out = None,
     name: Annotated[str | None, typer.Option(help="Name of the new steer (default: that of its folder).")] = None,
-    label: Annotated[
-        str, typer.Option(help="What strength +1 of the new steer means, in words (default: the mix).")
-    ] = "",
-    orthogonal_to: Annotated[
-        list[str] | None,
-        typer.Option(metavar="STEER", help="Steer whose dimension the mix must not change. Repeatable."),
-    ] = None,
-    decorrelate: Annotated[
-        bool,
-        typer.Option("--decorrelate", help="Choose strengths at which each steer has the effect it has alone."),
-    ] = False,
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="Rank of the new steer (default: the sum of the ranks).")
-    ] = None,
-    evaluate: Annotated[
-        bool,
-        typer.Option("--evaluate", help="Generate text under each steer alone and under the mix, and compare."),
-    ] = False,
+    label: Label = "",
+    orthogonal_to: OrthogonalTo = None,
+    decorrelate: Decorrelate = False,
+    rank: Rank = None,
+    evaluate: Evaluate = False,
     prompts: options.PromptsFile = None,
     model: options.Model = options.DEFAULT_MODEL,
     as_json: options.AsJson = False,

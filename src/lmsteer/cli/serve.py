@@ -18,38 +18,37 @@ _KEY = "LMSTEER_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+Steers = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FOLDER", help="Folder of steers. Repeatable (default: steers/; those that ship are added)."),
+]
+Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 means all addresses of this machine.")]
+ApiKey = Annotated[
+    list[str] | None,
+    typer.Option(help=f"Key that requests must send. Repeatable (default: that of the environment's {_KEY})."),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(min=2, help="Maximum length of a prompt and its answer, in tokens (default: what the model allows)."),
+]
+MaxQueue = Annotated[
+    int, typer.Option(min=0, help="Maximum number of waiting sequences; beyond it, requests get HTTP 429.")
+]
+MaxCacheTokens = Annotated[int, typer.Option(min=1, help="Size of the KV cache, in tokens over all sequences.")]
+Timeout = Annotated[float, typer.Option(callback=options.more_than(0), help="Maximum time of a request, in seconds.")]
+
+
 @app.command()
 def serve(
-    steers: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FOLDER", help="Folder of steers. Repeatable (default: steers/; those that ship are added)."
-        ),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 means all addresses of this machine.")
-    ] = "127.0.0.1",
+    steers: Steers = None,
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Key that requests must send. Repeatable (default: that of the environment's {_KEY})."),
-    ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Maximum length of a prompt and its answer, in tokens (default: what the model allows)."
-        ),
-    ] = None,
+    api_key: ApiKey = None,
+    max_model_len: MaxModelLen = None,
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Maximum number of sequences generated at once.")] = 32,
-    max_queue: Annotated[
-        int, typer.Option(min=0, help="Maximum number of waiting sequences; beyond it, requests get HTTP 429.")
-    ] = 128,
-    max_cache_tokens: Annotated[
-        int, typer.Option(min=1, help="Size of the KV cache, in tokens over all sequences.")
-    ] = 32_768,
-    timeout: Annotated[
-        float, typer.Option(callback=options.more_than(0), help="Maximum time of a request, in seconds.")
-    ] = 120.0,
+    max_queue: MaxQueue = 128,
+    max_cache_tokens: MaxCacheTokens = 32_768,
+    timeout: Timeout = 120.0,
     page: Annotated[bool, typer.Option(help="Serve a web page as well, at /ui.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse strengths outside the safe range.")] = False,
     model: options.Model = options.DEFAULT_MODEL,

@@ -16,40 +16,44 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.gist.config import GistCondition, GistConfig
 from lmsteer.util.progress import bars
 
+HeldOut = Annotated[
+    str | None, typer.Option(metavar="DATA", help="Held-out instructions; their loss is reported during training.")
+]
+ShareEmbedding = Annotated[bool, typer.Option("--share-embedding", help="Give all gist tokens one embedding.")]
+Full = Annotated[bool, typer.Option("--full", help="Train every weight except the embeddings, in place of a LoRA.")]
+ConditionOption = Annotated[
+    Condition,
+    typer.Option(help="What outputs see: gist (the gist tokens), or the controls positive and negative."),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        callback=options.more_than(0), help="Highest learning rate of AdamW (default: 1e-3; 1e-5 with --full)."
+    ),
+]
+EvalSteps = Annotated[
+    int, typer.Option(min=1, help="Number of steps between two evaluations of --held-out, and two checkpoints.")
+]
+TokensPerMicrobatch = Annotated[
+    int, typer.Option(min=1, help="Maximum number of tokens in a micro-batch; raise it on a GPU.")
+]
+
 
 @gist_app.command()
 def fit(
     data: InstructionData,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the adapter.")],
-    held_out: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Held-out instructions; their loss is reported during training.")
-    ] = None,
+    held_out: HeldOut = None,
     tokens: Annotated[int, typer.Option(min=1, help="Number of gist tokens after a prompt.")] = 1,
-    share_embedding: Annotated[
-        bool, typer.Option("--share-embedding", help="Give all gist tokens one embedding.")
-    ] = False,
+    share_embedding: ShareEmbedding = False,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 8,
-    full: Annotated[
-        bool, typer.Option("--full", help="Train every weight except the embeddings, in place of a LoRA.")
-    ] = False,
-    condition: Annotated[
-        Condition,
-        typer.Option(help="What outputs see: gist (the gist tokens), or the controls positive and negative."),
-    ] = "gist",
+    full: Full = False,
+    condition: ConditionOption = "gist",
     steps: Annotated[int, typer.Option(min=1, help="Number of optimizer steps.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of examples for each step.")] = 8,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            callback=options.more_than(0), help="Highest learning rate of AdamW (default: 1e-3; 1e-5 with --full)."
-        ),
-    ] = None,
-    eval_steps: Annotated[
-        int, typer.Option(min=1, help="Number of steps between two evaluations of --held-out, and two checkpoints.")
-    ] = 100,
-    tokens_per_microbatch: Annotated[
-        int, typer.Option(min=1, help="Maximum number of tokens in a micro-batch; raise it on a GPU.")
-    ] = 6144,
+    learning_rate: LearningRate = None,
+    eval_steps: EvalSteps = 100,
+    tokens_per_microbatch: TokensPerMicrobatch = 6144,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = options.DEFAULTS.seed,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     model: options.Model = options.DEFAULT_MODEL,
