@@ -23,18 +23,19 @@ pytestmark = pytest.mark.model
 
 @pytest.fixture(scope="module")
 def sentiment(smollm2, tmp_path_factory) -> Fit:
-    return fit(smollm2, starter_texts("sentiment"), name="sentiment", out=tmp_path_factory.mktemp("fit") / "s")
+    texts = starter_texts("sentiment")[:350]  # half of them
+    return fit(smollm2, texts, name="sentiment", out=tmp_path_factory.mktemp("fit") / "s")
 
 
 def test_the_starter_steer_reads_held_out_texts(sentiment):
-    assert sentiment.held_out.texts > 60
+    assert sentiment.held_out.texts > 30
     assert sentiment.held_out.sign_accuracy >= 0.8
     assert sentiment.held_out.log_likelihood_gain >= 0.02
     assert sentiment.held_out.log_likelihood_gain_without_eos > 0
 
 
 def test_the_starter_steer_is_proved(smollm2, sentiment):
-    done = verify(smollm2, sentiment.steer, starter_texts("sentiment"))
+    done = verify(smollm2, sentiment.steer, starter_texts("sentiment")[:350])
     assert done.acts, done.checks
     assert done.held_out is not None
     assert done.held_out.sign_accuracy == pytest.approx(sentiment.held_out.sign_accuracy)
@@ -52,7 +53,7 @@ def test_strengths_move_the_text_both_ways(smollm2, sentiment):
 
 
 def test_formality_fits_too(smollm2, tmp_path):
-    done = fit(smollm2, sample_texts(starter_texts("formality"), 300, 0), name="formality", out=tmp_path / "f")
+    done = fit(smollm2, sample_texts(starter_texts("formality"), 200, 0), name="formality", out=tmp_path / "f")
     assert done.held_out.sign_accuracy > 0.7
     assert done.held_out.log_likelihood_gain > 0
 
@@ -68,7 +69,7 @@ def test_a_quick_demo_writes_one_self_contained_page(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "read", "accuracy", "gain"),
     [
-        pytest.param(400, 200, 0.65, 0.0, id="quick"),
+        pytest.param(240, 100, 0.65, 0.0, id="quick"),
         pytest.param(2000, 872, 0.8, 0.02, id="whole", marks=pytest.mark.slow),
     ],
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer
 
 
@@ -38,7 +37,6 @@ def test_steers_that_ship_have_whole_cards_and_are_small(run):
 
 
 @pytest.mark.model
-def test_steers_that_ship_are_of_the_default_model(run):
-    lm = load()
+def test_steers_that_ship_are_of_the_default_model(smollm2, run):
     for entry in json.loads(run("list", "--json", model=False)[1]):
-        find_steer(entry["card"]["name"]).card.check_base(lm)
+        find_steer(entry["card"]["name"]).card.check_base(smollm2)

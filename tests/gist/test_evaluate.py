@@ -24,7 +24,7 @@ def test_known_outputs_are_generated_under_the_gist_and_not_without(llama, adapt
     assert (found.examples, found.exact, found.rouge_l) == (4, 1.0, 1.0)
     nothing = evaluate(llama, adapter, INSTRUCTIONS, condition=GistCondition.NEGATIVE, max_new_tokens=4)
     assert nothing.exact <= 0.5
-    assert found.loss < 0.1 < nothing.loss
+    assert found.loss < 0.25 < nothing.loss  # nats a token
     whole = evaluate(llama, adapter, INSTRUCTIONS, condition=GistCondition.POSITIVE, max_new_tokens=4)
     prompt = len("Instruction: aaaaaaaa\n")
     assert whole.prompt_tokens == prompt

@@ -12,7 +12,7 @@ from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, Protocol
 
 # ``quick``: number of prompts and of their continuations, training steps and texts per step.
-_QUICK_PROMPTS, _QUICK_SAMPLES, _QUICK_STEPS, _QUICK_BATCH = 2, 2, 5, 4
+_QUICK_PROMPTS, _QUICK_SAMPLES, _QUICK_TOKENS, _QUICK_STEPS, _QUICK_BATCH = 2, 2, 8, 5, 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ComparisonConfig:
             self,
             prompts=self.prompts[:_QUICK_PROMPTS],
             train_sizes=(),
-            protocol=replace(self.protocol, num_samples=_QUICK_SAMPLES),
+            protocol=replace(self.protocol, num_samples=_QUICK_SAMPLES, max_new_tokens=_QUICK_TOKENS),
             budget=replace(self.budget, steps=_QUICK_STEPS, batch=_QUICK_BATCH),
         )
 
