@@ -32,8 +32,8 @@ from tiny import FAMILIES, styled, tiny_lm
 pytest.importorskip("peft", reason="the extra 'methods' is not installed")
 TEXTS = styled(60)
 PROMPTS = ["a", "the second, longer one", "bc", "four words of it"]
-BUDGET = TrainingBudget(steps=24, batch=8)
-FEW_STEPS = TrainingBudget(steps=4, batch=8)
+BUDGET = TrainingBudget(steps=24, batch_size=8)
+FEW_STEPS = TrainingBudget(steps=4, batch_size=8)
 IDS = torch.arange(3, 9)[None]
 IN_WORDS = {"prompting", "few-shot"}
 FORWARD = sorted(name for name, method in METHODS.items() if issubclass(method.kind, ForwardBaseline))
@@ -334,6 +334,15 @@ def test_a_steer_keeps_its_card_among_the_baselines(llama, tmp_path):
     loaded = load_steer(save_baseline(baseline, tmp_path / "s"))
     assert loaded.card == baseline.steer.card
     assert load_baseline(tmp_path / "s").steer.card == baseline.steer.card
+
+
+def test_ctrl_c_during_the_fit_of_a_steer_names_no_folder_that_is_gone(llama, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmsteer.fitting.activation_cache.compute_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_baseline(llama, "steer", TEXTS)
 
 
 def test_the_names_of_methods_are_those_of_the_table():

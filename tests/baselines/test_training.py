@@ -1,4 +1,4 @@
-"""Training: the loss that is told is of the texts' own tokens, and a budget is kept."""
+"""Training: the loss is that of the texts' own tokens, and the budget is kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RAGGED = [LabelledText("ab" * n, 1.0 if n % 2 else -1.0) for n in (1, 2, 3, 5, 8
 class Watched(Trainer):
     """Gives the model's own logits, and keeps what it was given."""
 
-    rate = 0.5
+    learning_rate = 0.5
 
     def __init__(self, lm):
         self.lm, self.given = lm, []
@@ -42,7 +42,7 @@ class Watched(Trainer):
 
 def test_the_loss_is_of_every_token_but_the_first_and_no_padding(llama):
     watched = Watched(llama)
-    metadata = train(llama, watched, RAGGED, TrainingBudget(steps=1, batch=6))
+    metadata = train(llama, watched, RAGGED, TrainingBudget(steps=1, batch_size=6))
     ((ids, mask, strengths),) = watched.given
     assert sorted(mask.sum(1).tolist()) == [2, 4, 6, 10, 16, 26]
     labels = {len(text.text): text.label for text in RAGGED}
@@ -59,7 +59,7 @@ def test_the_loss_is_of_every_token_but_the_first_and_no_padding(llama):
 def test_long_texts_are_cut(llama, monkeypatch):
     monkeypatch.setattr(module, "_MAX_TOKENS", 5)
     watched = Watched(llama)
-    train(llama, watched, RAGGED, TrainingBudget(steps=1, batch=6))
+    train(llama, watched, RAGGED, TrainingBudget(steps=1, batch_size=6))
     assert watched.given[0][0].shape == (6, 5)
 
 
@@ -73,9 +73,9 @@ def test_the_rate_falls_to_zero_and_every_text_is_met_once_an_epoch(llama, monke
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
     watched = Watched(llama)
-    metadata = train(llama, watched, RAGGED, TrainingBudget(steps=4, batch=3))
+    metadata = train(llama, watched, RAGGED, TrainingBudget(steps=4, batch_size=3))
     assert rates == [0.5, 0.375, 0.25, 0.125]
-    assert (metadata["steps"], metadata["rate"]) == (4, 0.5)
+    assert (metadata["steps"], metadata["learning_rate"]) == (4, 0.5)
     lengths = [sorted(n for _, mask, _ in watched.given[k : k + 2] for n in mask.sum(1).tolist()) for k in (0, 2)]
     assert lengths == [[2, 4, 6, 10, 16, 26]] * 2
 
@@ -83,12 +83,12 @@ def test_the_rate_falls_to_zero_and_every_text_is_met_once_an_epoch(llama, monke
 def test_a_budget_of_time_is_kept(llama, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
-    assert train(llama, Watched(llama), RAGGED, TrainingBudget(steps=100, seconds=5.0, batch=2))["steps"] == 4
+    assert train(llama, Watched(llama), RAGGED, TrainingBudget(steps=100, seconds=5.0, batch_size=2))["steps"] == 4
 
 
 def test_what_diverges_or_has_nothing_to_learn_is_refused(llama):
     class Diverging(Watched):
-        rate = float("inf")
+        learning_rate = float("inf")
 
     with pytest.raises(DataError, match="diverged"):
         train(llama, Diverging(llama), RAGGED, TrainingBudget(steps=2))
@@ -107,11 +107,11 @@ def test_ctrl_c_stops_between_two_steps(llama):
     assert len(watched.given) == 1
 
 
-def test_the_seed_tells_the_order(llama):
+def test_the_seed_decides_the_order(llama):
     def order(seed):
         watched = Watched(llama)
         texts = [LabelledText("ab" * random.Random(n).randint(1, 9), 1.0) for n in range(30)]
-        train(llama, watched, texts, TrainingBudget(steps=8, batch=4, seed=seed))
+        train(llama, watched, texts, TrainingBudget(steps=8, batch_size=4, seed=seed))
         return [mask.sum(1).tolist() for _, mask, _ in watched.given]
 
     assert order(1) == order(1) != order(2)

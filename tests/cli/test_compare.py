@@ -120,6 +120,7 @@ def test_an_interrupted_comparison_is_resumed(run, monkeypatch):
     [
         (["--methods", "magic"], "unknown methods magic: there are steer, lora"),
         (["--methods", "prompting"], "needs --negative-prompt and --positive-prompt"),
+        (["--positive-prompt", "Be good."], "give both"),
         (["--train-sizes", "many"], "numbers of texts"),
         (["--train-sizes", "8,99999"], "there are 240 texts"),
         (["--train-sizes", "1"], "two texts or more"),

@@ -1,4 +1,4 @@
-"""evaluate writes a folder that can be read, shown and gone on with."""
+"""evaluate writes a folder that can be read, shown and resumed."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_one_sided_parts_are_kept_and_fitted_together(run):
     assert run("fit", "late.jsonl", "--name", "l", "--statistics", "stats")[0] == 0
 
 
-def test_ctrl_c_keeps_what_was_gathered_and_names_the_way_on(run, monkeypatch):
+def test_ctrl_c_keeps_what_was_gathered_and_says_how_to_resume(run, monkeypatch):
     real, batches = activation_cache.compute_rows, 0
 
     def interrupted(*args):
@@ -50,3 +50,14 @@ def test_ctrl_c_keeps_what_was_gathered_and_names_the_way_on(run, monkeypatch):
     assert "--resume" in " ".join(err.split())
     assert batches == 2
     assert json.loads(Path("steers/x.partial/statistics.json").read_text())["batches"] == 2
+
+
+def test_ctrl_c_before_the_first_batch_says_that_nothing_is_kept(run, monkeypatch):
+    def interrupted(lm):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmsteer.fitting.fit_closed_form.fisher_factors", interrupted)
+    status, _, err = run("fit", "letters.jsonl", "--name", "x")
+    assert status == 2
+    assert "Nothing is kept" in " ".join(err.split())
+    assert not Path("steers/x.partial").exists()

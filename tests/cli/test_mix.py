@@ -16,9 +16,9 @@ def test_a_mix_is_saved_as_one_steer(run, lm):
     status, out, err = run("mix", "one=2", "two=-1", "--out", "both", "--rank", "2", "--label", "much of one", "--json")
     assert status == 0
     assert "saved to both" in err
-    told = json.loads(out)
-    assert told["strengths"] == {"one": 2, "two": -1}
-    assert told["cosines"][0][0] == pytest.approx(1)
+    report = json.loads(out)
+    assert report["strengths"] == {"one": 2, "two": -1}
+    assert report["cosines"][0][0] == pytest.approx(1)
     both = load_steer("both")
     assert (both.rank, both.card.name, both.card.label) == (2, "both", "much of one")
     status, out, _ = run("mix", "one=1", "--orthogonal-to", "two", "--out", "apart", "--name", "alone")
@@ -31,9 +31,9 @@ def test_a_mix_is_saved_as_one_steer(run, lm):
     assert "share kept in the mix" in out
     balanced = json.loads(run("mix", "one=1", "two=1", "--decorrelate", "--json")[1])["strengths"]
     assert balanced["one"] != 1
-    told = json.loads(run("mix", "one=1", "two=1", "--evaluate", "--prompts", "prompts.txt", "--json")[1])
-    assert told["continuations"] == 12
-    assert set(told["effects"]["one"]) == {"alone", "mixed", "standard_error", "kept"}
+    report = json.loads(run("mix", "one=1", "two=1", "--evaluate", "--prompts", "prompts.txt", "--json")[1])
+    assert report["continuations"] == 12
+    assert set(report["effects"]["one"]) == {"alone", "mixed", "standard_error", "kept"}
 
 
 def test_a_safe_range_is_not_carried_over(run, lm, tmp_path):

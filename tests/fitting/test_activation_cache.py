@@ -1,4 +1,4 @@
-"""The store: the same rows as the model gives, whatever happened to its files, within its bounds."""
+"""The activation cache gives the rows that the model gives, whatever happened to its files, and keeps its limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credit: the reading ahead less the reading so far, within a text."""
+"""Credit: the prediction ahead minus the prediction so far, within a text."""
 
 from __future__ import annotations
 

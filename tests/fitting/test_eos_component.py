@@ -1,4 +1,4 @@
-"""The end part reads the label where a text ends."""
+"""The end component recognises the label at the end of a text."""
 
 from __future__ import annotations
 

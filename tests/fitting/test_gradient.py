@@ -1,4 +1,4 @@
-"""The gradient method: from stored rows as through the whole model, and on from where it stood."""
+"""The gradient method: cached rows give the same as the whole model, and interrupted trainings resume."""
 
 from __future__ import annotations
 

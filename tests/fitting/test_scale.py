@@ -1,4 +1,4 @@
-"""The unit of strength is looked for where held-out texts are likeliest."""
+"""The unit of strength is chosen where held-out texts are likeliest."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def adapter_of() -> Callable[..., GistAdapter]:
 
 @pytest.fixture(scope="session")
 def copying() -> Callable[..., list[Instruction]]:
-    """Makes instructions whose output is a letter that only the instruction tells."""
+    """Makes instructions whose output is a letter that only the instruction names."""
     return _copying
 
 

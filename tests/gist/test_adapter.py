@@ -135,8 +135,8 @@ def test_adapters_that_do_not_suit_the_model_or_are_damaged_are_refused(llama, m
         with pytest.raises(DataError, match="is damaged"):
             load_adapter(folder)
         (folder / file).write_bytes(whole)
-    told = json.loads((folder / "gist.json").read_text())
-    (folder / "gist.json").write_text(json.dumps({**told, "format": 9}))
+    record = json.loads((folder / "gist.json").read_text())
+    (folder / "gist.json").write_text(json.dumps({**record, "format": 9}))
     with pytest.raises(DataError, match="format 9"):
         load_adapter(folder)
     (tmp_path / "a" / "notes.md").touch()

@@ -1,4 +1,4 @@
-"""The lens: components are what the steer does, and words are those that it moves."""
+"""Components add up to what the steer does, and their words are those that it moves."""
 
 from __future__ import annotations
 

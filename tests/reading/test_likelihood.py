@@ -97,7 +97,22 @@ def test_what_cannot_be_read_is_refused(llama, make_lm):
     assert steered_log_likelihoods(llama, [], [steer], [1.0]) == []
 
 
-def test_short_memory_names_the_way_out(llama, monkeypatch):
+def test_a_batch_that_memory_is_short_for_is_read_in_halves(llama, monkeypatch):
+    ids, steer = llama.encode(TEXTS), random_steer(llama)
+    expected = steered_log_likelihoods(llama, ids, [steer], STRENGTHS)
+    real = type(llama).predicting
+
+    def short(lm, batch):
+        if len(batch) > 1:
+            raise RuntimeError("CUDA out of memory.")
+        return real(lm, batch)
+
+    monkeypatch.setattr(type(llama), "predicting", short)
+    for found, line in zip(steered_log_likelihoods(llama, ids, [steer], STRENGTHS), expected, strict=True):
+        torch.testing.assert_close(found, line, atol=1e-4, rtol=1e-4)
+
+
+def test_short_memory_for_one_text_names_the_way_out(llama, monkeypatch):
     def short(*_):
         raise RuntimeError("CUDA out of memory.")
 

@@ -1,4 +1,4 @@
-"""Evidence spans are the best there are, wherever the words that speak stand."""
+"""Evidence spans are the best there are, wherever the words with evidence are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole words of the real model: words are told from the pieces that longer words begin with."""
+"""Whole words of the real model are distinguished from tokens that begin longer words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words are made of tokens, and every token is of one word."""
+"""Words are made of tokens, and every token belongs to one word."""
 
 from __future__ import annotations
 

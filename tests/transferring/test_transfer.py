@@ -1,4 +1,4 @@
-"""Transfer: exact to a model that is the same in disguise, and honest about what cannot be carried."""
+"""Transfer is exact to the same model with permuted dimensions, and refuses what cannot be transferred."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Baselines of a steer: what another method has learnt from the same labelled texts, with a strength.
 
 Every method learns both ends of a style, -1 and +1. Its capabilities say what lies between them and beyond. Methods act
-in one of two ways, and the types tell them apart: a ``ForwardBaseline`` changes the model's forward passes, the others
+in one of two ways, and each has a type of its own: a ``ForwardBaseline`` changes the model's forward passes, the others
 put something in front of the text, words or keys and values.
 """
 
@@ -236,10 +236,10 @@ class Trainer(ABC):
     """The trained parameters of a baseline, and the logits in which they act.
 
     Attributes:
-        rate: learning rate.
+        learning_rate: the highest learning rate, that of the first step.
     """
 
-    rate: float
+    learning_rate: float
 
     @abstractmethod
     def trainable(self) -> Sequence[Tensor]:

@@ -40,7 +40,7 @@ class Embeddings(StoredBaseline, ForwardBaseline):
 class EmbeddingsTrainer(Trainer):
     """Trains Δ (V, d), zero at first."""
 
-    rate = 1e-3
+    learning_rate = 1e-3
 
     def __init__(self, lm: LM) -> None:
         self._lm = lm

@@ -47,7 +47,7 @@ class FullTrainer(Trainer):
         ModelError: a model whose weights are quantised.
     """
 
-    rate = 1e-5
+    learning_rate = 1e-5
 
     def __init__(self, lm: LM) -> None:
         self._lm, self._tuning = lm, FullFineTuning(lm)

@@ -75,7 +75,7 @@ class LoRATrainer(Trainer):
         ModelError: no such layers, one whose weight is quantised, or ``all`` where most weights are in other layers.
     """
 
-    rate = 1e-3
+    learning_rate = 1e-3
 
     def __init__(self, lm: LM, targets: str = "all", rank: int = 8, seed: int = 0) -> None:
         names = PRESETS[targets](lm) if targets in PRESETS else _ending(lm, targets)

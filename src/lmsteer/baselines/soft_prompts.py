@@ -145,7 +145,7 @@ class SoftPromptTrainer(Trainer):
         except ImportError as error:
             raise DataError(f"{kind} tuning needs PEFT: pip install 'lmsteer[methods]'.") from error
         self._kind = kind
-        self.rate = {"prompt": 3e-2, "prefix": 1e-2}[kind]
+        self.learning_rate = {"prompt": 3e-2, "prefix": 1e-2}[kind]
         make: Any = {"prompt": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}[kind]
         with forked_random_state([lm.device]), _quiet():
             self._model: Any = peft.get_peft_model(lm.model, make(task_type="CAUSAL_LM", num_virtual_tokens=tokens))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmsteer.baselines.baseline import Capabilities, ForwardBaseline
 from lmsteer.data.labelled import LabelledText
+from lmsteer.errors import InterruptedWorkError
 from lmsteer.fitting.fit import fit
 from lmsteer.model.lm import LM
 from lmsteer.steer.files import load_steer, save_steer
@@ -85,6 +86,11 @@ def fit_steer(lm: LM, texts: Sequence[LabelledText], progress: Progress = no_pro
 
     Raises:
         DataError: too few texts, or texts of one end only.
+        KeyboardInterrupt: the user pressed Ctrl-C; nothing is kept.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return SteerBaseline(fit(lm, texts, name="steer", out=Path(folder) / "steer", progress=progress).steer)
+        try:
+            fitted = fit(lm, texts, name="steer", out=Path(folder) / "steer", progress=progress)
+        except InterruptedWorkError:  # it names a state to resume from, which goes with the temporary folder
+            raise KeyboardInterrupt from None
+    return SteerBaseline(fitted.steer)

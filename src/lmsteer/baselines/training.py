@@ -31,7 +31,7 @@ class TrainingBudget:
     Attributes:
         steps: maximum number of optimizer steps.
         seconds: maximum time in seconds; None for no limit. A run that it ends early cannot be repeated exactly.
-        batch: number of texts per step.
+        batch_size: number of texts per step.
         seed: seed of the initial parameters and of the order of texts.
 
     Raises:
@@ -40,17 +40,17 @@ class TrainingBudget:
 
     steps: int = 200
     seconds: float | None = None
-    batch: int = 16
+    batch_size: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
         if (
-            min(self.steps, self.batch) < 1
+            min(self.steps, self.batch_size) < 1
             or (self.seconds is not None and not self.seconds > 0)
             or not 0 <= self.seed < 1 << 32
         ):
             raise DataError(
-                "steps and batch must be 1 or more, seconds above 0, and the seed from 0 to 2³² - 1; "
+                "steps and batch size must be 1 or more, seconds above 0, and the seed from 0 to 2³² - 1; "
                 f"they are {asdict(self)}."
             )
 
@@ -73,7 +73,7 @@ def train(
     usable = [i for i, row in enumerate(ids) if len(row) > 1]
     if not usable:
         raise DataError("no text has two tokens, so there is no token to learn to predict.")
-    optimizer = torch.optim.AdamW(trainer.trainable(), trainer.rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trainer.trainable(), trainer.learning_rate, weight_decay=0.0)
     losses: list[float] = []
     started = time.perf_counter()
     with deferred_sigint() as check, progress("training", budget.steps, 0) as step:
@@ -83,7 +83,7 @@ def train(
             if passed >= 1:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = trainer.rate * (1 - passed)
+                group["lr"] = trainer.learning_rate * (1 - passed)
             rows = [usable[i] for i in batch]
             loss = _loss(lm, trainer, [ids[i] for i in rows], [texts[i].label for i in rows])
             loss.backward()
@@ -98,23 +98,23 @@ def train(
     return {
         "steps": len(losses),
         "seconds": time.perf_counter() - started,
-        "rate": trainer.rate,
+        "learning_rate": trainer.learning_rate,
         "loss": sum(last) / len(last),
-        "batch": budget.batch,
+        "batch_size": budget.batch_size,
         "seed": budget.seed,
     }
 
 
 def _batches(lengths: Sequence[int], budget: TrainingBudget) -> Iterator[list[int]]:
     """Batches of indices of texts of similar length, epoch after epoch."""
-    sampler, done = LengthGroupedSampler(lengths, budget.batch, budget.seed), 0
+    sampler, done = LengthGroupedSampler(lengths, budget.batch_size, budget.seed), 0
     for epoch in range(budget.steps):
         sampler.set_epoch(epoch)
         order = list(sampler)
-        for first in range(0, len(order), budget.batch):
+        for first in range(0, len(order), budget.batch_size):
             if done == budget.steps:
                 return
-            yield order[first : first + budget.batch]
+            yield order[first : first + budget.batch_size]
             done += 1
 
 

@@ -64,7 +64,9 @@ def compare(
     texts = source.read()
     check_labelled(texts, data)
     sizes = _train_sizes(train_sizes, len(texts))
-    instructions = (negative_prompt, positive_prompt) if negative_prompt and positive_prompt else None
+    if bool(negative_prompt) != bool(positive_prompt):
+        raise DataError("--negative-prompt and --positive-prompt are the instructions of the two ends: give both.")
+    instructions = (negative_prompt, positive_prompt) if negative_prompt else None
     chosen = select_methods(methods.split(",") if methods else None, with_instructions=instructions is not None)
     read = read_prompts(prompts) if prompts else starter_prompts()[: options.NEUTRAL_PROMPTS]
     scored_by = lmsteer.scorer(scorer)

@@ -13,7 +13,7 @@ from lmsteer.cli import options
 from lmsteer.cli.app import app, note, stdout
 from lmsteer.cli.output.common import print_json_lines
 from lmsteer.cli.output.generation import print_continuations, print_stream
-from lmsteer.cli.steering import Steering, parse_steering
+from lmsteer.cli.steering import RequestedSteers, parse_steering
 from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
@@ -92,7 +92,7 @@ def generate(
 
 def _to_file(
     texts: list[str],
-    steering: Steering,
+    steering: RequestedSteers,
     config: GenerationConfig,
     out: Path,
     model: str,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Steering:
+class RequestedSteers:
     """Steers and the combinations of their strengths.
 
     Attributes:
@@ -48,7 +48,7 @@ class Steering:
         return self.settings[0]
 
 
-def parse_steering(notations: Sequence[str], *, warned: bool = True) -> Steering:
+def parse_steering(notations: Sequence[str], *, warned: bool = True) -> RequestedSteers:
     """Read ``NAME=STRENGTH`` notations, and warn of strengths outside a steer's safe range.
 
     Raises:
@@ -57,4 +57,4 @@ def parse_steering(notations: Sequence[str], *, warned: bool = True) -> Steering
     cards, settings = parse_strengths(notations, find_card)
     for warning in outside_safe_range(cards, settings) if warned else ():
         warn(warning)
-    return Steering(cards, settings)
+    return RequestedSteers(cards, settings)

@@ -13,7 +13,7 @@ from lmsteer.cli import options
 from lmsteer.cli.app import app, stdout
 from lmsteer.cli.output.common import print_json
 from lmsteer.cli.output.transfer import print_transfer
-from lmsteer.data.labelled import check_labelled, parse_label_map, read_labelled
+from lmsteer.data.labelled import parse_label_map, read_labelled
 from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import check_target, find_card
@@ -56,8 +56,6 @@ def transfer(
     labelled = (
         read_labelled(data, text_column=text_column, label_column=label_column, label_map=mapping) if data else []
     )
-    if data:
-        check_labelled(labelled, data)
     source, target = lmsteer.find_steer(steer), lmsteer.load(to)
     moved = lmsteer.transfer(
         lmsteer.load(model), source, target, texts=read, labelled=labelled, word_map=word_map, progress=bars()

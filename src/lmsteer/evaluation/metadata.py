@@ -46,7 +46,7 @@ def comparison_metadata(config: ComparisonConfig, texts: int, scorer: Scorer) ->
         **_measures(scorer, config.perplexity_model or config.model),
         "prompts": str(len(config.prompts)),
         "sampling": _sampling(config.protocol),
-        "training": f"{budget.steps} steps of {budget.batch} texts at most{limit}",
+        "training": f"{budget.steps} steps of {budget.batch_size} texts at most{limit}",
         "machine": platform.machine(),
     }
 

@@ -142,9 +142,8 @@ def _read(file: Path, ids: Sequence[Sequence[int]]) -> HiddenRows | None:
 
 
 def _write(states: HiddenRows, file: Path) -> bool:
-    if not (
-        file.parent / ACTIVATION_RECORD
-    ).exists():  # cleared meanwhile; without a record it could not be cleared again
+    # If the cache was cleared meanwhile, there is no record, without which the file could not be cleared again.
+    if not (file.parent / ACTIVATION_RECORD).exists():
         return False
     try:
         with replace_file(file) as aside:

@@ -89,8 +89,14 @@ class FitRun:
         return self.resume and self.partial.exists()
 
     def resumable(self, kept: str) -> AbstractContextManager[None]:
-        """Turn Ctrl-C within a ``with`` block into a message; ``kept`` says what is kept, as "the statistics are"."""
-        return resumable(f"{kept} kept in {self.partial}. The same command with --resume continues from there.")
+        """Turn Ctrl-C within a ``with`` block into a message; ``kept`` says what is kept, as "The statistics are"."""
+
+        def message() -> str:
+            if not self.partial.exists():
+                return "Nothing is kept: run the same command again."
+            return f"{kept} kept in {self.partial}. The same command with --resume continues from there."
+
+        return resumable(message)
 
 
 class Checkpointer:

@@ -230,9 +230,8 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
             record,
         )
     except FileNotFoundError as error:
-        missing = (
-            Path(error.filename).name if error.filename else error
-        )  # safetensors names the file in its message alone
+        # safetensors names the file in its message alone.
+        missing = Path(error.filename).name if error.filename else error
         raise StatisticsError(f"no complete statistics in {folder}; missing: {missing}.") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StatisticsError(f"the statistics in {folder} are damaged: {type(error).__name__}: {error}.") from error

@@ -23,7 +23,7 @@ from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.compat import is_out_of_memory
-from lmsteer.util.progress import Progress, no_progress
+from lmsteer.util.progress import Progress, no_progress, notice
 
 # Log-likelihoods (..., N) of N targets, given their hidden states (N, d), the targets (N,), and whether each is the
 # end of its text (N,).
@@ -73,7 +73,7 @@ def steered_log_likelihoods(
         progress: reports how many windows are read.
 
     Raises:
-        DataError: no strengths, a window below 2 or beyond the model's context, or too little memory.
+        DataError: no strengths, a window below 2 or beyond the model's context, or too little memory for one window.
         SteerError: a strength that is not a finite number.
         WrongBaseError: a steer of another base.
     """
@@ -99,7 +99,7 @@ def log_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
     A text that is longer than the model's context is read in windows, as in ``steered_log_likelihoods``.
 
     Raises:
-        DataError: too little memory.
+        DataError: too little memory for one window.
     """
 
     def score(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
@@ -146,13 +146,21 @@ def _score_texts(
 
 
 def _predicting(lm: LM, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Hidden states (N, d) and targets (N,) of a batch of texts; in halves if memory is short."""
     try:
         return lm.predicting(ids)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        longest = max(map(len, ids))
-        raise DataError(f"out of memory on {longest} tokens at once: read in smaller windows, --window.") from error
+        if len(ids) == 1:
+            raise DataError(
+                f"out of memory on {len(ids[0])} tokens at once: cut the texts, read them in smaller windows (analyse "
+                "has --window), or free memory."
+            ) from error
+    half = len(ids) // 2
+    notice(f"out of memory on a batch of {len(ids)} texts; trying it in halves ...")
+    (h, targets), (more_h, more_targets) = _predicting(lm, ids[:half]), _predicting(lm, ids[half:])
+    return torch.cat([h, more_h]), torch.cat([targets, more_targets])
 
 
 def _places(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> tuple[Tensor, Tensor]:

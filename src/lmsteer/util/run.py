@@ -7,7 +7,7 @@ settings. When a run starts again, its configuration is compared with the one th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +85,12 @@ def differing_settings(config: Mapping[str, Any], kept: Mapping[str, Any]) -> li
 
 
 @contextmanager
-def resumable(kept: str) -> Iterator[None]:
+def resumable(kept: str | Callable[[], str]) -> Iterator[None]:
     """Turn Ctrl-C within a ``with`` block into a message that says what is kept and how to go on.
 
     Args:
-        kept: a whole sentence or two: "The statistics are kept in X. Run the same command with --resume."
+        kept: a whole sentence or two: "The statistics are kept in X. Run the same command with --resume."; or a
+            function that gives them when Ctrl-C is pressed.
 
     Raises:
         InterruptedWorkError: the user pressed Ctrl-C.
@@ -97,4 +98,4 @@ def resumable(kept: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise InterruptedWorkError(f"interrupted. {kept}") from None
+        raise InterruptedWorkError(f"interrupted. {kept() if callable(kept) else kept}") from None

@@ -194,7 +194,7 @@ def tiny_config(tmp_path_factory):
         LabelledSource(str(folder / "texts.jsonl")),
         ["the", "abc"],
         "sentiment-vader",
-        budget=TrainingBudget(steps=2, batch=4),
+        budget=TrainingBudget(steps=2, batch_size=4),
         protocol=Protocol(num_samples=1, max_new_tokens=3),
         train_sizes=[2, 120],
     )

@@ -13,7 +13,7 @@ from lmsteer.steer.lookup import SavedSteer
 
 
 def print_known_steers(out: Console, steers: Sequence[SavedSteer]) -> None:
-    """Saved steers: what +1 means, how well they tell the label of held-out texts, and their safe range."""
+    """Saved steers: what +1 means, how well they predict the labels of held-out texts, and their safe range."""
     table = Table("name", "+1 means", "base", "labels predicted", "safe range", "folder")
     for steer in steers:
         card = steer.card

@@ -59,7 +59,7 @@ class ComparisonConfig:
             prompts=self.prompts[:_QUICK_PROMPTS],
             train_sizes=(),
             protocol=replace(self.protocol, num_samples=_QUICK_SAMPLES, max_new_tokens=_QUICK_TOKENS),
-            budget=replace(self.budget, steps=_QUICK_STEPS, batch=_QUICK_BATCH),
+            budget=replace(self.budget, steps=_QUICK_STEPS, batch_size=_QUICK_BATCH),
         )
 
     def check_sizes(self, texts: int) -> None:

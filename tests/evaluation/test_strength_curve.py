@@ -1,4 +1,4 @@
-"""Readings, verdicts and dials."""
+"""Strength curves: continuations are grouped by strength and scored."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.generation.generate import Continuation
 
 
-def test_vader_judges_and_abstains():
+def test_vader_scores_or_is_undecided():
     texts = ["This is wonderful!", "A horrible, sad mess.", "The table has four legs."]
     assert Vader().scores(texts) == [1, 0, 0.5]
 
 
-def test_positive_share_is_among_verdicts_only():
+def test_the_positive_share_counts_verdicts_alone():
     assert positive_share([0.9, 1, 0, 0.5, 0.5]) == pytest.approx(2 / 3)
     assert math.isnan(positive_share([0.5]))
 
 
-def test_a_dial_groups_by_strength():
+def test_a_curve_has_a_point_for_each_strength():
     def row(strength: float, text: str, log_p: float) -> Continuation:
         return Continuation("p", text, {"s": strength}, 0, 2, log_p)
 
