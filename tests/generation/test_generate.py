@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast, pipeline
 
-from lmsteer.errors import DataError, SteerError
+from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation import generate as module
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate, perplexity
@@ -190,6 +190,12 @@ def test_bad_prompts_and_strengths_are_refused(llama):
             list(generate(llama, prompts))
     with pytest.raises(SteerError, match="finite"):
         list(generate(llama, ["x"], {"style": random_steer(llama)}, [{"style": math.inf}]))
+
+
+def test_a_steer_of_another_base_is_refused_before_any_work_is_done(llama, make_lm, monkeypatch):
+    monkeypatch.setattr(module, "prefill_shared", lambda *_: pytest.fail("the prompt was read"))
+    with pytest.raises(WrongBaseError):
+        next(generate(llama, ["ab"], {"s": random_steer(make_lm("qwen3"))}, [{"s": 1.0}]))
 
 
 def test_perplexity_of_nothing_is_nan():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
@@ -13,6 +14,7 @@ from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.stream import stream
+from lmsteer.steer.guard import Guard
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
@@ -67,6 +69,55 @@ def test_a_second_thread_waits_for_the_first(llama):
         order.append("first")
     other.join()
     assert order == ["first", "second"]
+
+
+def test_a_thread_that_enters_again_and_again_lets_others_have_their_turn():
+    guard, entered, done = Guard(), Event(), Event()
+
+    def again_and_again():
+        for _ in range(2000):
+            with guard:
+                entered.set()
+                time.sleep(0.001)
+            if done.is_set():
+                return
+
+    first = Thread(target=again_and_again)
+    first.start()
+    entered.wait()
+    with guard:
+        assert first.is_alive()  # its loop would take seconds
+    done.set()
+    first.join()
+
+
+def test_a_wait_that_is_interrupted_gives_its_place_to_the_next(monkeypatch):
+    guard, waiting, entered = Guard(), Event(), Event()
+    monkeypatch.setattr("lmsteer.steer.guard._WARN_AFTER", 0.0)
+
+    def interrupt(*_, **__):
+        waiting.set()
+        raise KeyboardInterrupt
+
+    def interrupted():
+        with pytest.raises(KeyboardInterrupt), guard:
+            pass
+
+    def following():
+        with guard:
+            entered.set()
+
+    monkeypatch.setattr(warnings, "warn", interrupt)
+    with guard:
+        thread = Thread(target=interrupted)
+        thread.start()
+        assert waiting.wait(60)
+        thread.join()
+        monkeypatch.setattr(warnings, "warn", lambda *_, **__: None)
+        next_thread = Thread(target=following)
+        next_thread.start()
+    next_thread.join()
+    assert entered.is_set()
 
 
 def test_a_block_may_be_left_in_another_thread(llama):

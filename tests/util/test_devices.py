@@ -19,4 +19,7 @@ def test_each_process_of_a_launch_has_its_own(monkeypatch):
         monkeypatch.delenv("LOCAL_RANK", raising=False)
         assert accelerator() == torch.device(kind, 0)
         monkeypatch.setenv("LOCAL_RANK", "3")
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
         assert accelerator() == torch.device(kind, 3)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)  # the launcher hides the other three
+        assert accelerator() == torch.device(kind, 0)

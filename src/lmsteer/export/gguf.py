@@ -108,7 +108,7 @@ def _check_base(lm: LM, reader: Any, source: Path) -> None:
         raise ModelError(f"{source}: models of architecture {name!r} have no output tensor to merge a steer into.")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     own = tensors.get(_OUTPUT, tensors.get(_EMBEDDING))
-    e = lm.head.weight.float().cpu()
+    e = lm.head.weight.cpu().float()
     written = None if own is None else torch.from_numpy(np.array(_values(own)))
     if written is None or written.shape != e.shape or not (written - e).norm() <= _QUANTISED * e.norm():
         raise ModelError(f"{source} belongs to another model than {lm.name}: their output embeddings differ.")

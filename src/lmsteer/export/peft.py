@@ -83,7 +83,7 @@ def write_lora(head: HeadWeight, mix: Mix, folder: Path) -> Path:
         "bias": "none",
         "inference_mode": True,
     }
-    tensors = {_LORA_A: steer.factors["A"].T, _LORA_B: head.weight.float().cpu() @ steer.factors["B"]}
+    tensors = {_LORA_A: steer.factors["A"].T, _LORA_B: head.weight.cpu().float() @ steer.factors["B"]}
     try:
         with replace_folder(folder) as aside:
             content = {f"{_PREFIX}{head.module}.{key}": tensor.contiguous() for key, tensor in tensors.items()}

@@ -116,11 +116,11 @@ class PromptPrefill:
         return {"input_ids": ids, "attention_mask": mask}
 
     def installed(self) -> AbstractContextManager[None]:
-        """Nothing: the model is used as it is."""
+        """Leave the model as it is."""
         return nullcontext()
 
     def needs_batches_of_one(self, new_tokens: int) -> bool:
-        """Never."""
+        """Always False: padding on the left does not change what a row computes."""
         return False
 
 

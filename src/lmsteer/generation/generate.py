@@ -107,7 +107,7 @@ def continue_from(
         The continuations in order of prompt, then setting, then sample.
     """
     for setting in strengths:
-        Mix(steers, setting)  # refuses bad strengths before any work is done
+        lm.check_base(Mix(steers, setting))  # refuses bad strengths and other bases before any work is done
     rows = [
         Row(i, tuple(setting[name] for name in steers), k)
         for i in range(len(prompts))

@@ -63,7 +63,8 @@ def _draw_from_all(p: Tensor, noise: Tensor) -> Tensor:
     total = reached[:, -1:]
     # Strictly below the total, whatever the rounding, so that a token of positive probability is found.
     goal = torch.minimum(noise[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(reached, goal, right=True).squeeze(1).clamp(max=p.shape[-1] - 1)  # nan finds none
+    found = torch.searchsorted(reached, goal, right=True).squeeze(1)
+    return found.clamp(max=p.shape[-1] - 1)  # it is one more where probabilities are nan
 
 
 def _draw_from_nucleus(p: Tensor, noise: Tensor, top_p: float) -> Tensor:

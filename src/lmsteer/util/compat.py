@@ -71,7 +71,8 @@ def is_recurrent(model: PreTrainedModel) -> bool:
 def untied(model: PreTrainedModel) -> Iterator[None]:
     """Have ``save_pretrained`` write the head as a tensor of its own, within a ``with`` block.
 
-    The configuration says so by a documented field; that the tensor itself is written takes the private one.
+    A documented field of the configuration says that the head is untied. For the tensor itself to be written, the
+    model's private list of tied weights must be empty as well.
     """
     configs = [each for each in (model.config, model.config.get_text_config()) if hasattr(each, "tie_word_embeddings")]
     ties, keys = [each.tie_word_embeddings for each in configs], model._tied_weights_keys

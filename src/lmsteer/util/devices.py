@@ -10,9 +10,13 @@ import torch
 def accelerator() -> torch.device | None:
     """The accelerator of this process (CUDA, MPS, XPU ...); None on a machine without one.
 
-    Of several, a process of a launch (``accelerate launch``, ``torchrun``) gets the one of its local rank.
+    Of several, a process of a launch (``accelerate launch``, ``torchrun``) gets the one of its local rank. If it sees
+    fewer (one, say, because its launcher hides the others), they are counted round.
     """
     if not torch.accelerator.is_available():
         return None
     device = torch.accelerator.current_accelerator()
-    return None if device is None else torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0")))
+    if device is None:
+        return None
+    rank = int(os.environ.get("LOCAL_RANK") or 0)
+    return torch.device(device.type, rank % max(1, torch.accelerator.device_count()))

@@ -5,10 +5,17 @@ from lmsteer.model.lm import LM
 from lmsteer.serving.engine.backends import backend_for
 from lmsteer.serving.engine.batch import SPARE, Batch
 from lmsteer.serving.engine.single import SingleRow
-from tiny import FAMILIES, tiny_lm
+from lmsteer.steer.mix import Mix
+from tiny import FAMILIES, random_steer, tiny_lm
 
 # float32 sums in another order, over two layers.
 TOLERANCE = 1e-5
+
+
+def test_a_model_is_checked_without_the_steers_of_the_caller():
+    lm = tiny_lm("llama")
+    with lm.steered(Mix({"s": random_steer(lm)}, {"s": [1.0, 2.0]})):  # strengths for two rows
+        assert backend_for(lm)[1] is None
 
 
 def test_buffers_shrink_with_the_number_of_rows():

@@ -11,6 +11,7 @@ from lmsteer.serving.http.middleware import is_key
 from lmsteer.serving.http.run import ServerSettings, ServiceConfig, create_service, serve
 from lmsteer.serving.http.service import RequestLimits, Service
 from lmsteer.serving.registry import SteerRegistry
+from lmsteer.steer.mix import Mix
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
 
@@ -170,6 +171,13 @@ def test_empty_key_is_refused(serving, llama, steers):
     service = create_service(llama, ServiceConfig(folders=[steers]))
     with pytest.raises(LMSteerError, match="empty"):
         serve(service, ServerSettings(keys=["one", ""]))
+    service.engine.close()
+
+
+def test_a_server_within_a_steered_block_is_refused(llama, steers):
+    service = create_service(llama, ServiceConfig(folders=[steers]))
+    with llama.steered(Mix({}, {})), pytest.raises(LMSteerError, match="each request names"):
+        serve(service)
     service.engine.close()
 
 

@@ -13,6 +13,7 @@ from lmsteer.errors import ModelError
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.batch import PREFILL_CHUNK, Batch
 from lmsteer.serving.engine.single import SingleRow
+from lmsteer.steer.hook import unsteered
 
 # Largest allowed difference between the logits from the cache and those of the whole text, relative to the logits'
 # size. Rounding gives 1e-6 in float32 and 1e-2 in bfloat16; a wrong position gives about 1.
@@ -55,11 +56,12 @@ def backend_for(lm: LM, prefill_chunk: int = PREFILL_CHUNK) -> tuple[Callable[[]
     Raises:
         ModelError: the model's logits from its cache differ from those of the whole text.
     """
-    if not lm.is_recurrent:
-        if _is_exact(lm, Batch(lm, prefill_chunk=4), (3, 1, 6)):
-            return partial(Batch, lm, prefill_chunk=prefill_chunk), None
-    elif _is_exact(lm, SingleRow(lm), (3,)):
-        return partial(SingleRow, lm), 1
+    with unsteered(lm.model):
+        if not lm.is_recurrent:
+            if _is_exact(lm, Batch(lm, prefill_chunk=4), (3, 1, 6)):
+                return partial(Batch, lm, prefill_chunk=prefill_chunk), None
+        elif _is_exact(lm, SingleRow(lm), (3,)):
+            return partial(SingleRow, lm), 1
     raise ModelError(
         f"{type(lm.model).__name__} gives other logits from its cache than from the whole text: it cannot be served."
     )

@@ -99,9 +99,12 @@ def serve(service: Service, settings: ServerSettings | None = None) -> None:
     """Answer requests until the process is told to stop; then finish running responses, within ``grace`` seconds.
 
     Raises:
-        LMSteerError: the address is in use or does not belong to this machine, or a key is empty.
+        LMSteerError: the address is in use or does not belong to this machine, a key is empty, or it is called within
+            ``lm.steered``, whose end the engine would wait for.
     """
     settings = settings or ServerSettings()
+    if service.lm.exclusive_use().is_held_here:
+        raise LMSteerError("a server cannot run within steered(): each request names its own steers.")
     if not all(key.strip() for key in settings.keys):
         raise LMSteerError("an API key is empty: everybody would know it.")
     config = uvicorn.Config(
