@@ -29,11 +29,12 @@ from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.claims import RANKS, SIZES, TOKENS, of_seeds
 from lmsteer.baselines.baseline import Baseline, BaselineCard, Trainer
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.full import FullTrainer
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.soft_prompts import SoftPromptTrainer
 from lmsteer.baselines.steer import SteerBaseline, fit_steer
-from lmsteer.baselines.training import TrainingBudget, train
+from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft import export_lora

@@ -20,8 +20,8 @@ from benchmarks.dimensions import DIMENSIONS
 from benchmarks.pareto import HERE, PERPLEXITY_MODEL, SENTIMENT, TOXICITY, Data
 from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.methods import METHODS
-from lmsteer.baselines.training import TrainingBudget
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_prompts
 from lmsteer.evaluation.compare.config import ComparisonConfig

@@ -24,11 +24,12 @@ from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.gists import gap_closed
 from lmsteer.data.instructions import Instruction, read_instructions
-from lmsteer.gist.adapter import SHIPPED_FOLDER, GistAdapter, GistCard, load_adapter, save_adapter
+from lmsteer.gist.adapter import GistAdapter, load_adapter, save_adapter
 from lmsteer.gist.config import GistCondition, GistConfig
 from lmsteer.gist.embedding import initial_embedding
 from lmsteer.gist.evaluate import GistMetrics, evaluate
 from lmsteer.gist.fit import fit_gist
+from lmsteer.gist.lookup import SHIPPED_FOLDER, GistCard
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.util.figures import render_figure

@@ -11,18 +11,19 @@ import pytest
 import torch
 
 from lmsteer.baselines.baseline import Baseline, BaselineCard, ForwardBaseline, StoredBaseline
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.full import FullTrainer
 from lmsteer.baselines.methods import METHODS, fit_baseline, load_baseline, save_baseline
 from lmsteer.baselines.names import METHOD_NAMES
-from lmsteer.baselines.training import TrainingBudget
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import continue_from
 from lmsteer.gist import SHIPPED
-from lmsteer.gist.adapter import GistAdapter, GistCard, save_adapter
+from lmsteer.gist.adapter import GistAdapter, save_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.generation import generate_from_gists
+from lmsteer.gist.lookup import GistCard
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors
 from lmsteer.steer.files import load_steer
@@ -54,7 +55,7 @@ def shipped(tmp_path_factory):
     embeddings = torch.randn(2, 32, generator=random)
     save_adapter(GistAdapter(embeddings, {name: factors}, card), folder / SHIPPED)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmsteer.gist.adapter.SHIPPED_FOLDER", folder)
+        patch.setattr("lmsteer.gist.lookup.SHIPPED_FOLDER", folder)
         yield
 
 

@@ -11,8 +11,9 @@ import torch
 
 from lmsteer.baselines import training as module
 from lmsteer.baselines.baseline import BaselineCard, Trainer
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.lora import LoRATrainer
-from lmsteer.baselines.training import TrainingBudget, train
+from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.util.provenance import provenance_of

@@ -12,6 +12,7 @@ import pytest
 
 from lmsteer.cli import app
 from lmsteer.cli.gist.app import gist_app
+from lmsteer.gist.config import GistConfig
 from lmsteer.steer.files import save_steer
 from tiny import random_steer, tiny_lm
 
@@ -110,6 +111,59 @@ MISTAKES = {
     "transfer over something": (["transfer", "own", "--to", "smollm2", "--out", "taken"], "holds no steer"),
     "verify nobody": (["verify", "nobody"], "unknown steer"),
     "verify by missing texts": (["verify", "own", "--data", "gone.jsonl"], "no such file"),
+    "analyse an empty text": (["analyse", "", "--steer", "own"], "text 1 is empty"),
+    "evaluate into something": (["evaluate", "prompts.txt", "--steer", "own=1", "--out", "taken"], "no evaluation"),
+    "evaluate into another evaluation": (
+        ["evaluate", "prompts.txt", "--steer", "own=1", "--out", "run"],
+        "an evaluation with another perplexity model, scorer, prompts",
+    ),
+    "compare into something": (["compare", "letters.jsonl", "--out", "taken"], "no comparison"),
+    "compare into another comparison": (["compare", "letters.jsonl", "--out", "run"], "a comparison with another"),
+    "merge into something": (["export", "own=1", "--to", "merged", "--out", "taken"], "holds no merged model"),
+    "LoRA into something": (["export", "own=1", "--to", "lora", "--out", "taken"], "holds no LoRA"),
+    "GGUF file into a folder": (["export", "own=1", "--to", "gguf", "--out", "taken"], "is a folder"),
+    "GGUF file over another file": (["export", "own=1", "--to", "gguf", "--out", "odd.jsonl"], "not a GGUF file"),
+    "GGUF file of a checkpoint": (
+        ["export", "own=1", "--to", "gguf", "--out", "m", "--model", "org/name"],
+        "name it with --gguf",
+    ),
+    "missing GGUF file": (["export", "own=1", "--to", "gguf", "--out", "m", "--gguf", "gone.gguf"], "no such file"),
+    "gist fit into something": (["gist", "fit", "tasks.jsonl", "--out", "taken"], "holds no gist adapter"),
+    "gist fit that resumes another one": (
+        ["gist", "fit", "tasks.jsonl", "--out", "gists", "--steps", "7", "--resume"],
+        "a gist fit with another steps",
+    ),
+    "gist fit on missing data": (["gist", "fit", "gone.jsonl", "--out", "x"], "no such file"),
+    "gist fit with missing held-out data": (
+        ["gist", "fit", "tasks.jsonl", "--held-out", "gone.jsonl", "--out", "x"],
+        "no such file",
+    ),
+    "gist evaluate on missing data": (["gist", "evaluate", "gone.jsonl"], "no such file"),
+    "gist evaluate by an unknown adapter": (
+        ["gist", "evaluate", "tasks.jsonl", "--adapter", "nobody"],
+        "no gist adapter in nobody",
+    ),
+    "compress by an unknown adapter": (
+        ["gist", "compress", "a", "--out", "x", "--adapter", "nobody"],
+        "no gist adapter in nobody",
+    ),
+    "gist generate by an unknown adapter": (
+        ["gist", "generate", "a", "--gist", "odd.jsonl", "--adapter", "nobody"],
+        "no gist adapter in nobody",
+    ),
+    "missing model": (["generate", "x", "--model", "./nowhere"], "no such file or folder: './nowhere'"),
+    "missing GGUF model": (["fit", "letters.jsonl", "--name", "x", "--model", "gone.gguf"], "no such file or folder"),
+    "folder that is no model": (["gist", "fit", "tasks.jsonl", "--out", "x", "--model", "taken"], "no config.json"),
+    "name that no model has": (["serve", "--model", "a b"], "names no model"),
+    "missing perplexity model": (
+        ["compare", "letters.jsonl", "--out", "c", "--perplexity-model", "./nowhere"],
+        "no such file or folder",
+    ),
+    "missing model of a transfer": (["transfer", "own", "--to", "./nowhere", "--out", "x"], "no such file or folder"),
+    "missing model of a second steer": (
+        ["components", "own", "--compare", "own", "--compare-model", "./nowhere"],
+        "no such file or folder",
+    ),
     "unknown kind of cache": (["cache", "--clear", "everything"], "no entries of kind 'everything'"),
     "unknown command": (["steers"], "No such command"),
 }
@@ -121,6 +175,14 @@ def files(tmp_path):
     Path("taken").mkdir()
     Path("taken/thesis.txt").write_text("years of work")
     Path("odd.jsonl").write_text('{"text": "a", "label": "warm"}\n')
+    Path("prompts.txt").write_text("Once upon a time\n")
+    Path("tasks.jsonl").write_text('{"instruction": "Say the opposite.", "input": "hot", "output": "cold"}\n')
+    for file, record in {
+        "run/run.json": {"model": "smollm2"},
+        "gists.partial/fit.json": GistConfig().to_json(),
+    }.items():
+        Path(file).parent.mkdir()
+        Path(file).write_text(json.dumps(record))
 
 
 def test_mistakes_end_in_a_message_and_2_and_import_nothing_large(files):

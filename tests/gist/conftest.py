@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from lmsteer.data.instructions import Instruction
-from lmsteer.gist.adapter import GistAdapter, GistCard
+from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.config import GistConfig
 from lmsteer.gist.fit import fit_gist
+from lmsteer.gist.lookup import GistCard
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors, body_layers
 from lmsteer.util.provenance import provenance_of

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.gist import adapter as module
+from lmsteer.gist import lookup
 from lmsteer.gist.adapter import find_adapter, load_adapter, save_adapter
 from lmsteer.gist.embedding import gist_ids, initial_embedding
 from lmsteer.model.lora import LoRAFactors
@@ -100,7 +100,7 @@ def test_a_loaded_adapter_equals_the_saved_one(llama, adapter_of, tmp_path):
 
 
 def test_shipped_adapters_are_found_by_name(llama, adapter_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHIPPED_FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr(lookup, "SHIPPED_FOLDER", tmp_path / "shipped")
     monkeypatch.chdir(tmp_path)
     adapter, other = adapter_of(llama), adapter_of(llama, seed=1)
     save_adapter(adapter, tmp_path / "shipped" / "gist-2")

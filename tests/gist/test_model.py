@@ -9,10 +9,10 @@ import torch
 
 from lmsteer.data.instructions import Instruction
 from lmsteer.errors import ModelError
-from lmsteer.gist.adapter import GistCard
 from lmsteer.gist.config import GistCondition, GistConfig
 from lmsteer.gist.examples import encode_examples, example_layout
 from lmsteer.gist.forward import masked_hidden_states, output_log_likelihoods
+from lmsteer.gist.lookup import GistCard
 from lmsteer.gist.model import GistModel
 from lmsteer.util.provenance import provenance_of
 from tiny import tiny_lm, tiny_model

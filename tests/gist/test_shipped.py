@@ -6,12 +6,13 @@ import pytest
 
 from lmsteer.data.instructions import Instruction
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.gist.adapter import SHIPPED_FOLDER, find_adapter
+from lmsteer.gist.adapter import find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.config import GistCondition
 from lmsteer.gist.examples import encode_examples, input_text, prompt_ids
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
+from lmsteer.gist.lookup import SHIPPED_FOLDER
 
 PAIRS = {
     "Write the opposite of the given word.": [("hot", "cold"), ("early", "late")],

@@ -17,12 +17,13 @@ from lmsteer.data.instructions import Instruction
 from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
-from lmsteer.gist.adapter import GistAdapter, GistCard
+from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.config import GistCondition
 from lmsteer.gist.examples import encode_examples
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
+from lmsteer.gist.lookup import GistCard
 from lmsteer.model.batching import pad
 from lmsteer.model.kv_cache import CachePrefill, prefill, slice_kv, stack_kv
 from lmsteer.model.layers import decoder_layers, layer_devices

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lmsteer.baselines.activations import Activations, difference_of_means
 from lmsteer.baselines.baseline import ADAPTER, Baseline, BaselineCard, StoredBaseline, Trainer
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.embeddings import Embeddings, EmbeddingsTrainer
 from lmsteer.baselines.full import FullBaseline, FullTrainer
 from lmsteer.baselines.gists import Gists, compressed_instructions
@@ -17,7 +18,7 @@ from lmsteer.baselines.prompting import Prompting, few_shot, instructed
 from lmsteer.baselines.rows import check_rows
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, SoftPromptTrainer
 from lmsteer.baselines.steer import SteerBaseline, fit_steer
-from lmsteer.baselines.training import TrainingBudget, train
+from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM

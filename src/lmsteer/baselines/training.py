@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmsteer.baselines.baseline import Trainer
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.model.batching import pad
@@ -22,37 +22,6 @@ from lmsteer.util.progress import Progress, no_progress
 
 # Maximum number of tokens of a text; longer texts are cut, since a few of them would use up the budget.
 _MAX_TOKENS = 128
-
-
-@dataclass(frozen=True)
-class TrainingBudget:
-    """How long a baseline is trained.
-
-    Attributes:
-        steps: maximum number of optimizer steps.
-        seconds: maximum time in seconds; None for no limit. A run that it ends early cannot be repeated exactly.
-        batch_size: number of texts per step.
-        seed: seed of the initial parameters and of the order of texts.
-
-    Raises:
-        DataError: a value is out of range.
-    """
-
-    steps: int = 200
-    seconds: float | None = None
-    batch_size: int = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if (
-            min(self.steps, self.batch_size) < 1
-            or (self.seconds is not None and not self.seconds > 0)
-            or not 0 <= self.seed < 1 << 32
-        ):
-            raise DataError(
-                "steps and batch size must be 1 or more, seconds above 0, and the seed from 0 to 2³² - 1; "
-                f"they are {asdict(self)}."
-            )
 
 
 def train(

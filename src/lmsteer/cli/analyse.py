@@ -11,7 +11,7 @@ import lmsteer
 from lmsteer.cli import options
 from lmsteer.cli.app import app, note, stdout
 from lmsteer.cli.output.common import print_json_lines
-from lmsteer.data.prompts import read_prompts
+from lmsteer.data.prompts import check_not_empty, read_prompts
 from lmsteer.data.rows import read_text
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import find_card
@@ -49,6 +49,7 @@ def analyse(
     ]
     if not read:
         raise DataError("nothing to read: give a text, --texts or --document.")
+    check_not_empty(read)
     if not steer:
         raise DataError("no steer to analyse the texts with: name one with --steer.")
     for name in steer:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import lmsteer
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.cli import options
 from lmsteer.cli.app import app, note, stdout
 from lmsteer.cli.output.common import print_json
@@ -15,8 +16,10 @@ from lmsteer.data.labelled import LabelledSource, check_labelled, parse_label_ma
 from lmsteer.data.prompts import read_prompts
 from lmsteer.data.starter import starter_prompts
 from lmsteer.errors import DataError
+from lmsteer.evaluation.compare.config import ComparisonConfig
 from lmsteer.evaluation.compare.methods import select_methods
-from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, MAX_NEW_TOKENS
+from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, MAX_NEW_TOKENS, Protocol
+from lmsteer.evaluation.scorers.named import check_scorer
 from lmsteer.util.progress import bars
 
 Methods = Annotated[str | None, typer.Option(help="Names of methods, separated by commas (default: all that can run).")]
@@ -69,23 +72,24 @@ def compare(
     instructions = (negative_prompt, positive_prompt) if negative_prompt else None
     chosen = select_methods(methods.split(",") if methods else None, with_instructions=instructions is not None)
     read = read_prompts(prompts) if prompts else starter_prompts()[: options.NEUTRAL_PROMPTS]
-    scored_by = lmsteer.scorer(scorer)
-
-    from lmsteer.baselines.training import TrainingBudget
-    from lmsteer.cli.output.comparison import print_comparison
-    from lmsteer.evaluation.compare.config import ComparisonConfig
-    from lmsteer.evaluation.compare.report import write_report
-    from lmsteer.evaluation.compare.run import compare as run
-    from lmsteer.evaluation.metadata import comparison_metadata
+    check_scorer(scorer)
 
     budget, protocol = (
         TrainingBudget(steps, max_seconds, seed=seed),
-        lmsteer.Protocol(num_samples, max_new_tokens, seed=seed),
+        Protocol(num_samples, max_new_tokens, seed=seed),
     )
     config = ComparisonConfig(
         model, source, read, scorer, perplexity_model, budget, protocol, sizes, num_seeds, instructions
     )
     config = config.quick() if quick else config
+    config.run(out).check_folder()
+    scored_by = lmsteer.scorer(scorer)
+
+    from lmsteer.cli.output.comparison import print_comparison
+    from lmsteer.evaluation.compare.report import write_report
+    from lmsteer.evaluation.compare.run import compare as run
+    from lmsteer.evaluation.metadata import comparison_metadata
+
     comparison = run(config, chosen, out, progress=bars())
     metadata = comparison_metadata(config, len(texts), scored_by)
     write_report(out, comparison, metadata)

@@ -30,7 +30,12 @@ def components(
         str | None, typer.Option(metavar="STEER", help="Another steer, shown side by side (default: none).")
     ] = None,
     compare_model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Model of the steer of --compare (default: that of --model).")
+        str | None,
+        typer.Option(
+            callback=options.existing_model,
+            metavar="MODEL",
+            help="Model of the steer of --compare (default: that of --model).",
+        ),
     ] = None,
     num_components: Annotated[
         int, typer.Option("--components", min=1, help="Maximum number of components to show.")

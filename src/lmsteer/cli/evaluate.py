@@ -16,6 +16,9 @@ from lmsteer.cli.steering import parse_steering
 from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import MAX_NEW_TOKENS, NUM_SAMPLES, TOP_P, Protocol
+from lmsteer.evaluation.run_config import evaluation_run, known_config
+from lmsteer.evaluation.scorers.named import check_scorer
+from lmsteer.model.sources.lookup import locate
 from lmsteer.util.progress import bars
 
 
@@ -75,9 +78,12 @@ def evaluate(
             "nothing else takes them."
         )
     read = read_prompts(prompts)[:limit]
-    scored_by = lmsteer.scorer(scorer)
+    check_scorer(scorer)
     protocol = Protocol(num_samples, max_new_tokens, top_p, seed)
     protocol.generation_config()  # refuses what is out of range
+    known = known_config(locate(model).name, locate(perplexity_model or model).name, scorer, read, protocol)
+    evaluation_run(out, known).check_folder()
+    scored_by = lmsteer.scorer(scorer)
 
     from lmsteer.cli.output.evaluation import print_results
     from lmsteer.evaluation.metadata import evaluation_metadata

@@ -13,6 +13,8 @@ from lmsteer.cli.app import app, stdout
 from lmsteer.cli.output.common import print_json, strengths_text
 from lmsteer.cli.steering import parse_steering
 from lmsteer.errors import DataError
+from lmsteer.export.targets import check_gguf_target, check_lora_target, check_merged_target
+from lmsteer.model.sources.pypi import check_gguf_of, gguf_of
 
 
 @app.command()
@@ -46,11 +48,11 @@ def export(
     strengths = steering.single("an export")
     if to == "gguf" and gguf and not gguf.is_file():
         raise DataError(f"no such file: {gguf}.")
+    _check_target(to, out, str(gguf or model))
 
     from lmsteer.export.gguf import export_gguf
     from lmsteer.export.merged import export_merged
     from lmsteer.export.peft import export_lora
-    from lmsteer.model.sources.pypi import gguf_of
 
     mix = lmsteer.Mix(steering.steers(), strengths)
     lm = lmsteer.load(model)
@@ -65,3 +67,14 @@ def export(
         print_json({"out": str(written), "to": to, "strengths": strengths})
     else:
         stdout.print(f"{strengths_text(strengths)} written to {written}.", markup=False, highlight=False)
+
+
+def _check_target(to: str, out: Path, base: str) -> None:
+    """Refuse a place that the export cannot write to, and a base without a GGUF file where one is needed."""
+    if to == "gguf":
+        check_gguf_of(base)
+        check_gguf_target(out, Path(base))
+    elif to == "merged":
+        check_merged_target(out)
+    else:
+        check_lora_target(out)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lmsteer.generation.config import GenerationConfig
+from lmsteer.model.sources.lookup import locate
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
 
 __all__ = ["DEFAULTS", "DEFAULT_MODEL", "NEUTRAL_PROMPTS"]
@@ -32,10 +33,24 @@ def more_than(bound: float) -> Callable[[float | None], float | None]:
     return check
 
 
+def existing_model(model: str | None) -> str | None:
+    """Refuse the name of a model that stands for nothing, before torch is imported.
+
+    Raises:
+        ModelError: it is a path that does not exist, or no name that a model can have.
+    """
+    if model is not None:
+        locate(model)
+    return model
+
+
 # The model, and how results are printed.
 Model = Annotated[
     str,
-    typer.Option(help="Model: a Hub id, a folder, a .gguf file, or a packaged model (smollm2, gemma3-270m)."),
+    typer.Option(
+        callback=existing_model,
+        help="Model: a Hub id, a folder, a .gguf file, or a packaged model (smollm2, gemma3-270m).",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
 
@@ -101,7 +116,10 @@ Scorer = Annotated[
     ),
 ]
 PerplexityModel = Annotated[
-    str | None, typer.Option(help="Model that perplexity is computed with (default: the model of --model).")
+    str | None,
+    typer.Option(
+        callback=existing_model, help="Model that perplexity is computed with (default: the model of --model)."
+    ),
 ]
 NegativePrompt = Annotated[
     str, typer.Option(help="Instruction for the -1 end, put before each prompt (default: none).")

@@ -23,7 +23,9 @@ from lmsteer.util.progress import bars
 @app.command()
 def transfer(
     steer: options.SteerName,
-    to: Annotated[str, typer.Option(metavar="MODEL", help="Model that the new steer is for.")],
+    to: Annotated[
+        str, typer.Option(callback=options.existing_model, metavar="MODEL", help="Model that the new steer is for.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the new steer.")],
     texts: Annotated[
         Path | None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmsteer.data.rows import read_text
@@ -30,6 +31,16 @@ def read_prompts(file: str | Path) -> list[str]:
     if not lines:
         raise DataError(f"{file} holds no prompts.")
     return [_prompt(line, f"{file}, line {number}") for number, line in lines]
+
+
+def check_not_empty(texts: Sequence[str]) -> None:
+    """Refuse empty texts, which there is nothing to read in.
+
+    Raises:
+        DataError: a text is empty.
+    """
+    if empty := [number for number, text in enumerate(texts, 1) if not text]:
+        raise DataError(f"text {empty[0]} is empty.")
 
 
 def _prompt(line: str, place: str) -> str:

@@ -21,6 +21,7 @@ from lmsteer.errors import DataError, ScorerError
 from lmsteer.evaluation.conditions import Condition
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.results import ConditionResult, ScoredContinuation, summarize
+from lmsteer.evaluation.run_config import evaluation_run, known_config
 from lmsteer.evaluation.scorers.base import Scorer, checked_scores
 from lmsteer.generation.decoding import Prefill
 from lmsteer.model.lm import LM
@@ -29,7 +30,7 @@ from lmsteer.reading.likelihood import log_likelihoods
 from lmsteer.util.artifacts import FormatError, from_record
 from lmsteer.util.files import finite, write_file, write_jsonl
 from lmsteer.util.progress import Progress, no_progress
-from lmsteer.util.run import Run, resumable
+from lmsteer.util.run import resumable
 from lmsteer.util.seeds import derived_seed
 
 # Number of prompts whose continuations are generated, scored and kept together.
@@ -74,7 +75,7 @@ def evaluate(
     protocol.generation_config()  # refuses values that are out of range
     prefills = [condition.prefill(lm, prompts, protocol.max_new_tokens) for condition in conditions]
     work = _Work(lm, perplexity_model or lm, scorer, protocol, prompts, out)
-    Run(out, work.config(), "an evaluation").open()
+    evaluation_run(out, work.config()).open()
     done = sum(work.file(condition, block).exists() for condition in conditions for block in work.blocks())
     results = []
     with (
@@ -108,14 +109,10 @@ class _Work:
     def config(self) -> dict[str, Any]:
         """What must be the same for kept blocks to be used."""
         return {
-            "model": self.lm.name,
+            **known_config(self.lm.name, self.perplexity_model.name, self.scorer.name, self.prompts, self.protocol),
             "fingerprint": self.lm.fingerprint,
-            "perplexity_model": self.perplexity_model.name,
             "perplexity_model_fingerprint": self.perplexity_model.fingerprint,
-            "scorer": self.scorer.name,
             "scorer_fingerprint": self.scorer.fingerprint,
-            "prompts": hashlib.sha256(json.dumps(list(self.prompts)).encode()).hexdigest()[:32],
-            **asdict(self.protocol),
         }
 
     def blocks(self) -> list[range]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lmsteer.errors import ModelError, SteerError
 from lmsteer.export.merged_head import check_exportable, merged_head
+from lmsteer.export.targets import check_gguf_target
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.util.files import replace_file
@@ -25,7 +26,6 @@ from lmsteer.util.files import replace_file
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 # Largest distance of the file's output embedding from the model's, relative to its norm: four bits a weight give 0.1.
 _QUANTISED = 0.25
-_MAGIC = b"GGUF"
 _FILE_TYPES = {
     "f32": gguf_format.LlamaFileType.ALL_F32,
     "f16": gguf_format.LlamaFileType.MOSTLY_F16,
@@ -54,7 +54,7 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
     check_exportable(lm, mix)
     if wrong := {output, others or output} - set(TYPES):
         raise SteerError(f"unknown tensor type {', '.join(sorted(wrong))}: choose one of {', '.join(TYPES)}.")
-    _check_target(out, source)
+    check_gguf_target(out, source)
     reader = _read(source)
     _check_base(lm, reader, source)
     head = merged_head(lm, mix).float().numpy()
@@ -73,17 +73,6 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
     except (OSError, gguf_format.quants.QuantError) as error:
         raise SteerError(f"cannot write {out}: {error}. What stood there before is untouched.") from error
     return out
-
-
-def _check_target(out: Path, source: Path) -> None:
-    """Refuse to overwrite the base, a folder, or a file that is not GGUF."""
-    if not out.exists():
-        return
-    if not out.is_file() or (source.exists() and out.samefile(source)):
-        raise SteerError(f"{out} is {'the base itself' if out.is_file() else 'a folder'}; choose another --out.")
-    with out.open("rb") as file:
-        if file.read(4) not in (b"", _MAGIC):
-            raise SteerError(f"{out} exists and is not a GGUF file; choose another --out.")
 
 
 def _read(source: Path) -> Any:

@@ -19,15 +19,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmsteer.errors import ModelError, SteerError
 from lmsteer.export.merged_head import check_exportable, merged_head
+from lmsteer.export.targets import MERGED_RECORD, check_merged_target
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import LOADING_ERRORS
 from lmsteer.steer.mix import Mix
-from lmsteer.util.artifacts import check_overwrite
 from lmsteer.util.compat import untied
 from lmsteer.util.files import replace_folder
 
-# Records what was merged, and the names of the files that belong to the export.
-_RECORD = "lmsteer.json"
 _ADVICE = "such a model cannot have a head of its own. Nothing was written; use --to lora instead."
 # Largest difference of the logits relative to their size, in float32 and in half precision: the sum has another order,
 # and the head is rounded.
@@ -55,7 +53,7 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
         ModelError: the memory is too small.
     """
     folder = Path(out)
-    check_overwrite(folder, "merged model", _RECORD, _own_files(folder), SteerError)
+    check_merged_target(folder)
     check_exportable(lm, mix)
     head = merged_head(lm, mix)
     try:
@@ -69,7 +67,9 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
             strengths = dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True))
             record = {"base": lm.name, "base_fingerprint": lm.fingerprint, "strengths": strengths}
             files = sorted(entry.name for entry in aside.iterdir())
-            (aside / _RECORD).write_text(json.dumps({**record, "files": files}, indent=2) + "\n", encoding="utf-8")
+            (aside / MERGED_RECORD).write_text(
+                json.dumps({**record, "files": files}, indent=2) + "\n", encoding="utf-8"
+            )
     except torch.OutOfMemoryError as error:
         raise ModelError(f"out of memory while the model was exported: {error}") from error
     except (OSError, ValueError, SafetensorError) as error:
@@ -134,12 +134,3 @@ def _check_logits(lm: LM, mix: Mix, folder: Path) -> None:
     difference = float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
     if not difference <= (_FLOAT32 if lm.model.dtype == torch.float32 else _HALF):
         raise SteerError(f"{name} comes back with logits that differ by {difference:.1%}: {_ADVICE}")
-
-
-def _own_files(folder: Path) -> set[str]:
-    """The files that an earlier export has written to a folder."""
-    try:
-        files = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["files"]
-        return {_RECORD, *map(str, files)}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {_RECORD}

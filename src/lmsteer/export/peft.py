@@ -22,20 +22,18 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export.merged_head import check_exportable
+from lmsteer.export.targets import LORA_CONFIG, LORA_TENSORS, check_lora_target
 from lmsteer.model.head import HeadWeight
 from lmsteer.model.lm import LM
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from lmsteer.util.artifacts import ArtifactKind
 from lmsteer.util.files import replace_folder
 
-_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _LORA_A, _LORA_B = "lora_A.weight", "lora_B.weight"
 _PREFIX = "base_model.model."
 # Options with which PEFT does something else than add a product.
 _UNSUPPORTED = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
-_KIND = ArtifactKind("LoRA", _CONFIG, _TENSORS, 1, SteerError)
 # Rows of E that are converted to float64 at once.
 _ROWS = 8192
 
@@ -70,7 +68,7 @@ def write_lora(head: HeadWeight, mix: Mix, folder: Path) -> Path:
     Raises:
         SteerError: steers of several forms, strengths row by row, or a folder that holds something else.
     """
-    _KIND.check_target(folder)
+    check_lora_target(folder)
     steer = merge(mix, "export")
     config = {
         "peft_type": "LORA",
@@ -87,8 +85,8 @@ def write_lora(head: HeadWeight, mix: Mix, folder: Path) -> Path:
     try:
         with replace_folder(folder) as aside:
             content = {f"{_PREFIX}{head.module}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
-            save_file(content, aside / _TENSORS)
-            (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            save_file(content, aside / LORA_TENSORS)
+            (aside / LORA_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise SteerError(f"cannot write the LoRA to {folder}: {error}. What stood there is untouched.") from error
     return folder
@@ -168,8 +166,8 @@ def _solve(gram: Tensor, product: Tensor) -> Tensor:
 def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
     """``lora_A`` (r, d) and ``α/r lora_B`` (V, r), in float64."""
     try:
-        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / _TENSORS)
+        config: dict[str, Any] = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / LORA_TENSORS)
         alpha = float(config["lora_alpha"])
     except FileNotFoundError as error:
         raise SteerError(f"no LoRA in {folder}: {error.filename} is missing.") from error

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -20,37 +19,18 @@ from torch import Tensor, nn
 from lmsteer.errors import DataError, ModelError
 from lmsteer.gist.config import GistCondition
 from lmsteer.gist.embedding import gist_embeddings, gist_ids
+from lmsteer.gist.lookup import GIST_ADAPTER, GistCard, find_folder
 from lmsteer.gist.probe import check_maskable
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors, from_tensors, lora_installed, to_tensors
 from lmsteer.model.weights import temporary_update
-from lmsteer.util.artifacts import ArtifactKind, FormatError, from_record
+from lmsteer.util.artifacts import FormatError, from_record
 from lmsteer.util.files import finite
-from lmsteer.util.provenance import Provenance
 
-SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "gists"))
-
-_KIND = ArtifactKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
 # Fingerprints of the adapters that are installed, by model.
 _INSTALLED = WeakKeyDictionary[nn.Module, str]()
 _EMBEDDINGS, _CHANGE = "embeddings", ".change"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GistCard(Provenance):
-    """The card of a gist adapter.
-
-    Attributes:
-        tokens: number of gist tokens after a prompt, G.
-    """
-
-    tokens: int
-
-    @property
-    def title(self) -> str:
-        """What the adapter is called in an error message."""
-        return "this gist adapter"
 
 
 @dataclass(frozen=True)
@@ -83,7 +63,7 @@ class GistAdapter:
     @property
     def condition(self) -> GistCondition:
         """The condition under which the adapter was fitted."""
-        return GistCondition(self.card.fit.get("condition", GistCondition.GIST.value))
+        return self.card.condition
 
     @cached_property
     def fingerprint(self) -> str:
@@ -128,15 +108,6 @@ class GistAdapter:
             yield
 
 
-def check_target(folder: Path) -> None:
-    """Refuse a folder that holds something else than a gist adapter, which saving one there would remove.
-
-    Raises:
-        DataError: it does, or it is a file.
-    """
-    _KIND.check_target(folder)
-
-
 def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:
     """Write an adapter; an older one in the same folder stays until the new one is complete.
 
@@ -144,21 +115,17 @@ def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:
         DataError: the folder holds something else, or the disk cannot be written.
     """
     folder = Path(folder)
-    _KIND.save(folder, {"card": finite(asdict(adapter.card))}, adapter.tensors)
+    GIST_ADAPTER.save(folder, {"card": finite(asdict(adapter.card))}, adapter.tensors)
     return folder
 
 
 def find_adapter(name: str | Path) -> GistAdapter:
-    """Read an adapter by its folder, or one that is shipped by its name.
+    """Read an adapter by its folder, or by the name of one that ships.
 
     Raises:
         DataError: there is none, or a damaged one.
     """
-    for folder in (Path(name), SHIPPED_FOLDER / name):
-        if folder.exists():
-            return load_adapter(folder)
-    shipped = ", or ".join(["", *sorted(entry.name for entry in SHIPPED_FOLDER.glob("*"))])
-    raise DataError(f"no gist adapter in {name}; give a folder that gist fit made{shipped}.")
+    return load_adapter(find_folder(name))
 
 
 def load_adapter(folder: str | Path) -> GistAdapter:
@@ -167,7 +134,7 @@ def load_adapter(folder: str | Path) -> GistAdapter:
     Raises:
         DataError: there is none, or a damaged one.
     """
-    with _KIND.reading(Path(folder)) as (record, tensors):
+    with GIST_ADAPTER.reading(Path(folder)) as (record, tensors):
         if _EMBEDDINGS not in tensors:
             raise FormatError(f"the tensor {_EMBEDDINGS!r} is missing")
         changes = {key.removesuffix(_CHANGE): change for key, change in tensors.items() if key.endswith(_CHANGE)}

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from lmsteer.data.instructions import Instruction
 from lmsteer.errors import DataError
-from lmsteer.gist.adapter import GistAdapter, GistCard, check_target, save_adapter
+from lmsteer.gist.adapter import GistAdapter, save_adapter
 from lmsteer.gist.config import GistConfig
 from lmsteer.gist.examples import Example, encode_examples, examples_digest
 from lmsteer.gist.forward import output_loss
+from lmsteer.gist.lookup import GistCard, check_fit_folders, gist_run
 from lmsteer.gist.model import GistModel
 from lmsteer.gist.probe import check_maskable
 from lmsteer.gist.training import last_checkpoint, train
@@ -57,7 +58,7 @@ def fit_gist(
     """
     config, processes = config or GistConfig(), Processes.here()
     folder = Path(out).absolute()
-    check_target(folder)
+    check_fit_folders(folder, config, resume or not processes.is_main_process)
     check_maskable(lm)
     if len(instructions) < 2:
         raise DataError(f"a fit needs two instructions or more, not {len(instructions)}.")
@@ -88,7 +89,7 @@ def fit_gist(
 def _run(lm: LM, folder: Path, config: GistConfig, examples: Sequence[Example]) -> Run:
     """The resumable run of a fit: what must be the same for its checkpoints to be used."""
     record = {**config.to_json(), **provenance_of(lm), "examples": examples_digest(examples)}
-    return Run(folder.with_name(f"{folder.name}.partial"), record, "a gist fit", "fit.json")
+    return gist_run(folder, record)
 
 
 def _losses(lm: LM, adapter: GistAdapter, model: GistModel, examples: Sequence[Example]) -> dict[str, float]:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsteer.gist.adapter import GistAdapter, GistCard
+from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.config import GistCondition, GistConfig
 from lmsteer.gist.embedding import gist_embeddings, gist_ids, initial_embedding
 from lmsteer.gist.examples import Example
 from lmsteer.gist.forward import output_log_likelihoods, output_loss
+from lmsteer.gist.lookup import GistCard
 from lmsteer.model.batching import length_buckets
 from lmsteer.model.full_finetuning import FullFineTuning
 from lmsteer.model.lm import LM

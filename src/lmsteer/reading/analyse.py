@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lmsteer.data.prompts import check_not_empty
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import Bounds, encode_with_offsets
@@ -121,6 +122,7 @@ def analyse(
         raise DataError("no steer to analyse the texts with.")
     if spans < 0:
         raise DataError(f"the number of spans must be 0 or more, not {spans}.")
+    check_not_empty(texts)
     line = sorted({-1.0, 1.0, *map(float, strengths)}) if strengths else []
     encoded = [encode_with_offsets(lm, text, start=True, end=True) for text in texts]
     for number, (ids, _) in enumerate(encoded, 1):

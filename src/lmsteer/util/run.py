@@ -33,8 +33,25 @@ class Run:
     what: str = "a run"
     file: str = "run.json"
 
+    @property
+    def path(self) -> Path:
+        """The file that keeps the configuration."""
+        return self.folder / self.file
+
     def open(self) -> bool:
         """Start the run, or resume it: whether results of the same run are there already.
+
+        Raises:
+            DataError: the folder holds something else, a run of another configuration, or a damaged file.
+        """
+        is_resumed = self.check_folder()
+        write_file(self.path, json.dumps(self.config, indent=1) + "\n")
+        return is_resumed
+
+    def check_folder(self) -> bool:
+        """Refuse a folder that the run cannot have, without writing: whether results of the same run are there already.
+
+        ``config`` may be a part of the whole configuration, as far as it is known before the work begins.
 
         Raises:
             DataError: the folder holds something else, a run of another configuration, or a damaged file.
@@ -44,7 +61,6 @@ class Run:
             self._check_empty()
         else:
             self.check(kept)
-        write_file(self.folder / self.file, json.dumps(self.config, indent=1) + "\n")
         return kept is not None
 
     def kept(self) -> dict[str, Any] | None:
@@ -53,7 +69,7 @@ class Run:
         Raises:
             DataError: the file is damaged.
         """
-        file = self.folder / self.file
+        file = self.path
         try:
             kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.baselines.training import TrainingBudget
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.errors import DataError, InterruptedWorkError, SteerError
 from lmsteer.evaluation.compare import memory

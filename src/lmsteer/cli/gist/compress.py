@@ -15,6 +15,7 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.data.rows import read_text
 from lmsteer.errors import DataError
 from lmsteer.gist import SHIPPED
+from lmsteer.gist.lookup import find_card
 
 
 @gist_app.command()
@@ -35,15 +36,15 @@ def compress(
     text = read_text(prompt_file) if prompt_file else prompt or ""
     if not text.strip():
         raise DataError("the prompt is empty: there is nothing to compress.")
+    card = find_card(adapter)
 
     from lmsteer.cli.output.gist import print_gist
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.compress import compress as run
     from lmsteer.gist.examples import prompt_ids
 
-    loaded = find_adapter(adapter)
     lm = lmsteer.load(model)
-    (gist,) = run(lm, loaded, prompt_ids(lm, [text]), condition=loaded.condition)
+    (gist,) = run(lm, find_adapter(adapter), prompt_ids(lm, [text]), condition=card.condition)
     gist.save(out)
     if as_json:
         print_json({"file": str(out), **gist.to_json()})

@@ -11,8 +11,10 @@ from lmsteer.cli import options
 from lmsteer.cli.app import stdout
 from lmsteer.cli.gist.app import Adapter, Condition, InstructionData, gist_app
 from lmsteer.cli.output.common import print_json
+from lmsteer.data.instructions import read_instructions
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.config import GistCondition
+from lmsteer.gist.lookup import find_card
 from lmsteer.util.progress import bars
 
 # Known outputs are longer than the continuations that other commands measure.
@@ -36,17 +38,17 @@ def evaluate(
 
     Example: lmsteer gist evaluate held_out.jsonl --adapter gists
     """
+    instructions = read_instructions(data)[:limit]
+    card = find_card(adapter)
+    seen = GistCondition(condition) if condition else card.condition
+
     from lmsteer.cli.output.gist import print_quality
-    from lmsteer.data.instructions import read_instructions
     from lmsteer.gist.adapter import find_adapter
     from lmsteer.gist.evaluate import evaluate as run
 
-    instructions = read_instructions(data)[:limit]
-    loaded = find_adapter(adapter)
-    seen = GistCondition(condition) if condition else loaded.condition
     quality = run(
         lmsteer.load(model),
-        loaded,
+        find_adapter(adapter),
         instructions,
         condition=seen,
         max_new_tokens=max_new_tokens,

@@ -13,7 +13,9 @@ from lmsteer.cli import options
 from lmsteer.cli.app import stdout
 from lmsteer.cli.gist.app import Condition, InstructionData, gist_app
 from lmsteer.cli.output.common import print_json
+from lmsteer.data.instructions import read_instructions
 from lmsteer.gist.config import GistCondition, GistConfig
+from lmsteer.gist.lookup import check_fit_folders
 from lmsteer.util.progress import bars
 
 HeldOut = Annotated[
@@ -63,11 +65,6 @@ def fit(
 
     Example: lmsteer gist fit instructions.jsonl --tokens 2 --out gists
     """
-    from lmsteer.cli.output.gist import print_gist_fit
-    from lmsteer.data.instructions import read_instructions
-    from lmsteer.gist.adapter import check_target
-    from lmsteer.gist.fit import fit_gist
-
     rate = learning_rate if learning_rate is not None else 1e-5 if full else 1e-3
     config = GistConfig(
         tokens,
@@ -82,8 +79,12 @@ def fit(
         tokens_per_microbatch,
         eval_steps,
     )
-    check_target(out)
+    check_fit_folders(out, config, resume)
     instructions, unseen = read_instructions(data), read_instructions(held_out) if held_out else ()
+
+    from lmsteer.cli.output.gist import print_gist_fit
+    from lmsteer.gist.fit import fit_gist
+
     # Small changes of the weights would be rounded away in half precision.
     lm = lmsteer.load(model, dtype="float32") if full else lmsteer.load(model)
     adapter = fit_gist(lm, instructions, out, config=config, held_out=unseen, resume=resume, progress=bars())

@@ -18,6 +18,7 @@ from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist import SHIPPED
+from lmsteer.gist.lookup import find_card
 from lmsteer.util.progress import bars
 
 
@@ -52,6 +53,7 @@ def generate(
     texts = [*(inputs or []), *(read_prompts(inputs_file) if inputs_file else [])] or [""]
     if missing := [str(file) for file in gist if not file.is_file()]:
         raise DataError(f"no such file: {', '.join(missing)}.")
+    find_card(adapter)
     steering = parse_steering(steer or [])
 
     from lmsteer.generation.published import as_published

@@ -1,15 +1,17 @@
-"""The configuration of a comparison, which is the same for every method."""
+"""The configuration of a comparison, which is the same for every method. This module does not import torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from lmsteer.baselines.training import TrainingBudget
+from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, Protocol
+from lmsteer.util.run import Run
 
 # ``quick``: number of prompts and of their continuations, training steps and texts per step.
 _QUICK_PROMPTS, _QUICK_SAMPLES, _QUICK_TOKENS, _QUICK_STEPS, _QUICK_BATCH = 2, 2, 8, 5, 4
@@ -70,6 +72,10 @@ class ComparisonConfig:
         """
         if (largest := max(self.train_sizes, default=0)) > texts:
             raise DataError(f"a learning curve of {largest} texts needs as many; there are {texts} texts.")
+
+    def run(self, folder: Path) -> Run:
+        """The resumable run of the comparison in a folder."""
+        return Run(folder, self.to_json(), "a comparison")
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as a JSON object."""

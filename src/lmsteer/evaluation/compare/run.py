@@ -19,9 +19,7 @@ from lmsteer.evaluation.compare.results import RESULT_FILE, Comparison, MethodRe
 from lmsteer.evaluation.compare.worker import fit_and_measure
 from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
-from lmsteer.util.run import Run, resumable
-
-_CONFIG = "run.json"
+from lmsteer.util.run import resumable
 
 
 class MethodError(LMSteerError):
@@ -60,7 +58,7 @@ def compare(
     out, runner = Path(out), runner or run_in_subprocess
     failures: dict[str, str] = {}
     with exclusive(out):
-        Run(out, config.to_json(), "a comparison", _CONFIG).open()
+        config.run(out).open()
         done = sum((out / method / RESULT_FILE).exists() for method in methods)
         with (
             resumable(f"Finished measurements are kept in {out}. Run the same command again to resume."),
@@ -96,7 +94,14 @@ def run_in_subprocess(config: ComparisonConfig, out: Path, method: str) -> None:
     """
     folder = out / method
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lmsteer.evaluation.compare.worker", str(out / _CONFIG), method, str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "lmsteer.evaluation.compare.worker",
+        str(config.run(out).path),
+        method,
+        str(folder),
+    ]
     log = folder / "log.txt"
     with log.open("w", encoding="utf-8") as file:
         status = subprocess.run(command, stderr=file, stdout=file, check=False).returncode

@@ -33,6 +33,16 @@ SCORERS: dict[str, Callable[[], Scorer]] = {
 }
 
 
+def check_scorer(name: str) -> None:
+    """Refuse the name of no scorer, without loading one; classifiers of the Hub are not looked up.
+
+    Raises:
+        DataError: there is no such scorer.
+    """
+    if not name.startswith(HUB) and name not in SCORERS:
+        raise DataError(f"unknown scorer {name!r}: there are {', '.join(SCORERS)}, and hf:MODEL=CLASS for any other.")
+
+
 def scorer(name: str) -> Scorer:
     """Find a scorer by a name of ``SCORERS``, or by ``hf:MODEL`` or ``hf:MODEL=CLASS``: a classifier of transformers.
 
@@ -40,10 +50,9 @@ def scorer(name: str) -> Scorer:
         DataError: there is no such scorer or class, or the scorer needs a package that is not installed.
         ModelError: a model cannot be fetched or loaded.
     """
+    check_scorer(name)
     if name.startswith(HUB):
         from lmsteer.evaluation.scorers.hub import Classifier
 
         return Classifier(name.removeprefix(HUB))
-    if name not in SCORERS:
-        raise DataError(f"unknown scorer {name!r}: there are {', '.join(SCORERS)}, and hf:MODEL=CLASS for any other.")
     return SCORERS[name]()

