@@ -50,7 +50,7 @@ def fit_and_measure(config: ComparisonConfig, method: str, folder: Path) -> Meth
     work = _Work(config, method, lm, perplexity_model, scorer(config.scorer), folder)
     baseline, fit_seconds, peak_memory_bytes = work.fit(texts)
     strongest = work.condition(baseline, max(METHODS[method].strengths))
-    time_to_first_token, time_per_token = relative_times(lm, strongest, config.prompts)
+    time_to_first_token, time_per_token = relative_times(lm, strongest, config.prompts, config.protocol.max_new_tokens)
     return MethodResult(
         method,
         asdict(baseline.capabilities),
