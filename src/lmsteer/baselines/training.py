@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -24,14 +24,33 @@ from lmsteer.util.progress import Progress, no_progress
 _MAX_TOKENS = 128
 
 
+class TrainingRecord(TypedDict):
+    """How a baseline was trained, for its card.
+
+    Attributes:
+        steps: number of steps that were taken.
+        seconds: time of the training.
+        learning_rate: learning rate of the first step.
+        loss: mean loss of the last tenth of the steps, in nats per token.
+        batch_size: number of texts per step.
+        seed: seed of the initial parameters and of the order of texts.
+    """
+
+    steps: int
+    seconds: float
+    learning_rate: float
+    loss: float
+    batch_size: int
+    seed: int
+
+
 def train(
     lm: LM, trainer: Trainer, texts: Sequence[LabelledText], budget: TrainingBudget, progress: Progress = no_progress
-) -> dict[str, Any]:
+) -> TrainingRecord:
     """Train a baseline within a budget. The learning rate falls linearly to zero at its end.
 
     Returns:
-        For the card: steps, seconds, learning rate, and the mean loss of the last tenth of the steps, in nats per
-        token.
+        How it was trained, for the card.
 
     Raises:
         DataError: no text has two tokens, or the training diverged.

@@ -29,7 +29,10 @@ Method = Annotated[
     Literal["closed-form", "gradient"],
     typer.Option(help="Method: closed-form, or gradient (the published recipe)."),
 ]
-Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the steer (default: chosen from the spectrum).")]
+Rank = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rank of the steer (default: chosen from the spectrum; 1000 for the gradient method)."),
+]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the steer (default: steers/NAME).")]
 Statistics = Annotated[
     list[Path] | None, typer.Option(metavar="FOLDER", help="Saved statistics to add to these. Repeatable.")

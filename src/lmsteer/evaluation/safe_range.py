@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from lmsteer.errors import DataError
@@ -21,7 +21,7 @@ from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, Protocol
 from lmsteer.evaluation.scorers.base import ScoreFunction
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.model.lm import LM
-from lmsteer.steer.card import Card
+from lmsteer.steer.card import Calibration, Card, TrialRecord
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, Step, no_progress
 
@@ -52,6 +52,15 @@ class Trial:
     rep_3: float
     score: float
 
+    def rounded(self) -> TrialRecord:
+        """The trial as a card keeps it."""
+        return TrialRecord(
+            strength=_rounded(self.strength),
+            perplexity=_rounded(self.perplexity),
+            rep_3=_rounded(self.rep_3),
+            score=_rounded(self.score),
+        )
+
 
 @dataclass(frozen=True)
 class SafeRange:
@@ -75,8 +84,9 @@ class SafeRange:
 
     def add_to(self, card: Card) -> Card:
         """The card with this safe range on it."""
-        curve = [{name: _rounded(value) for name, value in asdict(trial).items()} for trial in self.trials]
-        calibration = {"max_perplexity_ratio": self.max_perplexity_ratio, "curve": curve}
+        calibration = Calibration(
+            max_perplexity_ratio=self.max_perplexity_ratio, curve=[trial.rounded() for trial in self.trials]
+        )
         if self.target is not None:
             calibration |= {"target": self.target, "target_strength": self.target_strength}
         return replace(card, safe_range=(self.low, self.high), calibration=calibration)

@@ -1,9 +1,9 @@
 """The activation cache: hidden states and residuals of texts, kept on disk for the next fit on the same texts.
 
-They do not depend on labels: with the cache, a fit to other labels needs no pass of the model. The cache of a set of
-texts is a folder of memory-mapped files, one for each batch, named by the model and the ids of the texts. A file is
-written aside and renamed, and compared with the ids when it is read. A file that is missing, cut short or of other
-texts is computed again, and only that file.
+They do not depend on labels: with the cache, a fit to other labels runs the model on the held-out texts alone, for the
+Platt scaling. The cache of a set of texts is a folder of memory-mapped files, one for each batch, named by the model
+and the ids of the texts. A file is written aside and renamed, and compared with the ids when it is read. A file that is
+missing, cut short or of other texts is computed again, and only that file.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -45,17 +45,37 @@ _DAMPING_2 = 0.03
 _SPECTRUM_SHARE = 0.95
 
 
+class SolutionSettings(TypedDict):
+    """How a solution was chosen.
+
+    Attributes:
+        damping_1: λ₁.
+        damping_2: λ₂.
+        scale: factor on W that makes its unit of strength.
+        rank_share: share of the spectrum that the rank holds.
+        credit_rows: number of rows for credit assignment; 0 without an end component.
+        damping_eos: λ of the end component, if there is one.
+    """
+
+    damping_1: float
+    damping_2: float
+    scale: float
+    rank_share: float
+    credit_rows: int
+    damping_eos: NotRequired[float]
+
+
 @dataclass(frozen=True)
 class Solution:
     """The factors of a multiply steer, and how they were chosen.
 
     Attributes:
         factors: A, B (d, r), and A_eos, B_eos (d, 1) if the ends of texts are informative.
-        settings: dampings, scale, share of the spectrum that the rank holds, number of rows for credit assignment.
+        settings: how they were chosen.
     """
 
     factors: dict[str, Tensor]
-    settings: dict[str, Any]
+    settings: SolutionSettings
 
 
 class NaturalGradient:
@@ -134,14 +154,15 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     rank = rank or int((shares < _SPECTRUM_SHARE).sum()) + 1
     a, b = a[:, :rank], b[:, :rank]
     scale = largest_scale(head, inside, a, b)
-    settings = {
-        "damping_1": damping_1,
-        "damping_2": damping_2,
-        "scale": scale,
-        "rank_share": float(shares[rank - 1]),
-        "credit_rows": statistics.sample_rows if end else 0,
-    }
-    settings |= {"damping_eos": end.damping} if end else {}
+    settings = SolutionSettings(
+        damping_1=damping_1,
+        damping_2=damping_2,
+        scale=scale,
+        rank_share=float(shares[rank - 1]),
+        credit_rows=statistics.sample_rows if end else 0,
+    )
+    if end:
+        settings["damping_eos"] = end.damping
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
     factors |= {"A_eos": end.probe[:, None], "B_eos": end.direction[:, None]} if end else {}
     return Solution({name: factor.float().contiguous() for name, factor in factors.items()}, settings)

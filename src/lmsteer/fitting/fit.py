@@ -41,7 +41,7 @@ class FitConfig:
         save_statistics: folder to save the statistics of all texts to (closed form only).
         resume: whether to continue a fit that was interrupted.
         cache_activations: whether to keep hidden states and residuals on disk, so that another fit on the same texts
-            needs no pass of the model, and to use those that are there.
+            runs the model on the held-out ones alone, and to use those that are there.
         gradient: settings of the gradient method.
         processes: the processes that share the work; each calls ``fit`` with the same arguments and its own index
             (closed form only).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from lmsteer.errors import WrongBaseError
 from lmsteer.util.artifacts import from_record
@@ -12,6 +12,31 @@ from lmsteer.util.provenance import Provenance
 
 # Shares by which one value may differ between float32, bfloat16 (8 bits) and float16.
 _DTYPE_GAP = 1e-2
+
+
+class TrialRecord(TypedDict):
+    """A strength that ``lmsteer.calibrate`` tried: a ``Trial``, rounded; None stands for nan."""
+
+    strength: float | None
+    perplexity: float | None
+    rep_3: float | None
+    score: float | None
+
+
+class Calibration(TypedDict, total=False):
+    """How a safe range was found.
+
+    Attributes:
+        max_perplexity_ratio: the multiple of the unsteered perplexity up to which a strength is safe.
+        curve: the strengths that were tried.
+        target: the mean score that was asked for, if one was.
+        target_strength: with a target, the safe strength that reaches it; None if none does.
+    """
+
+    max_perplexity_ratio: float
+    curve: list[TrialRecord]
+    target: float
+    target_strength: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +47,7 @@ class Card(Provenance):
         name: the name of the style dimension.
         label: what strength +1 means, in words.
         safe_range: the lowest and the highest strength at which text stays sound; None if nobody measured it.
-        calibration: how the safe range was found (``lmsteer.calibrate``): ``max_perplexity_ratio`` and ``curve``, and
-            with a target also ``target`` and ``target_strength``.
+        calibration: how the safe range was found (``lmsteer.calibrate``); empty if nobody measured it.
         head_sample: some values of the base's output embedding, by which an engine that has the weights in another
             layout recognises the base.
     """
@@ -31,7 +55,7 @@ class Card(Provenance):
     name: str
     label: str = ""
     safe_range: tuple[float, float] | None = None
-    calibration: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
     head_sample: tuple[float, ...] = ()
 
     @property
