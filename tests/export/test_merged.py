@@ -86,6 +86,16 @@ def test_out_of_memory_is_not_reported_as_a_fault_of_the_disk(llama, mix, tmp_pa
     assert not (tmp_path / "m").exists()
 
 
+def test_a_model_that_transformers_does_not_save_is_reported(llama, mix, tmp_path, monkeypatch):
+    def shared(*_, **__):
+        raise RuntimeError("some tensors share memory")
+
+    monkeypatch.setattr(llama.model, "save_pretrained", shared)
+    with pytest.raises(SteerError, match="share memory"):
+        export_merged(llama, mix, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_mix_that_is_not_one_map_is_refused(make_lm, tmp_path):
     lm = make_lm("llama")
     steer = random_steer(lm)

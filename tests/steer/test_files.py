@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.files import load_steer, save_steer
+from lmsteer.steer.lookup import read_saved
 from tiny import random_steer
 
 
@@ -69,6 +70,27 @@ def test_a_damaged_card_is_refused(llama, tmp_path, content):
     (tmp_path / "s" / "steer.json").write_text(content)
     with pytest.raises(SteerError, match="is damaged"):
         load_steer(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", 3),
+        ("held_out", []),
+        ("safe_range", 3),
+        ("safe_range", [1]),
+        ("safe_range", "ab"),
+        ("head_sample", [[]]),
+    ],
+)
+def test_a_card_with_another_type_of_value_is_refused(llama, tmp_path, field, value):
+    folder = save_steer(random_steer(llama), tmp_path / "s")
+    record = json.loads((folder / "steer.json").read_text())
+    record["card"][field] = value
+    (folder / "steer.json").write_text(json.dumps(record))
+    for read in (load_steer, read_saved):
+        with pytest.raises(SteerError, match=f"is damaged.*{field}"):
+            read(folder)
 
 
 def test_damaged_factors_are_refused(llama, tmp_path):

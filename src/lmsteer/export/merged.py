@@ -72,7 +72,7 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
             )
     except torch.OutOfMemoryError as error:
         raise ModelError(f"out of memory while the model was exported: {error}") from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: tensors that share memory
         raise SteerError(f"cannot write the model to {folder}: {error}. What stood there is untouched.") from error
     return folder
 

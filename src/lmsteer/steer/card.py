@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from lmsteer.errors import WrongBaseError
-from lmsteer.util.artifacts import from_record
+from lmsteer.util.artifacts import FormatError, from_record
 from lmsteer.util.provenance import Provenance
 
 # Shares by which one value may differ between float32, bfloat16 (8 bits) and float16.
@@ -68,14 +68,16 @@ class Card(Provenance):
         """Read a card.
 
         Raises:
-            FormatError: a field is missing.
+            FormatError: a field is missing, or has another type of value.
         """
         card = from_record(cls, record)
-        low_high = card.safe_range
+        safe_range, head_sample = card.safe_range, card.head_sample
+        if not _are_numbers(head_sample) or not (safe_range is None or _are_numbers(safe_range, 2)):
+            raise FormatError("the fields 'safe_range' and 'head_sample' must be lists of numbers, the first of two")
         return replace(
             card,
-            safe_range=None if low_high is None else (low_high[0], low_high[1]),
-            head_sample=tuple(card.head_sample),
+            safe_range=None if safe_range is None else (safe_range[0], safe_range[1]),
+            head_sample=tuple(head_sample),
         )
 
     def unmeasured(self) -> Card:
@@ -97,3 +99,11 @@ class Card(Provenance):
                     f"{self.title} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), whose output "
                     f"embedding is another than that of the model at hand ({expected:g} against {value:g})."
                 )
+
+
+def _are_numbers(value: Any, count: int | None = None) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and all(isinstance(item, (int, float)) for item in value)
+        and count in (None, len(value))
+    )

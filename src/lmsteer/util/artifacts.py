@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+# The types of fields, as they are annotated, whose values are checked when a card is read.
+_JSON_TYPES: dict[str, type] = {"str": str, "Mapping[str, Any]": dict}
+_IN_WORDS: dict[type, str] = {str: "a text", dict: "an object"}
 
 
 class FormatError(ValueError):
@@ -133,7 +136,8 @@ def from_record(kind: type[T], record: Any) -> T:
     """Build a dataclass from a JSON object; unknown fields (of a newer version) are ignored.
 
     Raises:
-        FormatError: the record is no object, or lacks a field that the dataclass requires.
+        FormatError: the record is no object, lacks a field that the dataclass requires, or has something else in the
+            place of a text or an object.
     """
     if not isinstance(record, dict):
         raise FormatError(f"a {kind.__name__} must be a JSON object, not {type(record).__name__}")
@@ -141,6 +145,10 @@ def from_record(kind: type[T], record: Any) -> T:
     required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if name not in record]:
         raise FormatError(f"the fields {', '.join(missing)} are missing")
+    for name, field in known.items():
+        expected = _JSON_TYPES.get(str(field.type))
+        if name in record and expected and not isinstance(record[name], expected):
+            raise FormatError(f"the field {name!r} must be {_IN_WORDS[expected]}, not {type(record[name]).__name__}")
     return kind(**{name: value for name, value in record.items() if name in known})
 
 
