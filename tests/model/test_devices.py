@@ -17,6 +17,7 @@ from lmsteer.data.instructions import Instruction
 from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
+from lmsteer.generation.unconditional import sample_unconditional
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.config import GistCondition
@@ -100,6 +101,12 @@ def test_a_steered_model_over_two_devices_writes_and_scores_the_same(two_devices
         texts = [list(generate(lm, ["ab", "abc"], steers, [{"s": strengths}], CONFIG)) for lm in (two, one)]
         assert [row.text for row in texts[0]] == [row.text for row in texts[1]]
         assert [row.log_p for row in texts[0]] == pytest.approx([row.log_p for row in texts[1]], abs=1e-4)
+
+
+def test_text_that_a_model_over_two_devices_samples_is_the_same(two_devices):
+    (h, drawn), (expected_h, expected) = (sample_unconditional(lm, texts=3, tokens=5, seed=0) for lm in two_devices)
+    assert drawn.tolist() == expected.tolist()
+    torch.testing.assert_close(h.cpu(), expected_h)
 
 
 def random_tensors(shapes, size=0.2):

@@ -165,7 +165,7 @@ class HiddenStateRecorder(_HeadInputWatcher):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Record this step; the scores are returned unchanged."""
-        counted = self._sampler.counted.to(self._h.device)
+        counted = self._sampler.counted  # on the CPU: hidden states and tokens may be on different devices
         self.h.append(self._h[counted])
         self.drawn.append(self._sampler.drawn[counted])
         return scores
