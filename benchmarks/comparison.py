@@ -1,10 +1,10 @@
 """Every method beside the others on real data: what ``lmsteer compare`` finds of two dimensions.
 
-    python -m benchmarks.comparison measure DATA    both, or one by name; goes on where it was stopped
+    python -m benchmarks.comparison measure DATA    both, or one by name; continues where it was stopped
     python -m benchmarks.comparison show            print the tables, draw docs/figures/compare-*.svg
 
 DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
-continues the same prompts. Perplexity is told by another model than the one that writes, whose terms have to be
+continues the same prompts. Perplexity is that of another model than the one that generates, whose terms have to be
 accepted. Results go to ``results/comparison.json``, reports to ``results/work/comparison``.
 """
 

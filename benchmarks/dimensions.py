@@ -1,6 +1,6 @@
 """Steers of several dimensions, fitted on real data and read on texts that no fit has seen.
 
-    python -m benchmarks.dimensions fit DATA      a steer for each, kept in results/work; goes on where it stopped
+    python -m benchmarks.dimensions fit DATA      a steer for each, kept in results/work; continues where it stopped
     python -m benchmarks.dimensions read DATA     test texts: signs, area under the curve, and those of a regression
 
 DATA is a folder of ``NAME_train.jsonl.gz`` and ``NAME_test.jsonl.gz``. The regression is logistic, on the mean hidden

@@ -27,7 +27,7 @@ from benchmarks.tables import TABLES
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning
 from lmsteer.data.instructions import Instruction
-from lmsteer.data.rows import read_rows
+from lmsteer.data.table_rows import read_rows
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import continue_from
 from lmsteer.gist.adapter import load_adapter

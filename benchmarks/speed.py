@@ -93,9 +93,9 @@ class Bench:
     def next_dimension(self) -> Ways:
         """Another labelling of the same texts; published: 1,000 steps again."""
         self._fit(self.texts)
-        turned = [replace(text, label=-text.label) for text in self.texts]
+        reversed_labels = [replace(text, label=-text.label) for text in self.texts]
         return replace(
-            self.fit(), what="the next dimension on the same texts", ours=lambda: self._fit(turned), repeats=3
+            self.fit(), what="the next dimension on the same texts", ours=lambda: self._fit(reversed_labels), repeats=3
         )
 
     def one_pass(self) -> Ways:

@@ -28,7 +28,7 @@ from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import Point, strength_curve
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.fitting.closed_form import NaturalGradient, solve
-from lmsteer.fitting.credit import weighted_product
+from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.eos_component import fit_eos_component
 from lmsteer.fitting.gradient import GradientConfig, TextRows, Training, train
 from lmsteer.fitting.scale import gains_at, largest_scale

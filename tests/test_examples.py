@@ -42,7 +42,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def commands(block: str) -> list[str]:
-    """The lmsteer commands of a block; a line may go on after a backslash, and a prompt may stand before it."""
+    """The lmsteer commands of a block; a line may continue after a backslash, and a prompt may stand before it."""
     lines = block.replace("\\\n", " ").splitlines()
     return [line.removeprefix("$ ") for line in lines if line.removeprefix("$ ").startswith("lmsteer ")]
 

@@ -85,7 +85,7 @@ def _row(parameter: Parameter, hint: Any) -> str:
 
 
 def _parts(hint: Any) -> tuple[Any, ParameterInfo | None]:
-    """The type of an argument or option, and what typer is told of it."""
+    """The type of an argument or option, and its settings for typer."""
     kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     return kind, next((each for each in metadata if isinstance(each, ParameterInfo)), None)
 

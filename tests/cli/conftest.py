@@ -24,7 +24,7 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     rows = [{"text": t.text, "label": t.label} for t in styled(240)]

@@ -29,8 +29,8 @@ def test_a_mix_is_saved_as_one_steer(run, lm):
     status, out, _ = run("mix", "one=1", "two=1", "--decorrelate", "--evaluate", "--prompts", "prompts.txt")
     assert status == 0
     assert "share kept in the mix" in out
-    balanced = json.loads(run("mix", "one=1", "two=1", "--decorrelate", "--json")[1])["strengths"]
-    assert balanced["one"] != 1
+    decorrelated = json.loads(run("mix", "one=1", "two=1", "--decorrelate", "--json")[1])["strengths"]
+    assert decorrelated["one"] != 1
     report = json.loads(run("mix", "one=1", "two=1", "--evaluate", "--prompts", "prompts.txt", "--json")[1])
     assert report["continuations"] == 12
     assert set(report["effects"]["one"]) == {"alone", "mixed", "standard_error", "kept"}

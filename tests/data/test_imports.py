@@ -7,7 +7,8 @@ import sys
 
 SCRIPT = """
 import sys
-import lmsteer.data.instructions, lmsteer.data.labelled, lmsteer.data.prompts, lmsteer.data.rows, lmsteer.data.starter
+import lmsteer.data.instructions, lmsteer.data.labelled, lmsteer.data.prompts
+import lmsteer.data.starter, lmsteer.data.table_rows
 import lmsteer.generation.config, lmsteer.util.disk_cache, lmsteer.util.progress
 print(*(name for name in ("torch", "transformers", "pyarrow", "datasets", "rich", "numpy") if name in sys.modules))
 """

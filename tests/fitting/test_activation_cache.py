@@ -102,8 +102,8 @@ def test_a_fit_from_the_store_is_the_fit_and_another_labelling_runs_no_model(lla
     forbid_the_model(monkeypatch)
     again = fit(llama, TEXTS, name="again", config=FitConfig(cache_activations=True))
     assert torch.equal(again.steer.matrix(), plain.steer.matrix())  # identity 5, bit for bit
-    turned = [replace(text, label=-text.label) for text in TEXTS]
-    other = fit(llama, turned, name="turned", config=FitConfig(cache_activations=True))
+    reversed_labels = [replace(text, label=-text.label) for text in TEXTS]
+    other = fit(llama, reversed_labels, name="reversed_labels", config=FitConfig(cache_activations=True))
     assert float((other.steer.matrix() * plain.steer.matrix()).sum()) < 0
 
 

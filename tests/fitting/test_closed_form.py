@@ -11,7 +11,7 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.closed_form import NaturalGradient, solve
-from lmsteer.fitting.credit import credited_gradient
+from lmsteer.fitting.credit_assignment import credited_gradient
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors

@@ -54,19 +54,19 @@ def test_u_costs_less_than_the_plain_direction_does(llama, statistics, own):
     assert float(end.direction @ own.f @ end.direction) < float(plain @ own.f @ plain)
 
 
-def test_ends_that_tell_nothing_have_no_end_part(llama, own):
+def test_ends_that_tell_nothing_have_no_eos_component(llama, own):
     texts = [LabelledText(text.text, label) for text, label in zip(styled(240), [1.0, -1.0] * 120, strict=True)]
     by_chance = gather_statistics(HiddenStates(llama, encode_labelled(llama, texts)), texts, Statistics.empty(llama))
     assert fit_eos_component(by_chance, own, llama.head) is None
 
 
-def test_ends_of_one_label_have_no_end_part(llama, own):
+def test_ends_of_one_label_have_no_eos_component(llama, own):
     texts = [LabelledText(text.text, 0.5) for text in styled(80)]
     alike = gather_statistics(HiddenStates(llama, encode_labelled(llama, texts)), texts, Statistics.empty(llama))
     assert fit_eos_component(alike, own, llama.head) is None
 
 
-def test_texts_without_ends_have_no_end_part(llama, own):
+def test_texts_without_ends_have_no_eos_component(llama, own):
     texts = styled(40)
     cut = gather_statistics(
         HiddenStates(llama, encode_labelled(llama, texts, max_tokens=6)), texts, Statistics.empty(llama)

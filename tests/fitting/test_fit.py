@@ -24,7 +24,7 @@ SETTINGS = GradientConfig(steps=8, batch_size=8, rank=4, epsilon=0.1)
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 

@@ -17,7 +17,7 @@ from tiny import random_steer
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path))
 
 

@@ -94,7 +94,7 @@ def test_metrics_are_rounded_in_json_and_read_back(llama, rows):
     assert again.to_json() == record
 
 
-def test_the_end_part_acts_on_ends_alone_and_a_domain_steer_is_no_gain(llama, rows):
+def test_the_eos_component_acts_on_ends_alone_and_a_domain_steer_is_no_gain(llama, rows):
     nothing = {name: torch.zeros(32, 1) for name in ("A", "B")}
     end = replace(random_steer(llama), factors={**nothing, "A_eos": torch.ones(32, 1), "B_eos": torch.ones(32, 1)})
     metrics = measure_held_out(llama, rows, end)

@@ -67,7 +67,7 @@ def test_a_long_text_is_read_in_windows(llama, make_lm):
     torch.testing.assert_close(found[0, 0, : len(first)], first, rtol=1e-3, atol=1e-3)
 
 
-def test_the_end_part_of_a_steer_acts_on_the_end_of_a_text_alone(llama):
+def test_the_eos_component_of_a_steer_acts_on_the_end_of_a_text_alone(llama):
     end, plain = llama.end_id, random_steer(llama)
     part = {"A_eos": torch.ones(32, 1), "B_eos": torch.ones(32, 1) / 4}
     ended = replace(plain, factors={**plain.factors, **part})

@@ -69,13 +69,13 @@ def test_pieces_are_put_together_in_their_order(llama, monkeypatch):
     torch.testing.assert_close(sweep(llama.head, h, y, directions, strengths), whole, rtol=1e-5, atol=1e-5)
 
 
-def test_the_end_part_of_a_steer_acts_where_texts_end(llama):
+def test_the_eos_component_of_a_steer_acts_where_texts_end(llama):
     texts = styled(6)
     rows = LabelledRows.join(list(gather_rows(llama, texts, encode_labelled(llama, texts))))
     plain = random_steer(llama)
     ended = replace(plain, factors={**plain.factors, "A_eos": torch.ones(32, 1) / 8, "B_eos": torch.ones(32, 1) / 4})
     directions, strengths = directions_of(llama.head, [ended, plain]), [1.0, rows.label]
-    assert directions[0][1] is directions[1][1]  # what has no end part is the same everywhere
+    assert directions[0][1] is directions[1][1]  # what has no eos component is the same everywhere
     found = sweep_texts(llama.head, rows.h, rows.target, rows.is_end, directions, strengths)
     assert rows.is_end.sum() == 6
     assert torch.equal(found[0, :, ~rows.is_end], found[1, :, ~rows.is_end])

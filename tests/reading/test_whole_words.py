@@ -34,7 +34,7 @@ def test_whole_words_are_told_from_pieces(smollm2, whole):
         "film",
         "Paris",
     ]
-    # as in unremarkable and disappointment, "ing" goes on with a word, and a dash is none
+    # as in unremarkable and disappointment, "ing" continues a word, and a dash is none
     assert words_among(smollm2, whole, [" unre", " disapp", "ing", " -", "."]) == []
 
 

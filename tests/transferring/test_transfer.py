@@ -34,7 +34,7 @@ ORDER = torch.randperm(32, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path))
 
 

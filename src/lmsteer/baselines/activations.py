@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline
-from lmsteer.baselines.rows import spread
+from lmsteer.baselines.row_strengths import broadcast_strengths
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.model.batching import length_buckets, pad
@@ -92,12 +92,12 @@ def difference_of_means(
 
 
 def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-    found: list[Tensor] = []
-    with block.register_forward_hook(lambda _, __, output: found.append(_first(output))):
+    outputs: list[Tensor] = []
+    with block.register_forward_hook(lambda _, __, output: outputs.append(_first(output))):
         lm.hidden_states(ids, mask)
-    if len(found) != 1 or found[0].shape[:2] != ids.shape:
+    if len(outputs) != 1 or outputs[0].shape[:2] != ids.shape:
         raise ModelError(f"{type(lm.model).__name__} does not run texts (B, T) through its layers as (B, T, d).")
-    return found[0].float()
+    return outputs[0].float()
 
 
 def _means(states: Tensor, mask: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def _means(states: Tensor, mask: Tensor) -> Tensor:
 def _adding(direction: Tensor, scale: Tensor) -> Any:
     def add(_: nn.Module, __: Any, output: Any) -> Any:
         states = _first(output)
-        shift = spread(scale, states) * direction
+        shift = broadcast_strengths(scale, states) * direction
         moved = states + shift.to(states.device, states.dtype)
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 

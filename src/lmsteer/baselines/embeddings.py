@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline, Trainer
-from lmsteer.baselines.rows import spread
+from lmsteer.baselines.row_strengths import broadcast_strengths
 from lmsteer.model.lm import LM
 
 _CHANGE = "change"
@@ -85,12 +85,12 @@ def _changed_embeddings(lm: LM, change: Tensor, strengths: Tensor) -> Iterator[N
         # The module's own forward pass over Δ: some models scale their embeddings there.
         weight = {"module.weight": by_device[module.weight.device]}
         moved: Tensor = torch.func.functional_call(bare, weight, args).to(output.device)
-        return output + (spread(strengths.to(output.device).float(), output) * moved).to(output.dtype)
+        return output + (broadcast_strengths(strengths.to(output.device).float(), output) * moved).to(output.dtype)
 
     def add_to_logits(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
         weight = by_device[lm.head.weight.device]
         moved = (args[0].to(weight.device).float() @ weight.T).to(logits.device)
-        return logits + (spread(strengths.to(logits.device).float(), logits) * moved).to(logits.dtype)
+        return logits + (broadcast_strengths(strengths.to(logits.device).float(), logits) * moved).to(logits.dtype)
 
     with module.register_forward_hook(add_to_input):
         if not tied:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline, Trainer
-from lmsteer.baselines.rows import by_strength
+from lmsteer.baselines.row_strengths import by_strength
 from lmsteer.errors import SteerError
 from lmsteer.model.full_finetuning import FullFineTuning
 from lmsteer.model.lm import LM

@@ -15,7 +15,7 @@ from lmsteer.baselines.gists import Gists, compressed_instructions
 from lmsteer.baselines.lora import LoRABaseline, LoRATrainer
 from lmsteer.baselines.names import INSTRUCTION_BASED, check_methods
 from lmsteer.baselines.prompting import Prompting, few_shot, instructed
-from lmsteer.baselines.rows import check_rows
+from lmsteer.baselines.row_strengths import check_rows
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, SoftPromptTrainer
 from lmsteer.baselines.steer import SteerBaseline, fit_steer
 from lmsteer.baselines.training import train
@@ -68,14 +68,14 @@ class Method:
     fit: Callable[[FitTask], Baseline]
 
 
-def _trained(trainer: Callable[[LM, int], Trainer]) -> Callable[[FitTask], Baseline]:
+def _trained(make_trainer: Callable[[LM, int], Trainer]) -> Callable[[FitTask], Baseline]:
     """A fit that trains the parameters of a trainer, which is made from the model and a seed."""
 
     def fit(task: FitTask) -> Baseline:
         check_rows(task.lm)
-        made = trainer(task.lm, task.budget.seed)
-        metadata = train(task.lm, made, task.texts, task.budget, task.progress)
-        return made.baseline(replace(task.card, fit=metadata))
+        trainer = make_trainer(task.lm, task.budget.seed)
+        metadata = train(task.lm, trainer, task.texts, task.budget, task.progress)
+        return trainer.baseline(replace(task.card, fit=metadata))
 
     return fit
 

@@ -24,7 +24,7 @@ from lmsteer.baselines.baseline import (
     Trainer,
     batches_by_strength,
 )
-from lmsteer.baselines.rows import by_strength
+from lmsteer.baselines.row_strengths import by_strength
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.kv_cache import CachePrefill, KVSlice, slice_kv

@@ -12,7 +12,7 @@ from lmsteer.cli import options
 from lmsteer.cli.app import app, note, stdout
 from lmsteer.cli.output.common import print_json_lines
 from lmsteer.data.prompts import check_not_empty, read_prompts
-from lmsteer.data.rows import read_text
+from lmsteer.data.table_rows import read_text
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import find_card
 from lmsteer.util.files import write_file

@@ -31,8 +31,8 @@ def cache(
 
     Example: lmsteer cache --clear states
     """
-    found = clear(clear_kind) if clear_kind else entries()
+    listed = clear(clear_kind) if clear_kind else entries()
     if as_json:
-        print_json([entry.to_json() for entry in found])
+        print_json([entry.to_json() for entry in listed])
     else:
-        print_entries(stdout, found, f"{'Removed from' if clear_kind else 'In'} {cache_dir()}")
+        print_entries(stdout, listed, f"{'Removed from' if clear_kind else 'In'} {cache_dir()}")

@@ -15,8 +15,8 @@ def list_steers(as_json: options.AsJson = False) -> None:
 
     Example: lmsteer list
     """
-    found = known_steers()
+    steers = known_steers()
     if as_json:
-        print_json([steer.to_json() for steer in found])
+        print_json([steer.to_json() for steer in steers])
     else:
-        print_known_steers(stdout, found)
+        print_known_steers(stdout, steers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmsteer.data.rows import TableRow, read_rows
+from lmsteer.data.table_rows import TableRow, read_rows
 from lmsteer.errors import DataError
 
 _COLUMNS = ("instruction", "input", "output")

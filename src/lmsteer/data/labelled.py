@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmsteer.data.rows import TableRow, read_rows
+from lmsteer.data.table_rows import TableRow, read_rows
 from lmsteer.errors import DataError
 
 
@@ -69,8 +69,8 @@ class LabelledSource:
         if self.limit is not None and self.limit < 2:
             raise DataError(f"the limit must be 2 texts or more; it is {self.limit}.")
         texts = [self._labelled(place, row) for place, row in read_rows(self.path, self.split)]
-        kept = [labelled for labelled in texts if labelled.text.strip()]
-        return sample_texts(kept, self.limit, self.seed) if self.limit else kept
+        readable = [labelled for labelled in texts if labelled.text.strip()]
+        return sample_texts(readable, self.limit, self.seed) if self.limit else readable
 
     def _labelled(self, place: str, row: TableRow) -> LabelledText:
         for column in (self.text_column, self.label_column):

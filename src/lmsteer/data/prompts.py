@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmsteer.data.rows import read_text
+from lmsteer.data.table_rows import read_text
 from lmsteer.errors import DataError
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
-from lmsteer.fitting.credit import credited_gradient
+from lmsteer.fitting.credit_assignment import credited_gradient
 from lmsteer.fitting.eos_component import fit_eos_component
 from lmsteer.fitting.scale import largest_scale
 from lmsteer.fitting.statistics import Statistics
@@ -138,7 +138,7 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
         statistics: statistics of the labelled texts.
         fisher: Fisher factors of the model.
         head: head of the model that they were gathered with, for the choice of scales.
-        rank: rank of the steer without its end part; None chooses it from the spectrum.
+        rank: rank of the steer without its eos component; None chooses it from the spectrum.
 
     Raises:
         DataError: too few texts to hold some out at both ends of the dimension.

@@ -9,6 +9,9 @@ from typing import Any
 
 from lmsteer.errors import DataError
 
+# Known outputs are longer than the continuations that other commands measure.
+EVALUATION_MAX_NEW_TOKENS = 64
+
 
 class GistCondition(StrEnum):
     """What the attention mask hides: the gist condition and its two controls (Mu et al., 2023, section 4.1).

@@ -18,7 +18,7 @@ from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.compress import compress
-from lmsteer.gist.config import GistCondition
+from lmsteer.gist.config import EVALUATION_MAX_NEW_TOKENS, GistCondition
 from lmsteer.gist.examples import encode_examples, input_text, prompt_ids
 from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
@@ -60,8 +60,8 @@ def evaluate(
     instructions: Sequence[Instruction],
     *,
     condition: GistCondition = GistCondition.GIST,
-    max_new_tokens: int = 64,
-    batch_size: int = 16,
+    max_new_tokens: int = EVALUATION_MAX_NEW_TOKENS,
+    batch_size: int = GenerationConfig.batch_size,
     progress: Progress = no_progress,
 ) -> GistMetrics:
     """Measure the quality of outputs under an adapter.
@@ -71,8 +71,8 @@ def evaluate(
         adapter: the adapter; best one that was fitted under the same condition.
         instructions: instructions with known outputs.
         condition: condition of the attention mask.
-        max_new_tokens: longest output.
-        batch_size: outputs that are generated at once.
+        max_new_tokens: maximum length of an output, in tokens.
+        batch_size: number of outputs that are generated at once.
         progress: where progress is reported.
 
     Raises:
@@ -84,21 +84,21 @@ def evaluate(
     examples = encode_examples(lm, instructions, adapter.card.tokens + max_new_tokens)
     if not examples:
         raise DataError("no instruction fits into the context of the model.")
-    kept = [example.instruction for example in examples]
-    unique = list(dict.fromkeys(each.instruction for each in kept))
+    rows = [example.instruction for example in examples]
+    unique = list(dict.fromkeys(each.instruction for each in rows))
     prompts = prompt_ids(lm, unique)
     by_prompt = dict(zip(unique, compress(lm, adapter, prompts, condition=condition, progress=progress), strict=True))
-    gists = [by_prompt[each.instruction] for each in kept]
+    gists = [by_prompt[each.instruction] for each in rows]
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens, sampling=SamplingConfig(temperature=0), batch_size=batch_size
     )
     with adapter.installed(lm):
-        inputs = [input_text(each.input) for each in kept]
-        rows = list(generate_from_gists(lm, adapter, gists, inputs, config=greedy, progress=progress))
+        inputs = [input_text(each.input) for each in rows]
+        outputs = list(generate_from_gists(lm, adapter, gists, inputs, config=greedy, progress=progress))
         loss = output_loss(lm, adapter.ids(lm), examples, condition)
-    rouge_l, exact = text_similarity([(each.output, row.text) for each, row in zip(kept, rows, strict=True)])
+    rouge_l, exact = text_similarity([(each.output, row.text) for each, row in zip(rows, outputs, strict=True)])
     return GistMetrics(
-        len(kept),
+        len(rows),
         rouge_l=rouge_l,
         exact=exact,
         loss=loss,

@@ -77,7 +77,7 @@ def measure_held_out(lm: LM, rows: LabelledRows, steer: Steer, domain: Steer | N
     Args:
         lm: the steer's base.
         rows: rows of the texts; the residuals are not used.
-        steer: the steer; its end part acts where a text ends.
+        steer: the steer; its eos component acts where a text ends.
         domain: a domain steer that is always on at strength 1, except for the Platt scaling.
     """
     platt = fit_held_out_platt(lm, rows, steer)
@@ -90,7 +90,7 @@ def held_out_metrics(head: Head, rows: LabelledRows, steer: Steer, domain: Steer
     Args:
         head: the head of the steer's base.
         rows: rows of the texts; the residuals are not used.
-        steer: the steer; its end part acts where a text ends.
+        steer: the steer; its eos component acts where a text ends.
         domain: a domain steer that is always on at strength 1.
     """
     of_texts = rows.h, rows.target, rows.is_end, directions_of(head, [steer])

@@ -62,7 +62,7 @@ def steered_log_likelihoods(
 ) -> list[Tensor]:
     """Log-likelihoods (K, S, T - 1) of each text's tokens after its first, in nats.
 
-    Each of K steers acts alone, at each of S strengths; its end part acts on the end-of-text token at a text's end.
+    Each of K steers acts alone, at each of S strengths; its eos component acts on the end-of-text token.
 
     Args:
         lm: the steers' base.

@@ -99,11 +99,11 @@ class LabelledRows(PredictedTokens):
         The rows must be those of whole texts.
         """
         starts = (self.first >= 0).nonzero().flatten().tolist()
-        targets, found = self.target.tolist(), dict[tuple[int, ...], tuple[list[int], float]]()
+        targets, texts = self.target.tolist(), dict[tuple[int, ...], tuple[list[int], float]]()
         for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
             ids = [int(self.first[start]), *targets[start:end]]
-            found.setdefault(tuple(self.digest[start].tolist()), (ids, float(self.label[start])))
-        ordered = [found[digest] for digest in sorted(found)]
+            texts.setdefault(tuple(self.digest[start].tolist()), (ids, float(self.label[start])))
+        ordered = [texts[digest] for digest in sorted(texts)]
         return [ids for ids, _ in ordered], torch.tensor([label for _, label in ordered])
 
     def first_texts(self, limit: int) -> LabelledRows:

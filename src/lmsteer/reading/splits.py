@@ -23,20 +23,20 @@ _SAMPLE_BYTES = 2**29
 _BLOCK_ROWS = 1024
 
 
-def split_held_out(kept: LabelledRows, more: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
+def split_held_out(held_out: LabelledRows, more: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
     """Split rows that are held out so far and more candidates into those that are held out now, and the others."""
-    old, new = _stay((kept, more), HELD_OUT_ROWS)
-    others = LabelledRows.join([kept[~old], more[~new]])
-    if not new.any():
-        return kept, others  # the usual case once the limit is reached: nothing is copied
-    return LabelledRows.join([kept[old], more[new]]), others
+    still, newly = _first_by_digest((held_out, more), HELD_OUT_ROWS)
+    others = LabelledRows.join([held_out[~still], more[~newly]])
+    if not newly.any():
+        return held_out, others  # the usual case once the limit is reached: nothing is copied
+    return LabelledRows.join([held_out[still], more[newly]]), others
 
 
 def reservoir(sample: Sequence[LabelledRows], more: Sequence[LabelledRows]) -> tuple[LabelledRows, ...]:
     """The sample after more rows were added, in blocks that are not too small."""
     everything, blocks = (*sample, *more), list[LabelledRows]()
     hidden_size = next((block.h.shape[1] for block in everything), 1)
-    stays = _stay(everything, min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size)))
+    stays = _first_by_digest(everything, min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size)))
     for block, stay in zip(everything, stays, strict=True):
         if not stay.all():  # most blocks are complete, and are not copied
             block = block[stay]
@@ -60,7 +60,7 @@ def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> 
     return candidates[: int((lengths.cumsum(0) - lengths < HELD_OUT_ROWS).sum())]
 
 
-def _stay(blocks: Sequence[LabelledRows], limit: int) -> Sequence[Tensor]:
+def _first_by_digest(blocks: Sequence[LabelledRows], limit: int) -> Sequence[Tensor]:
     """For each block, which rows (N,) belong to the first texts by digest, up to the text that reaches the limit.
 
     A text is kept if the texts before it have fewer rows than the limit. Once a text is dropped, all later ones are:

@@ -122,7 +122,7 @@ def sweep_texts(
     strengths: Sequence[float | Tensor],
     domain: Steer | None = None,
 ) -> Tensor:
-    """Log-likelihood (K, S, N) of the tokens of texts under each of K steers, whose end part acts where a text ends.
+    """Log-likelihood (K, S, N) of the tokens under each of K steers, whose eos component acts where a text ends.
 
     Args:
         head: as in ``sweep``.

@@ -119,7 +119,7 @@ class _ModelPair:
         return cls(source, target, source_fisher, target_fisher, states, words)
 
     def transfer(self, steer: Steer, word_map: WordMap) -> dict[str, Tensor]:
-        """The factors of a steer on the target, float32: reader and writer mapped, scaled by cost, the end part beside.
+        """The factors of a steer on the target, float32: mapped reader, writer (scaled by cost) and eos component.
 
         Raises:
             SteerError: nothing is left of the steer.
@@ -139,7 +139,7 @@ class _ModelPair:
         return {name: factor.float().contiguous() for name, factor in mapped.items()}
 
     def _eos_factors(self, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The end part: its readers are mapped, its direction is the target's own, as strong as in the source."""
+        """The eos component: its readers are mapped, its direction is the target's own, as strong as in the source."""
         states = self.states
         if "A_eos" not in factors or self.target.end_id is None or len(states.target_ends) < _FEWEST_ENDS:
             return {}

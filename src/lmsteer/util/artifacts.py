@@ -90,13 +90,13 @@ class ArtifactKind:
             LMSteerError: there is none, it is damaged, or it has another version.
         """
         with self.explained(folder):
-            record = json.loads((folder / self.card_file).read_text(encoding="utf-8"))
-            if not isinstance(record, dict):
+            content = json.loads((folder / self.card_file).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
                 raise FormatError(f"{self.card_file} holds no JSON object")
-            found = Record(record)
-            if found["format"] != self.version:
-                raise FormatError(f"format {found['format']}, which this version of lmsteer does not know")
-            return found
+            record = Record(content)
+            if record["format"] != self.version:
+                raise FormatError(f"format {record['format']}, which this version of lmsteer does not know")
+            return record
 
     @contextmanager
     def reading(self, folder: Path) -> Iterator[tuple[Record, dict[str, Tensor]]]:

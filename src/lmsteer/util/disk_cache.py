@@ -55,8 +55,7 @@ class CacheKind:
 
     def paths(self) -> list[Path]:
         """The paths of all entries."""
-        found = cache_dir().glob(self.pattern)
-        return [path for path in found if self.marker is None or (path / self.marker).exists()]
+        return [path for path in cache_dir().glob(self.pattern) if self.marker is None or (path / self.marker).exists()]
 
 
 _kinds: dict[str, CacheKind] = {}

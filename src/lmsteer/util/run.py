@@ -102,7 +102,7 @@ def differing_settings(config: Mapping[str, Any], kept: Mapping[str, Any]) -> li
 
 @contextmanager
 def resumable(kept: str | Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C within a ``with`` block into a message that says what is kept and how to go on.
+    """Turn Ctrl-C within a ``with`` block into a message that says what is kept and how to continue.
 
     Args:
         kept: a whole sentence or two: "The statistics are kept in X. Run the same command with --resume."; or a

@@ -34,8 +34,8 @@ def stable_seed(*parts: int | str | float) -> int:
 
 def derived_seed(*parts: int | str | float) -> int:
     """A seed that is itself a part of further seeds: one for each block of an evaluation, say."""
-    found = stable_hash(*parts)
-    return found % _MODULUS if found >= 0 else -(-found % _MODULUS)
+    value = stable_hash(*parts)
+    return value % _MODULUS if value >= 0 else -(-value % _MODULUS)
 
 
 def _item(part: int | str | float) -> int:

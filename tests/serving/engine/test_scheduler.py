@@ -1,4 +1,4 @@
-"""Prompts are prefilled in chunks, between which the running sequences go on."""
+"""Prompts are prefilled in chunks, between which the running sequences get tokens."""
 
 from contextlib import contextmanager
 from threading import Event

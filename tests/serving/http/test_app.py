@@ -92,13 +92,13 @@ def test_stream_has_the_text_of_the_whole_response(client, path, llama, monkeypa
 def test_logprobs_have_the_format_of_both_paths(client, llama, monkeypatch):
     monkeypatch.setattr(llama.tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}{% endfor %}")
     completion = client.post("/v1/completions", json={"prompt": "It was", "logprobs": 2, **GREEDY}).json()
-    told = completion["choices"][0]["logprobs"]
-    assert len(told["tokens"]) == len(told["token_logprobs"]) == completion["usage"]["completion_tokens"]
-    for token, log_p, top in zip(*told.values(), strict=True):
+    logprobs = completion["choices"][0]["logprobs"]
+    assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == completion["usage"]["completion_tokens"]
+    for token, log_p, top in zip(*logprobs.values(), strict=True):
         assert top[token] == log_p == max(top.values()) < 0
     body = {"messages": [{"role": "user", "content": "It was"}], "logprobs": True, "top_logprobs": 2, **GREEDY}
     lines = client.post("/v1/chat/completions", json=body).json()["choices"][0]["logprobs"]["content"]
-    assert [line["logprob"] for line in lines] == told["token_logprobs"]
+    assert [line["logprob"] for line in lines] == logprobs["token_logprobs"]
     assert all(len(line["top_logprobs"]) == 2 for line in lines)
 
 
@@ -175,13 +175,13 @@ def test_metrics_count_requests_and_tokens(serving, llama, steers):
     with serving(llama, steers) as client:
         client.post("/v1/completions", json={"prompt": "It was", "steers": {"style": 1}, **GREEDY})
         client.get("/nowhere/at/all")
-        told = client.get("/metrics").text
-    assert 'lmsteer_requests_total{path="/v1/completions",status="200"} 1.0' in told
-    assert 'lmsteer_requests_total{path="other",status="404"} 1.0' in told
-    assert 'lmsteer_steered_tokens_total{steer="style"} 8.0' in told
-    assert "lmsteer_tokens_total 8.0" in told
-    assert "lmsteer_first_token_seconds_count 1.0" in told
-    assert "lmsteer_waiting_sequences 0.0" in told
+        metrics = client.get("/metrics").text
+    assert 'lmsteer_requests_total{path="/v1/completions",status="200"} 1.0' in metrics
+    assert 'lmsteer_requests_total{path="other",status="404"} 1.0' in metrics
+    assert 'lmsteer_steered_tokens_total{steer="style"} 8.0' in metrics
+    assert "lmsteer_tokens_total 8.0" in metrics
+    assert "lmsteer_first_token_seconds_count 1.0" in metrics
+    assert "lmsteer_waiting_sequences 0.0" in metrics
 
 
 def test_silent_stream_is_kept_open_by_comments(serving, endless, steers):

@@ -70,7 +70,7 @@ def test_sequences_of_disconnected_clients_end(server):
         next(response.iter_lines())
     deadline = time.monotonic() + 20
     while httpx.get(f"{address}/health").json()["running"]:
-        assert time.monotonic() < deadline, "sequences go on that nobody waits for"
+        assert time.monotonic() < deadline, "sequences run that nobody waits for"
 
 
 def test_running_responses_are_finished_on_sigterm(server):

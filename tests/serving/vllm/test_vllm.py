@@ -182,11 +182,11 @@ def test_log_likelihoods_of_prompts_are_the_unsteered_model_s_beside_steered_row
             log_p = lm.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         expected = [float(log_p[i, token]) for i, token in enumerate(ids[1:])]
         for line in lines:
-            told = [
+            log_probs = [
                 entry[str(token)]["logprob"]
                 for token, entry in zip(ids[1:], line.result().choices[0].prompt_logprobs[1:], strict=True)
             ]
-            assert told == pytest.approx(expected, abs=TOLERANCE)
+            assert log_probs == pytest.approx(expected, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_steers_of_another_base_of_the_same_shape_are_refused_at_start(lm, tmp_p
 def test_bulk_work_through_vllm_is_what_this_machine_writes(lm, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     options = json.dumps({"dtype": "float32", "enforce_eager": True, "max_model_len": 128})
-    command = [sys.executable, "-m", "lmsteer", "generate", "--file", "prompts.txt", "--steer", "sentiment=-4,4"]
+    command = [sys.executable, "-m", "lmsteer", "generate", "--prompts", "prompts.txt", "--steer", "sentiment=-4,4"]
     command += ["--temperature", "0", "--max-new-tokens", "8"]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     for engine in (["--engine", "vllm", "--engine-options", options, "--out", "v.jsonl"], ["--out", "own.jsonl"]):

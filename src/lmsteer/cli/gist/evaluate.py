@@ -13,12 +13,9 @@ from lmsteer.cli.gist.app import Adapter, Condition, InstructionData, gist_app
 from lmsteer.cli.output.common import print_json
 from lmsteer.data.instructions import read_instructions
 from lmsteer.gist import SHIPPED
-from lmsteer.gist.config import GistCondition
+from lmsteer.gist.config import EVALUATION_MAX_NEW_TOKENS, GistCondition
 from lmsteer.gist.lookup import find_card
 from lmsteer.util.progress import bars
-
-# Known outputs are longer than the continuations that other commands measure.
-_MAX_NEW_TOKENS = 64
 
 
 @gist_app.command()
@@ -29,7 +26,7 @@ def evaluate(
         Condition | None, typer.Option(help="What outputs see: gist, positive or negative (default: as fitted).")
     ] = None,
     limit: options.FirstN = None,
-    max_new_tokens: options.MaxNewTokens = _MAX_NEW_TOKENS,
+    max_new_tokens: options.MaxNewTokens = EVALUATION_MAX_NEW_TOKENS,
     batch_size: options.BatchSize = options.DEFAULTS.batch_size,
     model: options.Model = options.DEFAULT_MODEL,
     as_json: options.AsJson = False,

@@ -42,9 +42,9 @@ def convert_gguf(gguf: Path, out: Path) -> None:
     notice(f"converting {gguf.name} to safetensors, once ...")
     out.mkdir(parents=True, exist_ok=True)
     # The GGUF reader's progress bar cannot be switched off, so stderr is redirected.
-    with tempfile.TemporaryDirectory(dir=out) as alone, redirect_stderr(StringIO()):
+    with tempfile.TemporaryDirectory(dir=out) as scratch, redirect_stderr(StringIO()):
         try:
-            model, tokenizer = _read_gguf(_link(gguf, Path(alone)))
+            model, tokenizer = _read_gguf(_link(gguf, Path(scratch)))
         except Exception as error:  # readers raise exceptions of any kind on damaged bytes
             raise ModelError(
                 f"cannot read the GGUF file {gguf}: {type(error).__name__}: {error}\n"

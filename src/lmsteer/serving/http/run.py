@@ -31,7 +31,7 @@ class ServerSettings:
         port: port to listen at; 0 takes a free one.
         keys: API keys, one of which each request must send; empty to accept all requests.
         body_bytes: maximum size of a request body, in bytes.
-        grace: time to finish running responses when the server is told to stop, in seconds.
+        grace: time to finish running responses after a signal to stop, in seconds.
         page: also serve the web page.
     """
 
@@ -96,7 +96,7 @@ def create_service(lm: LM, config: ServiceConfig | None = None) -> Service:
 
 
 def serve(service: Service, settings: ServerSettings | None = None) -> None:
-    """Answer requests until the process is told to stop; then finish running responses, within ``grace`` seconds.
+    """Answer requests until the process gets a signal to stop; then finish running responses, within ``grace`` seconds.
 
     Raises:
         LMSteerError: the address is in use or does not belong to this machine, a key is empty, or it is called within

@@ -88,7 +88,7 @@ class SteeringState:
         return logits
 
     def check_acted(self) -> None:
-        """Refuse to go on if the announced rows never reached the head.
+        """Refuse to continue if the announced rows never reached the head.
 
         Raises:
             RuntimeError: the model computes its logits in a way of its own.

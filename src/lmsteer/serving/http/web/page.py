@@ -187,10 +187,10 @@ def _words_tab(service: Service, names: Sequence[str]) -> None:
     @shows_errors
     def look(steer: str) -> tuple[str, str]:
         mix = Mix({steer: service.registry.find(steer)}, {steer: 1.0})
-        found = service.engine.call(lambda: components(service.lm, mix)).result()
-        ends = [[", ".join(word.text for word in end) for end in (each.upper, each.lower)] for each in found]
-        lines = [[f"{each.share:.0%}", *end] for each, end in zip(found, ends, strict=True)]
-        svg = render_figure(plot_components(found)).decode() if len(found) > 1 else ""
+        shown = service.engine.call(lambda: components(service.lm, mix)).result()
+        ends = [[", ".join(word.text for word in end) for end in (each.upper, each.lower)] for each in shown]
+        lines = [[f"{each.share:.0%}", *end] for each, end in zip(shown, ends, strict=True)]
+        svg = render_figure(plot_components(shown)).decode() if len(shown) > 1 else ""
         heads = ["share", "more likely at positive strengths", "less likely"]
         return render("table.html", heads=heads, lines=lines), svg[svg.find("<svg") :]
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.fitting.credit import credit, credited_gradient
+from lmsteer.fitting.credit_assignment import credit, credited_gradient
 
 AHEAD = 8
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 _AHEAD = 8
 # Rows that are converted to float64 at a time.
-_PIECE = 4096
+_ROWS = 4096
 
 
 def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         text: index of the text that each belongs to (N,); neighbours with one index belong to one text.
         w: the probe (d,).
     """
-    prediction = torch.cat([rows.to(w.dtype) @ w for rows in h.split(_PIECE)])
+    prediction = torch.cat([rows.to(w.dtype) @ w for rows in h.split(_ROWS)])
     ahead, seen = torch.zeros_like(prediction), torch.zeros_like(prediction)
     for distance in range(1, min(_AHEAD, len(h) - 1) + 1):
         same = text[distance:] == text[:-distance]
@@ -59,6 +59,6 @@ def credited_gradient(blocks: Sequence[tuple[Tensor, Tensor, Tensor]], w: Tensor
 def weighted_product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """``Σ w x yᵀ`` (d, d) over rows of x, y (N, d) with weights (N,), in float64, some rows at a time."""
     total = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
-    for some_x, some_y, weights in zip(x.split(_PIECE), y.split(_PIECE), weight.split(_PIECE), strict=True):
+    for some_x, some_y, weights in zip(x.split(_ROWS), y.split(_ROWS), weight.split(_ROWS), strict=True):
         total += (some_x.double() * weights[:, None]).T @ some_y.double()
     return total

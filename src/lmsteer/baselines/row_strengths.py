@@ -17,7 +17,7 @@ _ROWS, _TOKENS = 3, 5
 _PROVEN = WeakSet[nn.Module]()
 
 
-def spread(strengths: Tensor, x: Tensor) -> Tensor:
+def broadcast_strengths(strengths: Tensor, x: Tensor) -> Tensor:
     """Strengths, one or one for each row (B,), shaped to broadcast over a tensor (B, ..) or (k B, ..).
 
     Raises:

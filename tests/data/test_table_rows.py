@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsteer.data.rows import read_rows, read_text
+from lmsteer.data.table_rows import read_rows, read_text
 from lmsteer.errors import DataError
 
 CELLS = st.text(st.characters(codec="utf-8"), max_size=8)

@@ -1,4 +1,4 @@
-"""Strengths of rows: spread, kept in order, and refused where a model runs rows in another place."""
+"""Strengths of rows: broadcast, kept in order, and refused where a model runs rows in another place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.baselines.rows import by_strength, check_rows, in_order, spread
+from lmsteer.baselines.row_strengths import broadcast_strengths, by_strength, check_rows, in_order
 from lmsteer.errors import ModelError, SteerError
 from tiny import FAMILIES, tiny_model
 
@@ -27,11 +27,11 @@ def test_a_model_that_runs_tokens_first_is_refused(llama):
 
 def test_strengths_are_spread_over_rows_and_their_blocks():
     strengths = torch.tensor([1.0, -2.0])
-    assert spread(strengths, torch.zeros(2, 3, 4)).shape == (2, 1, 1)
-    assert spread(strengths, torch.zeros(4, 3)).flatten().tolist() == [1.0, 1.0, -2.0, -2.0]
-    assert spread(strengths[:1], torch.zeros(5, 3)).shape == (1, 1)
+    assert broadcast_strengths(strengths, torch.zeros(2, 3, 4)).shape == (2, 1, 1)
+    assert broadcast_strengths(strengths, torch.zeros(4, 3)).flatten().tolist() == [1.0, 1.0, -2.0, -2.0]
+    assert broadcast_strengths(strengths[:1], torch.zeros(5, 3)).shape == (1, 1)
     with pytest.raises(SteerError, match="given for 2 rows, but the batch has 3"):
-        spread(strengths, torch.zeros(3, 1))
+        broadcast_strengths(strengths, torch.zeros(3, 1))
 
 
 def test_lots_come_back_in_the_order_of_the_batch():
