@@ -14,10 +14,10 @@ SIZES = (8, 32, 128, 512, 2048)
 SEEDS = range(3)
 
 
-def of_seeds(found: Mapping[str, Any], key: str) -> list[Mapping[str, float]]:
+def of_seeds(measured: Mapping[str, Any], key: str) -> list[Mapping[str, float]]:
     """Results of one key, or of that key with each seed; fits that failed are left out."""
     keys = (key, *(f"{key}, seed {seed}" for seed in SEEDS))
-    return [found[each] for each in keys if "contrast" in found.get(each, ())]
+    return [measured[each] for each in keys if "contrast" in measured.get(each, ())]
 
 
 def lora_on_the_head() -> str:
@@ -35,8 +35,8 @@ def lora_on_the_head() -> str:
 
 def lora_on_the_last_value_matrix() -> str:
     """Claim (b)."""
-    found = results("claims")
-    lines = [found[f"b, LoRA on the last value matrix of rank {rank}"] for rank in RANKS]
+    measured = results("claims")
+    lines = [measured[f"b, LoRA on the last value matrix of rank {rank}"] for rank in RANKS]
     return table(
         ["share of the steer's effect that is missing", *(f"rank {rank}" for rank in RANKS)],
         [
@@ -48,14 +48,14 @@ def lora_on_the_last_value_matrix() -> str:
 
 def rank() -> str:
     """Claims (c) and (f)."""
-    found = results("claims")
+    measured = results("claims")
     lines = {
         "steer": "c, steer of rank {}",
         "LoRA on the head": "c, LoRA on the head of rank {}",
         "LoRA on every layer": "c, LoRA everywhere of rank {}",
     }
-    rows = [[name, *_contrasts(found, pattern, (*RANKS, 576))] for name, pattern in lines.items()]
-    full = short(found["f, full fine-tuning"]["contrast"])
+    rows = [[name, *_contrasts(measured, pattern, (*RANKS, 576))] for name, pattern in lines.items()]
+    full = short(measured["f, full fine-tuning"]["contrast"])
     rows.append(["full fine-tuning", "", "", "", "", full])
     header = ["contrast, nats per token", *(f"rank {rank}" for rank in RANKS), "full (576)"]
     return table(header, rows)
@@ -63,36 +63,36 @@ def rank() -> str:
 
 def prompt_tokens() -> str:
     """Claim (d)."""
-    found = results("claims")
+    measured = results("claims")
     rows = [
-        ["steer of that rank", *_contrasts(found, "d, steer of rank {}", TOKENS)],
-        ["prompt of that many tokens at each end", *_contrasts(found, "d, {} prompt tokens", TOKENS)],
+        ["steer of that rank", *_contrasts(measured, "d, steer of rank {}", TOKENS)],
+        ["prompt of that many tokens at each end", *_contrasts(measured, "d, {} prompt tokens", TOKENS)],
     ]
     return table(["contrast, nats per token", *(f"{tokens}" for tokens in TOKENS)], rows)
 
 
 def number_of_texts() -> str:
     """Claim (e): contrast, and the gain of all unseen texts together."""
-    found = results("claims")
+    measured = results("claims")
     lines = {
         "steer": "e, steer from {} texts",
         "prompt, ten tokens": "e, prompt tokens from {} texts",
         "LoRA on every layer": "e, LoRA everywhere from {} texts",
     }
-    rows = [[f"{name}: contrast", *_contrasts(found, pattern, SIZES)] for name, pattern in lines.items()]
+    rows = [[f"{name}: contrast", *_contrasts(measured, pattern, SIZES)] for name, pattern in lines.items()]
     for name, pattern in lines.items():
-        gains = [[one["log_likelihood_gain"] for one in of_seeds(found, pattern.format(size))] for size in SIZES]
+        gains = [[one["log_likelihood_gain"] for one in of_seeds(measured, pattern.format(size))] for size in SIZES]
         rows.append([f"{name}: gain", *(f"{fmean(each):+.3f}" if each else "refused" for each in gains)])
     return table(["nats per token", *(f"{size:,} texts" for size in SIZES)], rows)
 
 
-def _contrasts(found: Mapping[str, Any], pattern: str, values: Sequence[int]) -> list[str]:
+def _contrasts(measured: Mapping[str, Any], pattern: str, values: Sequence[int]) -> list[str]:
     """Means, with least and most of several seeds."""
     cells = []
     for value in values:
-        contrasts = [one["contrast"] for one in of_seeds(found, pattern.format(value))]
+        contrasts = [one["contrast"] for one in of_seeds(measured, pattern.format(value))]
         if not contrasts:
-            cells.append("refused" if any(key.startswith(pattern.format(value)) for key in found) else "")
+            cells.append("refused" if any(key.startswith(pattern.format(value)) for key in measured) else "")
         elif len(contrasts) == 1:
             cells.append(short(contrasts[0], 4))
         else:

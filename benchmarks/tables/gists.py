@@ -32,10 +32,10 @@ def gap_closed(gist: float, whole: float, none: float) -> float:
 
 def speed() -> str:
     """Time to the first token, and size, by length of the prompt."""
-    found, rows = results("gist_speed"), []
+    measured, rows = results("gist_speed"), []
     for length in LENGTHS:
         for batch in BATCHES:
-            line = found[f"gist-1, {length} tokens, batch {batch}"]
+            line = measured[f"gist-1, {length} tokens, batch {batch}"]
             anew, own, gist = (line[f"{way}_s"] for way in ("anew", "own", "gist"))
             sizes = [f"{line[f'{way}_bytes'] / KIB:,.0f} KiB" for way in ("own", "gist")] if batch == 1 else ["", ""]
             what = f"{length:,} tokens, batch of {batch}"
@@ -46,11 +46,11 @@ def speed() -> str:
 
 def speed_by_tokens() -> str:
     """The same for more gist tokens, after a prompt of 256 tokens."""
-    found, rows = results("gist_speed"), []
+    measured, rows = results("gist_speed"), []
     for tokens in MORE_TOKENS:
         cells = []
         for batch in BATCHES:
-            line = found[f"gist-{tokens}, 256 tokens, batch {batch}"]
+            line = measured[f"gist-{tokens}, 256 tokens, batch {batch}"]
             cells += [times(line[f"{way}_s"] / line["gist_s"]) for way in ("anew", "own")]
         rows.append([f"{tokens}", *cells])
     header = ["gist tokens", "against reading, batch of 1", "against cache", "against reading, batch of 16"]
@@ -74,11 +74,11 @@ def human() -> str:
 
 def baselines() -> str:
     """Gists beside methods that are trained for one prompt."""
-    found, rows = results("gist_baselines"), []
-    lines = {name: found[name] for name in ("whole prompt", "gist, 1 token", "gist, 5 tokens")}
+    measured, rows = results("gist_baselines"), []
+    lines = {name: measured[name] for name in ("whole prompt", "gist, 1 token", "gist, 5 tokens")}
     for method in TRAINED:
-        lines[method] = joined([one for key, one in found.items() if key.startswith(f"{method}, ")])
-    lines["no prompt"] = found["no prompt"]
+        lines[method] = joined([one for key, one in measured.items() if key.startswith(f"{method}, ")])
+    lines["no prompt"] = measured["no prompt"]
     for name, one in lines.items():
         is_gist, trained = name.startswith("gist"), "trained_on" in one
         size = "" if name == "no prompt" else f"{one['cache_bytes'] / KIB:,.0f} KiB"
@@ -99,12 +99,12 @@ def baselines() -> str:
 
 def prompts() -> str:
     """Three long prompts, and what is written under their gists."""
-    found = results("gist_prompts")
+    measured = results("gist_prompts")
     shown = ("whole prompt", "gist, 1 token", "gist, 5 tokens", "gist, 10 tokens", "no prompt")
     rows = []
     for name in shown:
-        texts = [", ".join(text.strip() or "(nothing)" for text in one[name]["texts"]) for one in found.values()]
-        sizes = [one[name]["bytes"] / KIB for one in found.values()]
+        texts = [", ".join(text.strip() or "(nothing)" for text in one[name]["texts"]) for one in measured.values()]
+        sizes = [one[name]["bytes"] / KIB for one in measured.values()]
         size = "" if name == "no prompt" else f"{min(sizes):,.0f} KiB"
         if max(sizes) > min(sizes):
             size = f"{min(sizes):,.0f} to {max(sizes):,.0f} KiB"
@@ -122,11 +122,11 @@ def joined(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _quality(split: str, fitted: str = "") -> str:
-    found: Mapping[str, Any] = results("gists")
-    whole, none = (found[f"{end}{fitted}, {split}"]["loss"] for end in ("whole prompt", "no prompt"))
+    measured: Mapping[str, Any] = results("gists")
+    whole, none = (measured[f"{end}{fitted}, {split}"]["loss"] for end in ("whole prompt", "no prompt"))
     rows = []
     for name, label in WAYS.items():
-        if (one := found.get(f"{name}{fitted}, {split}")) is None:
+        if (one := measured.get(f"{name}{fitted}, {split}")) is None:
             continue
         rows.append(
             [
@@ -138,5 +138,5 @@ def _quality(split: str, fitted: str = "") -> str:
                 "" if name == "no prompt" else f"{one['cache_bytes'] / KIB:,.0f} KiB",
             ]
         )
-    count = found[f"no prompt{fitted}, {split}"]["examples"]
+    count = measured[f"no prompt{fitted}, {split}"]["examples"]
     return table([f"{split}, {count} rows", "loss, nats per token", "gap closed", "ROUGE-L", "exact", "size"], rows)

@@ -30,19 +30,19 @@ def load() -> str:
 
 def vllm() -> str:
     """vLLM with steers beside vLLM without."""
-    found = results("vllm_speed")
-    rows = [[name, f"{one['tokens/s']:.0f}", f"{one['of unsteered']:.2f} x"] for name, one in found.items()]
+    measured = results("vllm_speed")
+    rows = [[name, f"{one['tokens/s']:.0f}", f"{one['of unsteered']:.2f} x"] for name, one in measured.items()]
     return table(["", "tokens per second", "of unsteered"], rows)
 
 
 def exports() -> str:
     """How far the logits of each export are from those of the steer."""
-    found = results("exports")
+    measured = results("exports")
     rows = []
     for key, label in EXPORTS.items():
-        gaps = [found[f"{key}, sentiment={strength}"]["largest gap"] for strength in STRENGTHS]
+        gaps = [measured[f"{key}, sentiment={strength}"]["largest gap"] for strength in STRENGTHS]
         rows.append([label, *map(_gap, gaps)])
-    base = found["the base's own file, llama.cpp, unsteered"]["largest gap"]
+    base = measured["the base's own file, llama.cpp, unsteered"]["largest gap"]
     rows.append(["the base's own file, unsteered, read by llama.cpp", _gap(base), _gap(base)])
     return table(["", *(f"`sentiment={strength}`" for strength in STRENGTHS)], rows)
 

@@ -24,8 +24,8 @@ def lines() -> str:
 
 def fits() -> str:
     """Fits of SST-5 texts, by their number."""
-    found: Any = results("speed")
-    step = found["lines"]["recipe_step"]["naive"]
+    measured: Any = results("speed")
+    step = measured["lines"]["recipe_step"]["naive"]
     rows = [
         [
             f"{fit['texts']:,}",
@@ -35,7 +35,7 @@ def fits() -> str:
             f"{fit['log_likelihood_gain']:+.3f}",
             _megabytes(fit["peak"]),
         ]
-        for fit in found["fits"]
+        for fit in measured["fits"]
     ]
     header = ["SST-5 texts", "time", "speed-up", "SST-2 dev: sign accuracy", "gain, nats per token", "memory"]
     return table(header, rows)

@@ -107,7 +107,7 @@ def mixing() -> str:
 
 def transfer() -> str:
     """Steers fitted on a model, and steers transferred to it."""
-    found = results("transfer")
+    measured = results("transfer")
     rows, strengths = [], list[str]()
     for source, target in (("smollm2", "gemma3-270m"), ("gemma3-270m", "smollm2")):
         way = f"{source} -> {target}"
@@ -115,7 +115,7 @@ def transfer() -> str:
             (f"{MODELS[target]}: its own steer", "own", "own"),
             (f"{MODELS[target]}: transferred from {MODELS[source]}", "gradient, frequency^0.5", "transferred"),
         ):
-            one, points = found[f"{way}: {reading}"], found[f"curve {way}: {curve}"]
+            one, points = measured[f"{way}: {reading}"], measured[f"curve {way}: {curve}"]
             base = next(point["perplexity"] for point in points if not point["strength"])
             strengths = [_signed(point["strength"]) for point in points]
             cells = [
