@@ -10,9 +10,8 @@ from statistics import fmean
 import pytest
 import torch
 
-from lmsteer.baselines.baseline import Baseline, BaselineCard, ForwardBaseline, StoredBaseline
+from lmsteer.baselines.baseline import Baseline, ForwardBaseline, StoredBaseline
 from lmsteer.baselines.budget import TrainingBudget
-from lmsteer.baselines.full import FullTrainer
 from lmsteer.baselines.methods import METHODS, fit_baseline, load_baseline, save_baseline
 from lmsteer.baselines.names import METHOD_NAMES
 from lmsteer.errors import DataError, SteerError, WrongBaseError
@@ -26,7 +25,6 @@ from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.lookup import GistCard
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors
-from lmsteer.steer.files import load_steer
 from lmsteer.util.provenance import provenance_of
 from tiny import FAMILIES, styled, tiny_lm
 
@@ -225,40 +223,6 @@ def _step_by_step(lm, baseline, text, strength):
     return total
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "llama"])
-@pytest.mark.parametrize("method", ["embeddings", "full"])
-def test_changed_weights_are_what_a_model_with_those_weights_does(method, family):
-    """Tied and untied heads, and embeddings that the model scales."""
-    lm, other = tiny_lm(family), tiny_lm(family)
-    baseline = fit_baseline(lm, method, TEXTS, budget=FEW_STEPS)
-    ids = torch.tensor(lm.encode([text.text for text in TEXTS[:3]]))
-    embedding = other.model.get_input_embeddings().weight
-    own = next(name for name, parameter in other.model.named_parameters() if parameter is embedding)
-    with torch.no_grad():
-        with baseline.at(lm, [-2.0]):
-            found = lm.model(ids).logits
-        for name, change in baseline.tensors.items():
-            other.model.get_parameter(own if name == "change" else name).sub_(2 * change)
-        torch.testing.assert_close(found, other.model(ids).logits, rtol=1e-4, atol=1e-4)  # float32: other sums
-        assert not torch.allclose(found, lm.model(ids).logits, atol=1e-4)
-
-
-def test_a_trained_full_pass_is_the_pass_of_what_is_saved():
-    """Tied weights move together while they are trained."""
-    lm = tiny_lm("gpt2")
-    trained = FullTrainer(lm)
-    drawn = torch.Generator().manual_seed(0)
-    for change in trained.trainable():
-        change.data.copy_(torch.randn(change.shape, generator=drawn) / 50)
-    ids, strengths = torch.tensor(lm.encode([text.text for text in TEXTS[:3]])), [1.0, -0.5, 1.0]
-    card = BaselineCard(method="full", **provenance_of(lm))
-    with torch.no_grad():
-        found = trained.logits(ids, torch.ones_like(ids), torch.tensor(strengths))
-        for row, strength in enumerate(strengths):
-            with trained.baseline(card).at(lm, [strength]):
-                torch.testing.assert_close(found[row], lm.model(ids).logits[row], rtol=1e-4, atol=1e-4)
-
-
 @torch.no_grad()
 def test_soft_prompts_between_the_ends_are_interpolated(llama):
     baseline = fitted("prompt-tuning")
@@ -327,23 +291,6 @@ def test_a_gist_s_end_is_the_gist_of_its_instruction(llama):
 def test_gists_without_words_are_refused(llama):
     with pytest.raises(DataError, match="an instruction for each end"):
         fit_baseline(llama, "gist", TEXTS)
-
-
-def test_a_steer_keeps_its_card_among_the_baselines(llama, tmp_path):
-    baseline = fitted("steer")
-    assert baseline.steer.card.held_out
-    loaded = load_steer(save_baseline(baseline, tmp_path / "s"))
-    assert loaded.card == baseline.steer.card
-    assert load_baseline(tmp_path / "s").steer.card == baseline.steer.card
-
-
-def test_ctrl_c_during_the_fit_of_a_steer_names_no_folder_that_is_gone(llama, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("lmsteer.fitting.activation_cache.compute_rows", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fit_baseline(llama, "steer", TEXTS)
 
 
 def test_the_names_of_methods_are_those_of_the_table():

@@ -27,9 +27,9 @@ from lmsteer.model.batching import pad
 from lmsteer.model.fingerprints import head_sample, model_fingerprint
 from lmsteer.model.head import Head
 from lmsteer.steer.card import Card
-from lmsteer.steer.guard import Guard, exclusive_use
 from lmsteer.steer.hook import SteerHandle, unsteered
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.thread_guard import Guard, exclusive_use
 from lmsteer.util.compat import is_recurrent
 from lmsteer.util.provenance import provenance_of
 

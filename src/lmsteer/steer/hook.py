@@ -17,8 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from lmsteer.errors import SteerError
-from lmsteer.steer.guard import exclusive_use
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.thread_guard import exclusive_use
 
 
 class SteerHandle:

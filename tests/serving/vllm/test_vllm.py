@@ -298,16 +298,3 @@ def test_steers_of_another_base_of_the_same_shape_are_refused_at_start(lm, tmp_p
     card = replace(lm.card("style"), head_sample=tuple(2 * value for value in lm.card("style").head_sample))
     save_steer(replace(made, card=card), tmp_path / "steers" / "style")
     assert "output embedding is another" in offline(tmp_path / "steers", tmp_path, [])
-
-
-def test_bulk_work_through_vllm_is_what_this_machine_writes(lm, tmp_path):
-    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    options = json.dumps({"dtype": "float32", "enforce_eager": True, "max_model_len": 128})
-    command = [sys.executable, "-m", "lmsteer", "generate", "--prompts", "prompts.txt", "--steer", "sentiment=-4,4"]
-    command += ["--temperature", "0", "--max-new-tokens", "8"]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
-    for engine in (["--engine", "vllm", "--engine-options", options, "--out", "v.jsonl"], ["--out", "own.jsonl"]):
-        done = subprocess.run([*command, *engine], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "v.jsonl").read_text() == (tmp_path / "own.jsonl").read_text()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["own.jsonl", "prompts.txt", "v.jsonl"]

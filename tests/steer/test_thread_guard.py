@@ -14,8 +14,8 @@ from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.stream import stream
-from lmsteer.steer.guard import Guard
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.thread_guard import Guard
 from tiny import random_steer
 
 STRENGTHS = (-2.0, 0.0, 2.0)
@@ -93,7 +93,7 @@ def test_a_thread_that_enters_again_and_again_lets_others_have_their_turn():
 
 def test_a_wait_that_is_interrupted_gives_its_place_to_the_next(monkeypatch):
     guard, waiting, entered = Guard(), Event(), Event()
-    monkeypatch.setattr("lmsteer.steer.guard._WARN_AFTER", 0.0)
+    monkeypatch.setattr("lmsteer.steer.thread_guard._WARN_AFTER", 0.0)
 
     def interrupt(*_, **__):
         waiting.set()
@@ -142,7 +142,7 @@ def test_models_have_guards_of_their_own(llama, make_lm):
 
 def test_a_thread_that_waits_for_long_says_for_whom(llama, monkeypatch):
     messages, warned = [], Event()
-    monkeypatch.setattr("lmsteer.steer.guard._WARN_AFTER", 0.0)
+    monkeypatch.setattr("lmsteer.steer.thread_guard._WARN_AFTER", 0.0)
     monkeypatch.setattr(warnings, "warn", lambda message, *_, **__: (messages.append(message), warned.set()))
 
     def second():

@@ -1,0 +1,28 @@
+"""A steer among the baselines."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmsteer.baselines.methods import fit_baseline, load_baseline, save_baseline
+from lmsteer.steer.files import load_steer
+from tiny import styled
+
+TEXTS = styled(60)
+
+
+def test_a_steer_keeps_its_card_among_the_baselines(llama, tmp_path):
+    baseline = fit_baseline(llama, "steer", TEXTS)
+    assert baseline.steer.card.held_out
+    loaded = load_steer(save_baseline(baseline, tmp_path / "s"))
+    assert loaded.card == baseline.steer.card
+    assert load_baseline(tmp_path / "s").steer.card == baseline.steer.card
+
+
+def test_ctrl_c_during_the_fit_of_a_steer_names_no_folder_that_is_gone(llama, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmsteer.fitting.activation_cache.compute_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_baseline(llama, "steer", TEXTS)
