@@ -59,3 +59,22 @@ def lm(tiny_folder):
         save_steer(random_steer(loaded, seed=seed, name=name), f"steers/{name}")
     Path("prompts.txt").write_text("abc\nxyz\n12\n")
     return loaded
+
+
+@pytest.fixture
+def check_refused(run, lm, monkeypatch):
+    """Runs a command on bad input: it must end with a message and status 2, and make nothing."""
+
+    def check(arguments: list[str], message: str) -> None:
+        folder = Path(lm.model.config._name_or_path)
+        monkeypatch.setattr("lmsteer.model.sources.resolve.fetch_packaged", lambda name: folder)
+        save_steer(random_steer(lm, "add", name="shift"), "steers/shift")
+        save_steer(random_steer(tiny_lm("qwen3")), "other")
+        Path("zeros.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 0}\n')
+        status, out, err = run(*arguments)
+        assert status == 2
+        assert message in err
+        assert "Traceback" not in err + out
+        assert not Path("x").exists()
+
+    return check

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from lmsteer.steer.files import load_steer, save_steer
-from tiny import random_steer, tiny_lm
+from tiny import random_steer
 
 
 def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
@@ -79,14 +78,5 @@ def test_a_steer_of_the_same_name_is_not_overwritten_by_one_that_ships(run, lm, 
         (["calibrate", "one", "--scorer", "sentiment-vader", "--target", "7"], "Invalid value for '--target'"),
     ],
 )
-def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypatch):
-    monkeypatch.setattr("lmsteer.model.sources.resolve.fetch_packaged", lambda name: lm_folder)
-    lm_folder = Path(lm.model.config._name_or_path)
-    save_steer(random_steer(lm, "add", name="shift"), "steers/shift")
-    save_steer(random_steer(tiny_lm("qwen3")), "other")
-    Path("zeros.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 0}\n')
-    status, out, err = run(*arguments)
-    assert status == 2
-    assert message in err
-    assert "Traceback" not in err + out
-    assert not Path("x").exists()
+def test_bad_input_ends_in_a_message_and_2(check_refused, arguments, message):
+    check_refused(arguments, message)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from lmsteer.steer.files import load_steer, save_steer
-from tiny import random_steer, tiny_lm
 
 
 def test_a_mix_is_saved_as_one_steer(run, lm):
@@ -63,14 +61,5 @@ def test_a_safe_range_is_not_carried_over(run, lm, tmp_path):
         (["mix", "one=1", "--orthogonal-to", "other"], "was fitted on"),
     ],
 )
-def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypatch):
-    monkeypatch.setattr("lmsteer.model.sources.resolve.fetch_packaged", lambda name: lm_folder)
-    lm_folder = Path(lm.model.config._name_or_path)
-    save_steer(random_steer(lm, "add", name="shift"), "steers/shift")
-    save_steer(random_steer(tiny_lm("qwen3")), "other")
-    Path("zeros.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 0}\n')
-    status, out, err = run(*arguments)
-    assert status == 2
-    assert message in err
-    assert "Traceback" not in err + out
-    assert not Path("x").exists()
+def test_bad_input_ends_in_a_message_and_2(check_refused, arguments, message):
+    check_refused(arguments, message)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmsteer.steer.files import load_steer, save_steer
-from tiny import random_steer, styled, tiny_lm
+from lmsteer.steer.files import load_steer
+from tiny import styled, tiny_lm
 
 
 def test_a_steer_is_carried_to_another_model(run, lm, tmp_path):
@@ -39,14 +39,5 @@ def test_a_steer_is_carried_to_another_model(run, lm, tmp_path):
         (["transfer", "one", "--to", "smollm2", "--out", "x", "--data", "zeros.jsonl"], "is 0; texts of both ends"),
     ],
 )
-def test_bad_input_ends_in_a_message_and_2(run, lm, arguments, message, monkeypatch):
-    monkeypatch.setattr("lmsteer.model.sources.resolve.fetch_packaged", lambda name: lm_folder)
-    lm_folder = Path(lm.model.config._name_or_path)
-    save_steer(random_steer(lm, "add", name="shift"), "steers/shift")
-    save_steer(random_steer(tiny_lm("qwen3")), "other")
-    Path("zeros.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 0}\n')
-    status, out, err = run(*arguments)
-    assert status == 2
-    assert message in err
-    assert "Traceback" not in err + out
-    assert not Path("x").exists()
+def test_bad_input_ends_in_a_message_and_2(check_refused, arguments, message):
+    check_refused(arguments, message)

@@ -22,6 +22,7 @@ from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, MAX_NEW_TOKENS, Prot
 from lmsteer.evaluation.scorers.named import check_scorer
 from lmsteer.util.progress import bars
 
+Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of all results, and of report.html.")]
 Methods = Annotated[str | None, typer.Option(help="Names of methods, separated by commas (default: all that can run).")]
 MaxSeconds = Annotated[
     float | None,
@@ -33,7 +34,7 @@ TrainSizes = Annotated[str, typer.Option(help="Numbers of texts to fit on as wel
 @app.command()
 def compare(
     data: options.LabelledData,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of all results, and of report.html.")],
+    out: Out,
     methods: Methods = None,
     negative_prompt: options.NegativePrompt = "",
     positive_prompt: options.PositivePrompt = "",
@@ -67,37 +68,34 @@ def compare(
     texts = source.read()
     check_labelled(texts, data)
     sizes = _train_sizes(train_sizes, len(texts))
-    if bool(negative_prompt) != bool(positive_prompt):
-        raise DataError("--negative-prompt and --positive-prompt are the instructions of the two ends: give both.")
-    instructions = (negative_prompt, positive_prompt) if negative_prompt else None
+    instructions = _instructions(negative_prompt, positive_prompt)
     chosen = select_methods(methods.split(",") if methods else None, with_instructions=instructions is not None)
     read = read_prompts(prompts) if prompts else starter_prompts()[: options.NEUTRAL_PROMPTS]
     check_scorer(scorer)
-
-    budget, protocol = (
-        TrainingBudget(steps, max_seconds, seed=seed),
-        Protocol(num_samples, max_new_tokens, seed=seed),
-    )
+    budget = TrainingBudget(steps, max_seconds, seed=seed)
+    protocol = Protocol(num_samples, max_new_tokens, seed=seed)
     config = ComparisonConfig(
         model, source, read, scorer, perplexity_model, budget, protocol, sizes, num_seeds, instructions
     )
     config = config.quick() if quick else config
     config.run(out).check_folder()
-    scored_by = lmsteer.scorer(scorer)
 
     from lmsteer.cli.output.comparison import print_comparison
     from lmsteer.evaluation.compare.report import write_report
     from lmsteer.evaluation.compare.run import compare as run
     from lmsteer.evaluation.metadata import comparison_metadata
 
+    metadata = comparison_metadata(config, len(texts), lmsteer.scorer(scorer))
     comparison = run(config, chosen, out, progress=bars())
-    metadata = comparison_metadata(config, len(texts), scored_by)
     write_report(out, comparison, metadata)
     note(f"Report and results written to {out}.")
-    if as_json:
-        print_json({"metadata": metadata, **comparison.to_json()})
-    else:
-        print_comparison(stdout, comparison)
+    print_json({"metadata": metadata, **comparison.to_json()}) if as_json else print_comparison(stdout, comparison)
+
+
+def _instructions(negative_prompt: str, positive_prompt: str) -> tuple[str, str] | None:
+    if bool(negative_prompt) != bool(positive_prompt):
+        raise DataError("--negative-prompt and --positive-prompt are the instructions of the two ends: give both.")
+    return (negative_prompt, positive_prompt) if negative_prompt else None
 
 
 def _train_sizes(notation: str, texts: int) -> list[int]:

@@ -90,26 +90,19 @@ def fit(
     from lmsteer.util.distributed import Processes
 
     processes = Processes.here()
-    fitted = lmsteer.fit(
-        lmsteer.load(model),
-        texts,
-        name=name,
-        label=label,
-        source=source,
-        out=out,
-        config=FitConfig(
-            method=method,
-            rank=rank,
-            max_tokens=max_tokens,
-            statistics=statistics or (),
-            save_statistics=save_statistics,
-            resume=resume,
-            cache_activations=cache_activations,
-            gradient=lmsteer.GradientConfig(steps=steps, l2=l2, seed=seed),
-            processes=processes,
-        ),
-        progress=bars(),
+    config = FitConfig(
+        method=method,
+        rank=rank,
+        max_tokens=max_tokens,
+        statistics=statistics or (),
+        save_statistics=save_statistics,
+        resume=resume,
+        cache_activations=cache_activations,
+        gradient=lmsteer.GradientConfig(steps=steps, l2=l2, seed=seed),
+        processes=processes,
     )
+    lm = lmsteer.load(model)
+    fitted = lmsteer.fit(lm, texts, name=name, label=label, source=source, out=out, config=config, progress=bars())
     if not processes.is_main_process:
         return
     if as_json:

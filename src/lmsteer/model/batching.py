@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+
+from lmsteer.errors import DataError
+from lmsteer.util.compat import is_out_of_memory
+from lmsteer.util.progress import notice
+
+T = TypeVar("T")
 
 # Products of five hundred rows reach a CPU's full rate; larger batches have more padding in them.
 TOKENS_PER_BATCH = 512
@@ -26,6 +32,34 @@ def length_buckets(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH)
         batch.append(i)
     if batch:
         yield batch
+
+
+def run_in_halves(run: Callable[[Sequence[Sequence[int]]], T], ids: Sequence[Sequence[int]]) -> list[tuple[int, T]]:
+    """Run a batch of texts; if memory is short, run its halves, and halves of these.
+
+    Args:
+        run: runs some texts, given their ids.
+        ids: of the texts.
+
+    Returns:
+        The number of texts and the result of each part, in the order of the texts.
+
+    Raises:
+        DataError: memory is short for a single text.
+    """
+    try:
+        return [(len(ids), run(ids))]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(ids) == 1:
+            raise DataError(
+                f"out of memory on {len(ids[0])} tokens at once: cut the texts (--max-tokens), read them in smaller "
+                "windows (--window), or free memory."
+            ) from error
+    half = len(ids) // 2
+    notice(f"out of memory on a batch of {len(ids)} texts; trying it in halves ...")
+    return [*run_in_halves(run, ids[:half]), *run_in_halves(run, ids[half:])]
 
 
 def pad(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
-from lmsteer.errors import DataError
-from lmsteer.model.batching import length_buckets
+from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.lm import LM
 from lmsteer.reading.rows import HiddenRows, LabelledRows
-from lmsteer.util.compat import is_out_of_memory
-from lmsteer.util.progress import notice
 
 
 def text_batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -31,18 +29,8 @@ def compute_rows(lm: LM, ids: Sequence[Sequence[int]]) -> HiddenRows:
     Raises:
         DataError: memory is short for a single text.
     """
-    try:
-        return _run(lm, ids)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(ids) == 1:
-            raise DataError(
-                f"out of memory on a text of {len(ids[0])} tokens: cut texts with --max-tokens, or free memory."
-            ) from error
-    half = len(ids) // 2
-    notice(f"out of memory on a batch of {len(ids)} texts; trying it in halves ...")
-    return HiddenRows.join([compute_rows(lm, ids[:half]), compute_rows(lm, ids[half:])], [half, len(ids) - half])
+    sizes, parts = zip(*run_in_halves(partial(_run, lm), ids), strict=True)
+    return HiddenRows.join(parts, sizes) if len(parts) > 1 else parts[0]
 
 
 def gather_rows(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> Iterator[LabelledRows]:

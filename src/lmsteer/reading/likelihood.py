@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
-from lmsteer.model.batching import length_buckets
+from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.lm import LM
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from lmsteer.util.compat import is_out_of_memory
-from lmsteer.util.progress import Progress, no_progress, notice
+from lmsteer.util.progress import Progress, no_progress
 
 # Log-likelihoods (..., N) of N targets, given their hidden states (N, d), the targets (N,), and whether each is the
 # end of its text (N,).
@@ -147,20 +146,8 @@ def _score_texts(
 
 def _predicting(lm: LM, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Hidden states (N, d) and targets (N,) of a batch of texts; in halves if memory is short."""
-    try:
-        return lm.predicting(ids)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(ids) == 1:
-            raise DataError(
-                f"out of memory on {len(ids[0])} tokens at once: cut the texts, read them in smaller windows (analyse "
-                "has --window), or free memory."
-            ) from error
-    half = len(ids) // 2
-    notice(f"out of memory on a batch of {len(ids)} texts; trying it in halves ...")
-    (h, targets), (more_h, more_targets) = _predicting(lm, ids[:half]), _predicting(lm, ids[half:])
-    return torch.cat([h, more_h]), torch.cat([targets, more_targets])
+    states, targets = zip(*(part for _, part in run_in_halves(lm.predicting, ids)), strict=True)
+    return torch.cat(states), torch.cat(targets)
 
 
 def _places(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> tuple[Tensor, Tensor]:
