@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
-from lmsteer.generation.unconditional import sample_unconditional
+from lmsteer.generation import unconditional
+from lmsteer.generation.unconditional import FISHER_TEXTS, sample_unconditional
 from lmsteer.steer.mix import Mix
 from tiny import random_steer
 
@@ -18,3 +22,25 @@ def test_samples_depend_on_the_model_and_the_seed_alone(llama):
     assert torch.equal(h, again[0])
     assert torch.equal(y, again[1])
     assert not torch.equal(y, sample_unconditional(llama, 5, 7, 1)[1])
+
+
+@pytest.mark.parametrize(("hidden_size", "blocks"), [(32, 1), (576, 1), (1200, 3)])
+def test_wider_models_are_measured_on_more_text(monkeypatch, tmp_path, hidden_size, blocks):
+    """Else C and F would be singular for wide models."""
+    sampled = []
+
+    def sample(lm, texts, tokens, seed):
+        sampled.append((texts, seed))
+        return torch.full((2, hidden_size), float(seed)), torch.zeros(2, dtype=torch.int64)
+
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path))
+    monkeypatch.setattr(unconditional, "sample_unconditional", sample)
+    head = SimpleNamespace(residuals=lambda h, targets: (h + 1, targets))
+    lm = SimpleNamespace(hidden_size=hidden_size, head=head, fingerprint="f", tokenizer_fingerprint="t" * 8)
+    factors = unconditional.fisher_factors(lm)
+    assert sampled == [(FISHER_TEXTS, seed) for seed in range(blocks)]
+    assert FISHER_TEXTS * blocks >= hidden_size / 3
+    assert factors.c.unique().tolist() == [pytest.approx(sum(seed**2 for seed in range(blocks)) / blocks)]
+    assert factors.f.unique().tolist() == [pytest.approx(sum((seed + 1) ** 2 for seed in range(blocks)) / blocks)]
+    assert unconditional.fisher_factors(lm).mean.equal(factors.mean)  # from the cache
+    assert len(sampled) == blocks
