@@ -42,7 +42,7 @@ class SavedSteer:
     @property
     def is_shipped(self) -> bool:
         """Whether the steer comes with the package, so that its folder is not the user's to write to."""
-        return self.folder.resolve().parent == SHIPPED_FOLDER.resolve()
+        return _is_shipped(self.folder)
 
     def to_json(self) -> dict[str, Any]:
         """The steer as a JSON object."""
@@ -112,7 +112,7 @@ def folder_for_update(folder: Path, out: Path | None = None) -> Path:
     Raises:
         SteerError: the folder holds something else, or another steer of the same name as one that ships.
     """
-    ships = folder.resolve().parent == SHIPPED_FOLDER.resolve()
+    ships = _is_shipped(folder)
     chosen = out or (STEERS_FOLDER / folder.name if ships else folder)
     if ships and out is None and chosen.exists():
         raise SteerError(f"{chosen} is another steer than the one that ships; choose a folder with --out.")
@@ -127,3 +127,7 @@ def check_target(folder: Path) -> None:
         SteerError: the folder holds other files, or is a file.
     """
     STEER.check_target(folder.absolute())
+
+
+def _is_shipped(folder: Path) -> bool:
+    return folder.resolve().parent == SHIPPED_FOLDER.resolve()

@@ -235,3 +235,8 @@ def test_the_report_shows_failures():
     page = comparison_report(Comparison([RESULT], {"lora": "<no> memory"}), {"model": "m", "scorer": "s"})
     assert "&lt;no&gt; memory" in page
     assert "<td>steer</td>" in page
+
+
+def test_quick_comparisons_generate_few_tokens_and_never_more_than_asked_for():
+    assert CONFIG.quick().protocol.max_new_tokens == 8
+    assert replace(CONFIG, protocol=replace(CONFIG.protocol, max_new_tokens=4)).quick().protocol.max_new_tokens == 4

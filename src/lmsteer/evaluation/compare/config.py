@@ -60,7 +60,11 @@ class ComparisonConfig:
             self,
             prompts=self.prompts[:_QUICK_PROMPTS],
             train_sizes=(),
-            protocol=replace(self.protocol, num_samples=_QUICK_SAMPLES, max_new_tokens=_QUICK_TOKENS),
+            protocol=replace(
+                self.protocol,
+                num_samples=_QUICK_SAMPLES,
+                max_new_tokens=min(_QUICK_TOKENS, self.protocol.max_new_tokens),
+            ),
             budget=replace(self.budget, steps=_QUICK_STEPS, batch_size=_QUICK_BATCH),
         )
 
