@@ -94,6 +94,13 @@ def texts(page, summary):
     return [page.input_value(f"{box} textarea") for box in ("#plain", "#steered")]
 
 
+def open_tab(page, address, name):
+    """Open a tab once the page has shown its first texts: only then does it listen to every click."""
+    page.goto(f"{address}/ui/?tokens=1")
+    texts(page, "acted on 0 of 1 tokens")
+    page.get_by_role("tab", name=name).click()
+
+
 def test_slider_changes_the_text_and_the_link_restores_it(page, address):
     page.goto(f"{address}/ui/?prompt=The+movie+was&tokens=12&temperature=0")
     plain, steered = texts(page, "no steer: acted on 0 of 12 tokens")
@@ -113,8 +120,7 @@ def test_slider_changes_the_text_and_the_link_restores_it(page, address):
 
 
 def test_analysis_shows_shaded_words_and_the_curve_of_positions(page, address):
-    page.goto(f"{address}/ui/?tokens=1")
-    page.get_by_role("tab", name="Read").click()
+    open_tab(page, address, "Read")
     page.click("#read")
     document = page.frame_locator("#reading iframe")
     word = document.locator("mark", has_text="loved").first
@@ -125,8 +131,7 @@ def test_analysis_shows_shaded_words_and_the_curve_of_positions(page, address):
 
 
 def test_comparison_has_a_line_for_each_text(page, address):
-    page.goto(f"{address}/ui/?tokens=1")
-    page.get_by_role("tab", name="Compare").click()
+    open_tab(page, address, "Compare")
     page.get_by_label("Strengths").fill("-3, 0, 3")
     page.click("#compare")
     strengths = page.locator("#grid td:first-child")
@@ -139,8 +144,7 @@ def test_comparison_has_a_line_for_each_text(page, address):
 
 
 def test_words_of_a_steer_and_their_map_are_shown(page, address):
-    page.goto(f"{address}/ui/?tokens=1")
-    page.get_by_role("tab", name="Words").click()
+    open_tab(page, address, "Words")
     page.click("#look")
     page.locator("#words td").first.wait_for()
     assert "%" in page.locator("#words td").first.inner_text()
