@@ -9,7 +9,7 @@ from schemathesis import GenerationMode
 from lmsteer import save_steer
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.run import ServiceConfig, create_service
-from lmsteer.serving.http.schema import CompletionRequest
+from lmsteer.serving.http.schema.requests import CompletionRequest
 from tiny import random_steer, tiny_lm
 
 

@@ -7,7 +7,7 @@ from lmsteer.serving.engine.engine import BusyError, EngineConfig
 from lmsteer.serving.http import service
 from lmsteer.serving.http.errors import RequestError
 from lmsteer.serving.http.run import ServiceConfig, create_service
-from lmsteer.serving.http.schema import AnalyseRequest
+from lmsteer.serving.http.schema.requests import AnalyseRequest
 from tiny import random_steer
 
 

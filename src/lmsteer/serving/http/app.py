@@ -21,18 +21,15 @@ from lmsteer.serving.http.errors import error_response, install_handlers
 from lmsteer.serving.http.metrics import Metrics, RequestCounter
 from lmsteer.serving.http.middleware import BodyLimit, key_check
 from lmsteer.serving.http.responses import ResponseBuilder
-from lmsteer.serving.http.schema import (
-    AnalyseRequest,
+from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest, TextRequest
+from lmsteer.serving.http.schema.responses import (
     ChatCompletion,
-    ChatRequest,
     Completion,
-    CompletionRequest,
     ErrorBody,
     ModelCard,
     ModelList,
     SteerInfo,
     SteerList,
-    TextRequest,
 )
 from lmsteer.serving.http.service import ParsedRequest, Service
 from lmsteer.serving.http.submission import Submission

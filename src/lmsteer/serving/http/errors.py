@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
-from lmsteer.serving.http.schema import ErrorBody, ErrorInfo
+from lmsteer.serving.http.schema.responses import ErrorBody, ErrorInfo
 
 # Seconds.
 RETRY_AFTER = 1

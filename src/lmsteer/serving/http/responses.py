@@ -11,7 +11,7 @@ from typing import Any
 
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.requests import Chunk, TokenLogprob
-from lmsteer.serving.http.schema import ChatCompletion, Completion, Usage
+from lmsteer.serving.http.schema.responses import ChatCompletion, Completion, Usage
 from lmsteer.serving.http.service import ParsedRequest
 from lmsteer.serving.http.submission import Choice
 

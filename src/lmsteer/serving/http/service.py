@@ -15,7 +15,7 @@ from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import Engine
 from lmsteer.serving.engine.requests import Request
 from lmsteer.serving.http.errors import RequestError
-from lmsteer.serving.http.schema import AnalyseRequest, ChatRequest, CompletionRequest, TextRequest
+from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest, TextRequest
 from lmsteer.serving.registry import SteerRegistry
 from lmsteer.steer.notation import of_model_name, outside_safe_range
 from lmsteer.steer.steer import Steer

@@ -11,7 +11,7 @@ import gradio as gr
 
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.requests import Chunk
-from lmsteer.serving.http.schema import CompletionRequest
+from lmsteer.serving.http.schema.requests import CompletionRequest
 from lmsteer.serving.http.service import ParsedRequest, Service
 from lmsteer.serving.http.submission import Choice
 

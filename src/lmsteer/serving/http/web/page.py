@@ -14,7 +14,7 @@ from lmsteer.generation.config import GenerationConfig
 from lmsteer.reading.components import components
 from lmsteer.reading.html import render_analyses
 from lmsteer.reading.plot import plot_components
-from lmsteer.serving.http.schema import AnalyseRequest
+from lmsteer.serving.http.schema.requests import AnalyseRequest
 from lmsteer.serving.http.service import Service
 from lmsteer.serving.http.web.assets import asset, render
 from lmsteer.serving.http.web.client import generate, page_error, parse, shows_errors

@@ -1,4 +1,4 @@
-"""The bodies of requests and responses: OpenAI's, with a field ``steers`` in addition.
+"""The bodies of requests: OpenAI's, with a field ``steers`` in addition.
 
 Unknown fields are refused, and so are known ones that would have no effect here: no field is ignored without an error.
 Defaults are those of ``lmsteer.generate``, not OpenAI's, so that a seed gives the same text in Python, on the command
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from lmsteer.generation.config import GenerationConfig
+from lmsteer.serving.http.schema.body import Body
+from lmsteer.serving.http.schema.messages import Message
 
 _MAX_STEERS = 64
 _DEFAULTS = GenerationConfig()
@@ -30,23 +32,13 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail
 EmptyBias = Annotated[dict[str, float], Field(max_length=0)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        """Some clients send null for the fields that they do not set."""
-        return {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
-
-
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """Options of a stream."""
 
     include_usage: Annotated[bool, Field(description="Send the token counts in one last chunk.")] = False
 
 
-class TextRequest(_Body):
+class TextRequest(Body):
     """The fields of both kinds of requests for text."""
 
     model: Annotated[
@@ -144,29 +136,10 @@ class CompletionRequest(TextRequest):
     suffix: Literal[""] | None = None
 
 
-class TextPart(_Body):
-    """A part of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class PlainText(_Body):
+class PlainText(Body):
     """The only response format."""
 
     type: Literal["text"]
-
-
-class Message(_Body):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
-
-    @property
-    def text(self) -> str:
-        """The text of all parts."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class ChatRequest(TextRequest):
@@ -193,101 +166,9 @@ class ChatRequest(TextRequest):
         return self
 
 
-class AnalyseRequest(_Body):
+class AnalyseRequest(Body):
     """Texts to analyse on the dimensions of some steers."""
 
     texts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=64)]
     steers: Annotated[list[str], Field(min_length=1, max_length=16)]
     spans: Annotated[int, Field(ge=0, le=20, description="Maximum number of spans for each text and steer.")] = 3
-
-
-class Usage(BaseModel):
-    """Token counts."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class SteeringInfo(BaseModel):
-    """The steers that acted on a response.
-
-    ``steered_tokens`` counts the tokens that were drawn after a steer had moved the hidden state they came from.
-    """
-
-    steers: dict[str, float]
-    steered_tokens: int
-    warnings: list[str]
-
-
-class TextResponse(SteeringInfo):
-    """The fields of both kinds of responses; the chunks of a stream have the same fields."""
-
-    id: str
-    created: int
-    model: str
-    choices: list[dict[str, Any]]
-    usage: Usage | None = None
-
-
-class Completion(TextResponse):
-    """The response to a ``CompletionRequest``."""
-
-    object: Literal["text_completion"] = "text_completion"
-
-
-class ChatCompletion(TextResponse):
-    """The response to a ``ChatRequest``."""
-
-    object: Literal["chat.completion", "chat.completion.chunk"] = "chat.completion"
-
-
-class ModelCard(BaseModel):
-    """A served model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "lmsteer"
-    max_model_len: int
-
-
-class ModelList(BaseModel):
-    """All served models."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class SteerInfo(BaseModel):
-    """A steer that requests may name."""
-
-    name: str
-    label: str
-    form: str
-    rank: int
-    safe_range: tuple[float, float] | None
-    target_strength: float | None
-    held_out: dict[str, Any]
-
-
-class SteerList(BaseModel):
-    """All steers that requests may name."""
-
-    object: Literal["list"] = "list"
-    data: list[SteerInfo]
-
-
-class ErrorInfo(BaseModel):
-    """An error in OpenAI's format."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorBody(BaseModel):
-    """The body of an error response."""
-
-    error: ErrorInfo

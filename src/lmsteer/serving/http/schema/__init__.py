@@ -1,0 +1,1 @@
+"""The bodies of requests and responses: OpenAI's, with a field ``steers`` in addition."""

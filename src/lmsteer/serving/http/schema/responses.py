@@ -1,0 +1,99 @@
+"""The bodies of responses."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class Usage(BaseModel):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class SteeringInfo(BaseModel):
+    """The steers that acted on a response.
+
+    ``steered_tokens`` counts the tokens that were drawn after a steer had moved the hidden state they came from.
+    """
+
+    steers: dict[str, float]
+    steered_tokens: int
+    warnings: list[str]
+
+
+class TextResponse(SteeringInfo):
+    """The fields of both kinds of responses; the chunks of a stream have the same fields."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: Usage | None = None
+
+
+class Completion(TextResponse):
+    """The response to a ``CompletionRequest``."""
+
+    object: Literal["text_completion"] = "text_completion"
+
+
+class ChatCompletion(TextResponse):
+    """The response to a ``ChatRequest``."""
+
+    object: Literal["chat.completion", "chat.completion.chunk"] = "chat.completion"
+
+
+class ModelCard(BaseModel):
+    """A served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "lmsteer"
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """All served models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class SteerInfo(BaseModel):
+    """A steer that requests may name."""
+
+    name: str
+    label: str
+    form: str
+    rank: int
+    safe_range: tuple[float, float] | None
+    target_strength: float | None
+    held_out: dict[str, Any]
+
+
+class SteerList(BaseModel):
+    """All steers that requests may name."""
+
+    object: Literal["list"] = "list"
+    data: list[SteerInfo]
+
+
+class ErrorInfo(BaseModel):
+    """An error in OpenAI's format."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of an error response."""
+
+    error: ErrorInfo
