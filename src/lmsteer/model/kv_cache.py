@@ -15,7 +15,6 @@ from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
 from lmsteer.model.layers import layer_devices
 from lmsteer.model.lm import LM
-from lmsteer.steer.hook import unsteered
 from lmsteer.util.compat import CACHE
 
 
@@ -32,20 +31,18 @@ class KVSlice(NamedTuple):
 
 
 @torch.inference_mode()
-def prefill(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
-    """Read padded rows (B, T) at the given positions: fill a cache, or a new one if None, and return it."""
-    cache = DynamicCache(config=lm.model.config) if cache is None else cache
-    optional = {"position_ids": positions} if lm.takes_positions else {}
-    with unsteered(lm.model):
-        lm.model(
-            input_ids=ids,
-            attention_mask=mask,
-            use_cache=True,
-            logits_to_keep=1,
-            **optional,
-            **{CACHE: cache},
-        )
+def prefill(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor) -> DynamicCache:
+    """The cache after padded rows (B, T) at the given positions."""
+    cache = DynamicCache(config=lm.model.config)
+    read_on(lm, ids, mask, positions, cache)
     return cache
+
+
+@torch.inference_mode()
+def read_on(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Read padded rows (B, T) at the given positions into a cache; the hidden states (B, T, d) at the head's input."""
+    optional = {"position_ids": positions} if lm.takes_positions else {}
+    return lm.before_head(input_ids=ids, attention_mask=mask, use_cache=True, **optional, **{CACHE: cache})
 
 
 def slice_kv(cache: DynamicCache, row: int, tokens: int) -> KVSlice:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.model.batching import length_buckets, run_in_halves
+from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
@@ -105,6 +106,23 @@ def log_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
         return lm.head.log_likelihood(h, targets).cpu()
 
     return _score_texts(lm, ids, score, lm.max_length, (), no_progress)
+
+
+def next_token_log_likelihoods(head: Head, h: Tensor, mix: Mix) -> Iterator[Tensor]:
+    """Log-likelihoods (n, V) of all next tokens, for pieces of n rows that are small enough for the memory.
+
+    They are those that tokens are drawn from: no eos component acts.
+
+    Args:
+        head: the model's head.
+        h: unsteered hidden states (N, d).
+        mix: the steers, with a strength for all rows or one for each (N,).
+    """
+    for rows, places in head.pieces(h, torch.arange(len(h))):
+        here = mix.for_rows(places)
+        raw = here.steer_logits(head.raw(here.steer_hidden_states(rows.to(head.device))).float())
+        z = head.post(raw)
+        yield torch.log_softmax(z, -1, out=z)
 
 
 def sequence_log_prob(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmsteer.errors import ModelError
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.batch import PREFILL_CHUNK, Batch
+from lmsteer.serving.engine.batch import PREFILL_CHUNK, Batch, PromptChunk
 from lmsteer.serving.engine.single import SingleRow
 from lmsteer.steer.hook import unsteered
 
@@ -30,8 +30,8 @@ class Backend(Protocol):
         """Size of the cache in bytes."""
         ...
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
-        """Read all tokens but the last of new prompts, in chunks; they become the last rows after the last chunk."""
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[PromptChunk]:
+        """Read new prompts in chunks; with the last chunk they become the last rows, without their last token."""
         ...
 
     def remove(self, row: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from lmsteer.model.batching import pad
-from lmsteer.model.kv_cache import prefill, slice_kv
+from lmsteer.model.kv_cache import read_on, slice_kv
 from lmsteer.model.lm import LM
 from lmsteer.util.compat import CACHE
 
@@ -95,6 +95,18 @@ class _Layer(DynamicLayer):
             buffer[target, :, columns] = buffer[source, :, columns]
 
 
+class PromptChunk(NamedTuple):
+    """A chunk of new prompts that has been read.
+
+    Attributes:
+        left: number of columns left to read; with 0, the prompts have become rows.
+        hidden: hidden states (n, d) at the head's input of the next n tokens of each prompt.
+    """
+
+    left: int
+    hidden: Sequence[Tensor]
+
+
 class Batch:
     """The backend for models of attention layers: any number of rows side by side.
 
@@ -120,31 +132,33 @@ class Batch:
         return sum(layer.bytes for layer in self._layers)
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
-        """Read all tokens but the last of new prompts, in chunks; they become the last rows after the last chunk.
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[PromptChunk]:
+        """Read new prompts in chunks; with the last chunk they become the last rows, without their last token.
 
         Yields:
-            The number of columns left to read, after each chunk but the last. The caller may decode and remove rows
-            in between.
+            Each chunk. The caller may decode and remove rows in between.
         """
         unique = list(dict.fromkeys(map(tuple, prompts)))
+        places = [unique.index(tuple(prompt)) for prompt in prompts]
         ids, mask = pad(unique, self._lm.pad_id, self._lm.device, "left")
         positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache()
         width, chunk = ids.shape[1], max(1, self._prefill_chunk // len(unique))
         for first in range(0, width, chunk):
             columns = slice(first, first + chunk)
-            prefill(self._lm, ids[:, columns], mask[:, : columns.stop], positions[:, columns], cache)
+            h = read_on(self._lm, ids[:, columns], mask[:, : columns.stop], positions[:, columns], cache)
+            hidden = [h[i, max(0, width - len(unique[i]) - first) :] for i in places]
             if columns.stop < width:
-                yield width - columns.stop
+                yield PromptChunk(width - columns.stop, hidden)
         states = [[*zip(*slice_kv(cache, i, len(prompt)), strict=True)] for i, prompt in enumerate(unique)]
         self._layers = self._layers or [_Layer(self._used, part) for part in states[0]]
         self._cache = Cache(layers=list(self._layers))
         self._make_room(len(self) + len(prompts), max(map(len, prompts)))
-        for prompt in prompts:
-            for layer, (keys, values) in zip(self._layers, states[unique.index(tuple(prompt))], strict=True):
+        for i, prompt in zip(places, prompts, strict=True):
+            for layer, (keys, values) in zip(self._layers, states[i], strict=True):
                 layer.write_row(len(self), (keys[:, :-1], values[:, :-1]))
             self._lengths.append(len(prompt) - 1)
         self._trim()
+        yield PromptChunk(0, hidden)
 
     @torch.inference_mode()
     def remove(self, row: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 from torch import Tensor
@@ -30,12 +31,14 @@ class Request:
         steers: steers by name.
         strengths: the strength of each steer.
         sampling: the distribution that tokens are drawn from.
-        max_new_tokens: maximum number of new tokens.
+        max_new_tokens: maximum number of new tokens; 0 to read the prompt only.
         seed: seed of the random numbers, as in ``lmsteer.generate`` for this prompt alone.
         sample: number of this sample among those of the same prompt, from 0.
         stop: strings that end the text; they are not part of it.
         num_logprobs: number of likeliest tokens to report at each step, beside the drawn one; None for no
             log-likelihoods at all.
+        prompt_logprobs: number of likeliest tokens to report at each place of the prompt, beside the token that stands
+            there; None for no log-likelihoods of the prompt.
         timeout: maximum time from submission to the last token, in seconds.
     """
 
@@ -48,12 +51,13 @@ class Request:
     sample: int = 0
     stop: Sequence[str] = ()
     num_logprobs: int | None = None
+    prompt_logprobs: int | None = None
     timeout: float = float("inf")
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A drawn token with its log-likelihood under the steers.
+    """A token, drawn or of the prompt, with its log-likelihood under the steers.
 
     Attributes:
         token: its id.
@@ -65,6 +69,10 @@ class TokenLogprob:
     log_p: float
     top: Mapping[int, float]
 
+    def likeliest(self, top: int) -> TokenLogprob:
+        """The same with the ``top`` likeliest tokens alone."""
+        return replace(self, top=dict(islice(self.top.items(), top)))
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -75,6 +83,8 @@ class Chunk:
         logprob: the drawn token's log-likelihood, if the request asked for it.
         tokens: number of tokens drawn so far.
         steered: number of those that were drawn after a steer had moved the hidden state.
+        prompt: the log-likelihoods of the prompt's tokens after its first, once it has been read, if the request asked
+            for them.
         finish: the reason why the sequence has ended, or None. ``stop``: an end-of-text token or a stop string;
             ``length``: the maximum number of tokens; ``timeout``: the time is over.
         error: the error that ended the sequence, or None.
@@ -84,6 +94,7 @@ class Chunk:
     logprob: TokenLogprob | None
     tokens: int
     steered: int
+    prompt: Sequence[TokenLogprob] | None = None
     finish: FinishReason | None = None
     error: LMSteerError | None = None
 
@@ -114,6 +125,8 @@ class GeneratedSequence:
         self.cancelled = False
         self._end_ids, self._text = set(lm.stop_ids), Detokenizer(lm.tokenizer, request.stop)
         self._noise = Row(0, (), request.sample).noise(request.seed, request.max_new_tokens)
+        self._prompt: list[TokenLogprob] = []
+        self._prompt_wanted = request.prompt_logprobs is not None
         self._tokens, self._steered = 0, 0
         self._deadline = clock() + request.timeout
 
@@ -136,6 +149,28 @@ class GeneratedSequence:
         """Stop it at the next step; it sends no more text."""
         self.cancelled = True
 
+    def next_of_prompt(self, tokens: int) -> Sequence[int]:
+        """The next so many tokens of the prompt that a log-likelihood is wanted of, after those that have one."""
+        first = 1 + len(self._prompt)
+        return self.request.ids[first : first + tokens] if self._prompt_wanted else []
+
+    def begin_prompt(self) -> None:
+        """Its prompt is read from the beginning."""
+        self._prompt = []
+
+    def append_to_prompt(self, logprob: TokenLogprob) -> None:
+        """Add the log-likelihood of the prompt's next token."""
+        self._prompt.append(logprob)
+
+    def end_prompt(self) -> bool:
+        """Its prompt has been read: send the log-likelihoods; False if that ends the sequence."""
+        finish: FinishReason | None = None if self.request.max_new_tokens else "length"
+        if self._prompt_wanted or finish:
+            prompt = self._prompt if self._prompt_wanted else None
+            self._on_chunk(Chunk("", None, self._tokens, self._steered, prompt, finish))
+        self._prompt_wanted = False  # a sequence that is preempted is read once more, and has sent them
+        return finish is None
+
     def append(self, token: int, steered: bool, logprob: TokenLogprob | None) -> bool:
         """Add a drawn token and send the chunk; False if that ends the sequence."""
         self.ids.append(token)
@@ -151,19 +186,21 @@ class GeneratedSequence:
             finish = "timeout"
         if finish:
             text += self._text.end()
-        self._on_chunk(Chunk(text, logprob, self._tokens, self._steered, finish))
+        self._on_chunk(Chunk(text, logprob, self._tokens, self._steered, finish=finish))
         return finish is None
 
     def expire(self) -> None:
         """End it because its time is over; the text so far stays valid."""
-        self._on_chunk(Chunk(self._text.end(), None, self._tokens, self._steered, "timeout"))
+        self._on_chunk(Chunk(self._text.end(), None, self._tokens, self._steered, finish="timeout"))
 
     def fail(self, error: LMSteerError) -> None:
         """End it with an error."""
         self._on_chunk(Chunk("", None, self._tokens, self._steered, error=error))
 
 
-def token_logprob(log_p: Tensor, token: int, top: int) -> TokenLogprob:
-    """The record of a token drawn from log-likelihoods (V,), with the ``top`` likeliest tokens."""
-    values, ids = log_p.topk(top)
-    return TokenLogprob(token, float(log_p[token]), dict(zip(ids.tolist(), values.tolist(), strict=True)))
+def token_logprobs(log_p: Tensor, tokens: Sequence[int], top: int) -> list[TokenLogprob]:
+    """The records of tokens (N,) that have log-likelihoods (N, V), with the ``top`` likeliest tokens each."""
+    values, ids = log_p.topk(min(top, log_p.shape[-1]))
+    own = log_p[range(len(tokens)), tokens].tolist()
+    tops = [dict(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+    return [TokenLogprob(*each) for each in zip(tokens, own, tops, strict=True)]

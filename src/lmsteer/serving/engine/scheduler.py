@@ -19,15 +19,15 @@ from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.generation.sampling import draw
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.backends import backend_for
-from lmsteer.serving.engine.batch import PREFILL_CHUNK
-from lmsteer.serving.engine.requests import GeneratedSequence, TokenLogprob, token_logprob
+from lmsteer.serving.engine.batch import PREFILL_CHUNK, PromptChunk
+from lmsteer.serving.engine.prompts import OVERFLOW, score_prompts
+from lmsteer.serving.engine.requests import GeneratedSequence, TokenLogprob, token_logprobs
 from lmsteer.steer.hook import unsteered
 from lmsteer.steer.mix import Mix, row_by_row
 from lmsteer.util.memory import trim_heap
 
 _UNSTEERED = Mix({}, {})
 _PROMPT_TOO_SLOW = "the request timed out before its prompt was read: send a shorter prompt."
-_OVERFLOW = "the logits overflowed at these strengths; lower them."
 
 
 class Scheduler:
@@ -55,7 +55,7 @@ class Scheduler:
         self._mix = _UNSTEERED
         self.running: list[GeneratedSequence] = []
         self.prefilling: list[GeneratedSequence] = []
-        self._chunks: Iterator[int] = iter(())
+        self._chunks: Iterator[PromptChunk] = iter(())
         self.steps = 0
         self.preemptions = 0
 
@@ -74,11 +74,13 @@ class Scheduler:
 
     def admit(self, sequences: Sequence[GeneratedSequence]) -> None:
         """Start to prefill sequences. Call it only while ``prefilling`` is empty."""
+        for sequence in sequences:
+            sequence.begin_prompt()
         self.prefilling = [*sequences]
         self._chunks = self._backend.prefill([sequence.ids for sequence in sequences])
 
     def prefill(self) -> None:
-        """Read one chunk of the prompts. After the last chunk the sequences join the running ones."""
+        """Read one chunk of the prompts. After the last chunk the sequences join the running ones, or end."""
         if all(sequence.cancelled or sequence.timed_out for sequence in self.prefilling):
             abandoned, self.prefilling, self._chunks = self.prefilling, [], iter(())
             for sequence in abandoned:
@@ -88,10 +90,14 @@ class Scheduler:
                     sequence.fail(LMSteerError(_PROMPT_TOO_SLOW))
             return
         with self.unsteered():
-            if not next(self._chunks, 0):
-                self.running += self.prefilling
-                self.prefilling, self._chunks = [], iter(())
-                self._set_strengths()
+            chunk = next(self._chunks)
+            score_prompts(self._lm.head, self.prefilling, chunk.hidden)
+        if not chunk.left:
+            read, first = self.prefilling, len(self.running)
+            self.running, self.prefilling, self._chunks = [*self.running, *read], [], iter(())
+            ended = [first + i for i, sequence in enumerate(read) if sequence.cancelled or not sequence.end_prompt()]
+            self._remove_all(ended)
+            self._set_strengths()
 
     @contextmanager
     def unsteered(self) -> Iterator[None]:
@@ -112,11 +118,10 @@ class Scheduler:
         for i, (sequence, token) in enumerate(zip(self.running, tokens, strict=True)):
             steered = was_steered and any(sequence.request.strengths.values())
             top = sequence.request.num_logprobs
-            logprob: TokenLogprob | None = None if top is None else token_logprob(logprobs[i], token, top)
+            logprob: TokenLogprob | None = None if top is None else token_logprobs(logprobs[i][None], [token], top)[0]
             if sequence.cancelled or not sequence.append(token, steered, logprob):
                 ended.append(i)
-        for i in reversed(ended):
-            self._remove(i)
+        self._remove_all(ended)
         if ended:
             self._set_strengths()
 
@@ -143,7 +148,7 @@ class Scheduler:
         overflowed = (~logits.amax(-1).isfinite()).nonzero().flatten()
         for i in overflowed.tolist():
             if not self.running[i].cancelled:
-                self.running[i].fail(SteerError(_OVERFLOW))
+                self.running[i].fail(SteerError(OVERFLOW))
                 self.running[i].cancel()
         if len(overflowed):
             logits.nan_to_num_()  # the draw needs finite numbers, whoever gets them
@@ -167,6 +172,11 @@ class Scheduler:
         """Steer each row with its own strengths."""
         requests = [sequence.request for sequence in self.running]
         self._mix = row_by_row([(request.steers, request.strengths) for request in requests])
+
+    def _remove_all(self, rows: Sequence[int]) -> None:
+        """Remove rows, given in rising order."""
+        for row in reversed(rows):
+            self._remove(row)
 
     def _remove(self, row: int) -> None:
         """Remove a row; the last row takes its place, as in the backend."""

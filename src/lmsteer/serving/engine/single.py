@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lmsteer.model.lm import LM
+from lmsteer.serving.engine.batch import PromptChunk
 
 # Names that models of transformers 5 give the parameter for their recurrent state.
 _NAMES = ("cache", "past_key_values", "cache_params")
@@ -32,15 +33,14 @@ class SingleRow:
         return 0
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[int]:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[PromptChunk]:
         """Read all tokens but the last of the one prompt, in one pass."""
         (prompt,) = prompts
         parameters = inspect.signature(self._lm.model.forward).parameters
         name = next((name for name in _NAMES if name in parameters), _NAMES[0])
         self._state = {name: DynamicCache(config=self._lm.model.config)}
-        if len(prompt) > 1:
-            self._forward(prompt[:-1])
-        yield from ()
+        hidden = self._lm.before_head(**self._inputs(prompt[:-1]))[0] if len(prompt) > 1 else torch.zeros(0)
+        yield PromptChunk(0, [hidden])
 
     def remove(self, row: int) -> None:
         """Remove the sequence."""
@@ -49,8 +49,7 @@ class SingleRow:
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:
         """Logits (1, V) after one more token."""
-        return self._forward(ids)
+        return self._lm.model(**self._inputs(ids)).logits[:, -1]
 
-    def _forward(self, ids: Sequence[int]) -> Tensor:
-        tokens = torch.tensor([list(ids)], device=self._lm.device)
-        return self._lm.model(input_ids=tokens, use_cache=True, **self._state).logits[:, -1]
+    def _inputs(self, ids: Sequence[int]) -> dict[str, Any]:
+        return {"input_ids": torch.tensor([list(ids)], device=self._lm.device), "use_cache": True, **self._state}

@@ -52,7 +52,7 @@ class Metrics:
         self.prompt_tokens.inc(builder.parsed.prompt_tokens)
         try:
             async for index, chunk in chunks:
-                if not any(choice.tokens for choice in builder.choices):
+                if chunk.tokens and not any(choice.tokens for choice in builder.choices):
                     self.first_token.observe(time.monotonic() - started)
                 before = builder.choices[index]  # to which the caller adds the chunk afterwards
                 self.tokens.inc(chunk.tokens - before.tokens)

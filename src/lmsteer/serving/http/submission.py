@@ -20,6 +20,7 @@ class Choice:
     Attributes:
         text: the text.
         logprobs: the log-likelihoods of the tokens, if the request asked for them.
+        prompt: the log-likelihoods of the prompt's tokens after its first, if the request asked for them.
         tokens: number of tokens.
         steered: number of tokens that were drawn after a steer had moved the hidden state.
         finish: the reason why the sequence has ended, or None.
@@ -27,6 +28,7 @@ class Choice:
 
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt: Sequence[TokenLogprob] | None = None
     tokens: int = 0
     steered: int = 0
     finish: FinishReason | None = None
@@ -37,6 +39,8 @@ class Choice:
         self.tokens, self.steered, self.finish = chunk.tokens, chunk.steered, chunk.finish
         if chunk.logprob is not None:
             self.logprobs.append(chunk.logprob)
+        if chunk.prompt is not None:
+            self.prompt = chunk.prompt
 
 
 class Submission:
@@ -73,7 +77,7 @@ class Submission:
         try:
             while unfinished:
                 index, chunk = await self._chunks.get()
-                started = started or chunk.tokens > 0
+                started = started or chunk.tokens > 0 or chunk.prompt is not None
                 if chunk.error is not None:
                     raise chunk.error
                 if chunk.finish == "timeout" and not started:
