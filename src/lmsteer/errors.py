@@ -29,5 +29,9 @@ class ScorerError(LMSteerError):
     """A scorer that fails, or returns something that is not a score."""
 
 
+class OutputError(LMSteerError):
+    """Standard output that cannot be written: a full disk, a closed stream."""
+
+
 class InterruptedWorkError(LMSteerError):
-    """Long work that the user interrupted; the message says what is kept and how to resume."""
+    """Long work that the user interrupted; the message says what is kept. The command line exits with status 130."""

@@ -105,7 +105,7 @@ def test_an_interrupted_comparison_is_resumed(run, monkeypatch):
 
     monkeypatch.setattr("lmsteer.evaluation.compare.run.run_in_subprocess", interrupted)
     status, _, err = run(*LINE, "--methods", "steer,lora")
-    assert status == 2
+    assert status == 130
     assert "Run the same command again" in err
     before = Path("c/steer/result.json").stat().st_mtime_ns
     monkeypatch.setattr("lmsteer.evaluation.compare.run.run_in_subprocess", run_in_process)

@@ -46,7 +46,7 @@ def test_ctrl_c_keeps_what_was_gathered_and_says_how_to_resume(run, monkeypatch)
 
     monkeypatch.setattr(activation_cache, "compute_rows", interrupted)
     status, _, err = run("fit", "letters.jsonl", "--name", "x")
-    assert status == 2
+    assert status == 130
     assert "--resume" in " ".join(err.split())
     assert batches == 2
     assert json.loads(Path("steers/x.partial/statistics.json").read_text())["batches"] == 2
@@ -58,6 +58,6 @@ def test_ctrl_c_before_the_first_batch_says_that_nothing_is_kept(run, monkeypatc
 
     monkeypatch.setattr("lmsteer.fitting.fit_closed_form.fisher_factors", interrupted)
     status, _, err = run("fit", "letters.jsonl", "--name", "x")
-    assert status == 2
+    assert status == 130
     assert "Nothing is kept" in " ".join(err.split())
     assert not Path("steers/x.partial").exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from lmsteer.cli import (
     analyse,
@@ -27,8 +28,9 @@ from lmsteer.cli import (
     transfer,
     verify,
 )
-from lmsteer.cli.app import app, stderr
-from lmsteer.errors import LMSteerError
+from lmsteer.cli.app import app, tell_error
+from lmsteer.cli.output.streams import guarded_streams
+from lmsteer.errors import InterruptedWorkError, LMSteerError
 
 __all__ = [
     "analyse",
@@ -53,14 +55,42 @@ __all__ = [
 ]
 
 
+# The status that a shell shows for a process that Ctrl-C has stopped; typer exits with it, too.
+_INTERRUPTED = 130
+
+
 def main() -> None:
-    """Run the command line; a user's mistake ends in a message and exit status 2."""
+    """Run the command line and exit; what goes wrong for reasons outside of the program is told on one line.
+
+    Raises:
+        SystemExit: always; docs/reference/cli.md lists the statuses.
+    """
     _quiet_libraries()
+    with guarded_streams():
+        status = _status_of(app)
+        unwritten = _status_of(sys.stdout.flush)
+        sys.stderr.flush()
+    sys.exit(status or unwritten)
+
+
+def _status_of(action: Callable[[], object]) -> int:
+    """The exit status of a part of the program; its failure is told on standard error."""
     try:
-        app()
+        action()
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            tell_error("stopped by Ctrl-C.")
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        tell_error("stopped by Ctrl-C.")
+        return _INTERRUPTED
     except LMSteerError as error:
-        stderr.print(f"lmsteer: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
+        tell_error(str(error))
+        return _INTERRUPTED if isinstance(error, InterruptedWorkError) else 2
+    except OSError as error:  # files that nobody has explained: a folder that is gone, a disk that fails
+        tell_error(f"{error}.")
+        return 2
+    return 0
 
 
 def _quiet_libraries() -> None:

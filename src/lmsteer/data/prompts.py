@@ -23,10 +23,7 @@ def read_prompts(file: str | Path) -> list[str]:
     Raises:
         DataError: the file cannot be read, holds no prompts, or has a JSON line without a prompt.
     """
-    try:
-        text = sys.stdin.read() if str(file) == "-" else read_text(Path(file))
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input is not UTF-8: {error}.") from error
+    text = _standard_input() if str(file) == "-" else read_text(Path(file))
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise DataError(f"{file} holds no prompts.")
@@ -41,6 +38,17 @@ def check_not_empty(texts: Sequence[str]) -> None:
     """
     if empty := [number for number, text in enumerate(texts, 1) if not text]:
         raise DataError(f"text {empty[0]} is empty.")
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise DataError("standard input is closed: give a file.")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not UTF-8: {error}.") from error
+    except OSError as error:
+        raise DataError(f"cannot read standard input: {error}.") from error
 
 
 def _prompt(line: str, place: str) -> str:

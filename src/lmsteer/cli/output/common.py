@@ -10,16 +10,19 @@ from rich.markup import escape
 
 from lmsteer.util.files import finite
 
+# Control characters that JSON lets pass as they are, as JSON's escapes.
+_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
 
 def print_json(value: Any) -> None:
     """Print a JSON value; numbers that are not finite become null."""
-    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(_json(value, indent=2))
 
 
 def print_json_lines(values: Iterable[Any]) -> None:
     """Print JSON values, one on each line; numbers that are not finite become null."""
     for value in values:
-        print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False))
+        print(_json(value))
 
 
 def signed(strength: float) -> str:
@@ -35,3 +38,7 @@ def strengths_text(strengths: Mapping[str, float]) -> str:
 def plain(text: str) -> str:
     """A text on one line, with no part of it taken for markup."""
     return escape(" ".join(text.split()))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False).translate(_CONTROLS)

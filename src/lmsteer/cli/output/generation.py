@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
 
 from lmsteer.cli.output.common import plain, signed
+from lmsteer.util.escapes import visible
 
 
 def print_stream(prompt: str, chunks: Iterable[str]) -> None:
     """A prompt and its continuation, chunk by chunk as it is generated."""
-    print(prompt, end="", flush=True)
-    for chunk in chunks:
-        print(chunk, end="", flush=True)
+    for text in chain([prompt], chunks):
+        print(visible(text), end="", flush=True)
     print()
 
 
