@@ -27,6 +27,14 @@ ApiKey = Annotated[
     list[str] | None,
     typer.Option(help=f"Key that requests must send. Repeatable (default: that of the environment's {_KEY})."),
 ]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN",
+        help="Origin whose web pages may use the server, like http://localhost:3000; * for all. Repeatable "
+        "(default: none).",
+    ),
+]
 MaxModelLen = Annotated[
     int | None,
     typer.Option(min=2, help="Maximum length of a prompt and its answer, in tokens (default: what the model allows)."),
@@ -44,6 +52,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
     api_key: ApiKey = None,
+    allow_origin: AllowOrigin = None,
     max_model_len: MaxModelLen = None,
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Maximum number of sequences generated at once.")] = 32,
     max_queue: MaxQueue = 128,
@@ -64,12 +73,15 @@ def serve(
         raise DataError("an API key is empty: it would let everybody in.")
     if host not in _LOOPBACK and not keys:
         warn(f"anybody who reaches {host} may use this server: --api-key sets a key.")
+    if "*" in (allow_origin or []) and not keys:
+        warn("any web page that is open in a browser here may use this server: --api-key sets a key.")
     try:
         from lmsteer.serving.engine.engine import EngineConfig
         from lmsteer.serving.http.run import ServerSettings, ServiceConfig, create_service
         from lmsteer.serving.http.run import serve as run
     except ImportError as error:
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
+    settings = ServerSettings(host, port, keys, page=page, origins=allow_origin or [])
     folders = [*(steers or [STEERS_FOLDER]), SHIPPED_FOLDER]
     limits = EngineConfig(max_num_seqs, max_queue, max_cache_tokens)
     service = create_service(
@@ -80,4 +92,4 @@ def serve(
     stderr.print(f"{service.name} at {where}/v1, steers: {names}. Stop with Ctrl-C.", highlight=False)
     if page:
         stderr.print(f"The web page is at {where}/ui, the description of the API at {where}/docs.", highlight=False)
-    run(service, ServerSettings(host, port, keys, page=page))
+    run(service, settings)

@@ -14,12 +14,14 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.requests import Chunk
 from lmsteer.serving.http.errors import error_response, install_handlers
+from lmsteer.serving.http.json_route import JsonRoute
 from lmsteer.serving.http.metrics import Metrics, RequestCounter
-from lmsteer.serving.http.middleware import BodyLimit, key_check
+from lmsteer.serving.http.middleware import BodyLimit, FaultAnswer, PathCleaner, key_check
 from lmsteer.serving.http.responses import ResponseBuilder
 from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest, TextRequest
 from lmsteer.serving.http.schema.responses import (
@@ -55,13 +57,19 @@ AppStatus.enable_automatic_graceful_drain = False
 
 
 def create_app(
-    service: Service, *, keys: Sequence[str] = (), body_bytes: int = 1 << 20, ping_seconds: float = 15.0
+    service: Service,
+    *,
+    keys: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    body_bytes: int = 1 << 20,
+    ping_seconds: float = 15.0,
 ) -> FastAPI:
     """The app of a service. It closes the engine when it stops.
 
     Args:
         service: the service.
         keys: API keys, one of which each request must send; empty to accept all requests.
+        origins: origins whose web pages may use the server from a browser; ``*`` for all.
         body_bytes: maximum size of a request body, in bytes.
         ping_seconds: time between two comments that keep a silent stream open, in seconds.
     """
@@ -80,9 +88,20 @@ def create_app(
     app.state.service = service
     install_handlers(app)
     metrics = Metrics(service.engine)
+    # The last one comes first. Errors, too, have the headers without which a browser hides them from the page.
     app.add_middleware(BodyLimit, max_bytes=body_bytes)
+    app.add_middleware(FaultAnswer)
     app.add_middleware(RequestCounter, metrics=metrics)
-    guarded = APIRouter(prefix="/v1", dependencies=[Depends(key_check(keys))], responses=_ERRORS)
+    app.add_middleware(PathCleaner)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-LMSteer-Steers", "X-LMSteer-Warning", "Retry-After"],
+        )
+    guarded = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=[Depends(key_check(keys))], responses=_ERRORS)
     _add_generation(guarded, service, metrics, ping_seconds)
     _add_models_and_steers(guarded, service)
     _add_analysis(guarded, service)

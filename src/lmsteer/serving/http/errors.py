@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from itertools import takewhile
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,12 +12,12 @@ from starlette.exceptions import HTTPException
 
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
+from lmsteer.serving.http.schema.body import describe, printable
 from lmsteer.serving.http.schema.responses import ErrorBody, ErrorInfo
 
 # Seconds.
 RETRY_AFTER = 1
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-_log = logging.getLogger(__name__)
 
 
 class RequestError(LMSteerError):
@@ -59,35 +59,45 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(LMSteerError)
     async def known_error(_: Request, error: LMSteerError) -> JSONResponse:
-        return _response(*error_response(error))
+        return respond(*error_response(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid_body(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            reason = f"{first['ctx']['error']}, at character {first['loc'][-1]}"
-            return _response(400, error_body(400, f"the body is not valid JSON: {reason}."))
-        # Behind the field's name pydantic adds the type that it tried, for fields of several types.
-        place = ".".join(str(part) for part in takewhile(_is_field, first["loc"][1:]))
-        message = f"{place}: {first['msg']}" if place else f"the body is not a valid request: {first['msg']}"
-        return _response(400, error_body(400, message, place or None))
+        first = dict(error.errors()[0])
+        place, reason = describe({**first, "loc": first["loc"][1:]})  # the first part is "body"
+        message = f"{place}: {reason}" if place else f"the body is not a valid request: {reason}"
+        return respond(400, error_body(400, message, place or None))
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        response = _response(error.status_code, error_body(error.status_code, str(error.detail)))
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = _no_path(request.url.path, [*app.openapi()["paths"]])
+        elif error.status_code == 405:
+            message = _no_method(request, (error.headers or {}).get("Allow", ""))
+        response = respond(error.status_code, error_body(error.status_code, message))
         response.headers.update(error.headers or {})
         return response
 
-    @app.exception_handler(Exception)
-    async def unknown_error(_: Request, error: Exception) -> JSONResponse:
-        _log.error("a request failed", exc_info=error)
-        return _response(500, error_body(500, "the server failed on this request; see its log."))
+
+def _no_path(path: str, known: Sequence[str]) -> str:
+    """What is said of a path that does not exist; above all of one without ``/v1``, or with two of them."""
+    ends = [each for each in known if path.endswith(each.removeprefix("/v1"))]
+    meant = [max(ends, key=len)] if ends else get_close_matches(path[:80], known, 1, 0.8)
+    if meant:
+        hint = " (the base URL of a client ends in /v1)" if meant[0].startswith("/v1") else ""
+        return f"there is no path {printable(path[:80])} here; did you mean {meant[0]}{hint}?"
+    return f"there is no path {printable(path[:80])} here: this server has {', '.join(known)}."
 
 
-def _is_field(part: object) -> bool:
-    return isinstance(part, int) or (isinstance(part, str) and part.isidentifier() and part not in ("str", "float"))
+def _no_method(request: Request, allowed: str) -> str:
+    """What is said of a method that a path does not have."""
+    if request.method == "OPTIONS":
+        return "pages of other origins may not use this server: start it with --allow-origin ORIGIN."
+    return f"{request.method} is not possible at {request.url.path}: send {allowed}."
 
 
-def _response(status: int, content: ErrorBody) -> JSONResponse:
+def respond(status: int, content: ErrorBody) -> JSONResponse:
+    """The response with an error."""
     headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else {}
     return JSONResponse(content.model_dump(), status, headers)

@@ -99,9 +99,6 @@ class RequestCounter:
 
         try:
             await self._app(scope, receive, noting)
-        except Exception:
-            status = "500"  # the outer error handler sends it
-            raise
         finally:
             # Only known paths become labels: requests for other paths must not fill the memory.
             route: Any = scope.get("route")

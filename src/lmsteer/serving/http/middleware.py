@@ -1,7 +1,9 @@
-"""Checks before a request is handled: the size of its body, and the API key."""
+"""Around the handling of a request: its path, the size of its body, the API key, and faults of the program."""
 
 from __future__ import annotations
 
+import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
@@ -11,7 +13,66 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmsteer.serving.http.errors import RequestError
+from lmsteer.serving.http.errors import RequestError, error_body, respond
+
+_log = logging.getLogger(__name__)
+# Paths of the API: with slashes too many, a path is meant without them.
+_OURS = re.compile(r"/+(v1|health|metrics)(/.*)?")
+
+
+class PathCleaner:
+    """Takes the slashes out of a path that are too many, and answers HEAD wherever GET is answered.
+
+    Args:
+        app: the next app.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, with the path and the method that were meant."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, is_head = scope["path"], scope["method"] == "HEAD"
+        if _OURS.fullmatch(path):
+            path = re.sub("/+", "/", path).rstrip("/")
+
+        async def without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        meant = {**scope, "path": path, "method": "GET" if is_head else scope["method"]}
+        await self._app(meant, receive, without_body if is_head else send)
+
+
+class FaultAnswer:
+    """Answers with status 500 where the program fails; it stands within the middleware that adds headers.
+
+    Args:
+        app: the next app.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise
+            _log.error("a request failed", exc_info=error)
+            body = error_body(500, "the server failed on this request; see its log.")
+            await respond(500, body)(scope, receive, send)
 
 
 class BodyLimit:

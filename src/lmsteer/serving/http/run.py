@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from lmsteer.serving.http.service import RequestLimits, Service
 from lmsteer.serving.registry import SteerRegistry
 from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z*]+")
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -33,6 +36,11 @@ class ServerSettings:
         body_bytes: maximum size of a request body, in bytes.
         grace: time to finish running responses after a signal to stop, in seconds.
         page: also serve the web page.
+        origins: origins whose web pages may use the server from a browser, like ``http://localhost:3000``; ``*`` for
+            all.
+
+    Raises:
+        LMSteerError: an origin is not one.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +49,15 @@ class ServerSettings:
     body_bytes: int = 1 << 20
     grace: int = 20
     page: bool = True
+    origins: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for origin in self.origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise LMSteerError(
+                    f"{origin!r} is not an origin: write it as browsers do, like http://localhost:3000 (without a path "
+                    "or a slash at the end, in lower case), or * for all."
+                )
 
 
 @dataclass(frozen=True)
@@ -121,7 +138,7 @@ def serve(service: Service, settings: ServerSettings | None = None) -> None:
 
 def create_full_app(service: Service, settings: ServerSettings) -> FastAPI:
     """The app of a service, with the web page if the settings ask for it."""
-    app = create_app(service, keys=settings.keys, body_bytes=settings.body_bytes)
+    app = create_app(service, keys=settings.keys, origins=settings.origins, body_bytes=settings.body_bytes)
     return _with_page(app, service, settings.keys) if settings.page else app
 
 

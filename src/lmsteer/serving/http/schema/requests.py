@@ -1,19 +1,21 @@
 """The bodies of requests: OpenAI's, with a field ``steers`` in addition.
 
-Unknown fields are refused, and so are known ones that would have no effect here: no field is ignored without an error.
+Unknown fields are refused, and so are values of known ones that would change the answer of another server but not of
+this one: of what a request asks for, nothing is ignored.
 Defaults are those of ``lmsteer.generate``, not OpenAI's, so that a seed gives the same text in Python, on the command
 line and over HTTP.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, FiniteFloat, Tag, model_validator
 
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.serving.http.schema.body import Body
-from lmsteer.serving.http.schema.messages import Message
+from lmsteer.serving.http.schema.body import AS_WHOLE, Body, branch
+from lmsteer.serving.http.schema.messages import AnyMessage
+from lmsteer.serving.http.schema.neutral import AnyBoolean, Neutral, NeutralFields, Off, On, Zero
 
 _MAX_STEERS = 64
 _DEFAULTS = GenerationConfig()
@@ -26,19 +28,56 @@ def _limit_steers(value: Any) -> Any:
     return value
 
 
-Strengths = Annotated[dict[str, FiniteFloat | str] | str, BeforeValidator(_limit_steers)]
-Stop = Annotated[str, Field(min_length=1, max_length=256)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
-EmptyBias = Annotated[dict[str, float], Field(max_length=0)]
+Strength = Annotated[
+    Annotated[FiniteFloat, Tag("<a number>")] | Annotated[str, Tag("<a string>")],
+    branch({int: "<a number>", float: "<a number>", str: "<a string>"}, "a number, or a string like '50%'"),
+]
+Strengths = Annotated[
+    Annotated[dict[str, Strength], Tag("<an object>")] | Annotated[str, Tag("<a string>")],
+    branch({dict: "<an object>", str: "<a string>"}, "an object like {'sentiment': 2.5}, or a string"),
+    BeforeValidator(_limit_steers),
+]
+_StopString = Annotated[str, Field(min_length=1, max_length=256)]
+Stop = Annotated[
+    Annotated[_StopString, Tag("<a string>")]
+    | Annotated[Annotated[list[_StopString], Field(max_length=16)], Tag("<an array of strings>")],
+    branch({str: "<a string>", list: "<an array of strings>"}, "a string or an array of strings"),
+]
+_Count = Annotated[int, Field(ge=1, le=1 << 31), AS_WHOLE]
+_NumLogprobs = Annotated[int, Field(ge=0, le=20), AS_WHOLE]
+_TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=1 << 31), AS_WHOLE]], Field(min_length=1, fail_fast=True)]
+
+
+def _kind_of_prompt(value: Any) -> str | None:
+    """The type of prompts that was meant, as their first one tells."""
+    if isinstance(value, str):
+        return "<a string>"
+    if not isinstance(value, list):
+        return None
+    kinds: dict[type, str] = {str: "<an array of strings>", list: "<an array of arrays of token ids>"}
+    return kinds.get(type(value[0]) if value else str, "<an array of token ids>")
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("<a string>")]
+    | Annotated[Annotated[list[str], Field(min_length=1, max_length=64)], Tag("<an array of strings>")]
+    | Annotated[_TokenIds, Tag("<an array of token ids>")]
+    | Annotated[
+        Annotated[list[_TokenIds], Field(min_length=1, max_length=64)], Tag("<an array of arrays of token ids>")
+    ],
+    branch(_kind_of_prompt, "a string, an array of strings, or token ids"),
+]
 
 
 class StreamOptions(Body):
     """Options of a stream."""
 
     include_usage: Annotated[bool, Field(description="Send the token counts in one last chunk.")] = False
+    include_obfuscation: AnyBoolean = None
+    continuous_usage_stats: Off = None
 
 
-class TextRequest(Body):
+class TextRequest(NeutralFields):
     """The fields of both kinds of requests for text."""
 
     model: Annotated[
@@ -68,35 +107,28 @@ class TextRequest(Body):
     top_k: Annotated[
         int,
         Field(
-            ge=0,
+            ge=-1,
             le=1 << 31,
-            description=f"Draw from this many likeliest tokens; 0 for all. Default {_DEFAULTS.sampling.top_k}.",
+            description=f"Draw from this many likeliest tokens; 0 or -1 for all. Default {_DEFAULTS.sampling.top_k}.",
         ),
+        AfterValidator(lambda top_k: max(0, top_k)),
+        AS_WHOLE,
     ] = _DEFAULTS.sampling.top_k
-    n: Annotated[int, Field(ge=1, le=64, description="Number of samples for each prompt.")] = 1
+    n: Annotated[int, Field(ge=1, le=64, description="Number of samples for each prompt."), AS_WHOLE] = 1
     seed: Annotated[
-        int | None,
+        Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), AS_WHOLE] | None,
         Field(
-            ge=-(1 << 63),
-            lt=1 << 63,
-            description="Seed of the samples. One seed gives the same text as lmsteer.generate. Default: a random one.",
+            description="Seed of the samples. One seed gives the same text as lmsteer.generate. Default: a random one."
         ),
     ] = None
-    stop: Annotated[
-        Stop | Annotated[list[Stop], Field(max_length=16)] | None,
-        Field(description="Strings that end the text; they are not part of it."),
-    ] = None
+    stop: Annotated[Stop | None, Field(description="Strings that end the text; they are not part of it.")] = None
     stream: Annotated[bool, Field(description="Send the text in chunks, as server-sent events.")] = False
     stream_options: StreamOptions | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
-    logit_bias: EmptyBias | None = None
-    user: Annotated[str | None, Field(description="Accepted and not used.")] = None
 
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options need stream: set stream to true")
+        if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
+            raise self.error_at("stream_options", self.stream_options, "needs stream: set stream to true.")
         return self
 
     @property
@@ -109,60 +141,52 @@ class CompletionRequest(TextRequest):
     """One or several texts to continue."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={"example": {"prompt": "The movie was", "max_tokens": 20, "steers": {"sentiment": 2.5}}},
     )
 
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=64)]
-        | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=64)]
-    )
+    prompt: Prompt
     max_tokens: Annotated[
-        int,
+        _Count,
         Field(
-            ge=1,
             description=f"Maximum number of new tokens. Default {_DEFAULTS.max_new_tokens}, as in lmsteer.generate "
             "(OpenAI's is 16).",
         ),
     ] = _DEFAULTS.max_new_tokens
     logprobs: Annotated[
-        int | None, Field(ge=0, le=20, description="Number of likeliest tokens to report at each step.")
+        _NumLogprobs | None,
+        Neutral(False),
+        Field(description="Number of likeliest tokens to report at each step."),
     ] = None
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
-    suffix: Literal[""] | None = None
-
-
-class PlainText(Body):
-    """The only response format."""
-
-    type: Literal["text"]
+    top_logprobs: Zero = None
+    add_special_tokens: On = None
 
 
 class ChatRequest(TextRequest):
     """A conversation to answer."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
+    messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=1024)]
     max_tokens: Annotated[
-        int | None, Field(ge=1, description="Maximum number of new tokens. Default: up to the end of the context.")
+        _Count | None,
+        Neutral(-1),
+        Field(description="Maximum number of new tokens. Default: up to the end of the context."),
     ] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1, description="Another name of max_tokens.")] = None
+    max_completion_tokens: Annotated[_Count | None, Neutral(-1), Field(description="Another name of max_tokens.")] = (
+        None
+    )
     logprobs: Annotated[bool, Field(description="Report the log-likelihood of each token.")] = False
     top_logprobs: Annotated[
-        int | None, Field(ge=0, le=20, description="Number of likeliest tokens to report at each step.")
+        _NumLogprobs | None,
+        Field(description="Number of likeliest tokens to report at each step."),
     ] = None
-    response_format: PlainText | None = None
-    store: Literal[False] | None = None
+    echo: Off = None
+    add_special_tokens: Off = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs need logprobs: set logprobs to true")
+            raise self.error_at("top_logprobs", self.top_logprobs, "needs logprobs: set logprobs to true.")
         if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
-            raise ValueError("max_tokens and max_completion_tokens differ: set one of them")
+            raise self.error_at("max_tokens", self.max_tokens, "differs from max_completion_tokens: set one of them.")
         return self
 
 
@@ -171,4 +195,6 @@ class AnalyseRequest(Body):
 
     texts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=64)]
     steers: Annotated[list[str], Field(min_length=1, max_length=16)]
-    spans: Annotated[int, Field(ge=0, le=20, description="Maximum number of spans for each text and steer.")] = 3
+    spans: Annotated[
+        int, Field(ge=0, le=20, description="Maximum number of spans for each text and steer."), AS_WHOLE
+    ] = 3
