@@ -52,6 +52,7 @@ _REASONS = {
     "list_type": "must be an array",
     "dict_type": "must be an object",
     "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
     "too_long": "must have at most {max_length} entries, not {actual_length}",
     "too_short": "must have at least {min_length} entry, not {actual_length}",
     "string_too_long": "must have at most {max_length} characters",
@@ -162,7 +163,8 @@ def describe(error: Mapping[str, Any]) -> tuple[str, str]:
     if error["type"] == "refused":
         return place, error["msg"]
     reason = _REASONS.get(error["type"], error["msg"].removeprefix("Value error, "))
-    reason = reason.format(**error.get("ctx", {})) if error["type"] in _REASONS else reason
+    if error["type"] in _REASONS:
+        reason = reason.format(**{name: _as_whole(limit) for name, limit in error.get("ctx", {}).items()})
     reason = reason.replace("Input should be", "must be")
     if reason.startswith("must be "):
         reason += f", not {shown(error['input'])}"
