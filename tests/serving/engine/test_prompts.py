@@ -33,7 +33,7 @@ def whole_pass(lm, request):
 
 def check(lm, request, choice):
     """A choice has the log-likelihoods of the whole forward pass, and its likeliest tokens."""
-    expected, top = whole_pass(lm, request), request.prompt_logprobs
+    expected, top = whole_pass(lm, request), request.num_logprobs
     assert [each.token for each in choice.prompt] == list(request.ids[1:])
     for record, log_p in zip(choice.prompt, expected, strict=True):
         assert record.log_p == pytest.approx(float(log_p[record.token]), abs=TOLERANCE)
@@ -52,7 +52,8 @@ def varied(lm, count):
             strengths={"one": i / 5, "two": 1 - i / 4} if i % 4 else {},
             sampling=GREEDY,
             max_new_tokens=(0, 1, 6)[i % 3],
-            prompt_logprobs=i % 5,
+            echo=True,
+            num_logprobs=i % 5,
         )
         for i in range(count)
     ]
@@ -68,7 +69,7 @@ def test_the_prompts_of_a_batch_get_the_log_likelihoods_of_the_whole_forward_pas
 
 def test_log_likelihoods_of_prompts_are_those_that_the_commands_read(llama, engines):
     ids, steer = [ids_of(40), ids_of(7, seed=1)], random_steer(llama)
-    requests = [Request(each, {"s": steer}, {"s": 2.0}, max_new_tokens=0, prompt_logprobs=0) for each in ids]
+    requests = [Request(each, {"s": steer}, {"s": 2.0}, max_new_tokens=0, echo=True, num_logprobs=0) for each in ids]
     for choice, expected in zip(
         results_of(engines(llama), requests), steered_log_likelihoods(llama, ids, [steer], [2.0]), strict=True
     ):
@@ -81,8 +82,8 @@ def test_a_request_for_no_new_tokens_ends_with_its_prompt(llama, engines):
         engine,
         [
             Request([5, 6, 7], max_new_tokens=0),
-            Request([5, 6, 7], max_new_tokens=0, prompt_logprobs=1),
-            Request([5], max_new_tokens=0, prompt_logprobs=1),
+            Request([5, 6, 7], max_new_tokens=0, echo=True, num_logprobs=1),
+            Request([5], max_new_tokens=0, echo=True, num_logprobs=1),
         ],
     )
     for choice in (silent, scored, single):
@@ -102,7 +103,7 @@ def test_log_likelihoods_of_a_preempted_sequence_are_sent_once(endless, engines)
             if len(ended) == 2:
                 done.set()
 
-    engine.submit([Request([5, 6, 7], sampling=GREEDY, max_new_tokens=40, prompt_logprobs=0)] * 2, on_chunk)
+    engine.submit([Request([5, 6, 7], sampling=GREEDY, max_new_tokens=40, echo=True, num_logprobs=0)] * 2, on_chunk)
     assert done.wait(30)
     assert engine.preemptions > 0
     assert sent == [1, 1]
@@ -110,8 +111,8 @@ def test_log_likelihoods_of_a_preempted_sequence_are_sent_once(endless, engines)
 
 def test_a_prompt_whose_logits_overflow_fails_alone(llama, engines):
     steer = {"s": random_steer(llama)}
-    good = Request(ids_of(9), steer, {"s": 1.0}, max_new_tokens=0, prompt_logprobs=1)
-    bad = Request(ids_of(9), steer, {"s": 3e38}, max_new_tokens=0, prompt_logprobs=1)
+    good = Request(ids_of(9), steer, {"s": 1.0}, max_new_tokens=0, echo=True, num_logprobs=1)
+    bad = Request(ids_of(9), steer, {"s": 3e38}, max_new_tokens=0, echo=True, num_logprobs=1)
     first, error, last = results_of(engines(llama), [good, bad, good])
     assert type(error) is SteerError
     assert "overflowed" in str(error)
@@ -134,7 +135,7 @@ def test_running_sequences_go_on_while_the_log_likelihoods_of_a_long_prompt_are_
     first, *_ = engine.submit([Request([5, 6], max_new_tokens=5_000)], on_first)
     assert started.wait(30)
     order.clear()
-    engine.submit([Request(ids_of(80), max_new_tokens=0, prompt_logprobs=1)], on_second)
+    engine.submit([Request(ids_of(80), max_new_tokens=0, echo=True, num_logprobs=1)], on_second)
     assert done.wait(30)
     first.cancel()
     assert order.index("prompt") >= 19  # twenty chunks

@@ -94,7 +94,9 @@ def test_logprobs_have_the_format_of_both_paths(client, llama, monkeypatch):
     completion = client.post("/v1/completions", json={"prompt": "It was", "logprobs": 2, **GREEDY}).json()
     logprobs = completion["choices"][0]["logprobs"]
     assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == completion["usage"]["completion_tokens"]
-    for token, log_p, top in zip(*logprobs.values(), strict=True):
+    for token, log_p, top in zip(
+        *(logprobs[name] for name in ("tokens", "token_logprobs", "top_logprobs")), strict=True
+    ):
         assert top[token] == log_p == max(top.values()) < 0
     body = {"messages": [{"role": "user", "content": "It was"}], "logprobs": True, "top_logprobs": 2, **GREEDY}
     lines = client.post("/v1/chat/completions", json=body).json()["choices"][0]["logprobs"]["content"]

@@ -62,7 +62,7 @@ def test_strengths_outside_the_safe_range_give_a_warning_or_an_error(serving, ll
         ({"steers": {"a" * 300: 1}}, 400, "steers", "unknown steer"),
         ({"steers": {f"s{k}": 1 for k in range(65)}}, 400, "steers", "at most 64 steers"),
         ({"steers": " , "}, 400, "steers", "cannot read"),
-        ({"echo": True}, 400, "echo", ""),
+        ({"echo": "yes"}, 400, "echo", ""),
     ],
 )
 def test_invalid_request_is_refused_with_the_field_at_fault(client, body, status, param, message):

@@ -20,12 +20,16 @@ class Detokenizer:
     Args:
         tokenizer: the model's tokenizer.
         stop: strings that end the text; they are not part of it.
+        before: tokens that the text follows. Without any, it begins like a text of its own: some tokenizers drop the
+            space in front of its first word.
 
     Attributes:
         stopped: whether a stop string has appeared.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), before: Sequence[int] = ()
+    ) -> None:
         self._tokenizer, self._stop = tokenizer, stop
         # The stream decoder knows nothing of the clean-up of spaces that some old tokenizers add.
         streams = tokenizer.is_fast and not getattr(tokenizer, "clean_up_tokenization_spaces", False)
@@ -35,10 +39,11 @@ class Detokenizer:
         self._context, self._decoded = 0, 0
         self._held = ""
         self.stopped = False
+        for token in before:
+            self._new_text(token)
 
     def add(self, token: int) -> str:
         """The text that has become certain with one more token."""
-        self._ids.append(token)
         return self._until_stop(self._new_text(token), last=False)
 
     def end(self) -> str:
@@ -46,6 +51,7 @@ class Detokenizer:
         return self._until_stop(self._redecoded(last=True), last=True)
 
     def _new_text(self, token: int) -> str:
+        self._ids.append(token)
         if self._stream is None:
             return self._redecoded()
         try:

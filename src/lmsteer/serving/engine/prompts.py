@@ -43,11 +43,11 @@ def score_prompts(head: Head, sequences: Sequence[GeneratedSequence], hidden: Se
 
 def _add(log_p: Tensor, owners: Sequence[GeneratedSequence], targets: Sequence[int]) -> None:
     """Add the records of tokens (N,) with log-likelihoods (N, V) to the sequences whose prompts they stand in (N,)."""
-    most = max(sequence.request.prompt_logprobs or 0 for sequence in owners)
+    most = max(sequence.request.num_logprobs or 0 for sequence in owners)
     finite = log_p.amax(-1).isfinite().tolist()
     for sequence, logprob, is_finite in zip(owners, token_logprobs(log_p, targets, most), finite, strict=True):
         if is_finite:
-            sequence.append_to_prompt(logprob.likeliest(sequence.request.prompt_logprobs or 0))
+            sequence.append_to_prompt(logprob.likeliest(sequence.request.num_logprobs or 0))
         elif not sequence.cancelled:
             sequence.fail(SteerError(OVERFLOW))
             sequence.cancel()

@@ -37,8 +37,8 @@ class Request:
         stop: strings that end the text; they are not part of it.
         num_logprobs: number of likeliest tokens to report at each step, beside the drawn one; None for no
             log-likelihoods at all.
-        prompt_logprobs: number of likeliest tokens to report at each place of the prompt, beside the token that stands
-            there; None for no log-likelihoods of the prompt.
+        echo: whether the new text is to stand behind the prompt: it keeps a space before its first word, and the
+            log-likelihoods are also those of the prompt's tokens.
         timeout: maximum time from submission to the last token, in seconds.
     """
 
@@ -51,7 +51,7 @@ class Request:
     sample: int = 0
     stop: Sequence[str] = ()
     num_logprobs: int | None = None
-    prompt_logprobs: int | None = None
+    echo: bool = False
     timeout: float = float("inf")
 
 
@@ -123,10 +123,11 @@ class GeneratedSequence:
         self.request, self.arrival, self._on_chunk, self._clock = request, 0, on_chunk, clock
         self.ids = list(request.ids)
         self.cancelled = False
-        self._end_ids, self._text = set(lm.stop_ids), Detokenizer(lm.tokenizer, request.stop)
+        self._end_ids = set(lm.stop_ids)
+        self._text = Detokenizer(lm.tokenizer, request.stop, request.ids if request.echo else ())
         self._noise = Row(0, (), request.sample).noise(request.seed, request.max_new_tokens)
         self._prompt: list[TokenLogprob] = []
-        self._prompt_wanted = request.prompt_logprobs is not None
+        self._prompt_wanted = request.echo and request.num_logprobs is not None
         self._tokens, self._steered = 0, 0
         self._deadline = clock() + request.timeout
 

@@ -141,7 +141,7 @@ def _add_generation(router: APIRouter, service: Service, metrics: Metrics, ping_
             whole = await _unless_disconnected(request, _collect(chunks, builder))
             if whole is None:
                 return Response(status_code=_CLIENT_CLOSED)
-            return JSONResponse(whole.model_dump(), headers=headers)
+            return Response(whole, headers=headers, media_type="application/json")
         finally:
             submission.cancel()
 
@@ -211,11 +211,12 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return PlainTextResponse(metrics.exposition())
 
 
-async def _collect(chunks: AsyncIterator[tuple[int, Chunk]], builder: ResponseBuilder) -> Completion | ChatCompletion:
-    """The whole response, once all chunks are there."""
+async def _collect(chunks: AsyncIterator[tuple[int, Chunk]], builder: ResponseBuilder) -> str:
+    """The whole response as JSON, once all chunks are there."""
     async for index, chunk in chunks:
         builder.choices[index].add(chunk)
-    return builder.whole()
+    # In a thread: the log-likelihoods of many long prompts take their time.
+    return await run_in_threadpool(lambda: builder.whole().model_dump_json())
 
 
 async def _events(
@@ -227,8 +228,8 @@ async def _events(
     """
     try:
         async for index, chunk in chunks:
-            if chunk.text or chunk.finish or chunk.logprob:
-                yield _event(builder.delta(index, chunk).model_dump_json())
+            if chunk.text or chunk.finish or chunk.logprob or chunk.prompt is not None:
+                yield _event(await _delta(builder, index, chunk))
             else:
                 builder.choices[index].add(chunk)
         if usage:
@@ -238,6 +239,15 @@ async def _events(
     finally:
         submission.cancel()
     yield _event("[DONE]")
+
+
+async def _delta(builder: ResponseBuilder, index: int, chunk: Chunk) -> str:
+    """A chunk as JSON; made in a thread if it has a whole prompt in it."""
+
+    def dump() -> str:
+        return builder.delta(index, chunk).model_dump_json()
+
+    return await run_in_threadpool(dump) if chunk.prompt else dump()
 
 
 def _event(data: str) -> ServerSentEvent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from lmsteer.serving.engine.requests import Chunk, TokenLogprob
 from lmsteer.serving.http.schema.responses import ChatCompletion, Completion, Usage
 from lmsteer.serving.http.service import ParsedRequest
 from lmsteer.serving.http.submission import Choice
+from lmsteer.serving.http.token_texts import TokenNames, TokenTexts
 
 # OpenAI has no finish reason for a timeout: the text is reported as cut, and a warning says why.
 _FINISH = {"stop": "stop", "length": "length", "timeout": "length", None: None}
@@ -43,6 +44,8 @@ class ResponseBuilder:
     def __post_init__(self) -> None:
         self.choices = [Choice() for _ in self.parsed.requests]
         self._started: set[int] = set()
+        self._names = TokenNames(self.lm.tokenizer)
+        self._texts = [TokenTexts(self.lm.tokenizer, self._names, each) for each in self.parsed.echoed]
         self._id = f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
@@ -61,7 +64,8 @@ class ResponseBuilder:
         first = index not in self._started
         self._started.add(index)
         self.choices[index].add(chunk)
-        part = Choice(chunk.text, [chunk.logprob] if chunk.logprob else [], finish=chunk.finish)
+        part = Choice()
+        part.add(chunk)
         return self._body([self._choice(index, part, delta=True, first=first)], None)
 
     def final_usage(self) -> Completion | ChatCompletion:
@@ -72,12 +76,16 @@ class ResponseBuilder:
         common = {"index": index, "finish_reason": _FINISH[choice.finish]}
         with_logprobs = self.parsed.requests[index].num_logprobs is not None
         if not self.chat:
-            logprobs = self._completion_logprobs(choice.logprobs) if with_logprobs else None
-            return {**common, "text": choice.text, "logprobs": logprobs}
+            text = (self.parsed.echoed[index] if first or not delta else "") + choice.text
+            return {
+                **common,
+                "text": text,
+                "logprobs": self._completion_logprobs(index, choice) if with_logprobs else None,
+            }
         message: dict[str, Any] = {"content": choice.text}
         if first or not delta:
             message = {"role": "assistant", **message}
-        lines = {"content": [self._chat_logprob(each) for each in choice.logprobs]} if with_logprobs else None
+        lines = {"content": [*self._chat_logprobs(index, choice)]} if with_logprobs else None
         return {**common, "delta" if delta else "message": message, "logprobs": lines}
 
     def _body(self, choices: list[dict[str, Any]], usage: Usage | None) -> Completion | ChatCompletion:
@@ -97,32 +105,46 @@ class ResponseBuilder:
         delta = any("delta" in choice for choice in choices) or not choices
         return ChatCompletion(object="chat.completion.chunk" if delta else "chat.completion", **common)
 
-    def _completion_logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """Log-likelihoods in the format of completions."""
-        return {
-            "tokens": [self._token(each.token) for each in logprobs],
-            "token_logprobs": [_finite(each.log_p) for each in logprobs],
+    def _completion_logprobs(self, index: int, choice: Choice) -> dict[str, list[Any]]:
+        """Log-likelihoods in the format of completions: one list for each kind of value."""
+        lines: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        texts = self._texts[index]
+
+        def add(token: int, logprob: TokenLogprob | None, *, last: bool = False) -> None:
+            lines["text_offset"].append(texts.offset)
+            text = texts.add(token, last=last)
+            lines["tokens"].append(text)
+            lines["token_logprobs"].append(None if logprob is None else _finite(logprob.log_p))
             # Tokens with the same text (parts of characters, say) share a key: the likeliest comes last and stays.
-            "top_logprobs": [
-                {self._token(token): _finite(log_p) for token, log_p in reversed([*each.top.items()])}
-                for each in logprobs
-            ],
-        }
+            top = None if logprob is None else reversed([*self._top(text, logprob)])
+            lines["top_logprobs"].append(None if top is None else dict(top))
 
-    def _chat_logprob(self, logprob: TokenLogprob) -> dict[str, Any]:
-        """The log-likelihood of one token in the format of chats."""
-        return {
-            **self._token_entry(logprob.token, logprob.log_p),
-            "top_logprobs": [self._token_entry(token, log_p) for token, log_p in logprob.top.items()],
-        }
+        if choice.prompt is not None:
+            ids = self.parsed.requests[index].ids
+            for token, logprob in zip(ids, [None, *choice.prompt], strict=True):  # nothing predicts the first
+                add(token, logprob)
+            texts.end_prompt()
+        for place, logprob in enumerate(choice.logprobs, 1):
+            add(logprob.token, logprob, last=choice.finish is not None and place == len(choice.logprobs))
+        return lines
 
-    def _token_entry(self, token: int, log_p: float) -> dict[str, Any]:
-        text = self._token(token)
-        # The bytes of a part of a character are not known here; null is allowed by OpenAI's format.
-        return {"token": text, "logprob": _finite(log_p), "bytes": None if _PARTIAL in text else list(text.encode())}
+    def _chat_logprobs(self, index: int, choice: Choice) -> Iterator[dict[str, Any]]:
+        """The log-likelihoods of tokens in the format of chats."""
+        for place, logprob in enumerate(choice.logprobs, 1):
+            last = choice.finish is not None and place == len(choice.logprobs)
+            text = self._texts[index].add(logprob.token, last=last)
+            top = [_entry(*each) for each in self._top(text, logprob)]
+            yield {**_entry(text, _finite(logprob.log_p)), "top_logprobs": top}
 
-    def _token(self, token: int) -> str:
-        return str(self.lm.tokenizer.decode([token]))
+    def _top(self, text: str, logprob: TokenLogprob) -> Iterator[tuple[str, float]]:
+        """The likeliest tokens at the place of a token with this text: their texts and log-likelihoods."""
+        for token, log_p in logprob.top.items():
+            yield text if token == logprob.token else self._names(token), _finite(log_p)
+
+
+def _entry(text: str, log_p: float) -> dict[str, Any]:
+    # The bytes of a part of a character are not known here; null is allowed by OpenAI's format.
+    return {"token": text, "logprob": log_p, "bytes": None if _PARTIAL in text else list(text.encode())}
 
 
 def _finite(log_p: float) -> float:

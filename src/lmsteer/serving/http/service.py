@@ -60,11 +60,13 @@ class ParsedRequest:
     Attributes:
         requests: one for each sequence: all samples of the first prompt, then those of the second, and so on.
         steering: the steers, the same for all sequences.
+        echoed: for each sequence the text that stands before the new one: its prompt with ``echo``, else nothing.
         prompt_tokens: number of tokens of the prompts, each counted once.
     """
 
     requests: Sequence[Request]
     steering: RequestSteering
+    echoed: Sequence[str]
     prompt_tokens: int
 
 
@@ -94,7 +96,9 @@ class Service:
         Raises:
             RequestError: it is not valid, or exceeds a limit.
         """
-        return self._parse(request, self._encode(request.prompt), request.max_tokens, request.logprobs)
+        prompts = self._encode(request.prompt)
+        echoed = self._prompt_texts(request.prompt, prompts) if request.echo else None
+        return self._parse(request, prompts, request.max_tokens, request.logprobs, echoed)
 
     def chat(self, request: ChatRequest) -> ParsedRequest:
         """Parse a request to answer a conversation.
@@ -159,7 +163,12 @@ class Service:
             raise RequestError(str(error), status=404, param="model", code="model_not_found") from error
 
     def _parse(
-        self, request: TextRequest, prompts: Sequence[Sequence[int]], max_tokens: int, num_logprobs: int | None
+        self,
+        request: TextRequest,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        num_logprobs: int | None,
+        echoed: Sequence[str] | None = None,
     ) -> ParsedRequest:
         steering = self._steering(request)
         if (count := len(prompts) * request.n) > self.limits.max_choices:
@@ -180,12 +189,14 @@ class Service:
                 sample=sample,
                 stop=request.stops,
                 num_logprobs=num_logprobs,
+                echo=echoed is not None,
                 timeout=self.limits.timeout,
             )
             for ids in prompts
             for sample in range(request.n)
         ]
-        return ParsedRequest(requests, steering, sum(map(len, prompts)))
+        before = [text for text in echoed or [""] * len(prompts) for _ in range(request.n)]
+        return ParsedRequest(requests, steering, before, sum(map(len, prompts)))
 
     def _check_length(self, ids: Sequence[int], max_tokens: int) -> None:
         """Refuse an empty prompt, and one that is too long together with its new text."""
@@ -240,6 +251,13 @@ class Service:
                 f"unknown token {unknown[0]}: the vocabulary has {vocabulary} tokens, from 0.", param="prompt"
             )
         return prompts
+
+    def _prompt_texts(
+        self, prompt: str | list[str] | list[int] | list[list[int]], ids: Sequence[Sequence[int]]
+    ) -> list[str]:
+        """The text of each prompt, given its ids: as it was sent, or of the tokens that were sent."""
+        texts = [prompt] if isinstance(prompt, str) else [each for each in prompt if isinstance(each, str)]
+        return texts or [str(self.lm.tokenizer.decode([*each])) for each in ids]
 
     def _encode_chat(self, request: ChatRequest) -> list[int]:
         """Token ids of a conversation in the model's chat template."""

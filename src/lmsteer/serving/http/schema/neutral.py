@@ -185,7 +185,6 @@ class NeutralFields(Body):
     watermarking: Off = None
     safe_prompt: Off = None
     # Where a text begins and ends.
-    echo: Off = None
     suffix: Annotated[None, Neutral("", hint="This model continues a text; it does not fill gaps.")] = None
     ignore_eos: Off = None
     min_tokens: Zero = None
@@ -205,7 +204,7 @@ class NeutralFields(Body):
     chat_template_kwargs: NoFields = None
     mm_processor_kwargs: NoFields = None
     # More in the response.
-    prompt_logprobs: Unset = None
+    prompt_logprobs: Annotated[None, Neutral(hint="On /v1/completions, echo with logprobs gives them.")] = None
     n_probs: Zero = None
     top_n_tokens: Zero = None
     details: Off = None

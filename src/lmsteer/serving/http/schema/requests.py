@@ -146,11 +146,14 @@ class CompletionRequest(TextRequest):
 
     prompt: Prompt
     max_tokens: Annotated[
-        _Count,
+        int,
         Field(
-            description=f"Maximum number of new tokens. Default {_DEFAULTS.max_new_tokens}, as in lmsteer.generate "
-            "(OpenAI's is 16).",
+            ge=0,
+            le=1 << 31,
+            description="Maximum number of new tokens; 0 only with echo, to read the prompt alone. Default "
+            f"{_DEFAULTS.max_new_tokens}, as in lmsteer.generate (OpenAI's is 16).",
         ),
+        AS_WHOLE,
     ] = _DEFAULTS.max_new_tokens
     logprobs: Annotated[
         _NumLogprobs | None,
@@ -159,6 +162,19 @@ class CompletionRequest(TextRequest):
     ] = None
     top_logprobs: Zero = None
     add_special_tokens: On = None
+    echo: Annotated[
+        bool,
+        Field(
+            description="Put the prompt before the text. With logprobs, the prompt's tokens have log-likelihoods, too: "
+            "those under the steers of the request."
+        ),
+    ] = False
+
+    @model_validator(mode="after")
+    def _reads_or_writes(self) -> Self:
+        if not self.max_tokens and not self.echo:
+            raise self.error_at("max_tokens", 0, "must be 1 or more, unless echo is true.")
+        return self
 
 
 class ChatRequest(TextRequest):

@@ -1,0 +1,74 @@
+"""The text of each token of a sequence: put together, the texts of its tokens give the sequence's own."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from lmsteer.serving.engine.detokenizer import Detokenizer
+
+# A letter in front of a token shows whether the token begins with a space, which some tokenizers drop at the beginning.
+_BEFORE = "a"
+
+
+class TokenNames:
+    """The text of any token that could stand somewhere, whatever precedes it.
+
+    Args:
+        tokenizer: the model's tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._before: list[int] = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
+        self._special = {*tokenizer.all_special_ids}
+        self._special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        self._names: dict[int, str] = {}
+
+    def is_special(self, token: int) -> bool:
+        """Whether a generated text is without it, as without the end of text."""
+        return token in self._special
+
+    def __call__(self, token: int) -> str:
+        """The text of a token."""
+        if token not in self._names:
+            self._names[token] = self._decode(token)
+        return self._names[token]
+
+    def _decode(self, token: int) -> str:
+        if not self.is_special(token):
+            before, both = (str(self._tokenizer.decode(ids)) for ids in (self._before, [*self._before, token]))
+            if both.startswith(before):
+                return both[len(before) :]
+        return str(self._tokenizer.decode([token]))
+
+
+class TokenTexts:
+    """The texts of a sequence's tokens, one after the other. A character of several tokens counts for its last one.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        names: the texts of special tokens.
+        prompt: the text of the prompt, where that belongs to the sequence.
+
+    Attributes:
+        offset: number of characters of the sequence's text before the next token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, names: TokenNames, prompt: str = "") -> None:
+        self._names, self._prompt = names, prompt
+        self._text = Detokenizer(tokenizer)
+        self.offset = 0
+
+    def add(self, token: int, *, last: bool = False) -> str:
+        """The text of the next token. A special token that the sequence's text is without takes no place in it."""
+        text = self._text.add(token) + (self._text.end() if last else "")
+        if not self._names.is_special(token):
+            self.offset += len(text)
+            return text
+        name = self._names(token)
+        self.offset += len(text) + len(name) * self._prompt.startswith(name, self.offset)
+        return text + name
+
+    def end_prompt(self) -> None:
+        """What follows stands after the prompt."""
+        self.offset, self._prompt = len(self._prompt), ""
