@@ -30,7 +30,7 @@ class ScorerError(LMSteerError):
 
 
 class OutputError(LMSteerError):
-    """Standard output that cannot be written: a full disk, a closed stream."""
+    """A file, a folder or standard output that cannot be written: a full disk, a read-only folder, a closed stream."""
 
 
 class InterruptedWorkError(LMSteerError):

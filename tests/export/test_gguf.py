@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmsteer.errors import ModelError, SteerError, WrongBaseError
+from lmsteer.errors import ModelError, OutputError, SteerError, WrongBaseError
 from lmsteer.export.gguf import export_gguf
 from lmsteer.export.merged_head import merged_head
 from lmsteer.model.loading import load
@@ -109,9 +109,11 @@ def test_only_an_earlier_export_is_overwritten(lm, mix, tiny_gguf, tmp_path):
     base = tmp_path / "base.gguf"
     shutil.copy(tiny_gguf, base)
     (tmp_path / "thesis.txt").write_text("years of work")
-    for out in (base, tmp_path / "thesis.txt", tmp_path):
+    for out in (base, tmp_path / "thesis.txt"):
         with pytest.raises(SteerError, match="choose another --out"):
             export_gguf(lm, mix, base, out)
+    with pytest.raises(OutputError, match="it is a folder"):
+        export_gguf(lm, mix, base, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     assert base.read_bytes() == tiny_gguf.read_bytes()
     older = export_gguf(lm, mix, base, tmp_path / "steered.gguf")

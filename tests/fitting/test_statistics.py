@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.data.labelled import LabelledText
-from lmsteer.errors import StatisticsError, WrongBaseError
+from lmsteer.errors import OutputError, StatisticsError, WrongBaseError
 from lmsteer.fitting import statistics as module
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
@@ -170,9 +170,23 @@ def test_a_full_disk_is_told_and_the_old_statistics_survive(llama, tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(StatisticsError, match="No space left"):
+    with pytest.raises(OutputError, match=r"No space left on device \(.* MB are free\)"):
         Statistics.empty(llama).save(tmp_path / "s")
     assert load_statistics(tmp_path / "s")[0].counts == found.counts
+
+
+def test_statistics_do_not_replace_other_things(llama, tmp_path):
+    found = gathered(llama, labelled(5))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    for target in (tmp_path / "taken", tmp_path / "taken" / "thesis.txt"):
+        with pytest.raises(StatisticsError, match="holds no set of statistics"):
+            found.save(target)
+    found.save(tmp_path / "s")
+    (tmp_path / "s" / "notes.txt").write_text("mine")
+    with pytest.raises(StatisticsError, match=r"holds notes.txt beside its set of statistics"):
+        found.save(tmp_path / "s")
+    assert (tmp_path / "taken" / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_folder_written_aside_vanishes_on_failure(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lmsteer import generate
-from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.errors import DataError, InterruptedWorkError, OutputError
 from lmsteer.generation.bulk import BulkRequest, check_prompts, generate_to_file, write_in_bulk, writer_of
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.util.run import differing_settings
@@ -60,7 +60,7 @@ def test_a_killed_run_is_resumed_where_it_stopped(writer, tmp_path):
 
 
 def test_bad_prompts_and_targets_are_refused_before_any_work(llama, writer, tmp_path):
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(OutputError, match="is a folder"):
         write_in_bulk(writer, PROMPTS, tmp_path, RECORD)
     with pytest.raises(DataError, match="prompt 300 is empty"):
         check_prompts(llama, [*["a"] * 299, "", "a"], GenerationConfig())
@@ -81,7 +81,7 @@ def test_a_partial_file_of_something_else_is_refused(writer, tmp_path):
         (tmp_path / "o.jsonl.partial").write_text(f"{damaged}\n")
         with pytest.raises(DataError, match="is damaged: remove it"):
             write_in_bulk(writer, PROMPTS, out, RECORD, resume=True)
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         write_in_bulk(writer, PROMPTS, tmp_path / "o.jsonl.partial" / "x.jsonl", RECORD)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.errors import DataError, SteerError, WrongBaseError
+from lmsteer.errors import DataError, OutputError, SteerError, WrongBaseError
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.reading import plot as word_map
 from lmsteer.reading.components import components
@@ -128,5 +128,5 @@ def test_a_map_is_drawn_the_same_twice(llama, tmp_path):
         save_plot(found, tmp_path / "map.docx")
     with pytest.raises(DataError, match="two components"):
         save_plot(found[:1], tmp_path / "map.svg")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         save_plot(found, tmp_path / "one.svg" / "map.svg")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,19 @@ from threading import Event, Thread
 
 import pytest
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, OutputError
 from lmsteer.util import files
-from lmsteer.util.files import exclusive, file_sha256, finite, replace_file, replace_folder, write_file, write_jsonl
+from lmsteer.util.files import (
+    check_writable,
+    exclusive,
+    file_sha256,
+    finite,
+    replace_file,
+    replace_folder,
+    write_file,
+    write_jsonl,
+    writing,
+)
 
 HOLDER = """
 import sys
@@ -128,10 +140,87 @@ def test_a_second_process_is_refused_until_the_first_is_done_or_dead(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write"), exclusive(tmp_path / "file" / "adapter"):
+    with pytest.raises(OutputError, match="cannot write"), exclusive(tmp_path / "file" / "adapter"):
         pass
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         write_file(tmp_path / "file" / "x", "")
+
+
+@pytest.fixture
+def bad_places(tmp_path):
+    """Places where no file can be written, and why; what stands there must stay."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    yield {
+        "folder": "it is a folder",
+        "file/x/y": r"file is not a folder\.",
+        "pipe": "a device or a pipe",
+        "link": "a device or a pipe",
+        "n" * 300: "File name too long",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "link", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system has other pipes")
+def test_a_bad_place_is_refused_before_the_work_and_at_its_end(tmp_path, bad_places):
+    for name, reason in bad_places.items():
+        with pytest.raises(OutputError, match=reason):
+            check_writable(tmp_path / name, "the gist")
+        with pytest.raises(OutputError, match=reason):
+            write_file(tmp_path / name, "new")
+    for name in ("file", "file/x", "pipe", "n" * 300):
+        with pytest.raises(OutputError, match="cannot write the steer to"):
+            check_writable(tmp_path / name, "the steer", folder=True)
+        with pytest.raises(OSError, match=r"a file|not a folder|a pipe|too long"), replace_folder(tmp_path / name):
+            pass
+
+
+def test_a_read_only_folder_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    for folder in (False, True):
+        with pytest.raises(OutputError, match="is read-only"):
+            check_writable(tmp_path / "missing" / "x", folder=folder)
+    check_writable(tmp_path.parent / "x")
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_with_what_is_needed(tmp_path, number):
+    reason = rf"cannot write the steer to .*x: {os.strerror(number)} \(12\.0 MB are needed, [\d,.]+ MB are free\)\."
+    with pytest.raises(OutputError, match=reason), writing(tmp_path / "a" / "x", "the steer", 12_000_000):
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_nothing_is_left_of_what_was_not_written(tmp_path, error):
+    def fail(replace) -> None:
+        with replace(tmp_path / "x") as aside:
+            (aside / "half" if aside.is_dir() else aside).write_text("half")
+            raise error
+
+    for replace in (replace_file, replace_folder):
+        with pytest.raises(type(error)):
+            fail(replace)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_links_to_nowhere_are_replaced(tmp_path):
+    for name in ("file", "folder"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    write_file(tmp_path / "file", "new")
+    with replace_folder(tmp_path / "folder") as aside:
+        (aside / "a").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "a").read_text() == "new"
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    name = "é" * 127
+    write_file(tmp_path / name, "half of a pair: \ud83d")
+    assert (tmp_path / name).read_text() == "half of a pair: \\ud83d"
 
 
 def test_objects_are_written_one_on_each_line(tmp_path):

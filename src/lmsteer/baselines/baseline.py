@@ -227,7 +227,8 @@ class StoredBaseline(Baseline):
         """Write ``adapter.json`` and ``adapter.safetensors``; older ones stay until the new ones are complete.
 
         Raises:
-            DataError: the folder holds something else, or the disk cannot be written.
+            DataError: the folder holds something else.
+            OutputError: the disk cannot be written.
         """
         ADAPTER.save(folder, {"card": asdict(self.card)}, self.tensors)
 

@@ -15,7 +15,7 @@ from lmsteer.baselines.activations import Activations
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.errors import DataError, SteerError
 from lmsteer.model.lm import LM
-from lmsteer.util.files import replace_file
+from lmsteer.util.files import replace_file, writing
 from lmsteer.util.provenance import provenance_of
 
 _ARCHITECTURE = "controlvector"
@@ -32,25 +32,23 @@ def export_control_vector(lm: LM, baseline: Activations, file: str | Path) -> Pa
 
     Raises:
         WrongBaseError: another base.
-        SteerError: there is a direction after the first layer, or the disk cannot be written.
+        SteerError: there is a direction after the first layer.
+        OutputError: the disk cannot be written.
     """
     baseline.check_base(lm)
     file = Path(file)
     if f"{_DIRECTION}0" in baseline.tensors:
         raise SteerError("a control vector cannot have a direction after the first layer, which llama.cpp refuses.")
-    try:
-        with replace_file(file) as aside:
-            writer = GGUFWriter(aside, _ARCHITECTURE)
-            writer.add_string(f"{_ARCHITECTURE}.model_hint", str(lm.model.config.get_text_config().model_type))
-            writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(baseline.tensors))
-            for name, direction in sorted(baseline.tensors.items()):
-                writer.add_tensor(name, direction.float().numpy())
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-    except OSError as error:
-        raise SteerError(f"cannot write the control vector to {file}: {error}.") from error
+    with writing(file, "the control vector", baseline.bytes), replace_file(file) as aside:
+        writer = GGUFWriter(aside, _ARCHITECTURE)
+        writer.add_string(f"{_ARCHITECTURE}.model_hint", str(lm.model.config.get_text_config().model_type))
+        writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(baseline.tensors))
+        for name, direction in sorted(baseline.tensors.items()):
+            writer.add_tensor(name, direction.float().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
     return file
 
 

@@ -57,7 +57,8 @@ class SteerBaseline(ForwardBaseline):
         """Write the steer.
 
         Raises:
-            SteerError: the folder holds something else, or the disk cannot be written.
+            SteerError: the folder holds something else.
+            OutputError: the disk cannot be written.
         """
         save_steer(self.steer, folder)
 

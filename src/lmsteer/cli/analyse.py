@@ -15,7 +15,7 @@ from lmsteer.data.prompts import check_not_empty, read_prompts
 from lmsteer.data.table_rows import read_text
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import find_card
-from lmsteer.util.files import write_file
+from lmsteer.util.files import check_writable, write_file
 from lmsteer.util.progress import bars
 
 
@@ -50,6 +50,8 @@ def analyse(
     if not read:
         raise DataError("nothing to read: give a text, --texts or --document.")
     check_not_empty(read)
+    if html:
+        check_writable(html)
     if not steer:
         raise DataError("no steer to analyse the texts with: name one with --steer.")
     for name in steer:

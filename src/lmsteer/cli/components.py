@@ -16,6 +16,7 @@ from lmsteer.cli.steering import parse_steering
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import find_card
 from lmsteer.util.figures import figure_format
+from lmsteer.util.files import check_writable
 
 
 @app.command()
@@ -59,6 +60,7 @@ def components(
         find_card(compare)
     if plot:
         figure_format(plot)
+        check_writable(plot)
     mixes = [(" ".join(steer), model, lmsteer.Mix(steering.steers(), strengths))]
     if compare:
         other = lmsteer.Mix({compare: lmsteer.find_steer(compare)}, {compare: 1.0})

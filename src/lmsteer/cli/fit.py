@@ -15,6 +15,7 @@ from lmsteer.cli.app import app, stdout
 from lmsteer.cli.output.common import print_json
 from lmsteer.data.labelled import LabelledSource, parse_label_map
 from lmsteer.errors import DataError
+from lmsteer.fitting.statistics_files import check_target as check_statistics_target
 from lmsteer.steer.lookup import STEERS_FOLDER, check_target
 from lmsteer.util.progress import bars
 
@@ -80,6 +81,8 @@ def fit(
     Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
     """
     check_target(out or STEERS_FOLDER / name)
+    if save_statistics:
+        check_statistics_target(save_statistics)
     _check_inputs(data, statistics or ())
     mapping = parse_label_map(label_map) if label_map else None
     source = LabelledSource(data, text_column, label_column, mapping, split, limit, seed) if data else None

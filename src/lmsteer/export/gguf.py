@@ -21,7 +21,7 @@ from lmsteer.export.merged_head import check_exportable, merged_head
 from lmsteer.export.targets import check_gguf_target
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
-from lmsteer.util.files import replace_file
+from lmsteer.util.files import replace_file, writing
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 # Largest distance of the file's output embedding from the model's, relative to its norm: four bits a weight give 0.1.
@@ -46,8 +46,8 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
         others: type of all other matrices: f32, f16 or q8_0; None leaves them as they are.
 
     Raises:
-        SteerError: steers of another form, strengths row by row, a target that is the source or no GGUF file, or a disk
-            that cannot be written.
+        SteerError: steers of another form, strengths row by row, or a target that is the source or no GGUF file.
+        OutputError: the disk cannot be written.
         WrongBaseError: a steer belongs to another base.
         ModelError: the source cannot be read, belongs to another model, or its architecture has no output tensor.
     """
@@ -58,20 +58,21 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
     reader = _read(source)
     _check_base(lm, reader, source)
     head = merged_head(lm, mix).float().numpy()
-    try:
-        with replace_file(out) as aside:
-            writer = gguf_format.GGUFWriter(aside, _architecture(reader))
+    needed = source.stat().st_size + head.nbytes
+    with writing(out, "the model", needed), replace_file(out) as aside:
+        writer = gguf_format.GGUFWriter(aside, _architecture(reader))
+        try:
             _copy_fields(reader, writer, others)
             for tensor in reader.tensors:
                 if tensor.name != _OUTPUT:
                     _copy_tensor(tensor, writer, others)
             _add(writer, _OUTPUT, head, TYPES[output])
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-    except (OSError, gguf_format.quants.QuantError) as error:
-        raise SteerError(f"cannot write {out}: {error}. What stood there before is untouched.") from error
+        except gguf_format.quants.QuantError as error:
+            raise SteerError(f"cannot write {out}: {error}.") from error
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
     return out
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -24,7 +24,7 @@ from lmsteer.model.lm import LM
 from lmsteer.model.loading import LOADING_ERRORS
 from lmsteer.steer.mix import Mix
 from lmsteer.util.compat import untied
-from lmsteer.util.files import replace_folder
+from lmsteer.util.files import replace_folder, writing
 
 _ADVICE = "such a model cannot have a head of its own. Nothing was written; use --to lora instead."
 # Largest difference of the logits relative to their size, in float32 and in half precision: the sum has another order,
@@ -47,8 +47,9 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
         The folder.
 
     Raises:
-        SteerError: steers of another form, strengths row by row, a folder that holds something else, a disk that
-            cannot be written, or a model that does not keep its own head in a checkpoint.
+        SteerError: steers of another form, strengths row by row, a folder that holds something else, or a model that
+            does not keep its own head in a checkpoint.
+        OutputError: the disk cannot be written.
         WrongBaseError: a steer belongs to another base.
         ModelError: the memory is too small.
     """
@@ -56,8 +57,9 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
     check_merged_target(folder)
     check_exportable(lm, mix)
     head = merged_head(lm, mix)
+    needed = sum(tensor.nbytes for tensor in (*lm.model.parameters(), head))
     try:
-        with replace_folder(folder) as aside:
+        with writing(folder, "the model", needed), replace_folder(folder) as aside:
             with _with_head(lm, head):
                 lm.model.save_pretrained(aside)
             lm.tokenizer.save_pretrained(aside)
@@ -72,7 +74,7 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
             )
     except torch.OutOfMemoryError as error:
         raise ModelError(f"out of memory while the model was exported: {error}") from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: tensors that share memory
+    except (ValueError, RuntimeError) as error:  # RuntimeError: tensors that share memory
         raise SteerError(f"cannot write the model to {folder}: {error}. What stood there is untouched.") from error
     return folder
 

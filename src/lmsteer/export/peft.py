@@ -28,7 +28,7 @@ from lmsteer.model.lm import LM
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from lmsteer.util.files import replace_folder
+from lmsteer.util.files import replace_folder, writing
 
 _LORA_A, _LORA_B = "lora_A.weight", "lora_B.weight"
 _PREFIX = "base_model.model."
@@ -82,13 +82,11 @@ def write_lora(head: HeadWeight, mix: Mix, folder: Path) -> Path:
         "inference_mode": True,
     }
     tensors = {_LORA_A: steer.factors["A"].T, _LORA_B: head.weight.cpu().float() @ steer.factors["B"]}
-    try:
-        with replace_folder(folder) as aside:
-            content = {f"{_PREFIX}{head.module}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
-            save_file(content, aside / LORA_TENSORS)
-            (aside / LORA_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise SteerError(f"cannot write the LoRA to {folder}: {error}. What stood there is untouched.") from error
+    needed = sum(tensor.nbytes for tensor in tensors.values())
+    with writing(folder, "the LoRA", needed), replace_folder(folder) as aside:
+        content = {f"{_PREFIX}{head.module}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
+        save_file(content, aside / LORA_TENSORS)
+        (aside / LORA_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmsteer.errors import SteerError
 from lmsteer.util.artifacts import ArtifactKind, check_overwrite
+from lmsteer.util.files import check_writable
 
 LORA_CONFIG, LORA_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 # Records what was merged into a model, and the names of the files that belong to the export.
@@ -42,14 +43,20 @@ def check_gguf_target(out: Path, source: Path) -> None:
 
     Raises:
         SteerError: it is such a one.
+        OutputError: it cannot be written.
     """
+    check_writable(out, "the model")
     if not out.exists():
         return
-    if not out.is_file() or (source.exists() and out.samefile(source)):
-        raise SteerError(f"{out} is {'the base itself' if out.is_file() else 'a folder'}; choose another --out.")
-    with out.open("rb") as file:
-        if file.read(4) not in (b"", _GGUF_MAGIC):
-            raise SteerError(f"{out} exists and is not a GGUF file; choose another --out.")
+    if source.exists() and out.samefile(source):
+        raise SteerError(f"{out} is the base itself; choose another --out.")
+    try:
+        with out.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise SteerError(f"{out} exists and cannot be read: {error.strerror}; choose another --out.") from error
+    if start not in (b"", _GGUF_MAGIC):
+        raise SteerError(f"{out} exists and is not a GGUF file; choose another --out.")
 
 
 def _merged_files(folder: Path) -> set[str]:

@@ -15,6 +15,7 @@ from lmsteer.fitting.fit_gradient import fit_gradient
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.fitting.run import FitRun
 from lmsteer.fitting.statistics import Statistics
+from lmsteer.fitting.statistics_files import check_target as check_statistics_target
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import HeldOutMetrics
 from lmsteer.steer.card import Card
@@ -120,13 +121,16 @@ def fit(
     Raises:
         DataError: texts that no steer can be fitted on, or settings out of range.
         WrongBaseError: statistics of another model.
-        StatisticsError: statistics that cannot be read or saved.
+        StatisticsError: statistics that cannot be read, or a folder for them that holds something else.
         InterruptedWorkError: the user stopped the fit; its state is kept.
-        SteerError: the steer cannot be saved.
+        SteerError: the folder of the steer holds something else.
+        OutputError: the disk cannot be written; what was done is kept.
     """
     config = config or FitConfig()
     folder = (STEERS_FOLDER / name if out is None else Path(out)).absolute()
     check_target(folder)
+    if config.save_statistics is not None:
+        check_statistics_target(Path(config.save_statistics))
     config.check(lm.hidden_size)
     _check_texts(texts, source, config)
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
@@ -173,9 +177,11 @@ def _fit_closed_form(
         steer = load_steer(folder)
         return Fit(steer, HeldOutMetrics.from_json(steer.card.held_out), folder)
     if config.save_statistics is not None:
-        statistics.save(config.save_statistics)
+        with run.resumable("The statistics are"):
+            statistics.save(config.save_statistics)
     steer, held_out = fit_closed_form(run, card, statistics, rank=config.rank)
-    save_steer(steer, folder)
+    with run.resumable("The statistics are"):
+        save_steer(steer, folder)
     processes.wait_for_everyone()
     return Fit(steer, held_out, folder, statistics=statistics)
 
@@ -184,7 +190,8 @@ def _fit_gradient(run: FitRun, card: Card, config: FitConfig, folder: Path) -> F
     """The gradient method."""
     settings = config.gradient if config.rank is None else replace(config.gradient, rank=config.rank)
     steer, held_out, domain_steer = fit_gradient(run, card, settings)
-    save_steer(steer, folder)
-    if domain_steer is not None:
-        save_steer(domain_steer, folder.with_name(f"{folder.name}-domain"))
+    with run.resumable("The training so far is"):
+        save_steer(steer, folder)
+        if domain_steer is not None:
+            save_steer(domain_steer, folder.with_name(f"{folder.name}-domain"))
     return Fit(steer, held_out, folder, domain_steer=domain_steer)

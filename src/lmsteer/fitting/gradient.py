@@ -24,7 +24,7 @@ from lmsteer.errors import DataError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.util.files import replace_folder
+from lmsteer.util.files import replace_folder, writing
 from lmsteer.util.run import Run
 from lmsteer.util.seeds import stable_seed
 
@@ -108,18 +108,15 @@ class Training:
         """Write factors, Adam's moments and the number of steps to the folder of a run.
 
         Raises:
-            DataError: the folder cannot be written.
+            OutputError: the folder cannot be written.
         """
         tensors = {name: factor.detach() for name, factor in self.factors.items()}
         for name, factor in self.factors.items():
             tensors |= {f"{name}.{key}": value for key, value in self.optimizer.state[factor].items()}
         record = {"step": self.step, "run": dict(run.config)}
-        try:
-            with replace_folder(run.folder) as aside:
-                save_file(tensors, aside / _STATE_FILE)
-                (aside / _RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"cannot save the training to {run.folder}: {error}.") from error
+        with writing(run.folder, "the training"), replace_folder(run.folder) as aside:
+            save_file(tensors, aside / _STATE_FILE)
+            (aside / _RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def restore(self, run: Run) -> None:
         """Continue from the state that ``save`` wrote.

@@ -35,15 +35,15 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.activation_cache import HiddenStates
+from lmsteer.fitting.statistics_files import RECORD_FILE, SAMPLE_FILE, SUMS_FILE, check_target
 from lmsteer.model.lm import LM
 from lmsteer.reading.rows import LabelledRows, from_int64_pair
 from lmsteer.reading.splits import is_candidate, reservoir, split_held_out
 from lmsteer.util.artifacts import from_record
-from lmsteer.util.files import replace_folder
+from lmsteer.util.files import replace_folder, writing
 from lmsteer.util.memory import trim_heap
 from lmsteer.util.provenance import Provenance, provenance_of
 
-_SUMS_FILE, _SAMPLE_FILE, _RECORD_FILE = "statistics.safetensors", "sample-{:04d}.safetensors", "statistics.json"
 # Raised whenever the contents of the files change.
 _FORMAT = 4
 _MATRICES = ("G", "D", "C_end")
@@ -161,8 +161,11 @@ class Statistics:
             more: JSON values to keep beside them.
 
         Raises:
-            StatisticsError: the folder cannot be written.
+            StatisticsError: the folder holds something else.
+            OutputError: it cannot be written.
         """
+        folder = Path(folder)
+        check_target(folder)
         record = {
             "format": _FORMAT,
             **provenance_of(self.provenance.model),
@@ -171,15 +174,12 @@ class Statistics:
             "fingerprint": hex(self.fingerprint),
             **more,
         }
-        try:
-            with replace_folder(Path(folder)) as aside:
-                save_file({**self.sums, **_tensors(self.held_out)}, aside / _SUMS_FILE)
-                for number, block in enumerate(self.sample):  # a file each: safetensors copies what it writes
-                    save_file(_tensors(block), aside / _SAMPLE_FILE.format(number))
-                (aside / _RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise StatisticsError(f"cannot write statistics to {folder}: {error}.") from error
-        return Path(folder)
+        with writing(folder, "statistics"), replace_folder(folder) as aside:
+            save_file({**self.sums, **_tensors(self.held_out)}, aside / SUMS_FILE)
+            for number, block in enumerate(self.sample):  # a file each: safetensors copies what it writes
+                save_file(_tensors(block), aside / SAMPLE_FILE.format(number))
+            (aside / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return folder
 
     def _sum(self, rows: LabelledRows) -> None:
         h, r, s = rows.h.double(), rows.r.double(), rows.label.double()
@@ -212,18 +212,18 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
     """
     folder = Path(folder)
     try:
-        record = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
         if record["format"] != _FORMAT:
             raise StatisticsError(
                 f"the statistics in {folder} were saved by another version of lmsteer; gather them again."
             )
-        tensors = load_file(folder / _SUMS_FILE)
+        tensors = load_file(folder / SUMS_FILE)
         return (
             Statistics(
                 provenance=from_record(StatisticsProvenance, record),
                 sums={name: tensors[name] for name in (*_MATRICES, *_VECTORS)},
                 held_out=_rows(tensors),
-                sample=tuple(_rows(load_file(folder / _SAMPLE_FILE.format(i))) for i in range(record["sample_blocks"])),
+                sample=tuple(_rows(load_file(folder / SAMPLE_FILE.format(i))) for i in range(record["sample_blocks"])),
                 counts=Counts(**record["counts"]),
                 fingerprint=int(record["fingerprint"], 16),
             ),

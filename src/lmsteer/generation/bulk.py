@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import PromptPrefill
 from lmsteer.generation.generate import continue_from, encode_prompts
@@ -22,7 +21,7 @@ from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.steer.notation import StrengthSettings
 from lmsteer.steer.steer import Steer
-from lmsteer.util.files import exclusive
+from lmsteer.util.files import exclusive, writing
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.run import resumable
@@ -135,15 +134,17 @@ def write_in_bulk(
         progress: reports how far the work is.
 
     Raises:
-        DataError: the file cannot be written or is a folder, another process writes it, there is nothing to resume,
-            or the partial file is of another run or is there although it is not to be resumed.
+        DataError: another process writes the file, there is nothing to resume, or the partial file is of another run
+            or is there although it is not to be resumed.
+        OutputError: the file cannot be written; the lines so far are kept.
         InterruptedWorkError: the user stopped the run; what was written is kept.
     """
     file = PartialFile(out, record)
     kept = f"The lines so far are kept in {file.path}. The same command with --resume continues from there."
-    try:
-        with resumable(kept), exclusive(out):
+    with exclusive(out):
+        with writing(out):
             done = file.open(resume=resume)
+        with resumable(kept), writing(out):
             with deferred_sigint() as check, progress("writing", len(prompts), done) as step:
                 for first in range(done, len(prompts), chunk):
                     part = prompts[first : first + chunk]
@@ -151,5 +152,3 @@ def write_in_bulk(
                     step(len(part), "")
                     check()
             file.complete()
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error}.") from error

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.errors import DataError
-from lmsteer.util.files import replace_file
+from lmsteer.util.escapes import ESCAPES
+from lmsteer.util.files import check_writable, replace_file
 from lmsteer.util.run import differing_settings
 
 Lines = Sequence[dict[str, Any]]
@@ -61,7 +62,7 @@ class PartialFile:
 
     def append(self, lines: Lines) -> None:
         """Add lines, and force them to the disk."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8", errors=ESCAPES) as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             file.flush()
             os.fsync(file.fileno())
@@ -99,11 +100,12 @@ def check_bulk_target(out: Path, *, resume: bool) -> None:
     """Refuse a file that a bulk run cannot be written to.
 
     Raises:
-        DataError: it is a folder, there is nothing to resume, or an interrupted run is there and is not resumed.
+        DataError: there is nothing to resume, or an interrupted run is there and is not resumed.
+        OutputError: it cannot be written, or is a folder.
     """
     partial = partial_of(out)
-    if out.is_dir():
-        raise DataError(f"{out} is a folder: name a file.")
+    check_writable(out)
+    check_writable(partial)
     if resume and not partial.exists():
         raise DataError(f"nothing to resume: there is no {partial}.")
     if not resume and partial.exists():

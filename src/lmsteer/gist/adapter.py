@@ -112,7 +112,8 @@ def save_adapter(adapter: GistAdapter, folder: str | Path) -> Path:
     """Write an adapter; an older one in the same folder stays until the new one is complete.
 
     Raises:
-        DataError: the folder holds something else, or the disk cannot be written.
+        DataError: the folder holds something else.
+        OutputError: the disk cannot be written.
     """
     folder = Path(folder)
     GIST_ADAPTER.save(folder, {"card": finite(asdict(adapter.card))}, adapter.tensors)

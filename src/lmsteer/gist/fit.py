@@ -75,12 +75,13 @@ def fit_gist(
             checkpoint = last_checkpoint(run, resume or not processes.is_main_process)
         with resumable(f"A checkpoint is kept in {run.folder}. Run the same command with --resume to continue."):
             curve = train(model, examples, unseen, run.folder, checkpoint, progress)
-        adapter = model.adapter(card)
-        if unseen:
-            metrics = {**_losses(lm, adapter, model, unseen), "curve": curve}
-            adapter = replace(adapter, card=replace(card, held_out=metrics))
+            adapter = model.adapter(card)
+            if unseen:
+                metrics = {**_losses(lm, adapter, model, unseen), "curve": curve}
+                adapter = replace(adapter, card=replace(card, held_out=metrics))
+            if processes.is_main_process:
+                save_adapter(adapter, folder)
         if processes.is_main_process:
-            save_adapter(adapter, folder)
             shutil.rmtree(run.folder, ignore_errors=True)
     processes.wait_for_everyone()
     return adapter

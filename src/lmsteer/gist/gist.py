@@ -16,7 +16,7 @@ from lmsteer.gist.adapter import GistAdapter
 from lmsteer.model.kv_cache import KVSlice
 from lmsteer.model.lm import LM
 from lmsteer.util.artifacts import from_record
-from lmsteer.util.files import replace_file
+from lmsteer.util.files import replace_file, writing
 from lmsteer.util.provenance import Provenance, provenance_of
 
 _FORMAT = 2
@@ -105,16 +105,13 @@ class Gist:
         """Write the gist; an older file stays until the new one is complete.
 
         Raises:
-            DataError: the disk cannot be written.
+            OutputError: the disk cannot be written.
         """
         file = Path(file)
         tensors = {f"keys.{layer}": part.contiguous() for layer, part in enumerate(self.keys)}
         tensors |= {f"values.{layer}": part.contiguous() for layer, part in enumerate(self.values)}
-        try:
-            with replace_file(file) as aside:
-                save_file(tensors, aside, metadata={_HEADER: json.dumps(self.provenance.to_json())})
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"cannot write the gist to {file}: {error}.") from error
+        with writing(file, "the gist", self.bytes), replace_file(file) as aside:
+            save_file(tensors, aside, metadata={_HEADER: json.dumps(self.provenance.to_json())})
         return file
 
     @classmethod

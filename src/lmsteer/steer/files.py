@@ -18,7 +18,8 @@ def save_steer(steer: Steer, folder: str | Path) -> Path:
     """Write a steer; an older one in the same folder stays until the new one is complete.
 
     Raises:
-        SteerError: the folder holds something else, or the disk cannot be written.
+        SteerError: the folder holds something else.
+        OutputError: the disk cannot be written.
     """
     folder = Path(folder)
     STEER.save(folder, _to_json(steer), steer.factors)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmsteer.errors import LMSteerError
-from lmsteer.util.files import replace_folder
+from lmsteer.util.files import check_writable, replace_folder, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +59,7 @@ class ArtifactKind:
 
         Raises:
             LMSteerError: the folder holds other files, or is no folder.
+            OutputError: it cannot be written.
         """
         check_overwrite(folder, self.what, self.card_file, {self.card_file, self.tensors_file}, self.error)
 
@@ -66,22 +67,18 @@ class ArtifactKind:
         """Write an artifact; an older one in the same folder stays until the new one is complete.
 
         Raises:
-            LMSteerError: the folder holds something else, or the disk cannot be written.
+            LMSteerError: the folder holds something else.
+            OutputError: the disk cannot be written.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         self.check_target(folder)
-        try:
-            with replace_folder(folder) as aside:
-                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / self.tensors_file)
-                (aside / self.tensors_file).chmod(0o644)  # safetensors writes 0600, but artifacts are shared
-                content = json.dumps({"format": self.version, **record}, indent=2) + "\n"
-                (aside / self.card_file).write_text(content, encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise self.error(
-                f"cannot write the {self.what} to {folder}: {error}. What stood there before is untouched."
-            ) from error
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+        with writing(folder, f"the {self.what}", needed), replace_folder(folder) as aside:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / self.tensors_file)
+            (aside / self.tensors_file).chmod(0o644)  # safetensors writes 0600, but artifacts are shared
+            content = json.dumps({"format": self.version, **record}, indent=2) + "\n"
+            (aside / self.card_file).write_text(content, encoding="utf-8")
 
     def read_record(self, folder: Path) -> Record:
         """Read the card file alone.
@@ -164,6 +161,7 @@ def check_overwrite(target: Path, what: str, marker: str, own: Collection[str], 
 
     Raises:
         LMSteerError: the target is a file, or holds other files.
+        OutputError: it cannot be written.
     """
     try:
         held = {entry.name for entry in target.iterdir()} if target.exists() else set()
@@ -176,3 +174,4 @@ def check_overwrite(target: Path, what: str, marker: str, own: Collection[str], 
     others = sorted(name for name in held - set(own) if not name.startswith("."))
     if others:
         raise error(f"{target} holds {', '.join(others)} beside its {what}; move that, or choose another folder.")
+    check_writable(target, f"the {what}", folder=True)

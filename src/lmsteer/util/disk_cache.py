@@ -9,6 +9,7 @@ a broken copy) is noticed and built again.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lmsteer.errors import ModelError
-from lmsteer.util.files import replace_folder
+from lmsteer.util.files import aside_prefix, replace_folder
 from lmsteer.util.progress import notice
 
 # Raised when the conversion of models changes, so that folders of an older lmsteer are built again.
@@ -30,10 +31,17 @@ _RECORD = "source.json"
 
 
 def cache_dir() -> Path:
-    """``$LMSTEER_CACHE``, or else ``$XDG_CACHE_HOME/lmsteer``, or else ``~/.cache/lmsteer``."""
-    if folder := os.environ.get("LMSTEER_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lmsteer"
+    """``$LMSTEER_CACHE``, or else ``$XDG_CACHE_HOME/lmsteer``, or else ``~/.cache/lmsteer``.
+
+    Raises:
+        ModelError: there is no home folder.
+    """
+    try:
+        if folder := os.environ.get("LMSTEER_CACHE"):
+            return Path(folder).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lmsteer"
+    except RuntimeError as error:
+        raise ModelError("there is no home folder to keep a cache in: set LMSTEER_CACHE to a folder.") from error
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,9 @@ def build_once(folder: Path, origin: dict[str, str], fill: Callable[[Path], None
 def _build(folder: Path, origin: dict[str, str], fill: Callable[[Path], None]) -> None:
     if folder.exists():
         notice(f"{folder} is damaged or of another version of lmsteer; building it again ...")
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed: we hold the lock
+    for leftover in folder.parent.glob(
+        f"{glob.escape(aside_prefix(folder))}*"
+    ):  # of a run that was killed: we hold the lock
         shutil.rmtree(leftover)
     with replace_folder(folder) as aside:
         fill(aside)

@@ -6,7 +6,9 @@ content or the new one. ``exclusive`` keeps a second process from the same work.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import math
@@ -21,10 +23,93 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, OutputError
+from lmsteer.util.escapes import ESCAPES
 
 # Of Linux's renameat2: paths are relative to the working folder; the two names are exchanged.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+# What a disk without room, or without room for this user, answers.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The length of a name within the names of what is written aside, which have to be longer.
+_NAME_KEPT = 40
+
+
+@contextmanager
+def writing(path: Path, what: str = "", needed: int = 0) -> Iterator[None]:
+    """Report what goes wrong with a disk within a ``with`` block as an ``OutputError``.
+
+    Args:
+        path: the file or folder that is written.
+        what: what is written, in words: "the steer".
+        needed: its size in bytes, if it is known.
+
+    Raises:
+        OutputError: the block raised an ``OSError``, or one of safetensors.
+    """
+    try:
+        yield
+    except Exception as error:
+        from safetensors import SafetensorError
+
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
+        named = f"{what} to {path}" if what else str(path)
+        raise OutputError(f"cannot write {named}: {_reason(error, path, needed)}.") from error
+
+
+def _reason(error: Exception, path: Path, needed: int) -> str:
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    if getattr(error, "errno", None) not in _FULL and "os error 28" not in reason:
+        return reason
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(_existing(path)).free
+        wanted = f"{needed / 1e6:,.1f} MB are needed, " if needed else ""
+        return f"{reason} ({wanted}{free / 1e6:,.1f} MB are free)"
+    return reason
+
+
+def check_writable(path: Path, what: str = "", *, folder: bool = False) -> None:
+    """Refuse a place where no file, or no folder, can be written, before the work that is to be written there.
+
+    Args:
+        path: the file or folder; neither it nor the folders above it need exist.
+        what: what will be written, in words: "the steer".
+        folder: whether it will be a folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with writing(path, what):
+        _check_place(path, folder=folder)
+        above = _existing(path.absolute().parent)
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"the folder {above} is read-only")
+        above.joinpath(path.name).exists()  # an OSError for a name that is too long
+
+
+def _check_place(path: Path, *, folder: bool) -> None:
+    """Refuse to replace a folder by a file, a file by a folder, and a device by either; or to write below a file."""
+    above = _existing(path.absolute().parent)
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{above} is not a folder")
+    if path.is_dir() and not folder:
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
+    if folder and path.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file; name a folder")
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a device or a pipe; name a file that can be replaced")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the lowest folder above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+
+
+def aside_prefix(path: Path) -> str:
+    """The start of the names of what is written aside for a file or folder."""
+    return f".{path.name[:_NAME_KEPT]}."
 
 
 @contextmanager
@@ -35,16 +120,17 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     moment. Elsewhere there is none between two renames.
 
     Raises:
-        OSError: the disk cannot be written; the old folder is untouched.
+        OSError: the disk cannot be written, or there is a file; what stood there is untouched.
     """
     folder = folder.absolute()
+    _check_place(folder, folder=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    aside = Path(tempfile.mkdtemp(prefix=aside_prefix(folder), dir=folder.parent))
     try:
         yield aside
         aside.chmod(0o755)
         _sync_tree(aside)
-        if not folder.exists():
+        if not os.path.lexists(folder):
             aside.rename(folder)
         elif not _exchange(aside, folder):
             _rename_over(aside, folder)
@@ -73,7 +159,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _rename_over(aside: Path, folder: Path) -> None:
     """Replace a folder in two renames; if the second fails, the old folder comes back."""
-    former = Path(tempfile.mkdtemp(prefix=f".{folder.name}.former.", dir=folder.parent))
+    former = Path(tempfile.mkdtemp(prefix=f"{aside_prefix(folder)}former.", dir=folder.parent))
     folder.rename(former / folder.name)
     try:
         aside.rename(folder)
@@ -105,11 +191,12 @@ def replace_file(file: Path) -> Iterator[Path]:
     """Yield a path to write to; it takes the place of ``file`` if the block succeeds, else it is removed.
 
     Raises:
-        OSError: the disk cannot be written; the old file is untouched.
+        OSError: the disk cannot be written, or there is a folder or a device; what stood there is untouched.
     """
     file = file.absolute()
+    _check_place(file, folder=False)
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    descriptor, name = tempfile.mkstemp(prefix=aside_prefix(file), dir=file.parent)
     os.close(descriptor)
     aside = Path(name)
     try:
@@ -126,13 +213,10 @@ def write_file(file: Path, content: str | bytes) -> None:
     """Write a file, text as UTF-8; an older one stays until the new one is complete.
 
     Raises:
-        DataError: the disk cannot be written.
+        OutputError: the disk cannot be written.
     """
-    try:
-        with replace_file(file) as aside:
-            aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise DataError(f"cannot write {file}: {error}.") from error
+    with writing(file), replace_file(file) as aside:
+        aside.write_bytes(content.encode(errors=ESCAPES) if isinstance(content, str) else content)
 
 
 def write_jsonl(file: Path, lines: Sequence[dict[str, Any]]) -> None:
@@ -162,19 +246,20 @@ def exclusive(path: Path) -> Iterator[None]:
     The lock is the file ``PATH.lock``. The system releases it if the process dies.
 
     Raises:
-        DataError: another process holds the lock, or the disk cannot be written.
+        DataError: another process holds the lock.
+        OutputError: the disk cannot be written.
     """
     file = path.absolute().with_name(f"{path.name}.lock")
     lock = FileLock(file)
-    try:
+    with writing(path):
+        _check_place(file, folder=False)
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise DataError(
-            f"another process is writing {path}: wait until it has finished, or choose another name."
-        ) from error
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error}.") from error
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise DataError(
+                f"another process is writing {path}: wait until it has finished, or choose another name."
+            ) from error
     try:
         yield
     finally:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmsteer.errors import DataError, InterruptedWorkError
-from lmsteer.util.files import write_file
+from lmsteer.errors import DataError, InterruptedWorkError, OutputError
+from lmsteer.util.files import check_writable, write_file
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class Run:
 
         Raises:
             DataError: the folder holds something else, a run of another configuration, or a damaged file.
+            OutputError: it cannot be written.
         """
+        check_writable(self.folder, folder=True)
         kept = self.kept()
         if kept is None:
             self._check_empty()
@@ -102,7 +104,7 @@ def differing_settings(config: Mapping[str, Any], kept: Mapping[str, Any]) -> li
 
 @contextmanager
 def resumable(kept: str | Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C within a ``with`` block into a message that says what is kept and how to continue.
+    """Have Ctrl-C and a full disk within a ``with`` block say what is kept and how to continue.
 
     Args:
         kept: a whole sentence or two: "The statistics are kept in X. Run the same command with --resume."; or a
@@ -110,8 +112,11 @@ def resumable(kept: str | Callable[[], str]) -> Iterator[None]:
 
     Raises:
         InterruptedWorkError: the user pressed Ctrl-C.
+        OutputError: the block raised one.
     """
     try:
         yield
     except KeyboardInterrupt:
         raise InterruptedWorkError(f"interrupted. {kept() if callable(kept) else kept}") from None
+    except OutputError as error:
+        raise OutputError(f"{error} {kept() if callable(kept) else kept}") from error

@@ -16,6 +16,7 @@ from lmsteer.data.table_rows import read_text
 from lmsteer.errors import DataError
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.lookup import find_card
+from lmsteer.util.files import check_writable
 
 
 @gist_app.command()
@@ -36,6 +37,7 @@ def compress(
     text = read_text(prompt_file) if prompt_file else prompt or ""
     if not text.strip():
         raise DataError("the prompt is empty: there is nothing to compress.")
+    check_writable(out, "the gist")
     card = find_card(adapter)
 
     from lmsteer.cli.output.gist import print_gist

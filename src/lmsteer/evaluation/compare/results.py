@@ -99,7 +99,7 @@ class MethodResult:
         """Write ``result.json``.
 
         Raises:
-            DataError: the disk cannot be written.
+            OutputError: the disk cannot be written.
         """
         write_file(folder / RESULT_FILE, json.dumps(self.to_json(), indent=1) + "\n")
 
