@@ -84,8 +84,8 @@ class ResponseBuilder:
             }
         message: dict[str, Any] = {"content": choice.text}
         if first or not delta:
-            message = {"role": "assistant", **message}
-        lines = {"content": [*self._chat_logprobs(index, choice)]} if with_logprobs else None
+            message = {"role": "assistant", **message, "refusal": None}
+        lines = {"content": [*self._chat_logprobs(index, choice)], "refusal": None} if with_logprobs else None
         return {**common, "delta" if delta else "message": message, "logprobs": lines}
 
     def _body(self, choices: list[dict[str, Any]], usage: Usage | None) -> Completion | ChatCompletion:

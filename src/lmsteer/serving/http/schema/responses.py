@@ -33,6 +33,7 @@ class TextResponse(SteeringInfo):
     created: int
     model: str
     choices: list[dict[str, Any]]
+    system_fingerprint: str | None = None
     usage: Usage | None = None
 
 
