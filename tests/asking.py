@@ -5,12 +5,14 @@ from threading import Event
 from lmsteer.serving.http.submission import Choice
 
 
-def results_of(engine, requests, seconds=60):
-    """The finished choice of each request, or its error."""
+def results_of(engine, requests, seconds=60, watch=None):
+    """The finished choice of each request, or its error; ``watch`` has callbacks that get the chunks of some first."""
     choices, unfinished = [Choice() for _ in requests], [len(requests)]
     errors, done = [None] * len(requests), Event()
 
     def on_chunk(index, chunk):
+        if watch and index in watch:
+            watch[index](index, chunk)
         if chunk.error:
             errors[index] = chunk.error
         else:

@@ -69,7 +69,8 @@ def generate(
         The continuations in order of prompt, then setting, then sample.
 
     Raises:
-        DataError: there are no prompts, or one is empty or longer than the model's context.
+        DataError: there are no prompts, or one is empty, longer than the model's context, or has a token that the model
+            cannot read.
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.
     """
@@ -164,7 +165,7 @@ class _Run:
             watchers = [recorder] if config.score else []
             sequences = decode_rows(lm, inputs, config.max_new_tokens, sampler, watchers, handle)
         new = sequences[:, inputs["input_ids"].shape[1] :]
-        texts = lm.tokenizer.batch_decode(new, skip_special_tokens=True)
+        texts = [lm.codec.decode(ids) for ids in new.tolist()]
         log_p = recorder.log_p.tolist() if config.score else [math.nan] * len(rows)
         return [
             Continuation(
@@ -193,14 +194,16 @@ def encode_prompts(lm: LM, prompts: Sequence[str], new_tokens: int, first_prompt
         first_prompt: the number of the first prompt, for messages, where the prompts are a part of more.
 
     Raises:
-        DataError: there are no prompts, or one is empty or too long.
+        DataError: there are no prompts, or one is empty, too long, or has a token that the model cannot read.
     """
     if not prompts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
     ids = lm.encode(prompts)
     for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), first_prompt + 1):
         if not tokens:
-            raise DataError(f"prompt {number} is empty: there is nothing to continue.")
+            raise DataError(
+                f"prompt {number} is empty, or the tokenizer finds no token in it: there is nothing to continue."
+            )
         if len(tokens) + new_tokens > lm.max_length:
             raise DataError(
                 f"prompt {number} ({prompt[:40]!r}...) has {len(tokens)} tokens; with {new_tokens} new ones it is "

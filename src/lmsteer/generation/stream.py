@@ -40,7 +40,7 @@ def stream(
             first, and no score: ``num_samples``, ``batch_size`` and ``score`` have no effect.
 
     Raises:
-        DataError: the prompt is empty or longer than the model's context.
+        DataError: the prompt is empty, longer than the model's context, or has a token that the model cannot read.
         ModelError: the iterator is read within ``lm.steered``, whose end its thread would wait for.
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.

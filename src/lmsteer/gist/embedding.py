@@ -23,7 +23,7 @@ def gist_ids(lm: LM, tokens: int, different: int) -> list[int]:
         tokens: number of gist tokens, G.
         different: number of different ids among them: G, or 1 if all share one embedding.
     """
-    first = _vocabulary_size(lm)
+    first = lm.codec.rows
     return list(range(first, first + different)) * (tokens // different)
 
 
@@ -35,7 +35,7 @@ def initial_embedding(lm: LM) -> Tensor:
     which is the published start (Mu et al., 2023, section 3.3) and is used for tokenizers without a line break, a
     gist is learned later (docs/log.md).
     """
-    module, rows = lm.model.get_input_embeddings(), _vocabulary_size(lm)
+    module, rows = lm.model.get_input_embeddings(), lm.codec.rows
     device = _weight(lm).device
     if ids := lm.encode(["\n"], special=False)[0]:
         return module(torch.tensor(ids[-1:], device=device))[0].float()
@@ -48,7 +48,7 @@ def initial_embedding(lm: LM) -> Tensor:
 @contextmanager
 def gist_embeddings(lm: LM, embeddings: Tensor) -> Iterator[None]:
     """Give gist ids their embeddings (G, d) within a ``with`` block; gradients reach them."""
-    rows = _vocabulary_size(lm)
+    rows = lm.codec.rows
     own = embeddings.to(_weight(lm).device)
     asked: list[Tensor] = []
 
@@ -64,10 +64,6 @@ def gist_embeddings(lm: LM, embeddings: Tensor) -> Iterator[None]:
     module = lm.model.get_input_embeddings()
     with module.register_forward_pre_hook(clamp), module.register_forward_hook(replace):
         yield
-
-
-def _vocabulary_size(lm: LM) -> int:
-    return len(_weight(lm))
 
 
 def _weight(lm: LM) -> Tensor:

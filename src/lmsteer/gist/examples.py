@@ -60,6 +60,9 @@ def encode_examples(lm: LM, instructions: Sequence[Instruction], tokens: int) ->
         lm: the model.
         instructions: the instructions; those that are too long are left out.
         tokens: number of tokens of the context that must stay free: those of the gist, and new ones.
+
+    Raises:
+        DataError: the model cannot read a token of the texts, or their end-of-text token.
     """
     end = _output_end(lm)
     prompts = prompt_ids(lm, [each.instruction for each in instructions])
@@ -105,6 +108,6 @@ def example_layout(
 def _output_end(lm: LM) -> list[int]:
     """The token at the end of an output: the tokenizer's, or the first stop token where generation ignores that one."""
     own, stops = lm.end_id, lm.stop_ids
-    if stops and own not in stops:
-        return stops[:1]
-    return [] if own is None else [own]
+    end = stops[:1] if stops and own not in stops else [] if own is None else [own]
+    lm.codec.check(end, "the end of each output")  # beyond the embedding are the ids of gist tokens
+    return end

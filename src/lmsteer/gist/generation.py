@@ -91,7 +91,9 @@ def _encode_inputs(lm: LM, gists: Sequence[Gist], inputs: Sequence[str], new: in
     ids = lm.encode(inputs, special=False)
     for number, (gist, tokens) in enumerate(zip(gists, ids, strict=True), 1):
         if not tokens:
-            raise DataError(f"input {number} is empty: there is nothing to continue.")
+            raise DataError(
+                f"input {number} is empty, or the tokenizer finds no token in it: there is nothing to continue."
+            )
         if gist.provenance.end + len(tokens) + new > lm.max_length:
             raise DataError(
                 f"input {number} has {len(tokens)} tokens; at the position that its prompt ends at, "

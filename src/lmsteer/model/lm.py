@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lmsteer.errors import DataError, ModelError
+from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
+from lmsteer.model.codec import Codec
 from lmsteer.model.fingerprints import head_sample, model_fingerprint
 from lmsteer.model.head import Head
 from lmsteer.steer.card import Card
@@ -106,14 +107,22 @@ class LM:
     def pad_id(self) -> int:
         """The padding token. It is masked, so that any token will do where the tokenizer has none."""
         token = self.tokenizer.pad_token_id
-        return token if token is not None and 0 <= token < self.head.weight.shape[0] else 0
+        return token if token in range(self.codec.rows) else 0
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The tokenizer, with the number of token ids that the model can read."""
+        embedding: Any = self.model.get_input_embeddings()
+        # A quantised weight may be packed, so that its shape says nothing.
+        rows = getattr(embedding, "num_embeddings", None) or len(embedding.weight)
+        return Codec(self.tokenizer, rows, self.name)
 
     @cached_property
     def start_id(self) -> int:
         """The token that a text without a prompt starts from: the first that the tokenizer adds, or the end of text."""
-        added = self.encode([""])[0]
+        added = self.codec.tokenize([""])[0]
         candidates = [*added[:1], self.tokenizer.get_vocab().get("<|endoftext|>"), self.tokenizer.bos_token_id]
-        rows = range(self.head.weight.shape[0])
+        rows = range(self.codec.rows)
         return next((token for token in (*candidates, self.end_id) if token in rows), 0)
 
     @cached_property
@@ -150,18 +159,9 @@ class LM:
         """The token ids of each text, with or without the special tokens that the tokenizer adds.
 
         Raises:
-            DataError: a text cannot be encoded: it has half of a surrogate pair, as broken JSON does.
+            DataError: a text has a token that the model cannot read, or half of a surrogate pair, as broken JSON does.
         """
-        if not texts:
-            return []
-        try:
-            encoded = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
-        except (TypeError, UnicodeError):
-            for number, text in enumerate(texts, 1):
-                if any("\ud800" <= character <= "\udfff" for character in text):
-                    raise DataError(f"text {number} has half of a character in it (a lone surrogate).") from None
-            raise
-        return [list(ids) for ids in encoded]
+        return self.codec.encode(texts, special=special)
 
     @torch.inference_mode()
     def hidden_states(self, ids: Tensor, attention_mask: Tensor) -> Tensor:

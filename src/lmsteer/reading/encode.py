@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError
+from lmsteer.model.codec import shortened
 from lmsteer.model.lm import LM
 
 Bounds = tuple[int, int]
@@ -45,6 +46,17 @@ def start_tokens(lm: LM) -> list[int]:
     return [] if lm.encode(["a"])[0][:1] == [lm.start_id] else [lm.start_id]
 
 
+def end_tokens(lm: LM) -> list[int]:
+    """The tokens to put after the ids of a text that is read to its end: the end-of-text token, if there is one.
+
+    Raises:
+        DataError: the model cannot read the tokenizer's end-of-text token.
+    """
+    ids = [] if lm.end_id is None else [lm.end_id]
+    lm.codec.check(ids, "the end of each text")
+    return ids
+
+
 def encode(lm: LM, texts: Sequence[str], *, start: bool, end: bool) -> list[list[int]]:
     """The ids of texts.
 
@@ -56,14 +68,11 @@ def encode(lm: LM, texts: Sequence[str], *, start: bool, end: bool) -> list[list
         end: whether to put the end-of-text token after each text, unless it ends with one or the tokenizer has none.
 
     Raises:
-        DataError: a text that holds half of a surrogate pair.
+        DataError: a text that holds half of a surrogate pair, or a token that the model cannot read.
     """
     before = start_tokens(lm) if start else []
-    eos = lm.end_id
-    return [
-        [*before, *ids, eos] if end and eos is not None and ids[-1:] != [eos] else [*before, *ids]
-        for ids in lm.encode(texts)
-    ]
+    after = end_tokens(lm) if end else []
+    return [[*before, *ids] if ids[-1:] == after else [*before, *ids, *after] for ids in lm.encode(texts)]
 
 
 def encode_with_offsets(lm: LM, text: str, *, start: bool, end: bool) -> Encoding:
@@ -78,6 +87,7 @@ def encode_with_offsets(lm: LM, text: str, *, start: bool, end: bool) -> Encodin
         end: as in ``encode``.
 
     Raises:
+        DataError: as ``encode``.
         ModelError: the tokenizer cannot tell which characters its tokens cover.
     """
     ids, bounds = _tokenize(lm, text) if text.strip() else ([], [])
@@ -90,7 +100,7 @@ def encode_with_offsets(lm: LM, text: str, *, start: bool, end: bool) -> Encodin
     if ends:
         ids, bounds = ids[:-1], bounds[:-1]
     before = start_tokens(lm) if start else []
-    after = [eos] if eos is not None and (end or ends) else []
+    after = end_tokens(lm) if end or ends else []
     behind = (len(text), len(text))
     return Encoding([*before, *ids, *after], [*[(0, 0) for _ in before], *bounds, *[behind for _ in after]])
 
@@ -146,6 +156,7 @@ def _tokenize(lm: LM, text: str) -> tuple[list[int], list[Bounds]]:
     """The ids of a text as its tokenizer gives them, and the characters that they cover."""
     if lm.tokenizer.is_fast:
         encoded = lm.tokenizer(text, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
+        lm.codec.check(encoded["input_ids"], f"the text {shortened(text)}")
         return list(encoded["input_ids"]), [(start, end) for start, end in encoded["offset_mapping"]]
     (ids,) = lm.encode([text])
     pieces = [str(lm.tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids]

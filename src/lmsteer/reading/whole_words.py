@@ -52,7 +52,7 @@ class WholeWords:
         words: dict[str, WeightedWord] = {}
         for token in tokens:
             if self._is_whole[token]:
-                text = str(self._lm.tokenizer.decode([token])).strip()
+                text = self._lm.codec.decode([token], skip_special=False).strip()
                 words.setdefault(text.casefold(), WeightedWord(text, sign * float(weights[token]), token))
         return tuple(list(words.values())[:count])
 

@@ -28,7 +28,8 @@ def multiply(h: Tensor, a: Tensor, b: Tensor, strengths: Tensor, onto: Tensor | 
 
     The effect is added to ``onto`` (.., d) where that is given, in place of ``h``.
     """
-    return (h if onto is None else onto) + (((h.float() @ a) * strengths) @ b.T).to(h.dtype)
+    read = ((h.float() @ a) * strengths).masked_fill(strengths == 0, 0)  # 0 times infinity would be nan
+    return (h if onto is None else onto) + (read @ b.T).to(h.dtype)
 
 
 def shift(x: Tensor, vectors: Tensor, strengths: Tensor) -> Tensor:

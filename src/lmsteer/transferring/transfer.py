@@ -21,7 +21,7 @@ from lmsteer.fitting.scale import best_scales, largest_scale
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
-from lmsteer.reading.encode import encode_readable
+from lmsteer.reading.encode import encode_readable, end_tokens
 from lmsteer.reading.held_out import measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows
@@ -156,8 +156,8 @@ def _cost(fisher: FisherFactors, a: Tensor | None, b: Tensor) -> float:
 
 def _mean_eos_residual(lm: LM, ends: Tensor) -> Tensor:
     """Mean residual (d,) of the end-of-text token after the states at the ends of texts, float64 on the CPU."""
-    assert lm.end_id is not None
-    tokens = torch.full((len(ends),), lm.end_id, device=lm.device)
+    (end,) = end_tokens(lm)
+    tokens = torch.full((len(ends),), end, device=lm.device)
     r, _ = lm.head.residuals(ends.to(lm.device), tokens)
     return r.cpu().double().mean(0)  # on the CPU, because MPS has no float64
 

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmsteer.model.codec import Codec
 from lmsteer.serving.engine.detokenizer import Detokenizer
 from tiny import tiny_tokenizer
 
@@ -14,10 +15,14 @@ class WithoutStream:
     is_fast = False
 
     def __init__(self, tokenizer):
-        self.decode = tokenizer.decode
+        self.decode, self.get_vocab = tokenizer.decode, tokenizer.get_vocab
 
 
 TOKENIZERS = pytest.mark.parametrize("tokenizer", [TOKENIZER, WithoutStream(TOKENIZER)], ids=["fast", "slow"])
+
+
+def codec_of(tokenizer):
+    return Codec(tokenizer, len(TOKENIZER), "tiny")
 
 
 def ids_of(text):
@@ -25,7 +30,7 @@ def ids_of(text):
 
 
 def pieces_of(tokenizer, ids):
-    detokenizer = Detokenizer(tokenizer)
+    detokenizer = Detokenizer(codec_of(tokenizer))
     return [*(detokenizer.add(token) for token in ids), detokenizer.end()]
 
 
@@ -70,7 +75,7 @@ def test_failing_stream_decoder_is_replaced(monkeypatch):
 @TOKENIZERS
 @given(text=st.text("ab \n"), stops=st.lists(st.text("ab \n", min_size=1, max_size=4), max_size=3))
 def test_text_ends_before_the_first_stop_string(tokenizer, text, stops):
-    detokenizer = Detokenizer(tokenizer, stops)
+    detokenizer = Detokenizer(codec_of(tokenizer), stops)
     streamed = ""
     for token in ids_of(text):
         streamed += detokenizer.add(token)

@@ -8,7 +8,8 @@ from lmsteer import generate
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.serving.engine.batch import Batch
-from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
+from lmsteer.serving.engine.engine import BusyError, StoppedError
+from lmsteer.serving.engine.isolation import StepError
 from lmsteer.serving.engine.requests import Request
 from lmsteer.steer.mix import Mix
 from tiny import random_steer, tiny_lm
@@ -144,17 +145,17 @@ def test_closed_engine_ends_all_sequences_and_refuses_requests(endless, engines)
         engine.call(lambda: None)
 
 
-def test_failed_step_ends_its_sequences_and_the_waiting_ones_are_served(llama, engines, monkeypatch):
-    step, failures = Batch.step, []
+def test_damaged_cache_ends_its_sequences_and_the_waiting_ones_are_served(llama, engines, monkeypatch):
+    advance, failures = Batch.advance, []
 
-    def fail_once(self, ids):
+    def fail_once(self):
         if failures:
-            return step(self, ids)
-        failures.append(ids)
+            return advance(self)
+        failures.append(self)
         raise MemoryError("no memory")
 
     engine = engines(llama, max_num_seqs=2)
-    monkeypatch.setattr(Batch, "step", fail_once)
+    monkeypatch.setattr(Batch, "advance", fail_once)
     one, two, three = results_of(engine, [Request([5, 6])] * 3)
     assert isinstance(one, StepError)
     assert isinstance(two, StepError)

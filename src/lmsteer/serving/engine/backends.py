@@ -38,8 +38,19 @@ class Backend(Protocol):
         """Remove a row; the last row takes its place."""
         ...
 
-    def step(self, ids: Sequence[int]) -> Tensor:
-        """Logits (B, V) after one more token for each row (B)."""
+    def make_room(self) -> None:
+        """Make room for one more token of each row."""
+        ...
+
+    def forward(self, ids: Sequence[int], first: int = 0) -> Tensor:
+        """Logits (B, V) of the rows from ``first`` on after one more token for each (B).
+
+        The cache is as it was until ``advance`` is called: a forward pass that fails can be repeated for fewer rows.
+        """
+        ...
+
+    def advance(self) -> None:
+        """Keep the tokens of the last forward passes, one for each row."""
         ...
 
 
@@ -76,7 +87,8 @@ def _is_exact(lm: LM, backend: Backend, lengths: Sequence[int]) -> bool:
         for _ in backend.prefill([texts[-1]]):
             pass
         for _ in range(2):
-            batched = backend.step([text[-1] for text in texts]).float()
+            batched = backend.forward([text[-1] for text in texts]).float()
+            backend.advance()
             alone = [lm.model(input_ids=torch.tensor([text], device=lm.device), use_cache=False) for text in texts]
             expected = torch.cat([out.logits[:, -1] for out in alone]).float()
             if not (batched - expected).abs().max() <= _TOLERANCE * expected.abs().max():

@@ -13,7 +13,7 @@ others, are written in place and nothing is copied::
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -33,30 +33,35 @@ PREFILL_CHUNK = 256
 
 
 @dataclass
-class _Columns:
-    """The part of the buffers in use, the same in all layers: ``rows`` rows, columns ``first`` to ``end``."""
+class _Used:
+    """The part of the buffers in use, the same in all layers.
+
+    Attributes:
+        rows: number of rows.
+        width: number of columns.
+        passing: the rows of the forward pass.
+    """
 
     rows: int = 0
-    first: int = 0
-    end: int = 0
-
-    @property
-    def width(self) -> int:
-        return self.end - self.first
+    width: int = 0
+    passing: slice = field(default_factory=lambda: slice(0))
 
 
 class _Layer(DynamicLayer):
-    """A layer's keys and values in buffers of their own, (rows, heads, columns, d_head) each."""
+    """A layer's keys and values in buffers of their own, (rows, heads, columns, d_head) each.
 
-    def __init__(self, used: _Columns, like: tuple[Tensor, Tensor]) -> None:
+    What stands before the columns of a row is finite: it is masked, but 0 times nan would be nan.
+
+    Attributes:
+        end: the column that the columns in use end at. A layer has its own, because there may be no memory to resize
+            the next one.
+    """
+
+    def __init__(self, used: _Used, like: tuple[Tensor, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._used, self._buffers = used, [part.new_empty(0, part.shape[0], 0, part.shape[2]) for part in like]
+        self.end = 0
         self.is_initialized = True
-
-    @property
-    def capacity(self) -> tuple[int, int]:
-        """Rows and columns of the buffers."""
-        return self._buffers[0].shape[0], self._buffers[0].shape[2]
 
     @property
     def bytes(self) -> int:
@@ -64,35 +69,45 @@ class _Layer(DynamicLayer):
         return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write new keys and values behind the columns in use; returns all keys and all values."""
-        rows, first, end = self._used.rows, self._used.first, self._used.end + key_states.shape[2]
+        """Write new keys and values behind the columns in use; returns all keys and all values of the passing rows.
+
+        The next ones are written to the same place, unless ``end`` is moved.
+        """
+        rows, first, end = self._used.passing, self.end - self._used.width, self.end + key_states.shape[2]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:rows, :, self._used.end : end] = states
-        keys, values = (buffer[:rows, :, first:end] for buffer in self._buffers)
+            buffer[rows, :, self.end : end] = states
+        keys, values = (buffer[rows, :, first:end] for buffer in self._buffers)
         return keys, values
 
     def get_seq_length(self) -> int:
         """Number of columns in use."""
         return self._used.width
 
-    def resize(self, rows: int, columns: int, end: int) -> None:
-        """Copy the columns in use into new buffers, in which they end at ``end``."""
-        used = self._used
-        for i, buffer in enumerate(self._buffers):
-            new = buffer.new_zeros(rows, buffer.shape[1], columns, buffer.shape[3])
-            new[: used.rows, :, end - used.width : end] = buffer[: used.rows, :, used.first : used.end]
-            self._buffers[i] = new
+    def make_room(self, rows: int, width: int, new: int) -> None:
+        """Make the buffers larger if ``rows`` rows of ``width`` columns, or ``new`` more columns, do not fit."""
+        used, (capacity, _, columns, _) = self._used, self._buffers[0].shape
+        if rows <= capacity and self.end >= width and self.end + new <= columns:
+            return
+        end = SPARE + max(width, used.width)
+        larger = []
+        for buffer in self._buffers:
+            larger.append(buffer.new_zeros(1 << (rows - 1).bit_length(), buffer.shape[1], end + SPARE, buffer.shape[3]))
+            larger[-1][: used.rows, :, end - used.width : end] = buffer[
+                : used.rows, :, self.end - used.width : self.end
+            ]
+        self._buffers, self.end = larger, end
 
     def write_row(self, row: int, states: tuple[Tensor, Tensor]) -> None:
         """Write one row's keys and values (heads, length, d_head), so that they end where the others end."""
         for buffer, part in zip(self._buffers, states, strict=True):
-            buffer[row, :, self._used.end - part.shape[1] : self._used.end] = part
+            start = self.end - part.shape[1]
+            buffer[row, :, :start] = 0
+            buffer[row, :, start : self.end] = part
 
     def copy_row(self, source: int, target: int) -> None:
         """Copy one row over another."""
         for buffer in self._buffers:
-            columns = slice(self._used.first, self._used.end)
-            buffer[target, :, columns] = buffer[source, :, columns]
+            buffer[target, :, : self.end] = buffer[source, :, : self.end]
 
 
 class PromptChunk(NamedTuple):
@@ -119,7 +134,7 @@ class Batch:
 
     def __init__(self, lm: LM, prefill_chunk: int = PREFILL_CHUNK) -> None:
         self._lm, self._prefill_chunk = lm, prefill_chunk
-        self._used, self._lengths = _Columns(), list[int]()
+        self._used, self._lengths = _Used(), list[int]()
         self._layers = list[_Layer]()
         self._cache = Cache(layers=[])
 
@@ -153,10 +168,10 @@ class Batch:
         self._layers = self._layers or [_Layer(self._used, part) for part in states[0]]
         self._cache = Cache(layers=list(self._layers))
         self._make_room(len(self) + len(prompts), max(map(len, prompts)))
-        for i, prompt in zip(places, prompts, strict=True):
+        for row, i in enumerate(places, len(self)):
             for layer, (keys, values) in zip(self._layers, states[i], strict=True):
-                layer.write_row(len(self), (keys[:, :-1], values[:, :-1]))
-            self._lengths.append(len(prompt) - 1)
+                layer.write_row(row, (keys[:, :-1], values[:, :-1]))
+        self._lengths += [len(prompt) - 1 for prompt in prompts]
         self._trim()
         yield PromptChunk(0, hidden)
 
@@ -170,33 +185,38 @@ class Batch:
                 layer.copy_row(len(self._lengths), row)
         self._trim()
         if not self._lengths:
-            self._layers, self._used = [], _Columns()
+            self._layers, self._used = [], _Used()
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int]) -> Tensor:
-        """Logits (B, V) after one more token for each row (B)."""
+    def make_room(self) -> None:
+        """Make room for one more token of each row."""
         self._make_room(len(self), 0, new=1)
-        lengths = torch.tensor(self._lengths)[:, None]
+
+    @torch.inference_mode()
+    def forward(self, ids: Sequence[int], first: int = 0) -> Tensor:
+        """Logits (B, V) of the rows from ``first`` on after one more token for each (B); see ``advance``."""
+        self.make_room()
+        self._used.passing = slice(first, first + len(ids))
+        lengths = torch.tensor(self._lengths[self._used.passing])[:, None]
         columns = torch.arange(self._used.width + 1)
         mask = (columns >= self._used.width - lengths).long().to(self._lm.device)
         positions = {"position_ids": lengths.to(self._lm.device)} if self._lm.takes_positions else {}
         tokens = torch.tensor(ids, device=self._lm.device)[:, None]
         out = self._lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, **positions, **{CACHE: self._cache})
-        self._used.end += 1
-        self._lengths = [length + 1 for length in self._lengths]
         return out.logits[:, -1]
 
-    def _make_room(self, rows: int, width: int, new: int = 0) -> None:
-        """Resize the buffers where ``rows`` rows of ``width`` columns, or ``new`` more columns, do not fit."""
-        used, (capacity, columns) = self._used, self._layers[0].capacity
-        if rows <= capacity and used.end >= width and used.end + new <= columns:
-            return
-        end = SPARE + max(width, used.width)
+    def advance(self) -> None:
+        """Keep the tokens of the last forward passes: every row is longer by one."""
         for layer in self._layers:
-            layer.resize(1 << (rows - 1).bit_length(), end + SPARE, end)
-        used.first, used.end = end - used.width, end
+            layer.end += 1
+        self._lengths = [length + 1 for length in self._lengths]
+        self._trim()
+
+    def _make_room(self, rows: int, width: int, new: int = 0) -> None:
+        """Make the buffers of all layers larger if necessary; if memory is short, those of some layers."""
+        for layer in self._layers:
+            layer.make_room(rows, width, new)
 
     def _trim(self) -> None:
-        """Narrow the columns in use to those of the longest row."""
-        self._used.rows = len(self._lengths)
-        self._used.first = self._used.end - max(self._lengths, default=0)
+        """Narrow the part in use to the rows, and to the columns of the longest one."""
+        self._used.rows, self._used.width = len(self._lengths), max(self._lengths, default=0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenizers.decoders import DecodeStream
-from transformers import PreTrainedTokenizerBase
+
+from lmsteer.model.codec import Codec
 
 # The decoded form of bytes that are not yet a whole character.
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -18,7 +19,7 @@ class Detokenizer:
     because the space before a token depends on the token that precedes it.
 
     Args:
-        tokenizer: the model's tokenizer.
+        codec: the model's tokenizer.
         stop: strings that end the text; they are not part of it.
         before: tokens that the text follows. Without any, it begins like a text of its own: some tokenizers drop the
             space in front of its first word.
@@ -27,10 +28,8 @@ class Detokenizer:
         stopped: whether a stop string has appeared.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), before: Sequence[int] = ()
-    ) -> None:
-        self._tokenizer, self._stop = tokenizer, stop
+    def __init__(self, codec: Codec, stop: Sequence[str] = (), before: Sequence[int] = ()) -> None:
+        self._codec, self._stop, tokenizer = codec, stop, codec.tokenizer
         # The stream decoder knows nothing of the clean-up of spaces that some old tokenizers add.
         streams = tokenizer.is_fast and not getattr(tokenizer, "clean_up_tokenization_spaces", False)
         self._stream = DecodeStream(skip_special_tokens=True) if streams else None
@@ -55,7 +54,7 @@ class Detokenizer:
         if self._stream is None:
             return self._redecoded()
         try:
-            text = self._stream.step(self._tokenizer.backend_tokenizer, token)
+            text = self._stream.step(self._codec.tokenizer.backend_tokenizer, token)
         except Exception:  # the decoder's text is not always a continuation of what it gave before
             self._stream = None
             return self._redecoded()
@@ -65,14 +64,11 @@ class Detokenizer:
 
     def _redecoded(self, last: bool = False) -> str:
         """The text of the ids that was not returned before, decoded together with the ids before it."""
-        before, whole = (self._decode(self._ids[self._context : end]) for end in (self._decoded, None))
+        before, whole = (self._codec.decode(self._ids[self._context : end]) for end in (self._decoded, None))
         if len(whole) <= len(before) or (whole.endswith(_UNFINISHED) and not last):
             return ""
         self._context, self._decoded = self._decoded, len(self._ids)
         return whole[len(before) :]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _until_stop(self, new: str, last: bool) -> str:
         """Hold back what may be the beginning of a stop string; drop everything from a stop string on."""

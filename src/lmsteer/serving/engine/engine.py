@@ -27,6 +27,7 @@ import torch
 from lmsteer.errors import LMSteerError
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.batch import PREFILL_CHUNK, SPARE
+from lmsteer.serving.engine.isolation import as_step_error
 from lmsteer.serving.engine.requests import Chunk, Clock, GeneratedSequence, Request
 from lmsteer.serving.engine.scheduler import Scheduler
 
@@ -41,10 +42,6 @@ class BusyError(LMSteerError):
 
 class StoppedError(LMSteerError):
     """The engine is closed."""
-
-
-class StepError(LMSteerError):
-    """A step failed, and with it all sequences that took part."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,8 @@ class Engine:
         self.lm, self.config, self._clock = lm, config, clock
         self._scheduler, self._waiting = Scheduler(lm, config.prefill_chunk), deque[GeneratedSequence]()
         self._max_num_seqs = min(config.max_num_seqs, self._scheduler.max_num_seqs or config.max_num_seqs)
+        # How many there is memory for; it is found out anew whenever there is nothing to do.
+        self._fitting = self._max_num_seqs
         self._jobs = deque[tuple[Callable[[], None], Future[Any]]]()
         self._changed = Condition()
         self._closing = False
@@ -138,7 +137,8 @@ class Engine:
         Raises:
             BusyError: the queue is full.
             StoppedError: the engine is closed.
-            LMSteerError: the requests exceed the limits of the engine, however long they wait.
+            LMSteerError: a request is not one that the model can serve, or they exceed the limits of the engine,
+                however long they wait.
         """
         config = self.config
         if len(requests) > config.max_queue + self._max_num_seqs:
@@ -147,6 +147,7 @@ class Engine:
                 f"{config.max_queue} waiting."
             )
         for request in requests:
+            request.check(self.lm)
             if (need := len(request.ids) + request.max_new_tokens) > config.max_cache_tokens:
                 raise LMSteerError(f"{need:,} tokens are more than the KV cache holds ({config.max_cache_tokens:,}).")
         # Before the lock is taken: the random numbers of long sequences take their time.
@@ -177,8 +178,8 @@ class Engine:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(job())
-                except Exception as error:  # which the caller gets from the future
-                    future.set_exception(error)
+                except BaseException as error:  # which the caller gets from the future
+                    future.set_exception(error if isinstance(error, Exception) else as_step_error(error))
 
         with self._changed:
             self._check_alive()
@@ -206,25 +207,22 @@ class Engine:
             while self._wait():
                 try:
                     self._turn()
-                except Exception as error:  # out of memory, say: these sequences are lost, the waiting ones are not
-                    _log.exception("a step failed")
-                    self._scheduler.fail_all(StepError(f"the step failed: {error}"))
+                except BaseException as error:  # the cache may be damaged: only the waiting sequences are safe
+                    self._scheduler.fail_all(as_step_error(error))
         finally:
             self._stop()
 
     def _wait(self) -> bool:
         """Wait until there is something to do; False if the engine is closing."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._closing
-                    or self._jobs
-                    or self._waiting
-                    or self._scheduler.prefilling
-                    or self._scheduler.running
-                )
-            )
+            if not self._has_work():
+                self._fitting = self._max_num_seqs
+                self._changed.wait_for(self._has_work)
         return not self._closing
+
+    def _has_work(self) -> bool:
+        scheduler = self._scheduler
+        return bool(self._closing or self._jobs or self._waiting or scheduler.prefilling or scheduler.running)
 
     def _turn(self) -> None:
         """One job, one chunk of new prompts, and one decoding step."""
@@ -234,8 +232,8 @@ class Engine:
             with self._scheduler.unsteered():
                 job()
         self._admit()
-        if self._scheduler.prefilling:
-            self._scheduler.prefill()
+        if self._scheduler.prefilling and (postponed := self._scheduler.prefill()):
+            self._lack_memory(len(self._scheduler), postponed)
         self._preempt()
         if len(self._scheduler):
             self._scheduler.step()
@@ -264,14 +262,29 @@ class Engine:
         sequences = [*self._scheduler.running, *admitted]
         longest = max(len(each.ids) for each in [*sequences, sequence]) + self.config.headroom
         fits = (len(sequences) + 1) * longest <= self.config.max_cache_tokens
-        return len(sequences) < self._max_num_seqs and (fits or not sequences)
+        return len(sequences) < self._fitting and (fits or not sequences)
 
     def _preempt(self) -> None:
-        """Preempt the newest sequences while the KV cache is too small; they are recomputed later."""
-        while len(self._scheduler) * (self._scheduler.longest + 1) > self.config.max_cache_tokens:
-            sequence = self._scheduler.preempt()
-            with self._changed:
-                self._waiting.appendleft(sequence)
+        """Preempt the newest sequences while the KV cache, or memory, is too small; they are recomputed later."""
+        scheduler = self._scheduler
+        while len(scheduler):
+            if len(scheduler) * (scheduler.longest + 1) <= self.config.max_cache_tokens:
+                if len(scheduler) == 1 or scheduler.make_room():
+                    return
+                self._lack_memory(len(scheduler) - 1, [scheduler.preempt()])
+            else:
+                self._wait_again([scheduler.preempt()])
+
+    def _lack_memory(self, fitting: int, postponed: Sequence[GeneratedSequence]) -> None:
+        """Let sequences wait, and decode no more than so many at once from now on."""
+        _log.warning("memory is short: at most %d sequences at once, until there is nothing to do", fitting)
+        self._fitting = fitting
+        self._wait_again(postponed)
+
+    def _wait_again(self, sequences: Sequence[GeneratedSequence]) -> None:
+        """Put sequences before those that wait."""
+        with self._changed:
+            self._waiting.extendleft(reversed(sequences))
 
     def _stop(self) -> None:
         """End everything that is still in the engine."""

@@ -10,14 +10,18 @@ from typing import Literal
 
 from torch import Tensor
 
-from lmsteer.errors import LMSteerError
+from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.decoding import Row
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.detokenizer import Detokenizer
+from lmsteer.serving.engine.isolation import StepError, as_step_error
+from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 
 FinishReason = Literal["stop", "length", "timeout"]
+_OVERFLOW = "the logits overflowed at these strengths; lower them."
+_NOT_FINITE = "the model's logits on this text are not finite numbers: its weights may be damaged."
 Clock = Callable[[], float]
 """Gives the time in seconds, as ``time.monotonic`` does."""
 
@@ -53,6 +57,18 @@ class Request:
     num_logprobs: int | None = None
     echo: bool = False
     timeout: float = float("inf")
+
+    def check(self, lm: LM) -> None:
+        """Refuse what the model cannot serve.
+
+        Raises:
+            DataError: there is no prompt, or it has a token that the model cannot read.
+            SteerError: a steer has no strength, or one that is not a finite number, or belongs to another model.
+        """
+        if not self.ids:
+            raise DataError("the prompt has no tokens: there is nothing to continue.")
+        lm.codec.check(self.ids, "the prompt")
+        lm.check_base(Mix(self.steers, self.strengths))
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ class GeneratedSequence:
         arrival: position in the order of arrival, which the engine sets.
         ids: token ids of the prompt and of the text so far; the model reads the last one next.
         cancelled: whether nobody waits for it any longer.
+        ended: whether it has sent its last chunk.
     """
 
     def __init__(
@@ -122,9 +139,9 @@ class GeneratedSequence:
     ) -> None:
         self.request, self.arrival, self._on_chunk, self._clock = request, 0, on_chunk, clock
         self.ids = list(request.ids)
-        self.cancelled = False
+        self.cancelled = self.ended = False
         self._end_ids = set(lm.stop_ids)
-        self._text = Detokenizer(lm.tokenizer, request.stop, request.ids if request.echo else ())
+        self._text = Detokenizer(lm.codec, request.stop, request.ids if request.echo else ())
         self._noise = Row(0, (), request.sample).noise(request.seed, request.max_new_tokens)
         self._prompt: list[TokenLogprob] = []
         self._prompt_wanted = request.echo and request.num_logprobs is not None
@@ -153,27 +170,35 @@ class GeneratedSequence:
     def next_of_prompt(self, tokens: int) -> Sequence[int]:
         """The next so many tokens of the prompt that a log-likelihood is wanted of, after those that have one."""
         first = 1 + len(self._prompt)
-        return self.request.ids[first : first + tokens] if self._prompt_wanted else []
+        return self.request.ids[first : first + tokens] if self._prompt_wanted and not self.ended else []
 
     def begin_prompt(self) -> None:
         """Its prompt is read from the beginning."""
         self._prompt = []
 
-    def append_to_prompt(self, logprob: TokenLogprob) -> None:
-        """Add the log-likelihood of the prompt's next token."""
-        self._prompt.append(logprob)
+    def extend_prompt(self, logprobs: Sequence[TokenLogprob]) -> None:
+        """Add the log-likelihoods of the prompt's next tokens."""
+        self._prompt.extend(logprobs)
 
-    def end_prompt(self) -> bool:
-        """Its prompt has been read: send the log-likelihoods; False if that ends the sequence."""
+    def end_prompt(self) -> None:
+        """Its prompt has been read: send the log-likelihoods; that ends it if there are to be no new tokens.
+
+        Raises:
+            Exception: the chunk cannot be sent.
+        """
         finish: FinishReason | None = None if self.request.max_new_tokens else "length"
         if self._prompt_wanted or finish:
             prompt = self._prompt if self._prompt_wanted else None
             self._on_chunk(Chunk("", None, self._tokens, self._steered, prompt, finish))
         self._prompt_wanted = False  # a sequence that is preempted is read once more, and has sent them
-        return finish is None
+        self.ended = finish is not None
 
-    def append(self, token: int, steered: bool, logprob: TokenLogprob | None) -> bool:
-        """Add a drawn token and send the chunk; False if that ends the sequence."""
+    def append(self, token: int, steered: bool, logprob: TokenLogprob | None) -> None:
+        """Add a drawn token and send the chunk, which may be the last one.
+
+        Raises:
+            Exception: the text cannot be decoded, or the chunk cannot be sent.
+        """
         self.ids.append(token)
         self._tokens += 1
         self._steered += steered
@@ -188,15 +213,32 @@ class GeneratedSequence:
         if finish:
             text += self._text.end()
         self._on_chunk(Chunk(text, logprob, self._tokens, self._steered, finish=finish))
-        return finish is None
+        self.ended = finish is not None
 
     def expire(self) -> None:
         """End it because its time is over; the text so far stays valid."""
-        self._on_chunk(Chunk(self._text.end(), None, self._tokens, self._steered, finish="timeout"))
+        if self.ended:
+            return
+        try:
+            self._on_chunk(Chunk(self._text.end(), None, self._tokens, self._steered, finish="timeout"))
+            self.ended = True
+        except BaseException as error:
+            self.fail(as_step_error(error))
 
     def fail(self, error: LMSteerError) -> None:
-        """End it with an error."""
-        self._on_chunk(Chunk("", None, self._tokens, self._steered, error=error))
+        """End it with an error; one that has ended stays as it is."""
+        if self.ended:
+            return
+        self.ended = True
+        try:
+            self._on_chunk(Chunk("", None, self._tokens, self._steered, error=error))
+        except BaseException as reason:  # whoever waits cannot be told
+            as_step_error(reason)
+
+    def fail_overflowed(self) -> None:
+        """End it because logits of it are not finite numbers."""
+        steered = any(self.request.strengths.values())
+        self.fail(SteerError(_OVERFLOW) if steered else StepError(_NOT_FINITE))
 
 
 def token_logprobs(log_p: Tensor, tokens: Sequence[int], top: int) -> list[TokenLogprob]:

@@ -5,28 +5,32 @@
     admit ──prefill, in chunks──> running ──step──> logits ──draw──> one token each ──on_chunk──> the client
                                      │  └── the strengths of each row steer the hidden states before the head
                                      └── remove: ended, cancelled, timed out, preempted
+
+A sequence on which any of this fails ends alone (``isolation``).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
-import torch
 from torch import Tensor
 
-from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.generation.sampling import draw
+from lmsteer.errors import LMSteerError
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.backends import backend_for
 from lmsteer.serving.engine.batch import PREFILL_CHUNK, PromptChunk
-from lmsteer.serving.engine.prompts import OVERFLOW, score_prompts
-from lmsteer.serving.engine.requests import GeneratedSequence, TokenLogprob, token_logprobs
+from lmsteer.serving.engine.drawing import draw_and_send
+from lmsteer.serving.engine.isolation import as_step_error, halves, isolated
+from lmsteer.serving.engine.prompts import score_prompts
+from lmsteer.serving.engine.requests import GeneratedSequence
 from lmsteer.steer.hook import unsteered
 from lmsteer.steer.mix import Mix, row_by_row
+from lmsteer.util.compat import is_out_of_memory
 from lmsteer.util.memory import trim_heap
 
-_UNSTEERED = Mix({}, {})
 _PROMPT_TOO_SLOW = "the request timed out before its prompt was read: send a shorter prompt."
 
 
@@ -39,7 +43,6 @@ class Scheduler:
 
     Attributes:
         running: sequences that are decoded, in the order of the batch.
-        prefilling: sequences whose prompts are being read.
         max_num_seqs: largest number of sequences that the model can decode at once; None for any number.
         steps: number of decoding steps so far.
         preemptions: number of sequences that were preempted so far.
@@ -52,15 +55,21 @@ class Scheduler:
         self._lm = lm
         self._make_backend, self.max_num_seqs = backend_for(lm, prefill_chunk)
         self._backend = self._make_backend()
-        self._mix = _UNSTEERED
+        self._mix: Mix | None = None  # of all running sequences; None if it is to be made anew
         self.running: list[GeneratedSequence] = []
-        self.prefilling: list[GeneratedSequence] = []
+        # The prompts of the first group are being read.
+        self._groups: deque[Sequence[GeneratedSequence]] = deque()
         self._chunks: Iterator[PromptChunk] = iter(())
         self.steps = 0
         self.preemptions = 0
 
     def __len__(self) -> int:
         return len(self.running)
+
+    @property
+    def prefilling(self) -> list[GeneratedSequence]:
+        """Sequences whose prompts are being read."""
+        return [*chain.from_iterable(self._groups)]
 
     @property
     def cache_bytes(self) -> int:
@@ -74,30 +83,45 @@ class Scheduler:
 
     def admit(self, sequences: Sequence[GeneratedSequence]) -> None:
         """Start to prefill sequences. Call it only while ``prefilling`` is empty."""
-        for sequence in sequences:
-            sequence.begin_prompt()
-        self.prefilling = [*sequences]
-        self._chunks = self._backend.prefill([sequence.ids for sequence in sequences])
+        self._replace_group([sequences])
 
-    def prefill(self) -> None:
-        """Read one chunk of the prompts. After the last chunk the sequences join the running ones, or end."""
-        if all(sequence.cancelled or sequence.timed_out for sequence in self.prefilling):
-            abandoned, self.prefilling, self._chunks = self.prefilling, [], iter(())
-            for sequence in abandoned:
+    def prefill(self) -> Sequence[GeneratedSequence]:
+        """Read one chunk of the prompts. After the last chunk the sequences join the running ones.
+
+        If that fails, the prompts are read again in halves.
+
+        Returns:
+            Sequences that must wait until one of those that run has ended, because memory is short.
+        """
+        group = self._groups[0]
+        if all(sequence.cancelled or sequence.timed_out for sequence in group):
+            self._replace_group([])
+            for sequence in group:
                 if sequence.cancelled or sequence.started:
                     sequence.expire()
                 else:
                     sequence.fail(LMSteerError(_PROMPT_TOO_SLOW))
-            return
-        with self.unsteered():
-            chunk = next(self._chunks)
-            score_prompts(self._lm.head, self.prefilling, chunk.hidden)
+            return ()
+        try:
+            with self.unsteered():
+                chunk = next(self._chunks)
+        except BaseException as error:
+            if self.running and _is_out_of_memory(error):
+                self._replace_group([])
+                return group
+            if len(group) == 1:
+                group[0].fail(as_step_error(error))
+            self._replace_group(halves(group) if len(group) > 1 else [])
+            return ()
+        score_prompts(self._lm.head, group, chunk.hidden)
         if not chunk.left:
-            read, first = self.prefilling, len(self.running)
-            self.running, self.prefilling, self._chunks = [*self.running, *read], [], iter(())
-            ended = [first + i for i, sequence in enumerate(read) if sequence.cancelled or not sequence.end_prompt()]
-            self._remove_all(ended)
-            self._set_strengths()
+            self.running += group
+            self._mix = None
+            self._replace_group([])
+            for sequence in group:
+                isolated(lambda group: group[0].end_prompt(), [sequence], GeneratedSequence.fail)
+            self._drop_ended()
+        return ()
 
     @contextmanager
     def unsteered(self) -> Iterator[None]:
@@ -105,32 +129,30 @@ class Scheduler:
         with unsteered(self._lm.model):
             yield
 
+    def make_room(self) -> bool:
+        """Make room for one more token of each running sequence; False if there is no memory for it."""
+        try:
+            self._backend.make_room()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return False
+        return True
+
     def step(self) -> None:
         """Decode one token for each running sequence, and remove those that end with it."""
-        with self._lm.steered(self._mix) as handle:  # for one step, so that other threads get their turn
-            logits = self._backend.step([sequence.ids[-1] for sequence in self.running])
-        was_steered = handle.calls > 0
+        parts = isolated(self._logits, range(len(self.running)), lambda row, error: self.running[row].fail(error))
+        self._backend.advance()
         self.steps += 1
-        self._fail_overflowed(logits)
-        logprobs = self._logprobs(logits)
-        tokens = self._draw(logits)  # which overwrites the logits
-        ended = []
-        for i, (sequence, token) in enumerate(zip(self.running, tokens, strict=True)):
-            steered = was_steered and any(sequence.request.strengths.values())
-            top = sequence.request.num_logprobs
-            logprob: TokenLogprob | None = None if top is None else token_logprobs(logprobs[i][None], [token], top)[0]
-            if sequence.cancelled or not sequence.append(token, steered, logprob):
-                ended.append(i)
-        self._remove_all(ended)
-        if ended:
-            self._set_strengths()
+        for rows, (logits, is_steered) in parts:
+            draw_and_send([self.running[row] for row in rows], logits, is_steered)
+        self._drop_ended()
 
     def preempt(self) -> GeneratedSequence:
         """Remove the newest sequence, with its text so far, so that it can be admitted again."""
         newest = max(range(len(self.running)), key=lambda i: self.running[i].arrival)
         sequence = self.running[newest]
         self._remove(newest)
-        self._set_strengths()
         self.preemptions += 1
         return sequence
 
@@ -138,49 +160,55 @@ class Scheduler:
         """End all sequences with an error and start with an empty cache."""
         for sequence in [*self.running, *self.prefilling]:
             sequence.fail(error)
-        self.running, self.prefilling, self._chunks = [], [], iter(())
-        self._backend = self._make_backend()
-        self._mix = _UNSTEERED
+        self.running = []
+        self._groups.clear()
+        self._chunks = iter(())
+        self._backend, self._mix = self._make_backend(), None
         trim_heap()
 
-    def _fail_overflowed(self, logits: Tensor) -> None:
-        """End the sequences whose logits (B, V) are not finite; the others are not affected."""
-        overflowed = (~logits.amax(-1).isfinite()).nonzero().flatten()
-        for i in overflowed.tolist():
-            if not self.running[i].cancelled:
-                self.running[i].fail(SteerError(OVERFLOW))
-                self.running[i].cancel()
-        if len(overflowed):
-            logits.nan_to_num_()  # the draw needs finite numbers, whoever gets them
+    def _replace_group(self, groups: Sequence[Sequence[GeneratedSequence]]) -> None:
+        """Put other groups in the place of the one whose prompts are being read, and start with the first of them."""
+        if self._groups:
+            self._groups.popleft()
+        self._groups.extendleft(reversed(groups))
+        self._chunks = iter(())  # so that what was read is freed
+        if self._groups:
+            for sequence in self._groups[0]:
+                sequence.begin_prompt()
+            self._chunks = self._backend.prefill([sequence.ids for sequence in self._groups[0]])
 
-    def _logprobs(self, logits: Tensor) -> dict[int, Tensor]:
-        """Log-likelihoods (V,) of all tokens, by row, for the sequences that asked for some."""
-        rows = [i for i, sequence in enumerate(self.running) if sequence.request.num_logprobs is not None]
-        return dict(zip(rows, torch.log_softmax(logits[rows].float(), -1), strict=True)) if rows else {}
+    def _logits(self, rows: Sequence[int]) -> tuple[Tensor, bool]:
+        """Logits (B', V) of some neighbouring rows after one more token, and whether steers acted on them."""
+        ids = [self.running[row].ids[-1] for row in rows]
+        with self._lm.steered(self._mix_of(rows)) as handle:  # for one step, so that other threads get their turn
+            logits = self._backend.forward(ids, rows[0])
+        return logits, handle.calls > 0
 
-    def _draw(self, logits: Tensor) -> list[int]:
-        """One token for each row of the logits (B, V); rows with the same sampling are drawn together."""
-        tokens = [0] * len(self.running)
-        for sampling in {sequence.request.sampling for sequence in self.running}:
-            rows = [i for i, sequence in enumerate(self.running) if sequence.request.sampling == sampling]
-            noise = torch.stack([self.running[i].noise for i in rows])
-            for i, token in zip(rows, draw(logits[rows], noise, sampling).tolist(), strict=True):
-                tokens[i] = token
-        return tokens
+    def _mix_of(self, rows: Sequence[int]) -> Mix:
+        """The strengths of some rows; those of all rows are kept for the next step."""
+        is_whole = len(rows) == len(self.running)
+        if is_whole and self._mix is not None:
+            return self._mix
+        requests = [self.running[row].request for row in rows]
+        mix = row_by_row([(request.steers, request.strengths) for request in requests])
+        if is_whole:
+            self._mix = mix
+        return mix
 
-    def _set_strengths(self) -> None:
-        """Steer each row with its own strengths."""
-        requests = [sequence.request for sequence in self.running]
-        self._mix = row_by_row([(request.steers, request.strengths) for request in requests])
-
-    def _remove_all(self, rows: Sequence[int]) -> None:
-        """Remove rows, given in rising order."""
-        for row in reversed(rows):
-            self._remove(row)
+    def _drop_ended(self) -> None:
+        """Remove the sequences that have ended, and those that nobody waits for any longer."""
+        for row in reversed(range(len(self.running))):
+            if self.running[row].cancelled or self.running[row].ended:
+                self._remove(row)
 
     def _remove(self, row: int) -> None:
         """Remove a row; the last row takes its place, as in the backend."""
         self._backend.remove(row)
+        self._mix = None
         last = self.running.pop()
         if row < len(self.running):
             self.running[row] = last
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_out_of_memory(error))

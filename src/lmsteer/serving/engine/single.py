@@ -46,10 +46,16 @@ class SingleRow:
         """Remove the sequence."""
         self._state = {}
 
+    def make_room(self) -> None:
+        """Do nothing: the state does not grow."""
+
     @torch.inference_mode()
-    def step(self, ids: Sequence[int]) -> Tensor:
-        """Logits (1, V) after one more token."""
+    def forward(self, ids: Sequence[int], first: int = 0) -> Tensor:
+        """Logits (1, V) after one more token, which cannot be taken back."""
         return self._lm.model(**self._inputs(ids)).logits[:, -1]
+
+    def advance(self) -> None:
+        """Do nothing: the state holds the token."""
 
     def _inputs(self, ids: Sequence[int]) -> dict[str, Any]:
         return {"input_ids": torch.tensor([list(ids)], device=self._lm.device), "use_cache": True, **self._state}

@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from lmsteer.errors import LMSteerError
-from lmsteer.serving.engine.engine import BusyError, StepError, StoppedError
+from lmsteer.serving.engine.engine import BusyError, StoppedError
+from lmsteer.serving.engine.isolation import StepError
 from lmsteer.serving.http.schema.body import describe, printable
 from lmsteer.serving.http.schema.responses import ErrorBody, ErrorInfo
 
