@@ -92,7 +92,8 @@ class Engine:
     def running(self) -> int:
         """Number of sequences that are prefilled or decoded."""
         scheduler = self._scheduler
-        return sum(not sequence.cancelled for sequence in [*scheduler.running, *scheduler.prefilling])
+        sequences = [*scheduler.running, *scheduler.prefilling]
+        return sum(not sequence.cancelled and not sequence.ended for sequence in sequences)
 
     @property
     def waiting(self) -> int:

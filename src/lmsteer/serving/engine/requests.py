@@ -189,9 +189,8 @@ class GeneratedSequence:
         finish: FinishReason | None = None if self.request.max_new_tokens else "length"
         if self._prompt_wanted or finish:
             prompt = self._prompt if self._prompt_wanted else None
-            self._on_chunk(Chunk("", None, self._tokens, self._steered, prompt, finish))
+            self._send(Chunk("", None, self._tokens, self._steered, prompt, finish))
         self._prompt_wanted = False  # a sequence that is preempted is read once more, and has sent them
-        self.ended = finish is not None
 
     def append(self, token: int, steered: bool, logprob: TokenLogprob | None) -> None:
         """Add a drawn token and send the chunk, which may be the last one.
@@ -212,16 +211,14 @@ class GeneratedSequence:
             finish = "timeout"
         if finish:
             text += self._text.end()
-        self._on_chunk(Chunk(text, logprob, self._tokens, self._steered, finish=finish))
-        self.ended = finish is not None
+        self._send(Chunk(text, logprob, self._tokens, self._steered, finish=finish))
 
     def expire(self) -> None:
         """End it because its time is over; the text so far stays valid."""
         if self.ended:
             return
         try:
-            self._on_chunk(Chunk(self._text.end(), None, self._tokens, self._steered, finish="timeout"))
-            self.ended = True
+            self._send(Chunk(self._text.end(), None, self._tokens, self._steered, finish="timeout"))
         except BaseException as error:
             self.fail(as_step_error(error))
 
@@ -229,16 +226,24 @@ class GeneratedSequence:
         """End it with an error; one that has ended stays as it is."""
         if self.ended:
             return
-        self.ended = True
         try:
-            self._on_chunk(Chunk("", None, self._tokens, self._steered, error=error))
+            self._send(Chunk("", None, self._tokens, self._steered, error=error))
         except BaseException as reason:  # whoever waits cannot be told
             as_step_error(reason)
+            self.ended = True
 
     def fail_overflowed(self) -> None:
         """End it because logits of it are not finite numbers."""
         steered = any(self.request.strengths.values())
         self.fail(SteerError(_OVERFLOW) if steered else StepError(_NOT_FINITE))
+
+    def _send(self, chunk: Chunk) -> None:
+        self.ended = bool(chunk.finish or chunk.error)
+        try:
+            self._on_chunk(chunk)
+        except BaseException:
+            self.ended = False  # the error is still to be sent
+            raise
 
 
 def token_logprobs(log_p: Tensor, tokens: Sequence[int], top: int) -> list[TokenLogprob]:
