@@ -105,10 +105,11 @@ class Codec:
         return str(self.tokenizer.decode(known, skip_special_tokens=skip_special))
 
     @cached_property
-    def special_tokens(self) -> frozenset[str]:
-        """The special tokens as they are written."""
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        return frozenset(added | {*map(str, self.tokenizer.all_special_tokens)})
+    def special_tokens(self) -> dict[int, str]:
+        """The special tokens by id, as they are written."""
+        named = dict(zip(self.tokenizer.all_special_ids, map(str, self.tokenizer.all_special_tokens), strict=True))
+        added = self.tokenizer.added_tokens_decoder.items()
+        return named | {token_id: token.content for token_id, token in added if token.special}
 
     @cached_property
     def _tokens(self) -> dict[int, str]:

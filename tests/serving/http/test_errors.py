@@ -50,7 +50,12 @@ def test_strengths_outside_the_safe_range_give_a_warning_or_an_error(serving, ll
         ({"model": "gpt-9"}, 404, "model", "unknown model 'gpt-9'"),
         ({"prompt": ""}, 400, "prompt", "empty"),
         ({"prompt": []}, 400, "prompt", ""),
-        ({"prompt": [400]}, 400, "prompt", "the vocabulary has"),
+        (
+            {"prompt": [5, 400]},
+            400,
+            "prompt",
+            "the prompt has the token id 400, but the ids of tiny-llama are 0 to 258",
+        ),
         ({"max_tokens": 0}, 400, "max_tokens", "1 or more"),
         ({"max_tokens": 100_000}, 400, "max_tokens", "exceeds the context"),
         ({"temperature": -1}, 400, "temperature", ""),

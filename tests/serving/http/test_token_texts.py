@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from lmsteer.model.codec import Codec
 from lmsteer.serving.http.token_texts import TokenNames, TokenTexts
 from tiny import tiny_tokenizer
 
@@ -28,9 +29,13 @@ def with_spaces_in_front():
 TOKENIZERS = {"bytes": tiny_tokenizer(), "spaces in front": with_spaces_in_front()}
 
 
+def codec_of(tokenizer):
+    return Codec(tokenizer, len(tokenizer), "tiny")
+
+
 def texts_of(tokenizer, ids, prompt=""):
     """The texts of tokens, and where each begins."""
-    texts, found = TokenTexts(tokenizer, TokenNames(tokenizer), prompt), []
+    texts, found = TokenTexts(codec_of(tokenizer), TokenNames(codec_of(tokenizer)), prompt), []
     for place, token in enumerate(ids, 1):
         offset = texts.offset
         found.append((texts.add(token, last=place == len(ids)), offset))
@@ -71,7 +76,7 @@ def test_a_character_of_several_tokens_counts_for_the_last():
 
 def test_names_tell_words_from_parts_of_words():
     tokenizer = TOKENIZERS["spaces in front"]
-    names = TokenNames(tokenizer)
+    names = TokenNames(codec_of(tokenizer))
     assert [names(tokenizer.convert_tokens_to_ids(token)) for token in ("▁t", "th", "▁", "</s>")] == [
         " t",
         "th",

@@ -44,8 +44,8 @@ class ResponseBuilder:
     def __post_init__(self) -> None:
         self.choices = [Choice() for _ in self.parsed.requests]
         self._started: set[int] = set()
-        self._names = TokenNames(self.lm.tokenizer)
-        self._texts = [TokenTexts(self.lm.tokenizer, self._names, each) for each in self.parsed.echoed]
+        self._names = TokenNames(self.lm.codec)
+        self._texts = [TokenTexts(self.lm.codec, self._names, each) for each in self.parsed.echoed]
         self._id = f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
 

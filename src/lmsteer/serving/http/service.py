@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.generation.config import SamplingConfig
@@ -15,6 +14,7 @@ from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import Engine
 from lmsteer.serving.engine.requests import Request
 from lmsteer.serving.http.errors import RequestError
+from lmsteer.serving.http.prompts import encode_chat, encode_prompt
 from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest, TextRequest
 from lmsteer.serving.registry import SteerRegistry
 from lmsteer.steer.notation import of_model_name, outside_safe_range
@@ -96,8 +96,8 @@ class Service:
         Raises:
             RequestError: it is not valid, or exceeds a limit.
         """
-        prompts = self._encode(request.prompt)
-        echoed = self._prompt_texts(request.prompt, prompts) if request.echo else None
+        prompts, texts = encode_prompt(self.lm, request.prompt)
+        echoed = texts if request.echo else None
         return self._parse(request, prompts, request.max_tokens, request.logprobs, echoed)
 
     def chat(self, request: ChatRequest) -> ParsedRequest:
@@ -106,7 +106,7 @@ class Service:
         Raises:
             RequestError: it is not valid, or exceeds a limit.
         """
-        ids = self._encode_chat(request)
+        ids = encode_chat(self.lm, [{"role": each.role, "content": each.text} for each in request.messages])
         rest = max(1, self.limits.max_model_len - len(ids))
         max_tokens = request.max_completion_tokens or request.max_tokens or rest
         num_logprobs = (request.top_logprobs or 0) if request.logprobs else None
@@ -199,9 +199,7 @@ class Service:
         return ParsedRequest(requests, steering, before, sum(map(len, prompts)))
 
     def _check_length(self, ids: Sequence[int], max_tokens: int) -> None:
-        """Refuse an empty prompt, and one that is too long together with its new text."""
-        if not ids:
-            raise RequestError("the prompt is empty: write at least one word.", param="prompt")
+        """Refuse a prompt that is too long together with its new text."""
         if len(ids) + max_tokens > self.limits.max_model_len:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens; with {max_tokens} new ones it exceeds the context of "
@@ -238,34 +236,3 @@ class Service:
                 code="model_not_found",
             )
         return of_model_name(model)
-
-    def _encode(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
-        """Token ids of each prompt."""
-        prompts: list[Any] = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else [*prompt]
-        texts = [each for each in prompts if isinstance(each, str)]
-        if texts:
-            return self.lm.encode(texts)
-        vocabulary = self.lm.head.weight.shape[0]
-        if unknown := [token for ids in prompts for token in ids if token >= vocabulary]:
-            raise RequestError(
-                f"unknown token {unknown[0]}: the vocabulary has {vocabulary} tokens, from 0.", param="prompt"
-            )
-        return prompts
-
-    def _prompt_texts(
-        self, prompt: str | list[str] | list[int] | list[list[int]], ids: Sequence[Sequence[int]]
-    ) -> list[str]:
-        """The text of each prompt, given its ids: as it was sent, or of the tokens that were sent."""
-        texts = [prompt] if isinstance(prompt, str) else [each for each in prompt if isinstance(each, str)]
-        return texts or [str(self.lm.tokenizer.decode([*each])) for each in ids]
-
-    def _encode_chat(self, request: ChatRequest) -> list[int]:
-        """Token ids of a conversation in the model's chat template."""
-        messages = [{"role": message.role, "content": message.text} for message in request.messages]
-        if not self.lm.tokenizer.chat_template:
-            raise RequestError(f"{self.name} has no chat template: use /v1/completions.", param="messages")
-        try:
-            text = self.lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program, and refuses roles and orders by any exception
-            raise RequestError(f"the chat template refuses these messages: {error}", param="messages") from error
-        return self.lm.encode([str(text)], special=False)[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
-
+from lmsteer.model.codec import Codec
 from lmsteer.serving.engine.detokenizer import Detokenizer
 
 # A letter in front of a token shows whether the token begins with a space, which some tokenizers drop at the beginning.
@@ -14,19 +13,16 @@ class TokenNames:
     """The text of any token that could stand somewhere, whatever precedes it.
 
     Args:
-        tokenizer: the model's tokenizer.
+        codec: the model's tokenizer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        self._before: list[int] = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
-        self._special = {*tokenizer.all_special_ids}
-        self._special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    def __init__(self, codec: Codec) -> None:
+        self._codec, (self._before,) = codec, codec.tokenize([_BEFORE], special=False)
         self._names: dict[int, str] = {}
 
     def is_special(self, token: int) -> bool:
         """Whether a generated text is without it, as without the end of text."""
-        return token in self._special
+        return token in self._codec.special_tokens
 
     def __call__(self, token: int) -> str:
         """The text of a token."""
@@ -36,17 +32,19 @@ class TokenNames:
 
     def _decode(self, token: int) -> str:
         if not self.is_special(token):
-            before, both = (str(self._tokenizer.decode(ids)) for ids in (self._before, [*self._before, token]))
+            before, both = (
+                self._codec.decode(ids, skip_special=False) for ids in (self._before, [*self._before, token])
+            )
             if both.startswith(before):
                 return both[len(before) :]
-        return str(self._tokenizer.decode([token]))
+        return self._codec.decode([token], skip_special=False)
 
 
 class TokenTexts:
     """The texts of a sequence's tokens, one after the other. A character of several tokens counts for its last one.
 
     Args:
-        tokenizer: the model's tokenizer.
+        codec: the model's tokenizer.
         names: the texts of special tokens.
         prompt: the text of the prompt, where that belongs to the sequence.
 
@@ -54,9 +52,9 @@ class TokenTexts:
         offset: number of characters of the sequence's text before the next token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, names: TokenNames, prompt: str = "") -> None:
+    def __init__(self, codec: Codec, names: TokenNames, prompt: str = "") -> None:
         self._names, self._prompt = names, prompt
-        self._text = Detokenizer(tokenizer)
+        self._text = Detokenizer(codec)
         self.offset = 0
 
     def add(self, token: int, *, last: bool = False) -> str:
