@@ -10,7 +10,8 @@ import sys
 import lmsteer.data.instructions, lmsteer.data.labelled, lmsteer.data.prompts
 import lmsteer.data.starter, lmsteer.data.table_rows
 import lmsteer.generation.config, lmsteer.util.disk_cache, lmsteer.util.progress
-print(*(name for name in ("torch", "transformers", "pyarrow", "datasets", "rich", "numpy") if name in sys.modules))
+large = ("torch", "transformers", "pyarrow", "datasets", "rich", "numpy", "pandas")
+print(*(name for name in large if name in sys.modules))
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -13,17 +14,32 @@ from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"))
-LINES = st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), min_size=1).filter(
+LINES = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), min_size=1).filter(
     lambda line: line.strip() and not line.lstrip().startswith("{") and not line.startswith("\ufeff")
 )
 
 
 def test_every_notation_is_read(tmp_path, monkeypatch):
     lines = ['{"prompt": {"text": "a"}}', '{"prompt": "b"}', "", '{"text": "c"}', "plain { line"]
-    (tmp_path / "p.jsonl").write_text("\n".join(lines))
-    assert read_prompts(tmp_path / "p.jsonl") == ["a", "b", "c", "plain { line"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
-    assert read_prompts("-") == ["one", "two"]
+    (tmp_path / "p.txt").write_text("\n".join(lines))
+    assert read_prompts(tmp_path / "p.txt") == ["a", "b", "c", "plain { line"]
+    (tmp_path / "joined.txt").write_bytes(b'one\rtwo\r\n\xef\xbb\xbf{"prompt": "three"}\n\xef\xbb\xbffour')
+    assert read_prompts(tmp_path / "joined.txt") == ["one", "two", "three", "four"]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO("one\ncaf\xe9\n".encode())))
+    assert read_prompts("-") == ["one", "caf\xe9"]
+
+
+def test_data_files_have_a_column_of_prompts(tmp_path):
+    contents = {
+        "a.jsonl": '{"prompt": {"text": "one"}, "text": "x"}\n{"text": "two"}\n',
+        "b.json": '[{"Prompt": "one"}, {"prompt": "two"}]',
+        "c.json": '{"prompt": {"0": "one", "1": "two"}}',
+        "d.csv": "id,prompt\n1,one\n2,two\n",
+        "e.tsv": "text\tid\none\t1\ntwo\t2\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+        assert read_prompts(tmp_path / name) == ["one", "two"], name
 
 
 @settings(max_examples=40)
@@ -45,9 +61,26 @@ def test_any_texts_are_read_back_from_every_kind_of_object(tmp_path_factory, pro
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "no prompts"), ('a\n{"x": 1}', "line 2: no prompt"), ("{", "line 1: not JSON"), ('{"text": 1}', "no prompt")],
+    [
+        ("", "holds no prompts"),
+        ('a\n{"x": 1}', "line 2: no column 'prompt' or 'text'; the columns are 'x'"),
+        ("{", "line 1: not JSON"),
+        ('a\n{"text": 1}', "line 2: the prompt is int"),
+        ('{"prompt": {"id": 1}}', "line 1: the prompt is dict"),
+        ('a\n\n{"text": "a", "text": "b"}', "line 3: the key 'text' stands twice"),
+        ('{"text": "\\udc80"}', "line 1: the prompt holds half of a surrogate pair"),
+    ],
 )
 def test_lines_without_a_prompt_are_refused(tmp_path, content, message):
-    (tmp_path / "p.jsonl").write_text(content)
+    (tmp_path / "p.txt").write_text(content)
     with pytest.raises(DataError, match=message):
+        read_prompts(tmp_path / "p.txt")
+
+
+def test_data_files_without_a_column_of_prompts_are_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("good,bad\na,b\n")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\nplain\n')
+    with pytest.raises(DataError, match=r"p.csv, line 2: no column 'prompt' or 'text'; the columns are 'good', 'bad'"):
+        read_prompts(tmp_path / "p.csv")
+    with pytest.raises(DataError, match=r"p.jsonl, line 2: not JSON"):
         read_prompts(tmp_path / "p.jsonl")

@@ -12,7 +12,7 @@ from lmsteer.cli import options
 from lmsteer.cli.app import app, note, stdout
 from lmsteer.cli.output.common import print_json_lines
 from lmsteer.data.prompts import check_not_empty, read_prompts
-from lmsteer.data.table_rows import read_text
+from lmsteer.data.text_files import read_text
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import find_card
 from lmsteer.util.files import check_writable, write_file
@@ -25,7 +25,7 @@ def analyse(
     steer: Annotated[list[str] | None, typer.Option(help="Name or folder of a steer. Repeatable.")] = None,
     texts_file: Annotated[
         Path | None,
-        typer.Option("--texts", metavar="FILE", help="Texts: one on each line, or JSONL; '-' is standard input."),
+        typer.Option("--texts", metavar="FILE", help="Texts: one on each line, or a data file; '-' is standard input."),
     ] = None,
     document: Annotated[Path | None, typer.Option(metavar="FILE", help="File that is one text.")] = None,
     spans: Annotated[int, typer.Option(min=0, help="Maximum number of evidence spans for each text.")] = 3,

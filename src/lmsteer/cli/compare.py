@@ -10,9 +10,10 @@ import typer
 import lmsteer
 from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.cli import options
-from lmsteer.cli.app import app, note, stdout
+from lmsteer.cli.app import app, note, stdout, warn
 from lmsteer.cli.output.common import print_json
-from lmsteer.data.labelled import LabelledSource, check_labelled, parse_label_map
+from lmsteer.data.labelled import LabelledSource, check_labelled
+from lmsteer.data.labels import parse_label_map
 from lmsteer.data.prompts import read_prompts
 from lmsteer.data.starter import starter_prompts
 from lmsteer.errors import DataError
@@ -65,7 +66,7 @@ def compare(
     """
     mapping = parse_label_map(label_map) if label_map else None
     source = LabelledSource(data, text_column, label_column, mapping, limit=limit, seed=seed)
-    texts = source.read()
+    texts = source.read(warn)
     check_labelled(texts, data)
     sizes = _train_sizes(train_sizes, len(texts))
     instructions = _instructions(negative_prompt, positive_prompt)

@@ -48,7 +48,7 @@ BaselineOption = Annotated[
 
 @app.command()
 def evaluate(
-    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="File of prompts: one on each line, or JSONL.")],
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="Prompts: one on each line, or a data file.")],
     steer: Steer,
     out: Out,
     scorer: options.Scorer = "sentiment",

@@ -11,9 +11,10 @@ import typer
 
 import lmsteer
 from lmsteer.cli import options
-from lmsteer.cli.app import app, stdout
+from lmsteer.cli.app import app, stdout, warn
 from lmsteer.cli.output.common import print_json
-from lmsteer.data.labelled import LabelledSource, parse_label_map
+from lmsteer.data.labelled import LabelledSource
+from lmsteer.data.labels import parse_label_map
 from lmsteer.errors import DataError
 from lmsteer.fitting.statistics_files import check_target as check_statistics_target
 from lmsteer.steer.lookup import STEERS_FOLDER, check_target
@@ -23,7 +24,7 @@ Data = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="Labelled texts: a JSONL, CSV or Parquet file, or a Hub dataset. Optional with --statistics.",
+        help="Labelled texts: a JSONL, JSON, CSV, TSV or Parquet file, or a Hub dataset. Optional with --statistics.",
     ),
 ]
 Method = Annotated[
@@ -86,7 +87,7 @@ def fit(
     _check_inputs(data, statistics or ())
     mapping = parse_label_map(label_map) if label_map else None
     source = LabelledSource(data, text_column, label_column, mapping, split, limit, seed) if data else None
-    texts = source.read() if source else []
+    texts = source.read(warn) if source else []
 
     from lmsteer.cli.output.fit import print_fit
     from lmsteer.fitting.fit import FitConfig

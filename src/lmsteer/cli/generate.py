@@ -22,7 +22,7 @@ from lmsteer.util.progress import bars
 
 PromptsFile = Annotated[
     Path | None,
-    typer.Option("--prompts", metavar="FILE", help="Prompts: one on each line, or JSONL; '-' is standard input."),
+    typer.Option("--prompts", metavar="FILE", help="Prompts: one on each line, or a data file; '-' is standard input."),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write JSONL in the published format to a file.")]
 Engine = Annotated[

@@ -88,11 +88,14 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Number of sequences that ar
 PromptsFile = Annotated[
     Path | None,
     typer.Option(
-        "--prompts", metavar="FILE", help="Prompts: one on each line, or JSONL (default: neutral prompts that ship)."
+        "--prompts",
+        metavar="FILE",
+        help="Prompts: one on each line, or a data file (default: neutral prompts that ship).",
     ),
 ]
 LabelledData = Annotated[
-    str, typer.Argument(metavar="DATA", help="Labelled texts: a JSONL, CSV or Parquet file, or a Hub dataset.")
+    str,
+    typer.Argument(metavar="DATA", help="Labelled texts: a JSONL, JSON, CSV, TSV or Parquet file, or a Hub dataset."),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the texts.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the labels.")]

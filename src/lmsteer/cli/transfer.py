@@ -10,10 +10,11 @@ import typer
 
 import lmsteer
 from lmsteer.cli import options
-from lmsteer.cli.app import app, stdout
+from lmsteer.cli.app import app, stdout, warn
 from lmsteer.cli.output.common import print_json
 from lmsteer.cli.output.transfer import print_transfer
-from lmsteer.data.labelled import parse_label_map, read_labelled
+from lmsteer.data.labelled import LabelledSource, check_labelled
+from lmsteer.data.labels import parse_label_map
 from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import check_target, find_card
@@ -55,9 +56,9 @@ def transfer(
     find_card(steer)
     read = read_prompts(texts) if texts else ()
     mapping = parse_label_map(label_map) if label_map else None
-    labelled = (
-        read_labelled(data, text_column=text_column, label_column=label_column, label_map=mapping) if data else []
-    )
+    labelled = LabelledSource(data, text_column, label_column, mapping).read(warn) if data else []
+    if data:
+        check_labelled(labelled, data)
     source, target = lmsteer.find_steer(steer), lmsteer.load(to)
     moved = lmsteer.transfer(
         lmsteer.load(model), source, target, texts=read, labelled=labelled, word_map=word_map, progress=bars()

@@ -10,10 +10,11 @@ import typer
 
 import lmsteer
 from lmsteer.cli import options
-from lmsteer.cli.app import app, stdout
+from lmsteer.cli.app import app, stdout, warn
 from lmsteer.cli.output.common import print_json
 from lmsteer.cli.output.verification import print_verification
-from lmsteer.data.labelled import LabelledSource, parse_label_map
+from lmsteer.data.labelled import LabelledSource
+from lmsteer.data.labels import parse_label_map
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import find_card
 
@@ -48,7 +49,7 @@ def verify(
         "label_map": parse_label_map(label_map) if label_map else None,
     }
     source = _source(find_card(steer).data.get("source", {}), chosen)
-    texts = source.read() if data or Path(source.path).is_file() else []
+    texts = source.read(warn) if data or Path(source.path).is_file() else []
     loaded = lmsteer.find_steer(steer)
     verification = lmsteer.verify(lmsteer.load(model), loaded, texts, fitted_on=data is None, strength=strength)
     if as_json:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmsteer.data.table_rows import TableRow, read_rows
+from lmsteer.data.cells import TableRow, cell, has_column, text_value
+from lmsteer.data.table_rows import read_rows
 from lmsteer.errors import DataError
-
-_COLUMNS = ("instruction", "input", "output")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Instruction:
 
 
 def read_instructions(source: str | Path, split: str = "train") -> list[Instruction]:
-    """Read instruction data from JSONL, CSV or Parquet, or from a Hub dataset.
+    """Read instruction data from a data file or a Hub dataset.
 
     Args:
         source: a file, or a Hub dataset id, with the columns ``instruction``, ``output`` and, optionally, ``input``.
@@ -44,12 +43,10 @@ def read_instructions(source: str | Path, split: str = "train") -> list[Instruct
 
 
 def _instruction(place: str, row: TableRow) -> Instruction:
-    fields = {column: row.get(column, "" if column == "input" else None) for column in _COLUMNS}
-    for column, value in fields.items():
-        if not isinstance(value, str) and not (column == "input" and value is None):
-            raise DataError(
-                f"{place}: no text in the column {column!r}; the columns are {', '.join(map(repr, row)) or 'none'}."
-            )
-        if column != "input" and not str(value).strip():
+    given = cell(place, row, "input") if has_column(place, row, "input") else None
+    fields = {"input": "" if given is None else text_value(place, "input", given)}
+    for column in ("instruction", "output"):
+        fields[column] = text_value(place, column, cell(place, row, column))
+        if not fields[column].strip():
             raise DataError(f"{place}: the {column} is empty; fill it in, or remove the row.")
-    return Instruction(*(fields[column] or "" for column in _COLUMNS))
+    return Instruction(**fields)

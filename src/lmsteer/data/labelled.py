@@ -8,14 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmsteer.data.table_rows import TableRow, read_rows
+from lmsteer.data.cells import TableRow, cell, text_value
+from lmsteer.data.labels import read_labels, suggested_map
+from lmsteer.data.table_rows import read_rows
 from lmsteer.errors import DataError
+
+Tell = Callable[[str], None]
+
+
+def _untold(message: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class LabelledSource:
     """Where labelled texts come from, and how they are read: enough to read the same ones again.
 
     Attributes:
-        path: a ``.jsonl``, ``.csv`` or ``.parquet`` file (JSONL and CSV may end in ``.gz``), or a Hub dataset id.
+        path: a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file, or a Hub dataset id.
         text_column: the name of the column of texts.
         label_column: the name of the column of labels.
         label_map: a number for each class label, where labels are not numbers already.
@@ -59,32 +68,33 @@ class LabelledSource:
     limit: int | None = None
     seed: int = 0
 
-    def read(self) -> list[LabelledText]:
+    def read(self, tell: Tell = _untold) -> list[LabelledText]:
         """Read the texts; blank ones are left out.
 
+        Args:
+            tell: is told in a sentence what the texts may not be meant to be: blank, of one half of the dimension only,
+                or the same with different labels.
+
         Raises:
-            DataError: there is no such file, it is not UTF-8 or lacks a column, a label cannot be used, or the limit is
-                below 2.
+            DataError: there is no such file, it cannot be read or lacks a column, a label cannot be used, or the limit
+                is below 2.
         """
         if self.limit is not None and self.limit < 2:
             raise DataError(f"the limit must be 2 texts or more; it is {self.limit}.")
-        texts = [self._labelled(place, row) for place, row in read_rows(self.path, self.split)]
-        readable = [labelled for labelled in texts if labelled.text.strip()]
-        return sample_texts(readable, self.limit, self.seed) if self.limit else readable
+        rows = [(place, *self._cells(place, row)) for place, row in read_rows(self.path, self.split)]
+        readable = [(place, text, label) for place, text, label in rows if text.strip()]
+        labels = read_labels([(place, label) for place, _, label in readable], self.label_map)
+        texts = [LabelledText(text, label) for (_, text, _), label in zip(readable, labels, strict=True)]
+        if len(texts) < len(rows):
+            tell(f"{self.path}: blank texts are left out: {len(rows) - len(texts)} of {len(rows)} rows.")
+        for doubt in _doubts(texts, is_mapped=self.label_map is not None):
+            tell(f"{self.path}: {doubt}")
+        return sample_texts(texts, self.limit, self.seed) if self.limit else texts
 
-    def _labelled(self, place: str, row: TableRow) -> LabelledText:
-        for column in (self.text_column, self.label_column):
-            if column not in row:
-                raise DataError(
-                    f"{place}: no column {column!r}; the columns are {', '.join(map(repr, row)) or 'none'}. "
-                    "Choose with --text-column and --label-column."
-                )
-        text = row[self.text_column]
-        if not isinstance(text, str):
-            raise DataError(f"{place}: the text is {type(text).__name__}, not a string.")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise DataError(f"{place}: the text holds half of a surrogate pair, which is not valid Unicode.")
-        return LabelledText(text, _number(place, row[self.label_column], self.label_map))
+    def _cells(self, place: str, row: TableRow) -> tuple[str, Any]:
+        advice = "Choose with --text-column and --label-column. "
+        text, label = (cell(place, row, column, advice=advice) for column in (self.text_column, self.label_column))
+        return text_value(place, "text", text), label
 
 
 def read_labelled(
@@ -98,17 +108,21 @@ def read_labelled(
     """Read labelled texts that a steer can be fitted on.
 
     Args:
-        source: a ``.jsonl``, ``.csv`` or ``.parquet`` file (JSONL and CSV may end in ``.gz``), or a Hub dataset id.
+        source: a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file, or a Hub dataset id.
         text_column: the name of the column of texts.
         label_column: the name of the column of labels.
         label_map: a number for each class label, where labels are not numbers already.
         split: the split of a Hub dataset.
 
     Raises:
-        DataError: there is no such file, it is not UTF-8 or lacks a column, a label cannot be used, there are fewer
+        DataError: there is no such file, it cannot be read or lacks a column, a label cannot be used, there are fewer
             than two texts, or all labels are the same.
+
+    Warns:
+        UserWarning: texts are blank, of one half of the dimension only, or the same with different labels.
     """
-    texts = LabelledSource(str(source), text_column, label_column, label_map, split).read()
+    labelled = LabelledSource(str(source), text_column, label_column, label_map, split)
+    texts = labelled.read(lambda message: warnings.warn(message, UserWarning, stacklevel=4))
     check_labelled(texts, str(source))
     return texts
 
@@ -135,40 +149,23 @@ def sample_texts(texts: Sequence[LabelledText], count: int, seed: int) -> list[L
     return random.Random(seed).sample(list(texts), min(count, len(texts)))
 
 
-def parse_label_map(notation: str) -> dict[str, float]:
-    """Parse ``negative=-1,positive=1``.
-
-    Raises:
-        DataError: a part is not NAME=NUMBER, a name occurs twice, or a number is outside [-1, 1].
-    """
-    mapping: dict[str, float] = {}
-    for part in notation.split(","):
-        name, _, value = (each.strip() for each in part.rpartition("="))
-        try:
-            number = float(value)
-        except ValueError:
-            name = ""
-        if not name:
-            raise DataError(f"cannot read the label map {notation!r}: write it like 'negative=-1,positive=1'.")
-        if name in mapping:
-            raise DataError(f"the label map {notation!r} has {name!r} twice.")
-        if not -1 <= number <= 1:
-            raise DataError(f"the label map {notation!r} maps {name!r} to {number:g}, which is outside [-1, 1].")
-        mapping[name] = number
-    return mapping
-
-
-def _number(place: str, label: Any, label_map: Mapping[str, float] | None) -> float:
-    if label_map is not None:
-        if str(label) not in label_map:
-            raise DataError(f"{place}: label {label!r} is not in the label map ({', '.join(label_map)}).")
-        label = label_map[str(label)]
-    try:
-        number = float(label)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{place}: label {label!r} is not a number; map class labels like --label-map 'negative=-1,positive=1'."
-        ) from error
-    if not -1 <= number <= 1:
-        raise DataError(f"{place}: label {number:g} is outside [-1, 1]; scale or map the labels.")
-    return number
+def _doubts(texts: Sequence[LabelledText], *, is_mapped: bool) -> Iterator[str]:
+    """Sentences about labels that may not be meant."""
+    labels = {labelled.label for labelled in texts}
+    low, high = min(labels, default=0.0), max(labels, default=0.0)
+    if not is_mapped and low < high and (low >= 0 or high <= 0):
+        end, of_end = ("-1", "lowest") if low >= 0 else ("+1", "highest")
+        example = suggested_map(labels) if 0 in (low, high) else ""
+        yield (
+            f"the labels go from {low:g} to {high:g}, which is half of the dimension: 0 counts as its middle, and no "
+            f"text is of its {end} end. If the {of_end} label means that end, scale the labels, or map them{example}."
+        )
+    found: dict[str, set[float]] = {}
+    for labelled in texts:
+        found.setdefault(labelled.text.strip(), set()).add(labelled.label)
+    if several := [text for text, different in found.items() if len(different) > 1]:
+        shown = " and ".join(f"{label:g}" for label in sorted(found[several[0]]))
+        yield (
+            f"texts that occur with different labels, all of which are kept: {len(several)}. "
+            f"The first is {several[0][:60]!r}, with {shown}."
+        )

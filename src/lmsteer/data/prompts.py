@@ -1,33 +1,39 @@
-"""Prompts: plain lines, or JSONL in the published format ``{"prompt": {"text": ..}}`` or a shorter one.
+"""Prompts: plain lines, or a data file with a column ``prompt`` or ``text``.
 
-The shorter formats are ``{"prompt": ..}`` and ``{"text": ..}``. A line that starts with ``{`` is JSON.
+In a data file a prompt may also be an object with the key ``text``, as published. Among plain lines, one that starts
+with ``{`` is such a row in JSON.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmsteer.data.table_rows import read_text
+from lmsteer.data.cells import TableRow, cell, text_value
+from lmsteer.data.json_rows import parse_json
+from lmsteer.data.table_rows import is_table, read_rows
+from lmsteer.data.text_files import lines_of, read_standard_input, read_text
 from lmsteer.errors import DataError
 
 
 def read_prompts(file: str | Path) -> list[str]:
-    """Read prompts from a file, one per line; blank lines are skipped.
+    """Read prompts from a file; blank lines are skipped.
 
     Args:
-        file: the file, which may be gzipped, or ``-`` for standard input.
+        file: a data file, a file of lines, which may be packed as well, or ``-`` for lines on standard input.
 
     Raises:
-        DataError: the file cannot be read, holds no prompts, or has a JSON line without a prompt.
+        DataError: the file cannot be read, holds no prompts, or has a row without a prompt.
     """
-    text = _standard_input() if str(file) == "-" else read_text(Path(file))
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
+    if str(file) != "-" and is_table(Path(file)):
+        prompts = [_prompt(place, row) for place, row in read_rows(file)]
+    else:
+        name, text = ("standard input", read_standard_input()) if str(file) == "-" else (file, read_text(Path(file)))
+        lines = enumerate(lines_of(text), 1)
+        prompts = [_of_line(f"{name}, line {number}", line) for number, line in lines if line.strip()]
+    if not prompts:
         raise DataError(f"{file} holds no prompts.")
-    return [_prompt(line, f"{file}, line {number}") for number, line in lines]
+    return prompts
 
 
 def check_not_empty(texts: Sequence[str]) -> None:
@@ -40,25 +46,11 @@ def check_not_empty(texts: Sequence[str]) -> None:
         raise DataError(f"text {empty[0]} is empty.")
 
 
-def _standard_input() -> str:
-    if sys.stdin is None:
-        raise DataError("standard input is closed: give a file.")
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input is not UTF-8: {error}.") from error
-    except OSError as error:
-        raise DataError(f"cannot read standard input: {error}.") from error
+def _of_line(place: str, line: str) -> str:
+    line = line.lstrip("\ufeff")  # files that were joined have marks within
+    return _prompt(place, parse_json(place, line)) if line.lstrip().startswith("{") else line
 
 
-def _prompt(line: str, place: str) -> str:
-    if not line.lstrip().startswith("{"):
-        return line.rstrip("\r")
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place}: not JSON: {error}.") from error
-    match row:
-        case {"prompt": {"text": str(text)}} | {"prompt": str(text)} | {"text": str(text)}:
-            return text
-    raise DataError(f'{place}: no prompt; write {{"prompt": {{"text": ..}}}} or a plain line.')
+def _prompt(place: str, row: TableRow) -> str:
+    value = cell(place, row, "prompt", "text")
+    return text_value(place, "prompt", value.get("text", value) if isinstance(value, dict) else value)

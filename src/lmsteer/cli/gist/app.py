@@ -18,5 +18,5 @@ Adapter = Annotated[
 ]
 Condition = Literal["gist", "positive", "negative"]
 InstructionData = Annotated[
-    str, typer.Argument(metavar="DATA", help="Instructions: a JSONL, CSV or Parquet file, or a Hub dataset.")
+    str, typer.Argument(metavar="DATA", help="Instructions: a JSONL, JSON, CSV, TSV or Parquet file, or a Hub dataset.")
 ]

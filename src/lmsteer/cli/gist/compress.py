@@ -12,7 +12,7 @@ from lmsteer.cli import options
 from lmsteer.cli.app import stdout
 from lmsteer.cli.gist.app import Adapter, gist_app
 from lmsteer.cli.output.common import print_json
-from lmsteer.data.table_rows import read_text
+from lmsteer.data.text_files import read_text
 from lmsteer.errors import DataError
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.lookup import find_card

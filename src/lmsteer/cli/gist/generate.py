@@ -29,7 +29,7 @@ def generate(
     ],
     inputs: Annotated[list[str] | None, typer.Argument(help="Inputs (default: one that is empty).")] = None,
     inputs_file: Annotated[
-        Path | None, typer.Option("--inputs", metavar="FILE", help="Inputs: one on each line, or JSONL.")
+        Path | None, typer.Option("--inputs", metavar="FILE", help="Inputs: one on each line, or a data file.")
     ] = None,
     adapter: Adapter = SHIPPED,
     steer: options.Steer = None,

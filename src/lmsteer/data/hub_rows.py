@@ -1,0 +1,34 @@
+"""Rows of datasets of the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lmsteer.data.cells import TableRow, name_classes
+from lmsteer.errors import DataError
+
+
+def hub_rows(name: str, split: str) -> Iterator[tuple[str, TableRow]]:
+    """The rows of a dataset of the Hub, each with its place.
+
+    Args:
+        name: the id of the dataset.
+        split: its split.
+
+    Raises:
+        DataError: the dataset cannot be loaded.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"{name!r} is not a file here; to read it as a Hub dataset, install `pip install 'lmsteer[hub]'`."
+        ) from error
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the Hub's client raises a dozen unrelated kinds
+        raise DataError(f"{name!r} is not a file here, and the Hub dataset cannot be loaded: {error}") from error
+    features = rows.features.items()
+    classes = {column: feature.names for column, feature in features if isinstance(feature, datasets.ClassLabel)}
+    for number, row in enumerate(rows, 1):
+        yield f"{name} ({split}), row {number}", name_classes(row, classes)
