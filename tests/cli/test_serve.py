@@ -20,6 +20,7 @@ import pytest
         (["--max-queue", "-1"], "Invalid value for '--max-queue'"),
         (["--port", "99999"], "Invalid value for '--port'"),
         (["--api-key", ""], "an API key is empty"),
+        (["--allow-origin", "localhost:3000"], "'localhost:3000' is not an origin: write it as browsers do"),
         (["--steers", "nowhere"], "--steers names nowhere, which is not a folder"),
     ],
 )
@@ -43,6 +44,18 @@ def test_a_key_of_the_environment_is_one_key_whatever_is_in_it(run, monkeypatch)
     monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda _, given: settings.append(given))
     assert run("serve", "--no-page")[0] == 0
     assert settings[0].keys == ["two words"]
+
+
+def test_origins_are_passed_on_and_all_of_them_are_warned_of(run, monkeypatch):
+    settings = []
+    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda _, given: settings.append(given))
+    origins = ["http://localhost:3000", "https://chat.example"]
+    status, _, err = run("serve", "--no-page", *(part for each in origins for part in ("--allow-origin", each)))
+    assert (status, settings[0].origins) == (0, origins)
+    assert "--api-key" not in err
+    assert "any web page" in " ".join(run("serve", "--no-page", "--allow-origin", "*")[2].split())
+    assert run("serve", "--no-page")[0] == 0
+    assert [each.origins for each in settings[1:]] == [["*"], []]
 
 
 def test_a_port_that_is_taken_is_told(run):

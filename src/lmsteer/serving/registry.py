@@ -96,7 +96,13 @@ class SteerRegistry:
         return steers, parsed
 
     def _load(self, name: str) -> Steer:
-        card_file = next((file for file in self._card_files(name) if file.exists()), None)
+        if not _NAME.fullmatch(name):
+            raise SteerError(
+                f"unknown steer {name!r}: a server finds steers whose names have letters from a to z, digits, '.', '_' "
+                "and '-' alone, beginning with a letter or a digit."
+            )
+        card_files = [folder / name / CARD_FILE for folder in self._folders]
+        card_file = next((file for file in card_files if file.exists()), None)
         if card_file is None:
             raise SteerError(f"unknown steer {name!r}; known steers: {', '.join(self.names()) or 'none'}.")
         try:
@@ -110,10 +116,6 @@ class SteerRegistry:
                 self._check(steer.card)
                 loaded = self._loaded[name] = (changed, steer)
             return loaded[1]
-
-    def _card_files(self, name: str) -> list[Path]:
-        """The files that may be the card of a steer."""
-        return [folder / name / CARD_FILE for folder in self._folders] if _NAME.fullmatch(name) else []
 
     def _is_usable(self, name: str) -> bool:
         try:

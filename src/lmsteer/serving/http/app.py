@@ -47,6 +47,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (401, "No valid key."),
         (404, "No such model or steer."),
         (413, "The body is too large."),
+        (415, "The body is a form or compressed, or a web page sends it without the type of JSON."),
         (429, "The queue is full; Retry-After says when to retry."),
         (500, "The server failed."),
         (503, "The server is stopping; Retry-After says when to retry."),
