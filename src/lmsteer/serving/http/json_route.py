@@ -59,7 +59,7 @@ async def _read(request: Request) -> _JsonRequest:
         RequestError: the body is not a JSON object, is compressed, or has a type that web pages may send to any server.
     """
     content, kind = await request.body(), request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
         raise RequestError(f"the body is compressed ({encoding}): send it as it is.", status=415)
     # A browser asks a server of another origin before it sends JSON there; it sends text and forms without asking.
     if "origin" in request.headers and not _is_json(kind):

@@ -51,7 +51,7 @@ KINDS = {
 @st.composite
 def neutral_fields(draw):
     """Some fields, each with a value that asks for nothing."""
-    names = draw(st.lists(st.sampled_from(sorted(NeutralFields.model_fields)), min_size=10, max_size=40, unique=True))
+    names = draw(st.lists(st.sampled_from(sorted(NeutralFields.model_fields)), min_size=5, max_size=25, unique=True))
     fields = {}
     for name in names:
         neutral = neutral_of(NeutralFields, name)
