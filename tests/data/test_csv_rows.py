@@ -16,6 +16,7 @@ from lmsteer.errors import DataError
 CELLS = st.text(st.sampled_from("ab ,;|\t\"'\\\n\r\u2028é1"), max_size=8)
 SEPARATORS = st.sampled_from([",", ";", "\t", "|"])
 COLUMNS = ["text", "label"]
+SPACED = [{"label": "1", "text": "great, and lovely"}, {"label": "2", "text": "b"}]
 
 
 def rows_of(content: str, separator: str = ",") -> list[dict[str, str]]:
@@ -99,6 +100,8 @@ def test_other_dialects_are_refused_or_read_as_csv_reads_them(rows, separator, q
         ("\n\ntext, label \n\na,1\n , \n,\n", [{"text": "a", "label": "1"}]),
         (",text,label\n0,a,1\n", [{"text": "a", "label": "1"}]),
         ("text,label,,\na,1,, \n,,,\n", [{"text": "a", "label": "1"}]),
+        ('label, text\n1, "great, and lovely"\n2,b\n3, c \n', [*SPACED, {"label": "3", "text": "c "}]),
+        ("label,text\n1, b\n", [{"label": "1", "text": " b"}]),
         ('text,label\n5" wide,1\n', [{"text": '5" wide', "label": "1"}]),
         ('text,label\n"x\\""",1\n"c:\\",2\n', [{"text": 'x\\"', "label": "1"}, {"text": "c:\\", "label": "2"}]),
         ("text\n" + "x" * 200_000, [{"text": "x" * 200_000}]),

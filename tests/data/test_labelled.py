@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,6 +90,25 @@ def test_what_may_not_be_meant_is_told_and_read(tmp_path, rows, label_map, told)
     with pytest.warns(UserWarning, match=f"x.csv: .*{told}") as caught:
         assert read_labelled(tmp_path / "x.csv", label_map=label_map)
     assert [Path(each.filename).name for each in caught] == ["test_labelled.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "message"),
+    [
+        (3, 1.0, "the labelled text 3: the text is int"),
+        (None, 1.0, "the text is missing"),
+        ("\ud800", 1.0, "half of a surrogate pair"),
+        *(("a", label, "'a': the label must be a number from -1 to 1") for label in (2, True, "1", math.nan, None)),
+    ],
+)
+def test_labelled_texts_of_python_are_texts_with_labels(text, label, message):
+    with pytest.raises(DataError, match=message):
+        LabelledText(text, label)
+
+
+def test_labels_of_other_libraries_are_numbers():
+    assert LabelledText("a", np.float32(0.5)) == LabelledText("a", 0.5)
+    assert LabelledText("a", np.int64(1)).digest == LabelledText("a", 1.0).digest
 
 
 def test_samples_depend_on_the_seed_alone(tmp_path):

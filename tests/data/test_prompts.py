@@ -25,6 +25,10 @@ def test_every_notation_is_read(tmp_path, monkeypatch):
     assert read_prompts(tmp_path / "p.txt") == ["a", "b", "c", "plain { line"]
     (tmp_path / "joined.txt").write_bytes(b'one\rtwo\r\n\xef\xbb\xbf{"prompt": "three"}\n\xef\xbb\xbffour')
     assert read_prompts(tmp_path / "joined.txt") == ["one", "two", "three", "four"]
+    (tmp_path / "array.txt").write_text('[\n{"prompt": "one"},\n{"text": "[two"}]')
+    assert read_prompts(tmp_path / "array.txt") == ["one", "[two"]
+    (tmp_path / "scene.txt").write_text("[Scene 1]\n[1, 2]")
+    assert read_prompts(tmp_path / "scene.txt") == ["[Scene 1]", "[1, 2]"]
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO("one\ncaf\xe9\n".encode())))
     assert read_prompts("-") == ["one", "caf\xe9"]
 

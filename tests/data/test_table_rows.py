@@ -54,8 +54,11 @@ def test_what_is_no_file_is_named(tmp_path):
             values(name)
     with pytest.raises(DataError, match="is a folder; name one of its files"):
         values(tmp_path)
-    with pytest.raises(DataError, match="is not the name of a file"):
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
         values("x" * 5000)
+    (tmp_path / "x.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="which has no splits: leave out --split test"):
+        list(read_rows(tmp_path / "x.jsonl", "test"))
 
 
 def test_other_names_are_datasets_of_the_hub(monkeypatch):

@@ -124,7 +124,11 @@ def _records(path: str, content: str, separator: str, lines_before: int) -> Iter
 
     unquoted = separator == "\t" and _quotes_are_letters(content)
     reader = csv.reader(
-        lines(), delimiter=separator, quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL, strict=True
+        lines(),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL,
+        skipinitialspace=_is_spaced(_header(content, separator)),
+        strict=True,
     )
     while True:
         line = lines_before + reader.line_num + 1
@@ -140,6 +144,11 @@ def _records(path: str, content: str, separator: str, lines_before: int) -> Iter
             return
         if any(field.strip() for field in fields):
             yield _Record(line, list(taken), fields)
+
+
+def _is_spaced(header: list[str]) -> bool:
+    """Whether a space after each separator belongs to the separator, and not to the fields."""
+    return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
 
 
 def _quotes_are_letters(content: str) -> bool:

@@ -9,9 +9,10 @@ import hashlib
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,22 @@ class LabelledText:
     Attributes:
         text: the text.
         label: its place on the style dimension, from -1 to 1.
+
+    Raises:
+        DataError: the text is no text, or the label is no number from -1 to 1.
     """
 
     text: str
     label: float
+
+    def __post_init__(self) -> None:
+        text_value(f"the labelled text {self.text!r:.60}", "text", self.text)
+        label: Any = self.label
+        is_number = isinstance(label, Real) and not isinstance(label, bool)
+        if not is_number or not -1 <= label <= 1:
+            raise DataError(f"{self.text[:60]!r}: the label must be a number from -1 to 1, not {label!r}.")
+        if type(label) not in (int, float):  # a number of another library
+            object.__setattr__(self, "label", float(label))
 
     @cached_property
     def digest(self) -> int:
@@ -85,9 +98,13 @@ class LabelledSource:
         readable = [(place, text, label) for place, text, label in rows if text.strip()]
         labels = read_labels([(place, label) for place, _, label in readable], self.label_map)
         texts = [LabelledText(text, label) for (_, text, _), label in zip(readable, labels, strict=True)]
-        if len(texts) < len(rows):
-            tell(f"{self.path}: blank texts are left out: {len(rows) - len(texts)} of {len(rows)} rows.")
-        for doubt in _doubts(texts, is_mapped=self.label_map is not None):
+        blank = len(rows) - len(texts)
+        doubts = (
+            f"blank texts are left out: {blank} of {len(rows)} rows." if blank else None,
+            half_of_dimension(texts) if self.label_map is None else None,
+            _contradictions(texts),
+        )
+        for doubt in filter(None, doubts):
             tell(f"{self.path}: {doubt}")
         return sample_texts(texts, self.limit, self.seed) if self.limit else texts
 
@@ -149,23 +166,30 @@ def sample_texts(texts: Sequence[LabelledText], count: int, seed: int) -> list[L
     return random.Random(seed).sample(list(texts), min(count, len(texts)))
 
 
-def _doubts(texts: Sequence[LabelledText], *, is_mapped: bool) -> Iterator[str]:
-    """Sentences about labels that may not be meant."""
+def half_of_dimension(texts: Sequence[LabelledText]) -> str | None:
+    """A sentence about labels that lie on one side of 0 only, such as 0 and 1; None about others."""
     labels = {labelled.label for labelled in texts}
-    low, high = min(labels, default=0.0), max(labels, default=0.0)
-    if not is_mapped and low < high and (low >= 0 or high <= 0):
-        end, of_end = ("-1", "lowest") if low >= 0 else ("+1", "highest")
-        example = suggested_map(labels) if 0 in (low, high) else ""
-        yield (
-            f"the labels go from {low:g} to {high:g}, which is half of the dimension: 0 counts as its middle, and no "
-            f"text is of its {end} end. If the {of_end} label means that end, scale the labels, or map them{example}."
-        )
+    low, high = min(labels, default=0), max(labels, default=0)
+    if low == high or low < 0 < high:
+        return None
+    end, of_end = ("-1", "lowest") if low >= 0 else ("+1", "highest")
+    example = suggested_map(labels) if 0 in (low, high) else ""
+    return (
+        f"the labels go from {low:g} to {high:g}, which is half of the dimension: 0 counts as its middle, and no text "
+        f"is of its {end} end. If the {of_end} label means that end, scale the labels, or map them{example}."
+    )
+
+
+def _contradictions(texts: Sequence[LabelledText]) -> str | None:
+    """A sentence about texts that occur with different labels; None if there are none."""
     found: dict[str, set[float]] = {}
     for labelled in texts:
         found.setdefault(labelled.text.strip(), set()).add(labelled.label)
-    if several := [text for text, different in found.items() if len(different) > 1]:
-        shown = " and ".join(f"{label:g}" for label in sorted(found[several[0]]))
-        yield (
-            f"texts that occur with different labels, all of which are kept: {len(several)}. "
-            f"The first is {several[0][:60]!r}, with {shown}."
-        )
+    several = [text for text, labels in found.items() if len(labels) > 1]
+    if not several:
+        return None
+    labels = " and ".join(f"{label:g}" for label in sorted(found[several[0]]))
+    return (
+        f"texts that occur with different labels, all of which are kept: {len(several)}. "
+        f"The first is {several[0][:60]!r}, with {labels}."
+    )

@@ -27,7 +27,7 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[str, T
     Args:
         source: a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file, or a Hub dataset id. All but Parquet
             may be packed by gzip, bzip2 or xz.
-        split: the split of a Hub dataset; files have no splits.
+        split: the split of a Hub dataset; a file has only ``train``.
 
     Yields:
         The place of each row, in words, and the row: a value for each column.
@@ -38,14 +38,16 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[str, T
     path, kind = Path(source), _kind(Path(source))
     try:
         exists, is_folder = path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:  # no name that a file can have
-        raise DataError(f"{str(source)[:80]!r} is not the name of a file or of a Hub dataset.") from error
+    except OSError as error:  # such as a name that no file can have
+        raise DataError(f"{str(source)[:80]!r} cannot be read: {error.strerror}.") from error
     if is_folder:
         raise DataError(f"{path} is a folder; name one of its files.")
     if not exists:
         if kind in _KINDS or "://" in str(source):
             raise DataError(f"{source}: no such file.")
         return hub_rows(str(source), split)
+    if split != "train":
+        raise DataError(f"{path} is a file, which has no splits: leave out --split {split}.")
     if kind not in _KINDS:
         raise DataError(
             f"{path}: unknown kind of file; data files end in {', '.join(_KINDS)}. Save a spreadsheet as CSV in UTF-8; "

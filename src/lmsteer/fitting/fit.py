@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from lmsteer.data.labelled import LabelledSource, LabelledText, check_labelled, texts_fingerprint
+from lmsteer.data.labelled import (
+    LabelledSource,
+    LabelledText,
+    check_labelled,
+    half_of_dimension,
+    texts_fingerprint,
+)
 from lmsteer.errors import DataError
 from lmsteer.fitting.fit_closed_form import fit_closed_form, gather_all_statistics
 from lmsteer.fitting.fit_gradient import fit_gradient
@@ -118,6 +125,9 @@ def fit(
         config: settings; the default is the closed form.
         progress: reports how far the fit is.
 
+    Warns:
+        UserWarning: there is no source, and the labels fill half of the dimension only, such as 0 and 1.
+
     Raises:
         DataError: texts that no steer can be fitted on, or settings out of range.
         WrongBaseError: statistics of another model.
@@ -164,6 +174,8 @@ def _check_texts(texts: Sequence[LabelledText], source: LabelledSource | None, c
     is_part = bool(config.statistics) or config.save_statistics is not None
     if (source is not None and not texts) or not is_part:
         check_labelled(texts, source.path if source else "the data")
+    if source is None and (doubt := half_of_dimension(texts)):  # who reads a source is told by it
+        warnings.warn(doubt, UserWarning, stacklevel=3)
 
 
 def _fit_closed_form(
