@@ -35,8 +35,10 @@ class Gists(PrefixTuning):
         """The adapter that compressed the instructions.
 
         Raises:
-            DataError: it is not where it was when the baseline was fitted.
+            DataError: it is not where it was when the baseline was fitted, or the card does not name it.
         """
+        if "adapter" not in self.card.fit:
+            raise DataError("the card of this gist baseline names no gist adapter.")
         return find_adapter(str(self.card.fit["adapter"]))
 
     def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> GistPrefill:

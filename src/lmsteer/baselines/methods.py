@@ -23,9 +23,9 @@ from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
 from lmsteer.steer.lookup import CARD_FILE
-from lmsteer.util.artifacts import from_record
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.provenance import provenance_of
+from lmsteer.util.records import from_record
 
 _ENDS = (-1.0, -0.5, 0.5, 1.0)
 _FINE = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)

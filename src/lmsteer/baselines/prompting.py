@@ -37,8 +37,9 @@ class Prompting(StoredBaseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not {"minus", "plus", "tokens"} <= self.card.fit.keys():
-            raise DataError("the card of a prompting baseline must have the words of both ends.")
+        minus, plus, tokens = (self.card.fit.get(key) for key in ("minus", "plus", "tokens"))
+        if not isinstance(minus, str) or not isinstance(plus, str) or not isinstance(tokens, int):
+            raise DataError("the card of a prompting baseline must have the words of both ends, and their length.")
 
     @cached_property
     def fingerprint(self) -> str:

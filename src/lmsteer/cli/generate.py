@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.partial_file import check_bulk_target
 from lmsteer.util.progress import bars
+from lmsteer.util.records import parse_json
 
 PromptsFile = Annotated[
     Path | None,
@@ -121,7 +121,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _json_object(notation: str) -> dict[str, Any]:
     try:
-        arguments = json.loads(notation)
+        arguments = parse_json(notation)
     except ValueError as error:
         raise DataError(f"--engine-options is not JSON: {error}.") from error
     if not isinstance(arguments, dict):

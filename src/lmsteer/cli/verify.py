@@ -15,8 +15,10 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.cli.output.verification import print_verification
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.labels import parse_label_map
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, SteerError
+from lmsteer.steer.card import Card
 from lmsteer.steer.lookup import find_card
+from lmsteer.util.records import FormatError, from_record
 
 
 @app.command()
@@ -48,8 +50,10 @@ def verify(
         "label_column": label_column,
         "label_map": parse_label_map(label_map) if label_map else None,
     }
-    source = _source(find_card(steer).data.get("source", {}), chosen)
-    texts = source.read(warn) if data or Path(source.path).is_file() else []
+from lmsteer.data.labelled import LabelledSource
+from lmsteer.data.labels import parse_label_map
+from lmsteer.errors import DataError, SteerError
+from lmsteer.steer.card import Card
     loaded = lmsteer.find_steer(steer)
     verification = lmsteer.verify(lmsteer.load(model), loaded, texts, fitted_on=data is None, strength=strength)
     if as_json:
@@ -60,9 +64,13 @@ def verify(
         raise typer.Exit(1)
 
 
-def _source(recorded: dict[str, Any], chosen: dict[str, Any]) -> LabelledSource:
+def _source(card: Card, chosen: dict[str, Any]) -> LabelledSource:
     """The texts of the fit, or the chosen file, read as in the fit where nothing else was chosen."""
-    source = LabelledSource(**{"path": "", **recorded})
+    recorded = card.data.get("source", {})
+    try:
+        source = from_record(LabelledSource, {"path": "", **recorded} if isinstance(recorded, dict) else recorded)
+    except FormatError as error:
+        raise SteerError(f"the card of {card.title} does not say where its texts are: {error}.") from error
     if chosen["path"] is None:
         return source
     return replace(source, limit=None, **{name: value for name, value in chosen.items() if value is not None})

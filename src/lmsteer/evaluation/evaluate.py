@@ -27,9 +27,9 @@ from lmsteer.generation.decoding import Prefill
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.likelihood import log_likelihoods
-from lmsteer.util.artifacts import FormatError, from_record
 from lmsteer.util.files import finite, write_file, write_jsonl
 from lmsteer.util.progress import Progress, no_progress
+from lmsteer.util.records import FormatError, from_record, parse_json
 from lmsteer.util.run import resumable
 from lmsteer.util.seeds import derived_seed
 
@@ -198,7 +198,7 @@ def _read(file: Path, count: int) -> list[ScoredContinuation]:
     try:
         # Line by line, not splitlines: a model may generate other line separators.
         lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line]
-        rows = [from_record(ScoredContinuation, json.loads(line)) for line in lines]
+        rows = [from_record(ScoredContinuation, parse_json(line)) for line in lines]
         if len(rows) != count:
             raise FormatError(f"{len(rows)} rows in place of {count}")
         return rows

@@ -17,6 +17,7 @@ import numpy as np
 from lmsteer.evaluation.intervals import Estimate, estimate, mean_estimate
 from lmsteer.evaluation.metrics import distinct, rep_3
 from lmsteer.evaluation.scorers.base import UNDECIDED
+from lmsteer.util.records import from_record
 
 if TYPE_CHECKING:
     from lmsteer.evaluation.conditions import Condition
@@ -86,14 +87,12 @@ class ConditionResult:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> ConditionResult:
-        """The result from its JSON object; null is nan."""
-        estimates = {
-            key: Estimate(**{end: math.nan if x is None else x for end, x in value.items()})
-            for key, value in record.items()
-            if isinstance(value, Mapping)
-        }
-        one, two, three = (math.nan if value is None else value for value in record["distinct"])
-        return cls(**{**record, **estimates, "distinct": (one, two, three)})
+        """The result from its JSON object; null is nan.
+
+        Raises:
+            FormatError: a field is missing, or has another type of value.
+        """
+        return from_record(cls, record)
 
 
 def summarize(condition: Condition, rows: Sequence[ScoredContinuation]) -> ConditionResult:

@@ -29,6 +29,7 @@ from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.files import replace_folder, writing
+from lmsteer.util.records import parse_json
 
 _LORA_A, _LORA_B = "lora_A.weight", "lora_B.weight"
 _PREFIX = "base_model.model."
@@ -164,7 +165,7 @@ def _solve(gram: Tensor, product: Tensor) -> Tensor:
 def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
     """``lora_A`` (r, d) and ``α/r lora_B`` (V, r), in float64."""
     try:
-        config: dict[str, Any] = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = parse_json((folder / LORA_CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / LORA_TENSORS)
         alpha = float(config["lora_alpha"])
     except FileNotFoundError as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lmsteer.errors import SteerError
 from lmsteer.util.artifacts import ArtifactKind, check_overwrite
 from lmsteer.util.files import check_writable
+from lmsteer.util.records import parse_json
 
 LORA_CONFIG, LORA_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 # Records what was merged into a model, and the names of the files that belong to the export.
@@ -62,7 +62,7 @@ def check_gguf_target(out: Path, source: Path) -> None:
 def _merged_files(folder: Path) -> set[str]:
     """The files that an earlier export has written to a folder."""
     try:
-        files = json.loads((folder / MERGED_RECORD).read_text(encoding="utf-8"))["files"]
+        files = parse_json((folder / MERGED_RECORD).read_text(encoding="utf-8"))["files"]
         return {MERGED_RECORD, *map(str, files)}
     except (OSError, ValueError, KeyError, TypeError):
         return {MERGED_RECORD}

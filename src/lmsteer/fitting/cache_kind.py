@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lmsteer.util.disk_cache import CacheKind, register
+from lmsteer.util.records import parse_json
 
 # The folder of all activation caches, and the file of each that says what it contains.
 ACTIVATIONS_FOLDER, ACTIVATION_RECORD = "states", "states.json"
@@ -13,7 +13,7 @@ ACTIVATIONS_FOLDER, ACTIVATION_RECORD = "states", "states.json"
 
 def _describe(folder: Path) -> str:
     try:
-        record = json.loads((folder / ACTIVATION_RECORD).read_text(encoding="utf-8"))
+        record = parse_json((folder / ACTIVATION_RECORD).read_text(encoding="utf-8"))
         return f"{record['texts']:,} texts, {record['tokens']:,} tokens of {record['base']}"
     except (OSError, ValueError, KeyError, TypeError):
         return folder.name

@@ -25,6 +25,7 @@ from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.util.files import replace_folder, writing
+from lmsteer.util.records import parse_json
 from lmsteer.util.run import Run
 from lmsteer.util.seeds import stable_seed
 
@@ -125,14 +126,14 @@ class Training:
             DataError: the state belongs to another run, or is damaged.
         """
         try:
-            record = json.loads((run.folder / _RECORD_FILE).read_text(encoding="utf-8"))
+            record = parse_json((run.folder / _RECORD_FILE).read_text(encoding="utf-8"))
             run.check(record["run"])
             tensors = load_file(run.folder / _STATE_FILE)
-            self.step = record["step"]
+            self.step = int(record["step"])
             for name, factor in self.factors.items() if self.step else ():
                 factor.data.copy_(tensors[name])
                 self.optimizer.state[factor] = {key: tensors[f"{name}.{key}"] for key in _MOMENTS}
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(f"{run.folder} holds no training that can be resumed ({error}); remove it.") from error
 
     def _steered(self, h: Tensor, label: Tensor) -> Tensor:

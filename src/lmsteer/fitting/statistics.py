@@ -39,10 +39,10 @@ from lmsteer.fitting.statistics_files import RECORD_FILE, SAMPLE_FILE, SUMS_FILE
 from lmsteer.model.lm import LM
 from lmsteer.reading.rows import LabelledRows, from_int64_pair
 from lmsteer.reading.splits import is_candidate, reservoir, split_held_out
-from lmsteer.util.artifacts import from_record
 from lmsteer.util.files import replace_folder, writing
 from lmsteer.util.memory import trim_heap
 from lmsteer.util.provenance import Provenance, provenance_of
+from lmsteer.util.records import from_record, parse_json
 
 # Raised whenever the contents of the files change.
 _FORMAT = 4
@@ -212,7 +212,7 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
     """
     folder = Path(folder)
     try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = parse_json((folder / RECORD_FILE).read_text(encoding="utf-8"))
         if record["format"] != _FORMAT:
             raise StatisticsError(
                 f"the statistics in {folder} were saved by another version of lmsteer; gather them again."
@@ -224,7 +224,7 @@ def load_statistics(folder: str | Path) -> tuple[Statistics, dict[str, Any]]:
                 sums={name: tensors[name] for name in (*_MATRICES, *_VECTORS)},
                 held_out=_rows(tensors),
                 sample=tuple(_rows(load_file(folder / SAMPLE_FILE.format(i))) for i in range(record["sample_blocks"])),
-                counts=Counts(**record["counts"]),
+                counts=from_record(Counts, record["counts"]),
                 fingerprint=int(record["fingerprint"], 16),
             ),
             record,

@@ -16,6 +16,7 @@ from typing import Any
 from lmsteer.errors import DataError
 from lmsteer.util.escapes import ESCAPES
 from lmsteer.util.files import check_writable, replace_file
+from lmsteer.util.records import parse_json
 from lmsteer.util.run import differing_settings
 
 Lines = Sequence[dict[str, Any]]
@@ -80,7 +81,7 @@ class PartialFile:
 
     def _check(self, head: bytes) -> None:
         try:
-            config = json.loads(head)["config"]
+            config = parse_json(head)["config"]
             different = differing_settings(self.config, config)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{self.path} is damaged: remove it to start again.") from error

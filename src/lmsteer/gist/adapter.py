@@ -25,8 +25,8 @@ from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors, from_tensors, lora_installed, to_tensors
 from lmsteer.model.weights import temporary_update
-from lmsteer.util.artifacts import FormatError, from_record
 from lmsteer.util.files import finite
+from lmsteer.util.records import FormatError, from_record
 
 # Fingerprints of the adapters that are installed, by model.
 _INSTALLED = WeakKeyDictionary[nn.Module, str]()

@@ -15,9 +15,9 @@ from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.model.kv_cache import KVSlice
 from lmsteer.model.lm import LM
-from lmsteer.util.artifacts import from_record
 from lmsteer.util.files import replace_file, writing
 from lmsteer.util.provenance import Provenance, provenance_of
+from lmsteer.util.records import from_record, parse_json
 
 _FORMAT = 2
 _HEADER = "gist"
@@ -123,7 +123,7 @@ class Gist:
         """
         try:
             with safe_open(file, "pt") as stored:
-                record = json.loads((stored.metadata() or {}).get(_HEADER, "null"))
+                record = parse_json((stored.metadata() or {}).get(_HEADER, "null"))
                 if isinstance(record, dict) and record.get("format") != _FORMAT:
                     raise DataError(
                         f"{file} is a gist of another format ({record.get('format')}); compress its prompt again."

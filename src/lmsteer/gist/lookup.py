@@ -10,8 +10,9 @@ from typing import Any
 
 from lmsteer.errors import DataError
 from lmsteer.gist.config import GistCondition, GistConfig
-from lmsteer.util.artifacts import ArtifactKind, from_record
+from lmsteer.util.artifacts import ArtifactKind
 from lmsteer.util.provenance import Provenance
+from lmsteer.util.records import from_record
 from lmsteer.util.run import Run
 
 GIST_ADAPTER = ArtifactKind("gist adapter", "gist.json", "gist.safetensors", 1, DataError)
@@ -28,6 +29,11 @@ class GistCard(Provenance):
     """
 
     tokens: int
+
+    def __post_init__(self) -> None:
+        known = [each.value for each in GistCondition]
+        if self.fit.get("condition", known[0]) not in known:
+            raise DataError(f"the condition of a gist adapter is one of {', '.join(known)}.")
 
     @property
     def title(self) -> str:

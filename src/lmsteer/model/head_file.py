@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from lmsteer.errors import ModelError
 from lmsteer.model.fingerprints import sampled_places
 from lmsteer.model.head import HeadWeight
 from lmsteer.model.loading import LOADING_ERRORS
+from lmsteer.util.records import parse_json
 
 _INDEX, _ONE_FILE = "model.safetensors.index.json", "model.safetensors"
 
@@ -63,7 +63,7 @@ def _opened(model: str) -> Iterator[tuple[str, Any, str]]:
 def _found(folder: Path, names: list[str]) -> tuple[Path, str]:
     """The file and the name of the first of some tensors that the files have."""
     index = folder / _INDEX
-    files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.exists() else {}
+    files = parse_json(index.read_text(encoding="utf-8"))["weight_map"] if index.exists() else {}
     for name in names:
         path = folder / files.get(name, _ONE_FILE)
         with safe_open(path, "pt") as file:

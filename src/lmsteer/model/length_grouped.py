@@ -37,6 +37,6 @@ class LengthGroupedSampler(Sampler[int]):
         order = sorted(range(len(self._lengths)), key=lambda i: (self._lengths[i], rng.random()))
         batches = [order[k : k + self._batch] for k in range(0, len(order), self._batch)]
         # A last batch that is not full stays last: elsewhere it would shift the borders of the others.
-        rest = [batches.pop()] if len(batches[-1]) < self._batch else []
+        rest = [batches.pop()] if batches and len(batches[-1]) < self._batch else []
         rng.shuffle(batches)
         return iter([i for batch in [*batches, *rest] for i in batch])

@@ -57,22 +57,27 @@ def end_tokens(lm: LM) -> list[int]:
     return ids
 
 
+def _ends_itself(lm: LM) -> bool:
+    """Whether the tokenizer puts the end-of-text token after a text."""
+    return lm.encode(["a"])[0][-1:] == [lm.end_id]
+
+
 def encode(lm: LM, texts: Sequence[str], *, start: bool, end: bool) -> list[list[int]]:
-    """The ids of texts.
+    """The ids of texts. Special tokens that are written out in a text are text: start and end are still put around it.
 
     Args:
         lm: the model.
         texts: the texts.
         start: whether to put the model's start token before each text. If False, a text starts as the tokenizer
             encodes it.
-        end: whether to put the end-of-text token after each text, unless it ends with one or the tokenizer has none.
+        end: whether to put the end-of-text token after each text, if the tokenizer has one and does not do so itself.
 
     Raises:
         DataError: a text that holds half of a surrogate pair, or a token that the model cannot read.
     """
     before = start_tokens(lm) if start else []
-    after = end_tokens(lm) if end else []
-    return [[*before, *ids] if ids[-1:] == after else [*before, *ids, *after] for ids in lm.encode(texts)]
+    after = end_tokens(lm) if end and not _ends_itself(lm) else []
+    return [[*before, *ids, *after] for ids in lm.encode(texts)]
 
 
 def encode_with_offsets(lm: LM, text: str, *, start: bool, end: bool) -> Encoding:

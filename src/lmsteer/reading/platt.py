@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmsteer.util.records import number_in
+
 _NEWTON_STEPS, _HALVINGS = 100, 40
 
 
@@ -29,7 +31,7 @@ class PlattScaling:
     @classmethod
     def from_held_out(cls, held_out: Mapping[str, Any]) -> PlattScaling | None:
         """The scaling among the held-out metrics of a steer's card; None if it has none."""
-        slope, offset = held_out.get("slope"), held_out.get("offset")
+        slope, offset = number_in(held_out, "slope"), number_in(held_out, "offset")
         return None if slope is None or offset is None else cls(slope, offset)
 
     def probability(self, evidence: float) -> float:

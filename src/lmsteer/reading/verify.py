@@ -29,6 +29,7 @@ from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.hook import unsteered
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
+from lmsteer.util.records import number_in
 
 Side = Literal["left", "right"]
 _SIDES: tuple[Side, Side] = ("left", "right")
@@ -180,7 +181,7 @@ def _neighbours(lm: LM, steer: Steer, strength: float, side: Side) -> Check:
 
 
 def _measure_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText], fitted_on: bool) -> HeldOutMetrics:
-    texts, ids = encode_readable(lm, texts, steer.card.fit.get("max_tokens") or lm.max_length)
+    texts, ids = encode_readable(lm, texts, int(number_in(steer.card.fit, "max_tokens") or lm.max_length))
     fitted_on = fitted_on or hex(texts_fingerprint(texts)) == steer.card.data.get("fingerprint")
     chosen = held_out_of(texts, ids) if fitted_on else list(range(len(texts)))
     if not chosen:

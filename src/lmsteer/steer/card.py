@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from lmsteer.errors import WrongBaseError
-from lmsteer.util.artifacts import FormatError, from_record
 from lmsteer.util.provenance import Provenance
+from lmsteer.util.records import Finite
 
 # Shares by which one value may differ between float32, bfloat16 (8 bits) and float16.
 _DTYPE_GAP = 1e-2
@@ -36,7 +36,7 @@ class Calibration(TypedDict, total=False):
     max_perplexity_ratio: float
     curve: list[TrialRecord]
     target: float
-    target_strength: float | None
+    target_strength: Finite | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,31 +54,14 @@ class Card(Provenance):
 
     name: str
     label: str = ""
-    safe_range: tuple[float, float] | None = None
+    safe_range: tuple[Finite, Finite] | None = None
     calibration: Calibration = field(default_factory=Calibration)
-    head_sample: tuple[float, ...] = ()
+    head_sample: tuple[Finite, ...] = ()
 
     @property
     def title(self) -> str:
         """What the steer is called in an error message."""
         return f"steer {self.name!r}"
-
-    @classmethod
-    def from_json(cls, record: Any) -> Card:
-        """Read a card.
-
-        Raises:
-            FormatError: a field is missing, or has another type of value.
-        """
-        card = from_record(cls, record)
-        safe_range, head_sample = card.safe_range, card.head_sample
-        if not _are_numbers(head_sample) or not (safe_range is None or _are_numbers(safe_range, 2)):
-            raise FormatError("the fields 'safe_range' and 'head_sample' must be lists of numbers, the first of two")
-        return replace(
-            card,
-            safe_range=None if safe_range is None else (safe_range[0], safe_range[1]),
-            head_sample=tuple(head_sample),
-        )
 
     def unmeasured(self) -> Card:
         """The card of another steer made of this one, of which nothing is measured."""
@@ -90,8 +73,8 @@ class Card(Provenance):
         Raises:
             WrongBaseError: a value differs, or the card has none.
         """
-        if not self.head_sample:
-            raise WrongBaseError(f"the card of {self.title} has no sample of its base's head: fit it again.")
+        if len(self.head_sample) <= max(sample, default=0):
+            raise WrongBaseError(f"the card of {self.title} has no whole sample of its base's head: fit it again.")
         for place, value in sample.items():
             expected = self.head_sample[place]
             if not abs(value - expected) <= _DTYPE_GAP * max(abs(expected), 1e-3):
@@ -99,11 +82,3 @@ class Card(Provenance):
                     f"{self.title} was fitted on {self.base!r} (fingerprint {self.base_fingerprint}), whose output "
                     f"embedding is another than that of the model at hand ({expected:g} against {value:g})."
                 )
-
-
-def _are_numbers(value: Any, count: int | None = None) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and all(isinstance(item, (int, float)) for item in value)
-        and count in (None, len(value))
-    )

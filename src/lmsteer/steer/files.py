@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lmsteer.steer.card import Card
-from lmsteer.steer.lookup import STEER, find_folder
+from lmsteer.steer.lookup import STEER, SteerRecord, find_folder
 from lmsteer.steer.steer import Steer
+from lmsteer.util.records import from_record
 
 
 def save_steer(steer: Steer, folder: str | Path) -> Path:
@@ -32,9 +32,9 @@ def load_steer(folder: str | Path) -> Steer:
     Raises:
         SteerError: there is no steer in the folder, or it is damaged.
     """
-    with STEER.reading(Path(folder)) as (record, factors):
-        card = Card.from_json(record["card"])
-        return Steer(record["form"], factors, record["hidden_size"], record["vocabulary"], card)
+    with STEER.reading(Path(folder)) as (content, factors):
+        record = from_record(SteerRecord, content)
+        return Steer(record.form, factors, record.hidden_size, record.vocabulary, record.card)
 
 
 def find_steer(name: str | Path) -> Steer:

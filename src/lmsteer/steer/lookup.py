@@ -10,17 +10,37 @@ import contextlib
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
 from lmsteer.util.artifacts import ArtifactKind
+from lmsteer.util.records import from_record
 
 FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
 STEER = ArtifactKind("steer", CARD_FILE, FACTORS_FILE, 1, SteerError)
 STEERS_FOLDER = Path("steers")
 # Fitted steers that come with the package, for its default model.
 SHIPPED_FOLDER = Path(str(files("lmsteer") / "assets" / "steers"))
+
+
+@dataclass(frozen=True)
+class SteerRecord:
+    """What the card file of a steer holds.
+
+    Attributes:
+        form: ``multiply``, ``add`` or ``offset``.
+        hidden_size: d.
+        vocabulary: V.
+        rank: rank of its matrix; 1 for the forms without a matrix.
+        card: its card.
+    """
+
+    form: Literal["multiply", "add", "offset"]
+    hidden_size: int
+    vocabulary: int
+    rank: int
+    card: Card
 
 
 @dataclass(frozen=True)
@@ -57,8 +77,8 @@ def read_saved(folder: str | Path) -> SavedSteer:
     """
     folder = Path(folder)
     with STEER.explained(folder):
-        record = STEER.read_record(folder)
-        return SavedSteer(folder, record["form"], record["rank"], Card.from_json(record["card"]))
+        record = from_record(SteerRecord, STEER.read_record(folder))
+        return SavedSteer(folder, record.form, record.rank, record.card)
 
 
 def find_card(name: str | Path) -> Card:

@@ -116,5 +116,7 @@ class Steer:
         dims = 2 if self.form == "multiply" else 1
         if factor.dim() != dims or factor.shape[0] != length:
             raise SteerError(f"factor {name} has shape {tuple(factor.shape)}; its first dimension must be {length}.")
+        if factor.dtype != torch.float32:
+            raise SteerError(f"factor {name} has the type {factor.dtype}; it must be torch.float32.")
         if not torch.isfinite(factor).all():
             raise SteerError(f"factor {name} holds values that are not finite numbers.")

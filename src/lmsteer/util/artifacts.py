@@ -9,31 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lmsteer.errors import LMSteerError
 from lmsteer.util.files import check_writable, replace_folder, writing
+from lmsteer.util.records import FormatError, Record, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-T = TypeVar("T")
-# The types of fields, as they are annotated, whose values are checked when a card is read.
-_JSON_TYPES: dict[str, type] = {"str": str, "Mapping[str, Any]": dict}
-_IN_WORDS: dict[type, str] = {str: "a text", dict: "an object"}
-
-
-class FormatError(ValueError):
-    """A card that lacks a field, or has another type of value in one."""
-
-
-class Record(dict[str, Any]):
-    """The JSON object of a card file; a missing key is a ``FormatError``."""
-
-    def __missing__(self, key: str) -> Any:
-        raise FormatError(f"the field {key!r} is missing")
 
 
 @dataclass(frozen=True)
@@ -87,7 +72,7 @@ class ArtifactKind:
             LMSteerError: there is none, it is damaged, or it has another version.
         """
         with self.explained(folder):
-            content = json.loads((folder / self.card_file).read_text(encoding="utf-8"))
+            content = parse_json((folder / self.card_file).read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise FormatError(f"{self.card_file} holds no JSON object")
             record = Record(content)
@@ -125,28 +110,8 @@ class ArtifactKind:
             yield
         except FileNotFoundError as error:
             raise self.error(f"no {self.what} in {folder}: {error.filename} is missing.") from error
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError, FormatError, SafetensorError) as error:
+        except (OSError, UnicodeDecodeError, FormatError, SafetensorError) as error:
             raise self.error(f"the {self.what} in {folder} is damaged: {type(error).__name__}: {error}.") from error
-
-
-def from_record(kind: type[T], record: Any) -> T:
-    """Build a dataclass from a JSON object; unknown fields (of a newer version) are ignored.
-
-    Raises:
-        FormatError: the record is no object, lacks a field that the dataclass requires, or has something else in the
-            place of a text or an object.
-    """
-    if not isinstance(record, dict):
-        raise FormatError(f"a {kind.__name__} must be a JSON object, not {type(record).__name__}")
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [name for name in required if name not in record]:
-        raise FormatError(f"the fields {', '.join(missing)} are missing")
-    for name, field in known.items():
-        expected = _JSON_TYPES.get(str(field.type))
-        if name in record and expected and not isinstance(record[name], expected):
-            raise FormatError(f"the field {name!r} must be {_IN_WORDS[expected]}, not {type(record[name]).__name__}")
-    return kind(**{name: value for name, value in record.items() if name in known})
 
 
 def check_overwrite(target: Path, what: str, marker: str, own: Collection[str], error: type[LMSteerError]) -> None:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from lmsteer.errors import ModelError
 from lmsteer.util.files import aside_prefix, replace_folder
 from lmsteer.util.progress import notice
+from lmsteer.util.records import parse_json
 
 # Raised when the conversion of models changes, so that folders of an older lmsteer are built again.
 _FORMAT = 2
@@ -184,7 +185,7 @@ def _build(folder: Path, origin: dict[str, str], fill: Callable[[Path], None]) -
 
 def _is_complete(folder: Path, digest: str) -> bool:
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = parse_json((folder / _RECORD).read_text(encoding="utf-8"))
         sizes: dict[str, int] = record["files"]
         is_whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
         return is_whole and record["format"] == _FORMAT and record["sha256"] == digest

@@ -61,7 +61,7 @@ def writing(path: Path, what: str = "", needed: int = 0) -> Iterator[None]:
 
 def _reason(error: Exception, path: Path, needed: int) -> str:
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    if getattr(error, "errno", None) not in _FULL and "os error 28" not in reason:
+    if getattr(error, "errno", None) not in _FULL and "No space left" not in reason:
         return reason
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(_existing(path)).free

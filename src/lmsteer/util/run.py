@@ -15,6 +15,7 @@ from typing import Any
 
 from lmsteer.errors import DataError, InterruptedWorkError, OutputError
 from lmsteer.util.files import check_writable, write_file
+from lmsteer.util.records import parse_json
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Run:
         """
         file = self.path
         try:
-            kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+            kept = parse_json(file.read_text(encoding="utf-8")) if file.exists() else None
         except (OSError, ValueError) as error:
             raise DataError(f"{file} is damaged: {error}. Remove {self.folder}, or choose another folder.") from error
         return {} if kept is not None and not isinstance(kept, dict) else kept

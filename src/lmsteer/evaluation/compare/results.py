@@ -12,6 +12,7 @@ from lmsteer.errors import DataError
 from lmsteer.evaluation.metrics import is_degenerate
 from lmsteer.evaluation.results import ConditionResult
 from lmsteer.util.files import finite, write_file
+from lmsteer.util.records import from_record, parse_json
 
 # Text is sound if its perplexity is at most this multiple of that of unsteered text, and it is not degenerate.
 SOUND = 1.5
@@ -90,10 +91,12 @@ class MethodResult:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> MethodResult:
-        """The result from its JSON object."""
-        conditions = [ConditionResult.from_json(each) for each in record["conditions"]]
-        curve = [LearningCurvePoint(**each) for each in record["learning_curve"]]
-        return cls(**{**record, "conditions": conditions, "learning_curve": curve})
+        """The result from its JSON object; null is nan.
+
+        Raises:
+            FormatError: a field is missing, or has another type of value.
+        """
+        return from_record(cls, record)
 
     def save(self, folder: Path) -> None:
         """Write ``result.json``.
@@ -112,8 +115,8 @@ class MethodResult:
         """
         file = folder / RESULT_FILE
         try:
-            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cls.from_json(parse_json(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
             raise DataError(f"{file} is damaged: {error}. Remove it, and run the same command again.") from error
 
 

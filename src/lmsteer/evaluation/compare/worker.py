@@ -18,7 +18,7 @@ from pathlib import Path
 from lmsteer.baselines.baseline import Baseline
 from lmsteer.baselines.methods import METHODS, fit_baseline, load_baseline, save_baseline
 from lmsteer.data.labelled import LabelledText, sample_texts
-from lmsteer.errors import LMSteerError
+from lmsteer.errors import DataError, LMSteerError
 from lmsteer.evaluation.compare.config import ComparisonConfig
 from lmsteer.evaluation.compare.memory import peak_memory, reset_peak_memory
 from lmsteer.evaluation.compare.results import LearningCurvePoint, MethodResult, score_range
@@ -31,6 +31,7 @@ from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
+from lmsteer.util.records import from_record, parse_json
 
 
 def fit_and_measure(config: ComparisonConfig, method: str, folder: Path) -> MethodResult:
@@ -84,10 +85,10 @@ class _Work:
             reset_peak_memory(self.lm.device)
             started = time.perf_counter()
             save_baseline(self._fitted(texts), saved)
-            cost = {"seconds": time.perf_counter() - started, "peak_memory_bytes": peak_memory(self.lm.device)}
-            write_file(record, json.dumps(cost))
-        cost = json.loads(record.read_text(encoding="utf-8"))
-        return load_baseline(saved), cost["seconds"], cost["peak_memory_bytes"]
+            cost = _Cost(time.perf_counter() - started, peak_memory(self.lm.device))
+            write_file(record, json.dumps(asdict(cost)))
+        cost = _read_cost(record)
+        return load_baseline(saved), cost.seconds, cost.peak_memory_bytes
 
     def condition(self, baseline: Baseline, strength: float) -> BaselineCondition:
         """The baseline at a strength."""
@@ -125,6 +126,21 @@ class _Work:
             instructions=self.config.instructions,
             progress=bars(),
         )
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a fit took."""
+
+    seconds: float
+    peak_memory_bytes: int | None
+
+
+def _read_cost(file: Path) -> _Cost:
+    try:
+        return from_record(_Cost, parse_json(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged: {error}. Remove it, and run the same command again.") from error
 
 
 def main() -> None:
