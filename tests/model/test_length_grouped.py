@@ -17,3 +17,7 @@ def test_batches_are_of_like_lengths_and_all_examples_come():
     assert max(spreads) < 15
     sampler.set_epoch(1)
     assert list(sampler) != first
+
+
+def test_no_examples_have_no_order():
+    assert list(LengthGroupedSampler([], 8, 0)) == []

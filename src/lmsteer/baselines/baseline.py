@@ -202,7 +202,7 @@ class StoredBaseline(Baseline):
     tensors: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        if not all(torch.isfinite(tensor).all() for tensor in self.tensors.values()):
+        if not all(tensor.is_floating_point() and torch.isfinite(tensor).all() for tensor in self.tensors.values()):
             raise DataError(f"{self.card.title} holds values that are not finite numbers.")
 
     @property

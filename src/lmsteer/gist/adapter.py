@@ -55,6 +55,8 @@ class GistAdapter:
     def __post_init__(self) -> None:
         if self.card.tokens < 1:
             raise DataError(f"an adapter needs one gist token or more, not {self.card.tokens}.")
+        if self.embeddings.dim() != 2 or not all(tensor.is_floating_point() for tensor in self.tensors.values()):
+            raise DataError("an adapter needs embeddings of two dimensions, and numbers with a fraction throughout.")
         if len(self.embeddings) not in (1, self.card.tokens):
             raise DataError(f"{self.card.tokens} gist tokens cannot have {len(self.embeddings)} embeddings.")
         if not all(torch.isfinite(tensor).all() for tensor in self.tensors.values()):

@@ -138,6 +138,6 @@ class Gist:
             raise DataError(f"no such file: {file}.") from error
         except (OSError, ValueError, SafetensorError) as error:
             raise DataError(f"{file} is no gist, or damaged: {type(error).__name__}: {error}.") from error
-        if not layers:
-            raise DataError(f"{file} is no gist: it holds no keys and values.")
+        if not layers or {part.dim() for part in (*keys, *values)} != {3}:
+            raise DataError(f"{file} is no gist: it holds no keys and values of (heads, tokens, size).")
         return cls(keys, values, provenance)
