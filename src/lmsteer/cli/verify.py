@@ -50,10 +50,8 @@ def verify(
         "label_column": label_column,
         "label_map": parse_label_map(label_map) if label_map else None,
     }
-from lmsteer.data.labelled import LabelledSource
-from lmsteer.data.labels import parse_label_map
-from lmsteer.errors import DataError, SteerError
-from lmsteer.steer.card import Card
+    source = _source(find_card(steer), chosen)
+    texts = source.read(warn) if data or Path(source.path).is_file() else []
     loaded = lmsteer.find_steer(steer)
     verification = lmsteer.verify(lmsteer.load(model), loaded, texts, fitted_on=data is None, strength=strength)
     if as_json:
