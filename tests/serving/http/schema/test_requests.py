@@ -3,13 +3,14 @@
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from jsonschema_rs import validator_for
 from pydantic import ValidationError
 from schemathesis import GenerationMode
 
 from lmsteer import save_steer
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.run import ServiceConfig, create_service
-from lmsteer.serving.http.schema.requests import CompletionRequest
+from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest
 from tiny import random_steer, tiny_lm
 
 
@@ -51,3 +52,37 @@ def test_long_lists_of_wrong_entries_give_few_errors(wrong):
     with pytest.raises(ValidationError) as caught:
         CompletionRequest.model_validate({"prompt": "a", **wrong})
     assert caught.value.error_count() < 10
+
+
+VALUES = [
+    *(None, True, False, 0, 0.0, 1, 1.0, -1, -1.0, 2.5, -2, 65, 3_000_000_000, "", "a", "none", "auto", "text", "50%"),
+    *([], [1], [1.0], [-1], ["a"], ["a", 1], [[1]], [[]], [[1], "a"], ["text"], ["a"] * 17, "a" * 300),
+    *({}, {"a": 1}, {"a": "50%"}, {"a": None}, {"type": "text"}, {"include_usage": False}, {"x": None}, {"x": 1}),
+    *([{"type": "text", "text": "a"}], [{"role": "user", "content": "a", "name": "bob", "x": None}]),
+    *([{"role": "user"}], [{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}]}]),
+    *([{"role": "assistant", "content": None}], [{"role": "assistant"}], [{"role": "tool", "content": "a"}]),
+    *([{"role": "user", "content": [{"type": "image_url"}]}], [{"role": "user", "content": []}], [{"role": 5}]),
+]
+# What one field may be can depend on another, which the page says in words.
+TOGETHER = [("top_logprobs", 1), ("max_tokens", 0)]
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (CompletionRequest, {"prompt": "a"}),
+        (ChatRequest, {"messages": [{"role": "user", "content": "a"}]}),
+        (AnalyseRequest, {"texts": ["a"], "steers": ["style"]}),
+    ],
+)
+def test_openapi_page_accepts_just_what_the_server_accepts(body, fields):
+    is_valid = validator_for(body.model_json_schema()).is_valid
+    for name in [*body.model_fields, "unknown"]:
+        for value in VALUES:
+            sent = {**fields, name: value}
+            try:
+                body.model_validate(sent)
+                accepted = True
+            except ValidationError:
+                accepted = False
+            assert accepted == is_valid(sent) or (name, value) in TOGETHER, (name, value)
