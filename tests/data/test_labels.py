@@ -37,7 +37,8 @@ def test_labels_are_matched_to_the_map_by_value(notation, label):
     assert numbers(label, label_map=parse_label_map(notation)) == [1.0]
 
 
-def test_the_map_may_have_names_of_any_kind_in_python():
+def test_the_map_may_have_names_and_numbers_of_any_kind_in_python():
+    assert [type(number) for number in numbers("a", label_map={"a": 1})] == [float]
     assert numbers(0, "1", label_map={0: -1.0, 1: 1.0}) == [-1.0, 1.0]
     assert numbers(False, "True", label_map={False: -1.0, True: 1.0}) == [-1.0, 1.0]
 

@@ -32,7 +32,7 @@ def read_labels(labels: Sequence[tuple[str, Any]], label_map: Mapping[str, float
         DataError: a label is not in the map; or there is no map, and a label is not a number, or is outside [-1, 1].
     """
     if label_map is not None:
-        known = {_value(name): number for name, number in label_map.items()}
+        known = {_value(name): float(number) for name, number in label_map.items()}
         numbers = [_mapped(label, known) for _, label in labels]
         _refuse_others(labels, numbers, label_map)
     else:
