@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lmsteer.errors import ModelError, SteerError
 from lmsteer.export.merged_head import check_exportable, merged_head
 from lmsteer.export.targets import MERGED_RECORD, check_merged_target
+from lmsteer.model.checkpoint import read_model
 from lmsteer.model.lm import LM
-from lmsteer.model.loading import LOADING_ERRORS
 from lmsteer.steer.mix import Mix
 from lmsteer.util.compat import untied
 from lmsteer.util.files import replace_folder, writing
@@ -100,7 +100,7 @@ def _check_tensors(lm: LM, head: Tensor, folder: Path) -> None:
     try:
         with torch.device("meta"):
             skeleton: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
-    except LOADING_ERRORS as error:
+    except Exception as error:  # transformers raises exceptions of any kind
         raise SteerError(f"{name} cannot be built from its own checkpoint: {error}") from error
     tied = skeleton.get_output_embeddings().weight is skeleton.get_input_embeddings().weight
     own: Any = lm.model.get_input_embeddings()
@@ -127,10 +127,11 @@ def _check_logits(lm: LM, mix: Mix, folder: Path) -> None:
     with lm.steered(mix):
         expected = lm.model(input_ids=ids).logits.float().cpu()
     try:
-        written = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.model.dtype, local_files_only=True)
-    except torch.OutOfMemoryError:
-        raise
-    except LOADING_ERRORS as error:
+        what = "the exported model"
+        written = read_model(AutoModelForCausalLM, str(folder), what, dtype=lm.model.dtype, local_files_only=True)
+    except ModelError as error:
+        if isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise
         raise SteerError(f"{name} does not load from its own checkpoint: {error}") from error
     logits = written.eval()(input_ids=ids.cpu()).logits.float()
     difference = float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-30))

@@ -12,10 +12,9 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lmsteer.errors import ModelError
+from lmsteer.model.checkpoint import explained
 from lmsteer.model.fingerprints import sampled_places
 from lmsteer.model.head import HeadWeight
-from lmsteer.model.loading import LOADING_ERRORS
 from lmsteer.util.records import parse_json
 
 _INDEX, _ONE_FILE = "model.safetensors.index.json", "model.safetensors"
@@ -46,7 +45,7 @@ def read_head_sample(model: str) -> dict[int, float]:
 @contextmanager
 def _opened(model: str) -> Iterator[tuple[str, Any, str]]:
     """The head's module, the open file that holds its weight, and the weight's name in it."""
-    try:
+    with explained(f"the output embedding of {model!r}", model):
         folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
@@ -56,8 +55,6 @@ def _opened(model: str) -> Iterator[tuple[str, Any, str]]:
         path, name = _found(folder, tied)
         with safe_open(path, "pt") as file:
             yield module, file, name
-    except (*LOADING_ERRORS, AttributeError, StopIteration) as error:
-        raise ModelError(f"cannot read the output embedding of {model!r}: {error}") from error
 
 
 def _found(folder: Path, names: list[str]) -> tuple[Path, str]:

@@ -25,18 +25,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
 from lmsteer.model.codec import Codec
+from lmsteer.model.context_length import context_length
 from lmsteer.model.fingerprints import head_sample, model_fingerprint
 from lmsteer.model.head import Head
+from lmsteer.model.proofs import prove
 from lmsteer.steer.card import Card
 from lmsteer.steer.hook import SteerHandle, unsteered
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.thread_guard import Guard, exclusive_use
 from lmsteer.util.compat import is_recurrent
 from lmsteer.util.provenance import provenance_of
-
-# Logits that differ by more than this share of their size mean that the model's config does not describe its head.
-# Rounding is 1e-6 in float32 and 8e-3 in bfloat16.
-_HEAD_TOLERANCE = 2e-2
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class LM:
 
     Raises:
         ModelError: the model has no plain head, weights that are not in memory, or logits that its head does not
-            explain.
+            explain; or it is not causal.
     """
 
     model: PreTrainedModel
@@ -63,7 +61,7 @@ class LM:
     def __post_init__(self) -> None:
         self._check_weights()
         self.model.eval().requires_grad_(False)
-        self._prove_head()
+        prove(self)
 
     @cached_property
     def head(self) -> Head:
@@ -82,10 +80,8 @@ class LM:
 
     @cached_property
     def max_length(self) -> int:
-        """The length of the longest text that the model's positions allow, in tokens."""
-        config = self.model.config.get_text_config()
-        limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-        return min((int(limit) for limit in limits if limit), default=1 << 20)
+        """The length of the longest text that the model can take, in tokens."""
+        return context_length(self.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -237,24 +233,4 @@ class LM:
             raise ModelError(
                 f"{len(away)} weights of {self.name!r} are offloaded ({away[0]} is one); lmsteer needs them in memory. "
                 "Load the model in a smaller dtype (bfloat16), over more devices, or with device_map='cpu'."
-            )
-
-    @torch.inference_mode()
-    def _prove_head(self) -> None:
-        """Refuse a model whose logits are not what ``Head`` computes from its hidden states."""
-        ids = torch.arange(1, 5, device=self.device)[None]
-        mask = torch.ones_like(ids)
-        ours = self.head.logits(self.hidden_states(ids, mask))
-        with unsteered(self.model):
-            theirs = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.to(ours.device, ours.dtype)
-        if not theirs.isfinite().all():
-            raise ModelError(
-                f"{type(self.model).__name__} computes logits that are not finite in {self.model.dtype}: its weights "
-                "may be damaged, or need another dtype (bfloat16 or float32)."
-            )
-        gap = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
-        if not gap <= _HEAD_TOLERANCE:
-            raise ModelError(
-                f"{type(self.model).__name__}: logits computed from its hidden states differ from its own by "
-                f"{gap:.1%} of their size; it does something to its logits that lmsteer does not know."
             )

@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from lmsteer.errors import ModelError
+from lmsteer.model.checkpoint import check_task, read_model, read_tokenizer, where
 from lmsteer.model.lm import LM
+from lmsteer.model.model_kind import check_kind
 from lmsteer.model.onednn import use_onednn
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
 from lmsteer.model.sources.resolve import check_hub, resolve
 from lmsteer.util.devices import accelerator
-
-# The exceptions of transformers about a model that is missing, damaged or of an unknown kind.
-LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
 def load(
@@ -39,19 +36,21 @@ def load(
             ``attn_implementation`` ...). Without a ``device_map`` the model goes to the accelerator, if there is one.
 
     Raises:
-        ModelError: the model cannot be found, fetched, read, or steered.
+        ModelError: the model cannot be found, fetched or read, is not wholly on disk, or is no causal language model.
     """
-    source = resolve(model)
+    source, what = resolve(model), f"the model {str(model)!r}"
     if not source.local:
         check_hub(source.location, options.get("cache_dir"))
     if (device := accelerator()) is not None:
         options.setdefault("device_map", str(device))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, local_files_only=source.local)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=dtype, local_files_only=source.local, **options
-        )
-    except LOADING_ERRORS as error:
-        raise ModelError(f"cannot load the model {str(model)!r}: {error}") from error
+    options = {
+        "trust_remote_code": False,
+        **options,
+        "local_files_only": source.local or bool(options.get("local_files_only")),
+    }
+    check_kind(source.location, what, options)
+    tokenizer = read_tokenizer(source.location, what, **where(options))
+    loaded = read_model(AutoModelForCausalLM, source.location, what, dtype=dtype, **options)
+    check_task(loaded, what)
     use_onednn(loaded)
     return LM(loaded, tokenizer, source.name, base_fingerprint)

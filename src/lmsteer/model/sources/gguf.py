@@ -19,6 +19,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lmsteer.errors import ModelError
+from lmsteer.model.checkpoint import check_whole
 from lmsteer.util.progress import notice
 
 # Values of `tokenizer.ggml.pre` that mean "each digit alone, then GPT-2's split". transformers (5.24) reads them as
@@ -70,10 +71,9 @@ def _read_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # A transformers with GgufConfig keeps blocks packed where it can, and then cannot save them.
     config = getattr(transformers, "GgufConfig", None)
     dense = {"quantization_config": config(dequantize=True)} if config else {}
-    options = {"dtype": torch.float32, "output_loading_info": True, **location, **dense}
-    model, report = loader.from_pretrained(gguf.parent, **options)
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"it lacks {len(missing)} of the model's tensors, {missing[0]} among them")
+    loading = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, info = loader.from_pretrained(gguf.parent, dtype=torch.float32, **loading, **location, **dense)
+    check_whole(model, info, "the file")
     return model, _repair_tokenizer(AutoTokenizer.from_pretrained(gguf.parent, **location), gguf)
 
 

@@ -57,6 +57,12 @@ def locate(model: str | Path) -> Location:
 
 def _check_folder(path: Path) -> None:
     if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise ModelError(
+                f"the folder {path} holds an adapter of PEFT, and no model: merge it into its base "
+                "(merge_and_unload, then save_pretrained) and name that folder. A LoRA on the output embedding alone "
+                "is read as a steer by 'lmsteer import'."
+            )
         ggufs = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"it holds {', '.join(ggufs)}: name that file" if ggufs else "name what save_pretrained wrote"
         raise ModelError(f"the folder {path} holds no config.json, so it is no model; {hint}.")
