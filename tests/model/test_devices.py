@@ -218,7 +218,7 @@ def test_a_model_goes_to_the_accelerator_unless_told_otherwise(llama, tmp_path, 
 
     def from_pretrained(*_, **options):
         asked.append(options.get("device_map"))
-        return tiny_model("llama")
+        return tiny_model("llama"), {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": ()}
 
     monkeypatch.setattr("lmsteer.model.loading.accelerator", lambda: torch.device("xpu", 1))
     monkeypatch.setattr("lmsteer.model.loading.AutoModelForCausalLM.from_pretrained", from_pretrained)

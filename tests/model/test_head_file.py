@@ -45,5 +45,5 @@ def test_sample_is_read_without_the_rest_of_the_head(llama, tmp_path, monkeypatc
 
 
 def test_missing_checkpoint_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match="cannot read the output embedding"):
+    with pytest.raises(ModelError, match="cannot load the output embedding"):
         read_head_sample(str(tmp_path))

@@ -8,6 +8,7 @@ up to a length that the config states; that is the limit then. A recurrent model
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -78,7 +79,8 @@ def _table_lengths(model: PreTrainedModel) -> list[int]:
         return []
     rows = model.config.get_text_config().vocab_size
     ids = torch.tensor([_PROBE], device=model.device) % rows
-    with torch.inference_mode(), unsteered(model), _TablesOfPositions(len(_PROBE)) as tables:
+    free = unsteered(model) if model.get_output_embeddings() is not None else nullcontext()
+    with torch.inference_mode(), free, _TablesOfPositions(len(_PROBE)) as tables:
         model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return tables.lengths
 

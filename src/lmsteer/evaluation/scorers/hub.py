@@ -45,9 +45,10 @@ class Classifier:
     def __init__(self, reference: str, device: torch.device | None = None) -> None:
         self.name = HUB + reference
         model, label = _parts(reference)
-        self._tokenizer, self._model = _load(model, device or accelerator() or torch.device("cpu"))
+        self._tokenizer, classifier = _load(model)
+        self._context = _context(self._tokenizer, classifier)
+        self._model = classifier.to(device or accelerator() or torch.device("cpu"))
         self._class = _index(self._model.config, model, label)
-        self._context = _context(self._tokenizer, self._model)
         self.fingerprint = model_fingerprint(self._model)
 
     @torch.inference_mode()
@@ -79,17 +80,17 @@ def _parts(reference: str) -> tuple[str, str]:
     return model, label
 
 
-def _load(model: str, device: torch.device) -> tuple[Any, Any]:
+def _load(model: str) -> tuple[Any, Any]:
     """Tokenizer and classifier with a padding token, by which classifiers of causal models find the end of a text."""
     if not Path(model).is_dir():
         check_hub(model)
     what = f"the classifier {model!r}"
-    tokenizer: Any = read_tokenizer(model, what)
     classifier: Any = read_model(AutoModelForSequenceClassification, model, what)
+    tokenizer: Any = read_tokenizer(model, what)
     config = classifier.config.get_text_config()
     if config.pad_token_id is None:
         config.pad_token_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-    return tokenizer, classifier.eval().to(device)
+    return tokenizer, classifier.eval()
 
 
 def _index(config: Any, model: str, label: str) -> int:

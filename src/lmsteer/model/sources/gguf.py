@@ -47,8 +47,9 @@ def convert_gguf(gguf: Path, out: Path) -> None:
         try:
             model, tokenizer = _read_gguf(_link(gguf, Path(scratch)))
         except Exception as error:  # readers raise exceptions of any kind on damaged bytes
+            kind = "" if isinstance(error, ModelError) else f"{type(error).__name__}: "
             raise ModelError(
-                f"cannot read the GGUF file {gguf}: {type(error).__name__}: {error}\n"
+                f"cannot read the GGUF file {gguf}: {kind}{error}\n"
                 f"It may be damaged, or of a kind that transformers {transformers.__version__} cannot read; "
                 "fetch it again, or name the model's Hub id or safetensors folder instead."
             ) from error
