@@ -115,6 +115,10 @@ def test_anything_but_a_lora_on_the_head_is_refused(llama, make_lm, tmp_path):
         (folder / "adapter_config.json").write_text(json.dumps({**config, **more}))
         with pytest.raises(SteerError, match=f"uses {next(iter(more))}, which a steer cannot"):
             import_lora(llama, folder, "x")
+    for more, message in (({"peft_type": "ADALORA"}, "of the type 'ADALORA'"), ({"r": 9}, "says rank 9, and its .* 3")):
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **more}))
+        with pytest.raises(SteerError, match=message):
+            import_lora(llama, folder, "x")
     (folder / "adapter_config.json").write_text(json.dumps(config))
     tensors = load_file(folder / "adapter_model.safetensors")
     lora_a, lora_b = sorted(tensors)

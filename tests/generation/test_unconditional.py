@@ -36,7 +36,9 @@ def test_wider_models_are_measured_on_more_text(monkeypatch, tmp_path, hidden_si
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path))
     monkeypatch.setattr(unconditional, "sample_unconditional", sample)
     head = SimpleNamespace(residuals=lambda h, targets: (h + 1, targets))
-    lm = SimpleNamespace(hidden_size=hidden_size, head=head, fingerprint="f", tokenizer_fingerprint="t" * 8)
+    lm = SimpleNamespace(
+        max_length=99, hidden_size=hidden_size, head=head, fingerprint="f", tokenizer_fingerprint="t" * 8
+    )
     factors = unconditional.fisher_factors(lm)
     assert sampled == [(FISHER_TEXTS, seed) for seed in range(blocks)]
     assert FISHER_TEXTS * blocks >= hidden_size / 3

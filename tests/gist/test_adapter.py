@@ -155,3 +155,10 @@ def test_a_folder_without_a_tensor_is_reported_as_damaged(llama, adapter_of, tmp
     save_file(tensors, file)
     with pytest.raises(DataError, match=f"gist adapter in .* is damaged: .*{message}"):
         load_adapter(tmp_path / "a")
+
+
+def test_a_tensor_that_an_adapter_has_no_place_for_is_told(llama, adapter_of, tmp_path):
+    file = save_adapter(adapter_of(llama), tmp_path / "a") / "gist.safetensors"
+    save_file({**load_file(file), "model.layers.0.lora_C": torch.zeros(2)}, file)
+    with pytest.raises(DataError, match=r"is damaged: .* no place for the tensor 'model\.layers\.0\.lora_C'"):
+        load_adapter(tmp_path / "a")

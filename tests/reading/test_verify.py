@@ -12,10 +12,11 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig
+from lmsteer.model.lm import LM
 from lmsteer.reading import verify as module
 from lmsteer.reading.verify import verify
 from lmsteer.steer.hook import _SteeredHead
-from tiny import random_steer, styled, tiny_tokenizer
+from tiny import random_steer, styled, tiny_model, tiny_tokenizer
 
 
 def test_a_steer_that_does_nothing_fails(llama):
@@ -85,3 +86,9 @@ def test_texts_of_a_fit_are_cut_as_the_fit_cut_them(make_lm, tmp_path, method):
     verified = verify(lm, done.steer, texts)
     assert verified.held_out is not None
     assert verified.held_out.tokens == done.held_out.tokens
+
+
+def test_a_context_of_few_tokens_is_kept_to(tmp_path, cache):
+    lm = LM(tiny_model("gpt2", n_positions=16), tiny_tokenizer(), "small")
+    fitted = fit(lm, styled(80), name="style", out=tmp_path / "style", config=FitConfig(max_tokens=16))
+    assert verify(lm, fitted.steer).acts

@@ -52,6 +52,15 @@ def test_a_checkpoint_that_asks_for_code_is_refused_and_runs_none(llama, tmp_pat
 def test_other_files_are_no_checkpoints(llama, tmp_path):
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
     published(tmp_path / "odd.pt", {"projector3": torch.zeros(1, 2)})
-    for name, message in (("other.pt", "not a published"), ("odd.pt", "expected"), ("gone.pt", "no such file")):
+    a, b = torch.zeros(2, 32, 5), torch.zeros(1, 32, 5)
+    published(tmp_path / "uneven.pt", {"projector1": a, "projector2": b})
+    published(tmp_path / "scale.pt", {"projector1": b, "projector2": b}, epsilon="much")
+    for name, message in (
+        ("other.pt", "not a published"),
+        ("odd.pt", "expected"),
+        ("gone.pt", "no such file"),
+        ("uneven.pt", r"different numbers of steers: \[1, 2\]"),
+        ("scale.pt", "an epsilon of 'much', which is no number"),
+    ):
         with pytest.raises(SteerError, match=message):
             import_published(tmp_path / name, card(llama), 32, 200)

@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lmsteer.baselines.room import check_room
 from lmsteer.errors import DataError
 from lmsteer.generation.decoding import Prefill, PromptPrefill
 from lmsteer.generation.generate import encode_prompts
@@ -128,6 +129,7 @@ class Baseline(ABC):
 
         Raises:
             WrongBaseError: another base.
+            DataError: a text is longer than the context that the method leaves.
             SteerError: the method does not have one of the strengths.
         """
 
@@ -175,7 +177,14 @@ class ForwardBaseline(Baseline):
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
-        """Log-likelihood of each text (N,) after its first token, under the changed model."""
+        """Log-likelihood of each text (N,) after its first token, under the changed model.
+
+        Raises:
+            WrongBaseError: another base.
+            DataError: a text is longer than the model's context.
+            SteerError: the method does not have one of the strengths.
+        """
+        check_room(lm, texts)
         result = torch.zeros(len(texts))
         for batch in batches_by_strength(texts, strengths, by_row=self.capabilities.by_row):
             padded, mask = pad([texts[i] for i in batch], lm.pad_id, lm.device)
@@ -238,9 +247,11 @@ class Trainer(ABC):
 
     Attributes:
         learning_rate: the highest learning rate, that of the first step.
+        context: number of tokens of the context that it takes.
     """
 
     learning_rate: float
+    context: int = 0
 
     @abstractmethod
     def trainable(self) -> Sequence[Tensor]:

@@ -52,6 +52,7 @@ class Gists(PrefixTuning):
 
         Raises:
             WrongBaseError: another base.
+            DataError: a text is longer than the context that the gist leaves.
             SteerError: a strength beyond -1 and 1.
         """
         with self.adapter.installed(lm) if texts else nullcontext():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.baselines.baseline import BaselineCard, Capabilities, StoredBaseline
+from lmsteer.baselines.room import check_room
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.decoding import PromptPrefill
@@ -59,10 +60,12 @@ class Prompting(StoredBaseline):
         """Log-likelihood of each text (N,) after its first token, read after the words of its end.
 
         Raises:
+            DataError: a text is longer than the context that the words leave.
             SteerError: a strength other than -1, 0 and 1.
         """
         words = {strength: lm.encode([self._words(strength)])[0] for strength in set(strengths)}
         rows = [[*words[s], *text] for text, s in zip(texts, strengths, strict=True)]
+        check_room(lm, texts, max(map(len, words.values()), default=0))
         result = torch.zeros(len(texts))
         for batch in length_buckets(rows):
             padded, mask = pad([rows[i] for i in batch], lm.pad_id, lm.device)

@@ -24,8 +24,9 @@ from lmsteer.baselines.baseline import (
     Trainer,
     batches_by_strength,
 )
+from lmsteer.baselines.room import check_room
 from lmsteer.baselines.row_strengths import by_strength
-from lmsteer.errors import DataError, SteerError
+from lmsteer.errors import DataError, ModelError, SteerError
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.kv_cache import CachePrefill, KVSlice, slice_kv
 from lmsteer.model.lm import LM
@@ -71,9 +72,11 @@ class _SoftPrompt(StoredBaseline):
 
         Raises:
             WrongBaseError: another base.
+            DataError: a text is longer than the context that the soft prompt leaves.
             SteerError: a strength below -1 or above 1.
         """
         self.check_base(lm)
+        check_room(lm, texts, self.context)
         self._check_strengths(strengths)
         kv = {strength: self.kv(lm, strength) for strength in set(strengths)}
         log_likelihoods = torch.zeros(len(texts))
@@ -137,6 +140,7 @@ class SoftPromptTrainer(Trainer):
 
     Raises:
         DataError: PEFT is not installed.
+        ModelError: PEFT does not know where the model has its layers.
     """
 
     def __init__(self, lm: LM, kind: str, tokens: int = 10, seed: int = 0) -> None:
@@ -144,11 +148,15 @@ class SoftPromptTrainer(Trainer):
             import peft
         except ImportError as error:
             raise DataError(f"{kind} tuning needs PEFT: pip install 'lmsteer[methods]'.") from error
-        self._kind = kind
+        self._kind, self.context = kind, tokens
         self.learning_rate = {"prompt": 3e-2, "prefix": 1e-2}[kind]
         make: Any = {"prompt": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}[kind]
+        settings = make(task_type="CAUSAL_LM", num_virtual_tokens=tokens)
         with forked_random_state([lm.device]), _quiet():
-            self._model: Any = peft.get_peft_model(lm.model, make(task_type="CAUSAL_LM", num_virtual_tokens=tokens))
+            try:
+                self._model: Any = peft.get_peft_model(lm.model, settings)
+            except ValueError as error:  # fields of the config that PEFT looks for and does not find
+                raise ModelError(f"PEFT cannot put a {kind} before {type(lm.model).__name__}: {error}") from error
         random = torch.Generator().manual_seed(seed)
 
         def initial() -> Tensor:

@@ -53,11 +53,16 @@ def train(
         How it was trained, for the card.
 
     Raises:
-        DataError: no text has two tokens, or the training diverged.
+        DataError: no text has two tokens, or the method leaves no room for two; or the training diverged.
         KeyboardInterrupt: the user pressed Ctrl-C; it is raised between two steps.
     """
     encoded = encode(lm, [text.text for text in texts], start=False, end=False)
-    ids = [row[: min(_MAX_TOKENS, lm.max_length)] for row in encoded]
+    room = lm.max_length - trainer.context
+    if room < 2:
+        raise DataError(
+            f"a method of {trainer.context} tokens leaves no room for texts: the model's context is {lm.max_length}."
+        )
+    ids = [row[: min(_MAX_TOKENS, room)] for row in encoded]
     usable = [i for i, row in enumerate(ids) if len(row) > 1]
     if not usable:
         raise DataError("no text has two tokens, so there is no token to learn to predict.")

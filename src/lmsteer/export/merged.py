@@ -123,7 +123,7 @@ def _is_saved(tensor: Tensor, folder: Path) -> bool:
 def _check_logits(lm: LM, mix: Mix, folder: Path) -> None:
     """Refuse a checkpoint that loads with other logits than those of the steered model."""
     name = type(lm.model).__name__
-    ids = torch.tensor(lm.encode([_TEXT]), device=lm.device)
+    ids = torch.tensor(lm.encode([_TEXT]), device=lm.device)[:, : lm.max_length]
     with lm.steered(mix):
         expected = lm.model(input_ids=ids).logits.float().cpu()
     try:

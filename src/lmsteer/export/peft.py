@@ -167,11 +167,13 @@ def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
     try:
         config: dict[str, Any] = parse_json((folder / LORA_CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / LORA_TENSORS)
-        alpha = float(config["lora_alpha"])
+        kind, alpha, stated = config["peft_type"], float(config["lora_alpha"]), int(config["r"])
     except FileNotFoundError as error:
         raise SteerError(f"no LoRA in {folder}: {error.filename} is missing.") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise SteerError(f"the LoRA in {folder} is damaged: {type(error).__name__}: {error}.") from error
+    if kind != "LORA":
+        raise SteerError(f"{folder} holds an adapter of the type {kind!r}; a steer can only replace a LoRA.")
     if unsupported := [name for name in _UNSUPPORTED if config.get(name)]:
         raise SteerError(f"the LoRA in {folder} uses {', '.join(unsupported)}, which a steer cannot express.")
     name = head_name(lm)
@@ -185,7 +187,11 @@ def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
     lora_a, lora_b = (tensors.get(key, torch.zeros(0, 0)).double() for key in keys)
     if lora_a.dim() != 2 or lora_b.dim() != 2 or not lora_a.shape[0] or lora_a.shape[0] != lora_b.shape[1]:
         raise SteerError(f"the LoRA in {folder} has no factors of {name} whose shapes fit together.")
-    rank = lora_a.shape[0]
+    if (rank := lora_a.shape[0]) != stated:
+        raise SteerError(
+            f"the LoRA in {folder} is damaged: its {LORA_CONFIG} says rank {stated}, and its factors of {name} have "
+            f"{rank}."
+        )
     return lora_a, (alpha / rank**0.5 if config.get("use_rslora") else alpha / rank) * lora_b
 
 

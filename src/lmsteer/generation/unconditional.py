@@ -65,7 +65,7 @@ def _measure(lm: LM) -> FisherFactors:
     c, f = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
     total, rows = torch.zeros(d, dtype=torch.float64), 0
     for block in range(math.ceil(max(FISHER_TEXTS, _TEXTS_PER_DIMENSION * d) / FISHER_TEXTS)):
-        h, targets = sample_unconditional(lm, FISHER_TEXTS, FISHER_TOKENS, FISHER_SEED + block)
+        h, targets = sample_unconditional(lm, FISHER_TEXTS, min(FISHER_TOKENS, lm.max_length), FISHER_SEED + block)
         r, _ = lm.head.residuals(h, targets)
         h, r = h.cpu().double(), r.cpu().double()
         c += h.T @ h

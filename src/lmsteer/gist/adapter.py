@@ -142,4 +142,7 @@ def load_adapter(folder: str | Path) -> GistAdapter:
             raise FormatError(f"the tensor {_EMBEDDINGS!r} is missing")
         changes = {key.removesuffix(_CHANGE): change for key, change in tensors.items() if key.endswith(_CHANGE)}
         card = from_record(GistCard, record["card"])
-        return GistAdapter(tensors[_EMBEDDINGS], from_tensors(tensors), card, changes)
+        adapter = GistAdapter(tensors[_EMBEDDINGS], from_tensors(tensors), card, changes)
+        if others := sorted(tensors.keys() - adapter.tensors.keys()):
+            raise FormatError(f"it has no place for the tensor {others[0]!r}")
+        return adapter

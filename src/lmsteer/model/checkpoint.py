@@ -6,7 +6,6 @@ like that is another one each time it is loaded. So every model of transformers 
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from lmsteer.errors import LMSteerError, ModelError
 from lmsteer.util.compat import load_report
 from lmsteer.util.progress import notice
+from lmsteer.util.records import parse_json
 
 # Options of ``from_pretrained`` that say where files are, and hold for a model, its config and its tokenizer alike.
 _WHERE = (
@@ -238,7 +238,7 @@ def _fault(path: Path) -> str:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 return "is a pointer of Git LFS and not the file itself ('git lfs pull' fetches that)"
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            parse_json(path.read_bytes())
         elif path.suffix == ".safetensors":
             with safe_open(path, "pt"):
                 pass
@@ -248,7 +248,7 @@ def _fault(path: Path) -> str:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    weight_map: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    weight_map: dict[str, str] = parse_json(path.read_bytes())["weight_map"]
     return weight_map
 
 

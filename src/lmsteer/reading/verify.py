@@ -134,7 +134,7 @@ def _logits(lm: LM, mix: Mix | None = None, side: Side = "right") -> Tensor:
 
 def _batch(lm: LM, side: Side) -> tuple[Tensor, Tensor]:
     """Ids and attention mask (B, T) of the texts; the start token stands for a text in which there is no token."""
-    texts = [ids or [lm.start_id] for ids in encode(lm, _TEXTS, start=False, end=False)]
+    texts = [ids[: lm.max_length] or [lm.start_id] for ids in encode(lm, _TEXTS, start=False, end=False)]
     return pad(texts, lm.pad_id, lm.device, side)
 
 

@@ -41,7 +41,9 @@ def import_published(checkpoint: str | Path, card: Card, hidden_size: int, vocab
         SteerError: the file is not such a checkpoint, needs code to be run, or is for another model shape.
     """
     arguments, factors = _read(Path(checkpoint))
-    scale = float(getattr(arguments, "epsilon", None) or _EPSILON)
+    scale = getattr(arguments, "epsilon", None) or _EPSILON
+    if not isinstance(scale, (int, float)):
+        raise SteerError(f"{checkpoint} has an epsilon of {scale!r}, which is no number.")
     stacked = {
         _FACTOR_NAMES[key]: value.float()
         for key, value in factors.items()
@@ -50,7 +52,10 @@ def import_published(checkpoint: str | Path, card: Card, hidden_size: int, vocab
     form = _FORMS.get(frozenset(stacked))
     if form is None:
         raise SteerError(f"{checkpoint} holds {sorted(factors)}; expected {sorted(_FACTOR_NAMES)}.")
-    count = next(iter(stacked.values())).shape[0]
+    counts = {value.shape[0] for value in stacked.values()}
+    if len(counts) > 1:
+        raise SteerError(f"{checkpoint} holds factors of different numbers of steers: {sorted(counts)}.")
+    (count,) = counts
     fit = {"method": "published", "arguments": _plain(vars(arguments))}
     return [
         Steer(
