@@ -1,14 +1,12 @@
 """The page in a real browser, on a tiny model."""
 
 import shutil
-import threading
-from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import uvicorn
 
-from lmsteer.serving.http.run import ServerSettings, ServiceConfig, bind, create_full_app, create_service
+from live_server import running
+from lmsteer.serving.http.run import ServerSettings, ServiceConfig, create_full_app, create_service
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -16,31 +14,6 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 # Milliseconds that a step may take on a busy machine.
 TIMEOUT = 60_000
-
-
-class Server(uvicorn.Server):
-    """A server that says when it is ready."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.ready = threading.Event()
-
-    async def startup(self, sockets=None):
-        await super().startup(sockets)
-        self.ready.set()
-
-
-@contextmanager
-def running(app):
-    """A server in a thread; gives its address."""
-    with bind("127.0.0.1", 0) as listening:
-        server = Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        assert server.ready.wait(60)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(30)
 
 
 @pytest.fixture(scope="module")
