@@ -9,9 +9,11 @@ from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
+from lmsteer.reading.analyse import analyse
 from lmsteer.reading.verify import verify
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 from tiny import FAMILIES, random_steer, tiny_lm, tiny_model, tiny_tokenizer
 
 TEXTS = ["A quick test.", "Something else entirely, a bit longer", "x"]
@@ -165,3 +167,15 @@ def test_a_saved_model_loads_with_its_tokenizer(llama, tmp_path):
 def test_half_of_a_character_is_told(llama):
     with pytest.raises(DataError, match="text 2 has half of a character"):
         llama.encode(["whole", "half \ud800"])
+
+
+def test_a_steer_of_another_shape_is_refused_whatever_its_card_says(llama):
+    steer = random_steer(llama)
+    for other in (
+        Steer("multiply", {"A": torch.zeros(16, 1), "B": torch.zeros(16, 1)}, 16, steer.vocabulary, steer.card),
+        Steer("multiply", steer.factors, steer.hidden_size, 999, steer.card),
+    ):
+        with pytest.raises(SteerError, match="but the model has 32 and 259"):
+            llama.steered(Mix({"s": other}, {"s": 1.0}))
+        with pytest.raises(SteerError, match="but the model has 32 and 259"):
+            analyse(llama, ["a"], {"s": other})

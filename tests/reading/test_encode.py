@@ -100,10 +100,13 @@ def test_texts_of_a_fit_are_cut_or_refused(make_lm):
     assert len(encode_labelled(lm, [fits])[0]) == lm.max_length
 
 
-def test_readable_texts_are_single_and_have_a_token_to_predict(llama):
+def test_readable_texts_are_single_and_have_a_token_to_predict(llama, capsys):
     texts, ids = encode_readable(llama, [LabelledText(text, 1.0) for text in ("", "a", "a", "bc")])
     assert [text.text for text in texts] == ["a", "bc"]
     assert [list(each) for each in ids] == encode_labelled(llama, texts)
+    assert capsys.readouterr().err == "1 of 3 texts are left out: the tokenizer finds no token to predict in them.\n"
+    with pytest.raises(DataError, match="none of the 1 texts has a token to predict"):
+        encode_readable(llama, [LabelledText("", 1.0)])
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=3), max_size=4))

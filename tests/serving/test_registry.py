@@ -29,3 +29,13 @@ def test_folder_with_a_name_that_no_request_can_have_is_passed_over(llama, tmp_p
         registry.find("my style")
     with pytest.raises(SteerError, match="unknown steer 'other'; known steers: style"):
         registry.find("other")
+
+
+def test_a_damaged_steer_leaves_the_others_alone(llama, tmp_path):
+    for name in ("good", "deep"):
+        save_steer(random_steer(llama), tmp_path / name)
+    (tmp_path / "deep" / "steer.json").write_text("[" * 100_000)
+    registry = SteerRegistry([tmp_path], lambda _: None)
+    assert registry.names() == ["good"]
+    with pytest.raises(SteerError, match="nested too deeply"):
+        registry.find("deep")

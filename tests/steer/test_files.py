@@ -64,7 +64,7 @@ def test_a_folder_of_something_else_is_not_overwritten(llama, tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"form": "multiply"}', '{"card": {"odd": 1}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"form": "multiply"}', '{"card": {"odd": 1}}', "[" * 100_000])
 def test_a_damaged_card_is_refused(llama, tmp_path, content):
     save_steer(random_steer(llama), tmp_path / "s")
     (tmp_path / "s" / "steer.json").write_text(content)
@@ -77,6 +77,7 @@ def test_a_damaged_card_is_refused(llama, tmp_path, content):
     [
         ("name", 3),
         ("held_out", []),
+        ("calibration", 3),
         ("safe_range", 3),
         ("safe_range", [1]),
         ("safe_range", "ab"),
@@ -99,5 +100,5 @@ def test_damaged_factors_are_refused(llama, tmp_path):
     with pytest.raises(SteerError, match="is damaged"):
         load_steer(tmp_path / "s")
     (tmp_path / "s" / "steer.safetensors").unlink()
-    with pytest.raises(SteerError, match="no steer in"):
+    with pytest.raises(SteerError, match=r"no steer in .*: steer\.safetensors is missing"):
         load_steer(tmp_path / "s")

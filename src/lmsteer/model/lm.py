@@ -223,9 +223,12 @@ class LM:
 
         Raises:
             WrongBaseError: a steer of the mix was fitted on another base.
+            SteerError: a steer has another hidden size or vocabulary than the model.
         """
         for steer in mix.steers.values():
             steer.card.check_base(self)
+        vocabulary, hidden_size = self.head.weight.shape
+        mix.check_shape(hidden_size, vocabulary)
 
     def _check_weights(self) -> None:
         """Refuse weights that accelerate keeps on disk or in the CPU's memory and loads for each forward pass."""

@@ -21,6 +21,7 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError
 from lmsteer.model.codec import shortened
 from lmsteer.model.lm import LM
+from lmsteer.util.progress import notice
 
 Bounds = tuple[int, int]
 
@@ -139,13 +140,20 @@ def encode_readable(
 ) -> tuple[list[LabelledText], list[Sequence[int]]]:
     """The texts that have a token to predict, each once, with their ids as ``encode_labelled`` gives them.
 
-    The ids come as arrays of four bytes a token, since those of all texts of a fit are held in memory.
+    How many others there are is told. The ids come as arrays of four bytes a token, since those of all texts of a fit
+    are held in memory.
 
     Raises:
-        DataError: as ``encode_labelled``.
+        DataError: as ``encode_labelled``, or no text has a token to predict.
     """
     unique = list({labelled.digest: labelled for labelled in texts}.values())
     pairs = [pair for pair in zip(unique, encode_labelled(lm, unique, max_tokens), strict=True) if len(pair[1]) > 1]
+    if unique and not pairs:
+        raise DataError(
+            f"none of the {len(unique)} texts has a token to predict: the tokenizer of {lm.name} finds none in them."
+        )
+    if left_out := len(unique) - len(pairs):
+        notice(f"{left_out} of {len(unique)} texts are left out: the tokenizer finds no token to predict in them.")
     return [text for text, _ in pairs], [array("i", ids) for _, ids in pairs]
 
 

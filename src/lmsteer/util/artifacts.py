@@ -109,7 +109,8 @@ class ArtifactKind:
         try:
             yield
         except FileNotFoundError as error:
-            raise self.error(f"no {self.what} in {folder}: {error.filename} is missing.") from error
+            missing = error.filename or self.tensors_file  # safetensors does not name the file
+            raise self.error(f"no {self.what} in {folder}: {missing} is missing.") from error
         except (OSError, UnicodeDecodeError, FormatError, SafetensorError) as error:
             raise self.error(f"the {self.what} in {folder} is damaged: {type(error).__name__}: {error}.") from error
 

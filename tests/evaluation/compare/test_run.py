@@ -24,7 +24,7 @@ from lmsteer.evaluation.compare.results import (
     MethodResult,
     score_range,
 )
-from lmsteer.evaluation.compare.run import compare, run_in_process, run_in_subprocess
+from lmsteer.evaluation.compare.run import MethodError, compare, run_in_process, run_in_subprocess
 from lmsteer.evaluation.intervals import Estimate
 from lmsteer.evaluation.metadata import comparison_metadata
 from lmsteer.evaluation.protocol import Protocol
@@ -83,6 +83,14 @@ def test_a_failing_process_is_reported_and_the_others_run(python, tmp_path, scri
     comparison = compare(CONFIG, ["lora", "steer"], tmp_path / "c")
     assert comparison.methods == [RESULT]
     assert reason in comparison.failures["lora"]
+
+
+def test_a_comparison_of_which_nothing_is_left_is_refused_with_the_reasons(tmp_path):
+    def failing(config, out, method):
+        raise SteerError(f"no {method} today")
+
+    with pytest.raises(MethodError, match=r"no method could be measured\. lora: no lora today steer: no steer today"):
+        compare(CONFIG, ["lora", "steer"], tmp_path / "c", runner=failing)
 
 
 def test_finished_methods_are_not_measured_again_and_failed_ones_are(tmp_path):

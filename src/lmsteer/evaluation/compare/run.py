@@ -50,6 +50,7 @@ def compare(
     Raises:
         DataError: a method is unknown, there are none, the folder holds another comparison, or another process works in
             it.
+        MethodError: no method could be measured.
         InterruptedWorkError: the user pressed Ctrl-C.
     """
     check_methods(methods)
@@ -74,6 +75,9 @@ def compare(
                 except LMSteerError as error:
                     failures[method] = str(error)
                 step(1, method)
+    if len(failures) == len(methods):
+        reasons = " ".join(f"{method}: {reason}" for method, reason in failures.items())
+        raise MethodError(f"no method could be measured. {reasons}")
     return Comparison([MethodResult.load(out / method) for method in methods if method not in failures], failures)
 
 
