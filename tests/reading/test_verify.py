@@ -56,7 +56,7 @@ def test_held_out_texts_are_read(llama, tmp_path, monkeypatch):
     others = verify(llama, done.steer, styled(40, seed=9)).held_out
     assert others is not None
     assert others.texts == 40
-    with pytest.raises(DataError, match="held out"):
+    with pytest.raises(DataError, match="has a token to predict"):
         verify(llama, done.steer, [type(texts[0])("", 1.0)])
 
 
