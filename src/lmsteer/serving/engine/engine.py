@@ -234,7 +234,7 @@ class Engine:
                 job()
         self._admit()
         if self._scheduler.prefilling and (postponed := self._scheduler.prefill()):
-            self._lack_memory(len(self._scheduler), postponed)
+            self._postpone(postponed, len(self._scheduler))
         self._preempt()
         if len(self._scheduler):
             self._scheduler.step()
@@ -272,18 +272,15 @@ class Engine:
             if len(scheduler) * (scheduler.longest + 1) <= self.config.max_cache_tokens:
                 if len(scheduler) == 1 or scheduler.make_room():
                     return
-                self._lack_memory(len(scheduler) - 1, [scheduler.preempt()])
+                self._postpone([scheduler.preempt()], len(scheduler))
             else:
-                self._wait_again([scheduler.preempt()])
+                self._postpone([scheduler.preempt()])
 
-    def _lack_memory(self, fitting: int, postponed: Sequence[GeneratedSequence]) -> None:
-        """Let sequences wait, and decode no more than so many at once from now on."""
-        _log.warning("memory is short: at most %d sequences at once, until there is nothing to do", fitting)
-        self._fitting = fitting
-        self._wait_again(postponed)
-
-    def _wait_again(self, sequences: Sequence[GeneratedSequence]) -> None:
-        """Put sequences before those that wait."""
+    def _postpone(self, sequences: Sequence[GeneratedSequence], fitting: int | None = None) -> None:
+        """Let sequences wait, before the others. Where memory is short, only ``fitting`` are decoded at once then."""
+        if fitting is not None:
+            _log.warning("memory is short: at most %d sequences at once, until there is nothing to do", fitting)
+            self._fitting = fitting
         with self._changed:
             self._waiting.extendleft(reversed(sequences))
 
