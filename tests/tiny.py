@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmsteer.data.labelled import LabelledText
@@ -59,6 +59,22 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         clean_up_tokenization_spaces=False,
+    )
+
+
+def spaced_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer like that of Llama 2: a space is put in front of a text, bytes are a fallback, <s> is added."""
+    special = ["<unk>", "<s>", "</s>"]
+    words = ["▁", *"abcdeisthw", "▁t", "▁w", "as", "th"]
+    vocabulary = {token: i for i, token in enumerate([*special, *(f"<0x{i:02X}>" for i in range(256)), *words])}
+    merges = [("▁", "t"), ("▁", "w"), ("a", "s"), ("t", "h")]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(parts)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", legacy=False
     )
 
 

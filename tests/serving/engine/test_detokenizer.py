@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from lmsteer.model.codec import Codec
 from lmsteer.serving.engine.detokenizer import Detokenizer
-from tiny import tiny_tokenizer
+from tiny import spaced_tokenizer, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 
@@ -97,3 +97,13 @@ def test_pieces_of_the_default_model_make_the_whole_decoded_text(smollm2):
     for text in ("The café – naïve, 東京 and 🙂🙃.\n\n  Indented; it's  twice.", " leading", "🙂" * 9):
         ids = smollm2.encode([text])[0]
         assert "".join(pieces_of(smollm2.tokenizer, ids)) == smollm2.tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("kind", [lambda tokenizer: tokenizer, WithoutStream], ids=["fast", "slow"])
+def test_a_text_that_follows_another_keeps_its_first_space(kind):
+    tokenizer = spaced_tokenizer()
+    prompt, whole = tokenizer("it was")["input_ids"], tokenizer("it was the")["input_ids"]
+    new, codec = whole[len(prompt) :], Codec(kind(tokenizer), len(tokenizer), "spaced")
+    for before, expected in (((), "the"), (prompt, " the")):
+        detokenizer = Detokenizer(codec, before=before)
+        assert "".join([*map(detokenizer.add, new), detokenizer.end()]) == expected

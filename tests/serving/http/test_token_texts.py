@@ -1,32 +1,12 @@
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from lmsteer.model.codec import Codec
 from lmsteer.serving.http.token_texts import TokenNames, TokenTexts
-from tiny import tiny_tokenizer
+from tiny import spaced_tokenizer, tiny_tokenizer
 
-SPECIAL = ["<unk>", "<s>", "</s>"]
-
-
-def with_spaces_in_front():
-    """A tokenizer like that of Llama 2: a space is put in front of a text, bytes are a fallback, <s> is added."""
-    words = ["▁", *"abcdeisthw", "▁t", "▁w", "as", "th"]
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), *words])}
-    merges = [("▁", "t"), ("▁", "w"), ("a", "s"), ("t", "h")]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    tokenizer.decoder = decoders.Sequence(parts)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", legacy=False
-    )
-
-
-TOKENIZERS = {"bytes": tiny_tokenizer(), "spaces in front": with_spaces_in_front()}
+TOKENIZERS = {"bytes": tiny_tokenizer(), "spaces in front": spaced_tokenizer()}
 
 
 def codec_of(tokenizer):
