@@ -77,6 +77,7 @@ def read_model(loader: Any, location: str, what: str, **options: Any) -> PreTrai
     """
     check_unambiguous(location, what, options)
     arguments = {"trust_remote_code": False, **options, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    arguments["adapter_kwargs"] = _of_files(options)  # otherwise it asks the Hub for an adapter whatever is said
     with explained(what, location), load_report() as report:
         try:
             model, info = loader.from_pretrained(location, **arguments)
@@ -127,9 +128,8 @@ def check_unambiguous(location: str, what: str, options: Mapping[str, Any]) -> N
     Raises:
         ModelError: it is one.
     """
-    named = {name: value for name, value in where(options).items() if name != "trust_remote_code"}
     with explained(what, location):
-        adapter = find_adapter_config_file(location, **named)
+        adapter = find_adapter_config_file(location, **_of_files(options))
     if adapter is not None:
         raise ModelError(
             f"{what} has an adapter_config.json, so it is an adapter of PEFT or has one beside it: merge the adapter "
@@ -220,6 +220,10 @@ def explained(what: str, location: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(f"cannot load {what}: {_in_words(error, location)}") from error
+
+
+def _of_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in where(options).items() if name != "trust_remote_code"}
 
 
 def _in_words(error: Exception, location: str) -> str:

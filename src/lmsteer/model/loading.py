@@ -13,7 +13,7 @@ from lmsteer.model.lm import LM
 from lmsteer.model.model_kind import check_kind
 from lmsteer.model.onednn import use_onednn
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
-from lmsteer.model.sources.resolve import check_hub, resolve
+from lmsteer.model.sources.resolve import hub_answers, resolve
 from lmsteer.util.devices import accelerator
 
 
@@ -33,21 +33,17 @@ def load(
             in another form. Quantised weights are other numbers, so that steers fitted on the whole ones are refused:
             ``load(name, quantization_config=..., base_fingerprint=steer.card.base_fingerprint)`` says that they belong.
         options: passed on to ``AutoModelForCausalLM.from_pretrained`` (``device_map``, ``quantization_config``,
-            ``attn_implementation`` ...). Without a ``device_map`` the model goes to the accelerator, if there is one.
+            ``attn_implementation``, ``revision`` ...); those that say where files are hold for the tokenizer, too.
+            Without a ``device_map`` the model goes to the accelerator, if there is one.
 
     Raises:
         ModelError: the model cannot be found, fetched or read, is not wholly on disk, or is no causal language model.
     """
     source, what = resolve(model), f"the model {str(model)!r}"
-    if not source.local:
-        check_hub(source.location, options.get("cache_dir"))
+    local = source.local or bool(options.get("local_files_only"))
+    options["local_files_only"] = local or not hub_answers(source.location, options.get("cache_dir"))
     if (device := accelerator()) is not None:
         options.setdefault("device_map", str(device))
-    options = {
-        "trust_remote_code": False,
-        **options,
-        "local_files_only": source.local or bool(options.get("local_files_only")),
-    }
     check_kind(source.location, what, options)
     tokenizer = read_tokenizer(source.location, what, **where(options))
     loaded = read_model(AutoModelForCausalLM, source.location, what, dtype=dtype, **options)

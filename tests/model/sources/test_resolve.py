@@ -15,7 +15,7 @@ import lmsteer
 from lmsteer.errors import ModelError
 from lmsteer.model.sources import resolve as sources
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
-from lmsteer.model.sources.resolve import check_hub, resolve
+from lmsteer.model.sources.resolve import hub_answers, resolve
 from lmsteer.util.disk_cache import cache_dir
 
 
@@ -67,16 +67,30 @@ def test_a_model_that_is_nowhere_is_told_at_once_where_there_is_no_network(tmp_p
 def test_a_model_that_was_fetched_before_needs_no_network(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     (tmp_path / "models--someone--a-model").mkdir()
-    check_hub("someone/a-model", str(tmp_path))
+    assert not hub_answers("someone/a-model", str(tmp_path))
     with pytest.raises(ModelError, match="the Hub cannot be reached"):
-        check_hub("someone/another", str(tmp_path))
+        hub_answers("someone/another", str(tmp_path))
+
+
+def test_a_model_that_was_fetched_before_is_read_without_asking_for_each_file(llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    repository = tmp_path / "models--someone--a-model"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    llama.model.save_pretrained(snapshot)
+    llama.tokenizer.save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", lambda *_, **__: pytest.fail("asked"))
+    loaded = lmsteer.load("someone/a-model", cache_dir=str(tmp_path))
+    assert loaded.fingerprint == llama.fingerprint
+    assert loaded.tokenizer_fingerprint == llama.tokenizer_fingerprint
 
 
 def test_what_the_hub_says_is_left_to_whoever_loads(monkeypatch, tmp_path):
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as refuses_all:
         threading.Thread(target=refuses_all.handle_request, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{refuses_all.server_port}")
-        check_hub("someone/a-model", str(tmp_path))
+        assert hub_answers("someone/a-model", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a--b", "née", "x" * 5000, "a\0b", "~no-such-user/x"])

