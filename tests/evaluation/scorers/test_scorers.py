@@ -56,6 +56,7 @@ def test_a_score_is_a_probability_whatever_the_text_and_its_neighbours(packaged)
 
 
 @pytest.mark.model
+@pytest.mark.filterwarnings("ignore:.*with different labels")  # as the data has them
 def test_the_metrics_of_a_scorer_are_reproduced(packaged, shared):
     kept = packaged.metrics[0]
     texts = [text for text in read_labelled(shared / f"{kept.data}.jsonl.gz") if text.label]
