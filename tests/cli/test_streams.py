@@ -143,3 +143,11 @@ def test_a_file_that_nobody_explains_is_told_on_one_line(status, capsys, monkeyp
     monkeypatch.setattr("lmsteer.cli.list.known_steers", fail)
     assert status("list") == 2
     assert capsys.readouterr().err == "lmsteer: [Errno 13] Permission denied: 'secret'.\n"
+
+
+def test_a_working_folder_that_is_gone_is_said(status, capsys, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert status("generate", "x", "--model", "./nowhere") == 2
+    assert capsys.readouterr().err == "lmsteer: the working folder is gone: change to another one.\n"

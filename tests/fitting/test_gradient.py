@@ -104,8 +104,9 @@ def test_damaged_and_untouched_trainings(llama, tmp_path):
     (tmp_path / "s" / "state.json").write_text("{")
     with pytest.raises(DataError, match="no training that can be resumed"):
         Training(32, SETTINGS).restore(run(tmp_path))
-    with pytest.raises(DataError, match="must be 1 or more"):
-        GradientConfig(rank=0)
+    for wrong, message in (({"rank": 0}, "1 or more"), ({"rank": 10**20}, "at most"), ({"seed": 1 << 64}, "64 bits")):
+        with pytest.raises(DataError, match=message):
+            GradientConfig(**wrong)
 
 
 def test_every_text_is_drawn_once_an_epoch():

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+import torch
 
-from lmsteer.errors import DataError, InterruptedWorkError
+from lmsteer.errors import DataError, InterruptedWorkError, OutputError
 from lmsteer.gist.adapter import load_adapter
 from lmsteer.gist.config import GistCondition, GistConfig
 from lmsteer.gist.fit import fit_gist
@@ -51,6 +52,26 @@ def test_a_resumed_fit_equals_one_that_was_not_interrupted(llama, copying, tmp_p
     assert starts == [0, 5]
     assert len(done) == 8
     assert again.fingerprint == whole.fingerprint
+
+
+def test_a_full_disk_keeps_the_last_whole_checkpoint(llama, copying, tmp_path, monkeypatch):
+    config = GistConfig(tokens=1, rank=2, steps=4, batch_size=4, eval_steps=2)
+    save, calls = torch.save, []
+
+    def full(content, file, **options):
+        calls.append(file)
+        if "checkpoint-4" in str(file):
+            raise RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0: file write failed")
+        save(content, file, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OutputError, match=r"a checkpoint to .*A checkpoint is kept"):
+            fit_gist(llama, copying(32), tmp_path / "a", config=config)
+    assert calls
+    assert [entry.name for entry in (tmp_path / "a.partial").glob("checkpoint-*")] == ["checkpoint-2"]
+    again = fit_gist(llama, copying(32), tmp_path / "a", config=config, resume=True)
+    assert again.fingerprint == fit_gist(llama, copying(32), tmp_path / "whole", config=config).fingerprint
 
 
 def test_a_new_fit_removes_checkpoints_of_an_earlier_one(llama, copying, tmp_path):

@@ -22,6 +22,16 @@ def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "xdg" / "lmsteer"
 
 
+def test_without_a_home_folder_the_cache_has_to_be_named(monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LMSTEER_CACHE")
+    monkeypatch.setattr("pathlib.Path.expanduser", homeless)
+    with pytest.raises(ModelError, match="set LMSTEER_CACHE"):
+        cache_dir()
+
+
 def test_entries_of_registered_kinds_are_listed_and_cleared():
     register(CacheKind("letters", "letters-*.txt"))
     register(CacheKind("boxes", "boxes/*", "box.json", lambda folder: f"a box of {folder.name}"))

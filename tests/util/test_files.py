@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from safetensors import SafetensorError
 
 from lmsteer.errors import DataError, OutputError
 from lmsteer.util import files
@@ -192,6 +193,21 @@ def test_a_full_disk_is_told_with_what_is_needed(tmp_path, number):
     reason = rf"cannot write the steer to .*x: {os.strerror(number)} \(12\.0 MB are needed, [\d,.]+ MB are free\)\."
     with pytest.raises(OutputError, match=reason), writing(tmp_path / "a" / "x", "the steer", 12_000_000):
         raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0: file write failed"),
+        RuntimeError("basic_ios::clear: iostream error"),
+    ],
+)
+def test_libraries_say_a_full_disk_in_other_words(tmp_path, error):
+    with pytest.raises(OutputError, match=r"cannot write .*x: .* MB are free\)\."), writing(tmp_path / "x"):
+        raise error
+    with pytest.raises(RuntimeError, match="size mismatch"), writing(tmp_path / "x"):
+        raise RuntimeError("size mismatch")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])

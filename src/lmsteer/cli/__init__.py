@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from lmsteer.cli import (
     analyse,
@@ -87,10 +88,20 @@ def _status_of(action: Callable[[], object]) -> int:
     except LMSteerError as error:
         tell_error(str(error))
         return _INTERRUPTED if isinstance(error, InterruptedWorkError) else 2
+    except MemoryError:
+        tell_error("out of memory: ask for less at once.")
+        return 2
     except OSError as error:  # files that nobody has explained: a folder that is gone, a disk that fails
-        tell_error(f"{error}.")
+        tell_error(f"{error}." if _has_working_folder() else "the working folder is gone: change to another one.")
         return 2
     return 0
+
+
+def _has_working_folder() -> bool:
+    try:
+        return bool(Path.cwd())
+    except OSError:
+        return False
 
 
 def _quiet_libraries() -> None:

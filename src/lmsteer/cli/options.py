@@ -33,6 +33,13 @@ def more_than(bound: float) -> Callable[[float | None], float | None]:
     return check
 
 
+def seed_of_64_bits(value: int) -> int:
+    """A check that torch's random numbers take a seed."""
+    if not -(1 << 63) <= value < 1 << 64:
+        raise typer.BadParameter(f"must be a number of 64 bits, not {value}.")
+    return value
+
+
 def existing_model(model: str | None) -> str | None:
     """Refuse the name of a model that stands for nothing, before torch is imported.
 
@@ -81,7 +88,7 @@ TopP = Annotated[
 ]
 TopK = Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 means all.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 always takes the likeliest token.")]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(callback=seed_of_64_bits, help="Seed of all random numbers.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of sequences that are generated at once.")]
 
 # Prompts and labelled texts.

@@ -31,6 +31,8 @@ from lmsteer.util.seeds import stable_seed
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _STATE_FILE, _RECORD_FILE = "state.safetensors", "state.json"
+# More than any model's hidden size, beyond which a rank adds nothing.
+_MAX_RANK = 1 << 16
 FACTOR_NAMES = ("A", "B", "A_domain", "B_domain")
 
 
@@ -50,7 +52,7 @@ class GradientConfig:
         seed: seed of the factors and of the order of texts.
 
     Raises:
-        DataError: steps, batch size or rank below 1.
+        DataError: steps, batch size or rank below 1, a rank without measure, or a seed that torch does not take.
     """
 
     steps: int = 1000
@@ -68,6 +70,10 @@ class GradientConfig:
             raise DataError(
                 f"steps ({self.steps}), batch size ({self.batch_size}) and rank ({self.rank}) must be 1 or more."
             )
+        if self.rank > _MAX_RANK:
+            raise DataError(f"the rank must be at most {_MAX_RANK}, not {self.rank}.")
+        if not -(1 << 63) <= self.seed < 1 << 64:
+            raise DataError(f"the seed must be a number of 64 bits, not {self.seed}.")
 
 
 class Training:

@@ -104,8 +104,8 @@ def check_bulk_target(out: Path, *, resume: bool) -> None:
         DataError: there is nothing to resume, or an interrupted run is there and is not resumed.
         OutputError: it cannot be written, or is a folder.
     """
-    partial = partial_of(out)
     check_writable(out)
+    partial = partial_of(out)
     check_writable(partial)
     if resume and not partial.exists():
         raise DataError(f"nothing to resume: there is no {partial}.")

@@ -11,6 +11,8 @@ from lmsteer.errors import DataError
 
 # Known outputs are longer than the continuations that other commands measure.
 EVALUATION_MAX_NEW_TOKENS = 64
+# More than any model's hidden size, than any gist is meant to have, and than any set of instructions.
+_MAX_RANK, _MAX_TOKENS, _MAX_BATCH = 1 << 16, 1 << 16, 1 << 31
 
 
 class GistCondition(StrEnum):
@@ -63,6 +65,9 @@ class GistConfig:
         for name in ("tokens", "rank", "steps", "batch_size", "tokens_per_microbatch", "eval_steps"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name.replace('_', ' ')} must be one or more, not {getattr(self, name)}.")
+        for name, most in (("rank", _MAX_RANK), ("tokens", _MAX_TOKENS), ("batch_size", _MAX_BATCH)):
+            if getattr(self, name) > most:
+                raise DataError(f"{name.replace('_', ' ')} must be at most {most}, not {getattr(self, name)}.")
         if not 0 < self.learning_rate < math.inf:
             raise DataError(f"the learning rate must be a positive number, not {self.learning_rate}.")
         if not 0 <= self.seed < 1 << 32:

@@ -20,7 +20,7 @@ from lmsteer.gist.forward import output_loss
 from lmsteer.gist.lookup import GistCard, check_fit_folders, gist_run
 from lmsteer.gist.model import GistModel
 from lmsteer.gist.probe import check_maskable
-from lmsteer.gist.training import last_checkpoint, train
+from lmsteer.gist.training import last_checkpoint, last_whole_checkpoint, train
 from lmsteer.model.lm import LM
 from lmsteer.util.distributed import Processes
 from lmsteer.util.files import exclusive
@@ -73,7 +73,7 @@ def fit_gist(
     with exclusive(folder) if processes.is_main_process else nullcontext():
         with processes.main_process_first():
             checkpoint = last_checkpoint(run, resume or not processes.is_main_process)
-        with resumable(f"A checkpoint is kept in {run.folder}. Run the same command with --resume to continue."):
+        with resumable(lambda: _kept(run.folder)):
             curve = train(model, examples, unseen, run.folder, checkpoint, progress)
             adapter = model.adapter(card)
             if unseen:
@@ -85,6 +85,12 @@ def fit_gist(
             shutil.rmtree(run.folder, ignore_errors=True)
     processes.wait_for_everyone()
     return adapter
+
+
+def _kept(folder: Path) -> str:
+    if last_whole_checkpoint(folder) is None:
+        return "Nothing is kept: run the same command again, with --resume."
+    return f"A checkpoint is kept in {folder}. Run the same command with --resume to continue."
 
 
 def _run(lm: LM, folder: Path, config: GistConfig, examples: Sequence[Example]) -> Run:

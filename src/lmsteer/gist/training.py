@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from lmsteer.gist.config import GistConfig
@@ -19,9 +20,11 @@ from lmsteer.gist.examples import Example
 from lmsteer.gist.model import GistModel
 from lmsteer.model.length_grouped import LengthGroupedSampler
 from lmsteer.util.compat import use_one_gpu
+from lmsteer.util.files import writing
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, Step
 from lmsteer.util.random_state import forked_random_state
+from lmsteer.util.records import parse_json
 from lmsteer.util.run import Run
 
 
@@ -62,7 +65,8 @@ def train(
             callbacks=[callback],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with writing(folder, "a checkpoint"):
+            trainer.train(resume_from_checkpoint=checkpoint)
     if callback.is_stopped:
         raise KeyboardInterrupt
     return [line for line in trainer.state.log_history if config.condition.value in line]
@@ -81,10 +85,22 @@ def last_checkpoint(run: Run, resume: bool) -> str | None:
     kept = run.kept()
     if kept is not None and resume:
         run.check(kept)
-        return get_last_checkpoint(str(run.folder))
+        return last_whole_checkpoint(run.folder)
     if kept is not None:
         shutil.rmtree(run.folder)
     run.open()
+    return None
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint in a folder; one that was cut short, as by a full disk, is removed."""
+    while (last := get_last_checkpoint(str(folder))) is not None:
+        try:
+            parse_json((Path(last) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # which is written last
+        except (OSError, ValueError):
+            shutil.rmtree(last)
+        else:
+            return last
     return None
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,9 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 # What a disk without room, or without room for this user, answers.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How safetensors names an error of the system, and what torch says when a file cannot be written.
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+_TORCH_WRITER = re.compile("PytorchStreamWriter|iostream error")
 # The length of a name within the names of what is written aside, which have to be longer.
 _NAME_KEPT = 40
 
@@ -46,22 +50,24 @@ def writing(path: Path, what: str = "", needed: int = 0) -> Iterator[None]:
         needed: its size in bytes, if it is known.
 
     Raises:
-        OutputError: the block raised an ``OSError``, or one of safetensors.
+        OutputError: the block raised an ``OSError``, or what safetensors and torch raise in its place.
     """
     try:
         yield
     except Exception as error:
         from safetensors import SafetensorError
 
-        if not isinstance(error, (OSError, SafetensorError)):
+        if not isinstance(error, (OSError, SafetensorError)) and not _TORCH_WRITER.search(str(error)):
             raise
         named = f"{what} to {path}" if what else str(path)
         raise OutputError(f"cannot write {named}: {_reason(error, path, needed)}.") from error
 
 
 def _reason(error: Exception, path: Path, needed: int) -> str:
-    reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    if getattr(error, "errno", None) not in _FULL and "No space left" not in reason:
+    named = _SYSTEM_ERROR.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(named[1]) if named else None
+    reason = (error.strerror if isinstance(error, OSError) else named and os.strerror(int(named[1]))) or str(error)
+    if number not in _FULL and "No space left" not in reason and not _TORCH_WRITER.search(reason):
         return reason
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(_existing(path)).free
