@@ -11,8 +11,10 @@ import hypothesis
 import pytest
 import torch
 
+from hub_server import HubServer, running_hub
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
+from lmsteer.steer.hub import fetch
 from lmsteer.util.disk_cache import cache_dir
 from tiny import tiny_lm
 from tiny_gguf import write_gguf
@@ -91,3 +93,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, empty."""
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A stand-in for the Hub, which huggingface_hub asks in place of the real one, and an empty cache of its own."""
+    with running_hub() as server:
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        fetch.cache_clear()
+        yield server
+        fetch.cache_clear()

@@ -6,6 +6,9 @@ import socket
 
 import pytest
 
+from lmsteer.steer.files import save_steer
+from tiny import random_steer
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -21,7 +24,7 @@ import pytest
         (["--port", "99999"], "Invalid value for '--port'"),
         (["--api-key", ""], "an API key is empty"),
         (["--allow-origin", "localhost:3000"], "'localhost:3000' is not an origin: write it as browsers do"),
-        (["--steers", "nowhere"], "--steers names nowhere, which is not a folder"),
+        (["--steers", "nowhere"], "--steers names nowhere, which is neither a folder nor an id"),
     ],
 )
 def test_what_cannot_be_served_is_refused(run, options, message):
@@ -69,3 +72,13 @@ def test_an_open_server_without_keys_is_warned_of(run):
     _, _, err = run("serve", "--no-page", "--host", "192.0.2.7")
     assert "--api-key" in err
     assert "--api-key" not in run("serve", "--no-page", "--host", "192.0.2.7", "--api-key", "x")[2].split("cannot")[0]
+
+
+def test_a_steer_of_the_hub_is_served_by_its_id(run, hub, llama, tmp_path, monkeypatch):
+    services = []
+    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda service, _: services.append(service))
+    hub.add("org/style", save_steer(random_steer(llama), tmp_path / "made"))
+    assert run("serve", "--no-page", "--steers", "org/style")[0] == 0
+    assert "org/style" in services[0].registry.names()
+    status, _, err = run("serve", "--no-page", "--steers", "org/missing")
+    assert (status, "the Hub has no such repository" in " ".join(err.split())) == (2, True)

@@ -5,6 +5,7 @@ import pytest
 from lmsteer import save_steer
 from lmsteer.errors import SteerError
 from lmsteer.serving.registry import SteerRegistry
+from lmsteer.steer.card import Card
 from tiny import random_steer
 
 
@@ -39,3 +40,32 @@ def test_a_damaged_steer_leaves_the_others_alone(llama, tmp_path):
     assert registry.names() == ["good"]
     with pytest.raises(SteerError, match="nested too deeply"):
         registry.find("deep")
+
+
+def test_a_steer_of_the_hub_is_named_by_its_id_and_fetched_at_the_start_alone(hub, llama, tmp_path):
+    sha = hub.add("org/style", save_steer(random_steer(llama), tmp_path / "made"))
+    save_steer(random_steer(llama, "add"), tmp_path / "own" / "style")
+    registry = SteerRegistry([tmp_path / "own", "hf://org/style@main"], lambda _: None)
+    assert registry.names() == ["org/style", "style"]
+    assert registry.sources == [str(tmp_path / "own"), f"hf://org/style@{sha}"]
+    asked = len(hub.requests)
+    steers, strengths = registry.steering("org/style=2,style=1")
+    assert [steers[name].form for name in strengths] == ["multiply", "add"]
+    assert steers["org/style"].card.origin == f"hf://org/style@{sha}"
+    hub.add("org/other", tmp_path / "made")
+    for name in ("org/other", "hf://org/other", "hf://org/style", "../made"):
+        with pytest.raises(SteerError, match="those of the Hub are named when it starts"):
+            registry.steering(f"{name}=1")
+    assert len(hub.requests) == asked
+
+
+def test_a_steer_of_the_hub_that_must_not_be_used_is_refused_at_the_start(hub, llama, tmp_path):
+    hub.add("org/style", save_steer(random_steer(llama), tmp_path / "made"))
+
+    def refuse(_: Card) -> None:
+        raise SteerError("another base")
+
+    with pytest.raises(SteerError, match="another base"):
+        SteerRegistry(["org/style"], refuse)
+    with pytest.raises(SteerError, match="nowhere holds no steers: it is neither a folder nor an id of the Hub"):
+        SteerRegistry(["nowhere"], refuse)

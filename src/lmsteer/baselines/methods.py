@@ -22,7 +22,7 @@ from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
-from lmsteer.steer.lookup import CARD_FILE
+from lmsteer.steer.card import CARD_FILE
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.provenance import provenance_of
 from lmsteer.util.records import from_record

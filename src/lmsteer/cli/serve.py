@@ -12,6 +12,7 @@ import lmsteer
 from lmsteer.cli import options
 from lmsteer.cli.app import app, stderr, warn
 from lmsteer.errors import DataError, LMSteerError
+from lmsteer.steer.hub import located, parse_hub_id
 from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
 _KEY = "LMSTEER_API_KEY"
@@ -19,8 +20,12 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 Steers = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="FOLDER", help="Folder of steers. Repeatable (default: steers/; those that ship are added)."),
+    list[str] | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of steers, or Hub id of one steer (ORG/NAME). Repeatable (default: steers/; those that ship are "
+        "added).",
+    ),
 ]
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 means all addresses of this machine.")]
 ApiKey = Annotated[
@@ -66,8 +71,10 @@ def serve(
 
     Example: lmsteer serve --port 8000
     """
-    if missing := [str(folder) for folder in steers or [] if not folder.is_dir()]:
-        raise DataError(f"--steers names {', '.join(missing)}, which is not a folder.")
+    if missing := [source for source in steers or [] if not Path(source).is_dir() and parse_hub_id(source) is None]:
+        raise DataError(f"--steers names {', '.join(missing)}, which is neither a folder nor an id of the Hub.")
+    for source in steers or []:
+        located(source)  # those of the Hub are fetched before the model is loaded
     keys = api_key or ([os.environ[_KEY]] if _KEY in os.environ else [])
     if not all(key.strip() for key in keys):
         raise DataError("an API key is empty: it would let everybody in.")
@@ -82,7 +89,7 @@ def serve(
     except ImportError as error:
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
     settings = ServerSettings(host, port, keys, page=page, origins=allow_origin or [])
-    folders = [*(steers or [STEERS_FOLDER]), SHIPPED_FOLDER]
+    folders: list[str | Path] = [*(steers or ()), *([] if steers else [STEERS_FOLDER]), SHIPPED_FOLDER]
     limits = EngineConfig(max_num_seqs, max_queue, max_cache_tokens)
     service = create_service(
         lmsteer.load(model), ServiceConfig(limits, max_model_len, timeout=timeout, strict=strict, folders=folders)

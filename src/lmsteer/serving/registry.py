@@ -9,9 +9,10 @@ from pathlib import Path
 from threading import Lock
 
 from lmsteer.errors import SteerError
-from lmsteer.steer.card import Card
+from lmsteer.steer.card import CARD_FILE, Card
 from lmsteer.steer.files import load_steer
-from lmsteer.steer.lookup import CARD_FILE, steers_in
+from lmsteer.steer.hub import HubId, located, origin_of, parse_hub_id
+from lmsteer.steer.lookup import steers_in
 from lmsteer.steer.mix import Steering
 from lmsteer.steer.notation import parse_strengths
 from lmsteer.steer.steer import Steer
@@ -23,23 +24,38 @@ _RETRY_AFTER = 0.1
 
 
 class SteerRegistry:
-    """The steers of one model in some folders. A steer that is saved there can be used at once.
+    """The steers of one model: those in some folders, and single ones of the Hub, named by their id ``org/name``.
+
+    A steer that is saved in one of the folders can be used at once. Those of the Hub are fetched now, and stay as they
+    are: what a request names is never fetched.
 
     Its methods may be called from any thread. They read files, so never call them on an event loop.
 
     Args:
-        folders: the folders, searched in this order.
+        sources: folders of steers, searched in this order, and Hub ids of single steers. A folder goes before an id.
         check: raises ``LMSteerError`` for the card of a steer that must not be used (that of another model).
+
+    Raises:
+        SteerError: a source is neither a folder nor an id, or a steer of the Hub cannot be fetched or must not be used.
     """
 
-    def __init__(self, folders: Sequence[Path], check: Callable[[Card], None]) -> None:
-        self._folders, self._check = folders, check
+    def __init__(self, sources: Sequence[str | Path], check: Callable[[Card], None]) -> None:
+        ids = {source: hub_id for source in sources if (hub_id := id_of_source(source))}
+        self._fetched = {hub_id.repository: located(str(source)) for source, hub_id in ids.items()}
+        self._folders, self._check = [Path(source) for source in sources if source not in ids], check
         self._loaded: dict[str, tuple[int, Steer]] = {}
         self._lock = Lock()
+        for name in self._fetched:
+            self.find(name)
+
+    @property
+    def sources(self) -> list[str]:
+        """The folders, then the ids of the Hub with their commits."""
+        return [*map(str, self._folders), *map(origin_of, self._fetched.values())]
 
     def names(self) -> list[str]:
         """The names of all steers that can be used, in alphabetical order."""
-        names = {folder.name for parent in self._folders for folder in steers_in(parent)}
+        names = {folder.name for parent in self._folders for folder in steers_in(parent)} | self._fetched.keys()
         return [name for name in sorted(names) if self._is_usable(name)]
 
     def find(self, name: str) -> Steer:
@@ -96,12 +112,13 @@ class SteerRegistry:
         return steers, parsed
 
     def _load(self, name: str) -> Steer:
-        if not _NAME.fullmatch(name):
+        if name not in self._fetched and not _NAME.fullmatch(name):
             raise SteerError(
                 f"unknown steer {name!r}: a server finds steers whose names have letters from a to z, digits, '.', '_' "
-                "and '-' alone, beginning with a letter or a digit."
+                "and '-' alone, beginning with a letter or a digit; those of the Hub are named when it starts."
             )
-        card_files = [folder / name / CARD_FILE for folder in self._folders]
+        folders = [self._fetched[name]] if name in self._fetched else [folder / name for folder in self._folders]
+        card_files = [folder / CARD_FILE for folder in folders]
         card_file = next((file for file in card_files if file.exists()), None)
         if card_file is None:
             raise SteerError(f"unknown steer {name!r}; known steers: {', '.join(self.names()) or 'none'}.")
@@ -123,3 +140,16 @@ class SteerRegistry:
         except SteerError:
             return False
         return True
+
+
+def id_of_source(source: str | Path) -> HubId | None:
+    """The Hub id that a source of steers is; None for a folder, which goes before an id of the same name.
+
+    Raises:
+        SteerError: it is neither.
+    """
+    if Path(source).is_dir() or isinstance(source, Path):
+        return None
+    if (hub_id := parse_hub_id(source)) is None:
+        raise SteerError(f"{source} holds no steers: it is neither a folder nor an id of the Hub (ORG/NAME).")
+    return hub_id

@@ -140,4 +140,6 @@ def _factors(steer: Steer) -> tuple[Tensor, Tensor]:
 
 def _part(card: Card, strength: float) -> dict[str, object]:
     """The record of a steer in the card of one that was made from it."""
-    return {"name": card.name, "strength": strength, "label": card.label, "data": card.data.get("fingerprint", "")}
+    origin = {"origin": card.origin} if card.origin else {}
+    data = card.data.get("fingerprint", "")
+    return {"name": card.name, "strength": strength, "label": card.label, "data": data, **origin}

@@ -10,6 +10,8 @@ from lmsteer.errors import WrongBaseError
 from lmsteer.util.provenance import Provenance
 from lmsteer.util.records import Finite
 
+# The files of a saved steer.
+CARD_FILE, FACTORS_FILE = "steer.json", "steer.safetensors"
 # Shares by which one value may differ between float32, bfloat16 (8 bits) and float16.
 _DTYPE_GAP = 1e-2
 
@@ -50,6 +52,8 @@ class Card(Provenance):
         calibration: how the safe range was found (``lmsteer.calibrate``); empty if nobody measured it.
         head_sample: some values of the base's output embedding, by which an engine that has the weights in another
             layout recognises the base.
+        origin: the Hub id, with its commit, that the steer was fetched from, or that it was made from one of; empty if
+            it never was on the Hub.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Card(Provenance):
     safe_range: tuple[Finite, Finite] | None = None
     calibration: Calibration = field(default_factory=Calibration)
     head_sample: tuple[Finite, ...] = ()
+    origin: str = ""
 
     @property
     def title(self) -> str:

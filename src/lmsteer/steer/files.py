@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lmsteer.steer.lookup import STEER, SteerRecord, find_folder
+from lmsteer.steer.hub import located
+from lmsteer.steer.lookup import STEER, find_folder, record_in
 from lmsteer.steer.steer import Steer
-from lmsteer.util.records import from_record
 
 
 def save_steer(steer: Steer, folder: str | Path) -> Path:
@@ -27,18 +27,19 @@ def save_steer(steer: Steer, folder: str | Path) -> Path:
 
 
 def load_steer(folder: str | Path) -> Steer:
-    """Read a steer from its folder.
+    """Read a steer from its folder, or from the Hub by an id (``org/name``, ``hf://org/name@revision``).
 
     Raises:
-        SteerError: there is no steer in the folder, or it is damaged.
+        SteerError: there is no steer in the folder, it is damaged, or it cannot be fetched.
     """
-    with STEER.reading(Path(folder)) as (content, factors):
-        record = from_record(SteerRecord, content)
+    place = located(folder)
+    with STEER.reading(place) as (content, factors):
+        record = record_in(place, content)
         return Steer(record.form, factors, record.hidden_size, record.vocabulary, record.card)
 
 
 def find_steer(name: str | Path) -> Steer:
-    """Read a steer by folder or name, as ``lmsteer.steer.lookup.find_folder`` finds it.
+    """Read a steer by folder, name or Hub id, as ``lmsteer.steer.lookup.find_folder`` finds it.
 
     Raises:
         SteerError: there is no such steer, or it is damaged.

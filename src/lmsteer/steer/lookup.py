@@ -1,23 +1,23 @@
 """Saved steers: where they lie, and their cards, read without importing torch.
 
 A steer is found by its folder or by name: in ``steers/`` of the working directory, or among those that ship with the
-package.
+package. A name like ``org/name`` that no folder has is an id of the Hub, and so is ``hf://org/name@revision``.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from lmsteer.errors import SteerError
-from lmsteer.steer.card import Card
+from lmsteer.steer.card import CARD_FILE, FACTORS_FILE, Card
+from lmsteer.steer.hub import located, origin_of, parse_hub_id
 from lmsteer.util.artifacts import ArtifactKind
-from lmsteer.util.records import from_record
+from lmsteer.util.records import Record, from_record
 
-FACTORS_FILE, CARD_FILE = "steer.safetensors", "steer.json"
 STEER = ArtifactKind("steer", CARD_FILE, FACTORS_FILE, 1, SteerError)
 STEERS_FOLDER = Path("steers")
 # Fitted steers that come with the package, for its default model.
@@ -77,8 +77,19 @@ def read_saved(folder: str | Path) -> SavedSteer:
     """
     folder = Path(folder)
     with STEER.explained(folder):
-        record = from_record(SteerRecord, STEER.read_record(folder))
+        record = record_in(folder, STEER.read_record(folder))
         return SavedSteer(folder, record.form, record.rank, record.card)
+
+
+def record_in(folder: Path, content: Record) -> SteerRecord:
+    """The record of the card file of a folder; the card of a steer that was fetched from the Hub says so.
+
+    Raises:
+        FormatError: a field is missing, or has another type than it should.
+    """
+    record = from_record(SteerRecord, content)
+    origin = origin_of(folder)
+    return replace(record, card=replace(record.card, origin=origin)) if origin else record
 
 
 def find_card(name: str | Path) -> Card:
@@ -91,7 +102,9 @@ def find_card(name: str | Path) -> Card:
 
 
 def find_folder(name: str | Path) -> Path:
-    """Find the folder of a steer: a folder itself, or a name in ``steers/`` or among those that ship.
+    """Find the folder of a steer: a folder itself, a name in ``steers/`` or among those that ship, or a Hub id.
+
+    A steer of the Hub is fetched into huggingface_hub's cache. A ``Path`` is never an id of the Hub.
 
     Raises:
         SteerError: there is no such steer; the message lists those that there are.
@@ -100,10 +113,12 @@ def find_folder(name: str | Path) -> Path:
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have
             if (folder / CARD_FILE).exists():
                 return folder
+    if (fetched := located(name)) != Path(name):
+        return fetched
     own, shipped = (", ".join(folder.name for folder in steers_in(where)) for where in (STEERS_FOLDER, SHIPPED_FOLDER))
     raise SteerError(
         f"unknown steer {str(name)!r}: neither a folder with a {CARD_FILE}, nor a name in {STEERS_FOLDER}/ "
-        f"(there: {own or 'none'}), nor one that ships ({shipped or 'none'}). "
+        f"(there: {own or 'none'}), nor one that ships ({shipped or 'none'}), nor an id of the Hub. "
         f"`lmsteer fit DATA --name {Path(name).name}` makes one."
     )
 
@@ -127,15 +142,18 @@ def folder_for_update(folder: Path, out: Path | None = None) -> Path:
 
     Args:
         folder: folder of the steer.
-        out: folder that the user chose; if None, the steer's own folder, or ``steers/NAME`` for a steer that ships.
+        out: folder that the user chose; if None, the steer's own folder, or ``steers/NAME`` for a steer that ships or
+            comes from the Hub.
 
     Raises:
-        SteerError: the folder holds something else, or another steer of the same name as one that ships.
+        SteerError: the folder holds something else, or another steer of the same name.
     """
-    ships = _is_shipped(folder)
-    chosen = out or (STEERS_FOLDER / folder.name if ships else folder)
-    if ships and out is None and chosen.exists():
-        raise SteerError(f"{chosen} is another steer than the one that ships; choose a folder with --out.")
+    origin = parse_hub_id(origin_of(folder))
+    name = folder.name if _is_shipped(folder) else origin.repository.split("/")[1] if origin else None
+    chosen = out or (folder if name is None else STEERS_FOLDER / name)
+    if name is not None and out is None and chosen.exists():
+        whence = "comes from the Hub" if origin else "ships"
+        raise SteerError(f"{chosen} is another steer than the one that {whence}; choose a folder with --out.")
     check_target(chosen)
     return chosen
 

@@ -164,9 +164,10 @@ def _mean_eos_residual(lm: LM, ends: Tensor) -> Tensor:
 
 def _card(card: Card, models: _ModelPair, word_map: WordMap, power: float) -> Card:
     """The card of the transferred steer: the same meaning, another base and another fit."""
+    origin = {"origin": card.origin} if card.origin else {}
     fit = {
         "method": "transfer",
-        "from": {"base": card.base, "fingerprint": card.base_fingerprint, "fit": card.fit},
+        "from": {"base": card.base, "fingerprint": card.base_fingerprint, "fit": card.fit, **origin},
         "map": word_map,
         "power": power,
         "pairs": models.states.count,

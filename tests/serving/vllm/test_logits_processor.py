@@ -220,6 +220,6 @@ def test_steers_are_refused_if_there_are_none(monkeypatch):
 def test_missing_folders_are_refused_at_start(monkeypatch, tmp_path):
     monkeypatch.setenv(validation.FOLDERS, str(tmp_path / "nowhere"))
     validation.registry.cache_clear()
-    with pytest.raises(SteerError, match="not a folder"):
+    with pytest.raises(SteerError, match="neither a folder nor an id of the Hub"):
         validation.registry()
     validation.registry.cache_clear()

@@ -71,7 +71,7 @@ class ServiceConfig:
         max_choices: maximum number of sequences of one request.
         timeout: maximum time per sequence, in seconds.
         strict: refuse strengths outside the safe range.
-        folders: folders of steers, searched in this order.
+        folders: folders of steers, searched in this order, and Hub ids of single steers.
     """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -79,7 +79,7 @@ class ServiceConfig:
     max_choices: int = 64
     timeout: float = 120.0
     strict: bool = False
-    folders: Sequence[Path] = (STEERS_FOLDER, SHIPPED_FOLDER)
+    folders: Sequence[str | Path] = (STEERS_FOLDER, SHIPPED_FOLDER)
 
 
 def create_service(lm: LM, config: ServiceConfig | None = None) -> Service:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from lmsteer.errors import SteerError
@@ -14,21 +14,24 @@ from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Steering
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
+# As in PATH, but not the colon of hf://.
+_SEPARATOR = re.compile(re.escape(os.pathsep) + "(?!//)")
 
 
 @cache
 def registry() -> SteerRegistry:
-    """The steers of this process: those in the folders of ``LMSTEER_STEERS``, all of one base.
+    """The steers of this process: those in the folders and of the Hub that ``LMSTEER_STEERS`` names, all of one base.
 
     Raises:
-        SteerError: the variable is empty, or names something that is not a folder.
+        SteerError: the variable is empty, names something that is neither a folder nor an id of the Hub, or a steer
+            cannot be fetched.
     """
-    folders = [Path(name) for name in os.environ.get(FOLDERS, "").split(os.pathsep) if name]
-    if not folders:
+    sources = [source for source in _SEPARATOR.split(os.environ.get(FOLDERS, "")) if source]
+    if not sources:
         raise SteerError(f"this server has no steers: the environment variable {FOLDERS} is empty.")
-    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
-        raise SteerError(f"{FOLDERS} names {', '.join(missing)}, which is not a folder.")
-    return SteerRegistry(folders, _SameBase())
+    found = SteerRegistry(sources, _SameBase())
+    os.environ[FOLDERS] = os.pathsep.join(found.sources)  # the processes that vLLM starts take the same versions
+    return found
 
 
 def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Steering:

@@ -1,0 +1,41 @@
+"""The environment variable that names the steers, without vLLM."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from lmsteer import save_steer
+from lmsteer.errors import SteerError
+from lmsteer.serving.vllm.validation import FOLDERS, parse_steering, registry
+from tiny import random_steer
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    registry.cache_clear()
+    yield
+    registry.cache_clear()
+
+
+def test_folders_and_ids_of_the_hub_are_told_apart_and_versions_are_passed_on(hub, llama, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = save_steer(random_steer(llama), "steers/style").parent
+    shas = {name: hub.add(name, folder / "style") for name in ("org/a", "org/b")}
+    monkeypatch.setenv(FOLDERS, os.pathsep.join(["hf://org/a@main", str(folder), "org/b"]))
+    steers, strengths = parse_steering({"steers": "org/a=1,org/b=2,style=3"})
+    assert strengths == {"org/a": 1.0, "org/b": 2.0, "style": 3.0}
+    assert steers["org/b"].card.origin == f"hf://org/b@{shas['org/b']}"
+    pinned = [str(folder), *(f"hf://{name}@{sha}" for name, sha in shas.items())]
+    assert os.environ[FOLDERS] == os.pathsep.join(pinned)
+    registry.cache_clear()
+    assert registry().names() == ["org/a", "org/b", "style"]
+
+
+def test_what_is_no_source_of_steers_is_refused(hub, monkeypatch):
+    for value, message in (("nowhere", "neither a folder nor an id"), ("org/no", "no such repository"), ("", "empty")):
+        registry.cache_clear()
+        monkeypatch.setenv(FOLDERS, value)
+        with pytest.raises(SteerError, match=message):
+            registry()
