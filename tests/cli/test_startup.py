@@ -121,7 +121,7 @@ MISTAKES = {
     "mix orthogonal to nobody": (["mix", "own=1", "--orthogonal-to", "nobody"], "unknown steer"),
     "mix over something": (["mix", "own=1", "--out", "taken"], "holds no steer"),
     "evaluate one steer": (["mix", "own=1", "--evaluate"], "two steers or more"),
-    "serve no folder": (["serve", "--steers", "gone"], "is not a folder"),
+    "serve no folder": (["serve", "--steers", "gone"], "which is neither a folder nor an id of the Hub"),
     "serve with an empty key": (["serve", "--api-key", ""], "an API key is empty"),
     "transfer nobody": (["transfer", "nobody", "--to", "smollm2", "--out", "x"], "unknown steer"),
     "transfer over something": (["transfer", "own", "--to", "smollm2", "--out", "taken"], "holds no steer"),
