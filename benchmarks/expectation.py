@@ -21,7 +21,7 @@ from benchmarks.measure import in_turn
 from lmsteer.data.starter import starter_texts
 from lmsteer.model.loading import load
 from lmsteer.model.onednn import linear
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 
 WIDTHS = (16, 64, 256, 1024)
 TEXTS, ROWS = 64, 1024

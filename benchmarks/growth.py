@@ -16,7 +16,7 @@ from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.batching import TOKENS_PER_BATCH, pad
 from lmsteer.model.loading import load
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.reading.held_out import measure_held_out
 from lmsteer.reading.hidden_rows import compute_rows, gather_rows
 from lmsteer.reading.rows import LabelledRows

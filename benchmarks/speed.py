@@ -27,7 +27,7 @@ from lmsteer.generation.generate import generate
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
-from lmsteer.reading.encode import encode_labelled, encode_readable
+from lmsteer.reading.encode_labelled import encode_labelled, encode_readable
 from lmsteer.reading.hidden_rows import compute_rows, text_batches
 from lmsteer.reading.likelihood import steered_log_likelihoods
 from lmsteer.steer.card import Card

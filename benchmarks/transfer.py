@@ -29,7 +29,7 @@ from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
-from lmsteer.reading.encode import encode_readable
+from lmsteer.reading.encode_labelled import encode_readable
 from lmsteer.reading.held_out import held_out_metrics
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows

@@ -45,7 +45,8 @@ from lmsteer.generation.unconditional import (
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
-from lmsteer.reading.encode import encode_labelled, encode_readable
+from lmsteer.reading.encode_labelled import encode_labelled, encode_readable
+from lmsteer.reading.encoded_text import EncodedText
 from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows
@@ -74,7 +75,7 @@ class Texts:
 
     lm: LM
     texts: list[LabelledText]
-    ids: list[Sequence[int]]
+    ids: list[EncodedText]
     states: HiddenStates
     statistics: Statistics
     curvature: FisherFactors

@@ -12,7 +12,7 @@ from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.reading.held_out import measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows

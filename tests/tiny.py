@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -121,3 +122,19 @@ def styled(count: int, seed: int = 0) -> list[LabelledText]:
         for label in (1.0, -1.0)
         for _ in range(count // 2)
     ]
+
+
+# How many models write chats.
+CHATML = (
+    "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+
+
+def chat_lm(template: str = CHATML) -> LM:
+    """A tiny model with a chat template, for whose special tokens it has input embeddings."""
+    lm, tokenizer = tiny_lm("llama"), tiny_tokenizer()
+    tokenizer.add_tokens(["<|turn|>", "<|end|>"], special_tokens=True)
+    tokenizer.chat_template = template
+    lm.model.resize_token_embeddings(len(tokenizer))
+    return replace(lm, tokenizer=tokenizer)

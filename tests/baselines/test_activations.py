@@ -14,7 +14,7 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.model.layers import decoder_layers
 from lmsteer.util.provenance import provenance_of
-from tiny import FAMILIES, styled
+from tiny import FAMILIES, chat_lm, styled
 
 TEXTS = styled(40)
 
@@ -129,3 +129,20 @@ def test_labels_weigh_texts(llama):
     often = [text for text in TEXTS[:20] for _ in range(4)]
     (counted,) = difference_of_means(llama, [*often, *TEXTS[20:]], card_of(llama)).tensors.values()
     torch.testing.assert_close(found, counted, rtol=1e-4, atol=1e-5)  # float32
+
+
+@torch.no_grad()
+def test_states_of_prompts_do_not_count():
+    lm = chat_lm()
+    texts = [LabelledText("good", 1.0, "It is "), LabelledText("bad", -1.0, "It is ")]
+    (direction,) = difference_of_means(lm, texts, card_of(lm)).tensors.values()
+    seen: list[torch.Tensor] = []
+
+    def look(_, __, output):
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    with decoder_layers(lm)[0].register_forward_hook(look):
+        for text in texts:
+            lm.model(torch.tensor(lm.encode([f"It is {text.text}"])))
+    means = [states[0, len("It is ") :].mean(0) for states in seen]
+    torch.testing.assert_close(direction, (means[0] - means[1]) / 2, rtol=1e-4, atol=1e-4)  # float32: padded

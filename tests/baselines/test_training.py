@@ -14,9 +14,12 @@ from lmsteer.baselines.baseline import BaselineCard, Trainer
 from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.training import train
+from lmsteer.data.chats import Chat
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
+from lmsteer.model.chat import encode_chat
 from lmsteer.util.provenance import provenance_of
+from tiny import chat_lm
 
 RAGGED = [LabelledText("ab" * n, 1.0 if n % 2 else -1.0) for n in (1, 2, 3, 5, 8, 13)]
 
@@ -54,6 +57,19 @@ def test_the_loss_is_of_every_token_but_the_first_and_no_padding(llama):
             text = row[: int(own.sum())]
             log_p = torch.log_softmax(llama.model(text[None]).logits[0, :-1], -1)
             losses += (-log_p.gather(1, text[1:, None])).flatten().tolist()
+    assert metadata["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)  # float32: padded
+
+
+def test_prompts_are_read_and_not_learnt():
+    lm, texts = chat_lm(), [LabelledText("ab", 1.0, "xyz"), LabelledText("cde", -1.0, Chat.of_user("Well?"))]
+    watched = Watched(lm)
+    metadata = train(lm, watched, texts, TrainingBudget(steps=1, batch_size=2))
+    losses = []
+    with torch.no_grad():
+        for prompt, text in ((lm.encode(["xyz"])[0], "ab"), (encode_chat(lm, texts[1].before), "cde")):
+            own = lm.encode([text])[0]
+            log_p = torch.log_softmax(lm.model(torch.tensor([[*prompt, *own]])).logits[0, len(prompt) - 1 : -1], -1)
+            losses += (-log_p.gather(1, torch.tensor(own)[:, None])).flatten().tolist()
     assert metadata["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)  # float32: padded
 
 

@@ -14,7 +14,7 @@ from lmsteer.fitting import activation_cache as module
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import TextRows
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.util.disk_cache import clear, entries
 from tiny import styled
 

@@ -15,7 +15,7 @@ from lmsteer.fitting.credit_assignment import credited_gradient
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from tiny import random_steer, styled

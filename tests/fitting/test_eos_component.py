@@ -11,7 +11,7 @@ from lmsteer.fitting.scale import gains_at
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from tiny import styled
 
 

@@ -12,7 +12,7 @@ from lmsteer.errors import DataError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.gradient import GradientConfig, TextRows, Training, train, training_batches
 from lmsteer.model.batching import pad
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.util.run import Run
 from tiny import styled
 

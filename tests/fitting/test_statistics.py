@@ -17,7 +17,7 @@ from lmsteer.fitting import statistics as module
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.reading import splits as kept
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows, from_int64_pair, to_int64_pair
 from lmsteer.reading.splits import held_out_of

@@ -11,7 +11,8 @@ from tokenizers import processors
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError
-from lmsteer.reading.encode import encode, encode_labelled, encode_readable, encode_with_offsets, ids_digest
+from lmsteer.reading.encode import encode, encode_with_offsets
+from lmsteer.reading.encode_labelled import encode_labelled, encode_readable, ids_digest
 from tiny import tiny_tokenizer
 
 
@@ -103,7 +104,7 @@ def test_texts_of_a_fit_are_cut_or_refused(make_lm):
 def test_readable_texts_are_single_and_have_a_token_to_predict(llama, capsys):
     texts, ids = encode_readable(llama, [LabelledText(text, 1.0) for text in ("", "a", "a", "bc")])
     assert [text.text for text in texts] == ["a", "bc"]
-    assert [list(each) for each in ids] == encode_labelled(llama, texts)
+    assert [*map(list, ids)] == [*map(list, encode_labelled(llama, texts))]
     assert capsys.readouterr().err == "1 of 3 texts are left out: the tokenizer finds no token to predict in them.\n"
     with pytest.raises(DataError, match="none of the 1 texts has a token to predict"):
         encode_readable(llama, [LabelledText("", 1.0)])

@@ -12,7 +12,7 @@ from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.reading.analyse import analyse
-from lmsteer.reading.encode import encode_labelled, encode_readable
+from lmsteer.reading.encode_labelled import encode_labelled, encode_readable
 from lmsteer.reading.held_out import HeldOutMetrics, fit_held_out_platt, measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.platt import fit_platt
@@ -59,7 +59,7 @@ def test_saved_and_merged_statistics_know_the_ids_of_their_held_out_texts(llama,
     merged = load_statistics(tmp_path / "a")[0].merge(gathered(TEXTS[1::2])).held_out
     ids, labels = merged.token_ids()
     texts = sorted(held_out_texts(llama), key=lambda text: text.digest)
-    assert ids == encode_labelled(llama, texts)
+    assert ids == [*map(list, encode_labelled(llama, texts))]
     assert labels.tolist() == [text.label for text in texts]
     steer = random_steer(llama)
     expected, platt = platt_of_analyse(llama, steer, texts), fit_held_out_platt(llama, merged, steer)

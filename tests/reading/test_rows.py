@@ -7,7 +7,7 @@ import torch
 
 from lmsteer.errors import DataError
 from lmsteer.reading import hidden_rows as module
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.reading.hidden_rows import compute_rows
 from tiny import styled
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.reading.encode import encode_labelled
+from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import Direction, directions_of, sweep, sweep_texts

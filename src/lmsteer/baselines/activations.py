@@ -21,6 +21,7 @@ from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.layers import decoder_layers
 from lmsteer.model.lm import LM
+from lmsteer.reading.encode_labelled import cut, encode_texts
 
 _DIRECTION = "direction"
 
@@ -75,12 +76,12 @@ def difference_of_means(
         raise ModelError(f"there is no layer {number}: {lm.name} has {len(blocks)}.")
     sums: dict[int, Tensor] = {}
     weights = {1: 0.0, -1: 0.0}
-    rows = lm.encode([text.text for text in texts])
-    texts = [text for text, row in zip(texts, rows, strict=True) if row]
-    ids = [row[: lm.max_length] for row in rows if row]
+    rows = [cut(lm, row, lm.max_length) for row in encode_texts(lm, texts, end=False)]
+    texts = [text for text, row in zip(texts, rows, strict=True) if len(row) > row.begin]
+    ids = [row for row in rows if len(row) > row.begin]
     for batch in length_buckets(ids):
         padded, mask = pad([ids[i] for i in batch], lm.pad_id, lm.device)
-        means = _means(_states(lm, blocks[number], padded, mask), mask)
+        means = _means(_states(lm, blocks[number], padded, mask), mask, [ids[i].begin for i in batch])
         for i, mean in zip(batch, means, strict=True):
             end = 1 if texts[i].label > 0 else -1
             weights[end] += abs(texts[i].label)
@@ -100,10 +101,15 @@ def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     return outputs[0].float()
 
 
-def _means(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean states (B, d) over the tokens of each text but its first, which many models use as an attention sink."""
+def _means(states: Tensor, mask: Tensor, begins: Sequence[int]) -> Tensor:
+    """Mean states (B, d) over the tokens of each text but its first, which many models use as an attention sink.
+
+    Of a text after a prompt, all tokens from its place (B) on count.
+    """
     counted = mask.to(states.device, copy=True)
     counted[:, 0] = (counted.sum(1) == 1).to(mask.dtype)
+    for row, begin in zip(counted, begins, strict=True):
+        row[:begin] = 0
     return (states * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)
 
 

@@ -16,11 +16,12 @@ from lmsteer.errors import DataError
 from lmsteer.model.batching import pad
 from lmsteer.model.length_grouped import LengthGroupedSampler
 from lmsteer.model.lm import LM
-from lmsteer.reading.encode import encode
+from lmsteer.reading.encode_labelled import cut, encode_texts
+from lmsteer.reading.encoded_text import count_predicted, own_tokens
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 
-# Maximum number of tokens of a text; longer texts are cut, since a few of them would use up the budget.
+# Maximum number of tokens of a text, its prompt not counted; longer texts are cut, since a few would use up the budget.
 _MAX_TOKENS = 128
 
 
@@ -56,14 +57,14 @@ def train(
         DataError: no text has two tokens, or the method leaves no room for two; or the training diverged.
         KeyboardInterrupt: the user pressed Ctrl-C; it is raised between two steps.
     """
-    encoded = encode(lm, [text.text for text in texts], start=False, end=False)
+    encoded = encode_texts(lm, texts, end=False)
     room = lm.max_length - trainer.context
     if room < 2:
         raise DataError(
             f"a method of {trainer.context} tokens leaves no room for texts: the model's context is {lm.max_length}."
         )
-    ids = [row[: min(_MAX_TOKENS, room)] for row in encoded]
-    usable = [i for i, row in enumerate(ids) if len(row) > 1]
+    ids = [cut(lm, row, min(row.begin + _MAX_TOKENS, room)) for row in encoded]
+    usable = [i for i, row in enumerate(ids) if count_predicted(row)]
     if not usable:
         raise DataError("no text has two tokens, so there is no token to learn to predict.")
     optimizer = torch.optim.AdamW(trainer.trainable(), trainer.learning_rate, weight_decay=0.0)
@@ -112,8 +113,9 @@ def _batches(lengths: Sequence[int], budget: TrainingBudget) -> Iterator[list[in
 
 
 def _loss(lm: LM, trainer: Trainer, ids: Sequence[Sequence[int]], labels: Sequence[float]) -> Tensor:
-    """Mean negative log-likelihood per token, of all tokens but the first of each text."""
+    """Mean negative log-likelihood per token, of all tokens of the texts but the first of each without a prompt."""
     padded, mask = pad(ids, lm.pad_id, lm.device)
     logits = trainer.logits(padded, mask, torch.tensor(labels, device=lm.device))[:, :-1]
     counted = mask[:, 1:].bool()
+    counted[counted.clone()] = own_tokens(ids).to(counted.device)
     return torch.nn.functional.cross_entropy(logits[counted].float(), padded[:, 1:][counted])

@@ -24,7 +24,8 @@ Data = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="Labelled texts: a JSONL, JSON, CSV, TSV or Parquet file, or a Hub dataset. Optional with --statistics.",
+        help="Labelled texts, chats or pairs: a JSONL, JSON, CSV, TSV or Parquet file, or a Hub dataset. Optional with "
+        "--statistics.",
     ),
 ]
 Method = Annotated[
@@ -44,7 +45,9 @@ SaveStatistics = Annotated[
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(min=2, help="Maximum length of a text, in tokens; longer ones are cut (default: none)."),
+    typer.Option(
+        min=2, help="Maximum length of a text without its prompt, in tokens; longer ones are cut (default: none)."
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit of the same name and texts.")]
 CacheActivations = Annotated[

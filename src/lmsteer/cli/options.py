@@ -102,9 +102,12 @@ PromptsFile = Annotated[
 ]
 LabelledData = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="Labelled texts: a JSONL, JSON, CSV, TSV or Parquet file, or a Hub dataset."),
+    typer.Argument(
+        metavar="DATA",
+        help="Labelled texts, chats or pairs: a JSONL, JSON, CSV, TSV or Parquet file, or a Hub dataset.",
+    ),
 ]
-TextColumn = Annotated[str, typer.Option(help="Column that holds the texts.")]
+TextColumn = Annotated[str, typer.Option(help="Column that holds the texts, where they have no prompts.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the labels.")]
 LabelMap = Annotated[
     str | None, typer.Option(help="Numbers of class labels, such as 'negative=-1,positive=1' (default: none).")

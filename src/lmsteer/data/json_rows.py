@@ -84,7 +84,7 @@ def _table(path: str, document: Any) -> Sequence[Any] | None:
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
         return data
     columns = list(document.values())
-    if columns and all(isinstance(column, list) for column in columns):
+    if columns and all(isinstance(column, list) for column in columns) and not all(map(_is_chat, columns)):
         return _of_columns(path, document, columns)
     if columns and all(isinstance(column, dict) and all(map(str.isdecimal, column)) for column in columns):
         if any(column.keys() != columns[0].keys() for column in columns):
@@ -94,6 +94,11 @@ def _table(path: str, document: Any) -> Sequence[Any] | None:
     if columns and all(map(str.isdecimal, document)):
         return columns
     return None
+
+
+def _is_chat(column: list[Any]) -> bool:
+    """Whether a list is a list of messages, which is a cell and no column."""
+    return bool(column) and all(isinstance(each, dict) and "role" in each for each in column)
 
 
 def _of_columns(path: str, names: Any, columns: Sequence[list[Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Labelled texts: a text and a number in [-1, 1], which says where the text lies on the style dimension.
 
-Class labels are mapped to numbers by the user (``negative=-1,positive=1``).
+A text may stand after a prompt, which is read with it and is not part of it. Class labels are mapped to numbers by the
+user (``negative=-1,positive=1``).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from lmsteer.data.cells import TableRow, cell, text_value
+from lmsteer.data.cells import text_value
+from lmsteer.data.chats import AnyPrompt, Prompt, as_prompt, prompt_json
 from lmsteer.data.labels import read_labels, suggested_map
+from lmsteer.data.row_formats import Columns, Example, RowFormat, row_format
 from lmsteer.data.table_rows import read_rows
 from lmsteer.errors import DataError
 
@@ -35,13 +38,18 @@ class LabelledText:
     Attributes:
         text: the text.
         label: its place on the style dimension, from -1 to 1.
+        prompt: what stands before the text and is not part of it: a text, or a chat that the text answers (a list of
+            messages becomes one); None if nothing does.
+        group: texts of one group, such as both texts of a pair, are held out together; empty for a text by itself.
 
     Raises:
-        DataError: the text is no text, or the label is no number from -1 to 1.
+        DataError: the text is no text, the prompt is no prompt, or the label is no number from -1 to 1.
     """
 
     text: str
     label: float
+    prompt: AnyPrompt | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         text_value(f"the labelled text {self.text!r:.60}", "text", self.text)
@@ -51,12 +59,27 @@ class LabelledText:
             raise DataError(f"{self.text[:60]!r}: the label must be a number from -1 to 1, not {label!r}.")
         if type(label) not in (int, float):  # a number of another library
             object.__setattr__(self, "label", float(label))
+        object.__setattr__(self, "prompt", self.before)
+
+    @cached_property
+    def before(self) -> Prompt | None:
+        """The prompt; None if there is none, or an empty one."""
+        if not self.prompt:
+            return None
+        return as_prompt(self.prompt, f"the prompt of {self.text[:60]!r}")
 
     @cached_property
     def digest(self) -> int:
-        """A 128-bit digest of text and label: the same in any order, file and process."""
-        content = json.dumps([self.text, self.label]).encode()
-        return int.from_bytes(hashlib.sha256(content).digest()[:16], "big")
+        """A 128-bit digest of the text, its label and its prompt: the same in any order, file and process.
+
+        Texts of one group have the same first 64 bits, which decide what is held out.
+        """
+        content: list[Any] = [self.text, self.label]
+        if self.before is not None or self.group:
+            content += [None if self.before is None else prompt_json(self.before), self.group]
+        own = hashlib.sha256(json.dumps(content).encode()).digest()
+        of_group = hashlib.sha256(self.group.encode()).digest()[:8] if self.group else b""
+        return int.from_bytes((of_group + own)[:16], "big")
 
 
 @dataclass(frozen=True)
@@ -64,8 +87,9 @@ class LabelledSource:
     """Where labelled texts come from, and how they are read: enough to read the same ones again.
 
     Attributes:
-        path: a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file, or a Hub dataset id.
-        text_column: the name of the column of texts.
+        path: a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file, or a Hub dataset id. Its columns say
+            what its rows are (``lmsteer.data.row_formats``).
+        text_column: the name of the column of texts; another one than ``text`` means texts without prompts.
         label_column: the name of the column of labels.
         label_map: a number for each class label, where labels are not numbers already.
         split: the split of a Hub dataset.
@@ -82,11 +106,11 @@ class LabelledSource:
     seed: int = 0
 
     def read(self, tell: Tell = _untold) -> list[LabelledText]:
-        """Read the texts; blank ones are left out.
+        """Read the texts; blank ones and pairs of twice the same text are left out.
 
         Args:
-            tell: is told in a sentence what the texts may not be meant to be: blank, of one half of the dimension only,
-                or the same with different labels.
+            tell: is told in a sentence what was left out, and what the texts may not be meant to be: of one half of the
+                dimension only, or the same with different labels.
 
         Raises:
             DataError: there is no such file, it cannot be read or lacks a column, a label cannot be used, or the limit
@@ -94,24 +118,36 @@ class LabelledSource:
         """
         if self.limit is not None and self.limit < 2:
             raise DataError(f"the limit must be 2 texts or more; it is {self.limit}.")
-        rows = [(place, *self._cells(place, row)) for place, row in read_rows(self.path, self.split)]
-        readable = [(place, text, label) for place, text, label in rows if text.strip()]
-        labels = read_labels([(place, label) for place, _, label in readable], self.label_map)
-        texts = [LabelledText(text, label) for (_, text, _), label in zip(readable, labels, strict=True)]
-        blank = len(rows) - len(texts)
+        rows = self._examples()
+        readable = [(place, row) for place, row in rows if all(example.text.strip() for example in row)]
+        kept = [(place, row) for place, row in readable if len(row) == 1 or row[0].text != row[1].text]
+        found = [(place, example) for place, row in kept for example in row]
+        labels = read_labels([(place, example.label) for place, example in found], self.label_map)
+        texts = [
+            LabelledText(example.text, label, example.prompt, example.group)
+            for (_, example), label in zip(found, labels, strict=True)
+        ]
         doubts = (
-            f"blank texts are left out: {blank} of {len(rows)} rows." if blank else None,
+            _left_out("blank texts", rows, readable),
+            _left_out("pairs of twice the same text", readable, kept),
             half_of_dimension(texts) if self.label_map is None else None,
             _contradictions(texts),
+            _joined(texts),
         )
         for doubt in filter(None, doubts):
             tell(f"{self.path}: {doubt}")
         return sample_texts(texts, self.limit, self.seed) if self.limit else texts
 
-    def _cells(self, place: str, row: TableRow) -> tuple[str, Any]:
-        advice = "Choose with --text-column and --label-column. "
-        text, label = (cell(place, row, column, advice=advice) for column in (self.text_column, self.label_column))
-        return text_value(place, "text", text), label
+    def _examples(self) -> list[tuple[str, tuple[Example, ...]]]:
+        """The examples of each row, with its place; all rows have the format of the first."""
+        columns, rows = Columns(self.text_column, self.label_column), list[tuple[str, tuple[Example, ...]]]()
+        found: RowFormat | None = None
+        for place, row in read_rows(self.path, self.split):
+            found = found or row_format(place, row, columns)
+            if not found.is_labelled and self.label_map is not None:
+                raise DataError(f"{place}: {found.title} has no labels to map; leave out --label-map.")
+            rows.append((place, found.read(place, row, columns)))
+        return rows
 
 
 def read_labelled(
@@ -162,8 +198,19 @@ def texts_fingerprint(texts: Iterable[LabelledText]) -> int:
 
 
 def sample_texts(texts: Sequence[LabelledText], count: int, seed: int) -> list[LabelledText]:
-    """Draw texts without replacement; all of them, in another order, if there are no more than ``count``."""
-    return random.Random(seed).sample(list(texts), min(count, len(texts)))
+    """Draw texts without replacement; all of them, in another order, if there are no more than ``count``.
+
+    Texts of one group are drawn together, or not at all.
+    """
+    groups: dict[str | int, list[LabelledText]] = {}
+    for number, labelled in enumerate(texts):
+        groups.setdefault(labelled.group or number, []).append(labelled)
+    drawn: list[LabelledText] = []
+    for group in random.Random(seed).sample(list(groups.values()), min(count, len(groups))):
+        if len(drawn) + len(group) > count:
+            break
+        drawn += group
+    return drawn
 
 
 def half_of_dimension(texts: Sequence[LabelledText]) -> str | None:
@@ -180,16 +227,40 @@ def half_of_dimension(texts: Sequence[LabelledText]) -> str | None:
     )
 
 
+def _left_out(
+    what: str, rows: Sequence[tuple[str, tuple[Example, ...]]], kept: Sequence[tuple[str, tuple[Example, ...]]]
+) -> str | None:
+    """A sentence about rows that are left out; None if none are."""
+    if len(rows) == len(kept):
+        return None
+    places = {place for place, _ in kept}
+    first = next(place for place, _ in rows if place not in places)
+    return f"{what} are left out: {len(rows) - len(kept)} of {len(rows)} rows. The first is in {first}."
+
+
+def _joined(texts: Sequence[LabelledText]) -> str | None:
+    """A sentence about prompts and texts with no white space between them; None if there are none."""
+    prompted = [(text.before, text.text) for text in texts if isinstance(text.before, str)]
+    joined = [(prompt, text) for prompt, text in prompted if not (prompt[-1].isspace() or text[0].isspace())]
+    if not joined:
+        return None
+    prompt, text = joined[0]
+    return (
+        f"texts that follow their prompt without white space between them: {len(joined)} of {len(prompted)}. They are "
+        f"read as they stand; the first is {prompt[-30:] + text[:30]!r}."
+    )
+
+
 def _contradictions(texts: Sequence[LabelledText]) -> str | None:
     """A sentence about texts that occur with different labels; None if there are none."""
-    found: dict[str, set[float]] = {}
+    found: dict[tuple[Prompt | None, str], set[float]] = {}
     for labelled in texts:
-        found.setdefault(labelled.text.strip(), set()).add(labelled.label)
-    several = [text for text, labels in found.items() if len(labels) > 1]
+        found.setdefault((labelled.before, labelled.text.strip()), set()).add(labelled.label)
+    several = [key for key, labels in found.items() if len(labels) > 1]
     if not several:
         return None
     labels = " and ".join(f"{label:g}" for label in sorted(found[several[0]]))
     return (
         f"texts that occur with different labels, all of which are kept: {len(several)}. "
-        f"The first is {several[0][:60]!r}, with {labels}."
+        f"The first is {several[0][1][:60]!r}, with {labels}."
     )

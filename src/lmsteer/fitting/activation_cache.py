@@ -25,6 +25,8 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.cache_kind import ACTIVATION_RECORD, ACTIVATIONS_FOLDER
 from lmsteer.model.lm import LM
+from lmsteer.reading.encode_labelled import distinct_ids
+from lmsteer.reading.encoded_text import count_predicted, first_predicted
 from lmsteer.reading.hidden_rows import compute_rows, text_batches
 from lmsteer.reading.rows import HiddenRows, LabelledRows
 from lmsteer.util.disk_cache import cache_dir, size_of
@@ -90,7 +92,7 @@ def open_activation_cache(lm: LM, ids: Sequence[Sequence[int]]) -> Path:
     """
     content = json.dumps([_FORMAT, lm.fingerprint, str(lm.model.dtype), _unordered_digest(ids)])
     folder = cache_dir() / ACTIVATIONS_FOLDER / hashlib.sha256(content.encode()).hexdigest()[:32]
-    tokens = sum(max(len(text) - 1, 0) for text in ids)
+    tokens = sum(map(count_predicted, ids))
     record = {"base": lm.name, "texts": len(ids), "tokens": tokens}
     try:
         _make_room(folder, tokens * _bytes_a_row(lm.hidden_size))
@@ -103,7 +105,7 @@ def open_activation_cache(lm: LM, ids: Sequence[Sequence[int]]) -> Path:
 
 def _unordered_digest(ids: Iterable[Sequence[int]]) -> str:
     """A digest of the ids of texts that does not depend on their order: the sum of the texts' own digests."""
-    own = (hashlib.sha256(array("q", text).tobytes()).digest() for text in ids)
+    own = (hashlib.sha256(array("q", distinct_ids(text)).tobytes()).digest() for text in ids)
     return f"{sum(int.from_bytes(digest, 'big') for digest in own):x}"
 
 
@@ -137,7 +139,7 @@ def _read(file: Path, ids: Sequence[Sequence[int]]) -> HiddenRows | None:
         states = HiddenRows(**{f.name: tensors[f.name] for f in fields(HiddenRows)})
     except (OSError, SafetensorError, KeyError):
         return None
-    expected = torch.tensor([token for text in ids for token in text[1:]])
+    expected = torch.tensor([token for text in ids for token in text[first_predicted(text) :]])
     return states if torch.equal(states.target, expected) else None
 
 

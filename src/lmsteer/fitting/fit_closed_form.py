@@ -12,6 +12,7 @@ from lmsteer.fitting.run import Checkpointer, FitRun, HeldOutReporter
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
+from lmsteer.reading.encoded_text import count_predicted
 from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
@@ -97,7 +98,7 @@ def _gather(run: FitRun, fisher: FisherFactors) -> Statistics:
         configuration.check(record.get("run", {}))
         first = int(record["batches"])
     batches = run.states.batches
-    sizes = [sum(len(run.ids[i]) - 1 for i in batch) for batch in batches]
+    sizes = [sum(count_predicted(run.ids[i]) for i in batch) for batch in batches]
 
     def save() -> None:
         statistics.save(run.partial, run=configuration.config, batches=monitor.done, of=len(batches), share=run.share)

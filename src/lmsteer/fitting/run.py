@@ -15,7 +15,8 @@ from typing import Any
 from lmsteer.data.labelled import LabelledText
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.model.lm import LM
-from lmsteer.reading.encode import encode_readable, ids_digest
+from lmsteer.reading.encode_labelled import encode_readable, ids_digest
+from lmsteer.reading.encoded_text import EncodedText
 from lmsteer.util.progress import Progress
 from lmsteer.util.run import Run, resumable
 
@@ -52,7 +53,7 @@ class FitRun:
     share: str = ""
 
     @cached_property
-    def _readable(self) -> tuple[list[LabelledText], list[Sequence[int]]]:
+    def _readable(self) -> tuple[list[LabelledText], list[EncodedText]]:
         return encode_readable(self.lm, self.labelled, self.max_tokens)
 
     @property
@@ -61,7 +62,7 @@ class FitRun:
         return self._readable[0]
 
     @property
-    def ids(self) -> list[Sequence[int]]:
+    def ids(self) -> list[EncodedText]:
         """The ids of those texts."""
         return self._readable[1]
 

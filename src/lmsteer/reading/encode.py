@@ -1,7 +1,7 @@
 """Encoding of texts that a model reads: the one place that decides which tokens stand before and after a text.
 
-``encode`` gives the ids of texts, ``encode_with_offsets`` also the characters that each token covers. Two choices are
-the caller's:
+``encode`` gives the ids of texts, ``encode_with_offsets`` also the characters that each token covers; texts after
+prompts are encoded in ``prompted``. Two choices are the caller's:
 
 - ``start``: whether the text stands after the model's start token. With it the first word of a text is predicted, too,
   and so counts: ``analyse`` reads so. A fit reads without it, because the hidden state of the start token is the same
@@ -11,17 +11,13 @@ the caller's:
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from lmsteer.data.labelled import LabelledText
-from lmsteer.errors import DataError, ModelError
+from lmsteer.errors import ModelError
 from lmsteer.model.codec import shortened
 from lmsteer.model.lm import LM
-from lmsteer.util.progress import notice
 
 Bounds = tuple[int, int]
 
@@ -58,7 +54,7 @@ def end_tokens(lm: LM) -> list[int]:
     return ids
 
 
-def _ends_itself(lm: LM) -> bool:
+def ends_itself(lm: LM) -> bool:
     """Whether the tokenizer puts the end-of-text token after a text."""
     return lm.encode(["a"])[0][-1:] == [lm.end_id]
 
@@ -77,7 +73,7 @@ def encode(lm: LM, texts: Sequence[str], *, start: bool, end: bool) -> list[list
         DataError: a text that holds half of a surrogate pair, or a token that the model cannot read.
     """
     before = start_tokens(lm) if start else []
-    after = end_tokens(lm) if end and not _ends_itself(lm) else []
+    after = end_tokens(lm) if end and not ends_itself(lm) else []
     return [[*before, *ids, *after] for ids in lm.encode(texts)]
 
 
@@ -109,60 +105,6 @@ def encode_with_offsets(lm: LM, text: str, *, start: bool, end: bool) -> Encodin
     after = end_tokens(lm) if end or ends else []
     behind = (len(text), len(text))
     return Encoding([*before, *ids, *after], [*[(0, 0) for _ in before], *bounds, *[behind for _ in after]])
-
-
-def encode_labelled(lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None) -> list[list[int]]:
-    """The ids of texts as a fit reads them: without a start token, to their end.
-
-    Args:
-        lm: the model.
-        texts: the labelled texts.
-        max_tokens: longer texts are cut to this many tokens and then have no end; None cuts none.
-
-    Raises:
-        DataError: texts longer than the model's context, if ``max_tokens`` is None; or ``max_tokens`` below 2.
-    """
-    if max_tokens is not None and max_tokens < 2:
-        raise DataError(f"texts cannot be cut to {max_tokens} tokens; the least is 2.")
-    encoded = encode(lm, [labelled.text for labelled in texts], start=False, end=True)
-    limit = min(max_tokens or lm.max_length, lm.max_length)
-    too_long = [i for i, ids in enumerate(encoded) if len(ids) > limit]
-    if too_long and max_tokens is None:
-        raise DataError(
-            f"{len(too_long)} texts are longer than the model's context of {limit} tokens, the first of them text "
-            f"{too_long[0] + 1} ({len(encoded[too_long[0]])} tokens); cut them with --max-tokens {limit}."
-        )
-    return [ids[:limit] for ids in encoded]
-
-
-def encode_readable(
-    lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None
-) -> tuple[list[LabelledText], list[Sequence[int]]]:
-    """The texts that have a token to predict, each once, with their ids as ``encode_labelled`` gives them.
-
-    How many others there are is told. The ids come as arrays of four bytes a token, since those of all texts of a fit
-    are held in memory.
-
-    Raises:
-        DataError: as ``encode_labelled``, or no text has a token to predict.
-    """
-    unique = list({labelled.digest: labelled for labelled in texts}.values())
-    pairs = [pair for pair in zip(unique, encode_labelled(lm, unique, max_tokens), strict=True) if len(pair[1]) > 1]
-    if unique and not pairs:
-        raise DataError(
-            f"none of the {len(unique)} texts has a token to predict: the tokenizer of {lm.name} finds none in them."
-        )
-    if left_out := len(unique) - len(pairs):
-        notice(f"{left_out} of {len(unique)} texts are left out: the tokenizer finds no token to predict in them.")
-    return [text for text, _ in pairs], [array("i", ids) for _, ids in pairs]
-
-
-def ids_digest(ids: Iterable[Sequence[int]]) -> str:
-    """SHA-256 of the ids of texts in their order, taken text by text."""
-    digest = hashlib.sha256()
-    for text in ids:
-        digest.update(array("q", [len(text), *text]).tobytes())
-    return digest.hexdigest()
 
 
 def _tokenize(lm: LM, text: str) -> tuple[list[int], list[Bounds]]:

@@ -114,13 +114,22 @@ def held_out_metrics(head: Head, rows: LabelledRows, steer: Steer, domain: Steer
 def fit_held_out_platt(lm: LM, rows: LabelledRows, steer: Steer) -> PlattScaling:
     """The Platt scaling of the evidence that ``analyse`` finds in the texts.
 
-    ``analyse`` reads a text after the model's start token, while the rows of a fit are read without it. So the texts
-    are read again, in one pass over their ids, which the rows hold.
+    ``analyse`` reads a text without a prompt after the model's start token, while the rows of a fit are read without
+    it. So these texts are read again, in one pass over their ids, which the rows hold. A text after a prompt is read in
+    one way only.
     """
-    ids, labels = rows.token_ids()
+    prompted = rows.after_prompt()
+    alone, after = rows[~prompted], rows[prompted]
+    ids, labels = alone.token_ids()
     before = start_tokens(lm)
     log_p = steered_log_likelihoods(lm, [[*before, *text] for text in ids], [steer], [-1.0, 1.0])
     evidence = torch.tensor([float((of[0, 1] - of[0, 0]).double().sum()) for of in log_p], dtype=torch.float64)
+    if len(after):
+        low, high = sweep_texts(
+            lm.head, after.h, after.target, after.is_end, directions_of(lm.head, [steer]), [-1.0, 1.0]
+        )[0]
+        evidence = torch.cat([evidence, after.per_text((high - low).double())])
+        labels = torch.cat([labels, after.texts()[1]])
     return fit_platt(evidence[labels != 0], labels[labels != 0] > 0)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText
 from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.lm import LM
-from lmsteer.reading.rows import HiddenRows, LabelledRows
+from lmsteer.reading.encoded_text import begin_of, count_predicted, is_ended, own_tokens
+from lmsteer.reading.rows import AFTER_PROMPT, HiddenRows, LabelledRows
 
 
 def text_batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -19,12 +20,12 @@ def text_batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
 
     They are always the same for the same texts, so that an interrupted pass can be resumed.
     """
-    readable = [i for i, text in enumerate(ids) if len(text) > 1]
+    readable = [i for i, text in enumerate(ids) if count_predicted(text)]
     return [[readable[j] for j in batch] for batch in length_buckets([ids[i] for i in readable])]
 
 
 def compute_rows(lm: LM, ids: Sequence[Sequence[int]]) -> HiddenRows:
-    """Run one batch of texts (their ids, at least two each) through the model; in halves if memory is short.
+    """Run one batch of texts that have a token to predict through the model; in halves if memory is short.
 
     Raises:
         DataError: memory is short for a single text.
@@ -42,14 +43,16 @@ def gather_rows(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[in
 @torch.inference_mode()
 def _run(lm: LM, ids: Sequence[Sequence[int]]) -> HiddenRows:
     h, target = lm.predicting(ids)
+    if any(map(begin_of, ids)):
+        own = own_tokens(ids).to(h.device)
+        h, target = h[own], target[own]
     h = h.float()
     r, log_p = lm.head.residuals(h, target)
-    text = torch.repeat_interleave(torch.tensor([len(tokens) - 1 for tokens in ids]))
+    text = torch.repeat_interleave(torch.tensor([count_predicted(tokens) for tokens in ids]))
     is_first, is_last = _ends(text)
     first = torch.full_like(text, -1)
-    first[is_first] = torch.tensor([tokens[0] for tokens in ids])
-    end = lm.end_id
-    is_end = is_last & (target.cpu() == (-1 if end is None else end))
+    first[is_first] = torch.tensor([AFTER_PROMPT if begin_of(tokens) else tokens[0] for tokens in ids])
+    is_end = is_last & torch.tensor([is_ended(lm, tokens) for tokens in ids])[text]
     return HiddenRows(h.cpu(), r.cpu(), log_p.cpu(), target.cpu(), is_end, first, text)
 
 

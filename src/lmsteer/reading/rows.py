@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
+
+# In place of a text's first token where a prompt stands before the text: there every token of the text has a row.
+AFTER_PROMPT = -2
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class PredictedTokens:
         log_p: log-likelihood of each token under the unsteered model, in nats (N,).
         target: ids of the tokens (N,).
         is_end: whether the token is the end of its text (N,).
-        first: at the first row of each text the id of the text's first token, which no row predicts; -1 at all other
-            rows (N,).
+        first: at the first row of each text the id of the text's first token, which no row predicts, or
+            ``AFTER_PROMPT``; -1 at all other rows (N,).
     """
 
     h: Tensor
@@ -96,15 +100,20 @@ class LabelledRows(PredictedTokens):
     def token_ids(self) -> tuple[list[list[int]], Tensor]:
         """The ids of each text, rebuilt from its rows, and the label of each text; in order of digest.
 
-        The rows must be those of whole texts.
+        The rows must be those of whole texts without prompts.
         """
         starts = (self.first >= 0).nonzero().flatten().tolist()
         targets, texts = self.target.tolist(), dict[tuple[int, ...], tuple[list[int], float]]()
-        for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
+        for start, end in pairwise([*starts, len(self)]):
             ids = [int(self.first[start]), *targets[start:end]]
             texts.setdefault(tuple(self.digest[start].tolist()), (ids, float(self.label[start])))
         ordered = [texts[digest] for digest in sorted(texts)]
         return [ids for ids, _ in ordered], torch.tensor([label for _, label in ordered])
+
+    def after_prompt(self) -> Tensor:
+        """Which rows are those of texts after prompts (N,); the rows must be those of whole texts."""
+        starts = self.first != -1
+        return (self.first[starts] == AFTER_PROMPT)[starts.cumsum(0) - 1]
 
     def first_texts(self, limit: int) -> LabelledRows:
         """The rows of the first texts by digest: as many texts as have ``limit`` rows together, and at least one."""

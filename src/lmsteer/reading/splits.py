@@ -1,16 +1,19 @@
 """Which rows of texts are kept beside their sums: those of the held-out texts, and of a sample of the others.
 
 Both are the first texts by digest, so the choice does not depend on the order and the portions in which texts come.
+Texts whose digests have the same first 64 bits are a group, such as both texts of a pair, and stay together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
+from lmsteer.reading.encoded_text import count_predicted
 from lmsteer.reading.rows import LabelledRows, to_int64_pair
 
 # One text in this many is a candidate; of the candidates, the first by digest are held out, up to so many rows.
@@ -56,18 +59,35 @@ def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> 
     order = sorted((text.digest, i) for i, text in enumerate(texts))
     digests = torch.tensor([to_int64_pair(digest) for digest, _ in order], dtype=torch.int64).reshape(-1, 2)
     candidates = [i for (_, i), yes in zip(order, is_candidate(digests).tolist(), strict=True) if yes]
-    lengths = torch.tensor([len(ids[i]) - 1 for i in candidates], dtype=torch.int64)
-    return candidates[: int((lengths.cumsum(0) - lengths < HELD_OUT_ROWS).sum())]
+    lengths = torch.tensor([count_predicted(ids[i]) for i in candidates], dtype=torch.int64)
+    groups = torch.tensor([to_int64_pair(texts[i].digest)[0] for i in candidates], dtype=torch.int64)
+    kept = _first_groups(groups, lengths, HELD_OUT_ROWS)
+    return [i for i, yes in zip(candidates, kept.tolist(), strict=True) if yes]
+
+
+def halves(texts: Sequence[LabelledText]) -> tuple[list[LabelledText], list[LabelledText]]:
+    """The texts in order of digest, every other group of them."""
+    ordered = sorted(texts, key=lambda text: text.digest)
+    groups = [list(group) for _, group in groupby(ordered, key=lambda text: to_int64_pair(text.digest)[0])]
+    first, second = (list(chain.from_iterable(groups[start::2])) for start in (0, 1))
+    return first, second
 
 
 def _first_by_digest(blocks: Sequence[LabelledRows], limit: int) -> Sequence[Tensor]:
-    """For each block, which rows (N,) belong to the first texts by digest, up to the text that reaches the limit.
+    """For each block, which rows (N,) belong to the first groups by digest, up to the one that reaches the limit.
 
-    A text is kept if the texts before it have fewer rows than the limit. Once a text is dropped, all later ones are:
+    A group is kept if the groups before it have fewer rows than the limit. Once one is dropped, all later ones are:
     dropping is monotone in the order of digests, hence independent of the order and portions in which texts come.
     """
     if not blocks:
         return []
-    _, index = torch.unique(torch.cat([block.digest for block in blocks]), dim=0, return_inverse=True)
-    lengths = torch.bincount(index)
-    return (lengths.cumsum(0) - lengths < limit)[index].split([len(block) for block in blocks])
+    groups = torch.cat([block.digest[:, 0] for block in blocks])
+    kept = _first_groups(groups, torch.ones_like(groups), limit)
+    return kept.split([len(block) for block in blocks])
+
+
+def _first_groups(groups: Tensor, lengths: Tensor, limit: int) -> Tensor:
+    """Which texts or rows (N,) belong to the first groups (N,), up to the group that reaches the limit of rows."""
+    _, index = torch.unique(groups, return_inverse=True)
+    sizes = torch.zeros(int(index.max()) + 1 if len(index) else 0, dtype=torch.int64).index_add_(0, index, lengths)
+    return (sizes.cumsum(0) - sizes < limit)[index]

@@ -21,7 +21,8 @@ from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError, SteerError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
-from lmsteer.reading.encode import encode, encode_readable
+from lmsteer.reading.encode import encode
+from lmsteer.reading.encode_labelled import encode_readable
 from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows

@@ -21,10 +21,12 @@ from lmsteer.fitting.scale import best_scales, largest_scale
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
-from lmsteer.reading.encode import encode_readable, end_tokens
+from lmsteer.reading.encode import end_tokens
+from lmsteer.reading.encode_labelled import encode_readable
 from lmsteer.reading.held_out import measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows
+from lmsteer.reading.splits import halves
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
 from lmsteer.transferring.alignment import AlignedStates, align_states
@@ -182,10 +184,10 @@ def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Ste
 
     A steer of form add has no unit to choose: it is measured on all texts.
     """
-    ordered = sorted(labelled, key=lambda text: text.digest)
     if steer.form == "add":
-        return _with_metrics(target, steer, ordered)
-    rows = _rows(target, ordered[::2])
+        return _with_metrics(target, steer, sorted(labelled, key=lambda text: text.digest))
+    chosen, others = halves(labelled)
+    rows = _rows(target, chosen)
     inside, ends = rows[~rows.is_end], rows[rows.is_end]
     factors = dict(steer.factors)
     if len(inside):
@@ -193,7 +195,7 @@ def _measured(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Ste
     if "A_eos" in factors and len(ends):
         [(scale, _)] = best_scales(target.head, ends, [(factors["A_eos"], factors["B_eos"])])
         factors["A_eos"] = factors["A_eos"] * scale
-    return _with_metrics(target, replace(steer, factors=factors), ordered[1::2])
+    return _with_metrics(target, replace(steer, factors=factors), others)
 
 
 def _with_metrics(target: LM, steer: Steer, labelled: Sequence[LabelledText]) -> Steer:

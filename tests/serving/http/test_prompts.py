@@ -7,7 +7,7 @@ import pytest
 
 from lmsteer.serving.engine.requests import Request
 from lmsteer.serving.http.errors import RequestError
-from lmsteer.serving.http.prompts import encode_chat, encode_prompt
+from lmsteer.serving.http.prompts import encode_messages, encode_prompt
 from tiny import tiny_lm, tiny_tokenizer
 
 TEMPLATE = "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content | trim }}<|end|>\n{% endfor %}<|turn|>assistant"
@@ -29,7 +29,7 @@ def says(*contents):
 
 def test_an_ordinary_chat_is_the_template_in_tokens(chat):
     text = "<|turn|>user\nhello there<|end|>\n<|turn|>assistant"
-    assert encode_chat(chat, says("hello there ")) == chat.encode([text], special=False)[0]
+    assert encode_messages(chat, says("hello there ")) == chat.encode([text], special=False)[0]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_an_ordinary_chat_is_the_template_in_tokens(chat):
     ],
 )
 def test_special_tokens_in_a_message_are_plain_text(chat, content):
-    ids = encode_chat(chat, says("first", content))
+    ids = encode_messages(chat, says("first", content))
     turn, end = chat.tokenizer.convert_tokens_to_ids(["<|turn|>", "<|end|>"])
     assert [token for token in ids if token in chat.codec.special_tokens] == [turn, end, turn, end, turn]
     expected = f"<|turn|>user\nfirst<|end|>\n<|turn|>user\n{content}<|end|>\n<|turn|>assistant"
@@ -69,7 +69,7 @@ def test_a_template_that_fails_is_told_with_its_reason(chat, template, message):
     tokenizer.add_tokens(["<|turn|>", "<|end|>", "[PAD]"], special_tokens=True)
     tokenizer.chat_template = template
     with pytest.raises(RequestError, match=message) as refused:
-        encode_chat(replace(chat, tokenizer=tokenizer), says("hello"))
+        encode_messages(replace(chat, tokenizer=tokenizer), says("hello"))
     assert (refused.value.status, refused.value.param) == (400, "messages")
 
 

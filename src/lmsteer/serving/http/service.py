@@ -14,7 +14,7 @@ from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import Engine
 from lmsteer.serving.engine.requests import Request
 from lmsteer.serving.http.errors import RequestError
-from lmsteer.serving.http.prompts import encode_chat, encode_prompt
+from lmsteer.serving.http.prompts import encode_messages, encode_prompt
 from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest, TextRequest
 from lmsteer.serving.registry import SteerRegistry
 from lmsteer.steer.notation import of_model_name, outside_safe_range
@@ -106,7 +106,7 @@ class Service:
         Raises:
             RequestError: it is not valid, or exceeds a limit.
         """
-        ids = encode_chat(self.lm, [{"role": each.role, "content": each.text} for each in request.messages])
+        ids = encode_messages(self.lm, [{"role": each.role, "content": each.text} for each in request.messages])
         rest = max(1, self.limits.max_model_len - len(ids))
         max_tokens = request.max_completion_tokens or request.max_tokens or rest
         num_logprobs = (request.top_logprobs or 0) if request.logprobs else None
