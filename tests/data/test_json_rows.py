@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsteer.data.json_rows import json_rows, parse_json
+from lmsteer.data.json_rows import json_rows, json_value
 from lmsteer.errors import DataError
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -93,7 +93,7 @@ def test_what_is_no_table_is_refused_with_its_place(content, message):
 
 
 def test_one_value_is_parsed_or_refused():
-    assert parse_json("here", ' {"a": [1]} ') == {"a": [1]}
+    assert json_value("here", ' {"a": [1]} ') == {"a": [1]}
     for text in ("{", '{"a": 1} x', '{"a": 1, "a": 2}', "[" * 100_000):
         with pytest.raises(DataError, match="here: "):
-            parse_json("here", text)
+            json_value("here", text)

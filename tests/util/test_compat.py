@@ -91,6 +91,7 @@ def test_short_memory_is_told_from_other_errors():
         torch.empty(1 << 62, dtype=torch.uint8)
     assert compat.is_out_of_memory(caught.value)
     assert compat.is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert compat.is_out_of_memory(MemoryError())
     assert not compat.is_out_of_memory(RuntimeError("shapes do not match"))
     assert not compat.is_out_of_memory(ValueError("CUDA out of memory."))
 

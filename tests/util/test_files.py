@@ -179,6 +179,15 @@ def test_a_bad_place_is_refused_before_the_work_and_at_its_end(tmp_path, bad_pla
             pass
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system has other folders for devices")
+@pytest.mark.parametrize("place", ["/dev/x", "/dev/stdout", "/dev/fd/x", "/proc/x", "/proc/self/x/y", "/sys/x"])
+def test_names_of_streams_and_devices_are_never_replaced(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (False, True):
+        with pytest.raises(OutputError, match=r"devices and streams|a device or a pipe|it is a file"):
+            check_writable(Path(place), folder=folder)
+
+
 def test_a_read_only_folder_is_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     for folder in (False, True):

@@ -91,3 +91,10 @@ def test_what_is_no_json_is_refused(content):
 def test_numbers_that_nobody_checked():
     record = {"a": 1, "b": NAN, "c": "1", "d": None, "e": True}
     assert [number_in(record, name) for name in "abcdef"] == [1, None, None, None, None, None]
+
+
+def test_json_with_a_key_twice_is_refused_at_any_depth():
+    assert parse_json('{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}
+    for content in ('{"a": 1, "b": 2, "a": 1}', '[{"c": {"a": null, "a": 1}}]'):
+        with pytest.raises(FormatError, match="the key 'a' stands twice in one object"):
+            parse_json(content)

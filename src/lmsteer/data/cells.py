@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from lmsteer.errors import DataError
+from lmsteer.util.escapes import has_half_character
 
 TableRow = Mapping[str, Any]
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def text_value(place: str, column: str, value: Any) -> str:
         raise DataError(f"{place}: the {column} is missing (null); fill it in, or remove the row.")
     if not isinstance(value, str):
         raise DataError(f"{place}: the {column} is {type(value).__name__}, not a string; write texts between quotes.")
-    if _SURROGATE.search(value):
+    if has_half_character(value):
         raise DataError(f"{place}: the {column} holds half of a surrogate pair, which is not valid Unicode.")
     return value
 

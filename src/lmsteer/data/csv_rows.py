@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV files, and of their kin with semicolons or bars.
+"""Rows of CSV and TSV files, and of files with semicolons or bars in place of commas.
 
 The header tells the separator. A row that may have been meant otherwise than it reads is refused: quotes that are
 written as other dialects write them, and fields that no column of the header takes.

@@ -9,8 +9,10 @@ from typing import Any
 
 from lmsteer.data.cells import TableRow, check_columns
 from lmsteer.errors import DataError
+from lmsteer.util.records import unique_keys
 
 _START = re.compile(r"[^ \t\r\n]")
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 _EXPECTED = 'an object such as {"text": .., "label": ..}'
 
 
@@ -40,7 +42,7 @@ def json_rows(path: str, content: str) -> Iterator[tuple[str, TableRow]]:
         yield place, _object(place, value)
 
 
-def parse_json(place: str, text: str) -> Any:
+def json_value(place: str, text: str) -> Any:
     """The one JSON value of a text.
 
     Raises:
@@ -123,19 +125,7 @@ def _object(place: str, value: Any) -> TableRow:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object; rename or remove one of them")
-    return found
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg}"
     return "not JSON that can be read: it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)

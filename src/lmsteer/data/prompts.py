@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lmsteer.data.cells import TableRow, cell, text_value
-from lmsteer.data.json_rows import json_rows, parse_json
+from lmsteer.data.json_rows import json_rows, json_value
 from lmsteer.data.table_rows import is_table, read_rows
 from lmsteer.data.text_files import lines_of, read_standard_input, read_text
 from lmsteer.errors import DataError
@@ -58,7 +58,7 @@ def _plain_prompts(name: str, text: str) -> Iterator[str]:
     for number, line in enumerate(lines_of(text), 1):
         line, place = line.lstrip("\ufeff"), f"{name}, line {number}"  # files that were joined have marks within
         if line.strip():
-            yield _prompt(place, parse_json(place, line)) if line.lstrip().startswith("{") else line
+            yield _prompt(place, json_value(place, line)) if line.lstrip().startswith("{") else line
 
 
 def _prompt(place: str, row: TableRow) -> str:

@@ -49,7 +49,7 @@ def run_in_halves(run: Callable[[Sequence[Sequence[int]]], T], ids: Sequence[Seq
     """
     try:
         return [(len(ids), run(ids))]
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         if len(ids) == 1:

@@ -15,6 +15,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from lmsteer.errors import DataError
+from lmsteer.util.escapes import has_half_character
 
 # Characters of a text that a message shows.
 _SHOWN = 40
@@ -65,7 +66,7 @@ class Codec:
             encoded = tokenizer(list(texts), add_special_tokens=special, verbose=False, **split)["input_ids"]
         except (TypeError, UnicodeError):
             for number, text in enumerate(texts, 1):
-                if any("\ud800" <= character <= "\udfff" for character in text):
+                if has_half_character(text):
                     raise DataError(f"text {number} has half of a character in it (a lone surrogate).") from None
             raise
         return [list(ids) for ids in encoded]

@@ -139,11 +139,11 @@ def hub_cache_folder(repository: str, cache_folder: str | Path | None = None) ->
     return Path(cache_folder or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception of torch means that memory is short, so that a smaller batch may pass."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, of Python or torch, means that memory is short, so that a smaller batch may pass."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return bool(should_reduce_batch_size(error))
+    return isinstance(error, MemoryError) or bool(should_reduce_batch_size(error))
 
 
 def has_onednn_linear() -> bool:

@@ -169,9 +169,8 @@ def build_once(folder: Path, origin: dict[str, str], fill: Callable[[Path], None
 def _build(folder: Path, origin: dict[str, str], fill: Callable[[Path], None]) -> None:
     if folder.exists():
         notice(f"{folder} is damaged or of another version of lmsteer; building it again ...")
-    for leftover in folder.parent.glob(
-        f"{glob.escape(aside_prefix(folder))}*"
-    ):  # of a run that was killed: we hold the lock
+    # We hold the lock: what else is aside is left over from a run that was killed.
+    for leftover in folder.parent.glob(f"{glob.escape(aside_prefix(folder))}*"):
         shutil.rmtree(leftover)
     with replace_folder(folder) as aside:
         fill(aside)

@@ -7,15 +7,35 @@ r"""Characters that cannot be written as they are, written as escapes.
 from __future__ import annotations
 
 import codecs
+import re
 
 ESCAPES = "lmsteer.escapes"
 # Control characters, by which a text could move the cursor of a terminal or change its colours; not line breaks, tabs.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 
+# The control characters that JSON lets pass as they are.
+_CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
 
 def visible(text: str) -> str:
     """The text with its control characters written as escapes."""
     return text.translate(_CONTROLS)
+
+
+def visible_json(json: str) -> str:
+    """JSON with all control characters of its strings written as JSON's escapes."""
+    return json.translate(_CONTROLS_IN_JSON)
+
+
+def printable(text: str) -> str:
+    """The text with halves of characters written as escapes, so that it can be encoded."""
+    return text.encode(errors=ESCAPES).decode()
+
+
+def has_half_character(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, as broken JSON does; no encoding can hold it."""
+    return _HALF_CHARACTER.search(text) is not None
 
 
 def one_line(text: str) -> str:

@@ -36,6 +36,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How safetensors names an error of the system, and what torch says when a file cannot be written.
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _TORCH_WRITER = re.compile("PytorchStreamWriter|iostream error")
+# Folders in which the system names processes, streams and settings of its own.
+_OF_SYSTEM = ("/proc", "/sys")
 # The length of a name within the names of what is written aside, which have to be longer.
 _NAME_KEPT = 40
 
@@ -96,7 +98,10 @@ def check_writable(path: Path, what: str = "", *, folder: bool = False) -> None:
 
 
 def _check_place(path: Path, *, folder: bool) -> None:
-    """Refuse to replace a folder by a file, a file by a folder, and a device by either; or to write below a file."""
+    """Refuse to replace a folder by a file, a file by a folder, and a device by either; or to write below a file.
+
+    A name like /dev/stdout may lead to a file, but is the name of a stream: it must not be replaced either.
+    """
     above = _existing(path.absolute().parent)
     if not above.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{above} is not a folder")
@@ -106,6 +111,9 @@ def _check_place(path: Path, *, folder: bool) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "it is a file; name a folder")
     if path.exists() and not path.is_dir() and not path.is_file():
         raise OSError(errno.EINVAL, "it is a device or a pipe; name a file that can be replaced")
+    real = above.resolve()
+    if real == Path(os.devnull).parent or any(real.is_relative_to(folder) for folder in _OF_SYSTEM):
+        raise OSError(errno.EINVAL, f"{above} is for devices and streams of the system; choose another folder")
 
 
 def _existing(path: Path) -> Path:

@@ -19,6 +19,18 @@ class FormatError(ValueError):
     """JSON that is damaged, lacks a field, or has another type of value in one."""
 
 
+class DuplicateKeyError(ValueError):
+    """A JSON object that has a key twice.
+
+    Attributes:
+        key: the key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key!r} stands twice in one object; rename or remove one of them")
+        self.key = key
+
+
 class Record(dict[str, Any]):
     """A JSON object; a missing key is a ``FormatError``."""
 
@@ -30,14 +42,27 @@ def parse_json(content: str | bytes) -> Any:
     """Read JSON.
 
     Raises:
-        FormatError: it is none, is nested too deeply, or holds an integer of thousands of digits.
+        FormatError: it is none, is nested too deeply, has a key twice, or holds an integer of thousands of digits.
     """
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=unique_keys)
     except RecursionError:
         raise FormatError("no JSON that can be read: it is nested too deeply") from None
     except ValueError as error:
         raise FormatError(f"no JSON that can be read: {error}") from error
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some keys and values; the ``object_pairs_hook`` of all JSON that is read.
+
+    Raises:
+        DuplicateKeyError: a key is there twice, of which JSON's readers would drop the first.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise DuplicateKeyError(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def from_record(kind: type[T], record: Any) -> T:

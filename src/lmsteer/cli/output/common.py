@@ -8,10 +8,8 @@ from typing import Any
 
 from rich.markup import escape
 
+from lmsteer.util.escapes import visible_json
 from lmsteer.util.files import finite
-
-# Control characters that JSON lets pass as they are, as JSON's escapes.
-_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def print_json(value: Any) -> None:
@@ -41,4 +39,4 @@ def plain(text: str) -> str:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False).translate(_CONTROLS)
+    return visible_json(json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False))

@@ -106,7 +106,7 @@ class Scheduler:
             with self.unsteered():
                 chunk = next(self._chunks)
         except BaseException as error:
-            if self.running and _is_out_of_memory(error):
+            if self.running and is_out_of_memory(error):
                 self._replace_group([])
                 return group
             if len(group) == 1:
@@ -134,7 +134,7 @@ class Scheduler:
         try:
             self._backend.make_room()
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return False
         return True
@@ -208,7 +208,3 @@ class Scheduler:
         last = self.running.pop()
         if row < len(self.running):
             self.running[row] = last
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_out_of_memory(error))

@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.engine import BusyError, StoppedError
 from lmsteer.serving.engine.isolation import StepError
-from lmsteer.serving.http.schema.body import describe, printable
+from lmsteer.serving.http.schema.body import describe
 from lmsteer.serving.http.schema.responses import ErrorBody, ErrorInfo
+from lmsteer.util.escapes import printable
 
 # Seconds.
 RETRY_AFTER = 1

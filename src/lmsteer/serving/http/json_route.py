@@ -12,7 +12,9 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 
 from lmsteer.serving.http.errors import RequestError
-from lmsteer.serving.http.schema.body import printable, shown
+from lmsteer.serving.http.schema.body import shown
+from lmsteer.util.escapes import printable
+from lmsteer.util.records import DuplicateKeyError, unique_keys
 
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -78,7 +80,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise RequestError("the body is empty: send a JSON object.")
     try:
-        value = json.loads(body, object_pairs_hook=_without_duplicates)
+        value = json.loads(body, object_pairs_hook=unique_keys)
         if _HALF_CHARACTER.search(body):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -89,20 +91,14 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise RequestError("the body holds half of a character (a lone surrogate): send whole characters.") from error
     except RecursionError as error:
         raise RequestError("the body is nested too deeply.") from error
+    except DuplicateKeyError as error:
+        message = f"the field {shown(error.key)} is there twice: send it once."
+        raise RequestError(message, param=printable(error.key[:60])) from error
     except ValueError as error:  # a number with thousands of digits
         raise _not_json(str(error)) from error
     if not isinstance(value, dict):
         raise RequestError(f"the body must be a JSON object, not {shown(value)}.")
     return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise RequestError(f"the field {shown(name)} is there twice: send it once.", param=printable(name[:60]))
-        fields[name] = value
-    return fields
 
 
 def _not_json(reason: str) -> RequestError:

@@ -19,6 +19,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
+from lmsteer.util.escapes import printable
+
 _MAX_SHOWN = 60
 NULL = {"type": "null"}
 # Names that other programs have for a field of this server.
@@ -145,11 +147,6 @@ def shown(value: Any) -> str:
             text = f"{text[:_MAX_SHOWN]} ..."
             break
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """A text in which halves of characters are written as escapes, so that it can be sent."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def describe(error: Mapping[str, Any]) -> tuple[str, str]:
