@@ -26,7 +26,7 @@ from typing import Any
 
 from lmsteer.data.cells import TableRow, cell, has_column, text_value
 from lmsteer.data.chats import Chat, Prompt, prompt_json, read_chat
-from lmsteer.data.json_rows import parse_json
+from lmsteer.data.json_rows import json_value
 from lmsteer.errors import DataError
 
 # How a list of messages begins that is written as JSON, and one that Python has written.
@@ -164,7 +164,7 @@ def _value(place: str, column: str, value: Any) -> Prompt:
     if isinstance(value, str) and _PYTHON_MESSAGES.match(value):
         raise DataError(f"{place}: the {column} is a list as Python writes it; write messages as JSON.")
     if isinstance(value, str) and (_MESSAGES.match(value) or column == "messages"):
-        value = parse_json(f"{place}, {column}", value)
+        value = json_value(f"{place}, {column}", value)
     if isinstance(value, str) or not isinstance(value, Sequence):
         return text_value(place, column, value)
     return read_chat(place, column, value)
