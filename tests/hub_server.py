@@ -154,7 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif name in self.hub.repositories:
             self._answer(409, {"error": "You already created this model repo", "url": f"{self.hub.endpoint}/{name}"})
         else:
-            self.hub.repositories[name] = Repository(private=bool(asked.get("private")))
+            self.hub.repositories[name] = Repository(
+                private=asked.get("private") is True or asked.get("visibility") == "private"
+            )
             self.hub.repositories[name].commit({".gitattributes": b""})
             self._answer(200, {"url": f"{self.hub.endpoint}/{name}"})
 

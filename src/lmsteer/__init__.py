@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lmsteer.evaluation.results import ConditionResult
     from lmsteer.evaluation.safe_range import SafeRange, calibrate
     from lmsteer.evaluation.scorers import scorer
+    from lmsteer.export.hub import Pushed, push_steer
     from lmsteer.fitting.fit import Fit, FitConfig, fit
     from lmsteer.fitting.gradient import GradientConfig
     from lmsteer.generation.config import GenerationConfig, SamplingConfig
@@ -63,6 +64,7 @@ _PUBLIC = {
     "evaluation.results": ("ConditionResult",),
     "evaluation.safe_range": ("SafeRange", "calibrate"),
     "evaluation.scorers": ("scorer",),
+    "export.hub": ("Pushed", "push_steer"),
     "fitting.fit": ("Fit", "FitConfig", "fit"),
     "fitting.gradient": ("GradientConfig",),
     "generation.config": ("GenerationConfig", "SamplingConfig"),
@@ -98,6 +100,7 @@ __all__ = [
     "LabelledText",
     "Mix",
     "Protocol",
+    "Pushed",
     "SafeRange",
     "SamplingConfig",
     "Steer",
@@ -117,6 +120,7 @@ __all__ = [
     "merge",
     "orthogonalize",
     "perplexity",
+    "push_steer",
     "read_labelled",
     "save_steer",
     "scorer",

@@ -130,8 +130,8 @@ def test_private_missing_and_gated_repositories_are_told_apart(hub, folder, tmp_
     [
         ({"README.md": b""}, "holds no steer: steer.json and steer.safetensors of it are missing"),
         ({"steer.json": b"{}"}, "holds no steer: steer.safetensors of it is missing"),
-        ({"pytorch_model.bin": b""}, "holds pytorch_model.bin beside its steer; nothing was fetched"),
-        ({"steer.py": b"", "a/b.pkl": b"", "c.pt": b"", "d.json": b""}, r"holds .* and 1 others beside its steer"),
+        ({"pytorch_model.bin": b""}, "holds pytorch_model.bin, which no steer has"),
+        ({"steer.py": b"", "a/b.pkl": b"", "c.pt": b"", "d.json": b""}, r"holds .* and 1 more, which no steer has"),
     ],
 )
 def test_a_repository_of_something_else_is_refused_and_nothing_is_fetched(hub, folder, tmp_path, files, message):

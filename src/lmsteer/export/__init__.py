@@ -1,1 +1,1 @@
-"""Exports: steers in formats that load without lmsteer."""
+"""Exports: steers in formats that load without lmsteer, and on the Hub."""

@@ -8,7 +8,7 @@ folder in the cache is named after the commit, so that a folder says where its s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from lmsteer.util.progress import notice
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import ModelInfo
 
 PREFIX = "hf://"
@@ -31,6 +32,8 @@ _HARMLESS = re.compile(r"(.*/)?(\.gitattributes|\.gitignore|LICEN[CS]E|NOTICE|.*
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/{_PART})(?:@([A-Za-z0-9_][A-Za-z0-9_./-]*))?")
 _COMMIT = re.compile("[0-9a-f]{40}")
+# What helps where the Hub does not know who asks.
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may do this"
 # Seconds to wait for the Hub's answer.
 _PATIENCE = 10.0
 
@@ -136,41 +139,49 @@ class HubUnreachableError(SteerError):
 
 
 @contextmanager
-def explained(hub_id: HubId) -> Iterator[None]:
+def explained(hub_id: HubId, *, writing: bool = False) -> Iterator[None]:
     """Report what goes wrong with a repository of the Hub within a ``with`` block in words.
+
+    Args:
+        hub_id: the repository.
+        writing: whether it is written to.
 
     Raises:
         SteerError: anything that the client raises; a ``HubUnreachableError`` if there was no answer.
     """
     from huggingface_hub import errors
 
-    token = "log in with `hf auth login`, or set HF_TOKEN to a token that may do this"
     try:
         yield
     except errors.GatedRepoError as error:
-        raise SteerError(f"{hub_id} is gated: ask for access on its page of the Hub, and {token}.") from error
+        raise SteerError(f"{hub_id} is gated: ask for access on its page of the Hub, and {LOG_IN}.") from error
     except errors.DisabledRepoError as error:
-        raise SteerError(f"{hub_id} is disabled: the Hub lets nobody read it.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise SteerError(
-            f"unknown steer {str(hub_id)!r}: no folder of that name is here, and the Hub has no such repository, or a "
-            f"private one. If it is private, {token}."
-        ) from error
+        raise SteerError(f"{hub_id} is disabled on the Hub.") from error
     except errors.RevisionNotFoundError as error:
         raise SteerError(f"{hub_id.repository} has no revision {hub_id.revision!r} on the Hub.") from error
-    except errors.LocalTokenNotFoundError as error:
-        raise SteerError(f"the Hub does not know who you are: {token}.") from error
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status in (401, 403):
-            raise SteerError(f"the Hub does not allow this to {hub_id} (status {status}): {token}.") from error
-        if status in (0, 408, 429) or status >= 500:
-            raise HubUnreachableError(f"the Hub cannot serve {hub_id} now (status {status}).") from error
-        raise SteerError(f"the Hub refuses {hub_id} (status {status}): {_first_line(error)}.") from error
-    except errors.EntryNotFoundError as error:
+        raise _refusal(hub_id, error, writing) from error
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # no connection, HF_HUB_OFFLINE
         raise HubUnreachableError(f"the Hub cannot be reached for {hub_id}: {_first_line(error)}.") from error
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # no connection, a timeout, HF_HUB_OFFLINE
-        raise HubUnreachableError(f"the Hub cannot be reached for {hub_id}: {_first_line(error)}.") from error
+
+
+def _refusal(hub_id: HubId, error: HfHubHTTPError, writing: bool) -> SteerError:
+    """What an answer of the Hub means that is an error, by its status."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    status = error.response.status_code
+    if status in (408, 429) or status >= 500:
+        return HubUnreachableError(f"the Hub cannot serve {hub_id} now (status {status}).")
+    if writing and status in (401, 403, 404):
+        return SteerError(f"the Hub does not let you write to {hub_id} (status {status}): {LOG_IN}.")
+    if isinstance(error, RepositoryNotFoundError):
+        return SteerError(
+            f"unknown steer {str(hub_id)!r}: no folder of that name is here, and the Hub has no such repository, or a "
+            f"private one. If it is private, {LOG_IN}."
+        )
+    if status in (401, 403):
+        return SteerError(f"the Hub does not let you read {hub_id} (status {status}): {LOG_IN}.")
+    return SteerError(f"the Hub refuses {hub_id} (status {status}): {_first_line(error)}.")
 
 
 def _first_line(error: Exception) -> str:
@@ -198,21 +209,37 @@ def _wanted(hub_id: HubId, info: ModelInfo) -> list[str]:
     """
     sizes = {file.rfilename: file.size for file in info.siblings or ()}
     if missing := [name for name in _needed() if name not in sizes]:
+        verb = "are" if len(missing) > 1 else "is"
+        raise SteerError(f"{hub_id} holds no steer: {' and '.join(missing)} of it {verb} missing.")
+    check_beside(hub_id, sizes)
+    wanted = {name: sizes[name] for name in _MAX_BYTES if name in sizes}
+    check_sizes(str(hub_id), wanted)
+    return list(wanted)
+
+
+def check_beside(hub_id: HubId, names: Iterable[str]) -> None:
+    """Refuse a repository that holds anything else than a steer, texts and pictures.
+
+    Raises:
+        SteerError: it does.
+    """
+    if others := [name for name in names if name not in _MAX_BYTES and not _HARMLESS.fullmatch(name)]:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise SteerError(
-            f"{hub_id} holds no steer: {' and '.join(missing)} of it {'are' if missing[1:] else 'is'} missing."
+            f"{hub_id} holds {', '.join(others[:3])}{more}, which no steer has: a steer's repository holds "
+            f"{CARD_FILE}, {FACTORS_FILE}, texts and pictures alone. Nothing was fetched or written."
         )
-    if others := [name for name in sizes if name not in _MAX_BYTES and not _HARMLESS.fullmatch(name)]:
-        more = f" and {len(others) - 3} others" if len(others) > 3 else ""
-        raise SteerError(
-            f"{hub_id} holds {', '.join(others[:3])}{more} beside its steer; nothing was fetched. A steer's repository "
-            f"has {CARD_FILE} and {FACTORS_FILE}, texts and pictures alone."
-        )
-    wanted = [name for name in _MAX_BYTES if name in sizes]
-    for name in wanted:
-        size = sizes[name]
+
+
+def check_sizes(what: str, sizes: Mapping[str, int | None]) -> None:
+    """Refuse files of a steer that are too large to be fetched.
+
+    Raises:
+        SteerError: one has more bytes than it may have, or an unknown number.
+    """
+    for name, size in sizes.items():
         if size is None or size > _MAX_BYTES[name]:
             raise SteerError(
-                f"{name} of {hub_id} has {'too many' if size is None else f'{size:,}'} bytes; a steer's has at most "
-                f"{_MAX_BYTES[name]:,}. Nothing was fetched."
+                f"{name} of {what} has {'too many' if size is None else f'{size:,}'} bytes; a steer's has at most "
+                f"{_MAX_BYTES[name]:,}. Nothing was fetched or written."
             )
-    return wanted

