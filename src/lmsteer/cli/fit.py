@@ -16,7 +16,7 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.labels import parse_label_map
 from lmsteer.errors import DataError
-from lmsteer.fitting.statistics_files import check_target as check_statistics_target
+from lmsteer.fitting.statistics_files import check_statistics_target
 from lmsteer.steer.lookup import STEERS_FOLDER, check_target
 from lmsteer.util.progress import bars
 

@@ -22,7 +22,7 @@ from lmsteer.fitting.fit_gradient import fit_gradient
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.fitting.run import FitRun
 from lmsteer.fitting.statistics import Statistics
-from lmsteer.fitting.statistics_files import check_target as check_statistics_target
+from lmsteer.fitting.statistics_files import check_statistics_target
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import HeldOutMetrics
 from lmsteer.steer.card import Card
@@ -138,9 +138,7 @@ def fit(
     """
     config = config or FitConfig()
     folder = (STEERS_FOLDER / name if out is None else Path(out)).absolute()
-    check_target(folder)
-    if config.save_statistics is not None:
-        check_statistics_target(Path(config.save_statistics))
+    _check_targets(folder, config)
     config.check(lm.hidden_size)
     _check_texts(texts, source, config)
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
@@ -165,6 +163,13 @@ def fit(
         result = _fit_closed_form(run, card, config, folder, parts)
     shutil.rmtree(run.partial, ignore_errors=True)
     return result
+
+
+def _check_targets(folder: Path, config: FitConfig) -> None:
+    """Refuse folders for the steer and for its statistics that cannot be written, or hold something else."""
+    check_target(folder)
+    if config.save_statistics is not None:
+        check_statistics_target(Path(config.save_statistics))
 
 
 def _check_texts(texts: Sequence[LabelledText], source: LabelledSource | None, config: FitConfig) -> None:

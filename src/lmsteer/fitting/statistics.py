@@ -35,7 +35,7 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.activation_cache import HiddenStates
-from lmsteer.fitting.statistics_files import RECORD_FILE, SAMPLE_FILE, SUMS_FILE, check_target
+from lmsteer.fitting.statistics_files import RECORD_FILE, SAMPLE_FILE, SUMS_FILE, check_statistics_target
 from lmsteer.model.lm import LM
 from lmsteer.reading.rows import LabelledRows, from_int64_pair
 from lmsteer.reading.splits import is_candidate, reservoir, split_held_out
@@ -165,7 +165,7 @@ class Statistics:
             OutputError: it cannot be written.
         """
         folder = Path(folder)
-        check_target(folder)
+        check_statistics_target(folder)
         record = {
             "format": _FORMAT,
             **provenance_of(self.provenance.model),

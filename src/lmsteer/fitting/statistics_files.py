@@ -10,7 +10,7 @@ from lmsteer.util.artifacts import check_overwrite
 SUMS_FILE, SAMPLE_FILE, RECORD_FILE = "statistics.safetensors", "sample-{:04d}.safetensors", "statistics.json"
 
 
-def check_target(folder: Path) -> None:
+def check_statistics_target(folder: Path) -> None:
     """Refuse a folder that holds something else than statistics, which saving some there would remove.
 
     Raises:

@@ -181,8 +181,6 @@ class NeutralFields(Body):
     num_beams: One = None
     length_penalty: One = None
     early_stopping: Off = None
-    watermark: Off = None
-    watermarking: Off = None
     safe_prompt: Off = None
     # Where a text begins and ends.
     suffix: Annotated[None, Neutral("", hint="This model continues a text; it does not fill gaps.")] = None
@@ -194,7 +192,6 @@ class NeutralFields(Body):
     include_stop_str_in_output: Off = None
     skip_special_tokens: On = None
     spaces_between_special_tokens: AnyBoolean = None
-    truncate: Unset = None
     truncate_prompt_tokens: Unset = None
     n_keep: AnyNumber = None
     # The chat template.
@@ -206,10 +203,6 @@ class NeutralFields(Body):
     # More in the response.
     prompt_logprobs: Annotated[None, Neutral(hint="On /v1/completions, echo with logprobs gives them.")] = None
     n_probs: Zero = None
-    top_n_tokens: Zero = None
-    details: Off = None
-    decoder_input_details: Off = None
-    return_full_text: Off = None
     return_tokens: Off = None
     return_token_ids: Off = None
     return_tokens_as_token_ids: Off = None
