@@ -49,6 +49,7 @@ def test_what_pandas_writes_is_read_back(rows, orient):
         {"text": ["a", "b"], "label": [1, -1]},
         {"data": ROWS, "version": "1.0"},
         {"text": {"3": "a", "7": "b"}, "label": {"3": 1, "7": -1}},
+        {"text": {"3": "a", "7": "b"}, "label": {"7": -1, "3": 1}},
         {"3": ROWS[0], "7": ROWS[1]},
     ],
 )

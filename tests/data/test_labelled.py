@@ -17,6 +17,7 @@ from lmsteer.errors import DataError
 LABELLED = st.tuples(st.text(st.characters(codec="utf-8"), min_size=1), st.sampled_from([-1.0, 0.5, 1.0]))
 
 
+@pytest.mark.filterwarnings("ignore:.*may stand for a missing text")
 @settings(max_examples=40)
 @given(st.lists(LABELLED, min_size=2), st.randoms())
 def test_any_text_is_read_back_and_known_by_its_fingerprint(tmp_path_factory, rows, random):
@@ -51,6 +52,10 @@ def test_columns_and_classes_are_mapped(tmp_path):
         ('{"text": "a", "label": 1}\n{"text": "b", "label": 1}', "every label in .* is 1; texts of both ends"),
         ('{"text": 3, "label": 1}', "the text is int"),
         ('{"text": "\\ud800", "label": 1}', "half of a surrogate pair"),
+        (
+            '{"text": "a", "label": 1, "answer": "accept"}\n{"text": "b", "label": 1, "answer": "reject"}',
+            "line 2: .*'reject'",
+        ),
     ],
 )
 def test_texts_that_cannot_be_used_are_refused_with_their_place(tmp_path, content, message):
@@ -80,6 +85,7 @@ def test_labels_that_the_map_lacks_are_refused(tmp_path):
             "different labels, all .* kept: 2. The first is 'a', with -1 and 1",
         ),
         ("a,1\n ,x\n\nb,-1\n", None, "blank texts are left out: 1 of 3 rows"),
+        ("a,1\nNA,1\n #N/A ,-1\nnaan,-1\n", None, "may stand for a missing text, and are kept: 2. The first is 'NA'"),
     ],
 )
 def test_what_may_not_be_meant_is_told_and_read(tmp_path, rows, label_map, told):

@@ -49,10 +49,10 @@ def test_numbers_are_labels(label):
 
 
 def test_labels_that_the_map_lacks_are_listed_with_their_counts():
-    labels = ["pos", "meh", None, "meh", "1", True, ClassName("so", 2), [1], math.nan]
+    labels = ["pos", "meh", None, "meh", "1", True, ClassName("so", 2), [1, 2], math.nan]
     message = (
         r"row 2: label 'meh' is not in the label map \(pos, neg\); add it, .*\. 8 of 9 rows have such labels: "
-        r"'meh' \(2\), none \(1\), '1' \(1\), true \(1\), 'so' \(class 2\) \(1\), \[1\] \(1\), nan \(1\)\."
+        r"'meh' \(2\), none \(1\), '1' \(1\), true \(1\), 'so' \(class 2\) \(1\), \[1, 2\] \(1\), nan \(1\)\."
     )
     with pytest.raises(DataError, match=message):
         numbers(*labels, label_map={"pos": 1.0, "neg": -1.0})
@@ -134,3 +134,13 @@ def test_label_maps_are_read_or_refused(notation):
 def test_label_maps_that_cannot_be_used_are_refused(notation, message):
     with pytest.raises(DataError, match=message):
         parse_label_map(notation)
+
+
+def test_a_list_of_one_label_is_that_label():
+    """As annotation tools export the choice of one class."""
+    assert read_labels([("row 1", ["pos"]), ("row 2", "neg")], {"pos": 1.0, "neg": -1.0}) == [1.0, -1.0]
+    assert read_labels([("row 1", [1]), ("row 2", -1)], None) == [1.0, -1.0]
+    with pytest.raises(
+        DataError, match=r"label \['pos', 'neg'\] is not in the label map.*: \['pos', 'neg'\] \(1\), \[\] \(1\)"
+    ):
+        read_labels([("row 1", ["pos", "neg"]), ("row 2", [])], {"pos": 1.0, "neg": -1.0})

@@ -92,7 +92,7 @@ def _table(path: str, document: Any) -> Sequence[Any] | None:
         if any(column.keys() != columns[0].keys() for column in columns):
             names = ", ".join(map(repr, document))
             raise DataError(f"{path}: the columns {names} do not have the same rows; write an array of objects.")
-        return _of_columns(path, document, [list(column.values()) for column in columns])
+        return _of_columns(path, document, [[column[row] for row in columns[0]] for column in columns])
     if columns and all(map(str.isdecimal, document)):
         return columns
     return None

@@ -24,6 +24,9 @@ from lmsteer.data.row_formats import Columns, Example, RowFormat, row_format
 from lmsteer.data.table_rows import read_rows
 from lmsteer.errors import DataError
 
+# How spreadsheets, R, pandas and databases write a value that is missing.
+_MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil", "#name?", "#ref!", "#value!"}
+
 Tell = Callable[[str], None]
 
 
@@ -110,11 +113,11 @@ class LabelledSource:
 
         Args:
             tell: is told in a sentence what was left out, and what the texts may not be meant to be: of one half of the
-                dimension only, or the same with different labels.
+                dimension only, the same with different labels, or written as a value that is missing.
 
         Raises:
-            DataError: there is no such file, it cannot be read or lacks a column, a label cannot be used, or the limit
-                is below 2.
+            DataError: there is no such file, it cannot be read or lacks a column, a label cannot be used, an annotator
+                did not accept a row, or the limit is below 2.
         """
         if self.limit is not None and self.limit < 2:
             raise DataError(f"the limit must be 2 texts or more; it is {self.limit}.")
@@ -133,6 +136,7 @@ class LabelledSource:
             half_of_dimension(texts) if self.label_map is None else None,
             _contradictions(texts),
             _joined(texts),
+            _missing(texts),
         )
         for doubt in filter(None, doubts):
             tell(f"{self.path}: {doubt}")
@@ -249,6 +253,14 @@ def _joined(texts: Sequence[LabelledText]) -> str | None:
         f"texts that follow their prompt without white space between them: {len(joined)} of {len(prompted)}. They are "
         f"read as they stand; the first is {prompt[-30:] + text[:30]!r}."
     )
+
+
+def _missing(texts: Sequence[LabelledText]) -> str | None:
+    """A sentence about texts that may stand for missing ones, such as ``NA``; None if there are none."""
+    found = [labelled.text for labelled in texts if labelled.text.strip().lower() in _MISSING]
+    if not found:
+        return None
+    return f"texts that may stand for a missing text, and are kept: {len(found)}. The first is {found[0]!r}."
 
 
 def _contradictions(texts: Sequence[LabelledText]) -> str | None:

@@ -2,7 +2,8 @@
 
 Labels and the names in a label map are the same if their values are: as numbers (``1``, ``1.0``, ``" 1 "``), as
 booleans (``true``, ``True``), or as words, without regard to case and to spaces around them. A class of a Hub dataset
-is known by its name, and also by its number unless the names of its classes are numbers.
+is known by its name, and also by its number unless the names of its classes are numbers. A list of one label is that
+label.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def read_labels(labels: Sequence[tuple[str, Any]], label_map: Mapping[str, float
     Raises:
         DataError: a label is not in the map; or there is no map, and a label is not a number, or is outside [-1, 1].
     """
+    labels = [(place, label[0] if isinstance(label, list) and len(label) == 1 else label) for place, label in labels]
     if label_map is not None:
         known = {_value(name): float(number) for name, number in label_map.items()}
         numbers = [_mapped(label, known) for _, label in labels]

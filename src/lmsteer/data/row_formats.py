@@ -32,6 +32,8 @@ from lmsteer.errors import DataError
 # How a list of messages begins that is written as JSON, and one that Python has written.
 _MESSAGES = re.compile(r'\s*\[\s*\{\s*"(?:role|content)"')
 _PYTHON_MESSAGES = re.compile(r"\s*\[\s*\{\s*'(?:role|content)'")
+# What an annotator says of a label that is proposed (Prodigy), unless it holds.
+_NOT_ACCEPTED = ("reject", "ignore")
 _ADVICE = (
     "Labelled texts are rows of text and label; of prompt, completion and label; of messages and label; or pairs of "
     "chosen and rejected. Choose the columns of texts and labels with --text-column and --label-column. "
@@ -110,6 +112,13 @@ def row_format(place: str, row: TableRow, columns: Columns) -> RowFormat:
 
 def _plain(place: str, row: TableRow, columns: Columns) -> tuple[Example, ...]:
     text, label = (cell(place, row, column, advice=_ADVICE) for column in (columns.text, columns.label))
+    if "answer" not in (columns.text, columns.label) and has_column(place, row, "answer"):
+        answer = cell(place, row, "answer")
+        if answer in _NOT_ACCEPTED:
+            raise DataError(
+                f"{place}: the annotator's answer is {answer!r}, so the label does not hold; keep the rows that were "
+                "accepted, and remove the column 'answer'."
+            )
     return (Example(text_value(place, "text", text), label),)
 
 

@@ -41,7 +41,7 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[str, T
     except OSError as error:  # such as a name that no file can have
         raise DataError(f"{str(source)[:80]!r} cannot be read: {error.strerror}.") from error
     if is_folder:
-        raise DataError(f"{path} is a folder; name one of its files.")
+        raise DataError(f"{path} is a folder; name one of its files, or join them into one.")
     if not exists:
         if kind in _KINDS or "://" in str(source):
             raise DataError(f"{source}: no such file.")
