@@ -1,5 +1,6 @@
 """Bodies are read as JSON whatever type they are said to have; others are refused with the reason."""
 
+import asyncio
 import gzip
 import json
 
@@ -65,3 +66,24 @@ def test_other_bodies_are_refused_with_the_reason(client, content, headers, stat
     assert answer.status_code == status
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("encoding", ["", "Identity"])
+def test_body_that_is_not_compressed_may_say_so(client, encoding):
+    assert post(client, JSON, content_encoding=encoding).status_code == 200
+
+
+def test_client_that_hangs_up_within_its_body_is_no_fault_of_the_server(client, caplog):
+    received = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent = []
+
+    async def receive():
+        return next(received)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 499
+    assert not caplog.records

@@ -21,7 +21,7 @@ from lmsteer.serving.engine.requests import Chunk
 from lmsteer.serving.http.errors import error_response, install_handlers
 from lmsteer.serving.http.json_route import JsonRoute
 from lmsteer.serving.http.metrics import Metrics, RequestCounter
-from lmsteer.serving.http.middleware import BodyLimit, FaultAnswer, PathCleaner, key_check
+from lmsteer.serving.http.middleware import CLIENT_CLOSED, BodyLimit, FaultAnswer, PathCleaner, key_check
 from lmsteer.serving.http.responses import ResponseBuilder
 from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest, TextRequest
 from lmsteer.serving.http.schema.responses import (
@@ -38,8 +38,6 @@ from lmsteer.serving.http.submission import Submission
 from lmsteer.steer.steer import Steer
 
 T = TypeVar("T")
-# Status for a client that has hung up; it appears in the metrics alone.
-_CLIENT_CLOSED = 499
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in (
@@ -141,7 +139,7 @@ def _add_generation(router: APIRouter, service: Service, metrics: Metrics, ping_
         try:
             whole = await _unless_disconnected(request, _collect(chunks, builder))
             if whole is None:
-                return Response(status_code=_CLIENT_CLOSED)
+                return Response(status_code=CLIENT_CLOSED)
             return Response(whole, headers=headers, media_type="application/json")
         finally:
             submission.cancel()
@@ -191,7 +189,7 @@ def _add_analysis(router: APIRouter, service: Service) -> None:
             for future in futures:
                 future.cancel()
         if analyses is None:
-            return Response(status_code=_CLIENT_CLOSED)
+            return Response(status_code=CLIENT_CLOSED)
         return JSONResponse({"data": [analysis.to_json() for analysis in analyses]})
 
 

@@ -61,7 +61,8 @@ async def _read(request: Request) -> _JsonRequest:
         RequestError: the body is not a JSON object, is compressed, or has a type that web pages may send to any server.
     """
     content, kind = await request.body(), request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
         raise RequestError(f"the body is compressed ({encoding}): send it as it is.", status=415)
     # A browser asks a server of another origin before it sends JSON there; it sends text and forms without asking.
     if "origin" in request.headers and not _is_json(kind):
@@ -94,8 +95,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except DuplicateKeyError as error:
         message = f"the field {shown(error.key)} is there twice: send it once."
         raise RequestError(message, param=printable(error.key[:60])) from error
-    except ValueError as error:  # a number with thousands of digits
-        raise _not_json(str(error)) from error
+    except ValueError as error:
+        raise RequestError("the body holds a number of thousands of digits: send one of at most 4,300.") from error
     if not isinstance(value, dict):
         raise RequestError(f"the body must be a JSON object, not {shown(value)}.")
     return value

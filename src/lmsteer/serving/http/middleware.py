@@ -11,11 +11,15 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmsteer.serving.http.errors import RequestError, error_body, respond
 
 _log = logging.getLogger(__name__)
+# Status for a client that has hung up; it appears in the metrics alone.
+CLIENT_CLOSED = 499
 # Paths of the API: with slashes too many, a path is meant without them.
 _OURS = re.compile(r"/+(v1|health|metrics)(/.*)?")
 
@@ -67,6 +71,8 @@ class FaultAnswer:
 
         try:
             await self._app(scope, receive, noting)
+        except ClientDisconnect:  # within its body: nobody reads the answer, and the metrics count it
+            await Response(status_code=CLIENT_CLOSED)(scope, receive, send)
         except Exception as error:
             if started or scope["type"] != "http":
                 raise

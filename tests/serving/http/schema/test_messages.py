@@ -81,7 +81,7 @@ def user(content):
             [user("a"), {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}],
             'messages.1.tool_calls: [{"id": "x"}] is not supported: leave the field out, or send []. This server calls',
         ),
-        ([{**user("a"), "opts": {}}], "messages.0.opts: unknown field."),
+        ([{**user("a"), "opts": 1}], "messages.0.opts: unknown field."),
         ([{"role": "assistant", "content": None, "refusal": "No."}], 'messages.0.refusal: "No." is not supported'),
     ],
 )

@@ -193,3 +193,19 @@ def test_unknown_field_is_refused_with_the_one_that_was_meant(client, name, mean
 def test_unknown_field_like_no_other_is_refused_by_its_name(client):
     answer = client.post("/v1/completions", json={**ASKED["/v1/completions"], "x" * 5_000: 1})
     assert answer.json()["error"]["message"] == "x" * 60 + ": unknown field."
+
+
+@pytest.mark.parametrize("value", ["", [], {}], ids=repr)
+def test_unknown_field_that_is_empty_asks_for_nothing(chat_client, value):
+    for path, fields in ASKED.items():
+        plain = chat_client.post(path, json=fields).json()["choices"]
+        assert chat_client.post(path, json={**fields, "a_field_of_tomorrow": value}).json()["choices"] == plain
+        refused = chat_client.post(path, json={**fields, "a_field_of_tomorrow": [value]})
+        assert refused.json()["error"]["message"] == "a_field_of_tomorrow: unknown field."
+
+
+def test_body_of_the_other_path_is_told_as_such(chat_client):
+    swapped = zip(ASKED, reversed(ASKED.values()), ("messages", "prompt"), ("prompt", "messages"), strict=True)
+    for path, fields, sent, meant in swapped:
+        message = chat_client.post(path, json=fields).json()["error"]["message"]
+        assert message == f"{sent}: unknown field; did you mean {meant!r}?"

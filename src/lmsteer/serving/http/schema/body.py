@@ -23,6 +23,8 @@ from lmsteer.util.escapes import printable
 
 _MAX_SHOWN = 60
 NULL = {"type": "null"}
+# What asks for nothing, whatever the field is for.
+EMPTY: tuple[Any, ...] = ("", [], {})
 # Names that other programs have for a field of this server.
 _SYNONYMS = {
     "max_new_tokens": "max_tokens",
@@ -38,6 +40,8 @@ _SYNONYMS = {
     "inputs": "prompt",
     "input": "prompt",
     "strengths": "steers",
+    "messages": "prompt",
+    "prompt": "messages",
 }
 # What is said of a value for each kind of error, where pydantic's own words would not be those of JSON.
 _REASONS = {
@@ -63,7 +67,7 @@ _REASONS = {
 
 
 class Body(BaseModel):
-    """A JSON object. A field that is null is not set; a field with an unknown name is refused."""
+    """A JSON object. A field that is null is not set; a field with an unknown name is refused, unless it is empty."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -73,10 +77,10 @@ class Body(BaseModel):
         if not isinstance(value, dict):
             return value
         given = {name: each for name, each in value.items() if each is not None}
-        for name in given:
-            if name not in cls.model_fields:
-                raise cls.error_at(name[:_MAX_SHOWN], given[name], f"unknown field{cls._suggestion(name)}")
-        return given
+        for name, each in given.items():
+            if name not in cls.model_fields and each not in EMPTY:
+                raise cls.error_at(name[:_MAX_SHOWN], each, f"unknown field{cls._suggestion(name)}")
+        return {name: each for name, each in given.items() if name in cls.model_fields}
 
     @classmethod
     def error_at(cls, field: str, value: Any, message: str) -> ValidationError:
@@ -98,7 +102,7 @@ class Body(BaseModel):
         for name, each in fields["properties"].items():
             if name not in fields.get("required", ()):
                 fields["properties"][name] = _or_null(each)
-        fields["additionalProperties"] = NULL
+        fields["additionalProperties"] = {"enum": [None, *EMPTY]}
         return schema
 
 

@@ -106,6 +106,11 @@ class NeutralFields(Body):
     user_security_context: AnyObject = None
     request_id: AnyString = None
     session_id: AnyString = None
+    user_id: AnyString = None
+    chat_id: AnyString = None
+    conversation_id: AnyString = None
+    trace_id: AnyString = None
+    tags: AnyList = None
     store: Off = None
     service_tier: Annotated[None, Neutral("auto", "default")] = None
     priority: Zero = None
@@ -120,12 +125,12 @@ class NeutralFields(Body):
     # Kinds of answers.
     modalities: Annotated[None, Neutral(["text"], hint="This model writes text only.")] = None
     audio: Annotated[None, Neutral(hint="This model writes text only.")] = None
-    prediction: Unset = None
+    prediction: AnyObject = None  # a guess at the answer, for speed alone
     verbosity: Annotated[None, Neutral("medium")] = None
     response_format: Annotated[None, Neutral({"type": "text"}, hint=_NO_GRAMMAR)] = None
     format: NoGrammar = None
     grammar: NoGrammar = None
-    json_schema: Annotated[None, Neutral(hint=_NO_GRAMMAR)] = None
+    json_schema: Annotated[None, Neutral({}, hint=_NO_GRAMMAR)] = None
     guided_json: Annotated[None, Neutral(hint=_NO_GRAMMAR)] = None
     guided_regex: NoGrammar = None
     guided_choice: Annotated[None, Neutral([], hint=_NO_GRAMMAR)] = None
@@ -140,6 +145,8 @@ class NeutralFields(Body):
     include_reasoning: On = None
     thinking: Annotated[None, Neutral({"type": "disabled"})] = None
     think: Off = None
+    separate_reasoning: AnyBoolean = None
+    reasoning_in_content: AnyBoolean = None
     thinking_token_budget: Unset = None
     # Other ways to draw tokens.
     presence_penalty: Zero = None
@@ -159,6 +166,11 @@ class NeutralFields(Body):
     top_n_sigma: Annotated[None, Neutral(-1, 0)] = None
     epsilon_cutoff: Zero = None
     eta_cutoff: Zero = None
+    guidance_scale: One = None
+    dynamic_temperature: Off = None
+    rep_pen: One = None
+    rep_pen_range: AnyNumber = None
+    repetition_penalty_range: AnyNumber = None
     mirostat: Zero = None
     mirostat_mode: Zero = None
     mirostat_tau: AnyNumber = None
@@ -185,6 +197,10 @@ class NeutralFields(Body):
     # Where a text begins and ends.
     suffix: Annotated[None, Neutral("", hint="This model continues a text; it does not fill gaps.")] = None
     ignore_eos: Off = None
+    ban_eos_token: Off = None
+    add_bos_token: On = None
+    detokenize: On = None
+    no_stop_trim: Off = None
     min_tokens: Zero = None
     stop_token_ids: NoEntries = None
     bad_words: NoEntries = None
@@ -203,12 +219,16 @@ class NeutralFields(Body):
     # More in the response.
     prompt_logprobs: Annotated[None, Neutral(hint="On /v1/completions, echo with logprobs gives them.")] = None
     n_probs: Zero = None
+    post_sampling_probs: AnyBoolean = None
+    return_hidden_states: Off = None
+    return_meta_info: Off = None
     return_tokens: Off = None
     return_token_ids: Off = None
     return_tokens_as_token_ids: Off = None
     return_progress: Off = None
     timings_per_token: Off = None
     # Other models, and what clients are told by mistake to send on.
+    usage: Annotated[None, Neutral({"include": True}, {"include": False}, {})] = None  # it is always there
     lora: NoEntries = None
     models: NoEntries = None
     provider: NoFields = None
