@@ -15,6 +15,7 @@ from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.safe_range import Trial, _limit, _strength_at, calibrate
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
+from lmsteer.generation.sampling import NotFiniteError
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.notation import strength_of
 from tiny import random_steer
@@ -122,3 +123,19 @@ def test_input_that_cannot_be_calibrated_is_refused(llama):
         calibrate(llama, random_steer(llama), PROMPTS, attribute=letters, target=math.nan)
     with pytest.raises(DataError, match="give both"):
         calibrate(llama, random_steer(llama), PROMPTS, target=0.5)
+
+
+def test_strengths_at_which_logits_overflow_are_not_safe(llama, monkeypatch):
+    def overflowing(*arguments, **_):
+        strength = arguments[3][0]["s"]
+        if abs(strength) > limit:
+            raise NotFiniteError(0)
+        return iter([Continuation("p", "a text", {"s": strength}, 0, 10, -20.0)])
+
+    monkeypatch.setattr(module, "generate", overflowing)
+    limit = 2
+    safe = calibrate(llama, random_steer(llama), PROMPTS)
+    assert (safe.low, safe.high) == (-2, 2)
+    limit = -1
+    with pytest.raises(NotFiniteError):
+        calibrate(llama, random_steer(llama), PROMPTS)

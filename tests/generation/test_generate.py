@@ -15,8 +15,10 @@ from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation import generate as module
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate, perplexity
+from lmsteer.generation.sampling import NotFiniteError
+from lmsteer.generation.stream import stream
 from lmsteer.steer.mix import Mix
-from tiny import FAMILIES, random_steer
+from tiny import FAMILIES, random_steer, tiny_lm
 
 PROMPTS = ["The cat", "A much longer prompt, to be padded", "x"]
 
@@ -200,3 +202,26 @@ def test_a_steer_of_another_base_is_refused_before_any_work_is_done(llama, make_
 
 def test_perplexity_of_nothing_is_nan():
     assert math.isnan(perplexity([]))
+
+
+@pytest.fixture
+def damaged():
+    """A model with an input embedding, that of ``z``, that is no number."""
+    lm = tiny_lm("gpt_neox")
+    lm.model.get_input_embeddings().weight.data[lm.encode(["z"])[0][0]] = math.nan
+    return lm
+
+
+def test_logits_that_are_not_finite_are_refused_with_the_prompt_and_the_strengths(damaged):
+    refusal = (
+        r"prompt 3 \('xz'\): the model's logits are not finite numbers in torch.float32: its weights may be damaged"
+    )
+    with pytest.raises(NotFiniteError, match=refusal):
+        list(generate(damaged, ["a", "b", "xz"], config=GenerationConfig(2, 4)))
+    with pytest.raises(NotFiniteError, match=r"the prompt \('xz'\): .* its weights may be damaged"):
+        list(stream(damaged, "xz"))
+    steers = {"big": replace(random_steer(damaged, "offset"), factors={"o": torch.full((259,), 3e38)})}
+    strengths = [{"big": strength} for strength in (0.0, 1.0, 2.0)]
+    with pytest.raises(NotFiniteError, match=r"prompt 1 \('a'\): .* not finite numbers at big=2: lower the strength"):
+        list(generate(damaged, ["a"], steers, strengths, GenerationConfig(1, 4)))
+    assert len(list(generate(damaged, ["a"], steers, strengths[:2], GenerationConfig(1, 4)))) == 2

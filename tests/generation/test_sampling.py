@@ -11,7 +11,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from lmsteer.generation import sampling
 from lmsteer.generation.config import SamplingConfig
-from lmsteer.generation.sampling import RowSampler, draw
+from lmsteer.generation.sampling import NotFiniteError, RowSampler, draw
 
 
 class Sorted(TorchDispatchMode):
@@ -107,3 +107,14 @@ def test_rows_that_have_ended_count_no_more_tokens():
     sampler(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
     assert sampler.rows.tolist() == [1]
     assert sampler.token_counts.tolist() == [1, 3]
+
+
+def test_only_rows_that_still_run_need_finite_logits():
+    sampler = RowSampler(torch.zeros(3, 3), SamplingConfig(temperature=0), stop_ids=[0])
+    sampler(torch.zeros(3, 0), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+    sampler(torch.zeros(3, 1), torch.tensor([[torch.nan, 0.0], [-torch.inf, 1.0], [0.0, 1.0]]))
+    sampler.drop_ended()
+    for wrong in (torch.nan, torch.inf):
+        with pytest.raises(NotFiniteError) as refused:
+            sampler(torch.zeros(2, 2), torch.tensor([[0.0, 1.0], [wrong, 1.0]]))
+        assert refused.value.row == 2

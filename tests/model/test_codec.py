@@ -3,18 +3,22 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer
 
 from lmsteer import fit, generate
 from lmsteer.data.instructions import Instruction
 from lmsteer.errors import DataError
+from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.stream import stream
 from lmsteer.generation.unconditional import sample_unconditional
 from lmsteer.gist.examples import encode_examples
 from lmsteer.model.codec import Codec
+from lmsteer.model.lm import LM
 from lmsteer.reading.analyse import analyse
 from lmsteer.reading.encode import encode
-from tiny import random_steer, styled, tiny_lm, tiny_tokenizer
+from tiny import random_steer, styled, tiny_lm, tiny_model, tiny_tokenizer
 
 PADDED = "my padding is [PAD] here"
 REFUSAL = r"the token '\[PAD\]' \(id 259\), but tiny-llama has only 259 input embeddings"
@@ -97,3 +101,22 @@ def test_a_special_token_can_be_taken_literally_without_a_trace(llama):
     assert llama.end_id not in literal
     assert llama.codec.decode(literal) == "a</s>b"
     assert llama.encode(["a</s>b"])[0][1] == llama.end_id
+
+
+def test_a_token_that_the_model_reads_and_never_predicts_is_refused_by_name():
+    model = tiny_model("gpt_neox")
+    model.set_output_embeddings(torch.nn.Linear(32, 100, bias=False))
+    lm = LM(model, tiny_tokenizer(), "tiny")
+    texts = [*styled(4), replace(styled(2)[0], text="\xe9")]
+    for read in (lambda: lm.encode(["\xe9"]), lambda: fit(lm, texts, name="s")):
+        with pytest.raises(DataError, match=r"the token '.*' \(id 1\d\d\), but tiny has only 100 output embeddings"):
+            read()
+    assert len([*generate(lm, ["fine"])]) == 1
+
+
+def test_streams_leave_out_ids_that_the_tokenizer_does_not_know_as_generate_does():
+    wide = LM(tiny_model("gpt_neox", vocab_size=4_000), tiny_tokenizer(), "tiny")
+    config = GenerationConfig(1, 30, seed=1)
+    (whole,) = generate(wide, ["fine"], config=config)
+    assert whole.tokens > len(whole.text.encode())
+    assert "".join(stream(wide, "fine", config=config)) == whole.text

@@ -20,6 +20,7 @@ from lmsteer.evaluation.metrics import is_degenerate, rep_3
 from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, Protocol
 from lmsteer.evaluation.scorers.base import ScoreFunction
 from lmsteer.generation.generate import Continuation, generate, perplexity
+from lmsteer.generation.sampling import NotFiniteError
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Calibration, Card, TrialRecord
 from lmsteer.steer.steer import Steer
@@ -42,7 +43,7 @@ class Trial:
 
     Attributes:
         strength: the strength of the steer.
-        perplexity: perplexity of the continuations under the unsteered model.
+        perplexity: perplexity of the continuations under the unsteered model; nan, and not safe, if logits overflowed.
         rep_3: mean share of repeated runs of three words in a continuation.
         score: mean score of the continuations; nan if no attribute was given.
     """
@@ -174,7 +175,13 @@ class _Trials:
     def at(self, strength: float) -> Trial:
         """The trial of a strength."""
         if strength not in self._made:
-            self._made[strength] = trial = _trial(strength, self._write(strength), self._attribute)
+            try:
+                trial = _trial(strength, self._write(strength), self._attribute)
+            except NotFiniteError:
+                if not strength:
+                    raise
+                trial = Trial(strength, math.nan, math.nan, math.nan)
+            self._made[strength] = trial
             self._step(1, f"at {strength:+g} perplexity {trial.perplexity:.1f}")
         return self._made[strength]
 

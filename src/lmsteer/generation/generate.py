@@ -17,7 +17,8 @@ import torch
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import Prefill, PromptPrefill, Row, decode_rows, prefill_shared
-from lmsteer.generation.sampling import LogLikelihoodRecorder, RowSampler
+from lmsteer.generation.sampling import LogLikelihoodRecorder, NotFiniteError, RowSampler
+from lmsteer.model.codec import shortened
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -71,6 +72,7 @@ def generate(
     Raises:
         DataError: there are no prompts, or one is empty, longer than the model's context, or has a token that the model
             cannot read.
+        NotFiniteError: the logits after a prompt are not finite numbers; the message names it and the strengths.
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.
     """
@@ -163,7 +165,12 @@ class _Run:
         inputs = prefill_shared(lm, [row.prompt for row in rows], self.prefill)
         with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
             watchers = [recorder] if config.score else []
-            sequences = decode_rows(lm, inputs, config.max_new_tokens, sampler, watchers, handle)
+            try:
+                sequences = decode_rows(lm, inputs, config.max_new_tokens, sampler, watchers, handle)
+            except NotFiniteError as error:
+                row, strengths = rows[error.row], dict(zip(steers, rows[error.row].strengths, strict=True))
+                number = self.first_prompt + row.prompt + 1
+                raise not_finite(lm, f"prompt {number}", self.prompts[row.prompt], strengths) from error
         new = sequences[:, inputs["input_ids"].shape[1] :]
         texts = [lm.codec.decode(ids) for ids in new.tolist()]
         log_p = recorder.log_p.tolist() if config.score else [math.nan] * len(rows)
@@ -173,6 +180,21 @@ class _Run:
             )
             for row, text, count, p in zip(rows, texts, sampler.token_counts.tolist(), log_p, strict=True)
         ]
+
+
+def not_finite(lm: LM, which: str, prompt: str, strengths: Mapping[str, float]) -> NotFiniteError:
+    """The error of a row whose logits are not finite numbers.
+
+    Args:
+        lm: the model.
+        which: which prompt the row continues, such as "prompt 3".
+        prompt: that prompt.
+        strengths: the row's strengths.
+    """
+    acting = ", ".join(f"{name}={strength:g}" for name, strength in strengths.items() if strength)
+    at = f"at {acting}: lower the strength" if acting else f"in {lm.model.dtype}: its weights may be damaged"
+    advice = "or load the model in another dtype (bfloat16 or float32)."
+    return NotFiniteError(0, f"{which} ({shortened(prompt)}): the model's logits are not finite numbers {at}, {advice}")
 
 
 def perplexity(continuations: Sequence[Continuation]) -> float:

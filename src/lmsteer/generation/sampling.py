@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from lmsteer.errors import LMSteerError
 from lmsteer.generation.config import SamplingConfig
 from lmsteer.model.lm import LM
 
@@ -26,6 +27,18 @@ _NUCLEUS = (64, 1024)
 _GREEDY = 1e-4
 # Float32 probabilities of all tokens that top-k leaves may sum to a little less than 1.
 _ROUNDING = 1e-6
+
+
+class NotFiniteError(LMSteerError):
+    """Logits that are not finite numbers, from which no token can be drawn.
+
+    Attributes:
+        row: the row, out of those that the sampler started with.
+    """
+
+    def __init__(self, row: int, message: str = "the model's logits are not finite numbers.") -> None:
+        super().__init__(message)
+        self.row = row
 
 
 def draw(scores: Tensor, noise: Tensor, sampling: SamplingConfig) -> Tensor:
@@ -122,7 +135,14 @@ class RowSampler(LogitsProcessor):
         self.counted: Tensor = self._running
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Draw from logits (B', V), which are overwritten; all but the drawn tokens' become -inf."""
+        """Draw from logits (B', V), which are overwritten; all but the drawn tokens' become -inf.
+
+        Raises:
+            NotFiniteError: the logits of a row that has not ended are not finite numbers.
+        """
+        finite = scores.amax(-1).isfinite().cpu()
+        if len(wrong := self.rows[self._running & ~finite]):
+            raise NotFiniteError(int(wrong[0]))
         self.drawn = draw(scores, self._noise[self.rows, self._step], self._sampling)
         self.counted = self._running.clone()
         self.token_counts[self.rows] += self._running

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
 import torch
-from transformers import StoppingCriteriaList, TextIteratorStreamer
+from transformers import StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import PromptPrefill, Row, decode
-from lmsteer.generation.generate import encode_prompts
-from lmsteer.generation.sampling import RowSampler
+from lmsteer.generation.detokenizer import Detokenizer
+from lmsteer.generation.generate import encode_prompts, not_finite
+from lmsteer.generation.sampling import NotFiniteError, RowSampler
+from lmsteer.model.codec import Codec
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -41,6 +46,7 @@ def stream(
 
     Raises:
         DataError: the prompt is empty, longer than the model's context, or has a token that the model cannot read.
+        NotFiniteError: the logits are not finite numbers; the message names the strengths.
         ModelError: the iterator is read within ``lm.steered``, whose end its thread would wait for.
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.
@@ -50,11 +56,50 @@ def stream(
     ids = encode_prompts(lm, [prompt], config.max_new_tokens)
     noise = Row(0, (), 0).noise(config.seed, config.max_new_tokens)[None]
     sampler = RowSampler(noise, config.sampling, lm.stop_ids)
-    return _chunks(lm, ids, mix, sampler, config.max_new_tokens)
+    overflowed = partial(not_finite, lm, "the prompt", prompt, strengths or {})
+    return _chunks(lm, ids, mix, sampler, config.max_new_tokens, overflowed)
 
 
-def _chunks(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler, new_tokens: int) -> Iterator[str]:
-    streamer = TextIteratorStreamer(lm.tokenizer, skip_prompt=True, skip_special_tokens=True)
+class _Streamer(BaseStreamer):
+    """Takes the tokens of one row from the thread that generates, and gives their text to the one that reads.
+
+    Args:
+        codec: the model's tokenizer.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._detokenizer, self._is_prompt = Detokenizer(codec), True
+        self._texts: SimpleQueue[str | None] = SimpleQueue()
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt at first, then one token at a time."""
+        if self._is_prompt:
+            self._is_prompt = False
+        else:
+            self._texts.put(self._detokenizer.add(int(value)))
+
+    def end(self) -> None:
+        """Give the rest of the text; no token follows."""
+        self._texts.put(self._detokenizer.end())
+
+    def close(self) -> None:
+        """End the text for the thread that reads."""
+        self._texts.put(None)
+
+    def texts(self) -> Iterator[str]:
+        """The pieces of the text, as soon as they are certain."""
+        return filter(None, iter(self._texts.get, None))
+
+
+def _chunks(
+    lm: LM,
+    ids: Sequence[Sequence[int]],
+    mix: Mix,
+    sampler: RowSampler,
+    new_tokens: int,
+    overflowed: Callable[[], NotFiniteError],
+) -> Iterator[str]:
+    streamer = _Streamer(lm.codec)
     closed, errors = Event(), list[BaseException]()
 
     def stop(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
@@ -66,17 +111,19 @@ def _chunks(lm: LM, ids: Sequence[Sequence[int]], mix: Mix, sampler: RowSampler,
             inputs, stopping = PromptPrefill(lm, ids).model_inputs([0]), StoppingCriteriaList([stop])
             with lm.steered(mix):
                 decode(lm, inputs, new_tokens, [sampler], streamer=streamer, stopping_criteria=stopping)
+        except NotFiniteError:
+            errors.append(overflowed())
         except BaseException as error:  # raised again in the thread that reads
             errors.append(error)
         finally:
-            streamer.end()
+            streamer.close()
 
     if lm.exclusive_use().is_held_here:
         raise ModelError("a stream cannot be read within steered(): give stream() the steers and strengths instead.")
     generator = Thread(target=run, daemon=True)
     generator.start()
     try:
-        yield from (chunk for chunk in streamer if chunk)
+        yield from streamer.texts()
     finally:
         closed.set()
         generator.join()

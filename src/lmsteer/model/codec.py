@@ -27,13 +27,16 @@ class Codec:
 
     Attributes:
         tokenizer: the tokenizer.
-        rows: the number of rows of the model's input embedding.
+        rows: how many token ids the model both reads and predicts: the rows of its input embedding, or of its head if
+            that has fewer.
         model: the model's name, for messages.
+        embeddings: which embeddings there are so many of, for messages.
     """
 
     tokenizer: PreTrainedTokenizerBase
     rows: int
     model: str
+    embeddings: str = "input embeddings"
 
     def encode(self, texts: Sequence[str], *, special: bool = True, literal: bool = False) -> list[list[int]]:
         """The token ids of each text.
@@ -87,12 +90,12 @@ class Codec:
         if wrong not in self._tokens:
             raise DataError(
                 f"{where} has the token id {wrong}, but the ids of {self.model} are 0 to {self.rows - 1}: it has "
-                f"{self.rows} input embeddings."
+                f"{self.rows} {self.embeddings}."
             )
         raise DataError(
-            f"{where} has the token {self._tokens[wrong]!r} (id {wrong}), but {self.model} has only {self.rows} input "
-            "embeddings: its tokenizer has tokens that the model was never resized for. Leave the token out, or save "
-            "the model again after model.resize_token_embeddings(len(tokenizer))."
+            f"{where} has the token {self._tokens[wrong]!r} (id {wrong}), but {self.model} has only {self.rows} "
+            f"{self.embeddings}: its tokenizer has tokens that the model was never resized for. Leave the token out, "
+            "or save the model again after model.resize_token_embeddings(len(tokenizer))."
         )
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:

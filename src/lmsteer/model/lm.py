@@ -111,6 +111,9 @@ class LM:
         embedding: Any = self.model.get_input_embeddings()
         # A quantised weight may be packed, so that its shape says nothing.
         rows = getattr(embedding, "num_embeddings", None) or len(embedding.weight)
+        predicted = len(self.head.weight)
+        if predicted < rows:  # nothing reads the likelihood of what is never predicted
+            return Codec(self.tokenizer, predicted, self.name, "output embeddings")
         return Codec(self.tokenizer, rows, self.name)
 
     @cached_property

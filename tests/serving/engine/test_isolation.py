@@ -13,9 +13,9 @@ from lmsteer import generate
 from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.decoding import Row
+from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.serving.engine import drawing
 from lmsteer.serving.engine.batch import Batch
-from lmsteer.serving.engine.detokenizer import Detokenizer
 from lmsteer.serving.engine.engine import Engine, EngineConfig
 from lmsteer.serving.engine.isolation import StepError, isolated
 from lmsteer.serving.engine.requests import Request

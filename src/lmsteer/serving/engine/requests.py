@@ -13,8 +13,8 @@ from torch import Tensor
 from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.decoding import Row
+from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.detokenizer import Detokenizer
 from lmsteer.serving.engine.isolation import StepError, as_step_error
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.model.codec import Codec
-from lmsteer.serving.engine.detokenizer import Detokenizer
 
 # A letter in front of a token shows whether the token begins with a space, which some tokenizers drop at the beginning.
 _BEFORE = "a"

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.model.codec import Codec
-from lmsteer.serving.engine.detokenizer import Detokenizer
 from tiny import spaced_tokenizer, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -68,7 +68,7 @@ def test_failing_stream_decoder_is_replaced(monkeypatch):
             self.failing = True
             return tokenizer.decode([token])
 
-    monkeypatch.setattr("lmsteer.serving.engine.detokenizer.DecodeStream", Failing)
+    monkeypatch.setattr("lmsteer.generation.detokenizer.DecodeStream", Failing)
     assert "".join(pieces_of(TOKENIZER, ids_of("a café"))) == "a café"
 
 
