@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, OutputError
 from lmsteer.generation.partial_file import check_bulk_target, partial_of
 
 
@@ -17,5 +17,5 @@ def test_targets_that_cannot_be_written_to_are_refused(tmp_path):
     check_bulk_target(out, resume=True)
     with pytest.raises(DataError, match="continue it with --resume"):
         check_bulk_target(out, resume=False)
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(OutputError, match="is a folder"):
         check_bulk_target(tmp_path, resume=False)
