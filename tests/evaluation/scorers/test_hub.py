@@ -124,3 +124,9 @@ def test_a_classifier_goes_to_the_accelerator(make, monkeypatch):
     folder = make()
     assert scorer(f"hf:{folder}=good").fingerprint == "meta"
     assert hub.Classifier(f"{folder}=good", torch.device("cpu")).fingerprint == "cpu"
+
+
+@pytest.mark.parametrize("name", ["someone/a:b", "a b", "/nowhere/at/all", "./missing"])
+def test_a_name_that_no_classifier_can_have_is_refused_in_words(name):
+    with pytest.raises(ModelError, match=r"no such file or folder|names no model"):
+        scorer(f"hf:{name}=good")

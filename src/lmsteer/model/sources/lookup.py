@@ -51,7 +51,7 @@ def locate(model: str | Path) -> Location:
         if path.suffix.lower() != ".gguf":
             raise ModelError(f"{path} is a file, but no .gguf file; name the folder that holds the whole model.")
         return Location(path, path.stem)
-    _check_hub_id(model)
+    check_hub_id(model)
     return Location(None, str(model))
 
 
@@ -68,7 +68,12 @@ def _check_folder(path: Path) -> None:
         raise ModelError(f"the folder {path} holds no config.json, so it is no model; {hint}.")
 
 
-def _check_hub_id(model: str | Path) -> None:
+def check_hub_id(model: str | Path) -> None:
+    """Refuse a name that no model on the Hub can have.
+
+    Raises:
+        ModelError: it is a path, or holds characters that no id can have.
+    """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 

