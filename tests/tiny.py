@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
+import gguf
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -96,6 +98,16 @@ def tiny_lm(family: str, dtype: torch.dtype = torch.float32) -> LM:
     return LM(model, tiny_tokenizer(), f"tiny-{family}")
 
 
+def kin_of(lm: LM, kind: str = "Q4_1") -> LM:
+    """The model after its weights were rounded to few bits, with a scale for each block, as in a GGUF file."""
+    model, to = deepcopy(lm.model), gguf.GGMLQuantizationType[kind]
+    for weight in model.parameters():
+        if weight.dim() == 2 and weight.shape[1] % 32 == 0:
+            rounded = gguf.quants.dequantize(gguf.quants.quantize(weight.detach().numpy(), to), to)
+            weight.data = torch.from_numpy(rounded)
+    return LM(model, lm.tokenizer, f"{lm.name}-{kind}")
+
+
 def card(lm: LM, name: str = "style") -> Card:
     """A card of a steer on a model."""
     return Card(name=name, **provenance_of(lm), label="anything")
@@ -111,6 +123,11 @@ def random_steer(lm: LM, form: str = "multiply", rank: int = 3, seed: int = 0, n
         "offset": {"o": torch.randn(v, generator=g)},
     }[form]
     return Steer(form, factors, d, v, card(lm, name))  # type: ignore[arg-type]
+
+
+def own_steer(lm: LM, form: str = "multiply", seed: int = 0, name: str = "style") -> Steer:
+    """A random steer with the card that a fit on the model writes."""
+    return replace(random_steer(lm, form, seed=seed, name=name), card=lm.card(name))
 
 
 def styled(count: int, seed: int = 0) -> list[LabelledText]:

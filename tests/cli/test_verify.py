@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from lmsteer.steer.files import load_steer, save_steer
-from tiny import random_steer, styled, tiny_lm
+from tiny import kin_of, own_steer, random_steer, styled, tiny_lm
 
 
 def test_verify_of_a_steer_that_does_nothing_exits_with_1(run):
@@ -71,3 +72,24 @@ def test_verify_reads_the_texts_as_the_fit_did(run):
     held_out = load_steer("steers/l").card.held_out
     assert json.loads(out)["held_out"]["texts"] == held_out["texts"]
     assert run("verify", "l", "--data", "x.csv", "--json")[0] == 0
+
+
+def test_a_kin_of_the_base_is_compared_with_it_where_it_is_here(run, lm, tiny_folder, tmp_path):
+    kin = kin_of(lm)
+    kin.model.save_pretrained("rounded")
+    kin.tokenizer.save_pretrained("rounded")
+    save_steer(own_steer(lm), "steers/own")
+    status, out, _ = run("verify", "own", "--model", "rounded", model=False)
+    assert status == 0
+    assert "The base is not on this machine" in " ".join(out.split())
+    (tmp_path / "tiny").symlink_to(tiny_folder)
+    status, out, _ = run("verify", "own", "--model", "rounded", model=False)
+    assert re.search(
+        r"kin of the steer's base 'tiny': hidden states differ by \d+\.\d%, next tokens by", " ".join(out.split())
+    )
+    status, out, _ = run("verify", "own", "--model", "rounded", "--json", model=False)
+    found = json.loads(out)
+    assert (found["acts"], found["kin"]) == (True, True)
+    assert 0 < found["difference"]["hidden_states"] < 0.5
+    status, out, _ = run("verify", "own", "--json")
+    assert (json.loads(out)["kin"], json.loads(out)["difference"]) == (False, None)

@@ -6,7 +6,8 @@ from lmsteer import save_steer
 from lmsteer.errors import SteerError
 from lmsteer.serving.registry import SteerRegistry
 from lmsteer.steer.card import Card
-from tiny import random_steer
+from lmsteer.util.progress import notice_once
+from tiny import kin_of, own_steer, random_steer
 
 
 def test_deleted_steer_can_be_recalled(llama, tmp_path):
@@ -69,3 +70,13 @@ def test_a_steer_of_the_hub_that_must_not_be_used_is_refused_at_the_start(hub, l
         SteerRegistry(["org/style"], refuse)
     with pytest.raises(SteerError, match="nowhere holds no steers: it is neither a folder nor an id of the Hub"):
         SteerRegistry(["nowhere"], refuse)
+
+
+def test_steers_of_kin_are_served_together(llama, tmp_path, capsys):
+    notice_once.cache_clear()
+    kin = kin_of(llama)
+    for lm, name in ((llama, "whole"), (kin, "rounded")):
+        save_steer(own_steer(lm, name=name), tmp_path / name)
+    save_steer(random_steer(llama), tmp_path / "unknown")  # its card has no sample of the head
+    assert SteerRegistry([tmp_path], lambda card: card.check_base(kin)).names() == ["rounded", "whole"]
+    assert capsys.readouterr().err.count("is kin to it") == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,13 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.cli.output.verification import print_verification
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.labels import parse_label_map
-from lmsteer.errors import DataError, SteerError
+from lmsteer.errors import DataError, ModelError, SteerError
 from lmsteer.steer.card import Card
 from lmsteer.steer.lookup import find_card
 from lmsteer.util.records import FormatError, from_record
+
+if TYPE_CHECKING:
+    from lmsteer.model.lm import LM
 
 
 @app.command()
@@ -52,14 +55,27 @@ def verify(
     }
     source = _source(find_card(steer), chosen)
     texts = source.read(warn) if data or Path(source.path).is_file() else []
-    loaded = lmsteer.find_steer(steer)
-    verification = lmsteer.verify(lmsteer.load(model), loaded, texts, fitted_on=data is None, strength=strength)
+    loaded, lm = lmsteer.find_steer(steer), lmsteer.load(model)
+    base = _base_here(loaded.card, lm)
+    verification = lmsteer.verify(lm, loaded, texts, fitted_on=data is None, strength=strength, base=base)
     if as_json:
         print_json(verification.to_json())
     else:
-        print_verification(stdout, verification, source.path)
+        print_verification(stdout, verification, source.path, loaded.card.base)
     if not verification.acts:
         raise typer.Exit(1)
+
+
+def _base_here(card: Card, lm: LM) -> LM | None:
+    """The base of a steer, where another model is used and the base is packaged or on this machine; else None."""
+    card.check_base(lm)
+    if card.base_fingerprint == lm.fingerprint:
+        return None
+    try:
+        base = lmsteer.load(card.base, local_files_only=True)
+    except ModelError:
+        return None
+    return base if base.fingerprint == card.base_fingerprint else None
 
 
 def _source(card: Card, chosen: dict[str, Any]) -> LabelledSource:

@@ -20,12 +20,11 @@ from lmsteer.errors import ModelError, SteerError
 from lmsteer.export.merged_head import check_exportable, merged_head
 from lmsteer.export.targets import check_gguf_target
 from lmsteer.model.lm import LM
+from lmsteer.steer.card import QUANTISED
 from lmsteer.steer.mix import Mix
 from lmsteer.util.files import replace_file, writing
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
-# Largest distance of the file's output embedding from the model's, relative to its norm: four bits a weight give 0.1.
-_QUANTISED = 0.25
 _FILE_TYPES = {
     "f32": gguf_format.LlamaFileType.ALL_F32,
     "f16": gguf_format.LlamaFileType.MOSTLY_F16,
@@ -100,7 +99,7 @@ def _check_base(lm: LM, reader: Any, source: Path) -> None:
     own = tensors.get(_OUTPUT, tensors.get(_EMBEDDING))
     e = lm.head.weight.cpu().float()
     written = None if own is None else torch.from_numpy(np.array(_values(own)))
-    if written is None or written.shape != e.shape or not (written - e).norm() <= _QUANTISED * e.norm():
+    if written is None or written.shape != e.shape or not (written - e).norm() <= QUANTISED * e.norm():
         raise ModelError(f"{source} belongs to another model than {lm.name}: their output embeddings differ.")
 
 

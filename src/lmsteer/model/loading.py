@@ -30,7 +30,8 @@ def load(
         model: what to load.
         dtype: the dtype of the weights; ``"auto"`` takes the checkpoint's own.
         base_fingerprint: the fingerprint of the weights that these stand for, if you know that they are the same base
-            in another form. Quantised weights are other numbers, so that steers fitted on the whole ones are refused:
+            in another form. Quantised weights are other numbers: steers are accepted on kin of their base, but other
+            artifacts that were fitted on the whole weights are refused.
             ``load(name, quantization_config=..., base_fingerprint=steer.card.base_fingerprint)`` says that they belong.
         options: passed on to ``AutoModelForCausalLM.from_pretrained`` (``device_map``, ``quantization_config``,
             ``attn_implementation``, ``revision`` ...); those that say where files are hold for the tokenizer, too.

@@ -6,6 +6,8 @@ It checks four identities:
 2. the hook, the explicit head ``E (I + s W)ᵀ`` and a LoRA on the head (``Aᵀ``, ``s E B``) give the same logits;
 3. several steers at once act as their sum does;
 4. a steer on one row of a batch leaves every other row unchanged, bit for bit, with padding on either side.
+
+On a kin of its base (the same weights before or after quantisation), it measures how far the two models differ.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
-from lmsteer.errors import DataError, SteerError
+from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode
@@ -59,16 +61,35 @@ class Check:
 
 
 @dataclass(frozen=True)
+class KinDifference:
+    """How far a kin of a steer's base differs from the base, on a few tokens of text.
+
+    Attributes:
+        hidden_states: the size of the difference of the hidden states, relative to that of the hidden states.
+        divergence: KL(base || kin) of the next token, unsteered, in nats.
+        effect: the size of the difference of what the steer does to the logits, relative to what it does on the base.
+    """
+
+    hidden_states: float
+    divergence: float
+    effect: float
+
+
+@dataclass(frozen=True)
 class Verification:
     """The results of all checks, and the metrics on held-out texts.
 
     Attributes:
         checks: whether the steer changes the logits at all, and the identities.
         held_out: the metrics on held-out texts; None if no texts were given.
+        kin: whether the model is a kin of the steer's base, and not the base itself.
+        difference: how far that kin differs from the base; None if the base was not given.
     """
 
     checks: list[Check]
     held_out: HeldOutMetrics | None
+    kin: bool = False
+    difference: KinDifference | None = None
 
     @property
     def acts(self) -> bool:
@@ -82,27 +103,36 @@ class Verification:
         return {
             "checks": [asdict(check) for check in self.checks],
             "held_out": self.held_out.to_json() if self.held_out else None,
+            "kin": self.kin,
+            "difference": asdict(self.difference) if self.difference else None,
             "acts": self.acts,
         }
 
 
 @torch.inference_mode()
 def verify(
-    lm: LM, steer: Steer, texts: Sequence[LabelledText] = (), *, fitted_on: bool = False, strength: float = 1.0
+    lm: LM,
+    steer: Steer,
+    texts: Sequence[LabelledText] = (),
+    *,
+    fitted_on: bool = False,
+    strength: float = 1.0,
+    base: LM | None = None,
 ) -> Verification:
-    """Prove a steer on its base.
+    """Prove a steer on its base, or on a kin of it.
 
     Args:
-        lm: the base model.
+        lm: the base model, or a kin of it.
         steer: the steer.
         texts: labelled texts to measure the steer on: the texts that it was fitted on, of which only the held-out ones
             are used, or others, which are all used.
         fitted_on: True if the texts are part of those that the steer was fitted on. If they are all of them, that is
             recognised by their fingerprint.
         strength: the strength at which the identities are checked.
+        base: where ``lm`` is a kin, the base itself, to measure how far they differ.
 
     Raises:
-        WrongBaseError: the model is not the steer's base.
+        WrongBaseError: the model is neither the steer's base nor a kin of it, or ``base`` is not the base.
         SteerError: the strength is 0, at which no steer acts.
         DataError: texts were given, but the fit held none of them out.
     """
@@ -117,7 +147,29 @@ def verify(
         _close("3. several at once = their sum", *_stacked(lm, steer, strength)),
         *(_neighbours(lm, steer, strength, side) for side in _SIDES),
     ]
-    return Verification(checks, _measure_held_out(lm, steer, texts, fitted_on) if texts else None)
+    kin = steer.card.base_fingerprint != lm.fingerprint
+    difference = _difference_of_kin(base, lm, steer, strength) if kin and base is not None else None
+    held_out = _measure_held_out(lm, steer, texts, fitted_on) if texts else None
+    return Verification(checks, held_out, kin, difference)
+
+
+def _difference_of_kin(base: LM, kin: LM, steer: Steer, strength: float) -> KinDifference:
+    """What differs between a base and its kin.
+
+    Raises:
+        WrongBaseError: the base is not the steer's.
+    """
+    if base.fingerprint != steer.card.base_fingerprint:
+        raise WrongBaseError(f"{base.name!r} is not the base of {steer.card.title}, {steer.card.base!r}.")
+    logits = [_logits(lm).float().cpu() for lm in (base, kin)]
+    effects = [_logits(lm, _mix(steer, strength)).float().cpu() - z for lm, z in zip((base, kin), logits, strict=True)]
+    p, q = (z.log_softmax(-1) for z in logits)
+    hidden_states = (_hidden_states(lm).float().cpu() for lm in (base, kin))
+    return KinDifference(_relative(*hidden_states), float((p.exp() * (p - q)).sum(-1).mean()), _relative(*effects))
+
+
+def _relative(expected: Tensor, found: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
 def _mix(steer: Steer, strength: float | list[float]) -> Mix:

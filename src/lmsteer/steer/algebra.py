@@ -42,7 +42,7 @@ def overlaps(steers: Sequence[Steer], metric: InnerProduct) -> Tensor:
         SteerError: a steer has another form.
         WrongBaseError: the steers belong to several base models.
     """
-    if len({steer.card.base_fingerprint for steer in steers}) > 1:
+    if not all(steers[0].card.shares_base(steer.card) for steer in steers):
         raise WrongBaseError("steers of several base models have nothing in common that could be compared.")
     factors = [_factors(steer) for steer in steers]
     products = [[metric.inner(one, other) for other in factors] for one in factors]

@@ -138,9 +138,10 @@ class Mix:
         return torch.cat([f if f.dim() == 2 else f[None] for f in factors], dim).to(device, torch.float32)
 
     def _check_same_base(self) -> None:
-        bases = {steer.card.base_fingerprint: name for name, steer in self.steers.items()}
-        if len(bases) > 1:
-            raise SteerError(f"steers of different base models cannot be mixed: {', '.join(bases.values())}.")
+        cards = {name: steer.card for name, steer in self.steers.items()}
+        first = next(iter(cards), "")
+        if others := [name for name in cards if not cards[first].shares_base(cards[name])]:
+            raise SteerError(f"steers of different base models cannot be mixed: {', '.join([first, *others])}.")
 
 
 def row_by_row(rows: Sequence[Steering]) -> Mix:

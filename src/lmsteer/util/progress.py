@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ _LINE_EVERY = 30.0
 def notice(message: str) -> None:
     """Print one line for the user on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+@cache
+def notice_once(message: str) -> None:
+    """Print one line for the user on standard error, once in a process."""
+    notice(message)
 
 
 @contextmanager

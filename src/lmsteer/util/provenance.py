@@ -31,6 +31,11 @@ class Base(Protocol):
         """The fingerprint of its tokenizer."""
         ...
 
+    @property
+    def head_sample(self) -> Mapping[int, float]:
+        """Some values of its output embedding, by their number; empty where nobody recorded them."""
+        ...
+
 
 class BaseIdentity(NamedTuple):
     """What identifies a model that artifacts are made for.
@@ -44,6 +49,11 @@ class BaseIdentity(NamedTuple):
     name: str
     fingerprint: str
     tokenizer_fingerprint: str
+
+    @property
+    def head_sample(self) -> Mapping[int, float]:
+        """Nobody recorded it."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 from lmsteer import save_steer
 from lmsteer.errors import SteerError
 from lmsteer.serving.vllm.validation import FOLDERS, parse_steering, registry
-from tiny import random_steer
+from tiny import kin_of, own_steer, random_steer, tiny_lm
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +39,14 @@ def test_what_is_no_source_of_steers_is_refused(hub, monkeypatch):
         monkeypatch.setenv(FOLDERS, value)
         with pytest.raises(SteerError, match=message):
             registry()
+
+
+def test_steers_of_kin_are_served_together(llama, tmp_path, monkeypatch):
+    for lm, name in ((llama, "whole"), (kin_of(llama), "rounded"), (tiny_lm("gpt2"), "other")):
+        save_steer(own_steer(lm, name=name), tmp_path / name)
+    monkeypatch.setenv(FOLDERS, str(tmp_path))
+    assert [len(parse_steering({"steers": f"{name}=1"})[0]) for name in ("whole", "rounded")] == [1, 1]
+    with pytest.raises(
+        SteerError, match=r"steer 'other' has another base model \(tiny-gpt2\) than the other steers here"
+    ):
+        registry().find("other")

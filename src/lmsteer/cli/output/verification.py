@@ -11,20 +11,34 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from lmsteer.reading.held_out import HeldOutMetrics
-    from lmsteer.reading.verify import Check, Verification
+    from lmsteer.reading.verify import Check, KinDifference, Verification
 
 
-def print_verification(out: Console, verification: Verification, source: str) -> None:
-    """The checks as a table, and what held-out texts show."""
+def print_verification(out: Console, verification: Verification, source: str, base: str) -> None:
+    """The checks as a table, how far a kin of the base differs from it, and what held-out texts show."""
     table = Table("check", "difference", "must be", "")
     for check in verification.checks:
         table.add_row(check.what, f"{check.difference:.2e}", _bound(check), "ok" if check.passed else "FAILED")
     out.print(table)
+    if verification.kin:
+        out.print(_kin_sentence(verification.difference, base), markup=False, highlight=False)
     if verification.held_out is None:
         where = f"The texts of the fit ({escape(source)}) are not here. " if source else ""
         out.print(f"{where}No labelled texts were read: give some with --data.")
         return
     out.print(f"{verification.held_out.texts} held-out texts ({escape(source)}): {_sentence(verification.held_out)}")
+
+
+def _kin_sentence(difference: KinDifference | None, base: str) -> str:
+    if difference is None:
+        return (
+            f"The model is a kin of the steer's base {base!r}: the same tokenizer, and an output embedding that "
+            "differs by no more than quantisation does. The base is not on this machine, so nothing else is compared."
+        )
+    return (
+        f"The model is a kin of the steer's base {base!r}: hidden states differ by {difference.hidden_states:.1%}, "
+        f"next tokens by {difference.divergence:.4f} nats, and what the steer does by {difference.effect:.1%}."
+    )
 
 
 def _sentence(metrics: HeldOutMetrics) -> str:

@@ -56,13 +56,15 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
 
 
 class _SameBase:
-    """Refuses a card of another base than the first card's. That it is the served model is checked by the worker."""
+    """Refuses a card of another base than the first card's that is no kin of it.
+
+    That it is the served model is checked by the worker.
+    """
 
     def __init__(self) -> None:
-        self._base: tuple[str, str] | None = None
+        self._first: Card | None = None
 
     def __call__(self, card: Card) -> None:
-        base = (card.base_fingerprint, card.tokenizer_fingerprint)
-        self._base = self._base or base
-        if base != self._base:
+        self._first = self._first or card
+        if not self._first.shares_base(card):
             raise SteerError(f"steer {card.name!r} has another base model ({card.base}) than the other steers here.")
