@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from hub_server import TOKEN
+from lmsteer.steer.files import save_steer
+from tiny import own_steer, tiny_lm
 
 
 def test_a_steer_is_pushed_and_used_by_its_id(run, hub, lm, monkeypatch):
@@ -34,13 +36,20 @@ def test_a_steer_is_pushed_and_used_by_its_id(run, hub, lm, monkeypatch):
         (["push", "one", "org/one", "--base-model", "org/tiny"], "the Hub does not know who you are"),
         (["generate", "x", "--steer", "org/missing=1"], "the Hub has no such repository, or a private one"),
         (["generate", "x", "--steer", "hf://one=1"], "is no id of the Hub"),
+        (["generate", "x", "--steer", "org/foreign=1"], "was fitted on 'tiny-gpt2'"),
+        (["generate", "x", "--steer", "org/pickle=1"], "holds pytorch_model.bin, which no steer has"),
         (["verify", "org/model"], "hf://org/model holds no steer"),
         (["analyse", "x", "--steer", "hf://org/model@v1"], "has no revision 'v1'"),
     ],
 )
-def test_what_the_hub_does_not_have_or_take_ends_in_status_2(run, hub, lm, line, message):
+def test_what_the_hub_does_not_have_or_take_ends_in_status_2(run, hub, lm, tmp_path, line, message):
     hub.add("org/model", **{"config.json": b"{}"})
+    for name, others in (("org/foreign", {}), ("org/pickle", {"pytorch_model.bin": b""})):
+        hub.add(name, save_steer(own_steer(tiny_lm("gpt2")), tmp_path / "made"), **others)
+    before = sorted(Path().rglob("steer*"))
     status, out, err = run(*line, model=line[0] != "push")
     assert (status, out) == (2, "")
     assert message in err
-    assert set(hub.repositories) == {"org/model"}
+    assert set(hub.repositories) == {"org/model", "org/foreign", "org/pickle"}
+    fetched = [file for file in Path().rglob("steer*") if "snapshots" not in file.parts]
+    assert sorted(fetched) == before  # nothing is written but what the Hub's cache keeps
