@@ -23,7 +23,7 @@ from benchmarks.tables import TABLES
 from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.methods import METHODS
 from lmsteer.data.labelled import LabelledSource
-from lmsteer.data.prompts import read_prompts
+from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.compare.config import ComparisonConfig
 from lmsteer.evaluation.compare.report import attribute_charts, write_report
 from lmsteer.evaluation.compare.results import MethodResult
@@ -82,7 +82,7 @@ def show() -> None:
 def _config(data: Path, name: str) -> ComparisonConfig:
     case = CASES[name]
     source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
-    prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
+    prompts = read_texts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
     return ComparisonConfig(
         DEFAULT_MODEL,
         source,

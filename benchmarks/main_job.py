@@ -22,7 +22,7 @@ from benchmarks.results import PICTURES, load_results, replace_results, save_res
 from benchmarks.tables import TABLES
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
-from lmsteer.data.prompts import read_prompts
+from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
@@ -106,7 +106,7 @@ def read_both(data: Data) -> None:
 @app.command("curve")
 def curve_both(data: Data, method: str = "closed-form", strengths: str = "") -> None:
     """The curve of one method over neutral prompts; strengths measured before and not now are kept."""
-    prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
+    prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
     chosen = [float(s) for s in strengths.split(",")] if strengths else STRENGTHS[method]
     lm: LM = load()
     settings = [{method: s} for s in chosen]

@@ -23,7 +23,7 @@ from benchmarks.dimensions import DIMENSIONS
 from benchmarks.results import PICTURES, load_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer.data.labelled import read_labelled, sample_texts
-from lmsteer.data.prompts import read_prompts
+from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.conditions import Condition, Steered, conditions_of
 from lmsteer.evaluation.evaluate import evaluate
 from lmsteer.evaluation.intervals import Estimate
@@ -129,11 +129,11 @@ def write_all(data: Data) -> None:
     """Continuations of every case."""
     lm, perplexity_model = load(), load(PERPLEXITY_MODEL)
     for name, case in CASES.items():
-        prompts = read_prompts(data / f"{case.prompts}.jsonl.gz")[: case.count]
+        prompts = read_texts(data / f"{case.prompts}.jsonl.gz")[: case.count]
         _write(name, lm, perplexity_model, prompts, list(_conditions(lm, case)), case.steer)
     steers = {f"{count:,} texts": load_steer(WORK / "texts" / str(count)) for count in TEXTS}
     conditions = conditions_of(lm, steers, dict.fromkeys(steers, GROWTH_STRENGTHS))
-    prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[: Case.count]
+    prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[: Case.count]
     _write(GROWTH, lm, perplexity_model, prompts, conditions, "sentiment")
 
 

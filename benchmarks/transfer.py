@@ -22,7 +22,7 @@ from benchmarks.results import load_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
-from lmsteer.data.prompts import read_prompts
+from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import FitConfig, fit
@@ -100,7 +100,7 @@ def read_all(data: Data) -> None:
 @app.command("curve")
 def curve_all(data: Data) -> None:
     """Measure the strength curves on neutral prompts."""
-    prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
+    prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
     for source_name, target_name in WAYS:
         lm = load(target_name)
         for name, folder in ((OWN, target_name), ("transferred", f"{source_name}-{target_name}")):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.main_job import TEXTS
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
-from lmsteer.data.prompts import read_prompts
+from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import Point, strength_curve
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
@@ -223,7 +223,7 @@ def main(data: Path) -> None:
     texts = Texts.of(lm, data)
     dev = read_labelled(data / "sst2_dev.jsonl.gz")
     rows = LabelledRows.join(list(gather_rows(lm, dev, encode_labelled(lm, dev))))
-    prompts = read_prompts(data / "prompts_sentiment_neutral.jsonl.gz")[PROMPTS]
+    prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[PROMPTS]
     found, table = {}, Table("", "SST-2 dev, nats", "signs", f"positive at {POSITIVE_AT} ×", f"at {NEGATIVE_AT} ×")
     for variant in VARIANTS:
         steer = _steer(lm, variant(texts))

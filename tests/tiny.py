@@ -153,5 +153,5 @@ def chat_lm(template: str = CHATML) -> LM:
     lm, tokenizer = tiny_lm("llama"), tiny_tokenizer()
     tokenizer.add_tokens(["<|turn|>", "<|end|>"], special_tokens=True)
     tokenizer.chat_template = template
-    lm.model.resize_token_embeddings(len(tokenizer))
+    lm.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return replace(lm, tokenizer=tokenizer)

@@ -26,6 +26,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lmsteer.data.chats import Chat
     from lmsteer.data.labelled import LabelledText, read_labelled
     from lmsteer.data.starter import starter_prompts, starter_texts
     from lmsteer.evaluation.conditions import Condition, conditions_of
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 # The same as the imports above, for the program; a test compares both.
 _PUBLIC = {
+    "data.chats": ("Chat",),
     "data.labelled": ("LabelledText", "read_labelled"),
     "data.starter": ("starter_prompts", "starter_texts"),
     "evaluation.conditions": ("Condition", "conditions_of"),
@@ -88,6 +90,7 @@ __all__ = [
     "LM",
     "Analysis",
     "Card",
+    "Chat",
     "Component",
     "Condition",
     "ConditionResult",

@@ -170,7 +170,7 @@ def _first_samples(continuations: Sequence[Continuation]) -> dict[str, list[Cont
     first: dict[str, list[Continuation]] = {}
     for continuation in continuations:
         if continuation.sample == 0:
-            first.setdefault(continuation.prompt, []).append(continuation)
+            first.setdefault(str(continuation.prompt), []).append(continuation)
     return first
 
 

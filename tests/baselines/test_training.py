@@ -66,7 +66,7 @@ def test_prompts_are_read_and_not_learnt():
     metadata = train(lm, watched, texts, TrainingBudget(steps=1, batch_size=2))
     losses = []
     with torch.no_grad():
-        for prompt, text in ((lm.encode(["xyz"])[0], "ab"), (encode_chat(lm, texts[1].before), "cde")):
+        for prompt, text in ((lm.encode(["xyz"])[0], "ab"), (encode_chat(lm.codec, texts[1].before), "cde")):
             own = lm.encode([text])[0]
             log_p = torch.log_softmax(lm.model(torch.tensor([[*prompt, *own]])).logits[0, len(prompt) - 1 : -1], -1)
             losses += (-log_p.gather(1, torch.tensor(own)[:, None])).flatten().tolist()

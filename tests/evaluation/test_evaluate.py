@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import processors
 
+from lmsteer.data.chats import Chat
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
 from lmsteer.evaluation import conditions as conditions_module
 from lmsteer.evaluation.conditions import BASELINES, Unsteered, conditions_of
@@ -19,8 +20,9 @@ from lmsteer.evaluation.report import report
 from lmsteer.evaluation.results import ConditionResult
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
+from lmsteer.model.chat import encode_chat
 from lmsteer.util.seeds import derived_seed
-from tiny import random_steer, tiny_tokenizer
+from tiny import chat_lm, random_steer, tiny_tokenizer
 
 PROMPTS = [f"{letter}bc" for letter in "abcdefghijklmnopqrstuvwx"]
 SMALL = Protocol(num_samples=3, max_new_tokens=6)
@@ -274,3 +276,13 @@ def test_the_report_shows_every_condition_and_escapes_html(llama, conditions, tm
         assert result.name.replace("&", "&amp;") in page
     assert "<b>s</b>" not in page
     assert "data:image/svg+xml;base64," in page
+
+
+def test_the_likelihood_of_an_answer_is_that_of_its_own_tokens():
+    lm = chat_lm()
+    prompts, texts = [Chat.of_user("Well?"), Chat.of_user("a"), Chat.of_user("a")], ["good", " ok ", ""]
+    for (value, tokens), prompt, text in zip(continuation_likelihoods(lm, prompts, texts), prompts, texts, strict=True):
+        before, own = encode_chat(lm.codec, prompt), [token for each in lm.encode([text]) for token in each]
+        log_p = lm.model(torch.tensor([[*before, *own]])).logits[0].log_softmax(-1)[len(before) - 1 : -1]
+        assert tokens == len(own)
+        assert value == pytest.approx(float(log_p.gather(1, torch.tensor(own).reshape(-1, 1)).sum()), abs=1e-3)

@@ -11,14 +11,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast, pipeline
 
+from lmsteer.data.chats import Chat
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation import generate as module
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import generate, perplexity
 from lmsteer.generation.sampling import NotFiniteError
 from lmsteer.generation.stream import stream
+from lmsteer.model.chat import encode_chat
 from lmsteer.steer.mix import Mix
-from tiny import FAMILIES, random_steer, tiny_lm
+from tiny import FAMILIES, chat_lm, random_steer, tiny_lm
 
 PROMPTS = ["The cat", "A much longer prompt, to be padded", "x"]
 
@@ -225,3 +227,15 @@ def test_logits_that_are_not_finite_are_refused_with_the_prompt_and_the_strength
     with pytest.raises(NotFiniteError, match=r"prompt 1 \('a'\): .* not finite numbers at big=2: lower the strength"):
         list(generate(damaged, ["a"], steers, strengths, GenerationConfig(1, 4)))
     assert len(list(generate(damaged, ["a"], steers, strengths[:2], GenerationConfig(1, 4)))) == 2
+
+
+def test_a_chat_is_answered_after_its_template():
+    lm = chat_lm()
+    messages = [{"role": "user", "content": "How?"}]
+    text = lm.codec.decode(encode_chat(lm.codec, Chat.of_user("How?")), skip_special=False)
+    found, expected = ([*generate(lm, [prompt], config=GenerationConfig(2, 8))] for prompt in (messages, text))
+    assert [each.text for each in found] == [each.text for each in expected]
+    assert found[0].prompt == Chat.of_user("How?")
+    assert "".join(stream(lm, messages, config=GenerationConfig(1, 8))) == found[0].text
+    with pytest.raises(DataError, match="prompt 2: message 1 of the prompt has the role 'bot'"):
+        list(generate(lm, ["a", [{"role": "bot", "content": "a"}]]))

@@ -45,11 +45,11 @@ NO_END = (
 def test_the_tokens_of_an_answer_follow_those_of_its_prompt(template, answer, own, is_ended):
     lm = chat_lm(template)
     chat = Chat.of_user("How <|turn|> are you? ", "Be \ue001.")
-    found = encode_answer(lm, chat, answer)
+    found = encode_answer(lm.codec, chat, answer)
     assert found.whole[: len(found.prompt)] == found.prompt
     assert lm.codec.decode(found.whole[len(found.prompt) :], skip_special=False) == own
     assert found.is_ended is is_ended
-    given = encode_chat(lm, chat)
+    given = encode_chat(lm.codec, chat)
     assert found.prompt[: len(given)] == given
     specials = [token for token in found.whole if token in lm.codec.special_tokens]
     assert len(specials) == {CHATML: 6, TRIMMED: 6, THINKING: 6, SPACED: 2, NO_END: 0}[template]
@@ -65,9 +65,9 @@ def test_the_tokens_of_an_answer_follow_those_of_its_prompt(template, answer, ow
 )
 def test_a_template_whose_answers_cannot_be_told_from_their_prompts_is_refused(template):
     with pytest.raises(DataError, match=r"the chat template of tiny-llama writes the answer 'Fine\.' otherwise"):
-        encode_answer(chat_lm(template), Chat.of_user("Well?"), "Fine.")
+        encode_answer(chat_lm(template).codec, Chat.of_user("Well?"), "Fine.")
 
 
 def test_a_model_without_a_template_is_refused(llama):
     with pytest.raises(DataError, match="tiny-llama has no chat template"):
-        encode_answer(replace(llama, tokenizer=tiny_tokenizer()), Chat.of_user("Well?"), "Fine.")
+        encode_answer(replace(llama, tokenizer=tiny_tokenizer()).codec, Chat.of_user("Well?"), "Fine.")

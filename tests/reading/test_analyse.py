@@ -8,11 +8,13 @@ import pytest
 import torch
 from tokenizers import normalizers, processors
 
+from lmsteer.data.chats import Chat, prompt_json
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.reading.analyse import analyse
 from lmsteer.reading.html import render_analyses, shaded_words
+from lmsteer.reading.prompted import encode_after
 from lmsteer.steer.mix import Mix
-from tiny import FAMILIES, random_steer, tiny_tokenizer
+from tiny import FAMILIES, chat_lm, random_steer, tiny_tokenizer
 
 TEXT = "A well-made <film>, & naïve."
 
@@ -149,3 +151,28 @@ def test_the_first_word_is_read_after_the_token_that_the_model_starts_from(llama
     expected = (by_strength[0] - by_strength[1]).tolist()
     # float32: h W E is summed in another order than (h + h W) E.
     assert found.dimensions["s"].evidence == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("prompt", ["It is ", Chat.of_user("Well?"), Chat.of_user("a </s> <|end|>")])
+@pytest.mark.parametrize("window", [None, 20])
+def test_only_the_text_after_a_prompt_is_read(prompt, window):
+    lm = chat_lm()
+    steers = {"s": random_steer(lm)}
+    text = "good and\nfine" if isinstance(prompt, str) else "good <|end|> and\nfine"
+    (found,) = analyse(lm, [text], steers, prompts=[prompt], window=window)
+    (encoded,) = encode_after(lm, [prompt], [text])
+    assert [text[start:end] for start, end in found.tokens] == [*text, ""]
+    assert found.prompt == prompt
+    assert found.to_json()["prompt"] == prompt_json(prompt)
+    if window is None:
+        ids = torch.tensor([[*encoded]])
+        lines = []
+        for strength in (1.0, -1.0):
+            with lm.steered(Mix(steers, {"s": strength})):
+                log_p = lm.model(ids).logits[0, :-1].log_softmax(-1)
+            lines.append(log_p.gather(1, ids[0, 1:, None])[encoded.begin - 1 :, 0])
+        assert found.dimensions["s"].evidence == pytest.approx((lines[0] - lines[1]).tolist(), abs=1e-3)
+    (alone,) = analyse(lm, [text], steers, prompts=[""])
+    assert alone == analyse(lm, [text], steers)[0]
+    with pytest.raises(DataError, match="there are 2 prompts for 1 texts"):
+        analyse(lm, [text], steers, prompts=[prompt, prompt])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.baselines.room import check_room
+from lmsteer.data.chats import Prompt
 from lmsteer.errors import DataError
 from lmsteer.generation.decoding import Prefill, PromptPrefill
 from lmsteer.generation.generate import encode_prompts
@@ -103,7 +104,7 @@ class Baseline(ABC):
         """
 
     @abstractmethod
-    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> Prefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> Prefill:
         """Start continuations of prompts at a strength, for ``continue_from``.
 
         Args:
@@ -170,7 +171,7 @@ class ForwardBaseline(Baseline):
             SteerError: the method does not have one of the strengths.
         """
 
-    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> Prefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> Prefill:
         """The prompts as they are, continued by the changed model."""
         self.check_base(lm)
         return _ChangedModel(lm, encode_prompts(lm, prompts, new_tokens), self, strength)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning
+from lmsteer.data.chats import Prompt
 from lmsteer.errors import DataError
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, find_adapter
@@ -41,7 +42,7 @@ class Gists(PrefixTuning):
             raise DataError("the card of this gist baseline names no gist adapter.")
         return find_adapter(str(self.card.fit["adapter"]))
 
-    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> GistPrefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> GistPrefill:
         """Prompts after the gist of a strength, as after any soft prompt, with the adapter installed."""
         prefill = super().prefill(lm, prompts, strength, new_tokens)
         return GistPrefill(prefill.lm, prefill.kept, prefill.ends, prefill.ids, self.adapter)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lmsteer.baselines.baseline import BaselineCard, Capabilities, StoredBaseline
 from lmsteer.baselines.room import check_room
+from lmsteer.data.chats import Prompt, after_instruction
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.decoding import PromptPrefill
@@ -75,8 +76,8 @@ class Prompting(StoredBaseline):
             result[batch] = sequence_log_prob(logits, padded[:, 1:], counted[:, 1:])
         return result
 
-    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> PromptPrefill:
-        """The prompts after the words of an end.
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> PromptPrefill:
+        """The prompts after the words of an end; in a chat these begin the system message.
 
         Raises:
             DataError: a prompt is empty, or too long together with the words.
@@ -85,7 +86,12 @@ class Prompting(StoredBaseline):
         words = self._words(strength)
         if "" in prompts:
             raise DataError(f"prompt {prompts.index('') + 1} is empty: there is nothing to continue.")
-        return PromptPrefill(lm, encode_prompts(lm, [words + prompt for prompt in prompts], new_tokens))
+        return PromptPrefill(
+            lm,
+            encode_prompts(
+                lm, [after_instruction(prompt, words) if words else prompt for prompt in prompts], new_tokens
+            ),
+        )
 
     def _words(self, strength: float) -> str:
         if strength not in _ENDS:

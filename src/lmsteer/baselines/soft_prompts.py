@@ -26,6 +26,7 @@ from lmsteer.baselines.baseline import (
 )
 from lmsteer.baselines.room import check_room
 from lmsteer.baselines.row_strengths import by_strength
+from lmsteer.data.chats import Prompt
 from lmsteer.errors import DataError, ModelError, SteerError
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.kv_cache import CachePrefill, KVSlice, slice_kv
@@ -52,7 +53,7 @@ class _SoftPrompt(StoredBaseline):
         """Length of the soft prompt, T."""
         return len(self.tensors[_PLUS])
 
-    def prefill(self, lm: LM, prompts: Sequence[str], strength: float, new_tokens: int) -> CachePrefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> CachePrefill:
         """Prompts after the soft prompt of a strength.
 
         Raises:

@@ -14,7 +14,7 @@ from lmsteer.cli import options
 from lmsteer.cli.app import app, stdout
 from lmsteer.cli.output.common import print_json
 from lmsteer.data.prompts import read_prompts
-from lmsteer.data.starter import starter_prompts
+from lmsteer.data.starter import starter_prompts, starter_requests
 from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, MAX_NEW_TOKENS, Protocol
 from lmsteer.evaluation.scorers import checked_scores
@@ -38,6 +38,8 @@ def calibrate(
         float | None, typer.Option(min=0, max=1, help="Mean score to reach; 'auto' becomes the strength that does.")
     ] = None,
     prompts: options.PromptsFile = None,
+    chat: options.AsChat = False,
+    system: options.System = None,
     num_samples: options.NumSamples = CALIBRATION_SAMPLES,
     max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
     seed: options.Seed = options.DEFAULTS.seed,
@@ -62,7 +64,8 @@ def calibrate(
     destination = folder_for_update(folder, out)
     if (scorer is None) != (target is None):
         raise DataError("--target is the mean score of --scorer: give both.")
-    texts = read_prompts(prompts) if prompts else starter_prompts()
+    neutral = starter_requests if chat else starter_prompts
+    texts = options.answered(read_prompts(prompts) if prompts else neutral(), chat=chat, system=system)
     attribute = partial(checked_scores, lmsteer.scorer(scorer)) if scorer else None
     loaded = lmsteer.load_steer(folder)
     safe_range = lmsteer.calibrate(

@@ -15,7 +15,7 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.data.labelled import LabelledSource, check_labelled
 from lmsteer.data.labels import parse_label_map
 from lmsteer.data.prompts import read_prompts
-from lmsteer.data.starter import starter_prompts
+from lmsteer.data.starter import starter_prompts, starter_requests
 from lmsteer.errors import DataError
 from lmsteer.evaluation.compare.config import ComparisonConfig
 from lmsteer.evaluation.compare.methods import select_methods
@@ -40,6 +40,8 @@ def compare(
     negative_prompt: options.NegativePrompt = "",
     positive_prompt: options.PositivePrompt = "",
     prompts: options.PromptsFile = None,
+    chat: options.AsChat = False,
+    system: options.System = None,
     scorer: options.Scorer = "sentiment",
     perplexity_model: options.PerplexityModel = None,
     steps: Annotated[int, typer.Option(min=1, help="Maximum number of optimizer steps of each training.")] = 200,
@@ -71,7 +73,9 @@ def compare(
     sizes = _train_sizes(train_sizes, len(texts))
     instructions = _instructions(negative_prompt, positive_prompt)
     chosen = select_methods(methods.split(",") if methods else None, with_instructions=instructions is not None)
-    read = read_prompts(prompts) if prompts else starter_prompts()[: options.NEUTRAL_PROMPTS]
+    neutral = starter_requests if chat else starter_prompts
+    given = read_prompts(prompts) if prompts else neutral()[: options.NEUTRAL_PROMPTS]
+    read = options.answered(given, chat=chat, system=system)
     check_scorer(scorer)
     budget = TrainingBudget(steps, max_seconds, seed=seed)
     protocol = Protocol(num_samples, max_new_tokens, seed=seed)

@@ -48,9 +48,13 @@ BaselineOption = Annotated[
 
 @app.command()
 def evaluate(
-    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="Prompts: one on each line, or a data file.")],
+    prompts: Annotated[
+        Path, typer.Argument(metavar="PROMPTS", help="Prompts: one on each line, or a data file, of chats, too.")
+    ],
     steer: Steer,
     out: Out,
+    chat: options.AsChat = False,
+    system: options.System = None,
     scorer: options.Scorer = "sentiment",
     baseline: BaselineOption = None,
     negative_prompt: options.NegativePrompt = "",
@@ -77,7 +81,7 @@ def evaluate(
             "--baseline prompting needs two instructions, --negative-prompt and --positive-prompt; "
             "nothing else takes them."
         )
-    read = read_prompts(prompts)[:limit]
+    read = options.answered(read_prompts(prompts)[:limit], chat=chat, system=system)
     check_scorer(scorer)
     protocol = Protocol(num_samples, max_new_tokens, top_p, seed)
     protocol.generation_config()  # refuses what is out of range

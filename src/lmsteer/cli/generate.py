@@ -13,6 +13,7 @@ from lmsteer.cli.app import app, note, stdout
 from lmsteer.cli.output.common import print_json_lines
 from lmsteer.cli.output.generation import print_continuations, print_stream
 from lmsteer.cli.steering import RequestedSteers, parse_steering
+from lmsteer.data.chats import Prompt
 from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
@@ -22,7 +23,11 @@ from lmsteer.util.records import parse_json
 
 PromptsFile = Annotated[
     Path | None,
-    typer.Option("--prompts", metavar="FILE", help="Prompts: one on each line, or a data file; '-' is standard input."),
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="Prompts: one on each line, or a data file, of chats, too; '-' is standard input.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write JSONL in the published format to a file.")]
 Engine = Annotated[
@@ -37,8 +42,10 @@ EngineOptions = Annotated[
 @app.command()
 def generate(
     context: typer.Context,
-    prompts: Annotated[list[str] | None, typer.Argument(help="Texts to continue.")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Texts to continue; turns of a user with --chat.")] = None,
     prompts_file: PromptsFile = None,
+    chat: options.AsChat = False,
+    system: options.System = None,
     steer: options.Steer = None,
     num_samples: options.NumSamples = options.DEFAULTS.num_samples,
     max_new_tokens: options.MaxNewTokens = options.DEFAULTS.max_new_tokens,
@@ -55,7 +62,7 @@ def generate(
     model: options.Model = options.DEFAULT_MODEL,
     as_json: options.AsJson = False,
 ) -> None:
-    """Continue prompts under steers: every prompt at every strength.
+    """Continue prompts, or answer them with --chat, under steers: every prompt at every strength.
 
     With --json, one JSON object is printed for each prompt.
 
@@ -71,7 +78,8 @@ def generate(
     llm_arguments = _json_object(engine_options or "{}")
     if resume and not out:
         raise DataError("--resume continues a file: name it with --out.")
-    texts = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]
+    given = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]
+    texts = options.answered(given, chat=chat, system=system)
     if not texts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
     steering = parse_steering(steer or [])
@@ -91,7 +99,7 @@ def generate(
 
 
 def _to_file(
-    texts: list[str],
+    texts: list[Prompt],
     steering: RequestedSteers,
     config: GenerationConfig,
     out: Path,

@@ -14,7 +14,7 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.cli.output.mix import print_mix
 from lmsteer.cli.steering import parse_steering
 from lmsteer.data.prompts import read_prompts
-from lmsteer.data.starter import starter_prompts
+from lmsteer.data.starter import starter_prompts, starter_requests
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import check_target, find_card
 from lmsteer.util.progress import bars
@@ -49,6 +49,8 @@ def mix(
     rank: Rank = None,
     evaluate: Evaluate = False,
     prompts: options.PromptsFile = None,
+    chat: options.AsChat = False,
+    system: options.System = None,
     model: options.Model = options.DEFAULT_MODEL,
     as_json: options.AsJson = False,
 ) -> None:
@@ -60,15 +62,16 @@ def mix(
     strengths = steering.single("a mix")
     if out is None and (rank is not None or name or label):
         raise DataError("--rank, --name and --label describe the steer of --out: give both.")
-    if prompts and not evaluate:
-        raise DataError("--prompts are for --evaluate: give both.")
+    if (prompts or chat) and not evaluate:
+        raise DataError(f"{'--prompts are' if prompts else '--chat is'} for --evaluate: give both.")
     if evaluate and len(strengths) < 2:
         raise DataError("--evaluate compares two steers or more.")
     for other in orthogonal_to or ():
         find_card(other)
     if out is not None:
         check_target(out)
-    texts = read_prompts(prompts) if prompts else starter_prompts()
+    neutral = starter_requests if chat else starter_prompts
+    texts = options.answered(read_prompts(prompts) if prompts else neutral(), chat=chat, system=system)
 
     from lmsteer.evaluation.mix_report import mix_report
     from lmsteer.generation.unconditional import fisher_factors

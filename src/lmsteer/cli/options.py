@@ -5,12 +5,14 @@ The defaults of generation are those of ``lmsteer.generation.config``. Nothing h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lmsteer.data.chats import Prompt, as_chat
+from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.model.sources.lookup import locate
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
@@ -49,6 +51,17 @@ def existing_model(model: str | None) -> str | None:
     if model is not None:
         locate(model)
     return model
+
+
+def answered(prompts: Sequence[Prompt], *, chat: bool, system: str | None) -> list[Prompt]:
+    """The prompts as ``--chat`` and ``--system`` ask for them.
+
+    Raises:
+        DataError: there is a system message, but no chat.
+    """
+    if system is not None and not chat:
+        raise DataError("--system is the system message of chats: add --chat.")
+    return [as_chat(prompt, system) if chat else prompt for prompt in prompts]
 
 
 # The model, and how results are printed.
@@ -97,8 +110,15 @@ PromptsFile = Annotated[
     typer.Option(
         "--prompts",
         metavar="FILE",
-        help="Prompts: one on each line, or a data file (default: neutral prompts that ship).",
+        help="Prompts: one on each line, or a data file, of chats, too (default: neutral prompts that ship).",
     ),
+]
+AsChat = Annotated[
+    bool,
+    typer.Option("--chat", help="Take each prompt as a turn of the user, and answer it in the model's chat template."),
+]
+System = Annotated[
+    str | None, typer.Option(help="System message of each chat that has none, with --chat (default: the template's).")
 ]
 LabelledData = Annotated[
     str,
@@ -135,8 +155,14 @@ PerplexityModel = Annotated[
     ),
 ]
 NegativePrompt = Annotated[
-    str, typer.Option(help="Instruction for the -1 end, put before each prompt (default: none).")
+    str,
+    typer.Option(
+        help="Instruction for the -1 end, put before each prompt, or in a chat's system message (default: none)."
+    ),
 ]
 PositivePrompt = Annotated[
-    str, typer.Option(help="Instruction for the +1 end, put before each prompt (default: none).")
+    str,
+    typer.Option(
+        help="Instruction for the +1 end, put before each prompt, or in a chat's system message (default: none)."
+    ),
 ]

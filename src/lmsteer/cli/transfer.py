@@ -15,7 +15,7 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.cli.output.transfer import print_transfer
 from lmsteer.data.labelled import LabelledSource, check_labelled
 from lmsteer.data.labels import parse_label_map
-from lmsteer.data.prompts import read_prompts
+from lmsteer.data.prompts import read_texts
 from lmsteer.errors import DataError
 from lmsteer.steer.lookup import check_target, find_card
 from lmsteer.util.progress import bars
@@ -54,7 +54,7 @@ def transfer(
         raise DataError("--label-map, --text-column and --label-column describe --data: give both.")
     check_target(out)
     find_card(steer)
-    read = read_prompts(texts) if texts else ()
+    read = read_texts(texts) if texts else ()
     mapping = parse_label_map(label_map) if label_map else None
     labelled = LabelledSource(data, text_column, label_column, mapping).read(warn) if data else []
     if data:

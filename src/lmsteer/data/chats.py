@@ -5,13 +5,18 @@ A message is an object with ``role`` and ``content``, as in the chat templates o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from lmsteer.data.cells import text_value
+from lmsteer.data.json_rows import json_value
 from lmsteer.errors import DataError
 
+# How a list of messages begins that is written as JSON, and one that Python has written.
+_MESSAGES = re.compile(r'\s*\[\s*\{\s*"(?:role|content)"')
+_PYTHON_MESSAGES = re.compile(r"\s*\[\s*\{\s*'(?:role|content)'")
 ROLES = ("system", "developer", "user", "assistant")
 _INSTRUCTING = ("system", "developer")
 # Fields of a message that ask for what is no text.
@@ -54,10 +59,16 @@ class Chat:
 
     def instructed(self, instruction: str) -> Chat:
         """The conversation with an instruction at the beginning of its system message, which is added if missing."""
+        if not self.messages or self.messages[0].role not in _INSTRUCTING:
+            return self.with_system(instruction.strip())
         first, *rest = self.messages
-        if first.role not in _INSTRUCTING:
-            return Chat((Message("system", instruction.strip()), *self.messages))
         return Chat((Message(first.role, f"{instruction.strip()}\n{first.content}"), *rest))
+
+    def with_system(self, system: str) -> Chat:
+        """The conversation with a system message, unless it has one of its own."""
+        if self.messages and self.messages[0].role in _INSTRUCTING:
+            return self
+        return Chat((Message("system", system), *self.messages))
 
     def to_json(self) -> list[dict[str, str]]:
         """The messages as objects with ``role`` and ``content``."""
@@ -87,9 +98,41 @@ def as_prompt(value: AnyPrompt, place: str = "the prompt") -> Prompt:
     return read_chat(place, "prompt", value)
 
 
+def as_chat(prompt: Prompt, system: str | None = None) -> Chat:
+    """A prompt as a conversation: a text is a turn of the user. ``system`` goes to a conversation without one."""
+    if isinstance(prompt, str):
+        return Chat.of_user(prompt, system)
+    return prompt if system is None else prompt.with_system(system)
+
+
+def after_instruction(prompt: Prompt, instruction: str) -> Prompt:
+    """A prompt after an instruction: the words before a text, the beginning of a conversation's system message."""
+    return instruction + prompt if isinstance(prompt, str) else prompt.instructed(instruction)
+
+
 def prompt_json(prompt: Prompt) -> Any:
     """A prompt as JSON: a string, or a list of messages."""
     return prompt if isinstance(prompt, str) else prompt.to_json()
+
+
+def read_value(place: str, column: str, value: Any) -> Prompt:
+    """A cell that holds a text or a conversation, which may be written as JSON.
+
+    Args:
+        place: where the row stands.
+        column: the name of the column.
+        value: a string, or a list of messages.
+
+    Raises:
+        DataError: it is neither, or ``read_chat`` refuses it.
+    """
+    if isinstance(value, str) and _PYTHON_MESSAGES.match(value):
+        raise DataError(f"{place}: the {column} is a list as Python writes it; write messages as JSON.")
+    if isinstance(value, str) and (_MESSAGES.match(value) or column == "messages"):
+        value = json_value(f"{place}, {column}", value)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return text_value(place, column, value)
+    return read_chat(place, column, value)
 
 
 def read_chat(place: str, column: str, value: Any) -> Chat:

@@ -20,18 +20,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmsteer.data.cells import TableRow, cell, has_column, text_value
-from lmsteer.data.chats import Chat, Prompt, prompt_json, read_chat
-from lmsteer.data.json_rows import json_value
+from lmsteer.data.chats import Chat, Prompt, prompt_json, read_value
 from lmsteer.errors import DataError
 
-# How a list of messages begins that is written as JSON, and one that Python has written.
-_MESSAGES = re.compile(r'\s*\[\s*\{\s*"(?:role|content)"')
-_PYTHON_MESSAGES = re.compile(r"\s*\[\s*\{\s*'(?:role|content)'")
 # What an annotator says of a label that is proposed (Prodigy), unless it holds.
 _NOT_ACCEPTED = ("reject", "ignore")
 _ADVICE = (
@@ -123,33 +119,42 @@ def _plain(place: str, row: TableRow, columns: Columns) -> tuple[Example, ...]:
 
 
 def _completion(place: str, row: TableRow, columns: Columns) -> tuple[Example, ...]:
-    prompt, text, label = (cell(place, row, name, advice=_ADVICE) for name in ("prompt", "completion", columns.label))
-    before = _prompt_of(place, _value(place, "prompt", prompt))
-    return (Example(_answer(place, "completion", before, _value(place, "completion", text)), label, before),)
+    return (replace(unlabelled(place, row, "completion"), label=cell(place, row, columns.label, advice=_ADVICE)),)
 
 
 def _messages(place: str, row: TableRow, columns: Columns) -> tuple[Example, ...]:
-    value, label = (cell(place, row, name, advice=_ADVICE) for name in ("messages", columns.label))
-    chat = _value(place, "messages", value)
-    if not isinstance(chat, Chat):
+    return (replace(unlabelled(place, row, "messages"), label=cell(place, row, columns.label, advice=_ADVICE)),)
+
+
+def unlabelled(place: str, row: TableRow, column: str) -> Example:
+    """The text and the prompt of a row with the column ``completion`` or ``messages``, without its label.
+
+    Raises:
+        DataError: the row has no prompt, or its text does not follow it.
+    """
+    value = read_value(place, column, cell(place, row, column, advice=_ADVICE))
+    if column == "completion":
+        before = _prompt_of(place, read_value(place, "prompt", cell(place, row, "prompt", advice=_ADVICE)))
+        return Example(_answer(place, column, before, value), None, before)
+    if not isinstance(value, Chat):
         raise DataError(f"{place}: the messages are a string; write a list of objects with 'role' and 'content'.")
-    if not chat.is_of_assistant:
+    if not value.is_of_assistant:
         raise DataError(
-            f"{place}: the last message is of the role {chat.messages[-1].role!r}, but the labelled text is the last "
-            "turn of the assistant; add it, or remove the row."
+            f"{place}: the last message is of the role {value.messages[-1].role!r}, but the text is the last turn of "
+            "the assistant; add it, or remove the row."
         )
-    return (Example(chat.messages[-1].content, label, _before_answer(place, "messages", chat)),)
+    return Example(value.messages[-1].content, None, _before_answer(place, column, value))
 
 
 def _pair(place: str, row: TableRow, columns: Columns) -> tuple[Example, ...]:
-    sides = {name: _value(place, name, cell(place, row, name)) for name in ("chosen", "rejected")}
+    sides = {name: read_value(place, name, cell(place, row, name)) for name in ("chosen", "rejected")}
     kinds = {name: isinstance(value, Chat) for name, value in sides.items()}
     if len(set(kinds.values())) > 1:
         chat, text = sorted(kinds, key=lambda name: not kinds[name])
         raise DataError(
             f"{place}: the {chat} text is a list of messages, but the {text} one a string; write both alike."
         )
-    given = _value(place, "prompt", cell(place, row, "prompt")) if has_column(place, row, "prompt") else None
+    given = read_value(place, "prompt", cell(place, row, "prompt")) if has_column(place, row, "prompt") else None
     # A prompt that is a string beside whole conversations repeats what they begin with, as in many datasets of the Hub.
     if given is None or (isinstance(given, str) and kinds["chosen"]):
         prompt, texts = _shared_prompt(place, sides["chosen"], sides["rejected"])
@@ -166,17 +171,6 @@ _PROMPTED = (
     RowFormat("a conversation", ("messages",), True, _messages),
     RowFormat("a pair", ("chosen", "rejected"), False, _pair),
 )
-
-
-def _value(place: str, column: str, value: Any) -> Prompt:
-    """A cell that holds a text or a conversation."""
-    if isinstance(value, str) and _PYTHON_MESSAGES.match(value):
-        raise DataError(f"{place}: the {column} is a list as Python writes it; write messages as JSON.")
-    if isinstance(value, str) and (_MESSAGES.match(value) or column == "messages"):
-        value = json_value(f"{place}, {column}", value)
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return text_value(place, column, value)
-    return read_chat(place, column, value)
 
 
 def _prompt_of(place: str, prompt: Prompt) -> Prompt | None:

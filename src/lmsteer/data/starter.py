@@ -1,4 +1,4 @@
-"""Starter texts and prompts, written for this project: for a first fit, the demo and measurements."""
+"""Starter texts, prompts and requests, written for this project: for a first fit, the demo and measurements."""
 
 from __future__ import annotations
 
@@ -35,3 +35,8 @@ def starter_file(dimension: str) -> Path:
 def starter_prompts() -> list[str]:
     """Sixty neutral openings of texts, to be continued."""
     return (_STARTER / "prompts.txt").read_text(encoding="utf-8").splitlines()
+
+
+def starter_requests() -> list[str]:
+    """Forty neutral requests, to be answered by a model that answers in chats."""
+    return (_STARTER / "requests.txt").read_text(encoding="utf-8").splitlines()

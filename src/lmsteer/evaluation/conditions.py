@@ -17,6 +17,7 @@ from functools import cached_property
 import torch
 
 from lmsteer.baselines.baseline import Baseline
+from lmsteer.data.chats import Prompt, after_instruction
 from lmsteer.errors import DataError
 from lmsteer.evaluation.interference import steer_evidence
 from lmsteer.generation.config import GenerationConfig
@@ -62,7 +63,7 @@ class Condition(ABC):
         """The steers that act, by name, and their strengths; none by default."""
         return {}, {}
 
-    def prefill(self, lm: LM, prompts: Sequence[str], new_tokens: int) -> Prefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], new_tokens: int) -> Prefill:
         """Start continuations of prompts; by default at the prompts as they are.
 
         Args:
@@ -78,12 +79,12 @@ class Condition(ABC):
         lm.check_base(Mix(*self.steering))
         return PromptPrefill(lm, encode_prompts(lm, prompts, new_tokens))
 
-    def generate(self, lm: LM, prompts: Sequence[str], prefill: Prefill, config: GenerationConfig) -> list[str]:
+    def generate(self, lm: LM, prompts: Sequence[Prompt], prefill: Prefill, config: GenerationConfig) -> list[str]:
         """Continue prompts: ``config.num_samples`` texts for each, in order of prompts."""
         return [row.text for row in self.continuations(lm, prompts, prefill, config)]
 
     def continuations(
-        self, lm: LM, prompts: Sequence[str], prefill: Prefill, config: GenerationConfig
+        self, lm: LM, prompts: Sequence[Prompt], prefill: Prefill, config: GenerationConfig
     ) -> Iterator[Continuation]:
         """Continue prompts: all continuations, with their numbers of tokens."""
         steers, strengths = self.steering
@@ -130,7 +131,7 @@ class Steered(Condition):
 
 @dataclass(frozen=True)
 class Prefixed(Condition):
-    """Another condition with words before each prompt.
+    """Another condition with words before each prompt; in a chat they begin the system message.
 
     Attributes:
         prefix: the words, with the space after them.
@@ -150,9 +151,9 @@ class Prefixed(Condition):
         """A fingerprint of the words and the inner condition."""
         return _digest("prefix", self.prefix, self.inner.fingerprint)
 
-    def prefill(self, lm: LM, prompts: Sequence[str], new_tokens: int) -> Prefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], new_tokens: int) -> Prefill:
         """Start at the prefixed prompts."""
-        return self.inner.prefill(lm, [self.prefix + prompt for prompt in prompts], new_tokens)
+        return self.inner.prefill(lm, [after_instruction(prompt, self.prefix) for prompt in prompts], new_tokens)
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class BestOf(Condition):
         """A fingerprint of the reader and the number of candidates."""
         return _digest("best-of-n", self.candidates, tensors_fingerprint(self.reader.factors))
 
-    def prefill(self, lm: LM, prompts: Sequence[str], new_tokens: int) -> Prefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], new_tokens: int) -> Prefill:
         """Start at the prompts as they are.
 
         Raises:
@@ -182,7 +183,7 @@ class BestOf(Condition):
         lm.check_base(Mix({"reader": self.reader}, {"reader": self.strength}))
         return super().prefill(lm, prompts, new_tokens)
 
-    def generate(self, lm: LM, prompts: Sequence[str], prefill: Prefill, config: GenerationConfig) -> list[str]:
+    def generate(self, lm: LM, prompts: Sequence[Prompt], prefill: Prefill, config: GenerationConfig) -> list[str]:
         """Continue prompts: the best of ``candidates`` texts for each that is returned."""
         many = replace(config, num_samples=config.num_samples * self.candidates)
         texts = super().generate(lm, prompts, prefill, many)
@@ -206,7 +207,7 @@ class BaselineCondition(Condition):
         """A fingerprint of what the baseline stores, and the strength."""
         return _digest("baseline", self.baseline.fingerprint, self.strength)
 
-    def prefill(self, lm: LM, prompts: Sequence[str], new_tokens: int) -> Prefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], new_tokens: int) -> Prefill:
         """Start where the baseline starts."""
         return self.baseline.prefill(lm, prompts, self.strength, new_tokens)
 

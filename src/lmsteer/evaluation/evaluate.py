@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from lmsteer.data.chats import AnyPrompt, Prompt, as_prompt
 from lmsteer.errors import DataError, ScorerError
 from lmsteer.evaluation.conditions import Condition
 from lmsteer.evaluation.protocol import Protocol
@@ -27,6 +29,7 @@ from lmsteer.generation.decoding import Prefill
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.likelihood import log_likelihoods
+from lmsteer.reading.prompted import encode_after
 from lmsteer.util.files import finite, write_file, write_jsonl
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.records import FormatError, from_record, parse_json
@@ -41,7 +44,7 @@ _RESULTS = "results.json"
 
 def evaluate(
     lm: LM,
-    prompts: Sequence[str],
+    prompts: Sequence[AnyPrompt],
     conditions: Sequence[Condition],
     scorer: Scorer,
     out: Path,
@@ -54,7 +57,7 @@ def evaluate(
 
     Args:
         lm: the model that generates.
-        prompts: prompts to continue.
+        prompts: prompts to continue, and chats to answer.
         conditions: ways of generating.
         scorer: scores the attribute.
         out: folder of the continuations and results.
@@ -73,8 +76,11 @@ def evaluate(
     if not conditions or not prompts:
         raise DataError("nothing to evaluate: give prompts, and a steer with strengths.")
     protocol.generation_config()  # refuses values that are out of range
-    prefills = [condition.prefill(lm, prompts, protocol.max_new_tokens) for condition in conditions]
-    work = _Work(lm, perplexity_model or lm, scorer, protocol, prompts, out)
+    given = [as_prompt(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
+    prefills = [condition.prefill(lm, given, protocol.max_new_tokens) for condition in conditions]
+    reader = perplexity_model or lm
+    continuation_likelihoods(reader, given[:1], ["."])  # a model may lack a chat template
+    work = _Work(lm, reader, scorer, protocol, given, out)
     evaluation_run(out, work.config()).open()
     done = sum(work.file(condition, block).exists() for condition in conditions for block in work.blocks())
     results = []
@@ -103,7 +109,7 @@ class _Work:
     perplexity_model: LM
     scorer: Scorer
     protocol: Protocol
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     out: Path
 
     def config(self) -> dict[str, Any]:
@@ -137,7 +143,7 @@ class _Work:
         scores = self._scores(texts, condition)
         likelihoods = continuation_likelihoods(self.perplexity_model, prompts, texts)
         return [
-            ScoredContinuation(place, prompt, text, score, log_likelihood, tokens)
+            ScoredContinuation(place, str(prompt), text, score, log_likelihood, tokens)
             for place, prompt, text, score, (log_likelihood, tokens) in zip(
                 places, prompts, texts, scores, likelihoods, strict=True
             )
@@ -177,21 +183,25 @@ class _BlockPrefill:
         return self.whole.needs_batches_of_one(new_tokens)
 
 
-def continuation_likelihoods(lm: LM, prompts: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:
+def continuation_likelihoods(lm: LM, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[tuple[float, int]]:
     """Log-likelihood of each continuation after its prompt, and its number of tokens, as a model reads them.
 
-    A token on both sides of the end of the prompt counts as the continuation's; the end-of-text token does not count.
+    A token on both sides of the end of the prompt counts as the continuation's; the end-of-text token does not count,
+    nor does that of the turn. Chats are written by the model's own template.
     """
-    encoded = [
-        encode_with_offsets(lm, prompt + text, start=True, end=True)
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
+    encoded = [_own_tokens(lm, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     lines = log_likelihoods(lm, [ids for ids, _ in encoded])
-    result = []
-    for prompt, (_, bounds), line in zip(prompts, encoded, lines, strict=True):
-        own = torch.tensor([start < end > len(prompt) for start, end in bounds[1:]], dtype=torch.bool)
-        result.append((float(line[own].sum()), int(own.sum())))
-    return result
+    return [(float(line[own].sum()), int(own.sum())) for (_, own), line in zip(encoded, lines, strict=True)]
+
+
+def _own_tokens(lm: LM, prompt: Prompt, text: str) -> tuple[Sequence[int], Tensor]:
+    """The ids of a prompt and its continuation, and which of them, after the first, are the continuation's."""
+    if isinstance(prompt, str):
+        ids, bounds = encode_with_offsets(lm, prompt + text, start=True, end=True)
+        return ids, torch.tensor([start < end > len(prompt) for start, end in bounds[1:]], dtype=torch.bool)
+    (answer,) = encode_after(lm, [prompt], [text])
+    places = torch.arange(1, len(answer))
+    return answer, (places >= answer.begin) & (places < len(answer) - answer.is_ended)
 
 
 def _read(file: Path, count: int) -> list[ScoredContinuation]:

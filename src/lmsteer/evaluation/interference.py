@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmsteer.data.chats import AnyPrompt
 from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import INTERFERENCE_SAMPLES, Protocol
 from lmsteer.evaluation.scorers.base import ScoreFunction
@@ -55,7 +56,7 @@ class Interference:
 def interference(
     lm: LM,
     mix: Mix,
-    prompts: Sequence[str],
+    prompts: Sequence[AnyPrompt],
     *,
     readers: Mapping[str, ScoreFunction] | None = None,
     protocol: Protocol = INTERFERENCE,

@@ -12,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lmsteer.data.chats import Prompt, prompt_json
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.util.run import Run
 
 
 def known_config(
-    model: str, perplexity_model: str, scorer: str, prompts: Sequence[str], protocol: Protocol
+    model: str, perplexity_model: str, scorer: str, prompts: Sequence[Prompt], protocol: Protocol
 ) -> dict[str, Any]:
     """What must be the same for kept blocks to be used, except for the fingerprints of the models and the scorer.
 
@@ -32,7 +33,7 @@ def known_config(
         "model": model,
         "perplexity_model": perplexity_model,
         "scorer": scorer,
-        "prompts": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:32],
+        "prompts": hashlib.sha256(json.dumps([*map(prompt_json, prompts)]).encode()).hexdigest()[:32],
         **asdict(protocol),
     }
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from lmsteer.data.chats import AnyPrompt
 from lmsteer.errors import DataError
 from lmsteer.evaluation.metrics import is_degenerate, rep_3
 from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, Protocol
@@ -96,7 +97,7 @@ class SafeRange:
 def calibrate(
     lm: LM,
     steer: Steer,
-    prompts: Sequence[str],
+    prompts: Sequence[AnyPrompt],
     *,
     max_perplexity_ratio: float = 1.5,
     attribute: ScoreFunction | None = None,
@@ -109,7 +110,7 @@ def calibrate(
     Args:
         lm: the steer's base.
         steer: the steer.
-        prompts: prompts to continue.
+        prompts: prompts to continue, and chats to answer.
         max_perplexity_ratio: the perplexity may rise to this multiple of that of unsteered text; above 1.
         attribute: gives each text a score; needed for a target.
         target: the wanted mean score. One below the score of unsteered text is searched for at negative strengths.
@@ -151,7 +152,7 @@ def _check(max_perplexity_ratio: float, attribute: ScoreFunction | None, target:
 
 
 def _continuations(
-    lm: LM, steer: Steer, prompts: Sequence[str], strength: float, protocol: Protocol
+    lm: LM, steer: Steer, prompts: Sequence[AnyPrompt], strength: float, protocol: Protocol
 ) -> list[Continuation]:
     config = replace(protocol.generation_config(), score=True)
     return list(generate(lm, prompts, {"s": steer}, [{"s": strength}], config))

@@ -7,11 +7,13 @@ prompt, on which samples depend. So the file is the same however it is divided i
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lmsteer.data.chats import Prompt
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import PromptPrefill
 from lmsteer.generation.generate import continue_from, encode_prompts
@@ -26,7 +28,7 @@ from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.run import resumable
 
-Writer = Callable[[Sequence[str], int], Lines]
+Writer = Callable[[Sequence[Prompt], int], Lines]
 # Prompts per chunk: after each, the file is forced to the disk and Ctrl-C is let through.
 CHUNK = 256
 
@@ -44,7 +46,7 @@ class BulkRequest:
     """
 
     model: str
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     steers: Mapping[str, Steer]
     settings: StrengthSettings
     config: GenerationConfig
@@ -57,8 +59,13 @@ class BulkRequest:
             "steers": {name: tensors_fingerprint(steer.factors) for name, steer in self.steers.items()},
             "settings": self.settings,
             "config": {name: value for name, value in asdict(self.config).items() if name != "batch_size"},
-            "prompts": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest()[:32],
+            "prompts": hashlib.sha256("\0".join(map(_distinct, self.prompts)).encode()).hexdigest()[:32],
         }
+
+
+def _distinct(prompt: Prompt) -> str:
+    """A prompt as a text that is another one for each prompt."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt.to_json())
 
 
 def generate_to_file(
@@ -92,7 +99,7 @@ def writer_of(
         progress: reports how far a chunk is.
     """
 
-    def write(prompts: Sequence[str], first_prompt: int) -> Lines:
+    def write(prompts: Sequence[Prompt], first_prompt: int) -> Lines:
         prefill = PromptPrefill(lm, encode_prompts(lm, prompts, config.max_new_tokens, first_prompt))
         continuations = continue_from(
             lm, prompts, prefill, steers, settings, config, first_prompt=first_prompt, progress=progress
@@ -102,7 +109,7 @@ def writer_of(
     return write
 
 
-def check_prompts(lm: LM, prompts: Sequence[str], config: GenerationConfig) -> None:
+def check_prompts(lm: LM, prompts: Sequence[Prompt], config: GenerationConfig) -> None:
     """Refuse prompts before any work is done, if one of them cannot be continued.
 
     Raises:
@@ -114,7 +121,7 @@ def check_prompts(lm: LM, prompts: Sequence[str], config: GenerationConfig) -> N
 
 def write_in_bulk(
     write: Writer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     out: Path,
     record: Mapping[str, Any],
     *,

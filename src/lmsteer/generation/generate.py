@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 import torch
 
+from lmsteer.data.chats import AnyPrompt, Prompt, as_prompt
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import Prefill, PromptPrefill, Row, decode_rows, prefill_shared
 from lmsteer.generation.sampling import LogLikelihoodRecorder, NotFiniteError, RowSampler
+from lmsteer.model.chat import encode_chat
 from lmsteer.model.codec import shortened
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
@@ -30,7 +32,7 @@ class Continuation:
     """One generated continuation of a prompt.
 
     Attributes:
-        prompt: the prompt.
+        prompt: the prompt: a text, or a chat.
         text: the continuation, without special tokens.
         strengths: the strength of each steer.
         sample: the number of the sample among those of its prompt and strengths, from 0.
@@ -38,7 +40,7 @@ class Continuation:
         log_p: the log-likelihood of these tokens under the unsteered model, in nats; nan if it was not asked for.
     """
 
-    prompt: str
+    prompt: Prompt
     text: str
     strengths: dict[str, float]
     sample: int
@@ -49,7 +51,7 @@ class Continuation:
 @torch.inference_mode()
 def generate(
     lm: LM,
-    prompts: Sequence[str],
+    prompts: Sequence[AnyPrompt],
     steers: Mapping[str, Steer] | None = None,
     strengths: Sequence[Mapping[str, float]] = ({},),
     config: GenerationConfig = GenerationConfig(),
@@ -60,7 +62,7 @@ def generate(
 
     Args:
         lm: the model.
-        prompts: the texts to continue.
+        prompts: the texts to continue; a chat, or a list of messages, is answered in the model's chat template.
         steers: the steers, by name; none by default.
         strengths: the settings. Each holds a strength for every steer; 0 is unsteered.
         config: how many samples, how long, and how tokens are drawn.
@@ -71,19 +73,20 @@ def generate(
 
     Raises:
         DataError: there are no prompts, or one is empty, longer than the model's context, or has a token that the model
-            cannot read.
+            cannot read; or a chat that the model has no template for.
         NotFiniteError: the logits after a prompt are not finite numbers; the message names it and the strengths.
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.
     """
-    prefill = PromptPrefill(lm, encode_prompts(lm, prompts, config.max_new_tokens))
-    yield from continue_from(lm, prompts, prefill, steers or {}, strengths, config, progress=progress)
+    given = [as_prompt(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
+    prefill = PromptPrefill(lm, encode_prompts(lm, given, config.max_new_tokens))
+    yield from continue_from(lm, given, prefill, steers or {}, strengths, config, progress=progress)
 
 
 @torch.inference_mode()
 def continue_from(
     lm: LM,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     prefill: Prefill,
     steers: Mapping[str, Steer],
     strengths: Sequence[Mapping[str, float]],
@@ -98,7 +101,7 @@ def continue_from(
 
     Args:
         lm: the model.
-        prompts: the prompts as texts, for the results.
+        prompts: the prompts, for the results.
         prefill: the state that each of them starts from.
         steers: the steers, by name.
         strengths: the settings, as in ``generate``.
@@ -144,7 +147,7 @@ class _Run:
     """What all batches of one call have in common."""
 
     lm: LM
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     prefill: Prefill
     steers: Mapping[str, Steer]
     config: GenerationConfig
@@ -182,7 +185,7 @@ class _Run:
         ]
 
 
-def not_finite(lm: LM, which: str, prompt: str, strengths: Mapping[str, float]) -> NotFiniteError:
+def not_finite(lm: LM, which: str, prompt: Prompt, strengths: Mapping[str, float]) -> NotFiniteError:
     """The error of a row whose logits are not finite numbers.
 
     Args:
@@ -194,7 +197,9 @@ def not_finite(lm: LM, which: str, prompt: str, strengths: Mapping[str, float]) 
     acting = ", ".join(f"{name}={strength:g}" for name, strength in strengths.items() if strength)
     at = f"at {acting}: lower the strength" if acting else f"in {lm.model.dtype}: its weights may be damaged"
     advice = "or load the model in another dtype (bfloat16 or float32)."
-    return NotFiniteError(0, f"{which} ({shortened(prompt)}): the model's logits are not finite numbers {at}, {advice}")
+    return NotFiniteError(
+        0, f"{which} ({shortened(str(prompt))}): the model's logits are not finite numbers {at}, {advice}"
+    )
 
 
 def perplexity(continuations: Sequence[Continuation]) -> float:
@@ -206,21 +211,23 @@ def perplexity(continuations: Sequence[Continuation]) -> float:
     return math.exp(-sum(c.log_p for c in continuations) / tokens) if tokens else math.nan
 
 
-def encode_prompts(lm: LM, prompts: Sequence[str], new_tokens: int, first_prompt: int = 0) -> list[list[int]]:
+def encode_prompts(lm: LM, prompts: Sequence[Prompt], new_tokens: int, first_prompt: int = 0) -> list[list[int]]:
     """The token ids of prompts that leave room for new tokens in the model's context.
 
     Args:
         lm: the model.
-        prompts: the prompts.
+        prompts: the prompts; chats are encoded up to where their answers begin.
         new_tokens: how many tokens shall fit after each.
         first_prompt: the number of the first prompt, for messages, where the prompts are a part of more.
 
     Raises:
-        DataError: there are no prompts, or one is empty, too long, or has a token that the model cannot read.
+        DataError: there are no prompts, or one is empty, too long, or has a token that the model cannot read; or a chat
+            that the model's template cannot write.
     """
     if not prompts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
-    ids = lm.encode(prompts)
+    of_texts = iter(lm.encode([prompt for prompt in prompts if isinstance(prompt, str)]))
+    ids = [next(of_texts) if isinstance(prompt, str) else encode_chat(lm.codec, prompt) for prompt in prompts]
     for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), first_prompt + 1):
         if not tokens:
             raise DataError(
@@ -228,7 +235,7 @@ def encode_prompts(lm: LM, prompts: Sequence[str], new_tokens: int, first_prompt
             )
         if len(tokens) + new_tokens > lm.max_length:
             raise DataError(
-                f"prompt {number} ({prompt[:40]!r}...) has {len(tokens)} tokens; with {new_tokens} new ones it is "
+                f"prompt {number} ({str(prompt)[:40]!r}...) has {len(tokens)} tokens; with {new_tokens} new ones it is "
                 f"longer than the model's context of {lm.max_length}."
             )
     return ids

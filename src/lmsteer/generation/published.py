@@ -1,11 +1,20 @@
-"""Continuations in the published format: ``{"prompt": {"text": ..}, "generations": [{"text": ..}, ..]}``."""
+"""Continuations in the published format: ``{"prompt": {"text": ..}, "generations": [{"text": ..}, ..]}``.
+
+Where a chat is answered, the prompt is ``{"messages": [..]}``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from lmsteer.data.chats import Prompt
 from lmsteer.generation.generate import Continuation
+
+
+def published_prompt(prompt: Prompt) -> dict[str, Any]:
+    """A prompt in the published format."""
+    return {"text": prompt} if isinstance(prompt, str) else {"messages": prompt.to_json()}
 
 
 def as_published(continuations: Sequence[Continuation], per_prompt: int) -> list[dict[str, Any]]:
@@ -17,7 +26,7 @@ def as_published(continuations: Sequence[Continuation], per_prompt: int) -> list
     """
     return [
         {
-            "prompt": {"text": continuations[first].prompt},
+            "prompt": published_prompt(continuations[first].prompt),
             "generations": [
                 {"text": c.text, "strengths": c.strengths, "sample": c.sample}
                 for c in continuations[first : first + per_prompt]

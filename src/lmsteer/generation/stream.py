@@ -12,6 +12,7 @@ import torch
 from transformers import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from lmsteer.data.chats import AnyPrompt, as_prompt
 from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import PromptPrefill, Row, decode
@@ -26,7 +27,7 @@ from lmsteer.steer.steer import Steer
 
 def stream(
     lm: LM,
-    prompt: str,
+    prompt: AnyPrompt,
     steers: Mapping[str, Steer] | None = None,
     strengths: Mapping[str, float] | None = None,
     config: GenerationConfig = GenerationConfig(),
@@ -38,7 +39,7 @@ def stream(
 
     Args:
         lm: the model.
-        prompt: the text to continue.
+        prompt: the text to continue, or the chat to answer.
         steers: the steers, by name; none by default.
         strengths: a strength for each steer.
         config: how long the continuation is and how tokens are drawn, as in ``generate``. There is one sample, the
@@ -53,10 +54,11 @@ def stream(
     """
     mix = Mix(steers or {}, strengths or {})
     lm.check_base(mix)
-    ids = encode_prompts(lm, [prompt], config.max_new_tokens)
+    given = as_prompt(prompt)
+    ids = encode_prompts(lm, [given], config.max_new_tokens)
     noise = Row(0, (), 0).noise(config.seed, config.max_new_tokens)[None]
     sampler = RowSampler(noise, config.sampling, lm.stop_ids)
-    overflowed = partial(not_finite, lm, "the prompt", prompt, strengths or {})
+    overflowed = partial(not_finite, lm, "the prompt", given, strengths or {})
     return _chunks(lm, ids, mix, sampler, config.max_new_tokens, overflowed)
 
 

@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from lmsteer.data.chats import Chat, Message
 from lmsteer.errors import DataError
-from lmsteer.model.codec import Codec, shortened
-from lmsteer.model.lm import LM
+from lmsteer.model.codec import Bounds, Codec, shortened
 
 # Characters without a meaning of their own, which stand for special tokens that a user has written.
 _MARKS = range(0xE000, 0xF8FF)
@@ -35,21 +34,21 @@ class Answer(NamedTuple):
     is_ended: bool
 
 
-def encode_chat(lm: LM, chat: Chat) -> list[int]:
+def encode_chat(codec: Codec, chat: Chat) -> list[int]:
     """The token ids of a conversation, up to where the assistant's answer begins.
 
     Raises:
         DataError: there is no template, it refuses the messages or makes no text of them, or a message has a token
             that the model cannot read.
     """
-    marks = _marks(lm.codec, "".join(message.content for message in chat.messages))
-    ids = _encode(lm, _render(lm, _marked(chat, marks), answered=False), marks)
+    marks = _marks(codec, "".join(message.content for message in chat.messages))
+    ids = _encode(codec, _render(codec, _marked(chat, marks), answered=False), marks)
     if not ids:
-        raise DataError(f"the chat template of {lm.name} makes no text of these messages.")
+        raise DataError(f"the chat template of {codec.model} makes no text of these messages.")
     return ids
 
 
-def encode_answer(lm: LM, chat: Chat, answer: str) -> Answer:
+def encode_answer(codec: Codec, chat: Chat, answer: str) -> Answer:
     """The token ids of a conversation, of the answer after it, and of the end of the answer's turn.
 
     Where the template trims the white space around an answer, or writes something before it that the prompt of a new
@@ -59,46 +58,90 @@ def encode_answer(lm: LM, chat: Chat, answer: str) -> Answer:
         DataError: as ``encode_chat``, or the template writes the conversation otherwise when an answer follows, so that
             the model would not read what it reads when it answers.
     """
+    turn = _written_turn(codec, chat, answer)
+    return Answer(
+        _encode(codec, turn.head, turn.marks),
+        _encode(codec, turn.head + turn.text + turn.end, turn.marks),
+        bool(turn.end),
+    )
+
+
+def answer_bounds(codec: Codec, chat: Chat, answer: str) -> list[Bounds]:
+    """The characters of the answer that each token of ``encode_answer`` covers; those before it cover none.
+
+    Raises:
+        DataError: as ``encode_answer``.
+        ModelError: the tokenizer cannot tell which characters its tokens cover.
+    """
+    turn = _written_turn(codec, chat, answer)
+    written = {mark: token for token, mark in turn.marks.items()}
+    shift, bounds = turn.dropped - len(_replaced(turn.head, written)), list[Bounds]()
+    for run, literal in _runs(codec, turn.head + turn.text + turn.end, written):
+        _, own = codec.encode_with_offsets(run, special=False, literal=literal)
+        bounds += [(start + shift, end + shift) for start, end in own]
+        shift += len(run)
+    last = turn.dropped + len(_replaced(turn.text, written))
+    return [(min(max(start, 0), last), min(max(end, 0), last)) for start, end in bounds]
+
+
+class _Turn(NamedTuple):
+    """The turn of an answer as a template writes it; marks stand for special tokens that users have written.
+
+    Attributes:
+        head: all that stands before the answer.
+        text: the answer.
+        end: the special token that ends its turn, and white space before it.
+        dropped: the number of characters that the template leaves out at the beginning of the answer.
+        marks: the mark of each special token.
+    """
+
+    head: str
+    text: str
+    end: str
+    dropped: int
+    marks: Mapping[str, str]
+
+
+def _written_turn(codec: Codec, chat: Chat, answer: str) -> _Turn:
     content = "".join(message.content for message in chat.messages) + answer
-    marks = _marks(lm.codec, content)
+    marks = _marks(codec, content)
     there = next(filterfalse(content.__contains__, map(chr, reversed(_MARKS))))
     before = _marked(chat, marks)
-    prompt = _render(lm, before, answered=False)
-    whole = _render(lm, Chat((*before.messages, Message("assistant", there))), answered=True)
+    prompt = _render(codec, before, answered=False)
+    whole = _render(codec, Chat((*before.messages, Message("assistant", there))), answered=True)
     head, found, tail = whole.partition(there)
     if not found or there in tail or not head.startswith(prompt):
         raise DataError(
-            f"the chat template of {lm.name} writes the answer {shortened(answer)} otherwise than after the prompt of "
-            "an answer, so that its tokens cannot be told from those before it; give texts after prompts that are "
-            "strings."
+            f"the chat template of {codec.model} writes the answer {shortened(answer)} otherwise than after the prompt "
+            "of an answer, so that its tokens cannot be told from those before it; give prompts that are strings."
         )
-    text = _replaced(answer, marks)
+    text, start = _replaced(answer, marks), 0
     if (inner := text.strip()) != text:
         start = text.index(inner)
         around = Message("assistant", text[:start] + there + text[start + len(inner) :])
-        before_it, _, after_it = _render(lm, Chat((*before.messages, around)), answered=True).partition(there)
-        text = before_it.removeprefix(head) + inner + after_it.removesuffix(tail)
-    end = _end_of_turn(lm.codec, tail)
-    return Answer(_encode(lm, head, marks), _encode(lm, head + text + end, marks), bool(end))
+        before_it, _, after_it = _render(codec, Chat((*before.messages, around)), answered=True).partition(there)
+        kept = before_it.removeprefix(head)
+        text, start = kept + inner + after_it.removesuffix(tail), start - len(kept)
+    return _Turn(head, text, _end_of_turn(codec, tail), start, marks)
 
 
-def _render(lm: LM, chat: Chat, *, answered: bool) -> str:
+def _render(codec: Codec, chat: Chat, *, answered: bool) -> str:
     """A conversation as the template writes it, with the beginning of an answer if there is none yet."""
-    if not lm.tokenizer.chat_template:
-        raise DataError(f"{lm.name} has no chat template.")
+    if not codec.tokenizer.chat_template:
+        raise DataError(f"{codec.model} has no chat template.")
     try:
-        text = lm.tokenizer.apply_chat_template(chat.to_json(), tokenize=False, add_generation_prompt=not answered)
+        text = codec.tokenizer.apply_chat_template(chat.to_json(), tokenize=False, add_generation_prompt=not answered)
     except Exception as error:  # a template is a program, and refuses roles and orders by any exception
         raise DataError(f"the chat template refuses these messages: {str(error) or type(error).__name__}") from error
     return str(text)
 
 
-def _encode(lm: LM, text: str, marks: Mapping[str, str]) -> list[int]:
+def _encode(codec: Codec, text: str, marks: Mapping[str, str]) -> list[int]:
     """The ids of what a template has written, in which marks stand for special tokens."""
     if not marks:
-        return lm.encode([text], special=False)[0]
-    runs = _runs(lm.codec, text, {mark: token for token, mark in marks.items()})
-    return [each for run, literal in runs for each in lm.codec.encode([run], special=False, literal=literal)[0]]
+        return codec.encode([text], special=False)[0]
+    runs = _runs(codec, text, {mark: token for token, mark in marks.items()})
+    return [each for run, literal in runs for each in codec.encode([run], special=False, literal=literal)[0]]
 
 
 def _marked(chat: Chat, marks: Mapping[str, str]) -> Chat:

@@ -11,11 +11,15 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, ModelError
 from lmsteer.util.escapes import has_half_character
+
+# The characters that a token covers: its first, and one past its last.
+Bounds = tuple[int, int]
 
 # Characters of a text that a message shows.
 _SHOWN = 40
@@ -73,6 +77,30 @@ class Codec:
                     raise DataError(f"text {number} has half of a character in it (a lone surrogate).") from None
             raise
         return [list(ids) for ids in encoded]
+
+    def encode_with_offsets(
+        self, text: str, *, special: bool = True, literal: bool = False
+    ) -> tuple[list[int], list[Bounds]]:
+        """The token ids of a text, and the characters that each covers; the arguments are those of ``encode``.
+
+        Raises:
+            DataError: as ``encode``.
+            ModelError: the tokenizer cannot tell which characters its tokens cover.
+        """
+        (ids,) = self.encode([text], special=special, literal=literal)
+        if self.tokenizer.is_fast:
+            tokenizer = self._literal_tokenizer if literal else self.tokenizer
+            split = {"split_special_tokens": True} if literal else {}
+            encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False, **split)
+            return ids, [(start, end) for start, end in encoded["offset_mapping"]]
+        pieces = [str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids]
+        if "".join(pieces) != text:
+            raise ModelError(
+                f"the tokenizer of {self.model} ({type(self.tokenizer).__name__}) cannot tell which characters its "
+                "tokens cover."
+            )
+        ends = list(accumulate(map(len, pieces)))
+        return ids, list(zip([0, *ends], ends, strict=False))
 
     def check(self, ids: Sequence[int], where: str) -> None:
         """Refuse token ids that the model has no input embedding for.

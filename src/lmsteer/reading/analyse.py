@@ -8,13 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
+from lmsteer.data.chats import AnyPrompt, Prompt, as_prompt, prompt_json
 from lmsteer.data.prompts import check_not_empty
 from lmsteer.errors import DataError
+from lmsteer.model.codec import Bounds
 from lmsteer.model.lm import LM
-from lmsteer.reading.encode import Bounds, encode_with_offsets
+from lmsteer.reading.encode import encode_with_offsets
+from lmsteer.reading.encoded_text import first_predicted
 from lmsteer.reading.likelihood import steered_log_likelihoods
 from lmsteer.reading.platt import PlattScaling
 from lmsteer.reading.position import Position, position
+from lmsteer.reading.prompted import encode_after_with_offsets
 from lmsteer.reading.spans import Span, best_spans
 from lmsteer.reading.words import Word, words_of
 from lmsteer.steer.steer import Steer
@@ -49,8 +53,9 @@ class Analysis:
 
     Attributes:
         text: the text.
+        prompt: what it was read after; None if nothing stands before it.
         tokens: the characters that each token covers: its first, and one past its last. The last token is the end of
-            the text, if the tokenizer has an end-of-text token.
+            the text, if the tokenizer has an end-of-text token; that of its turn, if the text answers a chat.
         words: the words of the text, without its end.
         dimensions: the text on each dimension, by the name of its steer.
     """
@@ -59,6 +64,7 @@ class Analysis:
     tokens: tuple[Bounds, ...]
     words: tuple[Word, ...]
     dimensions: Mapping[str, Dimension]
+    prompt: Prompt | None = None
 
     def bounds(self, span: Span) -> Bounds:
         """The characters that a span covers: its first, and one past its last."""
@@ -71,7 +77,12 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """The analysis as a JSON object; words and spans carry the characters that they cover."""
-        return {"text": self.text, "dimensions": {name: self._dimension(d) for name, d in self.dimensions.items()}}
+        prompt = {} if self.prompt is None else {"prompt": prompt_json(self.prompt)}
+        return {
+            **prompt,
+            "text": self.text,
+            "dimensions": {name: self._dimension(d) for name, d in self.dimensions.items()},
+        }
 
     def _dimension(self, dimension: Dimension) -> dict[str, Any]:
         words = [
@@ -94,6 +105,7 @@ def analyse(
     texts: Sequence[str],
     steers: Mapping[str, Steer],
     *,
+    prompts: Sequence[AnyPrompt | None] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     spans: int = 3,
     window: int | None = None,
@@ -101,19 +113,21 @@ def analyse(
 ) -> list[Analysis]:
     """Read texts to their end, and find where they lie on the dimensions of some steers.
 
-    A text is read after the model's start token, so that its first word counts, too.
+    A text is read after its prompt, or after the model's start token, so that its first word counts, too.
 
     Args:
         lm: the steers' base.
         texts: whole texts; a text that is longer than the model's context is read in windows.
         steers: the steers by name.
+        prompts: what stands before each text and is not part of it: a text, a chat that the text answers, or None.
         strengths: the strengths among which the position of a text is found.
         spans: the most evidence spans to find in a text.
         window: the most tokens that are read at once; the model's context if None.
         progress: reports how many windows are read.
 
     Raises:
-        DataError: no steer, no strengths, a text without tokens, or a window out of range.
+        DataError: no steer, no strengths, a text without tokens, another number of prompts than of texts, a chat that
+            the model's template cannot write, or a window out of range.
         SteerError: a strength that is not a finite number.
         WrongBaseError: a steer of another base.
         ModelError: a tokenizer that cannot tell which characters its tokens cover.
@@ -124,23 +138,55 @@ def analyse(
         raise DataError(f"the number of spans must be 0 or more, not {spans}.")
     check_not_empty(texts)
     line = sorted({-1.0, 1.0, *map(float, strengths)}) if strengths else []
-    encoded = [encode_with_offsets(lm, text, start=True, end=True) for text in texts]
-    for number, (ids, _) in enumerate(encoded, 1):
-        if not ids:
+    if prompts is not None and len(prompts) != len(texts):
+        raise DataError(f"there are {len(prompts)} prompts for {len(texts)} texts: give one for each, or none.")
+    given = [
+        as_prompt(prompt, f"prompt {number}") if prompt else None for number, prompt in enumerate(prompts or [], 1)
+    ]
+    encoded = [_encode(lm, text, prompt) for text, prompt in zip(texts, given or [None] * len(texts), strict=True)]
+    for number, text in enumerate(encoded, 1):
+        if len(text.bounds) <= text.is_ended:
             raise DataError(f"text {number} is empty, or this model's tokenizer finds no token in it.")
     log_likelihoods = steered_log_likelihoods(
-        lm, [ids for ids, _ in encoded], [*steers.values()], line, window=window, progress=progress
+        lm, [text.ids for text in encoded], [*steers.values()], line, window=window, progress=progress
     )
-    analyses = []
-    for text, encoding, log_p in zip(texts, encoded, log_likelihoods, strict=True):
-        bounds = encoding.bounds[1:]  # no evidence belongs to the start token
-        words = words_of(text, bounds if lm.end_id is None else bounds[:-1])
+    return [text.analysis(log_p, steers, line, spans) for text, log_p in zip(encoded, log_likelihoods, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A text in tokens.
+
+    Attributes:
+        text: the text.
+        prompt: what stands before it.
+        ids: the ids of both.
+        bounds: the characters of the text that each of its own predicted tokens covers.
+        is_ended: whether the last of them is the end.
+    """
+
+    text: str
+    prompt: Prompt | None
+    ids: Sequence[int]
+    bounds: Sequence[Bounds]
+    is_ended: bool
+
+    def analysis(self, log_p: Tensor, steers: Mapping[str, Steer], strengths: Sequence[float], spans: int) -> Analysis:
+        """The text on the dimensions of steers, from the log-likelihoods (K, S, T - 1) of all tokens but the first."""
+        words = words_of(self.text, self.bounds[: len(self.bounds) - self.is_ended])
         dimensions = {
-            name: _dimension(lines, line, words, PlattScaling.from_held_out(steer.card.held_out), spans)
-            for (name, steer), lines in zip(steers.items(), log_p, strict=True)
+            name: _dimension(lines, strengths, words, PlattScaling.from_held_out(steer.card.held_out), spans)
+            for (name, steer), lines in zip(steers.items(), log_p[..., -len(self.bounds) :], strict=True)
         }
-        analyses.append(Analysis(text, tuple(bounds), tuple(words), dimensions))
-    return analyses
+        return Analysis(self.text, tuple(self.bounds), tuple(words), dimensions, self.prompt)
+
+
+def _encode(lm: LM, text: str, prompt: Prompt | None) -> _Encoded:
+    if prompt is None:
+        alone = encode_with_offsets(lm, text, start=True, end=True)
+        return _Encoded(text, None, alone.ids, alone.bounds[1:], lm.end_id is not None)  # the start token has none
+    ids, bounds = encode_after_with_offsets(lm, prompt, text)
+    return _Encoded(text, prompt, ids, bounds[first_predicted(ids) :], ids.is_ended)
 
 
 def _dimension(

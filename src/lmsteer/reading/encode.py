@@ -12,14 +12,10 @@ prompts are encoded in ``prompted``. Two choices are the caller's:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
-from lmsteer.errors import ModelError
-from lmsteer.model.codec import shortened
+from lmsteer.model.codec import Bounds
 from lmsteer.model.lm import LM
-
-Bounds = tuple[int, int]
 
 
 class Encoding(NamedTuple):
@@ -92,7 +88,7 @@ def encode_with_offsets(lm: LM, text: str, *, start: bool, end: bool) -> Encodin
         DataError: as ``encode``.
         ModelError: the tokenizer cannot tell which characters its tokens cover.
     """
-    ids, bounds = _tokenize(lm, text) if text.strip() else ([], [])
+    ids, bounds = lm.codec.encode_with_offsets(text) if text.strip() else ([], [])
     eos = lm.end_id
     # Where the tokenizer, not the text, put a token first or last, it covers no character.
     starts = ids[:1] == [lm.start_id] and bounds[0][0] == bounds[0][1]
@@ -105,19 +101,3 @@ def encode_with_offsets(lm: LM, text: str, *, start: bool, end: bool) -> Encodin
     after = end_tokens(lm) if end or ends else []
     behind = (len(text), len(text))
     return Encoding([*before, *ids, *after], [*[(0, 0) for _ in before], *bounds, *[behind for _ in after]])
-
-
-def _tokenize(lm: LM, text: str) -> tuple[list[int], list[Bounds]]:
-    """The ids of a text as its tokenizer gives them, and the characters that they cover."""
-    if lm.tokenizer.is_fast:
-        encoded = lm.tokenizer(text, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
-        lm.codec.check(encoded["input_ids"], f"the text {shortened(text)}")
-        return list(encoded["input_ids"]), [(start, end) for start, end in encoded["offset_mapping"]]
-    (ids,) = lm.encode([text])
-    pieces = [str(lm.tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids]
-    if "".join(pieces) != text:
-        raise ModelError(
-            f"the tokenizer of {lm.name} ({type(lm.tokenizer).__name__}) cannot tell which characters its tokens cover."
-        )
-    ends = list(accumulate(map(len, pieces)))
-    return ids, list(zip([0, *ends], ends, strict=False))

@@ -20,6 +20,7 @@ from lmsteer.errors import DataError
 from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
+from lmsteer.reading.encoded_text import first_predicted, is_ended
 from lmsteer.reading.sweep import directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -38,14 +39,14 @@ class Window(NamedTuple):
     first: int
 
 
-def windows(length: int, size: int) -> Iterator[Window]:
-    """Windows of ``size`` tokens over a text of ``length``: each token but the first counts in exactly one.
+def windows(length: int, size: int, first: int = 1) -> Iterator[Window]:
+    """Windows of ``size`` tokens over a text of ``length``: each token from ``first`` on counts in exactly one.
 
     Where a text is cut, at least half a window of it stands before the first token that counts.
     """
-    counted = 1
+    counted = first
     while counted < length:
-        end = min(counted + size - size // 2, length) if counted > 1 else min(size, length)
+        end = min(size if counted < size else counted + size - size // 2, length)
         yield Window(max(end - size, 0), end, counted)
         counted = end
 
@@ -60,7 +61,7 @@ def steered_log_likelihoods(
     window: int | None = None,
     progress: Progress = no_progress,
 ) -> list[Tensor]:
-    """Log-likelihoods (K, S, T - 1) of each text's tokens after its first, in nats.
+    """Log-likelihoods (K, S, T - 1) of each text's tokens after its first, in nats; 0 for the tokens of its prompt.
 
     Each of K steers acts alone, at each of S strengths; its eos component acts on the end-of-text token.
 
@@ -95,6 +96,8 @@ def steered_log_likelihoods(
 @torch.inference_mode()
 def log_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
     """Log-likelihoods (T - 1,) of each text's tokens after its first under the unsteered model, in nats.
+
+    Those of the tokens of its prompt are 0.
 
     A text that is longer than the model's context is read in windows, as in ``steered_log_likelihoods``.
 
@@ -146,7 +149,9 @@ def _score_texts(
     progress: Progress,
 ) -> list[Tensor]:
     """Log-likelihoods (*shape, T - 1) of each text's tokens after its first, read in windows of ``size`` tokens."""
-    parts = [(text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size)]
+    parts = [
+        (text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size, first_predicted(tokens))
+    ]
     pieces = [ids[text][part.start : part.end] for text, part in parts]
     scores = [torch.zeros(*shape, max(len(tokens) - 1, 0)) for tokens in ids]
     with progress("reading texts", len(parts), 0) as step:
@@ -174,5 +179,5 @@ def _places(lm: LM, parts: Sequence[tuple[Sequence[int], Window]]) -> tuple[Tens
     for tokens, window in parts:
         place = torch.arange(window.start + 1, window.end)
         counted.append(place >= window.first)
-        is_end.append((place == len(tokens) - 1) & (tokens[-1] == lm.end_id))
+        is_end.append((place == len(tokens) - 1) & is_ended(lm, tokens))
     return torch.cat(counted), torch.cat(is_end)

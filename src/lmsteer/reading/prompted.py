@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmsteer.data.chats import Chat, Prompt
-from lmsteer.model.chat import encode_answer
+from lmsteer.model.chat import answer_bounds, encode_answer
+from lmsteer.model.codec import Bounds
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import end_tokens, ends_itself
 from lmsteer.reading.encoded_text import EncodedText
@@ -30,10 +31,28 @@ def encode_after(lm: LM, prompts: Sequence[Prompt], texts: Sequence[str]) -> lis
     found = dict(zip(plain, of_plain, strict=True))
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, Chat):
-            answer = encode_answer(lm, prompt, texts[i])
+            answer = encode_answer(lm.codec, prompt, texts[i])
             begin = shared_length(answer.prompt, answer.whole)
             found[i] = EncodedText.of(answer.whole, begin, is_ended=answer.is_ended)
     return [found[i] for i in range(len(texts))]
+
+
+def encode_after_with_offsets(lm: LM, prompt: Prompt, text: str) -> tuple[EncodedText, list[Bounds]]:
+    """The ids of a prompt with the text after it and its end, and the characters of the text that each covers.
+
+    Tokens of the prompt, and the end, cover none.
+
+    Raises:
+        DataError: as ``encode_after``.
+        ModelError: the tokenizer cannot tell which characters its tokens cover.
+    """
+    (encoded,) = encode_after(lm, [prompt], [text])
+    if isinstance(prompt, Chat):
+        return encoded, answer_bounds(lm.codec, prompt, text)
+    _, bounds = lm.codec.encode_with_offsets(prompt + text)
+    own = [(max(start - len(prompt), 0), max(end - len(prompt), 0)) for start, end in bounds]
+    behind = (len(text), len(text))
+    return encoded, [*own[: len(encoded) - encoded.is_ended], *([behind] if encoded.is_ended else [])]
 
 
 def _encode_plain(lm: LM, prompts: Sequence[str], texts: Sequence[str]) -> list[EncodedText]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import regex
 
-from lmsteer.reading.encode import Bounds
+from lmsteer.model.codec import Bounds
 
 # Letters with the marks on them (\p{M}) and numbers (\p{N}), with the signs that join them; or a run of other signs.
 _WORD = regex.compile(r"[\w\p{M}\p{N}]+(?:['\u2019-][\w\p{M}\p{N}]+)*|[^\w\s\p{M}\p{N}]+")

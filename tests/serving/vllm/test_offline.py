@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from lmsteer.data.chats import Chat
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.model.chat import encode_chat
 from lmsteer.serving.vllm import validation
 from lmsteer.serving.vllm.offline import vllm_writer
 from lmsteer.util.seeds import stable_seed
-from tiny import random_steer
+from tiny import chat_lm, random_steer
 
 
 class FakeLLM:
@@ -61,3 +63,19 @@ def test_environment_is_restored(llama, tmp_path, fake_vllm, monkeypatch, before
         vllm_writer("model", {}, [{}], GenerationConfig(), tmp_path, {"wrong": 1}).__enter__()
     assert dict(os.environ) == environment
     assert list(tmp_path.iterdir()) == []
+
+
+def test_chats_are_given_in_tokens(tmp_path, fake_vllm, monkeypatch):
+    lm, given = chat_lm(), []
+
+    def generate(self, prompts, params, use_tqdm):
+        given.extend(prompts)
+        return [SimpleNamespace(outputs=[SimpleNamespace(text="x")]) for _ in prompts]
+
+    monkeypatch.setattr(FakeLLM, "generate", generate)
+    monkeypatch.setattr(FakeLLM, "get_tokenizer", lambda self: lm.tokenizer, raising=False)
+    chat = Chat.of_user("How?")
+    with vllm_writer("model", {}, [{}], GenerationConfig(), tmp_path, {}) as write:
+        lines = write(["one", chat], 0)
+    assert given == ["one", {"prompt_token_ids": encode_chat(lm.codec, chat)}]
+    assert [line["prompt"] for line in lines] == [{"text": "one"}, {"messages": chat.to_json()}]

@@ -14,7 +14,7 @@ from lmsteer.cli.gist.app import Adapter, gist_app
 from lmsteer.cli.output.common import print_json_lines
 from lmsteer.cli.output.generation import print_continuations
 from lmsteer.cli.steering import parse_steering
-from lmsteer.data.prompts import read_prompts
+from lmsteer.data.prompts import read_texts
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist import SHIPPED
@@ -50,7 +50,7 @@ def generate(
     Example: lmsteer gist generate hot early --gist opposite.gist --temperature 0
     """
     config = GenerationConfig(num_samples, max_new_tokens, SamplingConfig(top_p, top_k, temperature), seed, batch_size)
-    texts = [*(inputs or []), *(read_prompts(inputs_file) if inputs_file else [])] or [""]
+    texts = [*(inputs or []), *(read_texts(inputs_file) if inputs_file else [])] or [""]
     if missing := [str(file) for file in gist if not file.is_file()]:
         raise DataError(f"no such file: {', '.join(missing)}.")
     find_card(adapter)

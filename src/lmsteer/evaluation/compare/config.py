@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsteer.baselines.budget import TrainingBudget
+from lmsteer.data.chats import Prompt, as_prompt, prompt_json
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, Protocol
@@ -24,7 +25,7 @@ class ComparisonConfig:
     Attributes:
         model: name of the model.
         source: the labelled texts.
-        prompts: prompts to continue.
+        prompts: prompts to continue, and chats to answer.
         scorer: name of the scorer of the attribute.
         perplexity_model: name of the model that perplexity is computed with; ``model`` if None.
         budget: budget of every training.
@@ -39,7 +40,7 @@ class ComparisonConfig:
 
     model: str
     source: LabelledSource
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     scorer: str
     perplexity_model: str | None = None
     budget: TrainingBudget = field(default_factory=TrainingBudget)
@@ -83,10 +84,11 @@ class ComparisonConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as a JSON object."""
-        return asdict(self)
+        return {**asdict(self), "prompts": [*map(prompt_json, self.prompts)]}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> ComparisonConfig:
         """The configuration from its JSON object."""
         nested = {"source": LabelledSource, "budget": TrainingBudget, "protocol": Protocol}
-        return cls(**{**record, **{key: kind(**record[key]) for key, kind in nested.items()}})
+        prompts = [as_prompt(prompt) for prompt in record["prompts"]]
+        return cls(**{**record, "prompts": prompts, **{key: kind(**record[key]) for key, kind in nested.items()}})

@@ -8,6 +8,7 @@ from statistics import median
 
 import torch
 
+from lmsteer.data.chats import Prompt
 from lmsteer.evaluation.conditions import Condition, Unsteered
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.model.lm import LM
@@ -15,7 +16,7 @@ from lmsteer.model.lm import LM
 _REPEATS, _PROMPTS = 3, 8
 
 
-def relative_times(lm: LM, condition: Condition, prompts: Sequence[str], new_tokens: int) -> tuple[float, float]:
+def relative_times(lm: LM, condition: Condition, prompts: Sequence[Prompt], new_tokens: int) -> tuple[float, float]:
     """Time to the first token, and time per token after it, as multiples of the unsteered model's.
 
     Both models take turns; the medians of three turns count, after one that does not.
@@ -37,13 +38,13 @@ def relative_times(lm: LM, condition: Condition, prompts: Sequence[str], new_tok
     return first, per_token
 
 
-def _times(lm: LM, condition: Condition, prompts: Sequence[str], new_tokens: int) -> tuple[float, float]:
+def _times(lm: LM, condition: Condition, prompts: Sequence[Prompt], new_tokens: int) -> tuple[float, float]:
     """Seconds to the first token, and per token after it."""
     (first, few), (whole, many) = (_generate(lm, condition, prompts, tokens) for tokens in (1, new_tokens))
     return first, (whole - first) / max(many - few, 1)
 
 
-def _generate(lm: LM, condition: Condition, prompts: Sequence[str], new_tokens: int) -> tuple[float, int]:
+def _generate(lm: LM, condition: Condition, prompts: Sequence[Prompt], new_tokens: int) -> tuple[float, int]:
     """Seconds and number of generated tokens."""
     config = GenerationConfig(max_new_tokens=new_tokens)
     _synchronize(lm)

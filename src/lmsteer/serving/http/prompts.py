@@ -51,6 +51,6 @@ def encode_messages(lm: LM, messages: Sequence[Mapping[str, str]]) -> list[int]:
     if not lm.tokenizer.chat_template:
         raise RequestError(f"{lm.name} has no chat template: use /v1/completions.", param="messages")
     try:
-        return encode_chat(lm, Chat(tuple(Message(each["role"], each["content"]) for each in messages)))
+        return encode_chat(lm.codec, Chat(tuple(Message(each["role"], each["content"]) for each in messages)))
     except DataError as error:
         raise RequestError(str(error), param="messages") from error

@@ -9,10 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lmsteer.data.chats import Chat, Prompt
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.bulk import BulkRequest, Writer, write_in_bulk
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.partial_file import Lines
+from lmsteer.generation.published import published_prompt
+from lmsteer.model.chat import encode_chat
+from lmsteer.model.codec import Codec
 from lmsteer.model.sources.resolve import resolve
 from lmsteer.serving.vllm.validation import FOLDERS, KEY, registry
 from lmsteer.steer.files import save_steer
@@ -126,18 +130,23 @@ def _writer(
             extra_args={KEY: ",".join(f"{names[name]}={s}" for name, s in strengths.items())} if strengths else None,
         )
 
-    def write(prompts: Sequence[str], first: int) -> Lines:
+    def encoded(chat: Chat) -> list[int]:
+        tokenizer = llm.get_tokenizer()
+        return encode_chat(Codec(tokenizer, len(tokenizer), model), chat)
+
+    def write(prompts: Sequence[Prompt], first: int) -> Lines:
+        given = [prompt if isinstance(prompt, str) else {"prompt_token_ids": encoded(prompt)} for prompt in prompts]
         rows = [(i, setting, k) for i in range(len(prompts)) for setting in settings for k in range(config.num_samples)]
         sampling_params = [params(first + i, setting, k) for i, setting, k in rows]
         try:
-            outputs = llm.generate([prompts[i] for i, *_ in rows], sampling_params, use_tqdm=False)
+            outputs = llm.generate([given[i] for i, *_ in rows], sampling_params, use_tqdm=False)
         except Exception as error:  # among others of Ctrl-C, which stops vLLM's processes first
             raise LMSteerError(f"vLLM stopped: {error}. The lines so far are kept; continue with --resume.") from error
         generations: list[list[dict[str, Any]]] = [[] for _ in prompts]
         for (i, setting, k), output in zip(rows, outputs, strict=True):
             generations[i].append({"text": output.outputs[0].text, "strengths": dict(setting), "sample": k})
         return [
-            {"prompt": {"text": prompt}, "generations": lines}
+            {"prompt": published_prompt(prompt), "generations": lines}
             for prompt, lines in zip(prompts, generations, strict=True)
         ]
 
