@@ -50,8 +50,9 @@ def test_the_rows_of_a_text_are_those_of_its_places_in_the_whole(lm, pairs):
 
 
 def test_a_token_on_both_sides_of_the_border_is_the_texts():
-    spaced = replace(tiny_lm("llama"), tokenizer=spaced_tokenizer())
-    spaced.model.resize_token_embeddings(len(spaced.tokenizer))
+    lm, tokenizer = tiny_lm("llama"), spaced_tokenizer()
+    lm.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    spaced = replace(lm, tokenizer=tokenizer)
     whole = encode(spaced, ["a that"], start=False, end=True)[0]
     tokens = spaced.tokenizer.convert_ids_to_tokens(whole)
     assert tokens == ["<s>", "▁", "a", "▁t", "h", "a", "t", "</s>"] or tokens[3] == "▁t"
