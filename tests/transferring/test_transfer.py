@@ -86,12 +86,14 @@ def test_a_model_in_disguise_gets_the_same_steer(llama, disguised, monkeypatch, 
         monkeypatch.setattr(maps, name, 1e-9)
     monkeypatch.setattr(module, "_COST_SHARE", 1.0)
     steer = random_steer(llama, form)
+    steer = replace(steer, card=replace(steer.card, origin="hf://org/style@main"))
     moved = transfer(llama, steer, disguised, texts=TEXTS, word_map=how)
     expected = steer.matrix() if form == "multiply" else steer.factors["a"]
     # regressions on float32 states, some of whose directions are small
     torch.testing.assert_close(in_order(moved), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
     assert moved.card.base == "disguised"
     assert moved.card.fit["from"]["base"] == steer.card.base
+    assert (moved.card.origin, moved.card.fit["from"]["origin"]) == ("", steer.card.origin)
 
 
 def test_what_is_damped_points_the_same_way_and_costs_half(llama, disguised):
