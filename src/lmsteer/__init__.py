@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmsteer.data.chats import Chat
     from lmsteer.data.labelled import LabelledText, read_labelled
-    from lmsteer.data.starter import starter_prompts, starter_texts
+    from lmsteer.data.starter import starter_prompts, starter_requests, starter_texts
     from lmsteer.evaluation.conditions import Condition, conditions_of
     from lmsteer.evaluation.evaluate import evaluate
     from lmsteer.evaluation.interference import Interference, interference
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "data.chats": ("Chat",),
     "data.labelled": ("LabelledText", "read_labelled"),
-    "data.starter": ("starter_prompts", "starter_texts"),
+    "data.starter": ("starter_prompts", "starter_requests", "starter_texts"),
     "evaluation.conditions": ("Condition", "conditions_of"),
     "evaluation.interference": ("Interference", "interference"),
     "evaluation.evaluate": ("evaluate",),
@@ -128,6 +128,7 @@ __all__ = [
     "save_steer",
     "scorer",
     "starter_prompts",
+    "starter_requests",
     "starter_texts",
     "stream",
     "transfer",

@@ -112,6 +112,14 @@ def test_labelled_texts_of_python_are_texts_with_labels(text, label, message):
         LabelledText(text, label)
 
 
+def test_digests_of_texts_without_prompts_stay_what_cards_hold():
+    assert LabelledText("fine", 1.0).digest == 0xDBF79E57EA787C509440875AA86128A9
+    chat = [{"role": "user", "content": "a"}]
+    others = [LabelledText("fine", 1.0, prompt, group) for prompt in ("a", chat, None) for group in ("", "g", "h")]
+    assert len({text.digest for text in others}) == 9
+    assert len({text.digest >> 64 for text in others}) == 5
+
+
 def test_labels_of_other_libraries_are_numbers():
     assert LabelledText("a", np.float32(0.5)) == LabelledText("a", 0.5)
     assert LabelledText("a", np.int64(1)).digest == LabelledText("a", 1.0).digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmsteer.data.starter import starter_prompts, starter_texts
+from lmsteer.data.starter import starter_prompts, starter_requests, starter_texts
 from lmsteer.errors import DataError
 
 
@@ -29,3 +29,9 @@ def test_starter_prompts_are_sixty_different_openings():
     prompts = starter_prompts()
     assert len({*prompts}) == len(prompts) == 60
     assert all(prompts)
+
+
+def test_requests_are_forty_different_lines():
+    requests = starter_requests()
+    assert len(set(requests)) == len(requests) == 40
+    assert all(request.strip() == request and request for request in requests)

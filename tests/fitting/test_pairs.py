@@ -14,7 +14,9 @@ from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.fitting.statistics import Statistics, gather_statistics
 from lmsteer.reading import splits
-from lmsteer.reading.encode_labelled import encode_labelled
+from lmsteer.reading.analyse import analyse
+from lmsteer.reading.encode_labelled import encode_labelled, encode_readable
+from lmsteer.reading.platt import fit_platt
 from lmsteer.reading.rows import LabelledRows, from_int64_pair
 from tiny import chat_lm, styled
 
@@ -88,6 +90,15 @@ def test_a_steer_is_fitted_on_pairs(lm, tmp_path, monkeypatch, method, chats):
     assert done.held_out.log_likelihood_gain > 0.05
     assert done.held_out.sign_accuracy > 0.9
     assert done.held_out.texts % 2 == 0
+    if method == "closed-form":  # its probabilities are those of the evidence that ``analyse`` finds
+        texts, ids = encode_readable(lm, pairs(120, chats=chats))
+        held_out = [texts[i] for i in splits.held_out_of(texts, ids)]
+        prompts = [text.before for text in held_out]
+        found = analyse(lm, [text.text for text in held_out], {"s": done.steer}, prompts=prompts, spans=0)
+        evidence = torch.tensor([each.dimensions["s"].position.score for each in found], dtype=torch.float64)
+        expected = fit_platt(evidence, torch.tensor([text.label > 0 for text in held_out]))
+        assert done.held_out.slope == pytest.approx(expected.slope, rel=1e-2)  # float32 sums of other batches
+        assert done.held_out.offset == pytest.approx(expected.offset, abs=1e-2)
 
 
 def test_the_cache_of_activations_knows_where_texts_begin(lm, tmp_path, monkeypatch):

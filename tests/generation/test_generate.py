@@ -237,5 +237,7 @@ def test_a_chat_is_answered_after_its_template():
     assert [each.text for each in found] == [each.text for each in expected]
     assert found[0].prompt == Chat.of_user("How?")
     assert "".join(stream(lm, messages, config=GenerationConfig(1, 8))) == found[0].text
+    with pytest.raises(DataError, match=r"prompt 1 \('user: How\?'\): tiny-llama has no chat template"):
+        list(generate(tiny_lm("llama"), [messages]))
     with pytest.raises(DataError, match="prompt 2: message 1 of the prompt has the role 'bot'"):
         list(generate(lm, ["a", [{"role": "bot", "content": "a"}]]))

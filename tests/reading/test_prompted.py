@@ -62,6 +62,12 @@ def test_a_token_on_both_sides_of_the_border_is_the_texts():
         assert tokens[found.begin].startswith(own)
 
 
+def test_a_chat_that_the_template_refuses_is_told_with_its_text():
+    lm = chat_lm("{{ raise_exception('Roles must alternate') }}")
+    with pytest.raises(DataError, match=r"text 2, 'fine': the chat template refuses these messages: Roles must alter"):
+        encode_after(lm, ["a", Chat.of_user("b")], ["good", "fine"])
+
+
 def test_texts_after_prompts_are_cut_without_their_prompts(lm, capsys):
     room = lm.max_length - 60
     texts = [LabelledText("x" * length, 1.0, "y" * 60) for length in (5, 20, room, room + 5)]

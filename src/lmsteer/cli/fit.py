@@ -13,6 +13,7 @@ import lmsteer
 from lmsteer.cli import options
 from lmsteer.cli.app import app, stdout, warn
 from lmsteer.cli.output.common import print_json
+from lmsteer.data.chats import Chat
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.labels import parse_label_map
 from lmsteer.errors import DataError
@@ -115,7 +116,9 @@ def fit(
     if as_json:
         print_json({"folder": str(fitted.folder), "rank": fitted.steer.rank, "card": asdict(fitted.steer.card)})
     else:
-        print_fit(stdout, fitted, str(out or name), "" if model == options.DEFAULT_MODEL else f" --model {model}")
+        of_chats = any(isinstance(text.before, Chat) for text in texts)
+        more = " --chat" * of_chats + ("" if model == options.DEFAULT_MODEL else f" --model {model}")
+        print_fit(stdout, fitted, str(out or name), more)
 
 
 def _check_inputs(data: str | None, statistics: Sequence[Path]) -> None:

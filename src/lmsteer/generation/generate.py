@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lmsteer.data.chats import AnyPrompt, Prompt, as_prompt
+from lmsteer.data.chats import AnyPrompt, Chat, Prompt, as_prompt
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoding import Prefill, PromptPrefill, Row, decode_rows, prefill_shared
@@ -227,7 +227,10 @@ def encode_prompts(lm: LM, prompts: Sequence[Prompt], new_tokens: int, first_pro
     if not prompts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
     of_texts = iter(lm.encode([prompt for prompt in prompts if isinstance(prompt, str)]))
-    ids = [next(of_texts) if isinstance(prompt, str) else encode_chat(lm.codec, prompt) for prompt in prompts]
+    ids = [
+        next(of_texts) if isinstance(prompt, str) else _encode_chat(lm, prompt, number)
+        for number, prompt in enumerate(prompts, first_prompt + 1)
+    ]
     for number, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True), first_prompt + 1):
         if not tokens:
             raise DataError(
@@ -239,3 +242,10 @@ def encode_prompts(lm: LM, prompts: Sequence[Prompt], new_tokens: int, first_pro
                 f"longer than the model's context of {lm.max_length}."
             )
     return ids
+
+
+def _encode_chat(lm: LM, chat: Chat, number: int) -> list[int]:
+    try:
+        return encode_chat(lm.codec, chat)
+    except DataError as error:
+        raise DataError(f"prompt {number} ({shortened(str(chat))}): {error}") from error

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmsteer.data.chats import Chat, Prompt
+from lmsteer.errors import DataError
 from lmsteer.model.chat import answer_bounds, encode_answer
-from lmsteer.model.codec import Bounds
+from lmsteer.model.codec import Bounds, shortened
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import end_tokens, ends_itself
 from lmsteer.reading.encoded_text import EncodedText
@@ -31,7 +32,10 @@ def encode_after(lm: LM, prompts: Sequence[Prompt], texts: Sequence[str]) -> lis
     found = dict(zip(plain, of_plain, strict=True))
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, Chat):
-            answer = encode_answer(lm.codec, prompt, texts[i])
+            try:
+                answer = encode_answer(lm.codec, prompt, texts[i])
+            except DataError as error:
+                raise DataError(f"text {i + 1}, {shortened(texts[i])}: {error}") from error
             begin = shared_length(answer.prompt, answer.whole)
             found[i] = EncodedText.of(answer.whole, begin, is_ended=answer.is_ended)
     return [found[i] for i in range(len(texts))]

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 _FEW = 200
 
 
-def print_fit(out: Console, fitted: Fit, notation: str, model: str) -> None:
+def print_fit(out: Console, fitted: Fit, notation: str, options: str) -> None:
     """Where the steer is, what held-out texts show, and what to try next.
 
     Args:
         out: console.
         fitted: the fit.
         notation: the steer as it is named on the command line.
-        model: ``--model NAME`` with a space before it; empty for the default model.
+        options: ``--chat`` if the texts answer chats, and ``--model NAME`` if the model is not the default one, with a
+            space before each.
     """
     held_out, card = fitted.held_out, fitted.steer.card
     out.print(f"Steer [bold]{escape(card.name)}[/] of rank {fitted.steer.rank} saved to {escape(str(fitted.folder))}.")
@@ -33,5 +34,5 @@ def print_fit(out: Console, fitted: Fit, notation: str, model: str) -> None:
     if texts < _FEW:
         out.print(f"The steer was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")
     outer = 2 if texts < _FEW else 6
-    line = f"lmsteer generate 'The weather today' --steer {notation}=-{outer},0,{outer}{model}"
+    line = f"lmsteer generate 'The weather today' --steer {notation}=-{outer},0,{outer}{options}"
     out.print(f"Try: {escape(line)}", highlight=False)
