@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.reading.likelihood import steered_log_likelihoods, windows
+from lmsteer.reading.encoded_text import EncodedText
+from lmsteer.reading.likelihood import log_likelihoods, steered_log_likelihoods, windows
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
 
@@ -41,10 +42,10 @@ def test_they_are_what_the_steered_model_says(make_lm, family):
                 torch.testing.assert_close(line, said(lm, ids, steer, strength), rtol=1e-3, atol=1e-3)
 
 
-@given(st.integers(0, 60), st.integers(2, 20))
-def test_windows_tell_each_token_but_the_first_once_after_enough_of_the_text(length, size):
-    found = list(windows(length, size))
-    assert [token for window in found for token in range(window.first, window.end)] == list(range(1, length))
+@given(st.integers(0, 60), st.integers(2, 20), st.integers(1, 40))
+def test_windows_tell_each_token_from_the_first_on_once_after_enough_of_the_text(length, size, first):
+    found = list(windows(length, size, first))
+    assert [token for window in found for token in range(window.first, window.end)] == list(range(first, length))
     for window in found:
         assert 0 <= window.start < window.first < window.end <= length
         assert window.end - window.start <= size
@@ -122,3 +123,10 @@ def test_short_memory_for_one_text_names_the_way_out(llama, monkeypatch):
     monkeypatch.setattr(type(llama), "predicting", lambda *_: (_ for _ in ()).throw(RuntimeError("other")))
     with pytest.raises(RuntimeError, match="other"):
         steered_log_likelihoods(llama, [[1, 2, 3]], [random_steer(llama)], [1.0])
+
+
+def test_tokens_of_a_prompt_have_no_likelihood(llama):
+    text = EncodedText.of([*range(5, 15)], 4, is_ended=False)
+    (line,), (whole,) = log_likelihoods(llama, [text]), log_likelihoods(llama, [[*text]])
+    assert not line[:3].any()
+    torch.testing.assert_close(line[3:], whole[3:])
