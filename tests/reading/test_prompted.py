@@ -85,7 +85,8 @@ def test_a_pair_of_which_a_text_has_no_token_left_is_left_out(lm, capsys):
     readable, ids = encode_readable(lm, [*texts, LabelledText("c", 1.0, "y", "two")], 10)
     assert [text.text for text in readable] == ["c"]
     assert len(ids) == 1
-    assert "2 of 3 texts are left out" in capsys.readouterr().err
+    told = f"2 of 3 texts are left out: the prompts of 1 fill the model's context of {lm.max_length} tokens."
+    assert told in capsys.readouterr().err
 
 
 def test_where_a_text_begins_is_part_of_what_is_known_of_it(lm):

@@ -54,14 +54,16 @@ def encode_readable(
     """
     unique = list({labelled.digest: labelled for labelled in texts}.values())
     pairs = list(zip(unique, encode_labelled(lm, unique, max_tokens), strict=True))
+    full = sum(ids.begin > 0 and len(ids) == lm.max_length and not count_predicted(ids) for _, ids in pairs)
     lost = {text.group for text, ids in pairs if not count_predicted(ids)} - {""}
     pairs = [(text, ids) for text, ids in pairs if count_predicted(ids) and text.group not in lost]
+    reason = f"the prompts of {full} fill the model's context of {lm.max_length} tokens" if full else ""
     if unique and not pairs:
-        raise DataError(
-            f"none of the {len(unique)} texts has a token to predict: the tokenizer of {lm.name} finds none in them."
-        )
+        reason = reason or f"the tokenizer of {lm.name} finds none in them"
+        raise DataError(f"none of the {len(unique)} texts has a token to predict: {reason}.")
     if left_out := len(unique) - len(pairs):
-        notice(f"{left_out} of {len(unique)} texts are left out: the tokenizer finds no token to predict in them.")
+        reason = reason or "the tokenizer finds no token to predict in them"
+        notice(f"{left_out} of {len(unique)} texts are left out: {reason}.")
     return [text for text, _ in pairs], [ids for _, ids in pairs]
 
 
