@@ -1,5 +1,6 @@
 """The real server as a process, on the real default model: the examples of docs/how-to/serve.md, and how it stops."""
 
+import os
 import re
 import shlex
 import signal
@@ -42,9 +43,12 @@ def server(tmp_path_factory):
 
 def test_python_of_the_page_runs(server):
     address, _ = server
-    (code,) = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
-    code = code.replace("http://127.0.0.1:8000", address)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    blocks = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 3  # openai, LiteLLM, LangChain
+    code = "\n".join(blocks).replace("http://127.0.0.1:8000", address)
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # LiteLLM fetches its prices when imported
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "{'sentiment': 2.5} 20" in done.stdout
 
