@@ -183,7 +183,7 @@ def second_step(texts: Texts) -> Factors:
 
     again = texts.weighted(lambda rows: torch.ones_like(rows.label), residuals)
     w = (first["A"] @ first["B"].T).double()
-    step = NaturalGradient(again, texts.curvature).matrix(*DAMPINGS)
+    step = NaturalGradient.of_statistics(again, texts.curvature).matrix(*DAMPINGS)
     rank, inside = first["A"].shape[1], texts.statistics.held_out[~texts.statistics.held_out.is_end]
     tried = [factorise(w + share * float(w.norm() / step.norm()) * step, rank)[:2] for share in (0.25, 0.5, 1.0)]
     best = max(tried, key=lambda ab: float(gains_at(head, inside, [ab], [0.5, 1.0])[0].mean(1).max()))

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmsteer.data.chats import Chat
+    from lmsteer.data.contrast import Contrast
     from lmsteer.data.labelled import LabelledText, read_labelled
     from lmsteer.data.starter import starter_prompts, starter_requests, starter_texts
     from lmsteer.evaluation.conditions import Condition, conditions_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lmsteer.evaluation.safe_range import SafeRange, calibrate
     from lmsteer.evaluation.scorers import scorer
     from lmsteer.export.hub import Pushed, push_steer
+    from lmsteer.fitting.contrast.fit import ContrastConfig, ContrastFit, fit_contrast
     from lmsteer.fitting.fit import Fit, FitConfig, fit
     from lmsteer.fitting.gradient import GradientConfig
     from lmsteer.generation.config import GenerationConfig, SamplingConfig
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 # The same as the imports above, for the program; a test compares both.
 _PUBLIC = {
     "data.chats": ("Chat",),
+    "data.contrast": ("Contrast",),
     "data.labelled": ("LabelledText", "read_labelled"),
     "data.starter": ("starter_prompts", "starter_requests", "starter_texts"),
     "evaluation.conditions": ("Condition", "conditions_of"),
@@ -67,6 +70,7 @@ _PUBLIC = {
     "evaluation.safe_range": ("SafeRange", "calibrate"),
     "evaluation.scorers": ("scorer",),
     "export.hub": ("Pushed", "push_steer"),
+    "fitting.contrast.fit": ("ContrastConfig", "ContrastFit", "fit_contrast"),
     "fitting.fit": ("Fit", "FitConfig", "fit"),
     "fitting.gradient": ("GradientConfig",),
     "generation.config": ("GenerationConfig", "SamplingConfig"),
@@ -95,6 +99,9 @@ __all__ = [
     "Condition",
     "ConditionResult",
     "Continuation",
+    "Contrast",
+    "ContrastConfig",
+    "ContrastFit",
     "Fit",
     "FitConfig",
     "GenerationConfig",
@@ -116,6 +123,7 @@ __all__ = [
     "evaluate",
     "find_steer",
     "fit",
+    "fit_contrast",
     "generate",
     "interference",
     "load",

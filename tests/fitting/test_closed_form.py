@@ -37,7 +37,11 @@ def own(llama, tmp_path_factory) -> FisherFactors:
 @pytest.mark.parametrize("credited", [False, True])
 def test_the_natural_gradient_solves_its_equation(statistics, own, credited):
     w = torch.randn(32, generator=torch.Generator().manual_seed(0)).double() if credited else None
-    found, n, d = NaturalGradient(statistics, own, w).matrix(3.0, 0.5), statistics.counts.tokens, statistics.sums["D"]
+    found, n, d = (
+        NaturalGradient.of_statistics(statistics, own, w).matrix(3.0, 0.5),
+        statistics.counts.tokens,
+        statistics.sums["D"],
+    )
     identity = torch.eye(32, dtype=torch.float64)
     c, f = own.c + 3 * own.c.diagonal().mean() * identity, own.f + 0.5 * own.f.diagonal().mean() * identity
 
@@ -56,7 +60,7 @@ def test_the_natural_gradient_solves_its_equation(statistics, own, credited):
 
 
 def test_factors_are_the_best_of_their_rank(statistics, own):
-    gradient = NaturalGradient(statistics, own)
+    gradient = NaturalGradient.of_statistics(statistics, own)
     a, b, spectrum = gradient.factors(3.0, 0.5)
     # Through float32 factors.
     torch.testing.assert_close(a @ b.T, gradient.matrix(3.0, 0.5), rtol=1e-3, atol=1e-4)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 import lmsteer
-from lmsteer.cli import options
+from lmsteer.cli import contrast, options
 from lmsteer.cli.app import app, stdout, warn
 from lmsteer.cli.output.common import print_json
 from lmsteer.data.chats import Chat
@@ -59,6 +59,7 @@ CacheActivations = Annotated[
 
 @app.command()
 def fit(
+    context: typer.Context,
     name: Annotated[str, typer.Option(help="Name of the style dimension.")],
     data: Data = None,
     method: Method = "closed-form",
@@ -73,6 +74,11 @@ def fit(
     statistics: Statistics = None,
     save_statistics: SaveStatistics = None,
     max_tokens: MaxTokens = None,
+    positive: contrast.Positive = None,
+    negative: contrast.Negative = None,
+    describe: contrast.Describe = None,
+    prompt: contrast.Prompt = None,
+    num_texts: contrast.NumTexts = contrast.NUM_TEXTS,
     resume: Resume = False,
     cache_activations: CacheActivations = False,
     steps: Annotated[int, typer.Option(min=1, help="Number of optimizer steps of the gradient method.")] = 1000,
@@ -81,11 +87,16 @@ def fit(
     model: options.Model = options.DEFAULT_MODEL,
     as_json: options.AsJson = False,
 ) -> None:
-    """Fit a steer on labelled texts.
+    """Fit a steer on labelled texts, or on a description of the style: then the model writes the texts itself.
 
     Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
+    Example: lmsteer fit --positive 'warm, full of praise' --negative 'cold, full of complaint' --name warmth
     """
     check_target(out or STEERS_FOLDER / name)
+    if described := contrast.described(context, positive, negative, describe, prompt):
+        target = contrast.Target(name, label, out, model, as_json)
+        contrast.fit_described(described, target, num_texts=num_texts, rank=rank, seed=seed)
+        return
     if save_statistics:
         check_statistics_target(save_statistics)
     _check_inputs(data, statistics or ())

@@ -40,3 +40,8 @@ def starter_prompts() -> list[str]:
 def starter_requests() -> list[str]:
     """Forty neutral requests, to be answered by a model that answers in chats."""
     return (_STARTER / "requests.txt").read_text(encoding="utf-8").splitlines()
+
+
+def starter_subjects() -> list[str]:
+    """Sixty subjects of everyday life, to write short texts about."""
+    return (_STARTER / "subjects.txt").read_text(encoding="utf-8").splitlines()

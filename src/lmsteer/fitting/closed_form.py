@@ -22,8 +22,9 @@ the best: with less damping, W fits the sample more than the dimension.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -82,26 +83,39 @@ class NaturalGradient:
     """The natural gradient for any damping, at two products in the eigenbases of C and F each.
 
     Args:
-        statistics: statistics of the labelled texts.
+        gradients: gradients at W = 0, each (d, d); each is scaled to length 1 in the damped Fisher metric.
         fisher: Fisher factors of the model.
-        probe: w (d,), the probe for credit assignment; without it the gradient is that of the labels alone.
+        domain: D (d, d), to which the natural gradient is made orthogonal; None for none.
     """
 
-    def __init__(self, statistics: Statistics, fisher: FisherFactors, probe: Tensor | None = None) -> None:
-        n, sums = statistics.counts.tokens, statistics.sums
+    def __init__(self, gradients: Sequence[Tensor], fisher: FisherFactors, domain: Tensor | None = None) -> None:
         self.c, self.c_basis = fisher.c_eigen
         self.f, self.f_basis = fisher.f_eigen
+        self._gradients = [self._rotate(gradient) for gradient in gradients]
+        self._domain = None if domain is None else self._rotate(domain)
+
+    @classmethod
+    def of_statistics(cls, statistics: Statistics, fisher: FisherFactors, probe: Tensor | None = None) -> Self:
+        """The natural gradient of labelled texts.
+
+        Args:
+            statistics: statistics of the labelled texts.
+            fisher: Fisher factors of the model.
+            probe: w (d,), the probe for credit assignment; without it the gradient is that of the labels alone.
+        """
+        n, sums = statistics.counts.tokens, statistics.sums
         gradients = [(sums["G"] - statistics.counts.label / n * sums["D"]) / n]
         if probe is not None:
             blocks = [(rows.h, rows.r, rows.texts()[0]) for rows in statistics.sample]
             gradients.append(credited_gradient(blocks, probe))
-        self._gradients = [self._rotate(gradient) for gradient in gradients]
-        self._domain = self._rotate(sums["D"] / n)
+        return cls(gradients, fisher, sums["D"] / n)
 
     def whitened(self, damping_1: float, damping_2: float) -> Tensor:
         """(C + λ₁)^½ W (F + λ₂)^½ (d, d) in the eigenbases; its squared singular values are proportional to nats."""
         parts = [self._whiten(gradient, damping_1, damping_2) for gradient in self._gradients]
         gradient = torch.stack([part / part.norm().clamp(min=1e-30) for part in parts]).sum(0)
+        if self._domain is None:
+            return gradient
         domain = self._whiten(self._domain, damping_1, damping_2)
         return gradient - (gradient * domain).sum() / (domain * domain).sum().clamp(min=1e-30) * domain
 
@@ -111,6 +125,14 @@ class NaturalGradient:
         a, b, spectrum = factorise(self.whitened(damping_1, damping_2))
         a, b = a.double(), b.double()
         return self.c_basis @ (a / root_c[:, None]), self.f_basis @ (b / root_f[:, None]), spectrum
+
+    def truncated(self, damping_1: float, damping_2: float, rank: int | None = None) -> tuple[Tensor, Tensor, float]:
+        """A, B (d, r) and the share of the spectrum that they hold; by default the least rank that holds 95 %."""
+        a, b, singular_values = self.factors(damping_1, damping_2)
+        spectrum = singular_values.double() ** 2
+        shares = spectrum.cumsum(0) / spectrum.sum()
+        rank = rank or int((shares < _SPECTRUM_SHARE).sum()) + 1
+        return a[:, :rank], b[:, :rank], float(shares[rank - 1])
 
     def matrix(self, damping_1: float, damping_2: float) -> Tensor:
         """W (d, d) at full rank."""
@@ -146,19 +168,15 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     inside = statistics.held_out[~statistics.held_out.is_end]
     _check(statistics, inside)
     end = fit_eos_component(statistics, fisher, head)
-    gradient = NaturalGradient(statistics, fisher, end.probe if end else None)
+    gradient = NaturalGradient.of_statistics(statistics, fisher, end.probe if end else None)
     damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
-    a, b, singular_values = gradient.factors(damping_1, damping_2)
-    spectrum = singular_values.double() ** 2
-    shares = spectrum.cumsum(0) / spectrum.sum()
-    rank = rank or int((shares < _SPECTRUM_SHARE).sum()) + 1
-    a, b = a[:, :rank], b[:, :rank]
+    a, b, rank_share = gradient.truncated(damping_1, damping_2, rank)
     scale = largest_scale(head, inside, a, b)
     settings = SolutionSettings(
         damping_1=damping_1,
         damping_2=damping_2,
         scale=scale,
-        rank_share=float(shares[rank - 1]),
+        rank_share=rank_share,
         credit_rows=statistics.sample_rows if end else 0,
     )
     if end:
@@ -174,7 +192,7 @@ def preview_held_out(statistics: Statistics, fisher: FisherFactors) -> str:
     _, labels = rows.texts()
     if statistics.counts.tokens < 2 or not len(labels) or labels.min() == labels.max():
         return ""
-    w = NaturalGradient(statistics, fisher).matrix(_DAMPINGS_1[1], _DAMPING_2)
+    w = NaturalGradient.of_statistics(statistics, fisher).matrix(_DAMPINGS_1[1], _DAMPING_2)
     evidence = rows.per_text(((rows.h.double() @ w) * rows.r).sum(1))
     labelled = labels != 0
     signs = (evidence.sign() == labels.sign())[labelled].float().mean()

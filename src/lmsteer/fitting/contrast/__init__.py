@@ -1,0 +1,1 @@
+"""Steers from two descriptions, or from a prompt, without labelled texts."""

@@ -1,0 +1,85 @@
+"""The texts of a contrast, which the model writes itself: after the instruction of each end, on varied subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lmsteer.errors import DataError
+from lmsteer.fitting.contrast.prompts import ContrastPrompts, Ids
+from lmsteer.generation.config import SamplingConfig
+from lmsteer.generation.decoding import PromptPrefill, Row, decode_rows, prefill_shared
+from lmsteer.generation.sampling import RowSampler
+from lmsteer.model.lm import LM
+from lmsteer.steer.mix import Mix
+from lmsteer.util.progress import Progress
+
+# Texts that are written at once.
+_BATCH = 32
+_SAMPLING = SamplingConfig(top_p=0.9)
+
+
+@dataclass(frozen=True)
+class ContrastText:
+    """A text that the model wrote.
+
+    Attributes:
+        subject: number of its subject, from 0.
+        prompts: the prompts for its subject.
+        end: +1 or -1, the end that it was written for.
+        ids: its token ids, without the prompt and without an end-of-text token.
+    """
+
+    subject: int
+    prompts: ContrastPrompts
+    end: int
+    ids: Ids
+
+
+@torch.inference_mode()
+def write_texts(
+    lm: LM, prompts: Sequence[ContrastPrompts], count: int, new_tokens: int, seed: int, progress: Progress
+) -> list[ContrastText]:
+    """Let the model write texts for both ends of a contrast.
+
+    Args:
+        lm: the model, unsteered.
+        prompts: the prompts for each subject; the texts take turns on the subjects.
+        count: number of texts for each end.
+        new_tokens: the length of a text in tokens; a text that ends earlier is shorter.
+        seed: seed of the random numbers.
+        progress: reports the texts.
+
+    Raises:
+        DataError: the model writes nothing: all texts end at once.
+    """
+    planned = [(k % len(prompts), end, k // len(prompts)) for k in range(count) for end in (1, -1)]
+    before = [prompts[subject].positive if end > 0 else prompts[subject].negative for subject, end, _ in planned]
+    order = sorted(range(len(planned)), key=lambda i: -len(before[i]))
+    prefill, written = PromptPrefill(lm, before), dict[int, Ids]()
+    with progress("writing texts", len(planned), 0) as step:
+        for first in range(0, len(order), _BATCH):
+            rows = [Row(i, (), planned[i][2]) for i in order[first : first + _BATCH]]
+            written |= zip((row.prompt for row in rows), _write(lm, prefill, rows, new_tokens, seed), strict=True)
+            step(len(rows), "")
+    texts = [
+        ContrastText(subject, prompts[subject], end, written[i])
+        for i, (subject, end, _) in enumerate(planned)
+        if written[i]
+    ]
+    if not texts:
+        raise DataError(f"{lm.name} writes nothing when it is asked for a text: all texts end at once.")
+    return texts
+
+
+def _write(lm: LM, prefill: PromptPrefill, rows: Sequence[Row], new_tokens: int, seed: int) -> list[Ids]:
+    """The ids of one text for each row, up to its end-of-text token."""
+    sampler = RowSampler(torch.stack([row.noise(seed, new_tokens) for row in rows]), _SAMPLING, lm.stop_ids)
+    inputs = prefill_shared(lm, [row.prompt for row in rows], prefill)
+    with lm.steered(Mix({}, {})) as handle:
+        sequences = decode_rows(lm, inputs, new_tokens, sampler, [], handle)
+    drawn = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+    texts = [row[:length] for row, length in zip(drawn, sampler.token_counts.tolist(), strict=True)]
+    return [text[:-1] if text and text[-1] in lm.stop_ids else text for text in texts]

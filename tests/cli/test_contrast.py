@@ -1,0 +1,51 @@
+"""fit from a description: what is refused, and that the steer is saved with its safe range."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmsteer.steer.files import load_steer
+
+PAIR = ("--positive", "abc", "--negative", "xyz")
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("--positive", "warm"), "give both"),
+        (("--negative", "cold"), "give both"),
+        ((*PAIR, "--describe", "warm"), "give one of them"),
+        (("--describe", "warm", "--prompt", "letters.jsonl"), "give one of them"),
+        (("--describe", " "), "positive end is empty"),
+        (("--positive", "warm", "--negative", ""), "negative end is empty"),
+        (("--positive", "warm", "--negative", "warm "), "same description"),
+        (("--prompt", "missing.txt"), "missing.txt"),
+        (("letters.jsonl", *PAIR), "DATA does not go with one"),
+        ((*PAIR, "--label-map", "a=1", "--limit", "5"), "--label-map, --limit does not go with one"),
+        (("letters.jsonl", "--num-texts", "8"), "goes with a description"),
+    ],
+)
+def test_descriptions_that_cannot_be_used_are_refused(run, args, reason):
+    status, _, err = run("fit", "--name", "x", *args)
+    assert status == 2
+    assert reason in " ".join(err.split())
+    assert not Path("steers/x").exists()
+
+
+def test_a_description_becomes_a_steer_with_a_safe_range(run):
+    status, out, _ = run("fit", *PAIR, "--name", "abc", "--num-texts", "4", "--json")
+    assert status == 0
+    card = load_steer("steers/abc").card
+    assert card.data["contrast"]["positive"] == "abc"
+    assert list(card.safe_range) == json.loads(out)["card"]["safe_range"]
+    assert run("verify", "abc")[0] == 0
+
+
+def test_the_empty_prompt_file_is_refused(run):
+    Path("system.txt").write_text("\n")
+    status, _, err = run("fit", "--prompt", "system.txt", "--name", "x")
+    assert status == 2
+    assert "system prompt is empty" in err

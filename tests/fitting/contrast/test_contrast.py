@@ -1,0 +1,155 @@
+"""A steer from descriptions: what is written, what is read, the gradient, the scale, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lmsteer.data.contrast import Contrast
+from lmsteer.errors import DataError
+from lmsteer.fitting.contrast.fit import ContrastConfig, fit_contrast
+from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
+from lmsteer.fitting.contrast.rows import read_texts
+from lmsteer.fitting.contrast.scale import divergences, nearest_scale
+from lmsteer.fitting.contrast.writing import ContrastText, write_texts
+from lmsteer.steer.files import load_steer
+from lmsteer.steer.mix import Mix
+from lmsteer.util.progress import no_progress
+from tiny import tiny_lm
+
+CONTRAST = Contrast.of_descriptions("abc", "xyz")
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm("llama")
+
+
+@pytest.fixture(scope="module")
+def texts(lm):
+    prompts = contrast_prompts(lm, CONTRAST, ["a", "b", "c", "d"], 6)
+    return write_texts(lm, prompts, 4, 6, 0, no_progress)
+
+
+@pytest.fixture(scope="module")
+def rows(lm, texts):
+    return read_texts(lm, texts, no_progress)
+
+
+def test_both_ends_write_about_every_subject(lm, texts):
+    assert {(text.subject, text.end) for text in texts} == {(k, end) for k in range(4) for end in (1, -1)}
+    assert all(0 < len(text.ids) <= 6 and not set(text.ids) & set(lm.stop_ids) for text in texts)
+
+
+def test_texts_are_the_same_on_a_rerun_and_others_with_another_seed(lm, texts):
+    prompts = contrast_prompts(lm, CONTRAST, ["a", "b", "c", "d"], 6)
+    assert write_texts(lm, prompts, 4, 6, 0, no_progress) == texts
+    assert write_texts(lm, prompts, 4, 6, 1, no_progress) != texts
+
+
+def test_rows_are_those_of_the_text_after_each_prompt(lm):
+    texts = [
+        ContrastText(0, ContrastPrompts([5, 6, 7], [8], [9, 10]), 1, [20, 21, 22]),
+        ContrastText(3, ContrastPrompts([5], [8, 9], [9, 10, 11, 12]), -1, [30]),
+    ]
+    rows = read_texts(lm, texts, no_progress)
+    order = [
+        text for subject in rows.subject.unique_consecutive().tolist() for text in texts if text.subject == subject
+    ]
+    for name in ("neutral", "positive", "negative"):
+        expected = []
+        for text in order:
+            prompt = getattr(text.prompts, name)
+            ids = torch.tensor([[*prompt, *text.ids]])
+            h = lm.hidden_states(ids, torch.ones_like(ids))[0]
+            expected.append(h[len(prompt) - 1 : -1])
+        # padding changes rounding only
+        torch.testing.assert_close(getattr(rows, name), torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_a_chat_template_is_used_where_there_is_one(lm):
+    lm = tiny_lm("llama")
+    lm.tokenizer.chat_template = TEMPLATE
+    prompt = contrast_prompts(lm, Contrast.of_prompt("Q"), ["a cat"], 4)[0]
+    assert lm.codec.decode(prompt.positive) == "s:Q\nu:Write a short text about a cat.\na:"
+    assert lm.codec.decode(prompt.neutral) == "u:Write a short text about a cat.\na:"
+
+
+def test_the_scale_is_the_nearest_of_those_tried(lm, rows):
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(32, 2, generator=g) / 8 for _ in range(2))
+    scale, imitation = nearest_scale(lm.head, rows, (a, b), 0.1, both=True)
+    lower, same, zero = divergences(lm.head, rows, (a, b), [scale * 1.4, scale, 0.0], both=True)
+    assert (imitation.unsteered, imitation.steered) == pytest.approx((zero, same))
+    assert same <= lower
+    steer = replace(_steer(lm), factors={"A": a * scale, "B": b})
+    h = Mix({"s": steer}, {"s": 1.0}).steer_hidden_states(rows.neutral)
+    log_p, log_q = (torch.log_softmax(lm.head.logits(x), -1) for x in (rows.positive, h))
+    one_end = divergences(lm.head, rows, (a, b), [scale], both=False)[0]
+    assert float((log_p.exp() * (log_p - log_q)).sum(-1).mean()) == pytest.approx(one_end, rel=1e-4)
+
+
+def test_a_fit_is_saved_says_how_it_was_made_and_is_the_same_on_a_rerun(lm, tmp_path):
+    config = ContrastConfig(texts=8, new_tokens=6)
+    fits = [fit_contrast(lm, CONTRAST, name="abc", out=tmp_path / name, config=config) for name in ("one", "two")]
+    saved = load_steer(tmp_path / "one")
+    assert torch.equal(saved.factors["A"], fits[1].steer.factors["A"])
+    assert saved.card.data["contrast"] == {"positive": "abc", "negative": "xyz", "role": "user"}
+    assert saved.card.label == "abc"
+    assert saved.card.fit["divergence"] == round(fits[0].divergence, 4) > 0
+    assert fits[0].imitation.steered <= fits[0].imitation.unsteered
+
+
+def test_the_step_goes_towards_the_positive_end(lm, rows):
+    """The likelihood that the instructed model gives rises along W, to first order, at either end."""
+    from lmsteer.fitting.closed_form import NaturalGradient
+    from lmsteer.fitting.contrast.fit import _gradient
+    from lmsteer.generation.unconditional import fisher_factors
+
+    gradient, _ = _gradient(lm, rows)
+    a, b, _ = NaturalGradient([gradient], fisher_factors(lm)).truncated(10.0, 0.3)
+    before, after = divergences(lm.head, rows, (a, b), [0.0, 1e-3 / float((a @ b.T).norm())], both=True)
+    assert after < before
+
+
+def test_ends_that_the_model_does_not_tell_apart_are_refused(lm, tmp_path, monkeypatch):
+    real = read_texts
+
+    def same(*args):
+        rows = real(*args)
+        return replace(rows, negative=rows.positive)
+
+    monkeypatch.setattr("lmsteer.fitting.contrast.fit.read_texts", same)
+    with pytest.raises(DataError, match="does not follow"):
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=ContrastConfig(texts=8, new_tokens=6))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_description_longer_than_the_context_is_refused_with_both_numbers():
+    short = tiny_lm("gpt2")
+    with pytest.raises(DataError, match=r"takes 1\d\d tokens.*128"):
+        contrast_prompts(short, Contrast.of_descriptions("long " * 25), ["a cat"], 8)
+
+
+@pytest.mark.parametrize(("config", "reason"), [({"texts": 3}, "4 texts"), ({"new_tokens": 0}, "1 token")])
+def test_settings_out_of_range_are_refused(config, reason):
+    with pytest.raises(DataError, match=reason):
+        ContrastConfig(**config)
+
+
+def test_too_few_subjects_and_ranks_out_of_range_are_refused(lm, tmp_path):
+    with pytest.raises(DataError, match="subjects"):
+        fit_contrast(lm, CONTRAST, name="x", subjects=["a"], out=tmp_path / "x")
+    with pytest.raises(DataError, match="rank"):
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=ContrastConfig(rank=33))
+
+
+def _steer(lm):
+    from tiny import random_steer
+
+    return random_steer(lm)
