@@ -15,8 +15,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmsteer.data.contrast import Contrast
 from lmsteer.data.starter import starter_subjects
@@ -28,6 +30,7 @@ from lmsteer.fitting.contrast.scale import Imitation, nearest_scale
 from lmsteer.fitting.contrast.writing import write_texts
 from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.lookup import STEERS_FOLDER, check_target
@@ -132,10 +135,35 @@ def fit_contrast(
     if not len(seen) or not len(unseen):
         raise DataError(f"{lm.name} wrote texts on too few subjects: let it write more.")
 
+    solution = _solve(lm, fisher, seen, unseen, config.rank, both=not contrast.is_one_sided)
+    source = {"contrast": asdict(contrast), "texts": len(texts), "new_tokens": config.new_tokens, "seed": config.seed}
+    card = lm.card(name, label=label or contrast.positive, data=source, fit=solution.settings)
+    vocabulary, hidden_size = lm.head.weight.shape
+    steer = Steer("multiply", solution.factors, hidden_size, vocabulary, card)
+    save_steer(steer, folder)
+    first, other = (next((text.ids for text in texts if text.end == end), ()) for end in (1, -1))
+    samples = lm.codec.decode(first), lm.codec.decode(other)
+    return ContrastFit(steer, folder, solution.divergence, solution.imitation, samples)
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """A, B (d, r) at the unit of strength, how they were chosen, and what they do."""
+
+    factors: dict[str, Tensor]
+    settings: dict[str, Any]
+    divergence: float
+    imitation: Imitation
+
+
+def _solve(
+    lm: LM, fisher: FisherFactors, seen: ContrastRows, unseen: ContrastRows, rank: int | None, *, both: bool
+) -> _Solution:
+    """One damped natural-gradient step on the seen subjects, at the scale that is best on the unseen ones."""
     gradient, divergence = _gradient(lm, seen)
-    a, b, rank_share = NaturalGradient([gradient], fisher).truncated(*_DAMPINGS, config.rank)
+    a, b, rank_share = NaturalGradient([gradient], fisher).truncated(*_DAMPINGS, rank)
     length = math.sqrt(fisher.inner((a, b), (a, b)))
-    scale, imitation = nearest_scale(lm.head, _some(unseen), (a, b), length, both=not contrast.is_one_sided)
+    scale, imitation = nearest_scale(lm.head, _some(unseen), (a, b), length, both=both)
     settings = {
         "method": "contrast",
         "damping_1": _DAMPINGS[0],
@@ -144,21 +172,13 @@ def fit_contrast(
         "rank_share": rank_share,
         "tokens": len(seen),
         "divergence": round(divergence, 4),
-        "imitation": {"unsteered": round(imitation.unsteered, 4), "steered": round(imitation.steered, 4)},
+        "imitation": {name: round(value, 4) for name, value in asdict(imitation).items()},
     }
-    source = {"contrast": asdict(contrast), "texts": len(texts), "new_tokens": config.new_tokens, "seed": config.seed}
-    card = lm.card(name, label=label or contrast.positive, data=source, fit=settings)
-    factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
-    vocabulary, hidden_size = lm.head.weight.shape
-    steer = Steer(
-        "multiply", {key: value.float().contiguous() for key, value in factors.items()}, hidden_size, vocabulary, card
-    )
-    save_steer(steer, folder)
-    first = [next((text.ids for text in texts if text.end == end), ()) for end in (1, -1)]
-    return ContrastFit(steer, folder, divergence, imitation, (lm.codec.decode(first[0]), lm.codec.decode(first[1])))
+    factors = {name: (factor * math.sqrt(scale)).float().contiguous() for name, factor in (("A", a), ("B", b))}
+    return _Solution(factors, settings, divergence, imitation)
 
 
-def _gradient(lm: LM, rows: ContrastRows) -> tuple[torch.Tensor, float]:
+def _gradient(lm: LM, rows: ContrastRows) -> tuple[Tensor, float]:
     """``E[h rᵀ]`` (d, d) in float64, and the mean divergence of both ends in nats a token.
 
     Raises:
