@@ -52,6 +52,7 @@ def test_strengths_move_the_text_both_ways(smollm2, sentiment):
     assert high.perplexity < 3 * base.perplexity
 
 
+@pytest.mark.slow
 def test_formality_fits_too(smollm2, tmp_path):
     done = fit(smollm2, sample_texts(starter_texts("formality"), 200, 0), name="formality", out=tmp_path / "f")
     assert done.held_out.sign_accuracy > 0.7
@@ -66,18 +67,12 @@ def test_a_quick_demo_writes_one_self_contained_page(tmp_path):
     assert (tmp_path / "demo" / "sentiment" / "steer.json").is_file()
 
 
-@pytest.mark.parametrize(
-    ("texts", "read", "accuracy", "gain"),
-    [
-        pytest.param(240, 100, 0.65, 0.0, id="quick"),
-        pytest.param(2000, 872, 0.8, 0.02, id="whole", marks=pytest.mark.slow),
-    ],
-)
-def test_steer_fitted_on_sst5_reads_sst2(shared, smollm2, tmp_path, texts, read, accuracy, gain):
-    train = sample_texts(read_labelled(shared / "sst5_train.jsonl.gz"), texts, seed=0)
+@pytest.mark.slow
+def test_steer_fitted_on_sst5_reads_sst2(shared, smollm2, tmp_path):
+    train = sample_texts(read_labelled(shared / "sst5_train.jsonl.gz"), 2000, seed=0)
     fitted = fit(smollm2, train, name="sst", out=tmp_path / "sst")
-    dev = sample_texts(read_labelled(shared / "sst2_dev.jsonl.gz"), read, seed=0)
+    dev = read_labelled(shared / "sst2_dev.jsonl.gz")
     rows = LabelledRows.join(list(gather_rows(smollm2, dev, encode_labelled(smollm2, dev))))
     metrics = measure_held_out(smollm2, rows, fitted.steer)
-    assert metrics.sign_accuracy >= accuracy
-    assert metrics.log_likelihood_gain >= gain
+    assert metrics.sign_accuracy >= 0.8
+    assert metrics.log_likelihood_gain >= 0.02
