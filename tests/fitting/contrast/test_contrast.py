@@ -52,10 +52,11 @@ def test_texts_are_the_same_on_a_rerun_and_others_with_another_seed(lm, texts):
     assert write_texts(lm, prompts, 4, 6, 1, no_progress) != texts
 
 
-def test_rows_are_those_of_the_text_after_each_prompt(lm):
+@pytest.mark.parametrize("negatives", [([8], [8, 9]), ([9, 10], [9, 10, 11, 12])], ids=["two ends", "one-sided"])
+def test_rows_are_those_of_the_text_after_each_prompt(lm, negatives):
     texts = [
-        ContrastText(0, ContrastPrompts([5, 6, 7], [8], [9, 10]), 1, [20, 21, 22]),
-        ContrastText(3, ContrastPrompts([5], [8, 9], [9, 10, 11, 12]), -1, [30]),
+        ContrastText(0, ContrastPrompts([5, 6, 7], negatives[0], [9, 10]), 1, [20, 21, 22]),
+        ContrastText(3, ContrastPrompts([5], negatives[1], [9, 10, 11, 12]), -1, [30]),
     ]
     rows = read_texts(lm, texts, no_progress)
     order = [

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Self
 
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from lmsteer.fitting.contrast.prompts import Ids
 from lmsteer.fitting.contrast.writing import ContrastText
-from lmsteer.model.batching import length_buckets, pad
+from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.lm import LM
+from lmsteer.reading.encoded_text import EncodedText, own_tokens
 from lmsteer.util.progress import Progress
 
 
@@ -61,13 +63,12 @@ def read_texts(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> Con
     with progress("reading texts", tokens, 0) as step:
         for batch in length_buckets([[0] * (text.prompts.longest + len(text.ids)) for text in texts]):
             some = [texts[i] for i in batch]
-            ends = (
-                [text.prompts.neutral for text in some],
-                [text.prompts.positive for text in some],
-                [text.prompts.negative for text in some],
-            )
             ids = [text.ids for text in some]
-            neutral, positive, negative = (_states(lm, before, ids) for before in ends)
+            before = [text.prompts for text in some]
+            neutral = _states(lm, [prompts.neutral for prompts in before], ids)
+            positive = _states(lm, [prompts.positive for prompts in before], ids)
+            is_one_sided = all(prompts.negative == prompts.neutral for prompts in before)
+            negative = neutral if is_one_sided else _states(lm, [prompts.negative for prompts in before], ids)
             subject = torch.repeat_interleave(
                 torch.tensor([text.subject for text in some]), torch.tensor(list(map(len, ids)))
             )
@@ -76,10 +77,16 @@ def read_texts(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> Con
     return ContrastRows.join(parts)
 
 
-@torch.inference_mode()
 def _states(lm: LM, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Tensor:
     """The hidden states (N, d) that predict the tokens of texts, text by text, each text after its prompt."""
-    ids, mask = pad([[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)], lm.pad_id, lm.device)
-    h = lm.hidden_states(ids, mask)
-    spans = [(len(prompt) - 1, len(prompt) - 1 + len(text)) for prompt, text in zip(prompts, texts, strict=True)]
-    return torch.cat([h[i, first:last] for i, (first, last) in enumerate(spans)]).float().cpu()
+    encoded = [
+        EncodedText.of([*prompt, *text], len(prompt), is_ended=False)
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    return torch.cat([states for _, states in run_in_halves(partial(_run, lm), encoded)])
+
+
+@torch.inference_mode()
+def _run(lm: LM, texts: Sequence[Sequence[int]]) -> Tensor:
+    h, _ = lm.predicting(texts)
+    return h[own_tokens(texts).to(h.device)].float().cpu()
