@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from lmsteer.evaluation.safe_range import SafeRange, calibrate
     from lmsteer.evaluation.scorers import scorer
     from lmsteer.export.hub import Pushed, push_steer
-    from lmsteer.fitting.contrast.fit import ContrastConfig, ContrastFit, fit_contrast
+    from lmsteer.fitting.contrast.config import ContrastConfig
+    from lmsteer.fitting.contrast.fit import ContrastFit, fit_contrast
     from lmsteer.fitting.fit import Fit, FitConfig, fit
     from lmsteer.fitting.gradient import GradientConfig
     from lmsteer.generation.config import GenerationConfig, SamplingConfig
@@ -70,7 +71,8 @@ _PUBLIC = {
     "evaluation.safe_range": ("SafeRange", "calibrate"),
     "evaluation.scorers": ("scorer",),
     "export.hub": ("Pushed", "push_steer"),
-    "fitting.contrast.fit": ("ContrastConfig", "ContrastFit", "fit_contrast"),
+    "fitting.contrast.config": ("ContrastConfig",),
+    "fitting.contrast.fit": ("ContrastFit", "fit_contrast"),
     "fitting.fit": ("Fit", "FitConfig", "fit"),
     "fitting.gradient": ("GradientConfig",),
     "generation.config": ("GenerationConfig", "SamplingConfig"),

@@ -44,6 +44,14 @@ def test_a_description_becomes_a_steer_with_a_safe_range(run):
     assert run("verify", "abc")[0] == 0
 
 
+def test_a_description_that_is_hardly_followed_is_told_with_json_too(run, monkeypatch):
+    monkeypatch.setattr("lmsteer.cli.contrast._FAINT", 1e6)
+    status, out, err = run("fit", *PAIR, "--name", "abc", "--num-texts", "4", "--json")
+    assert status == 0
+    assert "hardly follows the description" in err
+    assert json.loads(out)["rank"] > 0
+
+
 def test_the_empty_prompt_file_is_refused(run):
     Path("system.txt").write_text("\n")
     status, _, err = run("fit", "--prompt", "system.txt", "--name", "x")

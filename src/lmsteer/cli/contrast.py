@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 import lmsteer
-from lmsteer.cli.app import stdout
+from lmsteer.cli.app import stdout, warn
 from lmsteer.cli.output.common import print_json
 from lmsteer.data.contrast import Contrast
 from lmsteer.data.starter import starter_prompts
 from lmsteer.data.text_files import read_text
 from lmsteer.errors import DataError
+from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
 from lmsteer.util.progress import bars
 
 Positive = Annotated[
@@ -32,10 +33,13 @@ Prompt = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A system prompt, in place of DATA; the other end is its absence."),
 ]
-NUM_TEXTS = 120
+NUM_TEXTS = ContrastConfig.texts
 NumTexts = Annotated[
-    int, typer.Option(min=4, help="With a description: number of texts that the model writes for each end.")
+    int,
+    typer.Option(min=HELD_OUT_EVERY, help="With a description: number of texts that the model writes for each end."),
 ]
+# With a smaller divergence than this, in nats a token, the model hardly follows the instructions.
+_FAINT = 0.02
 _DESCRIPTIONS = {"positive", "negative", "describe", "prompt"}
 # The options of ``fit`` that a description leaves a meaning.
 _OPTIONS = {*_DESCRIPTIONS, "name", "label", "out", "rank", "num_texts", "seed", "model", "as_json"}
@@ -96,10 +100,12 @@ def fit_described(contrast: Contrast, target: Target, *, num_texts: int, rank: i
     from lmsteer.cli.output.safe_range import print_safe_range
 
     lm = lmsteer.load(target.model)
-    config = lmsteer.ContrastConfig(texts=num_texts, rank=rank, seed=seed)
+    config = ContrastConfig(texts=num_texts, rank=rank, seed=seed)
     fitted = lmsteer.fit_contrast(
         lm, contrast, name=target.name, label=target.label, out=target.out, config=config, progress=bars()
     )
+    if fitted.divergence < _FAINT:
+        warn("the model hardly follows the description, so the steer may do something else: say it in other words.")
     safe_range = lmsteer.calibrate(lm, fitted.steer, starter_prompts(), progress=bars())
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)

@@ -18,7 +18,7 @@ from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.labels import parse_label_map
 from lmsteer.errors import DataError
 from lmsteer.fitting.statistics_files import check_statistics_target
-from lmsteer.steer.lookup import STEERS_FOLDER, check_target
+from lmsteer.steer.lookup import target_folder
 from lmsteer.util.progress import bars
 
 Data = Annotated[
@@ -92,7 +92,7 @@ def fit(
     Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
     Example: lmsteer fit --positive 'warm, full of praise' --negative 'cold, full of complaint' --name warmth
     """
-    check_target(out or STEERS_FOLDER / name)
+    target_folder(name, out)
     if described := contrast.described(context, positive, negative, describe, prompt):
         target = contrast.Target(name, label, out, model, as_json)
         contrast.fit_described(described, target, num_texts=num_texts, rank=rank, seed=seed)

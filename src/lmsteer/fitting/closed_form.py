@@ -153,6 +153,16 @@ class NaturalGradient:
         return matrix / root_c[:, None] / root_f
 
 
+def check_rank(rank: int | None, hidden_size: int) -> None:
+    """Refuse a rank that no W of the model can have; None, which leaves the choice to the spectrum, passes.
+
+    Raises:
+        DataError: the rank is out of range.
+    """
+    if rank is not None and not 1 <= rank <= hidden_size:
+        raise DataError(f"the rank must be from 1 to the model's hidden size, {hidden_size}, not {rank}.")
+
+
 def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: int | None = None) -> Solution:
     """Fit a steer from statistics.
 

@@ -17,6 +17,7 @@ from lmsteer.data.labelled import (
     texts_fingerprint,
 )
 from lmsteer.errors import DataError
+from lmsteer.fitting.closed_form import check_rank
 from lmsteer.fitting.fit_closed_form import fit_closed_form, gather_all_statistics
 from lmsteer.fitting.fit_gradient import fit_gradient
 from lmsteer.fitting.gradient import GradientConfig
@@ -27,7 +28,7 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import HeldOutMetrics
 from lmsteer.steer.card import Card
 from lmsteer.steer.files import load_steer, save_steer
-from lmsteer.steer.lookup import STEERS_FOLDER, check_target
+from lmsteer.steer.lookup import target_folder
 from lmsteer.steer.steer import Steer
 from lmsteer.util.distributed import Processes
 from lmsteer.util.progress import Progress, no_progress
@@ -73,8 +74,8 @@ class FitConfig:
         """
         if self.method not in METHODS:
             raise DataError(f"the method must be {' or '.join(METHODS)}, not {self.method!r}.")
-        if self.method == "closed-form" and self.rank is not None and not 1 <= self.rank <= hidden_size:
-            raise DataError(f"the rank must be from 1 to the model's hidden size, {hidden_size}, not {self.rank}.")
+        if self.method == "closed-form":
+            check_rank(self.rank, hidden_size)
         if self.method == "gradient" and (self.statistics or self.save_statistics is not None):
             raise DataError("statistics are for the closed form only; the gradient method needs the texts.")
         if self.processes.count > 1 and (self.method == "gradient" or self.cache_activations):
@@ -137,8 +138,9 @@ def fit(
         OutputError: the disk cannot be written; what was done is kept.
     """
     config = config or FitConfig()
-    folder = (STEERS_FOLDER / name if out is None else Path(out)).absolute()
-    _check_targets(folder, config)
+    folder = target_folder(name, out)
+    if config.save_statistics is not None:
+        check_statistics_target(Path(config.save_statistics))
     config.check(lm.hidden_size)
     _check_texts(texts, source, config)
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
@@ -163,13 +165,6 @@ def fit(
         result = _fit_closed_form(run, card, config, folder, parts)
     shutil.rmtree(run.partial, ignore_errors=True)
     return result
-
-
-def _check_targets(folder: Path, config: FitConfig) -> None:
-    """Refuse folders for the steer and for its statistics that cannot be written, or hold something else."""
-    check_target(folder)
-    if config.save_statistics is not None:
-        check_statistics_target(Path(config.save_statistics))
 
 
 def _check_texts(texts: Sequence[LabelledText], source: LabelledSource | None, config: FitConfig) -> None:

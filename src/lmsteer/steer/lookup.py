@@ -167,5 +167,16 @@ def check_target(folder: Path) -> None:
     STEER.check_target(folder.absolute())
 
 
+def target_folder(name: str, out: str | Path | None) -> Path:
+    """The folder of a new steer: ``out``, or ``steers/NAME`` if that is None.
+
+    Raises:
+        SteerError: as ``check_target``.
+    """
+    folder = (STEERS_FOLDER / name if out is None else Path(out)).absolute()
+    check_target(folder)
+    return folder
+
+
 def _is_shipped(folder: Path) -> bool:
     return folder.resolve().parent == SHIPPED_FOLDER.resolve()

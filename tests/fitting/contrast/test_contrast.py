@@ -9,7 +9,8 @@ import torch
 
 from lmsteer.data.contrast import Contrast
 from lmsteer.errors import DataError
-from lmsteer.fitting.contrast.fit import ContrastConfig, fit_contrast
+from lmsteer.fitting.contrast.config import ContrastConfig
+from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
 from lmsteer.fitting.contrast.rows import read_texts
 from lmsteer.fitting.contrast.scale import divergences, nearest_scale

@@ -11,8 +11,6 @@ from lmsteer.cli.output.common import plain
 if TYPE_CHECKING:
     from lmsteer.fitting.contrast.fit import ContrastFit
 
-# With a smaller divergence than this, in nats a token, the model hardly follows the instructions.
-_FAINT = 0.02
 _SHOWN = 160
 
 
@@ -25,7 +23,5 @@ def print_contrast(out: Console, fitted: ContrastFit) -> None:
         f"Strength 1 closes {fitted.imitation.share:.0%} of what the instructions change.",
         markup=False,
     )
-    if fitted.divergence < _FAINT:
-        out.print("This is little: the model hardly follows the descriptions, and the steer may do something else.")
     name, folder = fitted.steer.card.name, fitted.folder
     out.print(f"Steer {name} of rank {fitted.steer.rank} saved to {folder}.", markup=False, soft_wrap=True)

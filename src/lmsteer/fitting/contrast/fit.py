@@ -23,7 +23,8 @@ from torch import Tensor
 from lmsteer.data.contrast import Contrast
 from lmsteer.data.starter import starter_subjects
 from lmsteer.errors import DataError
-from lmsteer.fitting.closed_form import NaturalGradient
+from lmsteer.fitting.closed_form import NaturalGradient, check_rank
+from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
 from lmsteer.fitting.contrast.prompts import contrast_prompts
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.scale import Imitation, nearest_scale
@@ -33,41 +34,13 @@ from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.steer.files import save_steer
-from lmsteer.steer.lookup import STEERS_FOLDER, check_target
+from lmsteer.steer.lookup import target_folder
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
 _DAMPINGS = (10.0, 0.3)
-# One subject in so many is held out, to choose the scale on.
-_HELD_OUT_EVERY = 4
 # Rows that the scale is chosen on.
 _SCALE_ROWS = 768
-
-
-@dataclass(frozen=True)
-class ContrastConfig:
-    """Settings of a fit from descriptions.
-
-    Attributes:
-        texts: number of texts that the model writes for each end. Default 120.
-        new_tokens: length of a text in tokens. Default 40.
-        rank: rank of the steer; by default chosen from the spectrum.
-        seed: seed of the texts. Default 0.
-
-    Raises:
-        DataError: a value is out of range.
-    """
-
-    texts: int = 120
-    new_tokens: int = 40
-    rank: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.texts < _HELD_OUT_EVERY:
-            raise DataError(f"the model must write {_HELD_OUT_EVERY} texts or more for each end, not {self.texts}.")
-        if self.new_tokens < 1:
-            raise DataError(f"a text must have 1 token or more, not {self.new_tokens}.")
 
 
 @dataclass(frozen=True)
@@ -119,18 +92,16 @@ def fit_contrast(
         SteerError: the steer cannot be saved.
     """
     config = config or ContrastConfig()
-    folder = (STEERS_FOLDER / name if out is None else Path(out)).absolute()
-    check_target(folder)
+    folder = target_folder(name, out)
     subjects = list(subjects or starter_subjects())
-    if len(subjects) < _HELD_OUT_EVERY:
-        raise DataError(f"{_HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
-    if config.rank is not None and not 1 <= config.rank <= lm.hidden_size:
-        raise DataError(f"the rank must be from 1 to the model's hidden size, {lm.hidden_size}, not {config.rank}.")
+    if len(subjects) < HELD_OUT_EVERY:
+        raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
+    check_rank(config.rank, lm.hidden_size)
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
     fisher = fisher_factors(lm)
     texts = write_texts(lm, prompts, config.texts, config.new_tokens, config.seed, progress)
     rows = read_texts(lm, texts, progress)
-    held_out = rows.subject % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+    held_out = rows.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     seen, unseen = rows[~held_out], rows[held_out]
     if not len(seen) or not len(unseen):
         raise DataError(f"{lm.name} wrote texts on too few subjects: let it write more.")

@@ -1,0 +1,36 @@
+"""Settings of a fit from descriptions. It can be read without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmsteer.errors import DataError
+
+# One subject in so many is held out, to choose the scale on.
+HELD_OUT_EVERY = 4
+
+
+@dataclass(frozen=True)
+class ContrastConfig:
+    """Settings of a fit from descriptions.
+
+    Attributes:
+        texts: number of texts that the model writes for each end. Default 120.
+        new_tokens: length of a text in tokens. Default 40.
+        rank: rank of the steer; by default chosen from the spectrum.
+        seed: seed of the texts. Default 0.
+
+    Raises:
+        DataError: a value is out of range.
+    """
+
+    texts: int = 120
+    new_tokens: int = 40
+    rank: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.texts < HELD_OUT_EVERY:
+            raise DataError(f"the model must write {HELD_OUT_EVERY} texts or more for each end, not {self.texts}.")
+        if self.new_tokens < 1:
+            raise DataError(f"a text must have 1 token or more, not {self.new_tokens}.")
