@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lmsteer.data.contrast import Contrast
     from lmsteer.data.labelled import LabelledText, read_labelled
     from lmsteer.data.starter import starter_prompts, starter_requests, starter_texts
+    from lmsteer.data.wishes import Wish, find_wish, wishes
     from lmsteer.evaluation.conditions import Condition, conditions_of
     from lmsteer.evaluation.evaluate import evaluate
     from lmsteer.evaluation.interference import Interference, interference
@@ -63,6 +64,7 @@ _PUBLIC = {
     "data.contrast": ("Contrast",),
     "data.labelled": ("LabelledText", "read_labelled"),
     "data.starter": ("starter_prompts", "starter_requests", "starter_texts"),
+    "data.wishes": ("Wish", "find_wish", "wishes"),
     "evaluation.conditions": ("Condition", "conditions_of"),
     "evaluation.interference": ("Interference", "interference"),
     "evaluation.evaluate": ("evaluate",),
@@ -117,6 +119,7 @@ __all__ = [
     "SamplingConfig",
     "Steer",
     "Verification",
+    "Wish",
     "analyse",
     "calibrate",
     "components",
@@ -124,6 +127,7 @@ __all__ = [
     "decorrelate_strengths",
     "evaluate",
     "find_steer",
+    "find_wish",
     "fit",
     "fit_contrast",
     "generate",
@@ -143,6 +147,7 @@ __all__ = [
     "stream",
     "transfer",
     "verify",
+    "wishes",
 ]
 
 

@@ -75,7 +75,7 @@ def test_a_steer_of_the_same_name_is_not_overwritten_by_one_that_ships(run, lm, 
         (["calibrate", "one", "--target", "0.5"], "give both"),
         (["calibrate", "one", "--scorer", "magic", "--target", "0.5"], "unknown scorer 'magic'"),
         (["calibrate", "other"], "was fitted on"),
-        (["calibrate", "one", "--scorer", "sentiment-vader", "--target", "7"], "Invalid value for '--target'"),
+        (["calibrate", "one", "--scorer", "sentiment-vader", "--target", "7"], "lie between 0 and 1, so --target must"),
     ],
 )
 def test_bad_input_ends_in_a_message_and_2(check_refused, arguments, message):

@@ -9,6 +9,7 @@ import pytest
 
 from lmsteer.steer.files import load_steer
 
+OWN = 'name = "abc"\nlabel = "early letters"\npositive = "abc"\nnegative = "xyz"\n'
 PAIR = ("--positive", "abc", "--negative", "xyz")
 
 
@@ -17,18 +18,22 @@ PAIR = ("--positive", "abc", "--negative", "xyz")
     [
         (("--positive", "warm"), "give both"),
         (("--negative", "cold"), "give both"),
-        ((*PAIR, "--describe", "warm"), "give one of them"),
-        (("--describe", "warm", "--prompt", "letters.jsonl"), "give one of them"),
+        ((*PAIR, "--describe", "warm"), "described in one way"),
+        (("--describe", "warm", "--prompt", "letters.jsonl"), "described in one way"),
         (("--describe", " "), "positive end is empty"),
         (("--positive", "warm", "--negative", ""), "negative end is empty"),
         (("--positive", "warm", "--negative", "warm "), "same description"),
         (("--prompt", "missing.txt"), "missing.txt"),
+        (("--wish", "shortness"), "no wish 'shortness': there are asking-back"),
+        (("--wish", "brevity", "--describe", "warm"), "described in one way"),
+        (("--wish", "own.toml"), "unknown scorer 'magic'"),
         (("letters.jsonl", *PAIR), "DATA does not go with one"),
         ((*PAIR, "--label-map", "a=1", "--limit", "5"), "--label-map, --limit does not go with one"),
         (("letters.jsonl", "--num-texts", "8"), "goes with a description"),
     ],
 )
 def test_descriptions_that_cannot_be_used_are_refused(run, args, reason):
+    Path("own.toml").write_text(f'{OWN}scorer = "magic"')
     status, _, err = run("fit", "--name", "x", *args)
     assert status == 2
     assert reason in " ".join(err.split())
@@ -57,3 +62,21 @@ def test_the_empty_prompt_file_is_refused(run):
     status, _, err = run("fit", "--prompt", "system.txt", "--name", "x")
     assert status == 2
     assert "system prompt is empty" in err
+
+
+def test_a_wish_names_the_steer_and_scores_the_strengths_that_are_tried(run):
+    Path("own.toml").write_text(f'{OWN}scorer = "words"\n')
+    status, out, _ = run("fit", "--wish", "own.toml", "--num-texts", "4")
+    assert status == 0
+    assert "abc=50%" in out
+    card = load_steer("steers/abc").card
+    assert (card.name, card.label, card.data["contrast"]["negative"]) == ("abc", "early letters", "xyz")
+    assert all(trial["score"] >= 0 for trial in card.calibration["curve"])
+    assert run("fit", "--wish", "own.toml", "--num-texts", "4", "--name", "other", "--label", "letters")[0] == 0
+    assert load_steer("steers/other").card.label == "letters"
+
+
+def test_a_steer_without_a_name_is_refused(run):
+    status, _, err = run("fit", "letters.jsonl")
+    assert status == 2
+    assert "give it one with --name" in err

@@ -40,3 +40,12 @@ def test_steers_that_ship_have_whole_cards_and_are_small(run):
 def test_steers_that_ship_are_of_the_default_model(smollm2, run):
     for entry in json.loads(run("list", "--json", model=False)[1]):
         find_steer(entry["card"]["name"]).card.check_base(smollm2)
+
+
+def test_wishes_are_listed(run):
+    listed = json.loads(run("list", "--wishes", "--json", model=False)[1])
+    assert {"name", "label", "positive", "negative", "scorer", "direction"} == listed[0].keys()
+    status, out, _ = run("list", "--wishes", model=False)
+    assert status == 0
+    assert "-words" in out
+    assert all(wish["name"] in out for wish in listed)

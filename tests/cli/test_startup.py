@@ -48,7 +48,15 @@ def names(typer_app) -> list[str]:
 
 
 def test_help_and_lists_import_nothing_large():
-    commands = [["--help"], ["gist", "--help"], ["list"], ["list", "--json"], ["cache"], ["cache", "--json"]]
+    commands = [
+        ["--help"],
+        ["gist", "--help"],
+        ["list"],
+        ["list", "--json"],
+        ["list", "--wishes"],
+        ["cache"],
+        ["cache", "--json"],
+    ]
     commands += [[name, "--help"] for name in names(app)] + [["gist", name, "--help"] for name in names(gist_app)]
     for line, (status, out, large) in zip(commands, run_all(commands), strict=True):
         assert (status, large) == (0, []), (line, out)

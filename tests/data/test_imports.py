@@ -8,7 +8,7 @@ import sys
 SCRIPT = """
 import sys
 import lmsteer.data.instructions, lmsteer.data.labelled, lmsteer.data.prompts
-import lmsteer.data.starter, lmsteer.data.table_rows
+import lmsteer.data.starter, lmsteer.data.table_rows, lmsteer.data.wishes
 import lmsteer.generation.config, lmsteer.util.disk_cache, lmsteer.util.progress
 large = ("torch", "transformers", "pyarrow", "datasets", "rich", "numpy", "pandas")
 print(*(name for name in large if name in sys.modules))

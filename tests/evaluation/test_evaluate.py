@@ -31,7 +31,7 @@ SMALL = Protocol(num_samples=3, max_new_tokens=6)
 class Long:
     """Scores the length of texts."""
 
-    name, fingerprint, metrics = "long", "1", ()
+    name, fingerprint, metrics, is_probability = "long", "1", (), True
 
     def __init__(self):
         self.calls = 0

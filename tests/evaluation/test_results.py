@@ -14,6 +14,7 @@ from scipy.stats import bootstrap
 
 from lmsteer.evaluation.conditions import Unsteered
 from lmsteer.evaluation.intervals import Estimate, mean_estimate
+from lmsteer.evaluation.report import report
 from lmsteer.evaluation.results import ConditionResult, ScoredContinuation, summarize
 from lmsteer.util.files import finite
 
@@ -25,7 +26,7 @@ def test_intervals_resample_prompts_with_all_their_continuations():
         for prompt in range(12)
         for k in range(1 + prompt % 3)
     ]
-    result = summarize(Unsteered(), rows)
+    result = summarize(Unsteered(), rows, is_probability=True)
     groups = [[row for row in rows if row.prompt_index == prompt] for prompt in range(12)]
 
     def score(drawn):
@@ -58,7 +59,7 @@ def test_intervals_of_equal_values_and_of_one_value_have_no_width():
 
 def test_results_without_any_token_have_no_perplexity():
     rows = [ScoredContinuation(0, "a", "", 0.5, 0.0, 0), ScoredContinuation(1, "b", "", 0.5, 0.0, 0)]
-    result = summarize(Unsteered(), rows)
+    result = summarize(Unsteered(), rows, is_probability=True)
     assert result.score.mean == 0.5
     assert result.probability_any_above.mean == result.probability_any_below.mean == 0
     assert result.rep_3 == 0
@@ -66,3 +67,11 @@ def test_results_without_any_token_have_no_perplexity():
     assert math.isnan(again.perplexity.mean)
     assert all(map(math.isnan, again.distinct))
     assert again.score == result.score
+
+
+def test_scores_that_are_no_probabilities_have_no_middle():
+    rows = [ScoredContinuation(0, "a", "b c", 31.0, -2.0, 2), ScoredContinuation(1, "a", "b", 12.0, -2.0, 2)]
+    result = summarize(Unsteered(), rows, is_probability=False)
+    assert result.score.mean == 21.5
+    assert math.isnan(result.probability_any_above.mean)
+    assert "<td>–</td>" in report([result], {"scorer": "words", "steers": "s", "model": "m", "perplexity model": "m"})

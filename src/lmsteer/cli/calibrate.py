@@ -32,10 +32,10 @@ def calibrate(
         ),
     ] = 1.5,
     scorer: Annotated[
-        str | None, typer.Option(help="What scores the texts for --target; see `lmsteer evaluate --help`.")
+        str | None, typer.Option(help="What scores the texts, at every strength; see `lmsteer evaluate --help`.")
     ] = None,
     target: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Mean score to reach; 'auto' becomes the strength that does.")
+        float | None, typer.Option(help="Mean score of --scorer to reach; 'auto' becomes the strength that does.")
     ] = None,
     prompts: options.PromptsFile = None,
     chat: options.AsChat = False,
@@ -62,11 +62,16 @@ def calibrate(
     folder = find_folder(steer)
     read_saved(folder)
     destination = folder_for_update(folder, out)
-    if (scorer is None) != (target is None):
+    if target is not None and scorer is None:
         raise DataError("--target is the mean score of --scorer: give both.")
     neutral = starter_requests if chat else starter_prompts
     texts = options.answered(read_prompts(prompts) if prompts else neutral(), chat=chat, system=system)
-    attribute = partial(checked_scores, lmsteer.scorer(scorer)) if scorer else None
+    attribute = None
+    if scorer is not None:
+        scored_by = lmsteer.scorer(scorer)
+        if target is not None and scored_by.is_probability and not 0 <= target <= 1:
+            raise DataError(f"the scores of {scorer} lie between 0 and 1, so --target must, too; it is {target:g}.")
+        attribute = partial(checked_scores, scored_by)
     loaded = lmsteer.load_steer(folder)
     safe_range = lmsteer.calibrate(
         lmsteer.load(model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,10 @@ from lmsteer.cli.output.common import print_json
 from lmsteer.data.contrast import Contrast
 from lmsteer.data.starter import starter_prompts
 from lmsteer.data.text_files import read_text
+from lmsteer.data.wishes import find_wish
 from lmsteer.errors import DataError
+from lmsteer.evaluation.scorers.base import checked_scores
+from lmsteer.evaluation.scorers.named import check_scorer
 from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
 from lmsteer.util.progress import bars
 
@@ -33,6 +37,12 @@ Prompt = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A system prompt, in place of DATA; the other end is its absence."),
 ]
+Wish = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WISH", help="A wish that ships (`lmsteer list --wishes`), or a TOML file of one, in place of DATA."
+    ),
+]
 NUM_TEXTS = ContrastConfig.texts
 NumTexts = Annotated[
     int,
@@ -40,7 +50,8 @@ NumTexts = Annotated[
 ]
 # With a smaller divergence than this, in nats a token, the model hardly follows the instructions.
 _FAINT = 0.02
-_DESCRIPTIONS = {"positive", "negative", "describe", "prompt"}
+_WAYS = "--positive and --negative, --describe, --prompt, or --wish"
+_DESCRIPTIONS = {"positive", "negative", "describe", "prompt", "wish"}
 # The options of ``fit`` that a description leaves a meaning.
 _OPTIONS = {*_DESCRIPTIONS, "name", "label", "out", "rank", "num_texts", "seed", "model", "as_json"}
 
@@ -56,36 +67,65 @@ class Target:
     as_json: bool
 
 
-def described(
-    context: typer.Context, positive: str | None, negative: str | None, describe: str | None, prompt: Path | None
-) -> Contrast | None:
+@dataclass(frozen=True)
+class Descriptions:
+    """The ways to describe a style: options of ``fit`` under their names there."""
+
+    positive: str | None
+    negative: str | None
+    describe: str | None
+    prompt: Path | None
+    wish: str | None
+
+
+@dataclass(frozen=True)
+class Described:
+    """The description that stands in place of labelled texts.
+
+    Attributes:
+        contrast: the two ends in words.
+        name: the name of the steer, if the description has one.
+        label: what +1 means, likewise.
+        scorer: name of the scorer that shows the style, likewise.
+    """
+
+    contrast: Contrast
+    name: str = ""
+    label: str = ""
+    scorer: str = ""
+
+
+def described(context: typer.Context, given: Descriptions) -> Described | None:
     """The description that stands in place of labelled texts; None if there is none.
 
     Args:
         context: the command's, which knows the options that were written out.
-        positive: the option of that name; the others likewise.
-        negative: an option.
-        describe: an option.
-        prompt: an option.
+        given: the options that describe a style.
 
     Raises:
-        DataError: there is more than one or half of one, it is empty, or options do not go with it.
+        DataError: there is more than one or half of one, it is empty, it is no wish, or options do not go with it.
     """
     chosen = _chosen_options(context)
     if not chosen & _DESCRIPTIONS:
         if "num_texts" in chosen:
-            raise DataError("--num-texts goes with a description: --positive and --negative, --describe, or --prompt.")
+            raise DataError(f"--num-texts goes with a description: {_WAYS}.")
         return None
     if others := sorted(chosen - _OPTIONS):
         names = ", ".join("DATA" if name == "data" else f"--{name.replace('_', '-')}" for name in others)
         raise DataError(f"the model writes the texts itself from a description, so {names} does not go with one.")
-    if (positive is None) != (negative is None):
+    if (given.positive is None) != (given.negative is None):
         raise DataError("--positive and --negative describe the two ends: give both, or --describe for a single one.")
-    if sum(each is not None for each in (positive, describe, prompt)) > 1:
-        raise DataError("--positive, --describe and --prompt are three ways to describe a style: give one of them.")
-    if prompt is not None:
-        return Contrast.of_prompt(read_text(prompt))
-    return Contrast.of_descriptions(str(describe if positive is None else positive), negative)
+    if sum(each is not None for each in (given.positive, given.describe, given.prompt, given.wish)) > 1:
+        raise DataError(f"a style is described in one way: {_WAYS}.")
+    if given.wish is not None:
+        wish = find_wish(given.wish)
+        if wish.scorer:
+            check_scorer(wish.scorer)
+        return Described(wish.contrast, wish.name, wish.label, wish.scorer)
+    if given.prompt is not None:
+        return Described(Contrast.of_prompt(read_text(given.prompt)))
+    positive = given.describe if given.positive is None else given.positive
+    return Described(Contrast.of_descriptions(str(positive), given.negative))
 
 
 def _chosen_options(context: typer.Context) -> set[str]:
@@ -94,19 +134,22 @@ def _chosen_options(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def fit_described(contrast: Contrast, target: Target, *, num_texts: int, rank: int | None, seed: int) -> None:
+def fit_described(described: Described, target: Target, *, num_texts: int, rank: int | None, seed: int) -> None:
     """Fit a steer from a description, and calibrate it on the starter prompts."""
+    scorer = lmsteer.scorer(described.scorer) if described.scorer else None
+
     from lmsteer.cli.output.contrast import print_contrast
     from lmsteer.cli.output.safe_range import print_safe_range
 
     lm = lmsteer.load(target.model)
     config = ContrastConfig(texts=num_texts, rank=rank, seed=seed)
     fitted = lmsteer.fit_contrast(
-        lm, contrast, name=target.name, label=target.label, out=target.out, config=config, progress=bars()
+        lm, described.contrast, name=target.name, label=target.label, out=target.out, config=config, progress=bars()
     )
     if fitted.divergence < _FAINT:
         warn("the model hardly follows the description, so the steer may do something else: say it in other words.")
-    safe_range = lmsteer.calibrate(lm, fitted.steer, starter_prompts(), progress=bars())
+    attribute = partial(checked_scores, scorer) if scorer else None
+    safe_range = lmsteer.calibrate(lm, fitted.steer, starter_prompts(), attribute=attribute, progress=bars())
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)
     if target.as_json:

@@ -60,8 +60,8 @@ CacheActivations = Annotated[
 @app.command()
 def fit(
     context: typer.Context,
-    name: Annotated[str, typer.Option(help="Name of the style dimension.")],
     data: Data = None,
+    name: Annotated[str | None, typer.Option(help="Name of the style dimension (default: that of --wish).")] = None,
     method: Method = "closed-form",
     rank: Rank = None,
     label: Annotated[str, typer.Option(help="What strength +1 means, in words, for the steer's card.")] = "",
@@ -78,6 +78,7 @@ def fit(
     negative: contrast.Negative = None,
     describe: contrast.Describe = None,
     prompt: contrast.Prompt = None,
+    wish: contrast.Wish = None,
     num_texts: contrast.NumTexts = contrast.NUM_TEXTS,
     resume: Resume = False,
     cache_activations: CacheActivations = False,
@@ -91,9 +92,15 @@ def fit(
 
     Example: lmsteer fit reviews.csv --name sentiment --label-map 'bad=-1,good=1'
     Example: lmsteer fit --positive 'warm, full of praise' --negative 'cold, full of complaint' --name warmth
+    Example: lmsteer fit --wish brevity
     """
+    described = contrast.described(context, contrast.Descriptions(positive, negative, describe, prompt, wish))
+    if described:
+        name, label = name or described.name, label or described.label
+    if not name:
+        raise DataError("the steer has no name: give it one with --name.")
     target_folder(name, out)
-    if described := contrast.described(context, positive, negative, describe, prompt):
+    if described:
         target = contrast.Target(name, label, out, model, as_json)
         contrast.fit_described(described, target, num_texts=num_texts, rank=rank, seed=seed)
         return

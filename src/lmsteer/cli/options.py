@@ -144,8 +144,9 @@ FirstN = Annotated[
 Scorer = Annotated[
     str,
     typer.Option(
-        help="What scores the attribute: sentiment, sentiment-vader, toxicity, or hf:MODEL=CLASS for a classifier of "
-        "the Hub."
+        help="What scores the attribute: sentiment, sentiment-vader, toxicity, a measure of style (words, "
+        "words-a-sentence, reading-grade, formality, certainty, affect, first-person, questions, line-breaks, cliches, "
+        "english), or hf:MODEL=CLASS for a classifier of the Hub."
     ),
 ]
 PerplexityModel = Annotated[

@@ -96,7 +96,7 @@ def evaluate(
                     write_jsonl(file, [asdict(row) for row in work.measure(condition, prefill, block)])
                     step(1, condition.name)
                 rows += _read(file, len(block) * protocol.num_samples)
-            results.append(summarize(condition, rows))
+            results.append(summarize(condition, rows, is_probability=scorer.is_probability))
     write_file(out / _RESULTS, json.dumps(finite([result.to_json() for result in results]), indent=1) + "\n")
     return results
 

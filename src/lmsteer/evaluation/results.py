@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # exp of more is beyond float64.
 _MAX_NATS = 700.0
+_UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ScoredContinuation:
         prompt_index: the place of its prompt.
         prompt: the prompt.
         text: the continuation.
-        score: the score of the attribute, 0 to 1.
+        score: the score of the attribute.
         log_likelihood: its log-likelihood after the prompt under the perplexity model, in nats.
         tokens: its number of tokens for the perplexity model.
     """
@@ -60,8 +61,9 @@ class ConditionResult:
         score: mean score of a continuation.
         expected_max: mean over prompts of the highest score among a prompt's continuations.
         expected_min: mean over prompts of the lowest score.
-        probability_any_above: share of prompts with a continuation that scores above one half.
-        probability_any_below: share of prompts with a continuation that scores below one half.
+        probability_any_above: share of prompts with a continuation that scores above one half; nan where scores are not
+            probabilities.
+        probability_any_below: share of prompts with a continuation that scores below one half; likewise.
         perplexity: perplexity per token under the perplexity model, of all continuations together.
         distinct: dist-1, dist-2 and dist-3, means over prompts.
         rep_3: mean share of a continuation's runs of three words that repeat an earlier one.
@@ -95,13 +97,21 @@ class ConditionResult:
         return from_record(cls, record)
 
 
-def summarize(condition: Condition, rows: Sequence[ScoredContinuation]) -> ConditionResult:
-    """Compute the metrics of a condition's continuations."""
+def summarize(condition: Condition, rows: Sequence[ScoredContinuation], *, is_probability: bool) -> ConditionResult:
+    """Compute the metrics of a condition's continuations.
+
+    Args:
+        condition: the condition.
+        rows: its continuations.
+        is_probability: whether their scores are probabilities.
+    """
     by_prompt: dict[int, list[ScoredContinuation]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt_index, []).append(row)
     groups = list(by_prompt.values())
     scores = [[row.score for row in group] for group in groups]
+    above = [float(max(group) > UNDECIDED) for group in scores]
+    below = [float(min(group) < UNDECIDED) for group in scores]
     variety = [[distinct([row.text for row in group], n) for group in groups] for n in (1, 2, 3)]
     return ConditionResult(
         condition.name,
@@ -112,8 +122,8 @@ def summarize(condition: Condition, rows: Sequence[ScoredContinuation]) -> Condi
         score=mean_estimate([fmean(group) for group in scores]),
         expected_max=mean_estimate([max(group) for group in scores]),
         expected_min=mean_estimate([min(group) for group in scores]),
-        probability_any_above=mean_estimate([float(max(group) > UNDECIDED) for group in scores]),
-        probability_any_below=mean_estimate([float(min(group) < UNDECIDED) for group in scores]),
+        probability_any_above=mean_estimate(above) if is_probability else _UNKNOWN,
+        probability_any_below=mean_estimate(below) if is_probability else _UNKNOWN,
         perplexity=_perplexity(groups),
         distinct=(_mean_known(variety[0]), _mean_known(variety[1]), _mean_known(variety[2])),
         rep_3=fmean(rep_3(row.text) for row in rows),
@@ -125,7 +135,7 @@ def _perplexity(groups: Sequence[Sequence[ScoredContinuation]]) -> Estimate:
     log_likelihood = np.array([sum(row.log_likelihood for row in group) for group in groups])
     tokens = np.array([sum(row.tokens for row in group) for group in groups])
     if not tokens.sum():
-        return Estimate(math.nan, math.nan, math.nan)
+        return _UNKNOWN
     return estimate(_perplexity_of, log_likelihood, tokens)
 
 

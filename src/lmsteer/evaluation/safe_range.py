@@ -112,7 +112,7 @@ def calibrate(
         steer: the steer.
         prompts: prompts to continue, and chats to answer.
         max_perplexity_ratio: the perplexity may rise to this multiple of that of unsteered text; above 1.
-        attribute: gives each text a score; needed for a target.
+        attribute: gives each text a score, which the trials then have; needed for a target.
         target: the wanted mean score. One below the score of unsteered text is searched for at negative strengths.
         protocol: how continuations are generated: 2 of 20 tokens for each prompt and strength by default.
         progress: reports the trials.
@@ -145,8 +145,8 @@ def calibrate(
 def _check(max_perplexity_ratio: float, attribute: ScoreFunction | None, target: float | None) -> None:
     if not 1 < max_perplexity_ratio < math.inf:
         raise DataError(f"the maximum perplexity ratio must be a number above 1, not {max_perplexity_ratio:g}.")
-    if (target is None) != (attribute is None):
-        raise DataError("a target needs an attribute to score, and the reverse: give both, or neither.")
+    if target is not None and attribute is None:
+        raise DataError("a target is a mean score: give the attribute that scores the texts, too.")
     if target is not None and not math.isfinite(target):
         raise DataError(f"the target must be a finite number, not {target:g}.")
 

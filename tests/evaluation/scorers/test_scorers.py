@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import lmsteer
 from lmsteer.data.labelled import read_labelled
-from lmsteer.errors import DataError
-from lmsteer.evaluation.scorers import SCORERS, ScorerMetrics, Vader, encoder, positive_share, scorer
+from lmsteer.errors import DataError, ScorerError
+from lmsteer.evaluation.measures import MEASURES
+from lmsteer.evaluation.scorers import SCORERS, ScorerMetrics, Vader, checked_scores, encoder, positive_share, scorer
 from lmsteer.evaluation.scorers.base import UNDECIDED, packaged_metrics
 from lmsteer.evaluation.scorers.ngrams import BUCKETS, buckets, ngram_logits
 from lmsteer.reading.platt import auc
@@ -23,7 +24,11 @@ CLEAR = ["A wonderful, moving film.", "A dull and tedious mess.", ""]
 ODD = ["", " ", "\n\t", "😀", "a" * 5000, "word " * 2000, "\x00", "fine"]
 
 
-@pytest.fixture(scope="module", params=SCORERS)
+# Scorers that were fitted, in part by others.
+FITTED = sorted(SCORERS.keys() - MEASURES.keys())
+
+
+@pytest.fixture(scope="module", params=FITTED)
 def packaged(request):
     if request.param == "toxicity":
         pytest.importorskip("profanity_check", reason="the extra 'scorers' is not installed")
@@ -70,11 +75,30 @@ def test_the_metrics_of_a_scorer_are_reproduced(packaged, shared):
     assert auc(scores, positive) == pytest.approx(kept.auc, abs=0.005)
 
 
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", FITTED)
 def test_every_packaged_scorer_is_measured_on_two_data_sets(name):
     figures = packaged_metrics(name)
     assert len({each.data for each in figures}) == 2
     assert all(0.5 < each.accuracy < 1 and 0.5 < each.auc < 1 for each in figures)
+
+
+def test_a_measure_scores_in_its_own_unit():
+    words = scorer("words")
+    assert (words.name, words.is_probability, words.metrics) == ("words", False, ())
+    assert words.fingerprint == scorer("english").fingerprint
+    assert checked_scores(words, ["one two", "", "word " * 300]) == [2, 0, 300]
+
+
+def test_scores_that_are_no_probabilities_are_refused_only_where_they_must_be(monkeypatch):
+    words = scorer("words")
+    monkeypatch.setattr(words, "is_probability", True, raising=False)
+    with pytest.raises(ScorerError, match="number from 0 to 1"):
+        checked_scores(words, ["one two"])
+    for bad in ([math.nan], [math.inf], []):
+        monkeypatch.setattr(words, "is_probability", False)
+        monkeypatch.setattr(words, "scores", lambda texts, bad=bad: bad)
+        with pytest.raises(ScorerError, match="must give each text a number, and"):
+            checked_scores(words, ["one two"])
 
 
 def test_metrics_are_printed_in_words():

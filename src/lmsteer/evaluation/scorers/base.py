@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -48,15 +49,18 @@ class Scorer(Protocol):
     Attributes:
         name: the name by which ``scorer`` finds it.
         fingerprint: identifies what it scores by: weights, or the version of a package.
+        is_probability: whether scores are probabilities of the +1 end, from 0 to 1, where 0.5 is undecided; else they
+            are numbers in a unit of their own.
         metrics: its metrics on labelled test texts, which every report shows; empty if nobody has measured it.
     """
 
     name: str
     fingerprint: str
+    is_probability: bool
     metrics: tuple[ScorerMetrics, ...]
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """The probability of each text to lie at the +1 end, from 0 to 1; 0.5 is undecided."""
+        """The score of each text: its probability to lie at the +1 end, or a number in a unit of its own."""
         ...
 
 
@@ -64,14 +68,17 @@ def checked_scores(scorer: Scorer, texts: Sequence[str]) -> list[float]:
     """The scores of texts, from a scorer that may be anybody's code.
 
     Raises:
-        ScorerError: the scorer fails, or does not give each text a number from 0 to 1.
+        ScorerError: the scorer fails, or does not give each text a number: from 0 to 1 if it is a probability.
     """
     try:
         scores = [float(score) for score in scorer.scores(texts)]
     except Exception as error:
         raise ScorerError(f"the scorer {scorer.name} failed: {type(error).__name__}: {error}.") from error
-    if len(scores) != len(texts) or not all(0 <= score <= 1 for score in scores):
-        raise ScorerError(f"the scorer {scorer.name} must give each text a number from 0 to 1, and did not.")
+    low, high, words = (
+        (0.0, 1.0, " from 0 to 1") if scorer.is_probability else (-sys.float_info.max, sys.float_info.max, "")
+    )
+    if len(scores) != len(texts) or not all(low <= score <= high for score in scores):
+        raise ScorerError(f"the scorer {scorer.name} must give each text a number{words}, and did not.")
     return scores
 
 

@@ -40,6 +40,7 @@ class Classifier:
         DataError: there is no such class, or none is named and there are several.
     """
 
+    is_probability = True
     metrics: tuple[ScorerMetrics, ...] = ()
 
     def __init__(self, reference: str, device: torch.device | None = None) -> None:

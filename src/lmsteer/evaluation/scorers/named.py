@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from lmsteer.errors import DataError
+from lmsteer.evaluation.measures import MEASURES
 from lmsteer.evaluation.scorers.base import HUB, Scorer
 
 
@@ -26,10 +28,17 @@ def _toxicity() -> Scorer:
     return Toxicity()
 
 
+def _measured(name: str) -> Scorer:
+    from lmsteer.evaluation.scorers.measured import Measured
+
+    return Measured(name)
+
+
 SCORERS: dict[str, Callable[[], Scorer]] = {
     "sentiment": _sentiment,
     "sentiment-vader": _vader,
     "toxicity": _toxicity,
+    **{name: partial(_measured, name) for name in MEASURES},
 }
 
 
@@ -40,7 +49,9 @@ def check_scorer(name: str) -> None:
         DataError: there is no such scorer.
     """
     if not name.startswith(HUB) and name not in SCORERS:
-        raise DataError(f"unknown scorer {name!r}: there are {', '.join(SCORERS)}, and hf:MODEL=CLASS for any other.")
+        raise DataError(
+            f"unknown scorer {name!r}: there are {', '.join(SCORERS)}, and hf:MODEL=CLASS for any classifier."
+        )
 
 
 def scorer(name: str) -> Scorer:

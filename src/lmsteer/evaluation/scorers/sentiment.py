@@ -25,6 +25,7 @@ class Sentiment:
     """Positive sentiment of sentences like those of film reviews."""
 
     name = "sentiment"
+    is_probability = True
 
     def __init__(self) -> None:
         self.metrics = packaged_metrics(self.name)

@@ -17,6 +17,7 @@ class Toxicity:
     """Clean language: 1 is clean, 0 is offensive. It must not be measured on the data that it was fitted on."""
 
     name = "toxicity"
+    is_probability = True
 
     def __init__(self) -> None:
         try:

@@ -15,6 +15,7 @@ class Vader:
     """Sentiment by word lists and rules, without a language model. Its scores are 0, 0.5 (undecided) and 1."""
 
     name = "sentiment-vader"
+    is_probability = True
 
     def __init__(self) -> None:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
