@@ -33,7 +33,9 @@ def draw(found: Mapping[str, Any]) -> None:
 
 def _draw_grid(axes: Axes, found: Mapping[str, Any], kind: str) -> Any:
     unsteered = found[unsteered_key(MODEL, kind)]
-    measures, labels, grid = list(unsteered["means"]), [], []
+    measures = list(unsteered["means"])
+    labels: list[str] = []
+    grid: list[list[float]] = []
     for wish in measured_wishes(found, kind):
         for end, sign in zip(ENDS, "−+", strict=True):
             steered = found[wish_key(MODEL, kind, wish.name)][end]["steered"]

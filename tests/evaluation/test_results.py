@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,4 +75,6 @@ def test_scores_that_are_no_probabilities_have_no_middle():
     result = summarize(Unsteered(), rows, is_probability=False)
     assert result.score.mean == 21.5
     assert math.isnan(result.probability_any_above.mean)
-    assert "<td>–</td>" in report([result], {"scorer": "words", "steers": "s", "model": "m", "perplexity model": "m"})
+    steered = replace(result, name="s=+1", method="s", strength=1.0)
+    metadata = {"scorer": "words", "steers": "s", "model": "m", "perplexity model": "m"}
+    assert "<td>–</td>" in report([result, steered], metadata)

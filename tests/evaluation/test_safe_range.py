@@ -121,7 +121,7 @@ def test_input_that_cannot_be_calibrated_is_refused(llama):
             calibrate(llama, random_steer(llama), PROMPTS, max_perplexity_ratio=ratio)
     with pytest.raises(DataError, match="not nan"):
         calibrate(llama, random_steer(llama), PROMPTS, attribute=letters, target=math.nan)
-    with pytest.raises(DataError, match="give both"):
+    with pytest.raises(DataError, match="give the attribute"):
         calibrate(llama, random_steer(llama), PROMPTS, target=0.5)
 
 
