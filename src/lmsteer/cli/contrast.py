@@ -17,6 +17,7 @@ from lmsteer.data.starter import starter_prompts
 from lmsteer.data.text_files import read_text
 from lmsteer.data.wishes import find_wish
 from lmsteer.errors import DataError
+from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers.base import checked_scores
 from lmsteer.evaluation.scorers.named import check_scorer
 from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
@@ -50,6 +51,8 @@ NumTexts = Annotated[
 ]
 # With a smaller divergence than this, in nats a token, the model hardly follows the instructions.
 _FAINT = 0.02
+# One text for each starter prompt and strength that calibration tries: half of its time otherwise.
+_CALIBRATION = Protocol(num_samples=1)
 _WAYS = "--positive and --negative, --describe, --prompt, or --wish"
 _DESCRIPTIONS = {"positive", "negative", "describe", "prompt", "wish"}
 # The options of ``fit`` that a description leaves a meaning.
@@ -146,10 +149,12 @@ def fit_described(described: Described, target: Target, *, num_texts: int, rank:
     fitted = lmsteer.fit_contrast(
         lm, described.contrast, name=target.name, label=target.label, out=target.out, config=config, progress=bars()
     )
-    if fitted.divergence < _FAINT:
+    if fitted.imitation.between < _FAINT:
         warn("the model hardly follows the description, so the steer may do something else: say it in other words.")
     attribute = partial(checked_scores, scorer) if scorer else None
-    safe_range = lmsteer.calibrate(lm, fitted.steer, starter_prompts(), attribute=attribute, progress=bars())
+    safe_range = lmsteer.calibrate(
+        lm, fitted.steer, starter_prompts(), attribute=attribute, protocol=_CALIBRATION, progress=bars()
+    )
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)
     if target.as_json:

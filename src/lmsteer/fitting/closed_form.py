@@ -37,13 +37,11 @@ from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.util.linalg import factorise
+from lmsteer.util.linalg import factorise, held_rank
 
 _DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood hardly depends on λ₂, but the quality of generated text does (docs/log.md).
 _DAMPING_2 = 0.03
-# The share of the spectrum (squared singular values under the Fisher metric) that the chosen rank holds.
-_SPECTRUM_SHARE = 0.95
 
 
 class SolutionSettings(TypedDict):
@@ -128,11 +126,9 @@ class NaturalGradient:
 
     def truncated(self, damping_1: float, damping_2: float, rank: int | None = None) -> tuple[Tensor, Tensor, float]:
         """A, B (d, r) and the share of the spectrum that they hold; by default the least rank that holds 95 %."""
-        a, b, singular_values = self.factors(damping_1, damping_2)
-        spectrum = singular_values.double() ** 2
-        shares = spectrum.cumsum(0) / spectrum.sum()
-        rank = rank or int((shares < _SPECTRUM_SHARE).sum()) + 1
-        return a[:, :rank], b[:, :rank], float(shares[rank - 1])
+        a, b, spectrum = self.factors(damping_1, damping_2)
+        rank, share = held_rank(spectrum, rank)
+        return a[:, :rank], b[:, :rank], share
 
     def matrix(self, damping_1: float, damping_2: float) -> Tensor:
         """W (d, d) at full rank."""

@@ -136,24 +136,6 @@ class Head:
             residual.copy_(linear(error.mul_(-slope).to(self.weight.dtype), self.weight.T))
         return residuals, log_likelihoods
 
-    def contrasts(self, h: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        """How predictions after rows ``positive`` differ from those after rows ``negative`` (N, d), seen from rows h.
-
-        They are computed in pieces, in float32, on the head's device.
-
-        Returns:
-            The gradient (N, d) at ``h`` (N, d) of ``Σ_v (p₊(v) - p₋(v)) log p(v | h)``, and the divergence
-            ``KL(p₊ ‖ p₋)`` (N,) in nats.
-        """
-        gradients, divergences = torch.empty_like(h, dtype=torch.float32), torch.empty(len(h))
-        for rows, plus, minus, gradient, divergence in self.pieces(h, positive, negative, gradients, divergences):
-            log_plus, log_minus = (torch.log_softmax(self.logits(states), -1) for states in (plus, minus))
-            p_plus = log_plus.exp()
-            divergence.copy_((p_plus * (log_plus - log_minus)).sum(-1))
-            difference = (p_plus - log_minus.exp_()) * self._slope(self.logits(rows) if self.soft_cap else rows)
-            gradient.copy_(linear(difference.to(self.weight.dtype), self.weight.T))
-        return gradients, divergences
-
     def pieces(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Split tensors along their first dimension, so that the logits of a piece stay under 48 MiB."""
         size = max(1, PIECE_NUMBERS // self.weight.shape[0])

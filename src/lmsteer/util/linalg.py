@@ -1,4 +1,4 @@
-"""Linear algebra that several packages need: damping, ridge regression and a factorisation with fixed signs."""
+"""Linear algebra that several packages need: damping, ridge regression, a factorisation with fixed signs, its rank."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def ridge(second_moment: Tensor, product: Tensor, damping: float) -> Tensor:
         damping: λ, relative to the mean diagonal of M.
     """
     return torch.linalg.solve(damped(second_moment, damping), product)
+
+
+def held_rank(spectrum: Tensor, rank: int | None = None, share: float = 0.95) -> tuple[int, float]:
+    """A rank, and the share of a spectrum that it holds: the sum of its first squares over the sum of all.
+
+    Args:
+        spectrum: singular values (d,), descending.
+        rank: the rank; by default the least that holds ``share``.
+        share: see ``rank``.
+    """
+    squares = spectrum.double() ** 2
+    shares = squares.cumsum(0) / squares.sum()
+    rank = rank or int((shares < share).sum()) + 1
+    return rank, float(shares[rank - 1])
 
 
 def factorise(matrix: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:

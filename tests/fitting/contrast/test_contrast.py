@@ -1,4 +1,4 @@
-"""A steer from descriptions: what is written, what is read, the gradient, the scale, and what is refused."""
+"""A steer from descriptions: what is written, what is read, the regression, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from lmsteer.data.contrast import Contrast
 from lmsteer.errors import DataError
 from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
+from lmsteer.fitting.contrast.imitation import imitation
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
-from lmsteer.fitting.contrast.rows import read_texts
-from lmsteer.fitting.contrast.scale import divergences, nearest_scale
+from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
+from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, write_texts
+from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.mix import Mix
+from lmsteer.util.linalg import damped
 from lmsteer.util.progress import no_progress
-from tiny import tiny_lm
+from tiny import random_steer, tiny_lm
 
 CONTRAST = Contrast.of_descriptions("abc", "xyz")
 TEMPLATE = (
@@ -39,7 +42,7 @@ def texts(lm):
 
 @pytest.fixture(scope="module")
 def rows(lm, texts):
-    return read_texts(lm, texts, no_progress)
+    return ContrastRows.join(list(read_texts(lm, texts, no_progress)))
 
 
 def test_both_ends_write_about_every_subject(lm, texts):
@@ -59,14 +62,15 @@ def test_rows_are_those_of_the_text_after_each_prompt(lm, negatives):
         ContrastText(0, ContrastPrompts([5, 6, 7], negatives[0], [9, 10]), 1, [20, 21, 22]),
         ContrastText(3, ContrastPrompts([5], negatives[1], [9, 10, 11, 12]), -1, [30]),
     ]
-    rows = read_texts(lm, texts, no_progress)
+    rows = ContrastRows.join(list(read_texts(lm, texts, no_progress)))
+    assert rows.is_one_sided == (negatives[0] == [9, 10])
     order = [
         text for subject in rows.subject.unique_consecutive().tolist() for text in texts if text.subject == subject
     ]
-    for name in ("neutral", "positive", "negative"):
+    for name in ("neutral", "plain", "positive", "negative"):
         expected = []
         for text in order:
-            prompt = getattr(text.prompts, name)
+            prompt = [lm.start_id] if name == "plain" else getattr(text.prompts, name)
             ids = torch.tensor([[*prompt, *text.ids]])
             h = lm.hidden_states(ids, torch.ones_like(ids))[0]
             expected.append(h[len(prompt) - 1 : -1])
@@ -82,18 +86,52 @@ def test_a_chat_template_is_used_where_there_is_one(lm):
     assert lm.codec.decode(prompt.neutral) == "u:Write a short text about a cat.\na:"
 
 
-def test_the_scale_is_the_nearest_of_those_tried(lm, rows):
+@pytest.mark.parametrize("is_one_sided", [True, False])
+def test_the_imitation_is_that_of_the_steered_model(lm, rows, is_one_sided):
     g = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(32, 2, generator=g) / 8 for _ in range(2))
-    scale, imitation = nearest_scale(lm.head, rows, (a, b), 0.1, both=True)
-    lower, same, zero = divergences(lm.head, rows, (a, b), [scale * 1.4, scale, 0.0], both=True)
-    assert (imitation.unsteered, imitation.steered) == pytest.approx((zero, same))
-    assert same <= lower
-    steer = replace(_steer(lm), factors={"A": a * scale, "B": b})
-    h = Mix({"s": steer}, {"s": 1.0}).steer_hidden_states(rows.neutral)
-    log_p, log_q = (torch.log_softmax(lm.head.logits(x), -1) for x in (rows.positive, h))
-    one_end = divergences(lm.head, rows, (a, b), [scale], both=False)[0]
-    assert float((log_p.exp() * (log_p - log_q)).sum(-1).mean()) == pytest.approx(one_end, rel=1e-4)
+    a, b = (torch.randn(32, 2, generator=g) / 4 for _ in range(2))
+    steer = replace(random_steer(lm), factors={"A": a, "B": b})
+
+    def divergence(target, strength):
+        h = Mix({"s": steer}, {"s": strength}).steer_hidden_states(rows.neutral)
+        log_p, log_q = (torch.log_softmax(lm.head.logits(state), -1) for state in (target, h))
+        return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+
+    near = imitation(lm.head, replace(rows, is_one_sided=is_one_sided), (a, b))
+    ends = ((rows.positive, 1.0),) if is_one_sided else ((rows.positive, 1.0), (rows.negative, -1.0))
+    # float32 logits; the sums are of some hundred rows
+    assert near.steered == pytest.approx(sum(divergence(*end) for end in ends) / len(ends), rel=1e-4)
+    assert near.unsteered == pytest.approx(sum(divergence(end, 0.0) for end, _ in ends) / len(ends), rel=1e-4)
+    assert near.share == pytest.approx(1 - near.steered / near.unsteered)
+
+
+@pytest.mark.parametrize("is_one_sided", [True, False])
+def test_the_map_is_the_least_squares_one(is_one_sided):
+    """Its gradient is zero: no other map has a smaller damped sum of squares."""
+    g = torch.Generator().manual_seed(0)
+    neutral, plain, positive, negative = (torch.randn(50, 6, generator=g).double() for _ in range(4))
+    regression = ShiftRegression.empty(6)
+    rows = ContrastRows(neutral, plain, positive, negative, torch.zeros(50), is_one_sided)
+    for part in (rows[torch.arange(20)], rows[torch.arange(20, 50)]):
+        regression.add(part)
+    w = regression.matrix()
+    shift = positive - negative if is_one_sided else (positive - negative) / 2
+    h = torch.cat([neutral, plain])
+    moment = h.T @ h / len(h)
+    damping = damped(moment, DAMPING) - moment
+    gradient = h.T @ (h @ w - shift.repeat(2, 1)) / len(h) + damping @ w
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
+
+
+def test_a_shift_that_is_linear_is_found_and_one_of_low_rank_has_that_rank(lm):
+    g = torch.Generator().manual_seed(0)
+    fisher = fisher_factors(lm)
+    a, b = (torch.randn(32, 2, generator=g).double() for _ in range(2))
+    found_a, found_b, share = low_rank(a @ b.T, fisher, None)
+    assert found_a.shape == (32, 2)
+    # the factorisation is kept in float32
+    torch.testing.assert_close(found_a @ found_b.T, a @ b.T, atol=1e-4, rtol=1e-4)
+    assert share == pytest.approx(1.0, abs=1e-6)
 
 
 def test_a_fit_is_saved_says_how_it_was_made_and_is_the_same_on_a_rerun(lm, tmp_path):
@@ -103,28 +141,14 @@ def test_a_fit_is_saved_says_how_it_was_made_and_is_the_same_on_a_rerun(lm, tmp_
     assert torch.equal(saved.factors["A"], fits[1].steer.factors["A"])
     assert saved.card.data["contrast"] == {"positive": "abc", "negative": "xyz", "role": "user"}
     assert saved.card.label == "abc"
-    assert saved.card.fit["divergence"] == round(fits[0].divergence, 4) > 0
-    assert fits[0].imitation.steered <= fits[0].imitation.unsteered
-
-
-def test_the_step_goes_towards_the_positive_end(lm, rows):
-    """The likelihood that the instructed model gives rises along W, to first order, at either end."""
-    from lmsteer.fitting.closed_form import NaturalGradient
-    from lmsteer.fitting.contrast.fit import _gradient
-    from lmsteer.generation.unconditional import fisher_factors
-
-    gradient, _ = _gradient(lm, rows)
-    a, b, _ = NaturalGradient([gradient], fisher_factors(lm)).truncated(10.0, 0.3)
-    before, after = divergences(lm.head, rows, (a, b), [0.0, 1e-3 / float((a @ b.T).norm())], both=True)
-    assert after < before
+    assert saved.card.fit["imitation"]["between"] == round(fits[0].imitation.between, 4) > 0
 
 
 def test_ends_that_the_model_does_not_tell_apart_are_refused(lm, tmp_path, monkeypatch):
     real = read_texts
 
     def same(*args):
-        rows = real(*args)
-        return replace(rows, negative=rows.positive)
+        return (replace(rows, negative=rows.positive) for rows in real(*args))
 
     monkeypatch.setattr("lmsteer.fitting.contrast.fit.read_texts", same)
     with pytest.raises(DataError, match="does not follow"):
@@ -149,9 +173,3 @@ def test_too_few_subjects_and_ranks_out_of_range_are_refused(lm, tmp_path):
         fit_contrast(lm, CONTRAST, name="x", subjects=["a"], out=tmp_path / "x")
     with pytest.raises(DataError, match="rank"):
         fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=ContrastConfig(rank=33))
-
-
-def _steer(lm):
-    from tiny import random_steer
-
-    return random_steer(lm)

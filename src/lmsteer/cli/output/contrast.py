@@ -19,7 +19,7 @@ def print_contrast(out: Console, fitted: ContrastFit) -> None:
     for end, sample in zip(("+", "-"), fitted.samples, strict=True):
         out.print(f"  {end} {plain(sample[:_SHOWN])}", highlight=False, soft_wrap=True)
     out.print(
-        f"Under the two descriptions the predictions differ by {fitted.divergence:.3f} nats a token. "
+        f"Under the two descriptions the predictions differ by {fitted.imitation.between:.3f} nats a token. "
         f"Strength 1 closes {fitted.imitation.share:.0%} of what the instructions change.",
         markup=False,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lmsteer.errors import DataError
 
-# One subject in so many is held out, to choose the scale on.
+# One subject in so many is held out, to compare the steer with the instructions on.
 HELD_OUT_EVERY = 4
 
 
@@ -15,8 +15,8 @@ class ContrastConfig:
     """Settings of a fit from descriptions.
 
     Attributes:
-        texts: number of texts that the model writes for each end. Default 120.
-        new_tokens: length of a text in tokens. Default 40.
+        texts: number of texts that the model writes for each end. Default 40.
+        new_tokens: length of a text in tokens. Default 32.
         rank: rank of the steer; by default chosen from the spectrum.
         seed: seed of the texts. Default 0.
 
@@ -24,8 +24,8 @@ class ContrastConfig:
         DataError: a value is out of range.
     """
 
-    texts: int = 120
-    new_tokens: int = 40
+    texts: int = 40
+    new_tokens: int = 32
     rank: int | None = None
     seed: int = 0
 

@@ -2,45 +2,37 @@
 
 ::
 
-    descriptions ──> prompts ──the model writes──> texts ──read after each prompt──> rows ──> G ──> W ──> steer
+    descriptions ──> prompts ──the model writes──> texts ──read after each prompt──> hidden states ──> W ──> steer
 
-The model writes short texts under both instructions. At each of their tokens, what the instructions change of its
-prediction takes the place of a label (``rows``). The rest is the closed form of labelled texts: one damped
-natural-gradient step, whose scale is such that strength 1 does what the instruction does, as far as a linear map can.
+The model writes short texts under both instructions. The steer is the linear map that comes nearest to the shift that
+the instructions make of the hidden state at each of their tokens (``regression``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from lmsteer.data.contrast import Contrast
 from lmsteer.data.starter import starter_subjects
 from lmsteer.errors import DataError
-from lmsteer.fitting.closed_form import NaturalGradient, check_rank
+from lmsteer.fitting.closed_form import check_rank
 from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
+from lmsteer.fitting.contrast.imitation import Imitation, imitation
 from lmsteer.fitting.contrast.prompts import contrast_prompts
+from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
-from lmsteer.fitting.contrast.scale import Imitation, nearest_scale
-from lmsteer.fitting.contrast.writing import write_texts
-from lmsteer.fitting.credit_assignment import weighted_product
+from lmsteer.fitting.contrast.writing import ContrastText, write_texts
 from lmsteer.generation.unconditional import fisher_factors
-from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.lookup import target_folder
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
-_DAMPINGS = (10.0, 0.3)
-# Rows that the scale is chosen on.
-_SCALE_ROWS = 768
+# Rows on unseen subjects that the steer is compared with the instructions on.
+_UNSEEN_ROWS = 768
 
 
 @dataclass(frozen=True)
@@ -50,15 +42,12 @@ class ContrastFit:
     Attributes:
         steer: the steer.
         folder: the folder that it was saved to.
-        divergence: how far the predictions under both instructions differ, KL(p₊ ‖ p₋) in nats a token. Where it is
-            near 0, the model does not follow the instructions.
-        imitation: how near strength 1 comes to the instructions.
+        imitation: how far the instructions change the model's predictions, and how near strength 1 comes to that.
         samples: the first text that the model wrote for either end.
     """
 
     steer: Steer
     folder: Path
-    divergence: float
     imitation: Imitation
     samples: tuple[str, str]
 
@@ -98,73 +87,46 @@ def fit_contrast(
         raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
     check_rank(config.rank, lm.hidden_size)
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
-    fisher = fisher_factors(lm)
     texts = write_texts(lm, prompts, config.texts, config.new_tokens, config.seed, progress)
-    rows = read_texts(lm, texts, progress)
-    held_out = rows.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    seen, unseen = rows[~held_out], rows[held_out]
-    if not len(seen) or not len(unseen):
-        raise DataError(f"{lm.name} wrote texts on too few subjects: let it write more.")
+    regression, unseen = _read(lm, texts, progress)
+    a, b, rank_share = low_rank(regression.matrix(), fisher_factors(lm), config.rank)
+    factors = {name: factor.float().contiguous() for name, factor in (("A", a), ("B", b))}
+    near = imitation(lm.head, unseen, (factors["A"], factors["B"]))
 
-    solution = _solve(lm, fisher, seen, unseen, config.rank, both=not contrast.is_one_sided)
-    source = {"contrast": asdict(contrast), "texts": len(texts), "new_tokens": config.new_tokens, "seed": config.seed}
-    card = lm.card(name, label=label or contrast.positive, data=source, fit=solution.settings)
-    vocabulary, hidden_size = lm.head.weight.shape
-    steer = Steer("multiply", solution.factors, hidden_size, vocabulary, card)
-    save_steer(steer, folder)
-    first, other = (next((text.ids for text in texts if text.end == end), ()) for end in (1, -1))
-    samples = lm.codec.decode(first), lm.codec.decode(other)
-    return ContrastFit(steer, folder, solution.divergence, solution.imitation, samples)
-
-
-@dataclass(frozen=True)
-class _Solution:
-    """A, B (d, r) at the unit of strength, how they were chosen, and what they do."""
-
-    factors: dict[str, Tensor]
-    settings: dict[str, Any]
-    divergence: float
-    imitation: Imitation
-
-
-def _solve(
-    lm: LM, fisher: FisherFactors, seen: ContrastRows, unseen: ContrastRows, rank: int | None, *, both: bool
-) -> _Solution:
-    """One damped natural-gradient step on the seen subjects, at the scale that is best on the unseen ones."""
-    gradient, divergence = _gradient(lm, seen)
-    a, b, rank_share = NaturalGradient([gradient], fisher).truncated(*_DAMPINGS, rank)
-    length = math.sqrt(fisher.inner((a, b), (a, b)))
-    scale, imitation = nearest_scale(lm.head, _some(unseen), (a, b), length, both=both)
     settings = {
         "method": "contrast",
-        "damping_1": _DAMPINGS[0],
-        "damping_2": _DAMPINGS[1],
-        "scale": scale,
+        "damping": DAMPING,
         "rank_share": rank_share,
-        "tokens": len(seen),
-        "divergence": round(divergence, 4),
-        "imitation": {name: round(value, 4) for name, value in asdict(imitation).items()},
+        "tokens": regression.count,
+        "imitation": {name: round(value, 4) for name, value in asdict(near).items()},
     }
-    factors = {name: (factor * math.sqrt(scale)).float().contiguous() for name, factor in (("A", a), ("B", b))}
-    return _Solution(factors, settings, divergence, imitation)
+    source = {"contrast": asdict(contrast), "texts": len(texts), "new_tokens": config.new_tokens, "seed": config.seed}
+    card = lm.card(name, label=label or contrast.positive, data=source, fit=settings)
+    vocabulary, hidden_size = lm.head.weight.shape
+    steer = Steer("multiply", factors, hidden_size, vocabulary, card)
+    save_steer(steer, folder)
+    first, other = (next((text.ids for text in texts if text.end == end), ()) for end in (1, -1))
+    return ContrastFit(steer, folder, near, (lm.codec.decode(first), lm.codec.decode(other)))
 
 
-def _gradient(lm: LM, rows: ContrastRows) -> tuple[Tensor, float]:
-    """``E[h rᵀ]`` (d, d) in float64, and the mean divergence of both ends in nats a token.
+def _read(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> tuple[ShiftRegression, ContrastRows]:
+    """The regression on most of the subjects, and some rows on the others.
 
     Raises:
-        DataError: both ends are the same.
+        DataError: the texts are on too few subjects, or the instructions change nothing.
     """
-    r, divergence = lm.head.contrasts(rows.neutral, rows.positive, rows.negative)
-    gradient = weighted_product(rows.neutral, r.cpu(), torch.full((len(rows),), 1 / len(rows), dtype=torch.float64))
-    if not float(gradient.norm()) > 0:
+    regression, unseen = ShiftRegression.empty(lm.hidden_size), list[ContrastRows]()
+    is_unseen = [text.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for text in texts]
+    step = -(-sum(len(text.ids) for text, held_out in zip(texts, is_unseen, strict=True) if held_out) // _UNSEEN_ROWS)
+    for rows in read_texts(lm, texts, progress):
+        held_out = rows.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        regression.add(rows[~held_out])
+        unseen.append(rows[held_out.nonzero()[:: max(step, 1), 0]])
+    if not regression.count or not any(map(len, unseen)):
+        raise DataError(f"{lm.name} wrote texts on too few subjects: let it write more.")
+    if not float(regression.product.norm()) > 0:
         raise DataError(
             f"the predictions of {lm.name} are the same under both descriptions: it does not follow them. Use a model "
             "that follows instructions, or say in other words what the texts are like."
         )
-    return gradient, float(divergence.mean())
-
-
-def _some(rows: ContrastRows) -> ContrastRows:
-    """Rows for the choice of the scale, spread evenly over the texts."""
-    return rows[torch.arange(0, len(rows), max(1, -(-len(rows) // _SCALE_ROWS)))]
+    return regression, ContrastRows.join(unseen)

@@ -1,18 +1,13 @@
-"""The rows of a contrast: hidden states of the same tokens, read after three prompts.
+"""The rows of a contrast: hidden states of the same tokens, read after four prompts.
 
-At each token of a text, ``h`` is read after the neutral prompt, ``h₊`` after that of the positive end and ``h₋`` after
-that of the negative one. The difference that the instructions make there, in place of a label, is a dense target over
-the whole vocabulary::
-
-    r = Σ_v (p(v | h₊) - p(v | h₋)) post'(z_v) e_v                                        (d,)
-
-It is 0 where the two ends do not differ, so that such tokens weigh nothing.
+At each token of a text, ``h`` is read after the request without an instruction and, a second time, without any prompt;
+``h₊`` is read after the instruction of the positive end and ``h₋`` after that of the negative one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -33,48 +28,65 @@ class ContrastRows:
 
     Attributes:
         neutral: hidden states after the neutral prompts (N, d).
+        plain: hidden states of the texts without a prompt (N, d).
         positive: hidden states after the prompts of the positive end (N, d).
         negative: hidden states after the prompts of the negative end (N, d).
         subject: number of the subject of each (N,).
+        is_one_sided: whether the negative end is the absence of the positive one.
     """
 
     neutral: Tensor
+    plain: Tensor
     positive: Tensor
     negative: Tensor
     subject: Tensor
+    is_one_sided: bool
 
     def __len__(self) -> int:
         return len(self.neutral)
 
+    @property
+    def shift(self) -> Tensor:
+        """How the instructions move the hidden states (N, d): half the way between two ends, or the way to one."""
+        difference = self.positive - self.negative
+        return difference if self.is_one_sided else difference / 2
+
     def __getitem__(self, index: Tensor | slice) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return self._with({name: tensor[index] for name, tensor in self._tensors().items()})
 
     @classmethod
-    def join(cls, parts: Iterable[Self]) -> Self:
-        """The rows of all parts."""
-        listed = list(parts)
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in listed]) for f in fields(cls)})
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, of which there is at least one."""
+        tensors = [part._tensors() for part in parts]
+        return parts[0]._with({name: torch.cat([each[name] for each in tensors]) for name in tensors[0]})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def _with(self, tensors: dict[str, Tensor]) -> Self:
+        return type(self)(**tensors, is_one_sided=self.is_one_sided)
 
 
-def read_texts(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> ContrastRows:
-    """Read each text after its three prompts."""
-    tokens = sum(len(text.ids) for text in texts)
-    parts = []
-    with progress("reading texts", tokens, 0) as step:
+def read_texts(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> Iterator[ContrastRows]:
+    """Read each text after its prompts, some texts at a time."""
+    is_one_sided = all(text.prompts.negative == text.prompts.neutral for text in texts)
+    with progress("reading texts", sum(len(text.ids) for text in texts), 0) as step:
         for batch in length_buckets([[0] * (text.prompts.longest + len(text.ids)) for text in texts]):
             some = [texts[i] for i in batch]
             ids = [text.ids for text in some]
             before = [text.prompts for text in some]
             neutral = _states(lm, [prompts.neutral for prompts in before], ids)
-            positive = _states(lm, [prompts.positive for prompts in before], ids)
-            is_one_sided = all(prompts.negative == prompts.neutral for prompts in before)
-            negative = neutral if is_one_sided else _states(lm, [prompts.negative for prompts in before], ids)
-            subject = torch.repeat_interleave(
-                torch.tensor([text.subject for text in some]), torch.tensor(list(map(len, ids)))
+            yield ContrastRows(
+                neutral=neutral,
+                plain=_states(lm, [[lm.start_id]] * len(ids), ids),
+                positive=_states(lm, [prompts.positive for prompts in before], ids),
+                negative=neutral if is_one_sided else _states(lm, [prompts.negative for prompts in before], ids),
+                subject=torch.repeat_interleave(
+                    torch.tensor([text.subject for text in some]), torch.tensor(list(map(len, ids)))
+                ),
+                is_one_sided=is_one_sided,
             )
-            parts.append(ContrastRows(neutral, positive, negative, subject))
             step(len(neutral), "")
-    return ContrastRows.join(parts)
 
 
 def _states(lm: LM, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Tensor:

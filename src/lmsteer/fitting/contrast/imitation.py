@@ -1,0 +1,66 @@
+"""How near a steer comes to the instructions that it was made from.
+
+It is measured by ``KL(p₊ ‖ p_s)`` at strength s, where p₊ is the prediction of the instructed model, and by
+``KL(p₋ ‖ p_{-s})`` at the other end, on texts on subjects that the fit has not seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmsteer.fitting.contrast.rows import ContrastRows
+from lmsteer.model.head import Head
+from lmsteer.reading.sweep import Direction
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """How near a steer comes to the instructions, in nats a token, on unseen subjects.
+
+    Attributes:
+        between: the divergence of the two ends, KL(p₊ ‖ p₋); near 0 if the model does not follow the instructions.
+        unsteered: the divergence at strength 0: what the instructions change.
+        steered: the divergence at strength 1 (at the negative end: -1).
+    """
+
+    between: float
+    unsteered: float
+    steered: float
+
+    @property
+    def share(self) -> float:
+        """The share of the divergence that the steer closes; 1 if it does what the instructions do."""
+        return 1 - self.steered / self.unsteered if self.unsteered > 0 else 0.0
+
+
+def imitation(head: Head, rows: ContrastRows, factors: tuple[Tensor, Tensor]) -> Imitation:
+    """How near W = A Bᵀ comes to the instructions on some rows.
+
+    With a single end, only the positive one counts.
+
+    Args:
+        head: the head of the model.
+        rows: rows of texts on unseen subjects.
+        factors: A, B (d, r).
+    """
+    direction = Direction.of_factors(head, *factors)
+    total = torch.zeros(3, dtype=torch.float64)
+    for neutral, positive, negative in head.pieces(rows.neutral, rows.positive, rows.negative):
+        h = neutral.to(head.device)
+        base, shift = head.raw(h).float(), direction.logits(head, h)
+        plus, minus = (torch.log_softmax(head.logits(state), -1) for state in (positive, negative))
+        total[0] += _divergence(plus, minus)
+        for sign, instructed in ((1, plus),) if rows.is_one_sided else ((1, plus), (-1, minus)):
+            for k, strength in enumerate((0, sign), 1):
+                total[k] += _divergence(instructed, torch.log_softmax(head.post(base + strength * shift), -1))
+    ends = 1 if rows.is_one_sided else 2
+    between, unsteered, steered = (total / len(rows)).tolist()
+    return Imitation(between, unsteered / ends, steered / ends)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> float:
+    """The sum over rows of KL(p ‖ q)."""
+    return float((log_p.exp() * (log_p - log_q)).sum())

@@ -1,0 +1,82 @@
+"""The least-squares map of a contrast: from the hidden state to the shift that the instructions make of it.
+
+At a token, the instructions of the two ends move the hidden state from ``h`` to ``h₊`` and to ``h₋``. The steer is the
+linear map that does nearly the same at strengths 1 and -1::
+
+    δ = (h₊ - h₋) / 2         (δ = h₊ - h with a single end)                              (d,)
+    W = argmin E ‖δ - h W‖² = (E[h hᵀ] + λ I)⁻¹ E[h δᵀ]                                    (d, d)
+
+So strength 1 is the effect of the instruction itself, as far as a linear map can give it, and there is no scale to
+search. ``h`` is read twice: after the request without an instruction, and without any prompt, since a steer has to
+act in conversations and in plain text. Where the instructions change nothing, δ is 0, and the map learns to leave the
+hidden state as it is.
+
+A step along the gradient of the likelihood, which fits labels, does worse here: it moves nearly all hidden states in
+one direction, to words that then repeat (docs/log.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmsteer.fitting.contrast.rows import ContrastRows
+from lmsteer.model.fisher import FisherFactors
+from lmsteer.util.linalg import factorise, held_rank, ridge
+
+# λ in units of the mean diagonal of E[h hᵀ]. Results hardly depend on it from 0.003 to 0.3 (docs/log.md).
+DAMPING = 0.1
+# Damping of the metric that the rank is chosen in: directions that the model's own text hardly visits weigh little.
+_METRIC_DAMPING = 0.01
+
+
+@dataclass
+class ShiftRegression:
+    """The moments of a regression of shifts on hidden states, float64 on the CPU.
+
+    Attributes:
+        second_moment: Σ h hᵀ (d, d).
+        product: Σ h δᵀ (d, d).
+        count: number of rows in the sums.
+    """
+
+    second_moment: Tensor
+    product: Tensor
+    count: int = 0
+
+    @classmethod
+    def empty(cls, d: int) -> ShiftRegression:
+        """The moments of no rows, for hidden size d."""
+        return cls(torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64))
+
+    def add(self, rows: ContrastRows) -> None:
+        """Add rows, each with both of its hidden states that no instruction stands before."""
+        shift = rows.shift.double()
+        for state in (rows.neutral.double(), rows.plain.double()):
+            self.second_moment += state.T @ state
+            self.product += state.T @ shift
+            self.count += len(state)
+
+    def matrix(self) -> Tensor:
+        """W (d, d), float64."""
+        return ridge(self.second_moment / self.count, self.product / self.count, DAMPING)
+
+
+def low_rank(w: Tensor, fisher: FisherFactors, rank: int | None = None) -> tuple[Tensor, Tensor, float]:
+    """The best A, B (d, r) for W ≈ A Bᵀ in the Fisher metric, and the share of W's spectrum that they hold.
+
+    Args:
+        w: W (d, d), float64.
+        fisher: Fisher factors of the model.
+        rank: r; by default the least that holds 95 % of the spectrum.
+    """
+    root_c, root_f = (
+        (values.clamp(min=0) + _METRIC_DAMPING * values.mean()).sqrt()[:, None]
+        for values in (fisher.c_eigen[0], fisher.f_eigen[0])
+    )
+    c_basis, f_basis = fisher.c_eigen[1], fisher.f_eigen[1]
+    a, b, spectrum = factorise(root_c * (c_basis.T @ w @ f_basis) * root_f.T)
+    rank, share = held_rank(spectrum, rank)
+    return c_basis @ (a[:, :rank].double() / root_c), f_basis @ (b[:, :rank].double() / root_f), share
