@@ -153,7 +153,7 @@ def _steer(lm: LM, wish: Wish, model: str) -> Steer:
         fitted = fit_contrast(lm, wish.contrast, name=wish.name, label=wish.label, out=folder, progress=bars())
         figures = {
             "seconds": round(time.perf_counter() - started, 1),
-            "divergence": round(fitted.divergence, 4),
+            "divergence": round(fitted.imitation.between, 4),
             "share": round(fitted.imitation.share, 4),
         }
         save_result(RESULTS, f"{model}, fit, {wish.name}", figures)

@@ -138,7 +138,7 @@ def _chosen_options(context: typer.Context) -> set[str]:
 
 
 def fit_described(described: Described, target: Target, *, num_texts: int, rank: int | None, seed: int) -> None:
-    """Fit a steer from a description, and calibrate it on the starter prompts."""
+    """Fit a steer from a description, calibrate it on the starter prompts, and verify it."""
     scorer = lmsteer.scorer(described.scorer) if described.scorer else None
 
     from lmsteer.cli.output.contrast import print_contrast
@@ -157,8 +157,11 @@ def fit_described(described: Described, target: Target, *, num_texts: int, rank:
     )
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)
+    verification = lmsteer.verify(lm, steer)
+    if not verification.acts:
+        warn(f"the steer does not pass its checks on {lm.name}: see what `lmsteer verify` says of it.")
     if target.as_json:
-        print_json({"folder": str(fitted.folder), "rank": steer.rank, "card": asdict(steer.card)})
+        print_json({"folder": str(fitted.folder), "rank": steer.rank, "card": asdict(steer.card), "acts": verification.acts})
         return
     print_contrast(stdout, fitted)
     print_safe_range(stdout, str(target.out or target.name), safe_range)
