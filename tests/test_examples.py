@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 import lmsteer
-from lmsteer import demo
 from lmsteer.cli import main
+from lmsteer.demo import run as demo_run
 from lmsteer.evaluation.compare import run as compare_run
 from lmsteer.evaluation.compare import worker
 from lmsteer.model import loading
@@ -59,7 +59,7 @@ def one_model(smollm2: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(model: str | Path = "smollm2", **options: object) -> LM:
         return smollm2 if str(model) == "smollm2" and not options else real(model, **options)
 
-    for module in (loading, worker, demo):
+    for module in (loading, worker, demo_run):
         monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(lmsteer, "load", load, raising=False)
     monkeypatch.setattr(compare_run, "run_in_subprocess", compare_run.run_in_process)

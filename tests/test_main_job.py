@@ -6,7 +6,7 @@ import pytest
 
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.starter import starter_texts
-from lmsteer.demo import run as run_demo
+from lmsteer.demo.run import run as run_demo
 from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import Fit, fit

@@ -161,7 +161,9 @@ def fit_described(described: Described, target: Target, *, num_texts: int, rank:
     if not verification.acts:
         warn(f"the steer does not pass its checks on {lm.name}: see what `lmsteer verify` says of it.")
     if target.as_json:
-        print_json({"folder": str(fitted.folder), "rank": steer.rank, "card": asdict(steer.card), "acts": verification.acts})
+        print_json(
+            {"folder": str(fitted.folder), "rank": steer.rank, "card": asdict(steer.card), "acts": verification.acts}
+        )
         return
     print_contrast(stdout, fitted)
     print_safe_range(stdout, str(target.out or target.name), safe_range)

@@ -1,4 +1,4 @@
-"""The command ``demo``: from the starter texts to a report, in one step."""
+"""The command ``demo``: from two descriptions, and from the starter texts, to a report in one step."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from lmsteer.cli.app import app, stdout
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the steer and of report.html.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the steers and of report.html.")] = Path(
+        "demo"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="Few texts and samples, to see whether everything runs.")] = (
         False
     ),
     model: options.Model = options.DEFAULT_MODEL,
 ) -> None:
-    """Fit a sentiment steer on the starter texts, generate text at several strengths, and write a report.
+    """Make a steer from two descriptions and one from labelled texts, show what they do, and write a report.
 
     Example: lmsteer demo
     """
-    from lmsteer.demo import run
+    from lmsteer.demo.run import run
 
     run(model, out, quick=quick, console=stdout)
