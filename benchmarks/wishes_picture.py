@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,8 @@ def _draw_grid(axes: Axes, found: Mapping[str, Any], kind: str) -> Any:
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
             colour = "white" if abs(value) > 0.7 * _STRONGEST else "black"
-            axes.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=6.5, color=colour)
+            shown = "" if math.isnan(value) else f"{value:+.1f}"
+            axes.text(x, y, shown, ha="center", va="center", fontsize=6.5, color=colour)
     axes.set_xticks(range(len(measures)), measures, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_yticks([y - 0.5 for y in range(0, len(grid), 2)], minor=True)
