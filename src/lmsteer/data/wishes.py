@@ -4,8 +4,8 @@
 
     name = "brevity"
     label = "short answers"
-    positive = "very short, a single sentence of a few words"
-    negative = "long and detailed, with many sentences"
+    positive = "very short, terse, brief"
+    negative = "long, thorough, detailed"
     scorer = "words"
     direction = -1
 """
