@@ -45,6 +45,8 @@ HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "wishes.json", HERE / "results" / "work" / "wishes"
 # Perplexity may rise to this multiple of that of unsteered text.
 RATIO = 1.2
+# Length of the texts that strengths are tried on, in tokens.
+CALIBRATED_TOKENS = 40
 # Texts that are kept to be looked at.
 SAMPLES = 5
 app = typer.Typer(add_completion=False)
@@ -111,7 +113,7 @@ class Bench:
 
     def measured(self, wish: Wish, steer: Steer) -> dict[str, Any]:
         """What the steer of a wish does at both ends, and what its words do."""
-        protocol = Protocol(num_samples=1, max_new_tokens=self.kind.new_tokens)
+        protocol = Protocol(num_samples=1, max_new_tokens=CALIBRATED_TOKENS)
         found = calibrate(
             self.lm, steer, self.kind.calibrated, max_perplexity_ratio=RATIO, protocol=protocol, progress=bars()
         )
