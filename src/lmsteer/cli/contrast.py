@@ -49,6 +49,12 @@ NumTexts = Annotated[
     int,
     typer.Option(min=HELD_OUT_EVERY, help="With a description: number of texts that the model writes for each end."),
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="With a description: another model that writes the texts, such as a larger one."
+    ),
+]
 # With a smaller divergence than this, in nats a token, the model hardly follows the instructions.
 _FAINT = 0.02
 # One text for each starter prompt and strength that calibration tries: half of its time otherwise.
@@ -56,7 +62,7 @@ _CALIBRATION = Protocol(num_samples=1)
 _WAYS = "--positive and --negative, --describe, --prompt, or --wish"
 _DESCRIPTIONS = {"positive", "negative", "describe", "prompt", "wish"}
 # The options of ``fit`` that a description leaves a meaning.
-_OPTIONS = {*_DESCRIPTIONS, "name", "label", "out", "rank", "num_texts", "seed", "model", "as_json"}
+_OPTIONS = {*_DESCRIPTIONS, "name", "label", "out", "rank", "num_texts", "teacher", "seed", "model", "as_json"}
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,9 @@ def described(context: typer.Context, given: Descriptions) -> Described | None:
     """
     chosen = _chosen_options(context)
     if not chosen & _DESCRIPTIONS:
-        if "num_texts" in chosen:
-            raise DataError(f"--num-texts goes with a description: {_WAYS}.")
+        for name in ("num_texts", "teacher"):
+            if name in chosen:
+                raise DataError(f"--{name.replace('_', '-')} goes with a description: {_WAYS}.")
         return None
     if others := sorted(chosen - _OPTIONS):
         names = ", ".join("DATA" if name == "data" else f"--{name.replace('_', '-')}" for name in others)
@@ -137,7 +144,9 @@ def _chosen_options(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def fit_described(described: Described, target: Target, *, num_texts: int, rank: int | None, seed: int) -> None:
+def fit_described(
+    described: Described, target: Target, *, num_texts: int, teacher: str | None, rank: int | None, seed: int
+) -> None:
     """Fit a steer from a description, calibrate it on the starter prompts, and verify it."""
     scorer = lmsteer.scorer(described.scorer) if described.scorer else None
 
@@ -147,7 +156,14 @@ def fit_described(described: Described, target: Target, *, num_texts: int, rank:
     lm = lmsteer.load(target.model)
     config = ContrastConfig(texts=num_texts, rank=rank, seed=seed)
     fitted = lmsteer.fit_contrast(
-        lm, described.contrast, name=target.name, label=target.label, out=target.out, config=config, progress=bars()
+        lm,
+        described.contrast,
+        name=target.name,
+        label=target.label,
+        teacher=lmsteer.load(teacher) if teacher else None,
+        out=target.out,
+        config=config,
+        progress=bars(),
     )
     if fitted.imitation.between < _FAINT:
         warn("the model hardly follows the description, so the steer may do something else: say it in other words.")

@@ -80,6 +80,7 @@ def fit(
     prompt: contrast.Prompt = None,
     wish: contrast.Wish = None,
     num_texts: contrast.NumTexts = contrast.NUM_TEXTS,
+    teacher: contrast.Teacher = None,
     resume: Resume = False,
     cache_activations: CacheActivations = False,
     steps: Annotated[int, typer.Option(min=1, help="Number of optimizer steps of the gradient method.")] = 1000,
@@ -102,7 +103,7 @@ def fit(
     target_folder(name, out)
     if described:
         target = contrast.Target(name, label, out, model, as_json)
-        contrast.fit_described(described, target, num_texts=num_texts, rank=rank, seed=seed)
+        contrast.fit_described(described, target, num_texts=num_texts, teacher=teacher, rank=rank, seed=seed)
         return
     if save_statistics:
         check_statistics_target(save_statistics)

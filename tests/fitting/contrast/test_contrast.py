@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lmsteer.data.contrast import Contrast
+from lmsteer.data.starter import starter_subjects
 from lmsteer.errors import DataError
 from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
@@ -142,6 +143,20 @@ def test_a_fit_is_saved_says_how_it_was_made_and_is_the_same_on_a_rerun(lm, tmp_
     assert saved.card.data["contrast"] == {"positive": "abc", "negative": "xyz", "role": "user"}
     assert saved.card.label == "abc"
     assert saved.card.fit["imitation"]["between"] == round(fits[0].imitation.between, 4) > 0
+
+
+def test_texts_of_a_teacher_are_read_by_the_model_in_its_own_tokens(lm, tmp_path):
+    teacher = tiny_lm("gpt2")
+    config = ContrastConfig(texts=8, new_tokens=6)
+    fitted = fit_contrast(lm, CONTRAST, name="x", teacher=teacher, out=tmp_path / "x", config=config)
+    asked = contrast_prompts(teacher, CONTRAST, starter_subjects(), 6)
+    first = write_texts(teacher, asked, 8, 6, 0, no_progress)[0]
+    assert (
+        lm.codec.encode([fitted.samples[0]], special=False)[0]
+        == lm.codec.encode([teacher.codec.decode(first.ids)], special=False)[0][:6]
+    )
+    assert fitted.steer.card.data["teacher"] == teacher.name
+    assert fitted.steer.card.base == lm.name
 
 
 def test_ends_that_the_model_does_not_tell_apart_are_refused(lm, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from lmsteer.fitting.contrast.imitation import Imitation, imitation
 from lmsteer.fitting.contrast.prompts import contrast_prompts
 from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
-from lmsteer.fitting.contrast.writing import ContrastText, write_texts
+from lmsteer.fitting.contrast.writing import ContrastText, taken_over, write_texts
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.steer.files import save_steer
@@ -59,6 +59,7 @@ def fit_contrast(
     name: str,
     label: str = "",
     subjects: Sequence[str] = (),
+    teacher: LM | None = None,
     out: str | Path | None = None,
     config: ContrastConfig | None = None,
     progress: Progress = no_progress,
@@ -71,6 +72,7 @@ def fit_contrast(
         name: name of the style dimension.
         label: what +1 means, in words, for the steer's card; by default the description of the positive end.
         subjects: what the texts are about; ``starter_subjects()`` by default.
+        teacher: another model that writes the texts, such as a larger one; by default the model itself does.
         out: folder of the steer; ``steers/NAME`` if None.
         config: settings.
         progress: reports how far the fit is.
@@ -87,7 +89,12 @@ def fit_contrast(
         raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
     check_rank(config.rank, lm.hidden_size)
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
-    texts = write_texts(lm, prompts, config.texts, config.new_tokens, config.seed, progress)
+    if teacher is None:
+        texts = write_texts(lm, prompts, config.texts, config.new_tokens, config.seed, progress)
+    else:
+        asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens)
+        written = write_texts(teacher, asked, config.texts, config.new_tokens, config.seed, progress)
+        texts = taken_over(lm, prompts, teacher, written, config.new_tokens)
     regression, unseen = _read(lm, texts, progress)
     a, b, rank_share = low_rank(regression.matrix(), fisher_factors(lm), config.rank)
     factors = {name: factor.float().contiguous() for name, factor in (("A", a), ("B", b))}
@@ -101,6 +108,7 @@ def fit_contrast(
         "imitation": {name: round(value, 4) for name, value in asdict(near).items()},
     }
     source = {"contrast": asdict(contrast), "texts": len(texts), "new_tokens": config.new_tokens, "seed": config.seed}
+    source |= {"teacher": teacher.name} if teacher else {}
     card = lm.card(name, label=label or contrast.positive, data=source, fit=settings)
     vocabulary, hidden_size = lm.head.weight.shape
     steer = Steer("multiply", factors, hidden_size, vocabulary, card)

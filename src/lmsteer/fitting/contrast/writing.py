@@ -74,6 +74,29 @@ def write_texts(
     return texts
 
 
+def taken_over(
+    lm: LM, prompts: Sequence[ContrastPrompts], teacher: LM, texts: Sequence[ContrastText], new_tokens: int
+) -> list[ContrastText]:
+    """The texts that another model wrote, in the tokens and after the prompts of this one.
+
+    Args:
+        lm: the model that the texts are for.
+        prompts: its prompts for each subject.
+        teacher: the model that wrote the texts.
+        texts: the texts.
+        new_tokens: longer texts are cut to this many tokens.
+
+    Raises:
+        DataError: a text has a token that the model cannot read.
+    """
+    encoded = lm.codec.encode([teacher.codec.decode(text.ids) for text in texts], special=False, literal=True)
+    return [
+        ContrastText(text.subject, prompts[text.subject], text.end, ids[:new_tokens])
+        for text, ids in zip(texts, encoded, strict=True)
+        if ids
+    ]
+
+
 def _write(lm: LM, prefill: PromptPrefill, rows: Sequence[Row], new_tokens: int, seed: int) -> list[Ids]:
     """The ids of one text for each row, up to its end-of-text token."""
     sampler = RowSampler(torch.stack([row.noise(seed, new_tokens) for row in rows]), _SAMPLING, lm.stop_ids)
