@@ -68,7 +68,7 @@ def _plot(dials: Sequence[Dial], value: Callable[[Point], float], label: str, to
 
 def _shade(strength: float) -> str:
     """The background colour of a strength, as CSS."""
-    return f"rgba({'180,70,47' if strength < 0 else '31,122,90'},{min(abs(strength) / 4, 1) * 0.16:.2f})"
+    return f"rgba({'180,70,47' if strength < 0 else '31,122,90'},{min(abs(strength) / 3, 1) * 0.16:.2f})"
 
 
 def _relative(folder: Path) -> Path:

@@ -29,14 +29,14 @@ from lmsteer.steer.steer import Steer
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
 
-WORDS, LABELS = "warmth", "sentiment"
-POSITIVE, NEGATIVE = "warm, delighted, full of praise", "cold, bitter, full of complaint"
-STRENGTHS = (-4.0, -2.0, 0.0, 2.0, 4.0)
+WORDS, LABELS = "mood", "sentiment"
+POSITIVE, NEGATIVE = "delighted, enthusiastic, full of praise", "disappointed, annoyed, full of complaint"
+STRENGTHS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 REQUESTS = (
-    "What do you think of the new restaurant in town?",
+    "Tell me about the film that you saw last night.",
     "Describe the first week at a new job in two sentences.",
-    "Write one sentence about the weather today.",
-    "Write two sentences about a stay in a hotel.",
+    "Write a message to a colleague who came late.",
+    "Describe a dinner with friends in two sentences.",
 )
 PROMPTS = (
     "The weather this morning was",
