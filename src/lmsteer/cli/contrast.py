@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import lmsteer
 from lmsteer.cli.app import stdout, warn
 from lmsteer.cli.output.common import print_json
+from lmsteer.data.chats import Chat
 from lmsteer.data.contrast import Contrast
-from lmsteer.data.starter import starter_prompts
+from lmsteer.data.starter import starter_prompts, starter_requests
 from lmsteer.data.text_files import read_text
 from lmsteer.data.wishes import find_wish
 from lmsteer.errors import DataError
@@ -22,6 +23,9 @@ from lmsteer.evaluation.scorers.base import checked_scores
 from lmsteer.evaluation.scorers.named import check_scorer
 from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
 from lmsteer.util.progress import bars
+
+if TYPE_CHECKING:
+    from lmsteer.model.lm import LM
 
 Positive = Annotated[
     str | None,
@@ -147,7 +151,7 @@ def _chosen_options(context: typer.Context) -> set[str]:
 def fit_described(
     described: Described, target: Target, *, num_texts: int, teacher: str | None, rank: int | None, seed: int
 ) -> None:
-    """Fit a steer from a description, calibrate it on the starter prompts, and verify it."""
+    """Fit a steer from a description, calibrate it on starter prompts and requests, and verify it."""
     scorer = lmsteer.scorer(described.scorer) if described.scorer else None
 
     from lmsteer.cli.output.contrast import print_contrast
@@ -169,7 +173,7 @@ def fit_described(
         warn("the model hardly follows the description, so the steer may do something else: say it in other words.")
     attribute = partial(checked_scores, scorer) if scorer else None
     safe_range = lmsteer.calibrate(
-        lm, fitted.steer, starter_prompts(), attribute=attribute, protocol=_CALIBRATION, progress=bars()
+        lm, fitted.steer, _prompts(lm), attribute=attribute, protocol=_CALIBRATION, progress=bars()
     )
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)
@@ -183,3 +187,15 @@ def fit_described(
         return
     print_contrast(stdout, fitted)
     print_safe_range(stdout, str(target.out or target.name), safe_range)
+
+
+def _prompts(lm: LM) -> list[str | Chat]:
+    """What calibration continues: half of the starter prompts, and as many requests if the model answers in chats.
+
+    Such a steer acts most where its texts come from, in conversations.
+    """
+    prompts = starter_prompts()
+    if not lm.tokenizer.chat_template:
+        return [*prompts]
+    half = len(prompts) // 2
+    return [*prompts[:half], *map(Chat.of_user, starter_requests()[:half])]

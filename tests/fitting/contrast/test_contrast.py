@@ -14,8 +14,8 @@ from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.imitation import imitation
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
-from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
-from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
+from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank, net_of_recent
+from lmsteer.fitting.contrast.rows import RECENT, ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, write_texts
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.steer.files import load_steer
@@ -112,9 +112,10 @@ def test_the_map_is_the_least_squares_one(is_one_sided):
     g = torch.Generator().manual_seed(0)
     neutral, plain, positive, negative = (torch.randn(50, 6, generator=g).double() for _ in range(4))
     regression = ShiftRegression.empty(6)
-    rows = ContrastRows(neutral, plain, positive, negative, torch.zeros(50), is_one_sided)
+    nothing = torch.full((50, 2), -1)
+    rows = ContrastRows(neutral, plain, positive, negative, nothing, torch.zeros(50), is_one_sided)
     for part in (rows[torch.arange(20)], rows[torch.arange(20, 50)]):
-        regression.add(part)
+        regression.add(part, torch.zeros(1, 6))
     w = regression.matrix()
     shift = positive - negative if is_one_sided else (positive - negative) / 2
     h = torch.cat([neutral, plain])
@@ -122,6 +123,27 @@ def test_the_map_is_the_least_squares_one(is_one_sided):
     damping = damped(moment, DAMPING) - moment
     gradient = h.T @ (h @ w - shift.repeat(2, 1)) / len(h) + damping @ w
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
+
+
+def test_a_shift_leaves_the_logits_of_the_last_tokens_alone_and_nothing_else_is_taken_from_it():
+    g = torch.Generator().manual_seed(0)
+    embeddings, shift = torch.randn(9, 6, generator=g).double(), torch.randn(4, 6, generator=g).double()
+    recent = torch.tensor([[1, 2], [3, 3], [4, -1], [-1, -1]])
+    net = net_of_recent(shift, recent, embeddings)
+    removed = shift - net
+    for row, tokens in enumerate(recent):
+        e = embeddings[tokens[tokens >= 0]]
+        # the damping that makes repeated tokens solvable is 1e-9 of the largest square
+        assert bool(((e @ net[row]).abs() < 1e-6).all())
+        assert float(net[row] @ removed[row]) == pytest.approx(0.0, abs=1e-6)
+    assert torch.equal(net[3], shift[3])
+
+
+def test_a_row_knows_the_last_tokens_of_its_text(lm):
+    (rows,) = read_texts(lm, [ContrastText(0, ContrastPrompts([5], [6], [7]), 1, list(range(20, 31)))], no_progress)
+    assert rows.recent[0].tolist() == [-1] * RECENT
+    assert rows.recent[2].tolist() == [21, 20] + [-1] * (RECENT - 2)
+    assert rows.recent[10].tolist() == list(range(29, 29 - RECENT, -1))
 
 
 def test_a_shift_that_is_linear_is_found_and_one_of_low_rank_has_that_rank(lm):

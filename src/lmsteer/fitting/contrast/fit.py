@@ -128,7 +128,7 @@ def _read(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> tuple[Sh
     step = -(-sum(len(text.ids) for text, held_out in zip(texts, is_unseen, strict=True) if held_out) // _UNSEEN_ROWS)
     for rows in read_texts(lm, texts, progress):
         held_out = rows.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-        regression.add(rows[~held_out])
+        regression.add(rows[~held_out], lm.head.weight)
         unseen.append(rows[held_out.nonzero()[:: max(step, 1), 0]])
     if not regression.count or not any(map(len, unseen)):
         raise DataError(f"{lm.name} wrote texts on too few subjects: let it write more.")

@@ -8,8 +8,10 @@ linear map that does nearly the same at strengths 1 and -1::
 
 So strength 1 is the effect of the instruction itself, as far as a linear map can give it, and there is no scale to
 search. ``h`` is read twice: after the request without an instruction, and without any prompt, since a steer has to
-act in conversations and in plain text. Where the instructions change nothing, δ is 0, and the map learns to leave the
-hidden state as it is.
+act in conversations and in plain text. δ is taken net of the text's last tokens: its part in the span of their output
+embeddings is left out. The hidden state carries the word just written, and instructed texts repeat the words of their
+style, so that W would learn to say a word once more that was just said. Where the instructions change nothing, δ is 0,
+and the map learns to leave the hidden state as it is.
 
 A step along the gradient of the likelihood, which fits labels, does worse here: it moves nearly all hidden states in
 one direction, to words that then repeat (docs/log.md).
@@ -51,9 +53,14 @@ class ShiftRegression:
         """The moments of no rows, for hidden size d."""
         return cls(torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64))
 
-    def add(self, rows: ContrastRows) -> None:
-        """Add rows, each with both of its hidden states that no instruction stands before."""
-        shift = rows.shift.double()
+    def add(self, rows: ContrastRows, embeddings: Tensor) -> None:
+        """Add rows, each with both of its hidden states that no instruction stands before.
+
+        Args:
+            rows: the rows.
+            embeddings: the output embeddings of the model (V, d).
+        """
+        shift = net_of_recent(rows.shift, rows.recent, embeddings).double()
         for state in (rows.neutral.double(), rows.plain.double()):
             self.second_moment += state.T @ state
             self.product += state.T @ shift
@@ -62,6 +69,25 @@ class ShiftRegression:
     def matrix(self) -> Tensor:
         """W (d, d), float64."""
         return ridge(self.second_moment / self.count, self.product / self.count, DAMPING)
+
+
+def net_of_recent(shift: Tensor, recent: Tensor, embeddings: Tensor) -> Tensor:
+    """Shifts (N, d) without their part in the span of the output embeddings of some tokens.
+
+    A shift so cut leaves the logits of these tokens as they are.
+
+    Args:
+        shift: the shifts (N, d).
+        recent: the tokens of each row (N, k); -1 for none.
+        embeddings: the output embeddings of the model (V, d).
+    """
+    e = embeddings[recent.clamp(min=0).to(embeddings.device)].to(shift.device, torch.float64) * (recent >= 0)[..., None]
+    gram = e @ e.mT
+    # A token that stands there twice, or none at all, makes the matrix singular.
+    least = 1e-9 * gram.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1e-30)
+    gram = gram + least[:, None, None] * torch.eye(recent.shape[1], dtype=torch.float64)
+    parts = torch.linalg.solve(gram, e @ shift.double()[..., None])
+    return shift - (e.mT @ parts)[..., 0].to(shift.dtype)
 
 
 def low_rank(w: Tensor, fisher: FisherFactors, rank: int | None = None) -> tuple[Tensor, Tensor, float]:

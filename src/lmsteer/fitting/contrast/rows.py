@@ -21,6 +21,9 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.encoded_text import EncodedText, own_tokens
 from lmsteer.util.progress import Progress
 
+# A text's last tokens, which a steer must not learn to repeat.
+RECENT = 8
+
 
 @dataclass(frozen=True)
 class ContrastRows:
@@ -31,6 +34,7 @@ class ContrastRows:
         plain: hidden states of the texts without a prompt (N, d).
         positive: hidden states after the prompts of the positive end (N, d).
         negative: hidden states after the prompts of the negative end (N, d).
+        recent: the text's last tokens before each (N, k); -1 where it had fewer.
         subject: number of the subject of each (N,).
         is_one_sided: whether the negative end is the absence of the positive one.
     """
@@ -39,6 +43,7 @@ class ContrastRows:
     plain: Tensor
     positive: Tensor
     negative: Tensor
+    recent: Tensor
     subject: Tensor
     is_one_sided: bool
 
@@ -81,12 +86,19 @@ def read_texts(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> Ite
                 plain=_states(lm, [[lm.start_id]] * len(ids), ids),
                 positive=_states(lm, [prompts.positive for prompts in before], ids),
                 negative=neutral if is_one_sided else _states(lm, [prompts.negative for prompts in before], ids),
+                recent=torch.cat([_recent(text) for text in ids]),
                 subject=torch.repeat_interleave(
                     torch.tensor([text.subject for text in some]), torch.tensor(list(map(len, ids)))
                 ),
                 is_one_sided=is_one_sided,
             )
             step(len(neutral), "")
+
+
+def _recent(ids: Ids) -> Tensor:
+    """The last ``RECENT`` tokens before each token of a text (T, k), the last one first; -1 before its beginning."""
+    padded = torch.tensor([-1] * RECENT + list(ids[:-1]))
+    return padded.unfold(0, RECENT, 1).flip(1)
 
 
 def _states(lm: LM, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Tensor:
