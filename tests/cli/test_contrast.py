@@ -49,11 +49,15 @@ def test_a_description_becomes_a_steer_with_a_safe_range(run):
     assert run("verify", "abc")[0] == 0
 
 
-def test_a_description_that_is_hardly_followed_is_told_with_json_too(run, monkeypatch):
-    monkeypatch.setattr("lmsteer.cli.contrast._FAINT", 1e6)
+@pytest.mark.parametrize(
+    ("limit", "doubt"), [("_FAINT", "hardly follows the description"), ("_LOST", "not the same from text to text")]
+)
+def test_a_description_that_is_hardly_followed_is_told_with_json_too(run, monkeypatch, limit, doubt):
+    monkeypatch.setattr("lmsteer.cli.contrast._FAINT", -1.0)
+    monkeypatch.setattr(f"lmsteer.cli.contrast.{limit}", 1e6)
     status, out, err = run("fit", *PAIR, "--name", "abc", "--num-texts", "4", "--json")
     assert status == 0
-    assert "hardly follows the description" in err
+    assert doubt in err
     assert json.loads(out)["rank"] > 0
 
 

@@ -61,6 +61,8 @@ Teacher = Annotated[
 ]
 # With a smaller divergence than this, in nats a token, the model hardly follows the instructions.
 _FAINT = 0.02
+# With a smaller share than this of what they change, there is no map that does the same in all texts.
+_LOST = 0.03
 # One text for each starter prompt and strength that calibration tries: half of its time otherwise.
 _CALIBRATION = Protocol(num_samples=1)
 _WAYS = "--positive and --negative, --describe, --prompt, or --wish"
@@ -171,6 +173,8 @@ def fit_described(
     )
     if fitted.imitation.between < _FAINT:
         warn("the model hardly follows the description, so the steer may do something else: say it in other words.")
+    elif fitted.imitation.share < _LOST:
+        warn("what the description changes is not the same from text to text, so the steer does little of it.")
     attribute = partial(checked_scores, scorer) if scorer else None
     safe_range = lmsteer.calibrate(
         lm, fitted.steer, _prompts(lm), attribute=attribute, protocol=_CALIBRATION, progress=bars()
