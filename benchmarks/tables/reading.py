@@ -10,7 +10,7 @@ SHIPPED = ("sentiment", "toxicity", "politeness", "emotion", "clickbait")
 
 
 def shipped_steers() -> str:
-    """The steers that ship, from their cards."""
+    """The steers that ship, from their cards: those of labels, then those of wishes."""
     rows = []
     for name in SHIPPED:
         card = _card(name)
@@ -18,6 +18,12 @@ def shipped_steers() -> str:
         low, high = card["safe_range"]
         accuracy = f"{percent(test['sign_accuracy'])} of {test['texts']:,}"
         rows.append([f"`{name}`", card["label"], card["data"]["corpus"], accuracy, f"{low:+g} to {high:+g}"])
+    for card in map(_card, sorted(folder.name for folder in (ASSETS / "steers").iterdir())):
+        if measure := card["held_out"].get("measure"):
+            low, high = card["safe_range"]
+            moved = card["held_out"]["chat"]
+            effect = f"`{measure}` moves by {moved['negative']:+.1f}, {moved['positive']:+.1f} deviations in chats"
+            rows.append([f"`{card['name']}`", card["label"], "its descriptions", effect, f"{low:+g} to {high:+g}"])
     return table(["steer", "+1 means", "fitted on", "test labels recovered", "safe range"], rows)
 
 

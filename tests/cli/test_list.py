@@ -17,7 +17,7 @@ def test_steers_are_listed_those_of_the_folder_first(run):
     listed = json.loads(out)
     assert listed[0]["card"]["name"] == "letters"
     shipped = {entry["card"]["name"] for entry in listed[1:]}
-    assert {"sentiment", "toxicity", "politeness", "emotion", "clickbait"} == shipped
+    assert {"sentiment", "toxicity", "politeness", "emotion", "clickbait"} <= shipped
     status, out, _ = run("list", model=False)
     assert status == 0
     assert "[early]" in out
@@ -31,7 +31,11 @@ def test_steers_that_ship_have_whole_cards_and_are_small(run):
         assert low < 0 < high
         assert card["data"]["corpus"]
         assert card["data"]["licence"]
-        assert card["held_out"]["test"]["sign_accuracy"] > 0.7
+        held_out = card["held_out"]
+        if "measure" in held_out:
+            assert all(max(map(abs, held_out[kind].values())) >= 1 for kind in ("plain", "chat"))
+        else:
+            assert held_out["test"]["sign_accuracy"] > 0.7
         assert "/" not in json.dumps(card["data"]["corpus"])
         assert sum(file.stat().st_size for file in Path(entry["folder"]).iterdir()) < 500_000
 
