@@ -46,7 +46,7 @@ RESULTS, WORK = HERE / "results" / "wishes.json", HERE / "results" / "work" / "w
 # Perplexity may rise to this multiple of that of unsteered text.
 RATIO = 1.2
 # Length of the texts that strengths are tried on, in tokens.
-CALIBRATED_TOKENS = 40
+CALIBRATED_TOKENS = 20
 # Texts that are kept to be looked at.
 SAMPLES = 5
 app = typer.Typer(add_completion=False)

@@ -48,7 +48,18 @@ def rows(lm, texts):
 
 def test_both_ends_write_about_every_subject(lm, texts):
     assert {(text.subject, text.end) for text in texts} == {(k, end) for k in range(4) for end in (1, -1)}
-    assert all(0 < len(text.ids) <= 6 and not set(text.ids) & set(lm.stop_ids) for text in texts)
+    assert all(0 < len(text.ids) <= 6 and not set(text.ids[:-1]) & set(lm.stop_ids) for text in texts)
+
+
+def test_the_end_of_a_text_is_kept_and_read_so_that_a_steer_learns_when_to_end():
+    lm = tiny_lm("llama")
+    lm.model.generation_config.eos_token_id = list(range(0, 200, 2))
+    texts = write_texts(lm, contrast_prompts(lm, CONTRAST, ["a", "b"], 12), 4, 12, 0, no_progress)
+    ended = [text for text in texts if len(text.ids) < 12]
+    assert ended
+    assert all(text.ids[-1] in lm.stop_ids and len(text.ids) > 1 for text in ended)
+    rows = ContrastRows.join(list(read_texts(lm, texts, no_progress)))
+    assert len(rows) == sum(len(text.ids) for text in texts)
 
 
 def test_texts_are_the_same_on_a_rerun_and_others_with_another_seed(lm, texts):

@@ -29,7 +29,8 @@ class ContrastText:
         subject: number of its subject, from 0.
         prompts: the prompts for its subject.
         end: +1 or -1, the end that it was written for.
-        ids: its token ids, without the prompt and without an end-of-text token.
+        ids: its token ids without the prompt; the last one is an end-of-text token if the text ended by itself, so that
+            a steer learns when to end.
     """
 
     subject: int
@@ -67,7 +68,7 @@ def write_texts(
     texts = [
         ContrastText(subject, prompts[subject], end, written[i])
         for i, (subject, end, _) in enumerate(planned)
-        if written[i]
+        if set(written[i]) - set(lm.stop_ids)
     ]
     if not texts:
         raise DataError(f"{lm.name} writes nothing when it is asked for a text: all texts end at once.")
@@ -77,7 +78,7 @@ def write_texts(
 def taken_over(
     lm: LM, prompts: Sequence[ContrastPrompts], teacher: LM, texts: Sequence[ContrastText], new_tokens: int
 ) -> list[ContrastText]:
-    """The texts that another model wrote, in the tokens and after the prompts of this one.
+    """The texts that another model wrote, in the tokens and after the prompts of this one; without their ends.
 
     Args:
         lm: the model that the texts are for.
@@ -98,11 +99,10 @@ def taken_over(
 
 
 def _write(lm: LM, prefill: PromptPrefill, rows: Sequence[Row], new_tokens: int, seed: int) -> list[Ids]:
-    """The ids of one text for each row, up to its end-of-text token."""
+    """The ids of one text for each row, up to and with its end-of-text token."""
     sampler = RowSampler(torch.stack([row.noise(seed, new_tokens) for row in rows]), _SAMPLING, lm.stop_ids)
     inputs = prefill_shared(lm, [row.prompt for row in rows], prefill)
     with lm.steered(Mix({}, {})) as handle:
         sequences = decode_rows(lm, inputs, new_tokens, sampler, [], handle)
     drawn = sequences[:, inputs["input_ids"].shape[1] :].tolist()
-    texts = [row[:length] for row, length in zip(drawn, sampler.token_counts.tolist(), strict=True)]
-    return [text[:-1] if text and text[-1] in lm.stop_ids else text for text in texts]
+    return [row[:length] for row, length in zip(drawn, sampler.token_counts.tolist(), strict=True)]
