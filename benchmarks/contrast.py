@@ -1,0 +1,217 @@
+"""Sentiment from two sentences, beside its rivals: positive share against perplexity, loops and variety.
+
+    python -m benchmarks.contrast fit           the steer, and the direction of its texts
+    python -m benchmarks.contrast write DATA    continuations of every method at its strengths, scored; or of some
+    python -m benchmarks.contrast show          print the table, draw contrast.svg
+
+DATA is the folder of the data files. What is done already is kept. Results go to ``results/contrast.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from benchmarks.results import PICTURES, check_known, load_results, save_result
+from benchmarks.tables.contrast import NAMES, contrast
+from benchmarks.written import SCORERS, Writer, result_of
+from lmsteer.baselines.methods import fit_baseline, load_baseline, save_baseline
+from lmsteer.data.chats import Prompt
+from lmsteer.data.contrast import Contrast
+from lmsteer.data.labelled import LabelledText, read_labelled
+from lmsteer.data.prompts import read_texts
+from lmsteer.data.starter import starter_subjects
+from lmsteer.evaluation.conditions import BaselineCondition, Condition, Steered, Unsteered
+from lmsteer.evaluation.intervals import Estimate
+from lmsteer.evaluation.report import draw_curves
+from lmsteer.evaluation.results import ConditionResult
+from lmsteer.fitting.contrast.config import ContrastConfig
+from lmsteer.fitting.contrast.fit import fit_contrast
+from lmsteer.fitting.contrast.prompts import contrast_prompts
+from lmsteer.fitting.contrast.writing import write_texts
+from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.decoding import Prefill, Row, decode
+from lmsteer.generation.sampling import RowSampler
+from lmsteer.model.chat import encode_chat
+from lmsteer.model.kv_cache import CachePrefill, KVSlice, prefill, slice_kv
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
+from lmsteer.steer.files import find_steer, load_steer
+from lmsteer.util.figures import render_figure
+from lmsteer.util.files import write_file, write_jsonl
+from lmsteer.util.progress import bars
+
+HERE = Path(__file__).parent
+RESULTS, WORK = HERE / "results" / "contrast.json", HERE / "results" / "work" / "contrast"
+CONTRAST = Contrast.of_descriptions("warm, delighted, full of praise", "cold, bitter, full of complaint")
+# Prompts on which nothing was chosen.
+PROMPTS = slice(800, 1000)
+PROTOCOL = GenerationConfig(num_samples=3, max_new_tokens=20, batch_size=128)
+# Rivals continue each prompt once.
+RIVALS = GenerationConfig(num_samples=1, max_new_tokens=20, batch_size=128)
+STRENGTHS = {
+    "steer": (2.0, 3.0),
+    "shipped": (4.0, 6.0),
+    "activations": (4.0, 8.0),
+    "prompt": (1.0,),
+    "token": (1.0,),
+}
+app = typer.Typer(add_completion=False)
+
+
+@app.command("fit")
+def fit_all() -> None:
+    """The steer, and the direction of the texts that it was fitted on."""
+    lm, config = load(), ContrastConfig()
+    if not (out := WORK / "steer").exists():
+        fitted = fit_contrast(lm, CONTRAST, name="warmth", out=out, config=config, progress=bars())
+        save_result(RESULTS, "fit", fitted.steer.card.fit)
+    prompts = contrast_prompts(lm, CONTRAST, starter_subjects(), config.new_tokens)
+    if not (file := WORK / "texts.jsonl").exists():
+        written = write_texts(lm, prompts, config.texts, config.new_tokens, config.seed, bars())
+        write_jsonl(file, [{"text": lm.codec.decode(each.ids), "label": each.end} for each in written])
+    texts = read_labelled(file)
+    if not (out := WORK / "activations").exists():
+        save_baseline(fit_baseline(lm, "activations", _not_empty(texts)), out)
+
+
+@app.command("write")
+def write_all(
+    data: Annotated[Path, typer.Argument(help="Folder of the data files.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Of some methods.")] = None,
+) -> None:
+    """Continuations of every method at its strengths, or of some."""
+    check_known(names, NAMES)
+    lm = load()
+    prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[PROMPTS]
+    ours, rivals = (Writer(lm, prompts, config, WORK / "rows") for config in (PROTOCOL, RIVALS))
+    save_result(RESULTS, "unsteered", ours.figures(Unsteered()))
+    for name in names or NAMES:
+        for condition in conditions(lm, name):
+            save_result(RESULTS, condition.name, (ours if name == "steer" else rivals).figures(condition))
+
+
+@app.command("show")
+def show() -> None:
+    """Print the table and draw the picture."""
+    print(contrast())
+    found = [each for name, each in load_results(RESULTS).items() if name != "fit"]
+    shares = {each["name"]: Estimate(**each["positive"][SCORERS[0]]) for each in found}
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    draw_curves(axes, [*map(result_of, found)], lambda result: _share(shares, result))
+    axes.set_ylabel("positive share, by VADER")
+    axes.legend(frameon=False, fontsize=8)
+    write_file(PICTURES / "contrast.svg", render_figure(figure))
+
+
+def conditions(lm: LM, name: str) -> Iterator[Condition]:
+    """A method at all of its strengths, in both directions."""
+    for strength in sorted(sign * size for size in STRENGTHS[name] for sign in (-1, 1)):
+        label = (f"{name}={strength:+g}", NAMES[name], strength)
+        if name in ("steer", "shipped"):
+            steer = load_steer(WORK / name) if name == "steer" else find_steer("sentiment")
+            yield Steered(*label, {name: steer}, {name: strength})
+        elif name == "activations":
+            yield BaselineCondition(*label, load_baseline(WORK / name))
+        else:
+            instructed = tuple(asked(lm, words) for words in (CONTRAST.positive, CONTRAST.negative))
+            yield (Asked if name == "prompt" else ContrastedTokens)(*label, instructed)
+
+
+def asked(lm: LM, instruction: str) -> list[int]:
+    """The ids of a conversation that asks for a text with an instruction, whose answer begins with the prompt."""
+    return encode_chat(lm.codec, CONTRAST.chat(instruction, "everyday life"))
+
+
+@dataclass(frozen=True)
+class Asked(Condition):
+    """The instruction of one end stands before the prompt.
+
+    Attributes:
+        instructed: ids before the prompt, for the +1 end and for the -1 end.
+    """
+
+    instructed: Sequence[Sequence[int]]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The ids that stand before the prompt."""
+        return json.dumps([type(self).__name__, self.instructed])
+
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], new_tokens: int) -> CachePrefill:
+        """Start at the prompts after the instruction of the end that ``strength`` lies at."""
+        return _after(lm, self.instructed[self.strength < 0], prompts)
+
+
+@dataclass(frozen=True)
+class ContrastedTokens(Asked):
+    """Each token is drawn from ``z + s (z₊ - z₋)``: after the prompt alone, and after either instruction."""
+
+    def generate(self, lm: LM, prompts: Sequence[Prompt], prefill: Prefill, config: GenerationConfig) -> list[str]:
+        """Continue prompts, three contexts of each row in one batch."""
+        contexts = [_after(lm, ids, prompts) for ids in self.instructed]
+        contexts.insert(0, _cut(contexts[0]))
+        kept, ends, ids = ([*chain(*each)] for each in zip(*((c.kept, c.ends, c.ids) for c in contexts), strict=True))
+        whole, n = CachePrefill(lm, kept, ends, ids), len(prompts)
+        rows = [Row(place, (), k) for place in range(n) for k in range(config.num_samples)]
+        size, texts = config.batch_size // len(contexts), list[str]()
+        for first in range(0, len(rows), size):
+            some = rows[first : first + size]
+            inputs = whole.model_inputs([row.prompt + k * n for k in range(len(contexts)) for row in some])
+            noise = torch.stack([row.noise(config.seed, config.max_new_tokens) for row in some])
+            sampler = _Contrasted(RowSampler(noise, config.sampling, lm.stop_ids), self.strength)
+            with torch.inference_mode():
+                drawn = decode(lm, inputs, config.max_new_tokens, [sampler]).sequences
+            texts += [lm.codec.decode(row) for row in drawn[: len(some), inputs["input_ids"].shape[1] :].tolist()]
+        return texts
+
+
+def _after(lm: LM, before: Sequence[int], prompts: Sequence[Prompt]) -> CachePrefill:
+    """Prompts, plain texts, after some ids, which are read once."""
+    ids = torch.tensor([[*before]], device=lm.device)
+    cache = prefill(lm, ids, torch.ones_like(ids), torch.arange(len(before), device=lm.device)[None])
+    count, own = len(prompts), lm.encode([*map(str, prompts)], special=False)
+    return CachePrefill(lm, [slice_kv(cache, 0, len(before))] * count, [len(before)] * count, own)
+
+
+def _cut(after: CachePrefill) -> CachePrefill:
+    """The same prompts after nothing."""
+    empty = KVSlice(*(tuple(part[:, :0] for part in parts) for parts in after.kept[0]))
+    return replace(after, kept=[empty] * len(after.ids), ends=[0] * len(after.ids))
+
+
+class _Contrasted(LogitsProcessor):
+    """Draws one token for all three contexts of a row."""
+
+    def __init__(self, sampler: RowSampler, strength: float) -> None:
+        self._sampler, self._strength = sampler, strength
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits (3 B, V), context by context."""
+        plain, positive, negative = scores.chunk(3)
+        drawn = self._sampler(input_ids, plain + self._strength * (positive - negative))
+        return drawn.repeat(3, 1)
+
+
+def _share(shares: dict[str, Estimate], result: ConditionResult) -> Estimate:
+    return shares[result.name]
+
+
+def _not_empty(texts: Sequence[LabelledText]) -> list[LabelledText]:
+    return [text for text in texts if text.text.strip()]
+
+
+if __name__ == "__main__":
+    app()
