@@ -39,9 +39,9 @@ from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.util.linalg import factorise, held_rank
 
-_DAMPINGS_1 = (3.0, 10.0, 30.0)
+DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood hardly depends on λ₂, but the quality of generated text does (docs/log.md).
-_DAMPING_2 = 0.03
+DAMPING_2 = 0.03
 
 
 class SolutionSettings(TypedDict):
@@ -175,7 +175,7 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     _check(statistics, inside)
     end = fit_eos_component(statistics, fisher, head)
     gradient = NaturalGradient.of_statistics(statistics, fisher, end.probe if end else None)
-    damping_1, damping_2 = _choose_damping(gradient, inside), _DAMPING_2
+    damping_1, damping_2 = _choose_damping(gradient, inside), DAMPING_2
     a, b, rank_share = gradient.truncated(damping_1, damping_2, rank)
     scale = largest_scale(head, inside, a, b)
     settings = SolutionSettings(
@@ -198,7 +198,7 @@ def preview_held_out(statistics: Statistics, fisher: FisherFactors) -> str:
     _, labels = rows.texts()
     if statistics.counts.tokens < 2 or not len(labels) or labels.min() == labels.max():
         return ""
-    w = NaturalGradient.of_statistics(statistics, fisher).matrix(_DAMPINGS_1[1], _DAMPING_2)
+    w = NaturalGradient.of_statistics(statistics, fisher).matrix(DAMPINGS_1[1], DAMPING_2)
     evidence = rows.per_text(((rows.h.double() @ w) * rows.r).sum(1))
     labelled = labels != 0
     signs = (evidence.sign() == labels.sign())[labelled].float().mean()
@@ -220,8 +220,8 @@ def _check(statistics: Statistics, inside: LabelledRows) -> None:
 def _choose_damping(gradient: NaturalGradient, inside: LabelledRows) -> float:
     """The largest λ₁ whose held-out gain, by a quadratic model, is within one standard error of the best."""
     tried = []
-    for damping_1 in _DAMPINGS_1:
-        moved = inside.h.double() @ gradient.matrix(damping_1, _DAMPING_2)
+    for damping_1 in DAMPINGS_1:
+        moved = inside.h.double() @ gradient.matrix(damping_1, DAMPING_2)
         slope = inside.label * (moved * inside.r).sum(1)
         scale = (slope.sum() / (slope**2).sum().clamp(min=1e-30)).clamp(min=0)
         gains = inside.per_text(scale * slope - scale**2 / 2 * slope**2)

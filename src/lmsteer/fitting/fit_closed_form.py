@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmsteer.errors import StatisticsError
-from lmsteer.fitting.closed_form import preview_held_out, solve
+from lmsteer.fitting.closed_form import Solution, preview_held_out, solve
+from lmsteer.fitting.few import folds, has_few, rows_of, solve_few
 from lmsteer.fitting.run import Checkpointer, FitRun, HeldOutReporter
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.reading.encoded_text import count_predicted
-from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
+from lmsteer.reading.held_out import HeldOutMetrics, measure_folds, measure_held_out
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
 from lmsteer.util.distributed import Processes
@@ -61,7 +62,7 @@ def gather_all_statistics(
 def fit_closed_form(
     run: FitRun, card: Card, statistics: Statistics, *, rank: int | None = None
 ) -> tuple[Steer, HeldOutMetrics]:
-    """Solve for the steer of some statistics, and measure it on the held-out texts.
+    """Solve for the steer of some statistics, and measure it on the held-out texts, or by folds if there are few.
 
     Args:
         run: the run, for its model.
@@ -70,22 +71,32 @@ def fit_closed_form(
         rank: rank of the steer; None chooses it from the spectrum.
 
     Raises:
-        DataError: too few texts to hold some out at both ends of the dimension.
+        DataError: too few texts at either end of the dimension.
         InterruptedWorkError: the user stopped the run.
     """
-    lm = run.lm
+    lm, cross_validation = run.lm, dict[str, int]()
+    vocabulary, hidden_size = lm.head.weight.shape
+
+    def steer_of(solution: Solution) -> Steer:
+        return Steer("multiply", solution.factors, hidden_size, vocabulary, card)
+
     with run.resumable("The statistics are"):
-        solution = solve(statistics, fisher_factors(lm), lm.head, rank=rank)
-        vocabulary, hidden_size = lm.head.weight.shape
-        steer = Steer("multiply", solution.factors, hidden_size, vocabulary, card)
-        held_out = measure_held_out(lm, statistics.held_out, steer)
+        fisher = fisher_factors(lm)
+        if has_few(statistics):
+            rows = rows_of(statistics)
+            solution = solve_few(rows, fisher, rank=rank)
+            parts = [(fold, steer_of(solve_few(others, fisher, rank=rank))) for fold, others in folds(rows)]
+            held_out, cross_validation = measure_folds(lm, parts), {"folds": len(parts)}
+        else:
+            solution = solve(statistics, fisher, lm.head, rank=rank)
+            held_out = measure_held_out(lm, statistics.held_out, steer_of(solution))
     card = replace(
         card,
         data={**card.data, "texts": statistics.texts, "fingerprint": hex(statistics.fingerprint)},
-        fit={"method": "closed-form", **solution.settings, "max_tokens": run.max_tokens},
+        fit={"method": "closed-form", **solution.settings, "max_tokens": run.max_tokens, **cross_validation},
         held_out=held_out.to_json(),
     )
-    return replace(steer, card=card), held_out
+    return replace(steer_of(solution), card=card), held_out
 
 
 def _gather(run: FitRun, fisher: FisherFactors) -> Statistics:

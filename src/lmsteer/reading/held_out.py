@@ -93,9 +93,34 @@ def held_out_metrics(head: Head, rows: LabelledRows, steer: Steer, domain: Steer
         steer: the steer; its eos component acts where a text ends.
         domain: a domain steer that is always on at strength 1.
     """
-    of_texts = rows.h, rows.target, rows.is_end, directions_of(head, [steer])
-    low, high, at_label = sweep_texts(head, *of_texts, [-1.0, 1.0, rows.label], domain)[0]
-    base = rows.log_p if domain is None else sweep_texts(head, *of_texts, [0.0], domain)[0, 0]
+    base = rows.log_p if domain is None else _log_p(head, rows, steer, [0.0], domain)[0]
+    return _metrics(rows, base, _log_p(head, rows, steer, [-1.0, 1.0, rows.label], domain))
+
+
+def measure_folds(lm: LM, folds: Sequence[tuple[LabelledRows, Steer]]) -> HeldOutMetrics:
+    """All metrics of a fit, on its own texts: each fold of them is read under a steer that was fitted without it.
+
+    Args:
+        lm: the steers' base.
+        folds: rows of some of the texts, and a steer that was fitted on the others.
+    """
+    rows = LabelledRows.join([fold for fold, _ in folds])
+    log_p = torch.cat([_log_p(lm.head, fold, steer, [-1.0, 1.0, fold.label]) for fold, steer in folds], 1)
+    evidence, labels = (torch.cat(parts) for parts in zip(*(_evidence(lm, *fold) for fold in folds), strict=True))
+    platt = _fit_platt(evidence, labels)
+    return replace(_metrics(rows, rows.log_p, log_p), slope=platt.slope, offset=platt.offset)
+
+
+def _log_p(
+    head: Head, rows: LabelledRows, steer: Steer, strengths: Sequence[float | Tensor], domain: Steer | None = None
+) -> Tensor:
+    """Log-likelihood (S, N) of the tokens at each strength of a steer, whose eos component acts where a text ends."""
+    return sweep_texts(head, rows.h, rows.target, rows.is_end, directions_of(head, [steer]), strengths, domain)[0]
+
+
+def _metrics(rows: LabelledRows, base: Tensor, log_p: Tensor) -> HeldOutMetrics:
+    """The metrics, from the log-likelihood of the tokens at strength 0 (N,), and at -1, +1 and the label (3, N)."""
+    low, high, at_label = log_p
     inside = ~rows.is_end
     evidence, labels = _text_evidence(rows, high - low)
     return HeldOutMetrics(
@@ -112,7 +137,16 @@ def held_out_metrics(head: Head, rows: LabelledRows, steer: Steer, domain: Steer
 
 
 def fit_held_out_platt(lm: LM, rows: LabelledRows, steer: Steer) -> PlattScaling:
-    """The Platt scaling of the evidence that ``analyse`` finds in the texts.
+    """The Platt scaling of the evidence that ``analyse`` finds in the texts."""
+    return _fit_platt(*_evidence(lm, rows, steer))
+
+
+def _fit_platt(evidence: Tensor, labels: Tensor) -> PlattScaling:
+    return fit_platt(evidence[labels != 0], labels[labels != 0] > 0)
+
+
+def _evidence(lm: LM, rows: LabelledRows, steer: Steer) -> tuple[Tensor, Tensor]:
+    """The evidence that ``analyse`` finds in each text (N,), and the label of each (N,).
 
     ``analyse`` reads a text without a prompt after the model's start token, while the rows of a fit are read without
     it. So these texts are read again, in one pass over their ids, which the rows hold. A text after a prompt is read in
@@ -125,12 +159,10 @@ def fit_held_out_platt(lm: LM, rows: LabelledRows, steer: Steer) -> PlattScaling
     log_p = steered_log_likelihoods(lm, [[*before, *text] for text in ids], [steer], [-1.0, 1.0])
     evidence = torch.tensor([float((of[0, 1] - of[0, 0]).double().sum()) for of in log_p], dtype=torch.float64)
     if len(after):
-        low, high = sweep_texts(
-            lm.head, after.h, after.target, after.is_end, directions_of(lm.head, [steer]), [-1.0, 1.0]
-        )[0]
+        low, high = _log_p(lm.head, after, steer, [-1.0, 1.0])
         evidence = torch.cat([evidence, after.per_text((high - low).double())])
         labels = torch.cat([labels, after.texts()[1]])
-    return fit_platt(evidence[labels != 0], labels[labels != 0] > 0)
+    return evidence, labels
 
 
 def _text_evidence(rows: LabelledRows, evidence: Tensor) -> tuple[Tensor, Tensor]:

@@ -236,6 +236,11 @@ def _neighbours(lm: LM, steer: Steer, strength: float, side: Side) -> Check:
 def _measure_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText], fitted_on: bool) -> HeldOutMetrics:
     texts, ids = encode_readable(lm, texts, int(number_in(steer.card.fit, "max_tokens") or lm.max_length))
     fitted_on = fitted_on or hex(texts_fingerprint(texts)) == steer.card.data.get("fingerprint")
+    if fitted_on and number_in(steer.card.fit, "folds"):
+        raise DataError(
+            "the steer was fitted on all of these texts, since they are few: its card has cross-validated figures. Give "
+            "others to measure it on."
+        )
     chosen = held_out_of(texts, ids) if fitted_on else list(range(len(texts)))
     if not chosen:
         raise DataError("the fit held out none of these texts: give others to measure the steer on.")

@@ -26,9 +26,11 @@ def print_fit(out: Console, fitted: Fit, notation: str, options: str) -> None:
     """
     held_out, card = fitted.held_out, fitted.steer.card
     out.print(f"Steer [bold]{escape(card.name)}[/] of rank {fitted.steer.rank} saved to {escape(str(fitted.folder))}.")
+    folds = card.fit.get("folds")
+    read = f"In cross-validation ({folds} folds) on" if folds else "On"
     out.print(
-        f"On {held_out.texts} held-out texts: log-likelihood at their own label {held_out.log_likelihood_gain:+.4f} "
-        f"nats per token, sign accuracy {held_out.sign_accuracy:.1%}."
+        f"{read} {held_out.texts} {'' if folds else 'held-out '}texts: log-likelihood at their own label "
+        f"{held_out.log_likelihood_gain:+.4f} nats per token, sign accuracy {held_out.sign_accuracy:.1%}."
     )
     texts = card.data["texts"]
     if texts < _FEW:
