@@ -32,8 +32,8 @@ from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.fitting.closed_form import Solution, solve
-from lmsteer.fitting.few import LENGTH, solve_few
-from lmsteer.fitting.statistics import Statistics, gather_statistics
+from lmsteer.fitting.few import LENGTH, FewTexts, solve_few
+from lmsteer.fitting.statistics import Statistics
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import fisher_factors
@@ -47,6 +47,7 @@ from lmsteer.reading.rows import LabelledRows, to_int64_pair
 from lmsteer.steer.steer import Steer
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
+from lmsteer.util.progress import no_progress
 
 RESULTS = Path(__file__).parent / "results" / "few.json"
 PICTURE = PICTURES / "few-texts.svg"
@@ -59,9 +60,7 @@ Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 
 
 @app.command("measure")
-def measure(
-    data: Data, seeds: Annotated[int, typer.Option(help="Number of draws of the texts.")] = len(SEEDS)
-) -> None:
+def measure(data: Data, seeds: Annotated[int, typer.Option(help="Number of draws of the texts.")] = len(SEEDS)) -> None:
     """Fit, read and write with each number of texts."""
     lm = load()
     dev = sample_texts(read_labelled(data / "sst2_dev.jsonl.gz"), READ, seed=0)
@@ -110,7 +109,8 @@ class Bench:
 
     def measured(self, rows: LabelledRows) -> dict[str, Any]:
         """What the steers of these rows read and write, before and now."""
-        solutions = {NOW: solve_few(rows, self.fisher)}
+        texts = FewTexts(rows)
+        solutions = {NOW: solve_few(texts, texts.gradients(self.lm, no_progress), self.fisher)}
         statistics = Statistics.empty(self.lm)
         statistics.add(rows)
         with suppress(DataError):  # too few to hold some out
@@ -158,7 +158,11 @@ def _draw(found: Mapping[str, Any]) -> None:
             shares = {
                 size: each
                 for size in SIZES
-                if (each := [one[name]["written"][end]["positive_share"] for one in of_seeds(found, size) if name in one])
+                if (
+                    each := [
+                        one[name]["written"][end]["positive_share"] for one in of_seeds(found, size) if name in one
+                    ]
+                )
             }
             means = [100 * fmean(each) for each in shares.values()]
             bars = [[100 * (fmean(each) - min(each)) for each in shares.values()]]

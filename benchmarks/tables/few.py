@@ -34,7 +34,9 @@ def few_texts() -> str:
             cells = []
             for size in SIZES:
                 points = [one[name]["written"][end] for one in of_seeds(measured, size) if name in one]
-                share, ratio = (fmean(p[key] for p in points) if points else 0 for key in ("positive_share", "perplexity"))
+                share, ratio = (
+                    fmean(p[key] for p in points) if points else 0 for key in ("positive_share", "perplexity")
+                )
                 cells.append(f"{percent(share)} ({ratio / base:.2f})" if points else "refused")
             rows.append([f"{name}, strength {strength}", *cells])
     for name in (BEFORE, NOW):

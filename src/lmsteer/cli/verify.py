@@ -53,15 +53,16 @@ def verify(
         "label_column": label_column,
         "label_map": parse_label_map(label_map) if label_map else None,
     }
-    source = _source(find_card(steer), chosen)
-    texts = source.read(warn) if data or Path(source.path).is_file() else []
+    card = find_card(steer)
+    source, held_none_out = _source(card, chosen), data is None and "folds" in card.fit
+    texts = source.read(warn) if data or (Path(source.path).is_file() and not held_none_out) else []
     loaded, lm = lmsteer.find_steer(steer), lmsteer.load(model)
     base = _base_here(loaded.card, lm)
     verification = lmsteer.verify(lm, loaded, texts, fitted_on=data is None, strength=strength, base=base)
     if as_json:
         print_json(verification.to_json())
     else:
-        print_verification(stdout, verification, source.path, loaded.card.base)
+        print_verification(stdout, verification, loaded.card, source.path)
     if not verification.acts:
         raise typer.Exit(1)
 

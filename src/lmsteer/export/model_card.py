@@ -109,7 +109,9 @@ def _held_out(card: Card) -> Iterable[str]:
     """The metrics on texts that the fit did not see."""
     rows = [[_METRICS[name], _number(card.held_out[name])] for name in _METRICS if name in card.held_out]
     if rows:
-        unseen = "each text under a steer fitted without it" if "folds" in card.fit else "on texts that the fit did not see"
+        unseen = (
+            "each text under a steer fitted without it" if "folds" in card.fit else "on texts that the fit did not see"
+        )
         yield f"## Held out\n\n{unseen[0].upper()}{unseen[1:]}:\n"
         yield _table(("metric", "value"), rows)
 

@@ -84,9 +84,17 @@ class NaturalGradient:
         gradients: gradients at W = 0, each (d, d); each is scaled to length 1 in the damped Fisher metric.
         fisher: Fisher factors of the model.
         domain: D (d, d), to which the natural gradient is made orthogonal; None for none.
+        weights: the weight of each gradient after that; 1 by default.
     """
 
-    def __init__(self, gradients: Sequence[Tensor], fisher: FisherFactors, domain: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        gradients: Sequence[Tensor],
+        fisher: FisherFactors,
+        domain: Tensor | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self._weights = weights or [1.0] * len(gradients)
         self.c, self.c_basis = fisher.c_eigen
         self.f, self.f_basis = fisher.f_eigen
         self._gradients = [self._rotate(gradient) for gradient in gradients]
@@ -111,7 +119,8 @@ class NaturalGradient:
     def whitened(self, damping_1: float, damping_2: float) -> Tensor:
         """(C + λ₁)^½ W (F + λ₂)^½ (d, d) in the eigenbases; its squared singular values are proportional to nats."""
         parts = [self._whiten(gradient, damping_1, damping_2) for gradient in self._gradients]
-        gradient = torch.stack([part / part.norm().clamp(min=1e-30) for part in parts]).sum(0)
+        scales = [part.norm().clamp(min=1e-30) / w for part, w in zip(parts, self._weights, strict=True)]
+        gradient = torch.stack([part / scale for part, scale in zip(parts, scales, strict=True)]).sum(0)
         if self._domain is None:
             return gradient
         domain = self._whiten(self._domain, damping_1, damping_2)

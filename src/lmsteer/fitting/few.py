@@ -1,37 +1,60 @@
-"""The closed form from few texts, none of which is held out.
+"""The closed form from few texts: some of them are read after others, which stand as examples in front of them.
 
-An eighth of sixty texts is too few to choose a damping by, and the scale at which so few texts are likeliest is next to
-nothing: most of W is chance, and it is right that they do not become likelier by it. So nothing is chosen here.
-The damping is the largest of those that a fit of many texts chooses from, and the scale gives W the length in the
-Fisher metric that steers of thousands of texts have at strength 1. Then the same strength costs the model as much text
-quality, however few the texts are, and what it moves depends on how much of W is the style.
+The labelled gradient of sixty texts is mostly chance: W has d x d numbers, and each token of a text brings all that it
+is about beside its style. But a model goes on in a manner that it has just read. So texts of the positive end become
+one prompt, and as many of the negative end another, and at each token of other texts the difference that the examples
+make takes the place of a label, as in a ``contrast``::
 
-The figures on the card are cross-validated: the texts are divided into folds, and each fold is read under a steer that
-was fitted on the others. They say what a steer of a little fewer texts is worth.
+    G = E[h rᵀ],   r = Σ_v (p(v | h₊) - p(v | h₋)) e_v                                        (d, d)
+
+with h read without a prompt, h₊ after examples of the positive end and h₋ after those of the negative end. The labelled
+gradient counts beside it, the more the more texts there are.
+
+No text is held out. The texts are divided into folds, and those of a fold are read after examples of the other folds:
+so there is a gradient of examples for each fold, and W is the step along the mean of them. For the figures on the card
+each fold is read under the step that is taken without it. The scale gives W the length in the Fisher metric that steers
+of thousands of texts have at strength 1: it costs the model as much text quality, however few the texts are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import DAMPING_2, DAMPINGS_1, NaturalGradient, Solution, SolutionSettings
+from lmsteer.fitting.contrast.prompts import Ids
 from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.statistics import Statistics
+from lmsteer.generation.decoding import PromptPrefill, prefill_shared
+from lmsteer.model.batching import pad
 from lmsteer.model.fisher import FisherFactors
+from lmsteer.model.lm import LM
+from lmsteer.reading.encode import start_tokens
 from lmsteer.reading.rows import LabelledRows
+from lmsteer.steer.hook import unsteered
+from lmsteer.util.compat import CACHE
+from lmsteer.util.progress import Progress
 
 # Fewer texts than this are few.
 FEW_TEXTS = 200
 # Of them, so many must lie on either side of the mean label.
-_LEAST = 4
-_FOLDS = 8
+LEAST = 4
+FOLDS = 4
 # The length of W at strength 1, with which the Fisher matrix prices it: that of the steers that ship, .05 to .08.
 LENGTH = 0.06
+# For each fold there are so many pairs of prompts, each of so many examples; so many of its texts are read after them.
+_PROMPTS, _EXAMPLES, _READ = 4, 4, 32
+# Of a text so many tokens count, as an example and as what is read after examples.
+_TOKENS = 64
+_SEPARATOR = "\n\n"
 
 
 def has_few(statistics: Statistics) -> bool:
@@ -40,50 +63,166 @@ def has_few(statistics: Statistics) -> bool:
     return statistics.texts < FEW_TEXTS and statistics.sample_rows == counts.tokens + counts.ends
 
 
-def rows_of(statistics: Statistics) -> LabelledRows:
-    """The rows of all texts of statistics that have few.
+@dataclass(frozen=True)
+class FewTexts:
+    """Few labelled texts.
+
+    Attributes:
+        rows: their rows.
 
     Raises:
         DataError: there are fewer than four texts on either side of the mean label.
     """
-    rows = LabelledRows.join([*statistics.sample, statistics.held_out])
-    _, labels = rows.texts()
-    above, below = (int((side > 1e-6).sum()) for side in (labels - labels.mean(), labels.mean() - labels))
-    if min(above, below) < _LEAST:
-        raise DataError(
-            f"too few texts: {above} have a label above the mean and {below} one below it, and a fit needs {_LEAST} or "
-            "more of either kind. Give more texts, or describe both ends in words (--positive and --negative)."
-        )
-    return rows
+
+    rows: LabelledRows
+
+    def __post_init__(self) -> None:
+        above, below = (int((self._sides == side).sum()) for side in (1, -1))
+        if min(above, below) < LEAST:
+            raise DataError(
+                f"too few texts: {above} have a label above the mean and {below} one below it, and a fit needs {LEAST} "
+                "or more of either kind. Give more texts, or describe both ends in words (--positive and --negative)."
+            )
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> Self:
+        """The texts of statistics that have few.
+
+        Raises:
+            DataError: there are fewer than four texts on either side of the mean label.
+        """
+        return cls(LabelledRows.join([*statistics.sample, statistics.held_out]))
+
+    @cached_property
+    def _sides(self) -> Tensor:
+        """+1 for each text whose label lies above the mean, -1 below it (N,), in order of digest."""
+        _, labels = self.rows.texts()
+        centred = labels - labels.mean()
+        return centred.sign() * (centred.abs() > 1e-6)
+
+    @cached_property
+    def _folds(self) -> Tensor:
+        """The fold of each text (N,): folds are alike in labels, and the texts of a group stay together."""
+        index, _ = self.rows.texts()
+        first = torch.zeros(len(self._sides), dtype=torch.int64).scatter_(0, index, self.rows.digest[:, 0])
+        groups = first.tolist()
+        side = dict.fromkeys(groups, 0.0)
+        for group, value in zip(groups, self._sides.tolist(), strict=True):
+            side[group] += value
+        fold = {group: k % FOLDS for k, group in enumerate(sorted(side, key=lambda group: (side[group], group)))}
+        return torch.tensor([fold[group] for group in groups])
+
+    @cached_property
+    def folds(self) -> list[LabelledRows]:
+        """The rows of each fold."""
+        of_rows = self._folds[self.rows.texts()[0]]
+        return [self.rows[of_rows == fold] for fold in range(FOLDS)]
+
+    def prompts(self, lm: LM, fold: int) -> list[tuple[Ids, Ids]]:
+        """Pairs of prompts, of examples of the positive and of the negative end that are not in a fold."""
+        before, rng = start_tokens(lm), random.Random(fold)
+        sides = [((self._sides == s) & (self._folds != fold)).nonzero().flatten().tolist() for s in (1, -1)]
+        count = min(_EXAMPLES, *map(len, sides))
+
+        def prompt(side: Sequence[int]) -> list[int]:
+            examples = (lm.codec.decode(self._ids[i][:_TOKENS]).strip() for i in rng.sample(side, count))
+            return [*before, *lm.encode(["".join(example + _SEPARATOR for example in examples)])[0]]
+
+        return [(prompt(sides[0]), prompt(sides[1])) for _ in range(_PROMPTS)]
+
+    def gradients(self, lm: LM, progress: Progress) -> list[Tensor]:
+        """G (d, d) of each fold, whose texts are read after examples of the other folds."""
+        gradients = []
+        with progress("reading texts after others", FOLDS, 0) as step:
+            for fold in range(FOLDS):
+                gradients.append(self._gradient(lm, fold))
+                step(1, "")
+        return gradients
+
+    def _gradient(self, lm: LM, fold: int) -> Tensor:
+        chosen = (self._folds == fold).nonzero().flatten().tolist()[:_READ]
+        total, count = torch.zeros(lm.hidden_size, lm.hidden_size, dtype=torch.float64), 0
+        for number, (positive, negative) in enumerate(self.prompts(lm, fold)):
+            some = chosen if len(chosen) <= _PROMPTS else chosen[number::_PROMPTS]
+            ids, rows = [self._ids[i][:_TOKENS] for i in some], [self._inside[i] for i in some]
+            # Without a prompt, the first token of a text has no row.
+            firsts = [len(self._ids[i]) - len(own) for i, own in zip(some, rows, strict=True)]
+            h = torch.cat([own.h[: _TOKENS - first] for own, first in zip(rows, firsts, strict=True)])
+            after = (
+                torch.cat([states[first:] for states, first in zip(states_after(lm, prompt, ids), firsts, strict=True)])
+                for prompt in (positive, negative)
+            )
+            r, _ = lm.head.contrasts(h, *after)
+            total += weighted_product(h, r.cpu(), torch.ones(len(h), dtype=torch.float64))
+            count += len(h)
+        return total / max(count, 1)
+
+    @cached_property
+    def _inside(self) -> list[LabelledRows]:
+        """The rows of each text but that of its end, in order of digest."""
+        index, labels = self.rows.texts()
+        return [self.rows[(index == text) & ~self.rows.is_end] for text in range(len(labels))]
+
+    @cached_property
+    def _ids(self) -> list[list[int]]:
+        """The ids of each text, without its end, in order of digest."""
+        index, labels = self.rows.texts()
+        firsts = [int(self.rows.first[index == text][0]) for text in range(len(labels))]
+        return [[first] * (first >= 0) + own.target.tolist() for first, own in zip(firsts, self._inside, strict=True)]
+
+    def labelled(self, without: int | None) -> tuple[Tensor, Tensor, int]:
+        """``E[(s - s̄) h rᵀ]`` and ``E[h rᵀ]`` (d, d) of all texts but those of a fold, and their number."""
+        rows = LabelledRows.join([fold for k, fold in enumerate(self.folds) if k != without])
+        inside = rows[~rows.is_end]
+        label = inside.label.double()
+        weights = (label - label.mean()) / len(label), torch.full_like(label, 1 / len(label))
+        gradient, domain = (weighted_product(inside.h, inside.r, weight) for weight in weights)
+        return gradient, domain, len(rows.texts()[1])
 
 
-def solve_few(rows: LabelledRows, fisher: FisherFactors, *, rank: int | None = None) -> Solution:
-    """Fit a steer from the rows of few texts.
+@torch.inference_mode()
+def states_after(lm: LM, prompt: Ids, texts: Sequence[Ids]) -> list[Tensor]:
+    """For each of some texts, the hidden states (T, d) that predict its tokens after a prompt, which is read once."""
+    padded, mask = pad(texts, lm.pad_id, lm.device)
+    with unsteered(lm.model):
+        inputs = prefill_shared(lm, [0] * len(texts), PromptPrefill(lm, [prompt]))
+    seen = len(prompt) - 1 if CACHE in inputs else 0
+    cache = {CACHE: inputs[CACHE], "use_cache": True} if seen else {}
+    h = lm.before_head(
+        input_ids=torch.cat([inputs["input_ids"], padded], 1)[:, seen:],
+        attention_mask=torch.cat([inputs["attention_mask"], mask], 1),
+        **cache,
+    )
+    h = h[:, -padded.shape[1] - 1 : -1].float().cpu()
+    return [states[: len(text)] for states, text in zip(h, texts, strict=True)]
+
+
+def solve_few(
+    texts: FewTexts,
+    gradients: Sequence[Tensor],
+    fisher: FisherFactors,
+    *,
+    without: int | None = None,
+    rank: int | None = None,
+) -> Solution:
+    """The step along the gradients of the examples and of the labels, of the length of a unit of strength.
 
     Args:
-        rows: rows of whole texts.
+        texts: the texts.
+        gradients: the gradient of the examples (d, d) for each fold.
         fisher: Fisher factors of the model.
+        without: a fold that is left out; None for none.
         rank: rank of the steer; None chooses it from the spectrum.
     """
-    inside = rows[~rows.is_end]
-    label = inside.label.double()
-    n = len(inside)
-    gradient = weighted_product(inside.h, inside.r, (label - label.mean()) / n)
-    domain = weighted_product(inside.h, inside.r, torch.full_like(label, 1 / n))
-    damping_1, damping_2 = DAMPINGS_1[-1], DAMPING_2
-    a, b, rank_share = NaturalGradient([gradient], fisher, domain).truncated(damping_1, damping_2, rank)
+    dampings = DAMPINGS_1[-1], DAMPING_2
+    of_examples = torch.stack(list(gradients)).mean(0) if without is None else gradients[without]
+    of_labels, domain, count = texts.labelled(without)
+    weights = [1.0, math.sqrt(count / FEW_TEXTS)]
+    natural = NaturalGradient([of_examples, of_labels], fisher, domain, weights)
+    a, b, rank_share = natural.truncated(*dampings, rank)
     scale = LENGTH / math.sqrt(fisher.inner((a, b), (a, b)))
     settings = SolutionSettings(
-        damping_1=damping_1, damping_2=damping_2, scale=scale, rank_share=rank_share, credit_rows=0
+        damping_1=dampings[0], damping_2=dampings[1], scale=scale, rank_share=rank_share, credit_rows=0
     )
     root = math.sqrt(scale)
     return Solution({"A": (a * root).float().contiguous(), "B": (b * root).float().contiguous()}, settings)
-
-
-def folds(rows: LabelledRows) -> Iterator[tuple[LabelledRows, LabelledRows]]:
-    """For each fold, its rows and those of the other folds; the texts of a group stay together."""
-    _, group = torch.unique(rows.digest[:, 0], return_inverse=True)
-    count = min(_FOLDS, int(group.max()) + 1)
-    for fold in range(count):
-        chosen = group % count == fold
-        yield rows[chosen], rows[~chosen]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.closed_form import Solution, preview_held_out, solve
-from lmsteer.fitting.few import folds, has_few, rows_of, solve_few
+from lmsteer.fitting.few import FOLDS, FewTexts, has_few, solve_few
 from lmsteer.fitting.run import Checkpointer, FitRun, HeldOutReporter
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.generation.unconditional import fisher_factors
@@ -83,10 +83,12 @@ def fit_closed_form(
     with run.resumable("The statistics are"):
         fisher = fisher_factors(lm)
         if has_few(statistics):
-            rows = rows_of(statistics)
-            solution = solve_few(rows, fisher, rank=rank)
-            parts = [(fold, steer_of(solve_few(others, fisher, rank=rank))) for fold, others in folds(rows)]
-            held_out, cross_validation = measure_folds(lm, parts), {"folds": len(parts)}
+            few = FewTexts.of(statistics)
+            gradients = few.gradients(lm, run.progress)
+            solution = solve_few(few, gradients, fisher, rank=rank)
+            steers = [steer_of(solve_few(few, gradients, fisher, without=k, rank=rank)) for k in range(FOLDS)]
+            held_out = measure_folds(lm, list(zip(few.folds, steers, strict=True)))
+            cross_validation["folds"] = FOLDS
         else:
             solution = solve(statistics, fisher, lm.head, rank=rank)
             held_out = measure_held_out(lm, statistics.held_out, steer_of(solution))

@@ -238,8 +238,8 @@ def _measure_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText], fitte
     fitted_on = fitted_on or hex(texts_fingerprint(texts)) == steer.card.data.get("fingerprint")
     if fitted_on and number_in(steer.card.fit, "folds"):
         raise DataError(
-            "the steer was fitted on all of these texts, since they are few: its card has cross-validated figures. Give "
-            "others to measure it on."
+            "the fit held none of these texts out, since they are few: the steer's card has cross-validated figures. "
+            "Give others to measure it on."
         )
     chosen = held_out_of(texts, ids) if fitted_on else list(range(len(texts)))
     if not chosen:

@@ -9,24 +9,36 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lmsteer.util.records import number_in
+
 if TYPE_CHECKING:
     from lmsteer.reading.held_out import HeldOutMetrics
     from lmsteer.reading.verify import Check, KinDifference, Verification
+    from lmsteer.steer.card import Card
 
 
-def print_verification(out: Console, verification: Verification, source: str, base: str) -> None:
+def print_verification(out: Console, verification: Verification, card: Card, source: str) -> None:
     """The checks as a table, how far a kin of the base differs from it, and what held-out texts show."""
     table = Table("check", "difference", "must be", "")
     for check in verification.checks:
         table.add_row(check.what, f"{check.difference:.2e}", _bound(check), "ok" if check.passed else "FAILED")
     out.print(table)
     if verification.kin:
-        out.print(_kin_sentence(verification.difference, base), markup=False, highlight=False)
+        out.print(_kin_sentence(verification.difference, card.base), markup=False, highlight=False)
     if verification.held_out is None:
-        where = f"The texts of the fit ({escape(source)}) are not here. " if source else ""
-        out.print(f"{where}No labelled texts were read: give some with --data.")
+        out.print(f"{_why_none(card, source)}No labelled texts were read: give some with --data.")
         return
     out.print(f"{verification.held_out.texts} held-out texts ({escape(source)}): {_sentence(verification.held_out)}")
+
+
+def _why_none(card: Card, source: str) -> str:
+    """Why no text of the fit was read."""
+    if "folds" in card.fit:
+        return (
+            "The fit held no texts out, since they are few. In cross-validation, sign accuracy is "
+            f"{number_in(card.held_out, 'sign_accuracy') or 0:.1%}. "
+        )
+    return f"The texts of the fit ({escape(source)}) are not here. " if source else ""
 
 
 def _kin_sentence(difference: KinDifference | None, base: str) -> str:
