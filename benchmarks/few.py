@@ -12,25 +12,23 @@ go to ``results/few.json``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice, product
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
-import torch
 import typer
 from matplotlib.figure import Figure
 
-from benchmarks.results import PICTURES, load_results, save_result
+from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
-from benchmarks.tables.few import BEFORE, BEFORE_AS_LONG, NOW, SEEDS, SIZES, UNSTEERED, of_seeds, of_size
+from benchmarks.tables.few import BEFORE, BEFORE_AS_LONG, NOW, SEEDS, SIZES, UNSTEERED, WAYS, of_draw, shares_of
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.prompts import read_texts
 from lmsteer.errors import DataError
 from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
-from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.fitting.closed_form import Solution, solve
 from lmsteer.fitting.few import LENGTH, FewTexts, solve_few
 from lmsteer.fitting.statistics import Statistics
@@ -43,7 +41,7 @@ from lmsteer.model.loading import load
 from lmsteer.reading.encode_labelled import encode_readable
 from lmsteer.reading.held_out import held_out_metrics
 from lmsteer.reading.hidden_rows import gather_rows
-from lmsteer.reading.rows import LabelledRows, to_int64_pair
+from lmsteer.reading.rows import LabelledRows
 from lmsteer.steer.steer import Steer
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
@@ -60,28 +58,27 @@ Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 
 
 @app.command("measure")
-def measure(data: Data, seeds: Annotated[int, typer.Option(help="Number of draws of the texts.")] = len(SEEDS)) -> None:
+def measure(
+    data: Data,
+    size: Annotated[list[int] | None, typer.Option(help="Number of texts; all by default.")] = None,
+    way: Annotated[list[str] | None, typer.Option(help="Way of the fit; all by default.")] = None,
+) -> None:
     """Fit, read and write with each number of texts."""
+    check_known(size, SIZES)
+    check_known(way, WAYS)
     lm = load()
     dev = sample_texts(read_labelled(data / "sst2_dev.jsonl.gz"), READ, seed=0)
-    bench = Bench(
-        lm,
-        fisher_factors(lm),
-        LabelledRows.join(list(gather_rows(lm, *encode_readable(lm, dev)))),
-        read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS],
-    )
+    unseen = LabelledRows.join(list(gather_rows(lm, *encode_readable(lm, dev))))
+    prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
+    bench = Bench(lm, fisher_factors(lm), unseen, prompts)
     if UNSTEERED not in load_results(RESULTS):
         save_result(RESULTS, UNSTEERED, bench.written({})[0])
     texts = read_labelled(data / "sst5_train.jsonl.gz")
-    for seed in range(seeds):
-        missing = [size for size in SIZES if of_size(size, seed) not in load_results(RESULTS)]
-        if missing:
-            drawn, ids = encode_readable(lm, list(_in_turn(texts, seed))[: max(SIZES)])
-            states = HiddenStates(lm, ids, open_activation_cache(lm, ids))
-            rows = LabelledRows.join([states.rows(number, drawn) for number in range(len(states.batches))])
-        for size in missing:
-            first = torch.tensor([to_int64_pair(text.digest)[1] for text in drawn[:size]])
-            save_result(RESULTS, of_size(size, seed), bench.measured(rows[torch.isin(rows.digest[:, 1], first)]))
+    for seed, count, one in product(SEEDS, size or SIZES, way or WAYS):
+        if (key := of_draw(one, count, seed)) not in load_results(RESULTS):
+            drawn = list(islice(_in_turn(texts, seed), count))
+            rows = LabelledRows.join(list(gather_rows(lm, *encode_readable(lm, drawn))))
+            save_result(RESULTS, key, bench.measured(one, rows))
 
 
 @app.command("show")
@@ -107,20 +104,23 @@ class Bench:
     unseen: LabelledRows
     prompts: list[str]
 
-    def measured(self, rows: LabelledRows) -> dict[str, Any]:
-        """What the steers of these rows read and write, before and now."""
-        texts = FewTexts(rows)
-        solutions = {NOW: solve_few(texts, texts.gradients(self.lm, no_progress), self.fisher)}
+    def measured(self, way: str, rows: LabelledRows) -> dict[str, Any]:
+        """What the steer of these rows reads and writes; nothing if the way refuses them."""
+        try:
+            steer = self._steer(self._solved(way, rows))
+        except DataError as error:
+            return {"refused": str(error)}
+        auc = held_out_metrics(self.lm.head, self.unseen, steer).auc
+        return {"auc": auc, "written": self.written({way: steer})}
+
+    def _solved(self, way: str, rows: LabelledRows) -> Solution:
+        if way == NOW:
+            texts = FewTexts(rows)
+            return solve_few(texts, texts.gradients(self.lm, no_progress), self.fisher)
         statistics = Statistics.empty(self.lm)
         statistics.add(rows)
-        with suppress(DataError):  # too few to hold some out
-            solutions[BEFORE] = solve(statistics, self.fisher, self.lm.head)
-            solutions[BEFORE_AS_LONG] = self._as_long(solutions[BEFORE])
-        steers = {name: self._steer(solution) for name, solution in solutions.items()}
-        found = {name: {"auc": held_out_metrics(self.lm.head, self.unseen, s).auc} for name, s in steers.items()}
-        for name, steer in steers.items():
-            found[name]["written"] = self.written({name: steer})
-        return found
+        solution = solve(statistics, self.fisher, self.lm.head)
+        return self._as_long(solution) if way == BEFORE_AS_LONG else solution
 
     def written(self, steers: Mapping[str, Steer]) -> list[dict[str, Any]]:
         """What a steer writes at both ends; what the model writes, without one."""
@@ -155,18 +155,11 @@ def _draw(found: Mapping[str, Any]) -> None:
     axes = figure.subplots()
     for name, colour in COLOURS.items():
         for end, style in ((1, "o-"), (0, "o--")):
-            shares = {
-                size: each
-                for size in SIZES
-                if (
-                    each := [
-                        one[name]["written"][end]["positive_share"] for one in of_seeds(found, size) if name in one
-                    ]
-                )
-            }
-            means = [100 * fmean(each) for each in shares.values()]
-            bars = [[100 * (fmean(each) - min(each)) for each in shares.values()]]
-            bars.append([100 * (max(each) - fmean(each)) for each in shares.values()])
+            shares = {size: shares_of(found, name, size, end) for size in SIZES}
+            shares = {size: each for size, each in shares.items() if each}
+            means = [fmean(each) for each in shares.values()]
+            bars = [[mean - min(each) for mean, each in zip(means, shares.values(), strict=True)]]
+            bars.append([max(each) - mean for mean, each in zip(means, shares.values(), strict=True)])
             axes.errorbar([*shares], means, yerr=bars, fmt=style, color=colour, capsize=2, label=name if end else None)
     axes.axhline(100 * found[UNSTEERED]["positive_share"], color="#667085", linewidth=0.8, label="unsteered")
     axes.set(xscale="log", xlabel="labelled texts", ylabel="texts that VADER calls positive (%)", ylim=(0, 103))

@@ -8,20 +8,21 @@ from typing import Any
 
 from benchmarks.tables.markdown import percent, results, short, table
 
-SIZES = (8, 16, 32, 64, 128, 256, 500)
-SEEDS = range(3)
+SIZES = (8, 16, 32, 64, 128, 500)
+SEEDS = range(1)
 BEFORE, BEFORE_AS_LONG, NOW = "before", "before, as long as now", "now"
+WAYS = (NOW, BEFORE, BEFORE_AS_LONG)
 UNSTEERED = "unsteered"
 
 
-def of_size(size: int, seed: int) -> str:
+def of_draw(way: str, size: int, seed: int) -> str:
     """What the results of one draw are called."""
-    return f"{size} texts, seed {seed}"
+    return f"{way}, {size} texts, seed {seed}"
 
 
-def of_seeds(measured: Mapping[str, Any], size: int) -> list[Mapping[str, Any]]:
-    """The results of every draw of so many texts that there is."""
-    return [measured[key] for seed in SEEDS if (key := of_size(size, seed)) in measured]
+def shares_of(measured: Mapping[str, Any], way: str, size: int, end: int) -> list[float]:
+    """Positive shares in percent of all draws of so many texts, at one end."""
+    return [100 * point["positive_share"] for point in _points(measured, way, size, end)]
 
 
 def few_texts() -> str:
@@ -29,17 +30,32 @@ def few_texts() -> str:
     measured = results("few")
     base = measured[UNSTEERED]["perplexity"]
     rows = []
-    for name in (BEFORE, BEFORE_AS_LONG, NOW):
+    for way in (BEFORE, BEFORE_AS_LONG, NOW):
         for end, strength in enumerate(("-6", "+6")):
             cells = []
             for size in SIZES:
-                points = [one[name]["written"][end] for one in of_seeds(measured, size) if name in one]
-                share, ratio = (
-                    fmean(p[key] for p in points) if points else 0 for key in ("positive_share", "perplexity")
-                )
-                cells.append(f"{percent(share)} ({ratio / base:.2f})" if points else "refused")
-            rows.append([f"{name}, strength {strength}", *cells])
-    for name in (BEFORE, NOW):
-        areas = [[one[name]["auc"] for one in of_seeds(measured, size) if name in one] for size in SIZES]
-        rows.append([f"{name}, area on unseen texts", *(short(fmean(each)) if each else "refused" for each in areas)])
+                points = _points(measured, way, size, end)
+                ratios = [point["perplexity"] / base for point in points]
+                share = percent(fmean(shares_of(measured, way, size, end)) / 100) if points else ""
+                cells.append(f"{share} ({fmean(ratios):.2f})" if points else _missing(measured, way, size))
+            rows.append([f"{way}, strength {strength}", *cells])
+        areas = [[one["auc"] for one in _draws(measured, way, size)] for size in SIZES]
+        cells = [
+            short(fmean(each)) if each else _missing(measured, way, size)
+            for each, size in zip(areas, SIZES, strict=True)
+        ]
+        rows.append([f"{way}, area on unseen texts", *cells])
     return table(["", *(f"{size} texts" for size in SIZES)], rows)
+
+
+def _draws(measured: Mapping[str, Any], way: str, size: int) -> list[Any]:
+    found = (measured.get(of_draw(way, size, seed), {}) for seed in SEEDS)
+    return [one for one in found if "written" in one]
+
+
+def _points(measured: Mapping[str, Any], way: str, size: int, end: int) -> list[Any]:
+    return [one["written"][end] for one in _draws(measured, way, size)]
+
+
+def _missing(measured: Mapping[str, Any], way: str, size: int) -> str:
+    return "refused" if any("refused" in measured.get(of_draw(way, size, seed), {}) for seed in SEEDS) else ""

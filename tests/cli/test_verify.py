@@ -93,3 +93,16 @@ def test_a_kin_of_the_base_is_compared_with_it_where_it_is_here(run, lm, tiny_fo
     assert 0 < found["difference"]["hidden_states"] < 0.5
     status, out, _ = run("verify", "own", "--json")
     assert (json.loads(out)["kin"], json.loads(out)["difference"]) == (False, None)
+
+
+def test_verify_after_a_fit_of_few_texts_names_its_cross_validation(run):
+    Path("few.jsonl").write_text("\n".join(json.dumps({"text": t.text, "label": t.label}) for t in styled(16)))
+    status, out, _ = run("fit", "few.jsonl", "--name", "few")
+    assert status == 0
+    assert "In cross-validation (4 folds) on 16 texts" in out
+    status, out, _ = run("verify", "few")
+    assert status == 0
+    assert "held no texts out, since they are few. In cross-validation, sign accuracy" in out
+    status, _, err = run("verify", "few", "--data", "few.jsonl")
+    assert status == 2
+    assert "held none of these texts out" in err

@@ -7,8 +7,8 @@ make takes the place of a label, as in a ``contrast``::
 
     G = E[h rᵀ],   r = Σ_v (p(v | h₊) - p(v | h₋)) e_v                                        (d, d)
 
-with h read without a prompt, h₊ after examples of the positive end and h₋ after those of the negative end. The labelled
-gradient counts beside it, the more the more texts there are.
+where h is read without a prompt, h₊ after examples of the positive end and h₋ after those of the negative end. The
+labelled gradient counts beside it, the more the more texts there are.
 
 No text is held out. The texts are divided into folds, and those of a fold are read after examples of the other folds:
 so there is a gradient of examples for each fold, and W is the step along the mean of them. For the figures on the card
@@ -120,12 +120,12 @@ class FewTexts:
 
     def prompts(self, lm: LM, fold: int) -> list[tuple[Ids, Ids]]:
         """Pairs of prompts, of examples of the positive and of the negative end that are not in a fold."""
-        before, rng = start_tokens(lm), random.Random(fold)
+        before, length, rng = start_tokens(lm), _length(lm), random.Random(fold)
         sides = [((self._sides == s) & (self._folds != fold)).nonzero().flatten().tolist() for s in (1, -1)]
         count = min(_EXAMPLES, *map(len, sides))
 
         def prompt(side: Sequence[int]) -> list[int]:
-            examples = (lm.codec.decode(self._ids[i][:_TOKENS]).strip() for i in rng.sample(side, count))
+            examples = (lm.codec.decode(self._ids[i][:length]).strip() for i in rng.sample(side, count))
             return [*before, *lm.encode(["".join(example + _SEPARATOR for example in examples)])[0]]
 
         return [(prompt(sides[0]), prompt(sides[1])) for _ in range(_PROMPTS)]
@@ -140,22 +140,27 @@ class FewTexts:
         return gradients
 
     def _gradient(self, lm: LM, fold: int) -> Tensor:
-        chosen = (self._folds == fold).nonzero().flatten().tolist()[:_READ]
-        total, count = torch.zeros(lm.hidden_size, lm.hidden_size, dtype=torch.float64), 0
+        length, chosen = _length(lm), (self._folds == fold).nonzero().flatten().tolist()[:_READ]
+        h, r = list[Tensor](), list[Tensor]()
         for number, (positive, negative) in enumerate(self.prompts(lm, fold)):
             some = chosen if len(chosen) <= _PROMPTS else chosen[number::_PROMPTS]
-            ids, rows = [self._ids[i][:_TOKENS] for i in some], [self._inside[i] for i in some]
-            # Without a prompt, the first token of a text has no row.
-            firsts = [len(self._ids[i]) - len(own) for i, own in zip(some, rows, strict=True)]
-            h = torch.cat([own.h[: _TOKENS - first] for own, first in zip(rows, firsts, strict=True)])
-            after = (
-                torch.cat([states[first:] for states, first in zip(states_after(lm, prompt, ids), firsts, strict=True)])
-                for prompt in (positive, negative)
-            )
-            r, _ = lm.head.contrasts(h, *after)
-            total += weighted_product(h, r.cpu(), torch.ones(len(h), dtype=torch.float64))
-            count += len(h)
-        return total / max(count, 1)
+            ids = [self._ids[i][:length] for i in some]
+            target = torch.tensor([token for text in ids for token in text])
+            after = (torch.cat(states_after(lm, prompt, ids)) for prompt in (negative, positive))
+            # The residuals e_y - E[e] of one token after two prompts differ by what is expected after them.
+            minus, plus = (lm.head.residuals(states, target)[0].cpu() for states in after)
+            read = torch.cat([self._is_read(i)[:length] for i in some])
+            h += [self._inside[i].h[: int(self._is_read(i)[:length].sum())] for i in some]
+            r.append((minus - plus)[read])
+        states, differences = torch.cat(h), torch.cat(r)
+        count = len(states)
+        return weighted_product(states, differences, torch.full((count,), 1 / max(count, 1), dtype=torch.float64))
+
+    def _is_read(self, text: int) -> Tensor:
+        """Which tokens of a text have a row (T,): all but the first, which none predicts unless a prompt is before."""
+        read = torch.ones(len(self._ids[text]), dtype=torch.bool)
+        read[: len(read) - len(self._inside[text])] = False
+        return read
 
     @cached_property
     def _inside(self) -> list[LabelledRows]:
@@ -178,6 +183,11 @@ class FewTexts:
         weights = (label - label.mean()) / len(label), torch.full_like(label, 1 / len(label))
         gradient, domain = (weighted_product(inside.h, inside.r, weight) for weight in weights)
         return gradient, domain, len(rows.texts()[1])
+
+
+def _length(lm: LM) -> int:
+    """How many tokens of a text count, so that it and the examples before it fit in the model's context."""
+    return min(_TOKENS, lm.max_length // (_EXAMPLES + 2))
 
 
 @torch.inference_mode()

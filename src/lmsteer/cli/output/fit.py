@@ -10,7 +10,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from lmsteer.fitting.fit import Fit
 
-# With fewer texts than this, large strengths are unreliable.
+# A steer of fewer texts than this is weak, and unreliable at large strengths.
 _FEW = 200
 
 
@@ -34,7 +34,10 @@ def print_fit(out: Console, fitted: Fit, notation: str, options: str) -> None:
     )
     texts = card.data["texts"]
     if texts < _FEW:
-        out.print(f"The steer was fitted on {texts} texts, which is few: expect loops beyond a strength of 2 or 3.")
-    outer = 2 if texts < _FEW else 6
+        out.print(
+            f"The steer was fitted on {texts} texts, which is few: expect about half of what thousands of texts give, "
+            "and loops at large strengths. `lmsteer calibrate` measures how far it may go."
+        )
+    outer = 4 if texts < _FEW else 6
     line = f"lmsteer generate 'The weather today' --steer {notation}=-{outer},0,{outer}{options}"
     out.print(f"Try: {escape(line)}", highlight=False)
