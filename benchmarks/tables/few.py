@@ -29,23 +29,25 @@ def few_texts() -> str:
     """Positive share at both ends, with perplexity beside that of unsteered text, and the area on unseen texts."""
     measured = results("few")
     base = measured[UNSTEERED]["perplexity"]
+    ways = [way for way in (BEFORE, BEFORE_AS_LONG, NOW) if any(of_draw(way, size, 0) in measured for size in SIZES)]
+    sizes = [size for size in SIZES if any(of_draw(way, size, 0) in measured for way in ways)]
     rows = []
-    for way in (BEFORE, BEFORE_AS_LONG, NOW):
+    for way in ways:
         for end, strength in enumerate(("-6", "+6")):
             cells = []
-            for size in SIZES:
+            for size in sizes:
                 points = _points(measured, way, size, end)
                 ratios = [point["perplexity"] / base for point in points]
                 share = percent(fmean(shares_of(measured, way, size, end)) / 100) if points else ""
                 cells.append(f"{share} ({fmean(ratios):.2f})" if points else _missing(measured, way, size))
             rows.append([f"{way}, strength {strength}", *cells])
-        areas = [[one["auc"] for one in _draws(measured, way, size)] for size in SIZES]
+        areas = [[one["auc"] for one in _draws(measured, way, size)] for size in sizes]
         cells = [
             short(fmean(each)) if each else _missing(measured, way, size)
-            for each, size in zip(areas, SIZES, strict=True)
+            for each, size in zip(areas, sizes, strict=True)
         ]
         rows.append([f"{way}, area on unseen texts", *cells])
-    return table(["", *(f"{size} texts" for size in SIZES)], rows)
+    return table(["", *(f"{size} texts" for size in sizes)], rows)
 
 
 def _draws(measured: Mapping[str, Any], way: str, size: int) -> list[Any]:

@@ -63,10 +63,10 @@ def test_verify_says_where_it_looked_and_refuses_strength_0(run):
 
 
 def test_verify_reads_the_texts_as_the_fit_did(run):
-    rows = [f"{t.text},{'early' if t.label > 0 else 'late'}" for t in styled(240)]
+    rows = [f"{t.text},{'early' if t.label > 0 else 'late'}" for t in styled(300)]
     Path("x.csv").write_text("\n".join(["letters,kind", *rows, rows[0]]))
     columns = ["--text-column", "letters", "--label-column", "kind", "--label-map", "early=1,late=-1"]
-    assert run("fit", "x.csv", "--name", "l", *columns, "--limit", "200")[0] == 0
+    assert run("fit", "x.csv", "--name", "l", *columns, "--limit", "260")[0] == 0
     status, out, _ = run("verify", "l", "--json")
     assert status == 0
     held_out = load_steer("steers/l").card.held_out
@@ -99,10 +99,10 @@ def test_verify_after_a_fit_of_few_texts_names_its_cross_validation(run):
     Path("few.jsonl").write_text("\n".join(json.dumps({"text": t.text, "label": t.label}) for t in styled(16)))
     status, out, _ = run("fit", "few.jsonl", "--name", "few")
     assert status == 0
-    assert "In cross-validation (4 folds) on 16 texts" in out
+    assert "In cross-validation (4 folds) on 16 texts" in " ".join(out.split())
     status, out, _ = run("verify", "few")
     assert status == 0
-    assert "held no texts out, since they are few. In cross-validation, sign accuracy" in out
+    assert "held no texts out, since they are few. In cross-validation, sign accuracy" in " ".join(out.split())
     status, _, err = run("verify", "few", "--data", "few.jsonl")
     assert status == 2
     assert "held none of these texts out" in err

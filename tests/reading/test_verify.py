@@ -80,7 +80,7 @@ def test_a_tokenizer_that_finds_no_token_in_a_text_is_no_obstacle(llama):
 @pytest.mark.parametrize("method", ["closed-form", "gradient"])
 def test_texts_of_a_fit_are_cut_as_the_fit_cut_them(make_lm, tmp_path, method):
     lm = make_lm("gpt2")
-    texts = [*styled(80), LabelledText("abc " * lm.max_length, 1.0)]
+    texts = [*styled(240), LabelledText("abc " * lm.max_length, 1.0)]
     settings = GradientConfig(steps=2, batch_size=4, rank=2)
     done = fit(lm, texts, name="s", out=tmp_path / "s", config=FitConfig(method, max_tokens=16, gradient=settings))
     verified = verify(lm, done.steer, texts)

@@ -126,7 +126,8 @@ class FewTexts:
 
         def prompt(side: Sequence[int]) -> list[int]:
             examples = (lm.codec.decode(self._ids[i][:length]).strip() for i in rng.sample(side, count))
-            return [*before, *lm.encode(["".join(example + _SEPARATOR for example in examples)])[0]]
+            ids = lm.encode(["".join(example + _SEPARATOR for example in examples)])[0]
+            return [*before, *ids[-(lm.max_length - length - len(before)) :]]
 
         return [(prompt(sides[0]), prompt(sides[1])) for _ in range(_PROMPTS)]
 
@@ -187,7 +188,7 @@ class FewTexts:
 
 def _length(lm: LM) -> int:
     """How many tokens of a text count, so that it and the examples before it fit in the model's context."""
-    return min(_TOKENS, lm.max_length // (_EXAMPLES + 2))
+    return min(_TOKENS, max(2, lm.max_length // (_EXAMPLES + 2)))
 
 
 @torch.inference_mode()
