@@ -61,9 +61,9 @@ PROTOCOL = GenerationConfig(num_samples=3, max_new_tokens=20, batch_size=128)
 # Rivals continue each prompt once.
 RIVALS = GenerationConfig(num_samples=1, max_new_tokens=20, batch_size=128)
 STRENGTHS = {
-    "steer": (2.0, 3.0),
+    "steer": (2.0, 3.0, 4.0),
     "shipped": (4.0, 6.0),
-    "activations": (4.0, 8.0),
+    "activations": (4.0,),
     "prompt": (1.0,),
     "token": (1.0,),
 }

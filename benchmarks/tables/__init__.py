@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.tables import claims, few, gists, methods, reading, serving, speed, writing
+from benchmarks.tables import claims, contrast, few, gists, methods, reading, serving, speed, writing
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "claims-a": claims.lora_on_the_head,
@@ -18,6 +18,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "claims-e": claims.number_of_texts,
     "comparison-sentiment": methods.sentiment,
     "comparison-toxicity": methods.toxicity,
+    "contrast": contrast.contrast,
     "few-texts": few.few_texts,
     "evidence": reading.evidence,
     "exports": serving.exports,
