@@ -159,10 +159,14 @@ def fit(
     )
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
     card = lm.card(name, label=label, data=origin)
-    if config.method == "gradient":
-        result = _fit_gradient(run, card, config, folder)
-    else:
-        result = _fit_closed_form(run, card, config, folder, parts)
+    try:
+        if config.method == "gradient":
+            result = _fit_gradient(run, card, config, folder)
+        else:
+            result = _fit_closed_form(run, card, config, folder, parts)
+    except DataError:  # the same texts will be refused again, so there is nothing to resume
+        shutil.rmtree(run.partial, ignore_errors=True)
+        raise
     shutil.rmtree(run.partial, ignore_errors=True)
     return result
 
