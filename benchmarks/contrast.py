@@ -55,7 +55,7 @@ from lmsteer.util.progress import bars
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "contrast.json", HERE / "results" / "work" / "contrast"
 CONTRAST = Contrast.of_descriptions("warm, delighted, full of praise", "cold, bitter, full of complaint")
-# Prompts on which nothing was chosen.
+# The last ones: docs/log.md says which trials saw some of them.
 PROMPTS = slice(800, 1000)
 PROTOCOL = GenerationConfig(num_samples=3, max_new_tokens=20, batch_size=128)
 # Rivals continue each prompt once.
