@@ -9,13 +9,14 @@ The package, in the order in which a text becomes a steer and a steer becomes te
 - ``steer``: the mathematics of a steer, its card and its files.
 - ``generation``: continuations of prompts, one batch at a time.
 - ``reading``: what a steer says about a text, and what a steer consists of.
-- ``fitting``: labelled texts become a steer.
+- ``fitting``: labelled texts, or descriptions, become a steer.
 - ``transferring``: a steer of one model becomes a steer of another model.
 - ``gist``: a prompt becomes the keys and values of a few tokens.
 - ``export``: steers in the formats of other programs.
 - ``baselines``: other methods that change a style, such as LoRA and prompting.
 - ``evaluation``: continuations are scored, and methods are compared.
 - ``serving``: an HTTP server, and plugins for vLLM.
+- ``demo``: two steers made in one step, and a report of what they do.
 - ``cli``: the command line.
 - ``util``: files, caches, progress bars and other helpers that know nothing of language models.
 """

@@ -76,7 +76,7 @@ class _Size:
     written: int
 
 
-_FULL, _QUICK = _Size(None, len(PROMPTS), _SAMPLES, ContrastConfig.texts), _Size(160, 2, 1, 2 * HELD_OUT_EVERY)
+_FULL, _QUICK = _Size(None, len(PROMPTS), _SAMPLES, ContrastConfig.texts), _Size(200, 2, 1, HELD_OUT_EVERY)
 
 
 def run(model: str, out: Path, *, quick: bool = False, console: Console | None = None) -> Demo:
