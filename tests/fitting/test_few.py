@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmsteer.data.labelled import LabelledText
+from lmsteer.data.labelled import FEW_TEXTS, LabelledText
 from lmsteer.errors import DataError
-from lmsteer.fitting.few import FEW_TEXTS, FOLDS, LENGTH, FewTexts, has_few, solve_few, states_after
+from lmsteer.fitting.few import FOLDS, LENGTH, FewTexts, has_few, solve_few, states_after
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.generation.unconditional import fisher_factors

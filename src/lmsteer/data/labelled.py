@@ -34,6 +34,10 @@ def _untold(message: str) -> None:
     """Tell nobody."""
 
 
+# A steer of fewer texts than this is weak, and unreliable at large strengths: it is fitted in another way.
+FEW_TEXTS = 200
+
+
 @dataclass(frozen=True)
 class LabelledText:
     """One text with its label.

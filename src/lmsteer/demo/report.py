@@ -24,11 +24,13 @@ _COLOURS = ("#1f7a5a", "#8a5a00")
 
 def render_report(lm: LM, words: Dial, labels: Dial) -> str:
     """The report, a self-contained HTML page."""
+    outer = words.curve[-1].strength
     return render_template(
         "demo.html",
         percent=percent,
         signed=signed,
-        shade=_shade,
+        shade=lambda strength: _shade(strength / outer),
+        outer=outer,
         base=lm.name,
         words=words,
         labels=labels,
@@ -66,9 +68,9 @@ def _plot(dials: Sequence[Dial], value: Callable[[Point], float], label: str, to
     return render_figure(figure).decode()
 
 
-def _shade(strength: float) -> str:
-    """The background colour of a strength, as CSS."""
-    return f"rgba({'180,70,47' if strength < 0 else '31,122,90'},{min(abs(strength) / 3, 1) * 0.16:.2f})"
+def _shade(share: float) -> str:
+    """The background colour of a strength, given as a share of the outermost one, as CSS."""
+    return f"rgba({'180,70,47' if share < 0 else '31,122,90'},{min(abs(share), 1) * 0.16:.2f})"
 
 
 def _relative(folder: Path) -> Path:

@@ -37,7 +37,7 @@ from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.util.linalg import factorise, held_rank
+from lmsteer.util.linalg import held_rank
 
 DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood hardly depends on λ₂, but the quality of generated text does (docs/log.md).
@@ -95,10 +95,9 @@ class NaturalGradient:
         weights: Sequence[float] | None = None,
     ) -> None:
         self._weights = weights or [1.0] * len(gradients)
-        self.c, self.c_basis = fisher.c_eigen
-        self.f, self.f_basis = fisher.f_eigen
-        self._gradients = [self._rotate(gradient) for gradient in gradients]
-        self._domain = None if domain is None else self._rotate(domain)
+        self._fisher = fisher
+        self._gradients = [fisher.rotated(gradient) for gradient in gradients]
+        self._domain = None if domain is None else fisher.rotated(domain)
 
     @classmethod
     def of_statistics(cls, statistics: Statistics, fisher: FisherFactors, probe: Tensor | None = None) -> Self:
@@ -128,10 +127,7 @@ class NaturalGradient:
 
     def factors(self, damping_1: float, damping_2: float) -> tuple[Tensor, Tensor, Tensor]:
         """A, B (d, d), whose first r columns are the best steer of rank r in the damped Fisher metric; the spectrum."""
-        root_c, root_f = self._roots(damping_1, damping_2)
-        a, b, spectrum = factorise(self.whitened(damping_1, damping_2))
-        a, b = a.double(), b.double()
-        return self.c_basis @ (a / root_c[:, None]), self.f_basis @ (b / root_f[:, None]), spectrum
+        return self._fisher.factorised(self.whitened(damping_1, damping_2), damping_1, damping_2)
 
     def truncated(self, damping_1: float, damping_2: float, rank: int | None = None) -> tuple[Tensor, Tensor, float]:
         """A, B (d, r) and the share of the spectrum that they hold; by default the least rank that holds 95 %."""
@@ -141,20 +137,12 @@ class NaturalGradient:
 
     def matrix(self, damping_1: float, damping_2: float) -> Tensor:
         """W (d, d) at full rank."""
-        root_c, root_f = self._roots(damping_1, damping_2)
+        root_c, root_f = self._fisher.roots(damping_1, damping_2)
         inner = self.whitened(damping_1, damping_2) / root_c[:, None] / root_f
-        return self.c_basis @ inner @ self.f_basis.T
-
-    def _roots(self, damping_1: float, damping_2: float) -> tuple[Tensor, Tensor]:
-        damped_c = self.c.clamp(min=0) + damping_1 * self.c.mean()
-        damped_f = self.f.clamp(min=0) + damping_2 * self.f.mean()
-        return damped_c.sqrt(), damped_f.sqrt()
-
-    def _rotate(self, matrix: Tensor) -> Tensor:
-        return self.c_basis.T @ matrix @ self.f_basis
+        return self._fisher.c_eigen[1] @ inner @ self._fisher.f_eigen[1].T
 
     def _whiten(self, matrix: Tensor, damping_1: float, damping_2: float) -> Tensor:
-        root_c, root_f = self._roots(damping_1, damping_2)
+        root_c, root_f = self._fisher.roots(damping_1, damping_2)
         return matrix / root_c[:, None] / root_f
 
 

@@ -28,6 +28,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from lmsteer.data.labelled import FEW_TEXTS
 from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import DAMPING_2, DAMPINGS_1, NaturalGradient, Solution, SolutionSettings
 from lmsteer.fitting.contrast.prompts import Ids
@@ -43,9 +44,7 @@ from lmsteer.steer.hook import unsteered
 from lmsteer.util.compat import CACHE
 from lmsteer.util.progress import Progress
 
-# Fewer texts than this are few.
-FEW_TEXTS = 200
-# Of them, so many must lie on either side of the mean label.
+# Of few texts, so many must lie on either side of the mean label.
 LEAST = 4
 FOLDS = 4
 # The length of W at strength 1, with which the Fisher matrix prices it: that of the steers that ship, .05 to .08.

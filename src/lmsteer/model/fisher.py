@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.util.files import replace_file
+from lmsteer.util.linalg import factorise
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,33 @@ class FisherFactors:
         """Eigenvalues (d,) and eigenvectors (d, d) of F, computed once."""
         values, vectors = torch.linalg.eigh(self.f)
         return values, vectors
+
+    def roots(self, damping_1: float, damping_2: float) -> tuple[Tensor, Tensor]:
+        """The square roots of the eigenvalues of C + λ₁ I and of F + λ₂ I, each (d,).
+
+        Args:
+            damping_1: λ₁, in units of the mean diagonal of C.
+            damping_2: λ₂, in units of the mean diagonal of F.
+        """
+        c, f = self.c_eigen[0], self.f_eigen[0]
+        return (c.clamp(min=0) + damping_1 * c.mean()).sqrt(), (f.clamp(min=0) + damping_2 * f.mean()).sqrt()
+
+    def rotated(self, w: Tensor) -> Tensor:
+        """A matrix (d, d) in the eigenbases of C (its rows) and F (its columns)."""
+        return self.c_eigen[1].T @ w @ self.f_eigen[1]
+
+    def factorised(self, whitened: Tensor, damping_1: float, damping_2: float) -> tuple[Tensor, Tensor, Tensor]:
+        """A, B (d, d), whose first r columns are the best W ≈ A Bᵀ of rank r in the damped Fisher metric; the spectrum.
+
+        Args:
+            whitened: (C + λ₁)^½ W (F + λ₂)^½ (d, d) in the eigenbases.
+            damping_1: λ₁.
+            damping_2: λ₂.
+        """
+        root_c, root_f = self.roots(damping_1, damping_2)
+        a, b, spectrum = factorise(whitened)
+        a, b = a.double(), b.double()
+        return self.c_eigen[1] @ (a / root_c[:, None]), self.f_eigen[1] @ (b / root_f[:, None]), spectrum
 
     @classmethod
     def read(cls, file: Path) -> Self | None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from lmsteer.data.labelled import FEW_TEXTS
+
 if TYPE_CHECKING:
     from lmsteer.fitting.fit import Fit
-
-# A steer of fewer texts than this is weak, and unreliable at large strengths.
-_FEW = 200
 
 
 def print_fit(out: Console, fitted: Fit, notation: str, options: str) -> None:
@@ -33,11 +32,11 @@ def print_fit(out: Console, fitted: Fit, notation: str, options: str) -> None:
         f"{held_out.log_likelihood_gain:+.4f} nats per token, sign accuracy {held_out.sign_accuracy:.1%}."
     )
     texts = card.data["texts"]
-    if texts < _FEW:
+    if texts < FEW_TEXTS:
         out.print(
             f"The steer was fitted on {texts} texts, which is few: expect about half of what thousands of texts give, "
             "and loops at large strengths. `lmsteer calibrate` measures how far it may go."
         )
-    outer = 4 if texts < _FEW else 6
+    outer = 4 if texts < FEW_TEXTS else 6
     line = f"lmsteer generate 'The weather today' --steer {notation}=-{outer},0,{outer}{options}"
     out.print(f"Try: {escape(line)}", highlight=False)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lmsteer.fitting.contrast.rows import ContrastRows
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.util.linalg import factorise, held_rank, ridge
+from lmsteer.util.linalg import held_rank, ridge
 
 # λ in units of the mean diagonal of E[h hᵀ]. Results hardly depend on it from 0.003 to 0.3 (docs/log.md).
 DAMPING = 0.1
@@ -98,11 +98,8 @@ def low_rank(w: Tensor, fisher: FisherFactors, rank: int | None = None) -> tuple
         fisher: Fisher factors of the model.
         rank: r; by default the least that holds 95 % of the spectrum.
     """
-    root_c, root_f = (
-        (values.clamp(min=0) + _METRIC_DAMPING * values.mean()).sqrt()[:, None]
-        for values in (fisher.c_eigen[0], fisher.f_eigen[0])
-    )
-    c_basis, f_basis = fisher.c_eigen[1], fisher.f_eigen[1]
-    a, b, spectrum = factorise(root_c * (c_basis.T @ w @ f_basis) * root_f.T)
+    dampings = _METRIC_DAMPING, _METRIC_DAMPING
+    root_c, root_f = fisher.roots(*dampings)
+    a, b, spectrum = fisher.factorised(root_c[:, None] * fisher.rotated(w) * root_f, *dampings)
     rank, share = held_rank(spectrum, rank)
-    return c_basis @ (a[:, :rank].double() / root_c), f_basis @ (b[:, :rank].double() / root_f), share
+    return a[:, :rank], b[:, :rank], share
