@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,6 @@ import torch
 import typer
 from matplotlib.figure import Figure
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables.contrast import NAMES, contrast
@@ -40,11 +38,13 @@ from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.prompts import contrast_prompts
 from lmsteer.fitting.contrast.writing import write_texts
-from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.decoding import Prefill, Row, decode
-from lmsteer.generation.sampling import RowSampler
+from lmsteer.generation.batch import Batch
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.decoder import row_noise
+from lmsteer.generation.prefill import Prefill
+from lmsteer.generation.sampling import RowSettings, draw
 from lmsteer.model.chat import encode_chat
-from lmsteer.model.kv_cache import CachePrefill, KVSlice, prefill, slice_kv
+from lmsteer.model.kv_cache import Start, prefill, slice_kv
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer, load_steer
@@ -150,9 +150,9 @@ class Asked(Condition):
         """The ids that stand before the prompt."""
         return json.dumps([type(self).__name__, self.instructed])
 
-    def prefill(self, lm: LM, prompts: Sequence[Prompt], new_tokens: int) -> CachePrefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], new_tokens: int) -> Prefill:
         """Start at the prompts after the instruction of the end that ``strength`` lies at."""
-        return _after(lm, self.instructed[self.strength < 0], prompts)
+        return Prefill(_after(lm, self.instructed[self.strength < 0], prompts))
 
 
 @dataclass(frozen=True)
@@ -162,47 +162,40 @@ class ContrastedTokens(Asked):
     def generate(self, lm: LM, prompts: Sequence[Prompt], prefill: Prefill, config: GenerationConfig) -> list[str]:
         """Continue prompts, three contexts of each row in one batch."""
         contexts = [_after(lm, ids, prompts) for ids in self.instructed]
-        contexts.insert(0, _cut(contexts[0]))
-        kept, ends, ids = ([*chain(*each)] for each in zip(*((c.kept, c.ends, c.ids) for c in contexts), strict=True))
-        whole, n = CachePrefill(lm, kept, ends, ids), len(prompts)
-        rows = [Row(place, (), k) for place in range(n) for k in range(config.num_samples)]
-        size, texts = config.batch_size // len(contexts), list[str]()
-        for first in range(0, len(rows), size):
-            some = rows[first : first + size]
-            inputs = whole.model_inputs([row.prompt + k * n for k in range(len(contexts)) for row in some])
-            noise = torch.stack([row.noise(config.seed, config.max_new_tokens) for row in some])
-            sampler = _Contrasted(RowSampler(noise, config.sampling, lm.stop_ids), self.strength)
-            with torch.inference_mode():
-                drawn = decode(lm, inputs, config.max_new_tokens, [sampler]).sequences
-            texts += [lm.codec.decode(row) for row in drawn[: len(some), inputs["input_ids"].shape[1] :].tolist()]
+        plain = [Start(start.ids) for start in contexts[0]]
+        size, texts = config.batch_size // (1 + len(contexts)), list[str]()
+        for first in range(0, len(prompts), size):
+            places = range(first, min(first + size, len(prompts)))
+            starts = [context[place] for context in (plain, *contexts) for place in places]
+            noise = torch.stack([row_noise(config.seed, place, 0, config.max_new_tokens) for place in places])
+            texts += [lm.codec.decode(row) for row in self._written(lm, starts, noise, config.sampling)]
         return texts
 
+    @torch.inference_mode()
+    def _written(self, lm: LM, starts: Sequence[Start], noise: Tensor, sampling: SamplingConfig) -> list[list[int]]:
+        """The tokens of each row up to the end of its text; ``starts`` are context by context."""
+        settings = RowSettings.of([sampling] * len(noise), len(lm.head.weight), lm.device)
+        batch, last, drawn = Batch(lm), torch.tensor([start.ids[-1] for start in starts]), list[Tensor]()
+        for _ in batch.prefill(starts):
+            pass
+        for own in noise.T:
+            plain, positive, negative = batch.forward(last).chunk(3)
+            drawn.append(draw(plain + self.strength * (positive - negative), own, settings))
+            batch.advance()
+            last = drawn[-1].repeat(3)
+        return [_up_to_end(row, lm.stop_ids) for row in torch.stack(drawn, 1).tolist()]
 
-def _after(lm: LM, before: Sequence[int], prompts: Sequence[Prompt]) -> CachePrefill:
+
+def _after(lm: LM, before: Sequence[int], prompts: Sequence[Prompt]) -> list[Start]:
     """Prompts, plain texts, after some ids, which are read once."""
     ids = torch.tensor([[*before]], device=lm.device)
     cache = prefill(lm, ids, torch.ones_like(ids), torch.arange(len(before), device=lm.device)[None])
-    count, own = len(prompts), lm.encode([*map(str, prompts)], special=False)
-    return CachePrefill(lm, [slice_kv(cache, 0, len(before))] * count, [len(before)] * count, own)
+    kept = slice_kv(cache, 0, len(before))
+    return [Start(own, kept, len(before)) for own in lm.encode([*map(str, prompts)], special=False)]
 
 
-def _cut(after: CachePrefill) -> CachePrefill:
-    """The same prompts after nothing."""
-    empty = KVSlice(*(tuple(part[:, :0] for part in parts) for parts in after.kept[0]))
-    return replace(after, kept=[empty] * len(after.ids), ends=[0] * len(after.ids))
-
-
-class _Contrasted(LogitsProcessor):
-    """Draws one token for all three contexts of a row."""
-
-    def __init__(self, sampler: RowSampler, strength: float) -> None:
-        self._sampler, self._strength = sampler, strength
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits (3 B, V), context by context."""
-        plain, positive, negative = scores.chunk(3)
-        drawn = self._sampler(input_ids, plain + self._strength * (positive - negative))
-        return drawn.repeat(3, 1)
+def _up_to_end(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))]
 
 
 def _share(shares: dict[str, Estimate], result: ConditionResult) -> Estimate:

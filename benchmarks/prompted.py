@@ -14,6 +14,7 @@ from lmsteer.data.chats import Chat
 from lmsteer.evaluation.conditions import Condition
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.model.batching import pad
+from lmsteer.model.kv_cache import inputs_of
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.util.compat import CACHE
@@ -46,7 +47,7 @@ class Answers:
         with prefill.installed():
             for first in range(0, len(self.texts), _BATCH):
                 places = range(first, min(first + _BATCH, len(self.texts)))
-                inputs = prefill.model_inputs(places)
+                inputs = inputs_of(lm, [prefill.starts[place] for place in places])
                 ids, kept = pad([self.texts[place] for place in places], lm.pad_id, lm.device)
                 h = lm.before_head(**_extended(inputs, ids, kept))[:, -ids.shape[1] - 1 : -1]
                 parts.append((mix.steer_hidden_states(h, h) if steers else h)[kept.bool()].float())

@@ -36,13 +36,13 @@ from lmsteer.data.starter import starter_requests, starter_subjects
 from lmsteer.evaluation.conditions import BaselineCondition, Condition, Prefixed, Steered, Unsteered
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.decoding import Prefill
 from lmsteer.generation.generate import generate
+from lmsteer.generation.prefill import Prefill
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import input_text, prompt_ids
-from lmsteer.gist.generation import GistPrefill
+from lmsteer.gist.generation import gist_prefill
 from lmsteer.gist.gist import Gist
 from lmsteer.model.chat import encode_chat
 from lmsteer.model.lm import LM
@@ -96,7 +96,7 @@ class Compressed(Condition):
             ids = [encode_chat(lm.codec, chat) for chat in chats]
         else:
             ids = lm.encode([input_text(chat.messages[-1].content) for chat in chats], special=False)
-        return GistPrefill.of(lm, self.adapter, [self.gist] * len(ids), ids)
+        return gist_prefill(lm, self.adapter, [self.gist] * len(ids), ids)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.lookup import GistCard
+from lmsteer.model.kv_cache import inputs_of
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors
 from lmsteer.util.provenance import provenance_of
@@ -213,7 +214,7 @@ def _step_by_step(lm, baseline, text, strength):
         prefill = baseline.prefill(lm, [start], strength, 1)
         with prefill.installed():
             out = lm.model.generate(
-                **prefill.model_inputs([0]),
+                **inputs_of(lm, prefill.starts),
                 max_new_tokens=1,
                 do_sample=False,
                 output_logits=True,

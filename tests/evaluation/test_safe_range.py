@@ -15,7 +15,7 @@ from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.safe_range import Trial, _limit, _strength_at, calibrate
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
-from lmsteer.generation.sampling import NotFiniteError
+from lmsteer.generation.writing import NotFiniteError
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.notation import strength_of
 from tiny import random_steer

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast, pipeline
 
 from lmsteer.data.chats import Chat
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.generation import generate as module
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.generate import generate, perplexity
-from lmsteer.generation.sampling import NotFiniteError
 from lmsteer.generation.stream import stream
+from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.chat import encode_chat
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, chat_lm, random_steer, tiny_lm
@@ -61,14 +61,11 @@ def test_the_order_is_prompt_strength_sample(llama):
 
 def test_prompts_of_like_length_share_batches(llama, monkeypatch):
     prompts = ["ab" * (1 + 7 * k % 12) for k in range(12)]
-    batches = []
-    shared = module.prefill_shared
-    monkeypatch.setattr(
-        module, "prefill_shared", lambda lm, rows, prefill: batches.append(list(rows)) or shared(lm, rows, prefill)
-    )
+    batches, read = [], Decoder.prefill
+    monkeypatch.setattr(Decoder, "prefill", lambda self, rows: batches.append(list(rows)) or read(self, rows))
     config = GenerationConfig(2, 4, score=True)
     together = list(generate(llama, prompts, config=replace(config, batch_size=6)))
-    lengths = [len(prompts[prompt]) for batch in batches for prompt in batch]
+    lengths = [len(row.start.ids) for batch in batches for row in batch]
     assert lengths == sorted(lengths, reverse=True)
     assert [len(batch) for batch in batches] == [6] * 4
     alone = list(generate(llama, prompts, config=replace(config, batch_size=1)))
@@ -197,7 +194,7 @@ def test_bad_prompts_and_strengths_are_refused(llama):
 
 
 def test_a_steer_of_another_base_is_refused_before_any_work_is_done(llama, make_lm, monkeypatch):
-    monkeypatch.setattr(module, "prefill_shared", lambda *_: pytest.fail("the prompt was read"))
+    monkeypatch.setattr(Decoder, "prefill", lambda *_: pytest.fail("the prompt was read"))
     with pytest.raises(WrongBaseError):
         next(generate(llama, ["ab"], {"s": random_steer(make_lm("qwen3"))}, [{"s": 1.0}]))
 

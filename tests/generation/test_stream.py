@@ -48,7 +48,7 @@ def test_what_goes_wrong_while_writing_is_raised_where_it_is_read(llama, monkeyp
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(llama.model, "generate", broken)
+    monkeypatch.setattr(llama.model, "forward", broken)
     with pytest.raises(RuntimeError, match="no memory"):
         list(stream(llama, "The cat"))
 

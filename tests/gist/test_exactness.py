@@ -9,9 +9,9 @@ from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.gist.compress import compress
 from lmsteer.gist.config import GistCondition
 from lmsteer.gist.forward import masked_hidden_states
-from lmsteer.gist.generation import GistPrefill, generate_from_gists
+from lmsteer.gist.generation import generate_from_gists, gist_prefill
 from lmsteer.gist.layout import Layout, Section
-from lmsteer.model.kv_cache import shortest_window
+from lmsteer.model.kv_cache import inputs_of, shortest_window
 from tiny import FAMILIES, tiny_lm
 
 KNOWN = sorted(set(FAMILIES) - {"bloom", "mamba"})
@@ -30,7 +30,7 @@ def test_states_after_a_gist_are_those_of_the_masked_forward_pass(make_lm, adapt
     with torch.inference_mode(), adapter.installed(lm):
         layout = Layout.of(prompts, adapter.ids(lm), inputs, lm.pad_id, lm.device, side)
         whole = masked_hidden_states(lm, layout)
-        start = GistPrefill.of(lm, adapter, gists, inputs).model_inputs(range(len(inputs)))
+        start = inputs_of(lm, gist_prefill(lm, adapter, gists, inputs).starts)
         start["input_ids"] = start["input_ids"][:, 3:]
         start["position_ids"] = start["position_ids"][:, 3:]
         cached = lm.before_head(**start)
@@ -51,7 +51,7 @@ def test_controls_have_gists_too(make_lm, adapter_of, family, condition):
     with torch.inference_mode(), adapter.installed(lm):
         layout = Layout.of(prompts, adapter.ids(lm), inputs, lm.pad_id, lm.device)
         whole = masked_hidden_states(lm, layout, condition)
-        start = GistPrefill.of(lm, adapter, gists, inputs).model_inputs(range(len(inputs)))
+        start = inputs_of(lm, gist_prefill(lm, adapter, gists, inputs).starts)
         width = start["input_ids"].shape[1] - max(map(len, inputs))
         cached = lm.before_head(
             **{**start, "input_ids": start["input_ids"][:, width:], "position_ids": start["position_ids"][:, width:]}

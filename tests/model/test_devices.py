@@ -26,7 +26,7 @@ from lmsteer.gist.forward import output_loss
 from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.lookup import GistCard
 from lmsteer.model.batching import pad
-from lmsteer.model.kv_cache import CachePrefill, prefill, slice_kv, stack_kv
+from lmsteer.model.kv_cache import Start, inputs_of, prefill, slice_kv, stack_kv
 from lmsteer.model.layers import decoder_layers, layer_devices
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRA, body_layers, from_tensors, to_tensors
@@ -168,7 +168,7 @@ def test_keys_and_values_are_stacked_on_the_device_of_their_layer(two_devices):
         stacked, room = stack_kv(two, kept)
         assert [layer.keys.device for layer in stacked.layers] == [FIRST, SECOND]
         assert torch.equal(room.cpu(), mask.cpu())
-        begun = CachePrefill(two, kept, [row.tokens for row in kept], [[5, 6]] * 3).model_inputs([0, 1, 2])
+        begun = inputs_of(two, [Start([5, 6], row, row.tokens) for row in kept])
         unread = {name: begun[name][:, room.shape[1] :] for name in ("input_ids", "position_ids")}
         logits = two.model(**{**begun, **unread}).logits[:, -1].cpu()
         for row, text in enumerate(one.encode(TEXTS)):

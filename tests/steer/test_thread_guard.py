@@ -10,7 +10,6 @@ from threading import Event, Thread
 import pytest
 import torch
 
-from lmsteer.errors import ModelError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.stream import stream
@@ -157,7 +156,11 @@ def test_a_thread_that_waits_for_long_says_for_whom(llama, monkeypatch):
     assert messages == ["still waiting for MainThread, which uses the same model.", "entered"]
 
 
-def test_a_stream_that_would_wait_for_its_reader_is_refused(llama):
-    with llama.steered(Mix({}, {})), pytest.raises(ModelError, match="give stream"):
-        next(stream(llama, "ab"))
-    assert "".join(stream(llama, "ab", config=SHORT)) == next(generate(llama, ["ab"], config=SHORT)).text
+def test_a_stream_and_a_generation_within_a_steered_block_are_steered_by_it(llama):
+    mix = Mix({"style": random_steer(llama)}, {"style": 3.0})
+    (steered,) = generate(llama, ["ab"], mix.steers, [{"style": 3.0}], SHORT)
+    (plain,) = generate(llama, ["ab"], config=SHORT)
+    with llama.steered(mix):
+        assert "".join(stream(llama, "ab", config=SHORT)) == steered.text != plain.text
+        assert next(generate(llama, ["ab"], config=SHORT)).text == steered.text
+    assert "".join(stream(llama, "ab", config=SHORT)) == plain.text

@@ -10,8 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from lmsteer.baselines.room import check_room
 from lmsteer.data.chats import Prompt
 from lmsteer.errors import DataError
-from lmsteer.generation.decoding import Prefill, PromptPrefill
 from lmsteer.generation.generate import encode_prompts
+from lmsteer.generation.prefill import Prefill
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
@@ -174,7 +174,8 @@ class ForwardBaseline(Baseline):
     def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> Prefill:
         """The prompts as they are, continued by the changed model."""
         self.check_base(lm)
-        return _ChangedModel(lm, encode_prompts(lm, prompts, new_tokens), self, strength)
+        prefill = Prefill.of_ids(encode_prompts(lm, prompts, new_tokens))
+        return replace(prefill, installed=partial(self.at, lm, [strength]))
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
@@ -277,15 +278,3 @@ def batches_by_strength(
     for group in groups:
         for batch in length_buckets([texts[i] for i in group]):
             yield [group[i] for i in batch]
-
-
-@dataclass(frozen=True)
-class _ChangedModel(PromptPrefill):
-    """Prompts that are continued by a model whose forward passes a baseline changes."""
-
-    baseline: ForwardBaseline
-    strength: float
-
-    def installed(self) -> AbstractContextManager[None]:
-        """The model with the baseline's change."""
-        return self.baseline.at(self.lm, [self.strength])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.soft_prompts import PrefixTuning
 from lmsteer.data.chats import Prompt
 from lmsteer.errors import DataError
+from lmsteer.generation.prefill import Prefill
 from lmsteer.gist import SHIPPED
 from lmsteer.gist.adapter import GistAdapter, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
-from lmsteer.gist.generation import GistPrefill
 from lmsteer.gist.gist import Gist
 from lmsteer.model.lm import LM
 
@@ -42,10 +42,10 @@ class Gists(PrefixTuning):
             raise DataError("the card of this gist baseline names no gist adapter.")
         return find_adapter(str(self.card.fit["adapter"]))
 
-    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> GistPrefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> Prefill:
         """Prompts after the gist of a strength, as after any soft prompt, with the adapter installed."""
         prefill = super().prefill(lm, prompts, strength, new_tokens)
-        return GistPrefill(prefill.lm, prefill.kept, prefill.ends, prefill.ids, self.adapter)
+        return replace(prefill, installed=partial(self.adapter.installed, lm))
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:

@@ -20,8 +20,8 @@ from lmsteer.baselines.room import check_room
 from lmsteer.data.chats import Prompt, after_instruction
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, SteerError
-from lmsteer.generation.decoding import PromptPrefill
 from lmsteer.generation.generate import encode_prompts
+from lmsteer.generation.prefill import Prefill
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import sequence_log_prob
@@ -76,7 +76,7 @@ class Prompting(StoredBaseline):
             result[batch] = sequence_log_prob(logits, padded[:, 1:], counted[:, 1:])
         return result
 
-    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> PromptPrefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> Prefill:
         """The prompts after the words of an end; in a chat these begin the system message.
 
         Raises:
@@ -86,12 +86,8 @@ class Prompting(StoredBaseline):
         words = self._words(strength)
         if "" in prompts:
             raise DataError(f"prompt {prompts.index('') + 1} is empty: there is nothing to continue.")
-        return PromptPrefill(
-            lm,
-            encode_prompts(
-                lm, [after_instruction(prompt, words) if words else prompt for prompt in prompts], new_tokens
-            ),
-        )
+        instructed = [after_instruction(prompt, words) if words else prompt for prompt in prompts]
+        return Prefill.of_ids(encode_prompts(lm, instructed, new_tokens))
 
     def _words(self, strength: float) -> str:
         if strength not in _ENDS:

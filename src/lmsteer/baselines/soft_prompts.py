@@ -29,7 +29,8 @@ from lmsteer.baselines.row_strengths import by_strength
 from lmsteer.data.chats import Prompt
 from lmsteer.errors import DataError, ModelError, SteerError
 from lmsteer.generation.generate import encode_prompts
-from lmsteer.model.kv_cache import CachePrefill, KVSlice, slice_kv
+from lmsteer.generation.prefill import Prefill
+from lmsteer.model.kv_cache import KVSlice, Start, inputs_of, slice_kv
 from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import sequence_log_prob
 from lmsteer.util.compat import CACHE
@@ -53,7 +54,7 @@ class _SoftPrompt(StoredBaseline):
         """Length of the soft prompt, T."""
         return len(self.tensors[_PLUS])
 
-    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> CachePrefill:
+    def prefill(self, lm: LM, prompts: Sequence[Prompt], strength: float, new_tokens: int) -> Prefill:
         """Prompts after the soft prompt of a strength.
 
         Raises:
@@ -65,7 +66,7 @@ class _SoftPrompt(StoredBaseline):
         self._check_strengths([strength])
         ids = encode_prompts(lm, prompts, new_tokens + self.context)
         kv = self.kv(lm, strength)
-        return CachePrefill(lm, [kv] * len(ids), [self.context] * len(ids), ids)
+        return Prefill([Start(own, kv, self.context) for own in ids])
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
@@ -82,9 +83,7 @@ class _SoftPrompt(StoredBaseline):
         kv = {strength: self.kv(lm, strength) for strength in set(strengths)}
         log_likelihoods = torch.zeros(len(texts))
         for batch in batches_by_strength(texts, strengths, by_row=True):
-            own = [kv[strengths[i]] for i in batch]
-            prefill = CachePrefill(lm, own, [self.context] * len(batch), [texts[i] for i in batch])
-            inputs = prefill.model_inputs(range(len(batch)))
+            inputs = inputs_of(lm, [Start(texts[i], kv[strengths[i]], self.context) for i in batch])
             new = {name: inputs[name][:, self.context :] for name in inputs.keys() - {CACHE, "attention_mask"}}
             logits = lm.model(attention_mask=inputs["attention_mask"], **new, **{CACHE: inputs[CACHE]}).logits[:, :-1]
             counted = inputs["attention_mask"][:, self.context :]

@@ -21,8 +21,8 @@ from lmsteer.data.chats import Prompt, after_instruction
 from lmsteer.errors import DataError
 from lmsteer.evaluation.interference import steer_evidence
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.decoding import Prefill, PromptPrefill
 from lmsteer.generation.generate import Continuation, continue_from, encode_prompts
+from lmsteer.generation.prefill import Prefill
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.reading.components import components
@@ -77,7 +77,7 @@ class Condition(ABC):
             SteerError: what acts does not have this strength.
         """
         lm.check_base(Mix(*self.steering))
-        return PromptPrefill(lm, encode_prompts(lm, prompts, new_tokens))
+        return Prefill.of_ids(encode_prompts(lm, prompts, new_tokens))
 
     def generate(self, lm: LM, prompts: Sequence[Prompt], prefill: Prefill, config: GenerationConfig) -> list[str]:
         """Continue prompts: ``config.num_samples`` texts for each, in order of prompts."""

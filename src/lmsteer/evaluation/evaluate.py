@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.results import ConditionResult, ScoredContinuation, summarize
 from lmsteer.evaluation.run_config import evaluation_run, known_config
 from lmsteer.evaluation.scorers.base import Scorer, checked_scores
-from lmsteer.generation.decoding import Prefill
+from lmsteer.generation.prefill import Prefill
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.likelihood import log_likelihoods
@@ -137,7 +136,8 @@ class _Work:
         # Each block has random streams of its own, and the conditions share them.
         seed = derived_seed(self.protocol.seed, block.start // _BLOCK)
         config = replace(self.protocol.generation_config(), seed=seed, batch_size=_BATCH_SIZE)
-        texts = condition.generate(self.lm, own, _BlockPrefill(prefill, block), config)
+        of_block = replace(prefill, starts=prefill.starts[block.start : block.stop])
+        texts = condition.generate(self.lm, own, of_block, config)
         places = [place for place in block for _ in range(self.protocol.num_samples)]
         prompts = [self.prompts[place] for place in places]
         scores = self._scores(texts, condition)
@@ -156,31 +156,6 @@ class _Work:
             raise ScorerError(
                 f"{error} It was to score {condition.name}. Finished blocks are kept; run the same command to resume."
             ) from error
-
-
-@dataclass(frozen=True)
-class _BlockPrefill:
-    """The prefill of a block's prompts, out of that of all prompts."""
-
-    whole: Prefill
-    block: range
-
-    def prompt_lengths(self) -> Sequence[int]:
-        """The number of tokens of each prompt that the model has not read."""
-        lengths = self.whole.prompt_lengths()
-        return [lengths[place] for place in self.block]
-
-    def model_inputs(self, prompts: Sequence[int]) -> dict[str, Any]:
-        """The start of rows at some of the block's prompts."""
-        return self.whole.model_inputs([self.block[prompt] for prompt in prompts])
-
-    def installed(self) -> AbstractContextManager[None]:
-        """The model as the whole needs it."""
-        return self.whole.installed()
-
-    def needs_batches_of_one(self, new_tokens: int) -> bool:
-        """Whether rows have to run alone."""
-        return self.whole.needs_batches_of_one(new_tokens)
 
 
 def continuation_likelihoods(lm: LM, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[tuple[float, int]]:

@@ -21,7 +21,7 @@ from lmsteer.evaluation.metrics import is_degenerate, rep_3
 from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, Protocol
 from lmsteer.evaluation.scorers.base import ScoreFunction
 from lmsteer.generation.generate import Continuation, generate, perplexity
-from lmsteer.generation.sampling import NotFiniteError
+from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Calibration, Card, TrialRecord
 from lmsteer.steer.steer import Steer

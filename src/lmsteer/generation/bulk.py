@@ -15,9 +15,9 @@ from typing import Any
 
 from lmsteer.data.chats import Prompt
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.decoding import PromptPrefill
 from lmsteer.generation.generate import continue_from, encode_prompts
 from lmsteer.generation.partial_file import Lines, PartialFile
+from lmsteer.generation.prefill import Prefill
 from lmsteer.generation.published import as_published
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
@@ -100,7 +100,7 @@ def writer_of(
     """
 
     def write(prompts: Sequence[Prompt], first_prompt: int) -> Lines:
-        prefill = PromptPrefill(lm, encode_prompts(lm, prompts, config.max_new_tokens, first_prompt))
+        prefill = Prefill.of_ids(encode_prompts(lm, prompts, config.max_new_tokens, first_prompt))
         continuations = continue_from(
             lm, prompts, prefill, steers, settings, config, first_prompt=first_prompt, progress=progress
         )

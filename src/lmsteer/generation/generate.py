@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from lmsteer.data.chats import AnyPrompt, Chat, Prompt, as_prompt
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.decoding import Prefill, PromptPrefill, Row, decode_rows, prefill_shared
-from lmsteer.generation.sampling import LogLikelihoodRecorder, NotFiniteError, RowSampler
+from lmsteer.generation.decoder import Row, row_noise
+from lmsteer.generation.prefill import Prefill
+from lmsteer.generation.writing import NotFiniteError, Written, write
 from lmsteer.model.chat import encode_chat
 from lmsteer.model.codec import shortened
 from lmsteer.model.lm import LM
@@ -79,7 +81,7 @@ def generate(
         WrongBaseError: a steer was fitted on another base.
     """
     given = [as_prompt(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
-    prefill = PromptPrefill(lm, encode_prompts(lm, given, config.max_new_tokens))
+    prefill = Prefill.of_ids(encode_prompts(lm, given, config.max_new_tokens))
     yield from continue_from(lm, given, prefill, steers or {}, strengths, config, progress=progress)
 
 
@@ -97,7 +99,7 @@ def continue_from(
 ) -> Iterator[Continuation]:
     """Continue prompts as ``generate`` does, from any state: after a gist, say, or under an adapter.
 
-    Batches are made of rows whose prompts are about equally long, so that there is little padding.
+    Rows whose prompts are about equally long run together, so that there is little padding.
 
     Args:
         lm: the model.
@@ -114,75 +116,49 @@ def continue_from(
     """
     for setting in strengths:
         lm.check_base(Mix(steers, setting))  # refuses bad strengths and other bases before any work is done
-    rows = [
-        Row(i, tuple(setting[name] for name in steers), k)
+    wanted = [
+        _Wanted(i, {name: setting[name] for name in steers}, k)
         for i in range(len(prompts))
         for setting in strengths
         for k in range(config.num_samples)
     ]
-    run = _Run(lm, prompts, prefill, steers, config, first_prompt)
+    # Rows of long prompts first, so that a lack of memory shows at once; rows of one prompt stay together.
+    order = sorted(range(len(wanted)), key=lambda i: -len(prefill.starts[wanted[i].prompt].ids))
+
+    def row_of(each: _Wanted) -> Row:
+        noise = row_noise(config.seed, first_prompt + each.prompt, each.sample, config.max_new_tokens)
+        return Row(prefill.starts[each.prompt], noise, steers, each.strengths, config.sampling)
+
+    def continuation(text: Written) -> Continuation:
+        each = wanted[order[text.row]]
+        return Continuation(
+            prompts[each.prompt], lm.codec.decode(text.ids), each.strengths, each.sample, len(text.ids), text.log_p
+        )
+
+    rows = [row_of(wanted[i]) for i in order]
+    written = write(lm, rows, config.batch_size, score=config.score, installed=prefill.installed)
+    finished: dict[int, Continuation] = {}
+    following = 0
     with progress("generating", len(rows), 0) as step:
-        finished: dict[int, Continuation] = {}
-        following = 0
-        for batch in _batches(rows, prefill, config):
-            finished |= zip(batch, run.batch([rows[i] for i in batch]), strict=True)
-            step(len(batch), "")
-            while following in finished:
-                yield finished.pop(following)
-                following += 1
+        try:
+            for texts in written:
+                finished |= {order[text.row]: continuation(text) for text in texts}
+                step(len(texts), "")
+                while following in finished:
+                    yield finished.pop(following)
+                    following += 1
+        except NotFiniteError as error:
+            each = wanted[order[error.row]]
+            number = first_prompt + each.prompt + 1
+            raise not_finite(lm, f"prompt {number}", prompts[each.prompt], each.strengths) from error
 
 
-def _batches(rows: Sequence[Row], prefill: Prefill, config: GenerationConfig) -> list[list[int]]:
-    """Which rows run together: those of long prompts first, so that a lack of memory shows at once."""
-    size = 1 if prefill.needs_batches_of_one(config.max_new_tokens) else config.batch_size
-    order = list(range(len(rows)))
-    if len(rows) > size > 1:
-        lengths = prefill.prompt_lengths()
-        order.sort(key=lambda i: -lengths[rows[i].prompt])  # stable: rows of one prompt stay together
-    return [order[start : start + size] for start in range(0, len(order), size)]
+class _Wanted(NamedTuple):
+    """A continuation that is wanted: the place of its prompt, its strengths, and the number of its sample."""
 
-
-@dataclass(frozen=True)
-class _Run:
-    """What all batches of one call have in common."""
-
-    lm: LM
-    prompts: Sequence[Prompt]
-    prefill: Prefill
-    steers: Mapping[str, Steer]
-    config: GenerationConfig
-    first_prompt: int
-
-    def batch(self, rows: Sequence[Row]) -> list[Continuation]:
-        """Continue some rows at once. The model is free again afterwards: the caller may use it between batches."""
-        with self.lm.exclusive_use(), self.prefill.installed():
-            return self._continue(rows)
-
-    def _continue(self, rows: Sequence[Row]) -> list[Continuation]:
-        lm, config, steers = self.lm, self.config, self.steers
-        columns = zip(*(row.strengths for row in rows), strict=True)
-        mix = Mix(steers, dict(zip(steers, columns, strict=True)))
-        noise = torch.stack([row.noise(config.seed, config.max_new_tokens, self.first_prompt) for row in rows])
-        sampler = RowSampler(noise, config.sampling, lm.stop_ids)
-        recorder = LogLikelihoodRecorder(lm, sampler)
-        inputs = prefill_shared(lm, [row.prompt for row in rows], self.prefill)
-        with lm.steered(mix) as handle, lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
-            watchers = [recorder] if config.score else []
-            try:
-                sequences = decode_rows(lm, inputs, config.max_new_tokens, sampler, watchers, handle)
-            except NotFiniteError as error:
-                row, strengths = rows[error.row], dict(zip(steers, rows[error.row].strengths, strict=True))
-                number = self.first_prompt + row.prompt + 1
-                raise not_finite(lm, f"prompt {number}", self.prompts[row.prompt], strengths) from error
-        new = sequences[:, inputs["input_ids"].shape[1] :]
-        texts = [lm.codec.decode(ids) for ids in new.tolist()]
-        log_p = recorder.log_p.tolist() if config.score else [math.nan] * len(rows)
-        return [
-            Continuation(
-                self.prompts[row.prompt], text, dict(zip(steers, row.strengths, strict=True)), row.sample, count, p
-            )
-            for row, text, count, p in zip(rows, texts, sampler.token_counts.tolist(), log_p, strict=True)
-        ]
+    prompt: int
+    strengths: dict[str, float]
+    sample: int
 
 
 def not_finite(lm: LM, which: str, prompt: Prompt, strengths: Mapping[str, float]) -> NotFiniteError:

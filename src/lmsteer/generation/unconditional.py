@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lmsteer.generation.config import SamplingConfig
-from lmsteer.generation.decoding import decode
-from lmsteer.generation.sampling import HiddenStateRecorder, RowSampler
+from lmsteer.generation.decoder import Decoder, Row
 from lmsteer.model.fisher import FisherFactors
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import unsteered
 from lmsteer.util.disk_cache import cache_dir
@@ -39,13 +39,24 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
     Returns:
         The hidden states (N, d), float32, and the tokens that were drawn from them (N,).
     """
-    start = torch.full((texts, 1), lm.start_id, device=lm.device)
     noise = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
-    sampler = RowSampler(noise, SamplingConfig(top_p=0.95), lm.stop_ids)
-    recorder = HiddenStateRecorder(lm, sampler)
-    with unsteered(lm.model), lm.head.module.register_forward_pre_hook(recorder.hook, prepend=True):
-        decode(lm, {"input_ids": start, "attention_mask": torch.ones_like(start)}, tokens, [sampler, recorder])
-    return torch.cat(recorder.h).float(), torch.cat(recorder.drawn)
+    sampling, stop_ids = SamplingConfig(top_p=0.95), torch.tensor(lm.stop_ids, dtype=torch.int64)
+    h, drawn = list[Tensor](), list[Tensor]()
+    with unsteered(lm.model):
+        decoder = Decoder(lm)
+        size = decoder.max_rows or texts
+        for first in range(0, texts, size):
+            rows = [Row(Start([lm.start_id]), own, sampling=sampling) for own in noise[first : first + size]]
+            for _ in decoder.prefill(rows):
+                pass
+            is_running = torch.ones(len(rows), dtype=torch.bool)
+            for _ in range(tokens):
+                done = decoder.step()
+                h.append(done.hidden[is_running.to(done.hidden.device)].float())
+                drawn.append(done.tokens[is_running.to(done.tokens.device)])
+                is_running &= ~torch.isin(done.tokens.cpu(), stop_ids)
+            decoder.clear()
+    return torch.cat(h), torch.cat(drawn)
 
 
 def fisher_factors(lm: LM) -> FisherFactors:

@@ -6,40 +6,26 @@ A batch may hold inputs under one gist or under several, and each row has its ow
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, continue_from
+from lmsteer.generation.prefill import Prefill
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
-from lmsteer.model.kv_cache import CachePrefill
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
 
-@dataclass(frozen=True)
-class GistPrefill(CachePrefill):
-    """Rows that start with an input, each after its gist.
-
-    Attributes:
-        adapter: the adapter that made the gists.
-    """
-
-    adapter: GistAdapter
-
-    @classmethod
-    def of(cls, lm: LM, adapter: GistAdapter, gists: Sequence[Gist], ids: Sequence[Sequence[int]]) -> GistPrefill:
-        """Inputs in tokens, each after its gist."""
-        return cls(lm, [gist.kv for gist in gists], [gist.provenance.end for gist in gists], ids, adapter)
-
-    def installed(self) -> AbstractContextManager[None]:
-        """Install the adapter in the model within a ``with`` block."""
-        return self.adapter.installed(self.lm)
+def gist_prefill(lm: LM, adapter: GistAdapter, gists: Sequence[Gist], ids: Sequence[Sequence[int]]) -> Prefill:
+    """Rows that start with inputs in tokens, each after its gist, on the model with the adapter that made the gists."""
+    starts = [Start(own, gist.kv, gist.provenance.end) for gist, own in zip(gists, ids, strict=True)]
+    return Prefill(starts, partial(adapter.installed, lm))
 
 
 @torch.inference_mode()
@@ -81,8 +67,8 @@ def generate_from_gists(
         gist.check(lm, adapter)
     own = list(gists) * len(inputs) if len(gists) == 1 else gists
     ids = _encode_inputs(lm, own, inputs, config.max_new_tokens)
-    starts = GistPrefill.of(lm, adapter, own, ids)
-    yield from continue_from(lm, inputs, starts, steers or {}, strengths, config, progress=progress)
+    prefill = gist_prefill(lm, adapter, own, ids)
+    yield from continue_from(lm, inputs, prefill, steers or {}, strengths, config, progress=progress)
 
 
 def _encode_inputs(lm: LM, gists: Sequence[Gist], inputs: Sequence[str], new: int) -> list[list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +27,15 @@ class KVSlice(NamedTuple):
     def tokens(self) -> int:
         """G."""
         return self.keys[0].shape[1]
+
+    def columns(self, first: int, stop: int) -> KVSlice:
+        """Those of some of the tokens, by their places."""
+        return KVSlice(*(tuple(layer[:, first:stop] for layer in part) for part in self))
+
+    def followed_by(self, other: KVSlice) -> KVSlice:
+        """These tokens and then others."""
+        pairs = zip(self, other, strict=True)
+        return KVSlice(*(tuple(torch.cat(two, 1) for two in zip(*pair, strict=True)) for pair in pairs))
 
 
 @torch.inference_mode()
@@ -61,9 +69,16 @@ def slice_kv(cache: DynamicCache, row: int, tokens: int) -> KVSlice:
     return KVSlice(*slices)
 
 
-def stack_kv(lm: LM, rows: Sequence[KVSlice]) -> tuple[DynamicCache, Tensor]:
-    """A cache of some rows, padded on the left, each layer on its own device; and its mask (B, G)."""
-    cache, lengths = DynamicCache(config=lm.model.config), [row.tokens for row in rows]
+def stack_kv(lm: LM, rows: Sequence[KVSlice], *, whole: bool = False) -> tuple[DynamicCache, Tensor]:
+    """A cache of some rows, padded on the left, each layer on its own device; and its mask (B, G).
+
+    Args:
+        lm: the model.
+        rows: the rows.
+        whole: whether layers with a sliding window keep all tokens, too.
+    """
+    cache = DynamicCache() if whole else DynamicCache(config=lm.model.config)
+    lengths = [row.tokens for row in rows]
     width = max(lengths)
 
     def stacked(parts: list[Tensor], device: torch.device) -> Tensor:
@@ -77,50 +92,44 @@ def stack_kv(lm: LM, rows: Sequence[KVSlice]) -> tuple[DynamicCache, Tensor]:
     return cache, (places >= width - torch.tensor(lengths, device=lm.device)[:, None]).long()
 
 
-@dataclass(frozen=True)
-class CachePrefill:
-    """Starts each row at an input that follows tokens whose keys and values are kept.
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a row starts: token ids that the model reads; keys and values of tokens before them may be kept.
 
     Attributes:
-        lm: the model.
-        kept: the keys and values before each input.
-        ends: the position of the first token of each input.
-        ids: the token ids of each input.
+        ids: the token ids.
+        kept: the keys and values of the tokens before them; None if there are none.
+        position: the position of the first of the ids. It need not be the number of kept tokens: a gist stands where
+            its whole prompt would.
     """
 
-    lm: LM
-    kept: Sequence[KVSlice]
-    ends: Sequence[int]
-    ids: Sequence[Sequence[int]]
+    ids: Sequence[int]
+    kept: KVSlice | None = None
+    position: int = 0
 
-    def prompt_lengths(self) -> Sequence[int]:
-        """The lengths of the inputs, in tokens: the kept tokens have been read."""
-        return [len(ids) for ids in self.ids]
 
-    def model_inputs(self, prompts: Sequence[int]) -> dict[str, Any]:
-        """The arguments of ``generate``: ids (B, G + T), mask, positions and cache.
+def inputs_of(lm: LM, starts: Sequence[Start]) -> dict[str, Any]:
+    """The arguments of a forward pass, or of ``generate``, for some rows: ids (B, T) and mask, padded on the left.
 
-        Padding stands in for the kept tokens, then come the inputs, padded on the left. A model without positions
-        counts them by its mask, the kept tokens included.
-        """
-        ids, mask = pad([self.ids[prompt] for prompt in prompts], self.lm.pad_id, self.lm.device, "left")
-        cache, room = stack_kv(self.lm, [self.kept[prompt] for prompt in prompts])
-        ends = torch.tensor([[self.ends[prompt]] for prompt in prompts], device=ids.device)
-        # The kept tokens have been read: their ids and positions have no effect.
-        positions = torch.cat([0 * room, (ends + mask.cumsum(1) - 1) * mask], 1)
-        optional = {"position_ids": positions} if self.lm.takes_positions else {}
-        whole = torch.cat([0 * room + self.lm.pad_id, ids], 1)
-        return {"input_ids": whole, "attention_mask": torch.cat([room, mask], 1), **optional, CACHE: cache}
+    Where tokens are kept, padding stands in for them in ids (B, G + T) and mask, and there are positions and a cache,
+    too: the pass itself is given the last T columns of ids and positions. A model without positions counts them by its
+    mask, the kept tokens included.
 
-    def installed(self) -> AbstractContextManager[None]:
-        """Leave the model as it is."""
-        return nullcontext()
-
-    def needs_batches_of_one(self, new_tokens: int) -> bool:
-        """Whether padding would push kept tokens out of a sliding window, so that rows must run one at a time."""
-        limit = shortest_window(self.lm)
-        longest = max(row.tokens for row in self.kept) + max(map(len, self.ids))
-        return limit is not None and longest + new_tokens > limit
+    Args:
+        lm: the model.
+        starts: where the rows start; all of them after kept tokens, or none.
+    """
+    ids, mask = pad([start.ids for start in starts], lm.pad_id, lm.device, "left")
+    kept = [start.kept for start in starts if start.kept is not None]
+    if not kept:
+        return {"input_ids": ids, "attention_mask": mask}
+    cache, room = stack_kv(lm, kept)
+    begin = torch.tensor([[start.position] for start in starts], device=ids.device)
+    # The kept tokens have been read: their ids and positions have no effect.
+    positions = torch.cat([0 * room, (begin + mask.cumsum(1) - 1) * mask], 1)
+    optional = {"position_ids": positions} if lm.takes_positions else {}
+    whole = torch.cat([0 * room + lm.pad_id, ids], 1)
+    return {"input_ids": whole, "attention_mask": torch.cat([room, mask], 1), **optional, CACHE: cache}
 
 
 def shortest_window(lm: LM) -> int | None:

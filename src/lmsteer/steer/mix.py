@@ -14,6 +14,8 @@ from lmsteer.errors import SteerError
 from lmsteer.steer.steer import Form, Steer
 from lmsteer.steer.transform import broadcast_rows, multiply, shift
 
+# Steers that stay on the device although no row asks for them.
+_IDLE = 4
 Strength = float | Sequence[float] | Tensor
 # Steers by name, and the strength of each: what one row of a batch asks for.
 Steering = tuple[Mapping[str, Steer], Mapping[str, float]]
@@ -54,17 +56,31 @@ class Mix:
         # Shared with the copies for some rows. No method is kept here: a mix that refers to itself would keep its
         # factors on the device until Python collects cycles.
         self._by_device: dict[torch.device, _JoinedFactors] = {}
+        # The strengths of each form's steers on each device, (B or 1, R or K); of this mix alone.
+        self._tables: dict[tuple[Form, torch.device], Tensor] = {}
 
     def __repr__(self) -> str:
         return f"Mix({', '.join(self.steers)}; strengths {self.strengths.tolist()})"
 
     def for_rows(self, rows: Tensor) -> Mix:
         """The mix for some rows of the batch, by their indices (N,)."""
-        selected = copy(self)
-        if len(self.strengths) > 1:
-            with torch.inference_mode(False):
-                selected.strengths = self.strengths[rows.cpu()]
-        return selected
+        if len(self.strengths) == 1:
+            return self
+        with torch.inference_mode(False):
+            return self._with_table(self.strengths[rows.cpu()])
+
+    def with_strengths(self, strengths: Mapping[str, Strength]) -> Mix:
+        """The same steers with other strengths; their factors stay where they are.
+
+        Raises:
+            SteerError: a strength is missing or not a finite number, or they are given for different numbers of rows.
+        """
+        return self._with_table(_strength_table([strengths[name] for name in self.steers], list(self.steers)))
+
+    def _with_table(self, strengths: Tensor) -> Mix:
+        other = copy(self)
+        other.strengths, other._tables = strengths, {}
+        return other
 
     def steer_hidden_states(self, h: Tensor, onto: Tensor | None = None) -> Tensor:
         """h' of ``h`` (B, .., d): what the head is given in its place.
@@ -110,13 +126,20 @@ class Mix:
 
     def _strengths_like(self, form: Form, x: Tensor) -> Tensor:
         """The strengths of one form's steers, in a shape that broadcasts over ``x``: (B, 1.., R or K)."""
-        columns = [
-            column.expand(steer.rank if form == "multiply" else 1, -1)
-            for steer, column in zip(self.steers.values(), self.strengths.T, strict=True)
-            if steer.form == form
-        ]
-        table = broadcast_rows(torch.cat(columns).T.to(x.device), x.shape[0])
+        table = broadcast_rows(self._table(form, x.device), x.shape[0])
         return table.reshape(table.shape[0], *[1] * (x.dim() - 2), -1)
+
+    def _table(self, form: Form, device: torch.device) -> Tensor:
+        """The strengths of one form's steers on a device, copied there when they are first needed."""
+        if (form, device) not in self._tables:
+            columns = [
+                column.expand(steer.rank if form == "multiply" else 1, -1)
+                for steer, column in zip(self.steers.values(), self.strengths.T, strict=True)
+                if steer.form == form
+            ]
+            with torch.inference_mode(False):
+                self._tables[form, device] = torch.cat(columns).T.to(device).contiguous()
+        return self._tables[form, device]
 
     def _factors(self, device: torch.device) -> _JoinedFactors:
         """The factors on a device, put together when they are first needed there."""
@@ -144,13 +167,18 @@ class Mix:
             raise SteerError(f"steers of different base models cannot be mixed: {', '.join([first, *others])}.")
 
 
-def row_by_row(rows: Sequence[Steering]) -> Mix:
+def row_by_row(rows: Sequence[Steering], before: Mix | None = None) -> Mix:
     """The mix of a batch whose rows ask for different steers. A steer adds an exact 0 to rows that do not ask for it.
 
     Where two rows ask for different steers of one name (it was fitted anew between two requests), the second gets the
     name with a prime (``'``).
+
+    Args:
+        rows: what each row asks for.
+        before: the mix of the rows as they were. Where it has all the steers, they stay on the device, and so do a few
+            that no row asks for any longer.
     """
-    steers: dict[str, Steer] = {}
+    steers: dict[str, Steer] = dict(before.steers) if before else {}
     columns: dict[str, list[float]] = {}
     for row, (wanted, strengths) in enumerate(rows):
         for name, steer in wanted.items():
@@ -158,7 +186,9 @@ def row_by_row(rows: Sequence[Steering]) -> Mix:
             while steers.setdefault(key, steer) is not steer:
                 key += "'"
             columns.setdefault(key, [0.0] * len(rows))[row] = strengths[name]
-    return Mix(steers, columns)
+    if before and len(steers) == len(before.steers) <= len(columns) + _IDLE:
+        return before.with_strengths({key: columns.get(key, 0.0) for key in steers})
+    return Mix({key: steers[key] for key in columns}, columns)
 
 
 @torch.inference_mode(False)

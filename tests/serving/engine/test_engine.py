@@ -6,8 +6,8 @@ import torch
 from asking import results_of
 from lmsteer import generate
 from lmsteer.errors import LMSteerError
+from lmsteer.generation.batch import Batch
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.serving.engine.batch import Batch
 from lmsteer.serving.engine.engine import BusyError, StoppedError
 from lmsteer.serving.engine.isolation import StepError
 from lmsteer.serving.engine.requests import Request

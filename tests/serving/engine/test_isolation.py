@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from asking import results_of
 from lmsteer import generate
 from lmsteer.errors import DataError, LMSteerError, SteerError
+from lmsteer.generation import decoder
+from lmsteer.generation.batch import Batch
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.generation.decoding import Row
+from lmsteer.generation.decoder import row_noise
 from lmsteer.generation.detokenizer import Detokenizer
-from lmsteer.serving.engine import drawing
-from lmsteer.serving.engine.batch import Batch
+from lmsteer.model.kv_cache import Start
 from lmsteer.serving.engine.engine import Engine, EngineConfig
 from lmsteer.serving.engine.isolation import StepError, isolated
 from lmsteer.serving.engine.requests import Request
@@ -68,14 +69,14 @@ def nan_behind(lm, position):
 
 
 def failing_draw(when):
-    noise, whole = Row(0, (), 0).noise(SEED, NEW_TOKENS)[when], drawing.draw
+    noise, whole = row_noise(SEED, 0, 0, NEW_TOKENS)[when], decoder.draw
 
     def draw(scores, noises, sampling):
         if noise in noises:
             raise RuntimeError("poisoned")
         return whole(scores, noises, sampling)
 
-    return patch.object(drawing, "draw", draw)
+    return patch.object(decoder, "draw", draw)
 
 
 def failing_text(when):
@@ -161,11 +162,11 @@ def test_nan_of_a_row_stays_out_of_the_row_that_takes_its_place(crowd):
     lm, batch, texts = crowd[0], Batch(crowd[0]), [[5 + k for k in range(29)], [7, 8, 9]]
     with nan_behind(lm, 30), torch.inference_mode():
         for text in (texts[0], [6] * 40):
-            list(batch.prefill([text]))
-        assert batch.forward([texts[0][-1], 6]).isnan().any(-1).tolist() == [False, True]
+            list(batch.prefill([Start(text)]))
+        assert batch.forward(torch.tensor([texts[0][-1], 6])).isnan().any(-1).tolist() == [False, True]
         batch.remove(1)
-        list(batch.prefill([texts[1]]))
-        logits = batch.forward([text[-1] for text in texts])
+        list(batch.prefill([Start(texts[1])]))
+        logits = batch.forward(torch.tensor([text[-1] for text in texts]))
     with torch.inference_mode():
         alone = torch.cat([lm.model(input_ids=torch.tensor([text])).logits[:, -1] for text in texts])
     torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)

@@ -10,10 +10,10 @@ import torch
 from lmsteer.errors import DataError
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, Ids
 from lmsteer.generation.config import SamplingConfig
-from lmsteer.generation.decoding import PromptPrefill, Row, decode_rows, prefill_shared
-from lmsteer.generation.sampling import RowSampler
+from lmsteer.generation.decoder import Row, row_noise
+from lmsteer.generation.writing import write
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
-from lmsteer.steer.mix import Mix
 from lmsteer.util.progress import Progress
 
 # Texts that are written at once.
@@ -59,12 +59,13 @@ def write_texts(
     planned = [(k % len(prompts), end, k // len(prompts)) for k in range(count) for end in (1, -1)]
     before = [prompts[subject].positive if end > 0 else prompts[subject].negative for subject, end, _ in planned]
     order = sorted(range(len(planned)), key=lambda i: -len(before[i]))
-    prefill, written = PromptPrefill(lm, before), dict[int, Ids]()
+    noise = [row_noise(seed, i, planned[i][2], new_tokens) for i in order]
+    rows = [Row(Start(before[i]), own, sampling=_SAMPLING) for i, own in zip(order, noise, strict=True)]
+    written = dict[int, Ids]()
     with progress("writing texts", len(planned), 0) as step:
-        for first in range(0, len(order), _BATCH):
-            rows = [Row(i, (), planned[i][2]) for i in order[first : first + _BATCH]]
-            written |= zip((row.prompt for row in rows), _write(lm, prefill, rows, new_tokens, seed), strict=True)
-            step(len(rows), "")
+        for ended in write(lm, rows, _BATCH):
+            written |= {order[text.row]: text.ids for text in ended}
+            step(len(ended), "")
     texts = [
         ContrastText(subject, prompts[subject], end, written[i])
         for i, (subject, end, _) in enumerate(planned)
@@ -96,13 +97,3 @@ def taken_over(
         for text, ids in zip(texts, encoded, strict=True)
         if ids
     ]
-
-
-def _write(lm: LM, prefill: PromptPrefill, rows: Sequence[Row], new_tokens: int, seed: int) -> list[Ids]:
-    """The ids of one text for each row, up to and with its end-of-text token."""
-    sampler = RowSampler(torch.stack([row.noise(seed, new_tokens) for row in rows]), _SAMPLING, lm.stop_ids)
-    inputs = prefill_shared(lm, [row.prompt for row in rows], prefill)
-    with lm.steered(Mix({}, {})) as handle:
-        sequences = decode_rows(lm, inputs, new_tokens, sampler, [], handle)
-    drawn = sequences[:, inputs["input_ids"].shape[1] :].tolist()
-    return [row[:length] for row, length in zip(drawn, sampler.token_counts.tolist(), strict=True)]

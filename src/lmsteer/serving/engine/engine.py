@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 import torch
 
 from lmsteer.errors import LMSteerError
+from lmsteer.generation.batch import SPARE
+from lmsteer.generation.prefill import PREFILL_CHUNK
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.batch import PREFILL_CHUNK, SPARE
 from lmsteer.serving.engine.isolation import as_step_error
 from lmsteer.serving.engine.requests import Chunk, Clock, GeneratedSequence, Request
 from lmsteer.serving.engine.scheduler import Scheduler
@@ -70,9 +71,6 @@ class Engine:
         lm: the model. Other threads that use it take turns with the engine, step by step.
         config: the limits.
         clock: time in seconds.
-
-    Raises:
-        ModelError: the model's logits from its cache differ from those of the whole text.
     """
 
     def __init__(self, lm: LM, config: EngineConfig = EngineConfig(), *, clock: Clock = time.monotonic) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.generation.decoding import Row
+from lmsteer.generation.decoder import Row, row_noise
 from lmsteer.generation.detokenizer import Detokenizer
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import StepError, as_step_error
 from lmsteer.steer.mix import Mix
@@ -142,16 +143,18 @@ class GeneratedSequence:
         self.cancelled = self.ended = False
         self._end_ids = set(lm.stop_ids)
         self._text = Detokenizer(lm.codec, request.stop, request.ids if request.echo else ())
-        self._noise = Row(0, (), request.sample).noise(request.seed, request.max_new_tokens)
+        self._noise = row_noise(request.seed, 0, request.sample, max(1, request.max_new_tokens))
         self._prompt: list[TokenLogprob] = []
         self._prompt_wanted = request.echo and request.num_logprobs is not None
         self._tokens, self._steered = 0, 0
         self._deadline = clock() + request.timeout
 
     @property
-    def noise(self) -> Tensor:
-        """The random number in [0, 1) that its next token is drawn with."""
-        return self._noise[self._tokens]
+    def row(self) -> Row:
+        """What is to be written from here on."""
+        request = self.request
+        noise = self._noise[self._tokens :]
+        return Row(Start(list(self.ids)), noise, request.steers, request.strengths, request.sampling)
 
     @property
     def started(self) -> bool:

@@ -2,8 +2,7 @@
 
 ::
 
-    admit ──prefill, in chunks──> running ──step──> logits ──draw──> one token each ──on_chunk──> the client
-                                     │  └── the strengths of each row steer the hidden states before the head
+    admit ──prefill, in chunks──> running ──step of the decoder──> one token each ──on_chunk──> the client
                                      └── remove: ended, cancelled, timed out, preempted
 
 A sequence on which any of this fails ends alone (``isolation``).
@@ -16,19 +15,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
-from torch import Tensor
+import torch
 
 from lmsteer.errors import LMSteerError
+from lmsteer.generation.decoder import Decoder
+from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk
+from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.backends import backend_for
-from lmsteer.serving.engine.batch import PREFILL_CHUNK, PromptChunk
-from lmsteer.serving.engine.drawing import draw_and_send
 from lmsteer.serving.engine.isolation import as_step_error, halves, isolated
 from lmsteer.serving.engine.prompts import score_prompts
 from lmsteer.serving.engine.requests import GeneratedSequence
+from lmsteer.serving.engine.sending import send
 from lmsteer.steer.hook import unsteered
-from lmsteer.steer.mix import Mix, row_by_row
 from lmsteer.util.compat import is_out_of_memory
+from lmsteer.util.lists import swap_out
 from lmsteer.util.memory import trim_heap
 
 _PROMPT_TOO_SLOW = "the request timed out before its prompt was read: send a shorter prompt."
@@ -46,16 +46,12 @@ class Scheduler:
         max_num_seqs: largest number of sequences that the model can decode at once; None for any number.
         steps: number of decoding steps so far.
         preemptions: number of sequences that were preempted so far.
-
-    Raises:
-        ModelError: the model's logits from its cache differ from those of the whole text.
     """
 
     def __init__(self, lm: LM, prefill_chunk: int = PREFILL_CHUNK) -> None:
         self._lm = lm
-        self._make_backend, self.max_num_seqs = backend_for(lm, prefill_chunk)
-        self._backend = self._make_backend()
-        self._mix: Mix | None = None  # of all running sequences; None if it is to be made anew
+        self._decoder = Decoder(lm, prefill_chunk)
+        self.max_num_seqs = self._decoder.max_rows
         self.running: list[GeneratedSequence] = []
         # The prompts of the first group are being read.
         self._groups: deque[Sequence[GeneratedSequence]] = deque()
@@ -74,7 +70,7 @@ class Scheduler:
     @property
     def cache_bytes(self) -> int:
         """Size of the KV cache in bytes."""
-        return self._backend.bytes
+        return self._decoder.bytes
 
     @property
     def longest(self) -> int:
@@ -116,7 +112,6 @@ class Scheduler:
         score_prompts(self._lm.head, group, chunk.hidden)
         if not chunk.left:
             self.running += group
-            self._mix = None
             self._replace_group([])
             for sequence in group:
                 isolated(lambda group: group[0].end_prompt(), [sequence], GeneratedSequence.fail)
@@ -132,7 +127,7 @@ class Scheduler:
     def make_room(self) -> bool:
         """Make room for one more token of each running sequence; False if there is no memory for it."""
         try:
-            self._backend.make_room()
+            self._decoder.make_room()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -141,11 +136,17 @@ class Scheduler:
 
     def step(self) -> None:
         """Decode one token for each running sequence, and remove those that end with it."""
-        parts = isolated(self._logits, range(len(self.running)), lambda row, error: self.running[row].fail(error))
-        self._backend.advance()
+        decoder = self._decoder
+        parts = isolated(decoder.pass_over, range(len(self.running)), lambda row, error: self.running[row].fail(error))
+        tokens = torch.full((len(self.running),), OVERFLOW, device=self._lm.device)  # of rows that failed
+        for rows, done in parts:
+            tokens[rows[0] : rows[0] + len(rows)] = done.tokens
+        decoder.keep(tokens)
         self.steps += 1
-        for rows, (logits, is_steered) in parts:
-            draw_and_send([self.running[row] for row in rows], logits, is_steered)
+        drawn = [own[-1] for own in decoder.look().tokens]
+        for rows, done in parts:
+            sequences = [self.running[row] for row in rows]
+            send(sequences, [drawn[row] for row in rows], done.logits, done.is_steered)
         self._drop_ended()
 
     def preempt(self) -> GeneratedSequence:
@@ -163,7 +164,7 @@ class Scheduler:
         self.running = []
         self._groups.clear()
         self._chunks = iter(())
-        self._backend, self._mix = self._make_backend(), None
+        self._decoder.clear()
         trim_heap()
 
     def _replace_group(self, groups: Sequence[Sequence[GeneratedSequence]]) -> None:
@@ -175,25 +176,7 @@ class Scheduler:
         if self._groups:
             for sequence in self._groups[0]:
                 sequence.begin_prompt()
-            self._chunks = self._backend.prefill([sequence.ids for sequence in self._groups[0]])
-
-    def _logits(self, rows: Sequence[int]) -> tuple[Tensor, bool]:
-        """Logits (B', V) of some neighbouring rows after one more token, and whether steers acted on them."""
-        ids = [self.running[row].ids[-1] for row in rows]
-        with self._lm.steered(self._mix_of(rows)) as handle:  # for one step, so that other threads get their turn
-            logits = self._backend.forward(ids, rows[0])
-        return logits, handle.calls > 0
-
-    def _mix_of(self, rows: Sequence[int]) -> Mix:
-        """The strengths of some rows; those of all rows are kept for the next step."""
-        is_whole = len(rows) == len(self.running)
-        if is_whole and self._mix is not None:
-            return self._mix
-        requests = [self.running[row].request for row in rows]
-        mix = row_by_row([(request.steers, request.strengths) for request in requests])
-        if is_whole:
-            self._mix = mix
-        return mix
+            self._chunks = self._decoder.prefill([sequence.row for sequence in self._groups[0]])
 
     def _drop_ended(self) -> None:
         """Remove the sequences that have ended, and those that nobody waits for any longer."""
@@ -203,8 +186,5 @@ class Scheduler:
 
     def _remove(self, row: int) -> None:
         """Remove a row; the last row takes its place, as in the backend."""
-        self._backend.remove(row)
-        self._mix = None
-        last = self.running.pop()
-        if row < len(self.running):
-            self.running[row] = last
+        self._decoder.remove(row)
+        swap_out(self.running, row)

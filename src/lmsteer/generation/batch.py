@@ -14,22 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from lmsteer.model.batching import pad
-from lmsteer.model.kv_cache import read_on, slice_kv
+from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk, read_prompts
+from lmsteer.model.kv_cache import KVSlice, Start
 from lmsteer.model.lm import LM
 from lmsteer.util.compat import CACHE
+from lmsteer.util.lists import swap_out
 
 # Free columns on either side of those in use.
 SPARE = 64
-# Prompt tokens read between two decoding steps, padding included: the running sequences wait that long at most.
-PREFILL_CHUNK = 256
 
 
 @dataclass
@@ -110,18 +109,6 @@ class _Layer(DynamicLayer):
             buffer[target, :, : self.end] = buffer[source, :, : self.end]
 
 
-class PromptChunk(NamedTuple):
-    """A chunk of new prompts that has been read.
-
-    Attributes:
-        left: number of columns left to read; with 0, the prompts have become rows.
-        hidden: hidden states (n, d) at the head's input of the next n tokens of each prompt.
-    """
-
-    left: int
-    hidden: Sequence[Tensor]
-
-
 class Batch:
     """The backend for models of attention layers: any number of rows side by side.
 
@@ -134,7 +121,11 @@ class Batch:
 
     def __init__(self, lm: LM, prefill_chunk: int = PREFILL_CHUNK) -> None:
         self._lm, self._prefill_chunk = lm, prefill_chunk
-        self._used, self._lengths = _Used(), list[int]()
+        self._used = _Used()
+        # Of each row: its columns in use, and what is to be added for the position of its next token.
+        self._lengths, self._offsets = list[int](), list[int]()
+        # The same lengths, and the positions, (B,) on the model's device; None when rows have come or gone.
+        self._resident: tuple[Tensor, Tensor] | None = None
         self._layers = list[_Layer]()
         self._cache = Cache(layers=[])
 
@@ -147,42 +138,26 @@ class Batch:
         return sum(layer.bytes for layer in self._layers)
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[PromptChunk]:
+    def prefill(self, starts: Sequence[Start]) -> Iterator[PromptChunk]:
         """Read new prompts in chunks; with the last chunk they become the last rows, without their last token.
 
         Yields:
             Each chunk. The caller may decode and remove rows in between.
         """
-        unique = list(dict.fromkeys(map(tuple, prompts)))
-        places = [unique.index(tuple(prompt)) for prompt in prompts]
-        ids, mask = pad(unique, self._lm.pad_id, self._lm.device, "left")
-        positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache()
-        width, chunk = ids.shape[1], max(1, self._prefill_chunk // len(unique))
-        for first in range(0, width, chunk):
-            columns = slice(first, first + chunk)
-            h = read_on(self._lm, ids[:, columns], mask[:, : columns.stop], positions[:, columns], cache)
-            hidden = [h[i, max(0, width - len(unique[i]) - first) :] for i in places]
-            if columns.stop < width:
-                yield PromptChunk(width - columns.stop, hidden)
-        states = [[*zip(*slice_kv(cache, i, len(prompt)), strict=True)] for i, prompt in enumerate(unique)]
-        self._layers = self._layers or [_Layer(self._used, part) for part in states[0]]
-        self._cache = Cache(layers=list(self._layers))
-        self._make_room(len(self) + len(prompts), max(map(len, prompts)))
-        for row, i in enumerate(places, len(self)):
-            for layer, (keys, values) in zip(self._layers, states[i], strict=True):
-                layer.write_row(row, (keys[:, :-1], values[:, :-1]))
-        self._lengths += [len(prompt) - 1 for prompt in prompts]
-        self._trim()
-        yield PromptChunk(0, hidden)
+        for chunk in read_prompts(self._lm, starts, self._prefill_chunk):
+            if not chunk.left:
+                self._join(starts, chunk.states)
+            yield chunk
 
     @torch.inference_mode()
     def remove(self, row: int) -> None:
         """Remove a row; the last row takes its place."""
-        last = self._lengths.pop()
+        swap_out(self._lengths, row)
+        swap_out(self._offsets, row)
         if row < len(self._lengths):
-            self._lengths[row] = last
             for layer in self._layers:
                 layer.copy_row(len(self._lengths), row)
+        self._resident = None
         self._trim()
         if not self._lengths:
             self._layers, self._used = [], _Used()
@@ -193,23 +168,46 @@ class Batch:
         self._make_room(len(self), 0, new=1)
 
     @torch.inference_mode()
-    def forward(self, ids: Sequence[int], first: int = 0) -> Tensor:
-        """Logits (B, V) of the rows from ``first`` on after one more token for each (B); see ``advance``."""
+    def forward(self, ids: Tensor, first: int = 0) -> Tensor:
+        """Logits (B, V) of the rows from ``first`` on after one more token for each (B,); see ``advance``.
+
+        Rows of one length need no mask.
+        """
         self.make_room()
         self._used.passing = slice(first, first + len(ids))
-        lengths = torch.tensor(self._lengths[self._used.passing])[:, None]
-        columns = torch.arange(self._used.width + 1)
-        mask = (columns >= self._used.width - lengths).long().to(self._lm.device)
-        positions = {"position_ids": lengths.to(self._lm.device)} if self._lm.takes_positions else {}
-        tokens = torch.tensor(ids, device=self._lm.device)[:, None]
-        out = self._lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, **positions, **{CACHE: self._cache})
-        return out.logits[:, -1]
+        if self._resident is None:
+            lengths, offsets = torch.tensor([self._lengths, self._offsets], device=self._lm.device)
+            self._resident = lengths, lengths + offsets
+        lengths, positions = (each[self._used.passing, None] for each in self._resident)
+        inputs = {"input_ids": ids[:, None], "use_cache": True, CACHE: self._cache}
+        if min(self._lengths[self._used.passing]) < self._used.width:
+            columns = torch.arange(self._used.width + 1, device=self._lm.device)
+            inputs["attention_mask"] = (columns >= self._used.width - lengths).long()
+        if self._lm.takes_positions:
+            inputs["position_ids"] = positions
+        return self._lm.model(**inputs).logits[:, -1]
 
     def advance(self) -> None:
         """Keep the tokens of the last forward passes: every row is longer by one."""
         for layer in self._layers:
             layer.end += 1
         self._lengths = [length + 1 for length in self._lengths]
+        if self._resident is not None:
+            self._resident = self._resident[0] + 1, self._resident[1] + 1
+        self._trim()
+
+    def _join(self, starts: Sequence[Start], states: Sequence[KVSlice]) -> None:
+        """Prompts that have been read become the last rows."""
+        if not self._layers:
+            self._layers = [_Layer(self._used, part) for part in zip(*states[0], strict=True)]
+        self._cache = Cache(layers=list(self._layers))
+        self._make_room(len(self) + len(starts), max(state.tokens for state in states))
+        for row, state in enumerate(states, len(self)):
+            for layer, part in zip(self._layers, zip(*state, strict=True), strict=True):
+                layer.write_row(row, part)
+        self._lengths += [state.tokens for state in states]
+        self._offsets += [start.position - (start.kept.tokens if start.kept else 0) for start in starts]
+        self._resident = None
         self._trim()
 
     def _make_room(self, rows: int, width: int, new: int = 0) -> None:

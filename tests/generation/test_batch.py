@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from lmsteer.generation.backends import backend_for
+from lmsteer.generation.batch import SPARE, Batch
+from lmsteer.generation.single import SingleRow
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
-from lmsteer.serving.engine.backends import backend_for
-from lmsteer.serving.engine.batch import SPARE, Batch
-from lmsteer.serving.engine.single import SingleRow
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer, tiny_lm
 
@@ -14,9 +15,15 @@ TOLERANCE = 1e-5
 
 def step(backend, ids):
     """The logits after one more token for each row, which stays."""
-    logits = backend.forward(ids)
+    logits = backend.forward(torch.tensor(ids))
     backend.advance()
     return logits
+
+
+def read(backend, *prompts):
+    """The prompts become rows."""
+    for _ in backend.prefill([Start(ids) for ids in prompts]):
+        pass
 
 
 def test_a_model_is_checked_without_the_steers_of_the_caller():
@@ -28,18 +35,18 @@ def test_a_model_is_checked_without_the_steers_of_the_caller():
 def test_buffers_shrink_with_the_number_of_rows():
     lm = tiny_lm("llama")
     batch = Batch(lm)
-    list(batch.prefill([[5, 6, 7]] * 32))
+    read(batch, *[[5, 6, 7]] * 32)
     many = batch.bytes
     for _ in range(31):
         batch.remove(0)
-    list(batch.prefill([[5] * 300]))
+    read(batch, [5] * 300)
     # Two rows in place of thirty-two, each with the columns in use and free ones on both sides.
     column_bytes = many // (32 * (2 + 2 * SPARE + 1))
     assert batch.bytes <= 2 * (300 + 2 * SPARE) * column_bytes * 1.1
     batch.remove(0)
     batch.remove(0)
     assert (batch.bytes, len(batch)) == (0, 0)
-    list(batch.prefill([[5, 6, 7, 8]]))
+    read(batch, [5, 6, 7, 8])
     with torch.inference_mode():
         alone = lm.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits[:, -1]
     torch.testing.assert_close(step(batch, [8]), alone, atol=TOLERANCE, rtol=TOLERANCE)
@@ -50,7 +57,7 @@ def test_sliding_windows_are_kept(family):
     lm = windowed(family)
     batch, texts = Batch(lm, prefill_chunk=7), [[5 + k % 90 for k in range(length)] for length in (30, 9, 3)]
     for text in texts:
-        list(batch.prefill([text]))
+        read(batch, text)
     for _ in range(12):
         logits = step(batch, [text[-1] for text in texts])
         with torch.inference_mode():
@@ -81,7 +88,7 @@ def test_added_and_removed_rows_get_the_logits_of_their_texts_alone(family):
         for length in (9, 2, 1, 14) if turn in (0, 5) else (30,) if turn == 8 else ():
             if limit is None or not texts:
                 texts.append(torch.randint(3, 200, (length,), generator=random).tolist())
-                list(batch.prefill([texts[-1]]))
+                read(batch, texts[-1])
         logits = step(batch, [text[-1] for text in texts])
         with torch.inference_mode():
             alone = torch.cat([lm.model(input_ids=torch.tensor([text])).logits[:, -1] for text in texts])

@@ -1,0 +1,143 @@
+"""Prefill: prompts are read side by side, all but their last tokens, in chunks; equal prompts are read once.
+
+::
+
+    kept tokens   . g g g            a gist, say: their keys and values are known
+    ids           a b c d e f | g    the model reads a to f here; g is read with the first step of the decoder
+                  chunk chunk
+
+A prompt's keys and values are the same whatever steers act on the rows that continue it: a steer acts on the output
+embeddings, which no cached key or value depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lmsteer.model.batching import pad
+from lmsteer.model.kv_cache import KVSlice, Start, read_on, shortest_window, slice_kv, stack_kv
+from lmsteer.model.lm import LM
+
+# Prompt tokens read between two decoding steps, padding included: running rows wait that long at most.
+PREFILL_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Where rows start, and the model that they run on.
+
+    Attributes:
+        starts: the start of each prompt, from which several rows may continue.
+        installed: prepares the model (installs an adapter, say) for as long as a ``with`` block.
+    """
+
+    starts: Sequence[Start]
+    installed: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @classmethod
+    def of_ids(cls, ids: Sequence[Sequence[int]]) -> Prefill:
+        """Rows that start at prompts in tokens, with nothing before them."""
+        return cls([Start(each) for each in ids])
+
+
+class PromptChunk(NamedTuple):
+    """A chunk of prompts that has been read.
+
+    Attributes:
+        left: number of columns left to read.
+        hidden: hidden states (n, d) at the head's input of the next n tokens of each prompt.
+        states: with the last chunk, the keys and values of each prompt without its last token; before, nothing.
+    """
+
+    left: int
+    hidden: Sequence[Tensor]
+    states: Sequence[KVSlice] = ()
+
+
+@torch.inference_mode()
+def read_prompts(lm: LM, starts: Sequence[Start], chunk: int = PREFILL_CHUNK) -> Iterator[PromptChunk]:
+    """Read prompts, all but their last tokens.
+
+    Args:
+        lm: the model.
+        starts: the prompts.
+        chunk: number of prompt tokens to read at once, padding included.
+    """
+    keys = [(tuple(start.ids), id(start.kept), start.position) for start in starts]
+    unique = dict(zip(keys, starts, strict=True))
+    groups = _groups(lm, unique)
+    left, states = sum(_width(group.values()) for group in groups), dict[_Key, KVSlice]()
+    nothing = torch.zeros(0, lm.hidden_size)
+    for group in groups:
+        left -= _width(group.values())
+        for part in _read(lm, [*group.values()], chunk):
+            states |= zip(group, part.states, strict=False)
+            hidden = dict(zip(group, part.hidden, strict=True))
+            is_last = not left + part.left
+            yield PromptChunk(
+                left + part.left,
+                [hidden.get(key, nothing) for key in keys],
+                [states[key] for key in keys] if is_last else (),
+            )
+
+
+_Key = tuple[tuple[int, ...], int, int]
+
+
+def _groups(lm: LM, unique: dict[_Key, Start]) -> list[dict[_Key, Start]]:
+    """The prompts that are read side by side: those after nothing, and those after kept tokens.
+
+    Where the model has a sliding window, prompts after kept tokens are read one at a time, since the padding between
+    would push the kept tokens out of the window.
+    """
+    after_nothing = {key: start for key, start in unique.items() if start.kept is None}
+    after_kept = {key: start for key, start in unique.items() if start.kept is not None}
+    is_alone = shortest_window(lm) is not None
+    groups = [after_nothing, *([{key: start} for key, start in after_kept.items()] if is_alone else [after_kept])]
+    return [group for group in groups if group]
+
+
+def _read_ids(start: Start) -> Sequence[int]:
+    """The ids that are read: all but the last; but the last if it is the only one, for the shape of its states."""
+    return start.ids[: max(1, len(start.ids) - 1)]
+
+
+def _width(starts: Iterable[Start]) -> int:
+    return max(len(_read_ids(start)) for start in starts)
+
+
+def _read(lm: LM, starts: Sequence[Start], chunk: int) -> Iterator[PromptChunk]:
+    """Read different prompts side by side."""
+    reads, cache = [_read_ids(start) for start in starts], DynamicCache()
+    ids, mask = pad(reads, lm.pad_id, lm.device, "left")
+    begin = torch.tensor([[start.position] for start in starts], device=ids.device)
+    positions, room = begin + (mask.cumsum(1) - 1).clamp(min=0), 0
+    if kept := [start.kept for start in starts if start.kept is not None]:
+        cache, before = stack_kv(lm, kept, whole=True)
+        mask, room = torch.cat([before, mask], 1), before.shape[1]
+    width, size = ids.shape[1], max(1, chunk // len(starts))
+    for first in range(0, width, size):
+        columns = slice(first, min(first + size, width))
+        h = read_on(lm, ids[:, columns], mask[:, : room + columns.stop], positions[:, columns], cache)
+        hidden = [h[row, max(0, width - len(read) - first) :] for row, read in enumerate(reads)]
+        is_last = columns.stop == width
+        yield PromptChunk(width - columns.stop, hidden, _states(cache, starts, room) if is_last else ())
+
+
+def _states(cache: DynamicCache, starts: Sequence[Start], room: int) -> list[KVSlice]:
+    """The keys and values of rows that have been read, without their last tokens; kept ones end at column ``room``."""
+    found = []
+    for row, start in enumerate(starts):
+        own = slice_kv(cache, row, len(_read_ids(start))).columns(0, len(start.ids) - 1)
+        if start.kept is not None:
+            whole = slice_kv(cache, row, room + _width(starts))
+            own = whole.columns(room - start.kept.tokens, room).followed_by(own)
+        found.append(own)
+    return found

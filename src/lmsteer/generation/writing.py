@@ -1,0 +1,134 @@
+"""Writing: any number of rows through a decoder of limited size.
+
+Rows that have ended leave the decoder after each stretch of a few tokens, since a look at which have ended costs part
+of a token; waiting rows take their places. The model is free between two stretches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from lmsteer.errors import LMSteerError
+from lmsteer.generation.decoder import Decoder, Row
+from lmsteer.generation.sampling import OVERFLOW
+from lmsteer.model.lm import LM
+from lmsteer.util.lists import swap_out
+
+# Tokens between two looks at which rows have ended.
+_STRETCH = 16
+# Rows join the others once this share of the places is free: a prefill costs about as much as a token of all rows.
+_REFILL = 1 / 4
+# Prompt tokens that are read at once, padding included.
+_PREFILL_CHUNK = 4096
+
+
+class NotFiniteError(LMSteerError):
+    """Logits that are not finite numbers, from which no token can be drawn.
+
+    Attributes:
+        row: the number of the row, from 0.
+    """
+
+    def __init__(self, row: int, message: str = "the model's logits are not finite numbers.") -> None:
+        super().__init__(message)
+        self.row = row
+
+
+@dataclass
+class Written:
+    """What one row has written.
+
+    Attributes:
+        row: the number of the row.
+        ids: its tokens, with the end-of-text token that ended it.
+        log_p: their log-likelihood under the unsteered model, in nats; nan unless that was asked for.
+        ended: whether no token follows.
+    """
+
+    row: int
+    ids: list[int]
+    log_p: float
+    ended: bool = False
+
+    def add(self, tokens: Sequence[int], log_p: Sequence[float], length: int, stop_ids: Collection[int]) -> None:
+        """Add tokens up to the end of the text.
+
+        Raises:
+            NotFiniteError: there is no token where one was to be drawn.
+        """
+        for place, token in enumerate(tokens):
+            if self.ended:
+                break
+            if token == OVERFLOW:
+                raise NotFiniteError(self.row)
+            self.ids.append(token)
+            self.log_p += log_p[place] if log_p else 0.0
+            self.ended = token in stop_ids or len(self.ids) == length
+
+
+@torch.inference_mode()
+def write(
+    lm: LM,
+    rows: Sequence[Row],
+    batch_size: int,
+    *,
+    score: bool = False,
+    installed: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[list[Written]]:
+    """Write rows, each up to an end-of-text token or as many tokens as it has random numbers.
+
+    Args:
+        lm: the model.
+        rows: the rows; those next to each other run together, so let them have prompts of like length.
+        batch_size: the largest number of rows that run at once.
+        score: whether to compute log-likelihoods.
+        installed: prepares the model while it writes.
+
+    Yields:
+        The rows that have ended, stretch by stretch.
+
+    Raises:
+        NotFiniteError: the logits of a row are not finite numbers.
+    """
+    stop_ids, waiting, running = frozenset(lm.stop_ids), deque(enumerate(rows)), list[Written]()
+    with lm.exclusive_use(), installed():
+        decoder = Decoder(lm, _PREFILL_CHUNK, score=score)
+    size = min(batch_size, decoder.max_rows or batch_size)
+    while waiting or running:
+        with lm.exclusive_use(), installed():
+            if size - len(running) >= min(len(waiting), max(1, size * _REFILL)):
+                running += _admit(decoder, waiting, size - len(running), score)
+            left = max(len(row.noise) - len(text.ids) for row, text in zip(decoder.rows, running, strict=True))
+            for _ in range(min(_STRETCH, left)):
+                decoder.step()
+            ended = _look(decoder, running, stop_ids)
+        if ended:
+            yield ended
+
+
+def _admit(decoder: Decoder, waiting: deque[tuple[int, Row]], places: int, score: bool) -> list[Written]:
+    """Let the next rows join the others."""
+    new = [waiting.popleft() for _ in range(min(places, len(waiting)))]
+    if new:
+        for _ in decoder.prefill([row for _, row in new]):
+            pass
+    return [Written(number, [], 0.0 if score else math.nan) for number, _ in new]
+
+
+def _look(decoder: Decoder, running: list[Written], stop_ids: Collection[int]) -> list[Written]:
+    """Take the new tokens of the rows; those that have ended leave."""
+    look = decoder.look()
+    for place, (text, row) in enumerate(zip(running, decoder.rows, strict=True)):
+        text.add(look.tokens[place], look.log_p[place] if look.log_p else (), len(row.noise), stop_ids)
+    ended = [text for text in running if text.ended]
+    for place in reversed(range(len(running))):
+        if running[place].ended:
+            decoder.remove(place)
+            swap_out(running, place)
+    return ended

@@ -1,0 +1,83 @@
+"""Writing: rows that end make room for others, and every row is the same in any company."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lmsteer.generation import writing
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.decoder import Decoder, Row, row_noise
+from lmsteer.generation.generate import generate
+from lmsteer.generation.writing import NotFiniteError, write
+from lmsteer.model.kv_cache import Start
+from tiny import FAMILIES, random_steer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_end_leave_and_others_take_their_places(make_lm, family, monkeypatch):
+    lm = make_lm(family)
+    monkeypatch.setattr(writing, "_STRETCH", 2)
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, 260, 7)))
+    sizes, step = [], Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda self: sizes.append(len(self)) or step(self))
+    prompts = ["The cat", "A longer prompt"]
+    config = GenerationConfig(5, 12, SamplingConfig(temperature=4.0), score=True, batch_size=8)
+    strengths = [{"style": s} for s in (0.0, 2.0)]
+    steers = {"style": random_steer(lm)}
+    together = list(generate(lm, prompts, steers, strengths, config))
+    sizes_together = list(sizes)
+    alone = list(generate(lm, prompts, steers, strengths, replace(config, batch_size=1)))
+    assert [(c.text, c.tokens) for c in together] == [(c.text, c.tokens) for c in alone]
+    # float32 sums of up to twelve numbers of size five, padded and not.
+    assert [c.log_p for c in together] == pytest.approx([c.log_p for c in alone], abs=1e-4, rel=0)
+    assert len({c.tokens for c in together}) > 3
+    if not lm.is_recurrent:
+        assert max(sizes_together) == 8
+        # Steps of a batch of eight that is refilled: fewer than if each eight had to wait for their longest row.
+        assert len(sizes_together) < 3 * 12
+
+
+def rows_of(lm, *texts, tokens=3):
+    starts = map(Start, lm.encode(texts))
+    return [Row(start, row_noise(0, k, 0, tokens)) for k, start in enumerate(starts)]
+
+
+def test_a_prompt_of_several_rows_is_read_once(llama):
+    widths = []
+    same = rows_of(llama, "abcdef", "abcdef", "abcdef", "xy")
+    embedding = llama.model.get_input_embeddings()
+    with embedding.register_forward_hook(lambda _, args, __: widths.append(tuple(args[0].shape))):
+        texts = [text for ended in write(llama, same, 4) for text in ended]
+    assert widths == [(2, 5), (4, 1), (4, 1), (4, 1)]
+    assert sorted(text.row for text in texts) == [0, 1, 2, 3]
+    assert all(len(text.ids) == 3 and text.log_p != text.log_p for text in texts)
+
+
+def test_the_model_is_free_between_two_stretches(llama):
+    rows = write(llama, rows_of(llama, "abc", "de", "f"), 1)
+    for _ in range(3):
+        next(rows)
+        assert not llama.exclusive_use().is_held_here
+        before = llama.model(torch.tensor([[5, 6]])).logits
+        assert torch.equal(before, llama.model(torch.tensor([[5, 6]])).logits)
+
+
+def test_logits_that_are_not_finite_count_only_until_a_row_ends(llama, monkeypatch):
+    monkeypatch.setattr(llama.model.generation_config, "eos_token_id", list(range(260)))
+    rows, step, steps = rows_of(llama, "a", "b", tokens=5), Decoder.step, [0]
+
+    def damaged(self):
+        steps[0] += 1
+        with self._lm.head.module.register_forward_hook(lambda *call: call[-1] * (torch.nan if steps[0] > 1 else 1)):
+            return step(self)
+
+    monkeypatch.setattr(Decoder, "step", damaged)
+    (ended,) = write(llama, rows, 2)
+    assert [len(text.ids) for text in ended] == [1, 1]
+    steps[0] = 1
+    with pytest.raises(NotFiniteError) as refused:
+        list(write(llama, rows, 2))
+    assert refused.value.row == 0
