@@ -48,6 +48,14 @@ MaxQueue = Annotated[
     int, typer.Option(min=0, help="Maximum number of waiting sequences; beyond it, requests get HTTP 429.")
 ]
 MaxCacheTokens = Annotated[int, typer.Option(min=1, help="Size of the KV cache, in tokens over all sequences.")]
+MaxPrefixTokens = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Number of tokens of earlier prompts to keep, for prompts that begin alike (one system prompt, a longer "
+        "conversation); 0 keeps none.",
+    ),
+]
 Timeout = Annotated[float, typer.Option(callback=options.more_than(0), help="Maximum time of a request, in seconds.")]
 
 
@@ -62,6 +70,7 @@ def serve(
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Maximum number of sequences generated at once.")] = 32,
     max_queue: MaxQueue = 128,
     max_cache_tokens: MaxCacheTokens = 32_768,
+    max_prefix_tokens: MaxPrefixTokens = 4096,
     timeout: Timeout = 120.0,
     page: Annotated[bool, typer.Option(help="Serve a web page as well, at /ui.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse strengths outside the safe range.")] = False,
@@ -90,7 +99,7 @@ def serve(
         raise LMSteerError(f"the server needs {error.name}: pip install 'lmsteer[serve]'.") from error
     settings = ServerSettings(host, port, keys, page=page, origins=allow_origin or [])
     folders: list[str | Path] = [*(steers or ()), *([] if steers else [STEERS_FOLDER]), SHIPPED_FOLDER]
-    limits = EngineConfig(max_num_seqs, max_queue, max_cache_tokens)
+    limits = EngineConfig(max_num_seqs, max_queue, max_cache_tokens, max_prefix_tokens=max_prefix_tokens)
     service = create_service(
         lmsteer.load(model), ServiceConfig(limits, max_model_len, timeout=timeout, strict=strict, folders=folders)
     )

@@ -72,9 +72,12 @@ def read_prompts(lm: LM, starts: Sequence[Start], chunk: int = PREFILL_CHUNK) ->
     """
     keys = [(tuple(start.ids), id(start.kept), start.position) for start in starts]
     unique = dict(zip(keys, starts, strict=True))
-    groups = _groups(lm, unique)
-    left, states = sum(_width(group.values()) for group in groups), dict[_Key, KVSlice]()
-    nothing = torch.zeros(0, lm.hidden_size)
+    # Of one token after kept ones nothing is to be read.
+    states = {key: start.kept for key, start in unique.items() if start.kept is not None and len(start.ids) == 1}
+    groups = _groups(lm, {key: start for key, start in unique.items() if key not in states})
+    left, nothing = sum(_width(group.values()) for group in groups), torch.zeros(0, lm.hidden_size)
+    if not groups:
+        yield PromptChunk(0, [nothing for _ in keys], [states[key] for key in keys])
     for group in groups:
         left -= _width(group.values())
         for part in _read(lm, [*group.values()], chunk):

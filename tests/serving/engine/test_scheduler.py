@@ -57,3 +57,19 @@ def test_prompt_that_takes_too_long_to_read_is_refused_for_good(endless, engines
     assert "before its prompt was read" in str(error)
     assert engine.running == 0
     assert passes[0] < 50
+
+
+def test_prompts_that_begin_alike_are_read_from_where_they_differ(llama, engines):
+    system, read = [5 + k % 90 for k in range(40)], []
+    requests = [Request([*system, 60 + k], max_new_tokens=4, seed=k) for k in range(3)]
+    expected = [results_of(engines(llama, max_prefix_tokens=0), [request])[0].text for request in requests]
+    engine = engines(llama)
+    embedding = llama.model.get_input_embeddings()
+    with embedding.register_forward_hook(lambda _, args, __: read.append(args[0].numel())):
+        found = [results_of(engine, [request])[0].text for request in requests]
+    assert found == expected
+    assert read == [40, *[1] * 12]
+    assert engine.prefix_tokens == 2 * 40
+    echoed = Request([*system, 60], max_new_tokens=1, echo=True, num_logprobs=0)
+    (whole,) = results_of(engine, [echoed])
+    assert len(whole.prompt) == 40

@@ -54,6 +54,8 @@ class EngineConfig:
         max_queue: maximum number of sequences that wait for a place; more are refused with ``BusyError``.
         max_cache_tokens: size of the KV cache in tokens over all sequences, padding included.
         prefill_chunk: number of prompt tokens to read between two decoding steps.
+        max_prefix_tokens: number of prompt tokens whose keys and values are kept for later prompts that begin alike
+            (one system prompt, a longer conversation), beside the KV cache; 0 for none.
         headroom: number of new tokens for each sequence that the KV cache must have room for when one is admitted.
     """
 
@@ -61,6 +63,7 @@ class EngineConfig:
     max_queue: int = 128
     max_cache_tokens: int = 32_768
     prefill_chunk: int = PREFILL_CHUNK
+    max_prefix_tokens: int = 4096
     headroom: int = SPARE
 
 
@@ -75,7 +78,8 @@ class Engine:
 
     def __init__(self, lm: LM, config: EngineConfig = EngineConfig(), *, clock: Clock = time.monotonic) -> None:
         self.lm, self.config, self._clock = lm, config, clock
-        self._scheduler, self._waiting = Scheduler(lm, config.prefill_chunk), deque[GeneratedSequence]()
+        self._scheduler = Scheduler(lm, config.prefill_chunk, config.max_prefix_tokens)
+        self._waiting = deque[GeneratedSequence]()
         self._max_num_seqs = min(config.max_num_seqs, self._scheduler.max_num_seqs or config.max_num_seqs)
         # How many there is memory for; it is found out anew whenever there is nothing to do.
         self._fitting = self._max_num_seqs
@@ -117,6 +121,11 @@ class Engine:
     def preemptions(self) -> int:
         """Number of sequences that were preempted so far."""
         return self._scheduler.preemptions
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of prompt tokens so far that did not have to be read, since an earlier prompt began alike."""
+        return self._scheduler.prefix_tokens
 
     @property
     def cache_bytes(self) -> int:

@@ -170,6 +170,11 @@ class GeneratedSequence:
         """Stop it at the next step; it sends no more text."""
         self.cancelled = True
 
+    @property
+    def wants_prompt(self) -> bool:
+        """Whether its prompt has to be read whole, since the log-likelihoods of its tokens are wanted."""
+        return self._prompt_wanted
+
     def next_of_prompt(self, tokens: int) -> Sequence[int]:
         """The next so many tokens of the prompt that a log-likelihood is wanted of, after those that have one."""
         first = 1 + len(self._prompt)

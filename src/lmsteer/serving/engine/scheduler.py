@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 
 import torch
 
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.decoder import Decoder
+from lmsteer.generation.decoder import Decoder, Row
 from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk
+from lmsteer.generation.prefix_cache import PrefixCache
 from lmsteer.generation.sampling import OVERFLOW
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import as_step_error, halves, isolated
 from lmsteer.serving.engine.prompts import score_prompts
@@ -40,16 +43,19 @@ class Scheduler:
     Args:
         lm: the model. Other threads that use it take turns with this one, step by step.
         prefill_chunk: number of prompt tokens to read between two decoding steps.
+        max_prefix_tokens: number of tokens of prompts that are kept for later prompts that begin alike.
 
     Attributes:
         running: sequences that are decoded, in the order of the batch.
         max_num_seqs: largest number of sequences that the model can decode at once; None for any number.
         steps: number of decoding steps so far.
         preemptions: number of sequences that were preempted so far.
+        prefix_tokens: number of prompt tokens so far that did not have to be read.
     """
 
-    def __init__(self, lm: LM, prefill_chunk: int = PREFILL_CHUNK) -> None:
+    def __init__(self, lm: LM, prefill_chunk: int = PREFILL_CHUNK, max_prefix_tokens: int = 0) -> None:
         self._lm = lm
+        self._prefixes = PrefixCache(max_prefix_tokens)
         self._decoder = Decoder(lm, prefill_chunk)
         self.max_num_seqs = self._decoder.max_rows
         self.running: list[GeneratedSequence] = []
@@ -58,6 +64,7 @@ class Scheduler:
         self._chunks: Iterator[PromptChunk] = iter(())
         self.steps = 0
         self.preemptions = 0
+        self.prefix_tokens = 0
 
     def __len__(self) -> int:
         return len(self.running)
@@ -111,6 +118,8 @@ class Scheduler:
             return ()
         score_prompts(self._lm.head, group, chunk.hidden)
         if not chunk.left:
+            for sequence, states in zip(group, chunk.states, strict=False):  # a recurrent model has none
+                self._prefixes.keep(Start(list(sequence.ids)), states)
             self.running += group
             self._replace_group([])
             for sequence in group:
@@ -165,6 +174,7 @@ class Scheduler:
         self._groups.clear()
         self._chunks = iter(())
         self._decoder.clear()
+        self._prefixes.clear()
         trim_heap()
 
     def _replace_group(self, groups: Sequence[Sequence[GeneratedSequence]]) -> None:
@@ -176,7 +186,16 @@ class Scheduler:
         if self._groups:
             for sequence in self._groups[0]:
                 sequence.begin_prompt()
-            self._chunks = self._decoder.prefill([sequence.row for sequence in self._groups[0]])
+            self._chunks = self._decoder.prefill([*map(self._row, self._groups[0])])
+
+    def _row(self, sequence: GeneratedSequence) -> Row:
+        """The row of a sequence, which starts after what is kept of the beginning of its prompt."""
+        row = sequence.row
+        if sequence.wants_prompt:
+            return row
+        start = self._prefixes.shortened(row.start)
+        self.prefix_tokens += start.position
+        return replace(row, start=start)
 
     def _drop_ended(self) -> None:
         """Remove the sequences that have ended, and those that nobody waits for any longer."""

@@ -39,6 +39,11 @@ class Metrics:
             ("waiting_sequences", "Sequences that wait for a place.", lambda: engine.waiting),
             ("cache_bytes", "Size of the KV cache.", lambda: engine.cache_bytes),
             ("steps", "Decoding steps so far.", lambda: engine.steps),
+            (
+                "prefix_tokens",
+                "Prompt tokens so far that were kept from earlier prompts.",
+                lambda: engine.prefix_tokens,
+            ),
             ("preemptions", "Preempted sequences so far.", lambda: engine.preemptions),
         ):
             Gauge(f"lmsteer_{name}", description, registry=self._registry).set_function(value)
