@@ -1,4 +1,7 @@
-"""How text is generated: how many samples, how long, and how each token is drawn. This module does not import torch."""
+"""How text is generated: how many samples, how long, how each token is drawn, how far it is steered.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,32 @@ class SamplingConfig:
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("top_k", self.top_k, self.top_k >= 0, "0 or more")
         _check("the temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more, and finite")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far steers may move each token. Every limit is off by default; ``lmsteer.generation.limits`` applies them.
+
+    Attributes:
+        plausible: only tokens that the unsteered model gives at least this share of its highest probability may be
+            drawn; at least 0 (the default: all tokens) and below 1.
+        fresh: steers do not act on the logits of the tokens among the last this many of the continuation; 0 (the
+            default) for none. A number as large as ``max_new_tokens`` counts the whole continuation.
+        kl: the largest divergence KL(steered || unsteered) of a token's distribution at temperature 1, in nats: where
+            it would be larger, the strengths are scaled down for this token. Above 0; infinity (the default) for none.
+
+    Raises:
+        DataError: a value is out of range.
+    """
+
+    plausible: float = 0.0
+    fresh: int = 0
+    kl: float = math.inf
+
+    def __post_init__(self) -> None:
+        _check("plausible", self.plausible, 0 <= self.plausible < 1, "at least 0 and below 1")
+        _check("fresh", self.fresh, self.fresh >= 0, "0 or more")
+        _check("kl", self.kl, self.kl > 0, "above 0")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,132 @@
+"""Limits on how far steers move each token, row by row, without a look at any value on the host.
+
+A step knows its raw logits in two parts: those of the unsteered model ``z₀`` (B, V), and the shift ``z₁`` (B, V) by the
+steers at their strengths. With the model's own logit scale and soft cap, ``post``, the distributions are::
+
+    p₀ = softmax(post(z₀))        p_λ = softmax(post(z₀ + λ z₁))        λ in [0, 1]
+
+The limits apply in this order:
+
+1. *fresh*: ``z₁`` is 0 for tokens that are among the last N of the continuation.
+2. *kl*: λ is the largest multiple of 1/128 with KL(p_λ || p₀) ≤ κ nats, found by bisection. Without a soft cap the
+   divergence grows with λ: p_λ is an exponential family, and dKL/dλ = λ Var_λ(post(z₁)). With a soft cap it may fall
+   again, and the λ that is found need not be the largest one; its divergence is within κ all the same.
+3. *plausible*: only tokens with p₀(v) ≥ a max p₀ remain. The likeliest token of the unsteered model always does.
+
+A row without limits has the logits ``post(z₀ + z₁)``, bit for bit, whatever limits the other rows have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmsteer.generation.config import Limits
+
+# λ is a multiple of 2 to the power of minus this many: one pass over the vocabulary for each.
+_PASSES = 7
+# In place of raw logits of minus infinity, whose differences would not be numbers.
+_LEAST = -1e30
+
+
+@dataclass(frozen=True)
+class RowLimits:
+    """The limits of the rows of a batch, on the device of their logits.
+
+    Attributes:
+        log_plausible: log a (B,), minus infinity for rows without this limit.
+        fresh: N (B,), 0 for rows without it.
+        kl: κ (B,), infinity for rows without it.
+        kinds: the names of the limits that any row has; the others cost nothing.
+    """
+
+    log_plausible: Tensor
+    fresh: Tensor
+    kl: Tensor
+    kinds: frozenset[str]
+
+    @classmethod
+    def of(cls, rows: Sequence[Limits], device: torch.device) -> RowLimits:
+        """The limits of some rows, copied to a device."""
+        table = torch.tensor(
+            [[math.log(row.plausible) if row.plausible else -math.inf, row.fresh, row.kl] for row in rows],
+            dtype=torch.float32,
+        ).reshape(-1, 3)
+        log_plausible, fresh, kl = table.to(device).T.contiguous()
+        off = Limits()
+        names = ("plausible", "fresh", "kl")
+        kinds = frozenset(name for name in names if any(getattr(row, name) != getattr(off, name) for row in rows))
+        return cls(log_plausible, fresh, kl, kinds)
+
+
+def limited(
+    z0: Tensor, z1: Tensor, limits: RowLimits, recent: Tensor, post: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The logits of steered rows within their limits.
+
+    Args:
+        z0: raw logits (B, V) of the unsteered model.
+        z1: the shift (B, V) of the raw logits by the steers at the strengths of each row.
+        limits: the limits of each row.
+        recent: the last tokens (B, W) of each row's continuation, the last one in the last column; -1 where a
+            continuation is shorter.
+        post: the model's logit scale and soft cap (``Head.post``): for each raw logit, a final one that grows with it.
+
+    Returns:
+        Final logits (B, V), minus infinity for tokens that must not be drawn; and λ (B,), by which the strengths of
+        each row were scaled.
+    """
+    if "fresh" in limits.kinds:
+        z1 = _only_fresh(z1, recent, limits.fresh)
+    share = torch.ones(len(z0), device=z0.device)
+    if "kl" in limits.kinds:
+        share = _shares(z0, z1, limits.kl, post)
+        z1 = z1 * share[:, None].to(z1.dtype)
+    logits = post(z0 + z1)
+    if "plausible" in limits.kinds:
+        unsteered = post(z0)
+        least = unsteered.amax(-1, keepdim=True).float() + limits.log_plausible[:, None]
+        logits.masked_fill_(unsteered < least, -torch.inf)
+    return logits, share
+
+
+def _only_fresh(z1: Tensor, recent: Tensor, fresh: Tensor) -> Tensor:
+    """The shift, with 0 for each row's tokens among its last ``fresh`` (B,)."""
+    age = torch.arange(recent.shape[1], 0, -1, device=recent.device)
+    is_held = (recent >= 0) & (age <= fresh[:, None])
+    # A product, as padding and a token may fall on one place.
+    return z1.scatter_reduce(1, recent.clamp(min=0), (~is_held).to(z1.dtype), "prod")
+
+
+def _shares(z0: Tensor, z1: Tensor, budget: Tensor, post: Callable[[Tensor], Tensor]) -> Tensor:
+    """The largest λ (B,) with a divergence within the budget (B,).
+
+    On a CPU the rows go one by one: what a pass reads and writes of one row stays in the cache of the core.
+    """
+    size = 1 if z0.device.type == "cpu" else max(1, len(z0))
+    pieces = zip(z0.split(size), z1.split(size), budget.split(size), strict=True)
+    return torch.cat([_bisect(*piece, post) for piece in pieces]) if len(z0) else budget
+
+
+def _bisect(z0: Tensor, z1: Tensor, budget: Tensor, post: Callable[[Tensor], Tensor]) -> Tensor:
+    z0, z1 = z0.float().clamp(min=_LEAST), z1.float()
+    log_p0 = torch.log_softmax(post(z0), -1)
+
+    def is_within(share: Tensor) -> Tensor:
+        """Whether the divergence at λ (B,) is within the budget."""
+        z = post(torch.addcmul(z0, z1, share[:, None]))
+        z -= z.amax(-1, keepdim=True)
+        p = z.exp()
+        total = p.sum(-1)
+        return torch.linalg.vecdot(p, z.sub_(log_p0)) / total - total.log() <= budget
+
+    low = torch.zeros_like(budget)
+    for power in range(1, _PASSES + 1):
+        trial = low + 2.0**-power
+        low = torch.where(is_within(trial), trial, low)
+    whole = torch.ones_like(budget)
+    return torch.where(is_within(whole), whole, low)
