@@ -3,7 +3,8 @@ from threading import Event
 import pytest
 
 from lmsteer import save_steer
-from lmsteer.serving.engine.engine import BusyError, EngineConfig
+from lmsteer.serving.engine.engine import EngineConfig
+from lmsteer.serving.engine.jobs import BusyError
 from lmsteer.serving.http import service
 from lmsteer.serving.http.errors import RequestError
 from lmsteer.serving.http.run import ServiceConfig, create_service

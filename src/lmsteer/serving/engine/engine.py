@@ -7,7 +7,7 @@
                   └──────────── preempt ────────────┘   when the KV cache is full
 
 Each turn of the thread reads one chunk of new prompts and decodes one token for each running sequence, so that no
-running sequence waits for a long prompt. Other work on the model (reading a text, say) is done between two turns.
+running sequence waits for a long prompt. Other work on the model (reading a text, say) takes turns with it (``jobs``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Thread
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -29,20 +29,12 @@ from lmsteer.generation.batch import SPARE
 from lmsteer.generation.prefill import PREFILL_CHUNK
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import as_step_error
+from lmsteer.serving.engine.jobs import BusyError, Jobs, StoppedError
 from lmsteer.serving.engine.requests import Chunk, Clock, GeneratedSequence, Request
 from lmsteer.serving.engine.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-_STOPPING = "the server is stopping."
-
-
-class BusyError(LMSteerError):
-    """The queue is full, or no place became free in time; the same request may succeed later."""
-
-
-class StoppedError(LMSteerError):
-    """The engine is closed."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,7 @@ class Engine:
         self._max_num_seqs = min(config.max_num_seqs, self._scheduler.max_num_seqs or config.max_num_seqs)
         # How many there is memory for; it is found out anew whenever there is nothing to do.
         self._fitting = self._max_num_seqs
-        self._jobs = deque[tuple[Callable[[], None], Future[Any]]]()
+        self._jobs = Jobs(max(1, config.max_queue))
         self._changed = Condition()
         self._closing = False
         self._arrivals = 0
@@ -105,7 +97,7 @@ class Engine:
     @property
     def max_jobs(self) -> int:
         """Maximum number of jobs of ``call`` that wait: ``max_queue``, but at least one."""
-        return max(1, self.config.max_queue)
+        return self._jobs.max_waiting
 
     @property
     def alive(self) -> bool:
@@ -174,40 +166,26 @@ class Engine:
         return sequences
 
     def call(self, job: Callable[[], T]) -> Future[T]:
-        """Run a job in the engine's thread, on the unsteered model; one job between any two steps.
+        """Run a job beside the running sequences; see ``Jobs.submit``.
 
         Raises:
             BusyError: too many jobs are waiting.
             StoppedError: the engine is closed.
         """
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(job())
-                except BaseException as error:  # which the caller gets from the future
-                    future.set_exception(error if isinstance(error, Exception) else as_step_error(error))
-
-        with self._changed:
-            self._check_alive()
-            waiting = sum(not each.cancelled() for _, each in self._jobs)
-            if waiting >= self.max_jobs:
-                raise BusyError(f"{waiting} texts are waiting to be read already.")
-            self._jobs.append((run, future))
-            self._changed.notify()
-        return future
+        return self._jobs.submit(job)
 
     def close(self) -> None:
         """Refuse new requests, end all sequences with ``StoppedError``, and stop the thread."""
+        self._jobs.refuse()
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        self._jobs.close()
 
     def _check_alive(self) -> None:
         if not self.alive:
-            raise StoppedError(_STOPPING)
+            raise StoppedError
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -230,15 +208,10 @@ class Engine:
 
     def _has_work(self) -> bool:
         scheduler = self._scheduler
-        return bool(self._closing or self._jobs or self._waiting or scheduler.prefilling or scheduler.running)
+        return bool(self._closing or self._waiting or scheduler.prefilling or scheduler.running)
 
     def _turn(self) -> None:
-        """One job, one chunk of new prompts, and one decoding step."""
-        with self._changed:
-            job = self._jobs.popleft()[0] if self._jobs else None
-        if job is not None:
-            with self._scheduler.unsteered():
-                job()
+        """One chunk of new prompts, and one decoding step."""
         self._admit()
         if self._scheduler.prefilling and (postponed := self._scheduler.prefill()):
             self._postpone(postponed, len(self._scheduler))
@@ -293,15 +266,11 @@ class Engine:
 
     def _stop(self) -> None:
         """End everything that is still in the engine."""
-        stopped = StoppedError(_STOPPING)
+        stopped = StoppedError()
         with self._changed:
             self._closing = True
-            waiting, jobs = [*self._waiting], [future for _, future in self._jobs]
+            waiting = [*self._waiting]
             self._waiting.clear()
-            self._jobs.clear()
         self._scheduler.fail_all(stopped)
         for sequence in waiting:
             sequence.fail(stopped)
-        for future in jobs:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(stopped)

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from lmsteer.errors import LMSteerError
-from lmsteer.serving.engine.engine import BusyError, StoppedError
 from lmsteer.serving.engine.isolation import StepError
+from lmsteer.serving.engine.jobs import BusyError, StoppedError
 from lmsteer.serving.http.schema.body import describe
 from lmsteer.serving.http.schema.responses import ErrorBody, ErrorInfo
 from lmsteer.util.escapes import printable

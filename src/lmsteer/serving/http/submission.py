@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from starlette.concurrency import run_in_threadpool
 
 from lmsteer.errors import LMSteerError
-from lmsteer.serving.engine.engine import BusyError, Engine
+from lmsteer.serving.engine.engine import Engine
+from lmsteer.serving.engine.jobs import BusyError
 from lmsteer.serving.engine.requests import Chunk, FinishReason, GeneratedSequence, Request, TokenLogprob
 
 
