@@ -63,6 +63,7 @@ RIVALS = GenerationConfig(num_samples=1, max_new_tokens=20, batch_size=128)
 STRENGTHS = {
     "steer": (2.0, 3.0, 4.0),
     "shipped": (4.0, 6.0),
+    "both": (2.0,),
     "activations": (4.0,),
     "prompt": (1.0,),
     "token": (1.0,),
@@ -99,7 +100,7 @@ def write_all(
     save_result(RESULTS, "unsteered", ours.figures(Unsteered()))
     for name in names or NAMES:
         for condition in conditions(lm, name):
-            save_result(RESULTS, condition.name, (ours if name == "steer" else rivals).figures(condition))
+            save_result(RESULTS, condition.name, (ours if name in ("steer", "both") else rivals).figures(condition))
 
 
 @app.command("show")
@@ -120,7 +121,10 @@ def conditions(lm: LM, name: str) -> Iterator[Condition]:
     """A method at all of its strengths, in both directions."""
     for strength in sorted(sign * size for size in STRENGTHS[name] for sign in (-1, 1)):
         label = (f"{name}={strength:+g}", NAMES[name], strength)
-        if name in ("steer", "shipped"):
+        if name == "both":
+            steers = {"steer": load_steer(WORK / "steer"), "shipped": find_steer("sentiment")}
+            yield Steered(*label, steers, {"steer": strength, "shipped": strength})
+        elif name in ("steer", "shipped"):
             steer = load_steer(WORK / name) if name == "steer" else find_steer("sentiment")
             yield Steered(*label, {name: steer}, {name: strength})
         elif name == "activations":

@@ -10,6 +10,7 @@ from benchmarks.tables.markdown import percent, results, short, table
 NAMES = {
     "steer": "steer from two sentences",
     "shipped": "shipped steer, 8,538 labelled texts",
+    "both": "both steers, each at the strength",
     "activations": "activation addition, same texts",
     "prompt": "the prompt itself",
     "token": "contrastive prompting at each token",
