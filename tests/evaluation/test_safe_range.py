@@ -13,6 +13,7 @@ from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation import safe_range as module
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.safe_range import Trial, _limit, _strength_at, calibrate
+from lmsteer.generation import kept_prompts
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.generation.writing import NotFiniteError
@@ -99,11 +100,11 @@ def test_targets_are_found_between_strengths(scores, target, expected):
 
 def test_degenerate_text_is_not_safe_at_the_same_perplexity(llama, monkeypatch):
     def repeating(*arguments, **_):
-        strength = arguments[3][0]["s"]
+        strength = arguments[4][0]["s"]
         text = "on and on " * 9 if strength > 2 else "a text that says a thing once and then another"
         return iter([Continuation("p", text, {"s": strength}, 0, 10, -20.0)])
 
-    monkeypatch.setattr(module, "generate", repeating)
+    monkeypatch.setattr(module, "continue_from", repeating)
     safe = calibrate(llama, random_steer(llama), PROMPTS)
     assert (safe.low, safe.high) == (-64, 2)
 
@@ -127,15 +128,32 @@ def test_input_that_cannot_be_calibrated_is_refused(llama):
 
 def test_strengths_at_which_logits_overflow_are_not_safe(llama, monkeypatch):
     def overflowing(*arguments, **_):
-        strength = arguments[3][0]["s"]
+        strength = arguments[4][0]["s"]
         if abs(strength) > limit:
             raise NotFiniteError(0)
         return iter([Continuation("p", "a text", {"s": strength}, 0, 10, -20.0)])
 
-    monkeypatch.setattr(module, "generate", overflowing)
+    monkeypatch.setattr(module, "continue_from", overflowing)
     limit = 2
     safe = calibrate(llama, random_steer(llama), PROMPTS)
     assert (safe.low, safe.high) == (-2, 2)
     limit = -1
     with pytest.raises(NotFiniteError):
         calibrate(llama, random_steer(llama), PROMPTS)
+
+
+def test_prompts_are_read_once_for_all_strengths(llama, monkeypatch):
+    read = []
+    embedding = llama.model.get_input_embeddings()
+    steer, protocol = random_steer(llama), Protocol(num_samples=2, max_new_tokens=4)
+    calibrate(llama, steer, PROMPTS, protocol=protocol)  # the model is checked once
+    with embedding.register_forward_hook(lambda _, args, __: read.append(args[0].shape[1])):
+        once = calibrate(llama, steer, PROMPTS, protocol=protocol)
+        assert sum(width > 1 for width in read) == 1
+        monkeypatch.setattr(kept_prompts, "_MOST_TOKENS", 0)
+        read.clear()
+        again = calibrate(llama, steer, PROMPTS, protocol=protocol)
+        assert sum(width > 1 for width in read) == len(again.trials)
+    assert (once.low, once.high) == (again.low, again.high)
+    for one, other in zip(once.trials, again.trials, strict=True):
+        assert one.perplexity == pytest.approx(other.perplexity, rel=1e-4)  # float32, read in other batches

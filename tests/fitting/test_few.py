@@ -9,7 +9,7 @@ import torch
 
 from lmsteer.data.labelled import FEW_TEXTS, LabelledText
 from lmsteer.errors import DataError
-from lmsteer.fitting.few import FOLDS, LENGTH, FewTexts, has_few, solve_few, states_after
+from lmsteer.fitting.few import FOLDS, LENGTH, FewTexts, has_few, solve_few
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.generation.unconditional import fisher_factors
@@ -73,14 +73,6 @@ def test_no_prompt_has_an_example_of_its_own_fold(llama):
             assert all(llama.codec.decode(own[:16]) not in side for own in ids for side in shown)
             assert set("stuvwxyz").isdisjoint(shown[0])
             assert set("abcdefgh").isdisjoint(shown[1])
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mamba"])
-def test_states_after_a_prompt_are_those_of_the_whole(make_lm, family):
-    lm, prompt, texts = make_lm(family), [1, 40, 41, 42], [[50, 51, 52], [60], [70, 71]]
-    for text, states in zip(texts, states_after(lm, prompt, texts), strict=True):
-        expected, _ = lm.predicting([[*prompt, *text]])
-        torch.testing.assert_close(states, expected[len(prompt) - 1 :].float(), rtol=1e-4, atol=1e-5)
 
 
 def test_texts_of_a_group_share_a_fold(llama):

@@ -15,15 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from lmsteer.data.chats import AnyPrompt
+from lmsteer.data.chats import AnyPrompt, as_prompt
 from lmsteer.errors import DataError
 from lmsteer.evaluation.metrics import is_degenerate, rep_3
 from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, Protocol
 from lmsteer.evaluation.scorers.base import ScoreFunction
-from lmsteer.generation.generate import Continuation, generate, perplexity
+from lmsteer.generation.generate import Continuation, continue_from, encode_prompts, perplexity
+from lmsteer.generation.kept_prompts import read_once
+from lmsteer.generation.prefill import Prefill
 from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Calibration, Card, TrialRecord
+from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, Step, no_progress
 
@@ -123,8 +126,17 @@ def calibrate(
         WrongBaseError: the steer was fitted on another base.
     """
     _check(max_perplexity_ratio, attribute, target)
+    config = replace(protocol.generation_config(), score=True)
+    given = [as_prompt(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
+    ids = encode_prompts(lm, given, config.max_new_tokens)
+    lm.check_base(Mix({"s": steer}, {"s": 0.0}))
     with progress("trying strengths", _EXPECTED_TRIALS, 0) as step:
-        trials = _Trials(lambda strength: _continuations(lm, steer, prompts, strength, protocol), attribute, step)
+        prefill = read_once(lm, Prefill.of_ids(ids))
+
+        def write(strength: float) -> list[Continuation]:
+            return [*continue_from(lm, given, prefill, {"s": steer}, [{"s": strength}], config)]
+
+        trials = _Trials(write, attribute, step)
         base = trials.at(0.0)
 
         def is_safe(strength: float) -> bool:
@@ -149,13 +161,6 @@ def _check(max_perplexity_ratio: float, attribute: ScoreFunction | None, target:
         raise DataError("a target is a mean score: give the attribute that scores the texts, too.")
     if target is not None and not math.isfinite(target):
         raise DataError(f"the target must be a finite number, not {target:g}.")
-
-
-def _continuations(
-    lm: LM, steer: Steer, prompts: Sequence[AnyPrompt], strength: float, protocol: Protocol
-) -> list[Continuation]:
-    config = replace(protocol.generation_config(), score=True)
-    return list(generate(lm, prompts, {"s": steer}, [{"s": strength}], config))
 
 
 class _Trials:

@@ -23,7 +23,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -34,14 +34,11 @@ from lmsteer.fitting.closed_form import DAMPING_2, DAMPINGS_1, NaturalGradient, 
 from lmsteer.fitting.contrast.prompts import Ids
 from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.statistics import Statistics
-from lmsteer.generation.prefill import read_prompts
-from lmsteer.model.batching import pad
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.model.kv_cache import Start, stack_kv
 from lmsteer.model.lm import LM
+from lmsteer.reading.after_prompt import states_after
 from lmsteer.reading.encode import start_tokens
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.util.compat import CACHE
 from lmsteer.util.progress import Progress
 
 # Of few texts, so many must lie on either side of the mean label.
@@ -188,19 +185,6 @@ class FewTexts:
 def _length(lm: LM) -> int:
     """How many tokens of a text count, so that it and the examples before it fit in the model's context."""
     return min(_TOKENS, max(2, lm.max_length // (_EXAMPLES + 2)))
-
-
-@torch.inference_mode()
-def states_after(lm: LM, prompt: Ids, texts: Sequence[Ids]) -> list[Tensor]:
-    """For each of some texts, the hidden states (T, d) that predict its tokens after a prompt, which is read once."""
-    padded, mask = pad([[*prompt, *text] for text in texts], lm.pad_id, lm.device)
-    seen = 0 if lm.is_recurrent else len(prompt) - 1
-    cache: dict[str, Any] = {}
-    if seen:
-        *_, whole = read_prompts(lm, [Start(prompt)])
-        cache = {CACHE: stack_kv(lm, [*whole.states] * len(texts))[0], "use_cache": True}
-    h = lm.before_head(input_ids=padded[:, seen:], attention_mask=mask, **cache)[:, len(prompt) - seen - 1 :]
-    return [states[: len(text)].float().cpu() for states, text in zip(h, texts, strict=True)]
 
 
 def solve_few(

@@ -123,7 +123,7 @@ def continue_from(
         for k in range(config.num_samples)
     ]
     # Rows of long prompts first, so that a lack of memory shows at once; rows of one prompt stay together.
-    order = sorted(range(len(wanted)), key=lambda i: -len(prefill.starts[wanted[i].prompt].ids))
+    order = sorted(range(len(wanted)), key=lambda i: -prefill.starts[wanted[i].prompt].tokens)
 
     def row_of(each: _Wanted) -> Row:
         noise = row_noise(config.seed, first_prompt + each.prompt, each.sample, config.max_new_tokens)

@@ -9,11 +9,10 @@ A system prompt, or the turns of a conversation so far, is read once::
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
 
 from lmsteer.model.kv_cache import KVSlice, Start
+from lmsteer.util.lists import common_length
 
 # Shorter beginnings are read again: to look for them costs more than it saves.
 _SHORTEST = 16
@@ -40,7 +39,7 @@ class PrefixCache:
         if start.kept is not None or not self._kept:
             return start
         # The last token is read in any case: the first step of the decoder needs it.
-        lengths = {ids: _common(ids, start.ids[:-1]) for ids in self._kept}
+        lengths = {ids: common_length(ids, start.ids[:-1]) for ids in self._kept}
         longest = max(lengths, key=lengths.__getitem__)
         if (count := lengths[longest]) < _SHORTEST:
             return start
@@ -58,9 +57,9 @@ class PrefixCache:
             return
         if not states.values[-1].isfinite().all():  # one step that went wrong must not go on in later requests
             return
-        for other in [other for other in self._kept if _common(other, ids) == len(other)]:
+        for other in [other for other in self._kept if common_length(other, ids) == len(other)]:
             del self._kept[other]
-        if not any(_common(ids, other) == len(ids) for other in self._kept):
+        if not any(common_length(ids, other) == len(ids) for other in self._kept):
             self._kept[ids] = states
         while self.tokens > self._max_tokens:
             self._kept.popitem(last=False)
@@ -68,8 +67,3 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget all prompts."""
         self._kept.clear()
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

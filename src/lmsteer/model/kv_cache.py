@@ -107,6 +107,11 @@ class Start:
     kept: KVSlice | None = None
     position: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """The number of tokens, kept ones included."""
+        return len(self.ids) + (self.kept.tokens if self.kept else 0)
+
 
 def inputs_of(lm: LM, starts: Sequence[Start]) -> dict[str, Any]:
     """The arguments of a forward pass, or of ``generate``, for some rows: ids (B, T) and mask, padded on the left.

@@ -18,11 +18,15 @@ from lmsteer.fitting.contrast.prompts import Ids
 from lmsteer.fitting.contrast.writing import ContrastText
 from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.lm import LM
+from lmsteer.reading.after_prompt import states_after
 from lmsteer.reading.encoded_text import EncodedText, own_tokens
+from lmsteer.util.lists import common_length
 from lmsteer.util.progress import Progress
 
 # A text's last tokens, which a steer must not learn to repeat.
 RECENT = 8
+# A shorter beginning of all prompts is read again with each.
+_WORTH_SHARING = 8
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,12 @@ def _states(lm: LM, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Tensor:
 
 
 @torch.inference_mode()
-def _run(lm: LM, texts: Sequence[Sequence[int]]) -> Tensor:
-    h, _ = lm.predicting(texts)
-    return h[own_tokens(texts).to(h.device)].float().cpu()
+def _run(lm: LM, texts: Sequence[EncodedText]) -> Tensor:
+    # What all prompts begin with, which is half of a prompt and more, is read once.
+    first, *others = [text[: text.begin] for text in texts]
+    shared = first[: min((common_length(first, other) for other in others), default=None)]
+    if len(shared) < _WORTH_SHARING:
+        h, _ = lm.predicting(texts)
+        return h[own_tokens(texts).to(h.device)].float().cpu()
+    states = states_after(lm, shared, [text[len(shared) :] for text in texts])
+    return torch.cat([each[text.begin - len(shared) :] for each, text in zip(states, texts, strict=True)])
