@@ -20,7 +20,7 @@ from lmsteer.evaluation.metrics import distinct, rep_3
 from lmsteer.evaluation.results import ConditionResult, ScoredContinuation, summarize
 from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.evaluation.scorers.base import UNDECIDED
-from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.config import GenerationConfig, record_of
 from lmsteer.model.lm import LM
 from lmsteer.util.files import write_file, write_jsonl
 from lmsteer.util.records import from_record
@@ -68,7 +68,7 @@ class Writer:
 
     def rows(self, condition: Condition) -> list[Written]:
         """The continuations of a condition, from the disk if they are there."""
-        parts = [self.lm.fingerprint, [*map(str, self.prompts)], asdict(self.config), condition.name]
+        parts = [self.lm.fingerprint, [*map(str, self.prompts)], record_of(self.config), condition.name]
         key = hashlib.sha256(json.dumps([*parts, condition.fingerprint]).encode()).hexdigest()[:16]
         file = self.folder / f"{key}.jsonl"
         if not file.exists():

@@ -23,6 +23,8 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
         "2",
         "--max-new-tokens",
         "8",
+        "--plausible",
+        "0.01",
     ]
     status, out, _ = run(*arguments, "--json")
     assert status == 0

@@ -32,6 +32,8 @@ def test_evaluate(run, tiny_folder):
         "e",
         "--limit",
         "2",
+        "--kl",
+        "0.5",
     ]
     status, out, err = run(*ARGUMENTS, *more)
     assert status == 0
@@ -44,6 +46,7 @@ def test_evaluate(run, tiny_folder):
     assert status == 0
     found = json.loads(out)
     assert found["metadata"]["prompts"] == "2 of prompts.txt"
+    assert found["metadata"]["sampling"].endswith("seed 0, kl 0.5")
     assert [condition["name"] for condition in found["conditions"]][:3] == ["unsteered", "letters=-2", "letters=+2"]
     assert found["conditions"][0]["continuations"] == 4
 
@@ -56,6 +59,7 @@ def test_evaluate(run, tiny_folder):
         (["--steer", "letters=1", "--baseline", "magic"], "'prompting', 'words', 'best-of-n'"),
         (["--steer", "letters=1", "--baseline", "prompting", "--negative-prompt", "Bad."], "two instructions"),
         (["--steer", "letters=1", "--scorer", "magic"], "unknown scorer"),
+        (["--steer", "letters=1", "--plausible", "1"], "plausible must be at least 0 and below 1"),
         (["--steer", "letters=1", "--limit", "0"], "Invalid value for '--limit'"),
         (["--steer", "letters=1", "--num-samples", "0"], "Invalid value for '--num-samples'"),
         (["--steer", "letters=1", "--out", "prompts.txt"], "prompts.txt"),

@@ -32,6 +32,11 @@ def test_what_does_not_go_together_is_refused(run):
         (["--engine", "vllm", "--out", "o.jsonl", "--batch-size", "8"], "leave it out"),
         (["--resume", "--out", "o.jsonl"], "nothing to resume"),
         (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "{"], "not JSON"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--plausible", "0.1"], "--plausible does not apply to vLLM"),
+        (["--kl", "1"], "--kl limits steers: name one with --steer"),
+        (["--steer", "sentiment=1", "--plausible", "1"], "plausible must be at least 0 and below 1; it is 1"),
+        (["--steer", "sentiment=1", "--kl", "0"], "kl must be above 0; it is 0"),
+        (["--steer", "sentiment=1", "--fresh", "-1"], "--fresh"),
         (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "[]"], "JSON object"),
     ):
         status, _, err = run("generate", "abc", *options)

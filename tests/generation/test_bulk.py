@@ -8,7 +8,7 @@ import pytest
 from lmsteer import generate
 from lmsteer.errors import DataError, InterruptedWorkError, OutputError
 from lmsteer.generation.bulk import BulkRequest, check_prompts, generate_to_file, write_in_bulk, writer_of
-from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.config import GenerationConfig, Limits
 from lmsteer.util.run import differing_settings
 from tiny import random_steer
 
@@ -92,6 +92,7 @@ def test_a_request_is_recognised_by_all_but_its_batch_size(llama):
     for other in (
         replace(request, prompts=PROMPTS[1:]),
         replace(request, config=GenerationConfig(seed=1)),
+        replace(request, config=GenerationConfig(limits=Limits(kl=1.0))),
         replace(request, settings=[{"style": 2.0}]),
         replace(request, steers={"style": random_steer(llama, seed=1)}),
         replace(request, model="another"),

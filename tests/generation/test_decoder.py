@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import masking_utils
 
-from lmsteer.generation.config import SamplingConfig
+from lmsteer.generation.config import Limits, SamplingConfig
 from lmsteer.generation.decoder import Decoder, Row, row_noise
+from lmsteer.generation.limits import RowLimits, limited
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
@@ -60,14 +63,17 @@ def test_rows_that_come_and_go_write_what_they_write_alone(make_lm, family):
 
 
 @pytest.mark.parametrize("prompts", [("abc", "xyz"), ("a", "longer")], ids=["of one length", "ragged"])
-def test_a_step_waits_for_no_device(llama, prompts, monkeypatch):
+@pytest.mark.parametrize("is_limited", [False, True], ids=["without limits", "within limits"])
+def test_a_step_waits_for_no_device(llama, prompts, is_limited, monkeypatch):
     """On the meta device there is nothing to copy: whatever looks at a value fails."""
+    limits = Limits(0.01, 4, 0.5) if is_limited else Limits()
     if len({*map(len, prompts)}) > 1:  # transformers looks whether a mask masks anything
         monkeypatch.setattr(masking_utils, "_ignore_causal_mask_sdpa", lambda *_, **__: False)
     lm = LM(tiny_lm("llama").model, llama.tokenizer, "llama")
     steers = {"a": random_steer(lm), "b": random_steer(lm, "offset", name="b")}
     decoder = Decoder(lm, score=True)
-    admit(decoder, *(row_of(lm, prompts[k % 2], k, steers, 1.0 + k) for k in range(8)))
+    rows = [row_of(lm, prompts[k % 2], k, steers, 1.0 + k) for k in range(8)]
+    admit(decoder, *(replace(row, limits=limits) for row in rows))
     decoder.step()  # whatever is made once is made
     resident = decoder._resident
     on_meta = {
@@ -76,6 +82,8 @@ def test_a_step_waits_for_no_device(llama, prompts, monkeypatch):
     }
     names = ("temperature", "top_k", "top_p", "greedy", "whole", "nucleus")
     fields = {name: getattr(resident.settings, name).to("meta") for name in names}
+    of_limits = {name: getattr(resident.limits, name).to("meta") for name in ("log_plausible", "fresh", "kl", "recent")}
+    on_meta["limits"] = replace(resident.limits, **of_limits)
     on_meta["settings"] = type(resident.settings)(max_top_k=resident.settings.max_top_k, **fields)
     decoder._resident = type(resident)(**on_meta)
     lm.model.to("meta")
@@ -88,6 +96,8 @@ def test_a_step_waits_for_no_device(llama, prompts, monkeypatch):
     device = torch.device("meta")
     (factors,) = mix._by_device.values()
     mix._by_device[device] = type(factors)(*(None if each is None else each.to(device) for each in factors))
+    for products in [*mix._products.values()]:
+        mix._products[device, 0] = products.to(device)
     mix._tables |= {(form, device): table.to(device) for (form, _), table in mix._tables.items()}
     for _ in range(3):
         decoder.step()
@@ -107,6 +117,47 @@ def test_the_factors_of_steers_stay_where_they_are_when_rows_come_and_go(llama):
     decoder.step()
     assert decoder._resident.mix._factors(torch.device("cpu")) is factors
     assert decoder._resident.mix.strengths.tolist() == [[2.0, 2.0], [3.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "mamba"])
+def test_tokens_within_limits_are_those_of_both_parts_of_the_logits(make_lm, family):
+    """Each token is the likeliest one of the whole text's logits, taken apart and put within the limits of its row."""
+    lm, forms = make_lm(family), ("multiply", "add", "offset")
+    steers = {form: random_steer(lm, form, name=form) for form in forms}
+    limits = [Limits(kl=0.02), Limits(fresh=3), Limits(plausible=0.4), Limits(0.3, 2, 0.1), Limits()]
+    before = lm.encode([" xy"])[0]
+    written = [Decoder(lm), *([] if family == "mamba" else [Decoder(lm)])]
+    rows = [replace(row_of(lm, "It was", 3, steers, 6.0 - 3 * k), limits=each) for k, each in enumerate(limits)]
+    rows = [replace(row, start=Start([*row.start.ids, *before]), written=before) for row in rows]
+    alone = []
+    for row in rows:
+        admit(written[0], row)
+        for _ in range(6):
+            written[0].step()
+        alone += written[0].look().tokens
+        written[0].remove(0)
+    for row, tokens in zip(rows, alone, strict=True):
+        ids, mix = [*row.start.ids], Mix(row.steers, row.strengths)
+        for number, token in enumerate(tokens):
+            with torch.inference_mode():
+                h = lm.before_head(input_ids=torch.tensor([ids]))[0][-1:]
+                z0 = lm.head.raw(h)
+                z1 = mix.steer_logits(lm.head.raw(mix.steer_hidden_states(h))) - z0
+            table = RowLimits.of([row.limits], [[*before, *tokens[:number]]], 9, torch.device("cpu"))
+            assert token == int(limited(z0, z1, table, lm.head.post)[0].argmax())
+            ids.append(token)
+    assert len({*map(tuple, alone)}) > 1
+    if len(written) == 2:
+        together = written[1]
+        admit(together, *rows[:3])
+        for step in range(6):
+            together.step()
+            if step == 2:  # what is on the device is made anew
+                first = together.look().tokens
+                admit(together, *rows[3:])
+        rest = together.look().tokens
+        assert [own + more for own, more in zip(first, rest, strict=False)] == alone[:3]
+        assert rest[3:] == [tokens[:3] for tokens in alone[3:]]
 
 
 @settings(max_examples=50, deadline=None)

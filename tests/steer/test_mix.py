@@ -44,6 +44,18 @@ def test_a_mix_of_all_forms_is_what_the_formulas_say(s, t, u):
     torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-3)  # float32 sums of terms up to 10³
 
 
+@pytest.mark.parametrize("forms", [(), ("multiply",), ("add",), ("offset",), ("multiply", "add", "offset")])
+@pytest.mark.parametrize("values", [(1.5, -2.0, 0.0), (2.5,)], ids=["row by row", "one for all"])
+def test_the_shift_of_logits_is_what_steered_hidden_states_make(forms, values):
+    torch.manual_seed(0)
+    h, e = torch.randn(3, D), torch.randn(V, D)
+    mix = Mix({form: steer(form) for form in forms}, dict.fromkeys(forms, torch.tensor(values)))
+    expected = mix.steer_logits(mix.steer_hidden_states(h) @ e.T) - h @ e.T
+    for _ in range(2):  # the products with the embeddings are made once
+        torch.testing.assert_close(mix.logit_shift(h, e), expected, rtol=1e-4, atol=1e-4)
+    assert len(mix._products) == bool({"multiply", "add"} & {*forms})
+
+
 @settings(deadline=None)
 @given(st.lists(strengths, min_size=1, max_size=4))
 def test_steers_stacked_are_their_sum(values):

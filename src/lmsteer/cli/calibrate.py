@@ -18,6 +18,7 @@ from lmsteer.data.starter import starter_prompts, starter_requests
 from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, MAX_NEW_TOKENS, Protocol
 from lmsteer.evaluation.scorers import checked_scores
+from lmsteer.generation.config import Limits
 from lmsteer.steer.lookup import find_folder, folder_for_update, read_saved
 from lmsteer.util.progress import bars
 
@@ -42,6 +43,9 @@ def calibrate(
     system: options.System = None,
     num_samples: options.NumSamples = CALIBRATION_SAMPLES,
     max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
+    plausible: options.Plausible = options.DEFAULTS.limits.plausible,
+    fresh: options.Fresh = options.DEFAULTS.limits.fresh,
+    kl: options.KL = options.DEFAULTS.limits.kl,
     seed: options.Seed = options.DEFAULTS.seed,
     out: Annotated[
         Path | None,
@@ -59,6 +63,7 @@ def calibrate(
 
     Example: lmsteer calibrate sentiment --scorer sentiment --target 0.9 --out steers/sentiment
     """
+    protocol = Protocol(num_samples, max_new_tokens, seed=seed, limits=Limits(plausible, fresh, kl))
     folder = find_folder(steer)
     read_saved(folder)
     destination = folder_for_update(folder, out)
@@ -80,7 +85,7 @@ def calibrate(
         max_perplexity_ratio=max_perplexity_ratio,
         attribute=attribute,
         target=target,
-        protocol=Protocol(num_samples, max_new_tokens, seed=seed),
+        protocol=protocol,
         progress=bars(),
     )
     lmsteer.save_steer(replace(loaded, card=safe_range.add_to(loaded.card)), destination)

@@ -18,6 +18,7 @@ from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import MAX_NEW_TOKENS, NUM_SAMPLES, TOP_P, Protocol
 from lmsteer.evaluation.run_config import evaluation_run, known_config
 from lmsteer.evaluation.scorers.named import check_scorer
+from lmsteer.generation.config import Limits
 from lmsteer.model.sources.lookup import locate
 from lmsteer.util.progress import bars
 
@@ -64,6 +65,9 @@ def evaluate(
     num_samples: options.NumSamples = NUM_SAMPLES,
     max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
     top_p: options.TopP = TOP_P,
+    plausible: options.Plausible = options.DEFAULTS.limits.plausible,
+    fresh: options.Fresh = options.DEFAULTS.limits.fresh,
+    kl: options.KL = options.DEFAULTS.limits.kl,
     seed: options.Seed = options.DEFAULTS.seed,
     model: options.Model = options.DEFAULT_MODEL,
     as_json: options.AsJson = False,
@@ -83,7 +87,7 @@ def evaluate(
         )
     read = options.answered(read_prompts(prompts)[:limit], chat=chat, system=system)
     check_scorer(scorer)
-    protocol = Protocol(num_samples, max_new_tokens, top_p, seed)
+    protocol = Protocol(num_samples, max_new_tokens, top_p, seed, Limits(plausible, fresh, kl))
     protocol.generation_config()  # refuses what is out of range
     known = known_config(locate(model).name, locate(perplexity_model or model).name, scorer, read, protocol)
     evaluation_run(out, known).check_folder()

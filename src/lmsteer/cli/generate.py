@@ -16,7 +16,7 @@ from lmsteer.cli.steering import RequestedSteers, parse_steering
 from lmsteer.data.chats import Prompt
 from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.partial_file import check_bulk_target
 from lmsteer.util.progress import bars
 from lmsteer.util.records import parse_json
@@ -52,6 +52,9 @@ def generate(
     top_p: options.TopP = options.DEFAULTS.sampling.top_p,
     top_k: options.TopK = options.DEFAULTS.sampling.top_k,
     temperature: options.Temperature = options.DEFAULTS.sampling.temperature,
+    plausible: options.Plausible = options.DEFAULTS.limits.plausible,
+    fresh: options.Fresh = options.DEFAULTS.limits.fresh,
+    kl: options.KL = options.DEFAULTS.limits.kl,
     seed: options.Seed = options.DEFAULTS.seed,
     batch_size: options.BatchSize = options.DEFAULTS.batch_size,
     out: Out = None,
@@ -68,7 +71,14 @@ def generate(
 
     Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
     """
-    config = GenerationConfig(num_samples, max_new_tokens, SamplingConfig(top_p, top_k, temperature), seed, batch_size)
+    limits, sampling = Limits(plausible, fresh, kl), SamplingConfig(top_p, top_k, temperature)
+    config = GenerationConfig(num_samples, max_new_tokens, sampling, seed, batch_size, limits=limits)
+    if idle := [name for name in limits.on if name != "plausible" and not steer]:
+        raise DataError(f"--{idle[0]} limits steers: name one with --steer.")
+    if limits.on and engine == "vllm":
+        raise DataError(
+            f"--{next(iter(limits.on))} does not apply to vLLM: leave it out, or use --engine transformers."
+        )
     if engine == "vllm" and _is_given(context, "batch_size"):
         raise DataError("--batch-size does not apply to vLLM, which chooses its own: leave it out.")
     if engine == "vllm" and not out:

@@ -101,6 +101,28 @@ TopP = Annotated[
 ]
 TopK = Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 means all.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 always takes the likeliest token.")]
+Plausible = Annotated[
+    float,
+    typer.Option(
+        help="Draw only tokens that the unsteered model gives at least this share of its highest probability; 0 means "
+        "all."
+    ),
+]
+Fresh = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Number of last tokens of the continuation that steers do not act on, against repetition; 0 means none.",
+    ),
+]
+KL = Annotated[
+    float,
+    typer.Option(
+        metavar="NATS",
+        help="Largest divergence of a token's distribution from the unsteered model's; strengths are scaled down for a "
+        "token where it would be larger. inf means no limit.",
+    ),
+]
 Seed = Annotated[int, typer.Option(callback=seed_of_64_bits, help="Seed of all random numbers.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of sequences that are generated at once.")]
 

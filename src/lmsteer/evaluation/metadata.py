@@ -60,7 +60,8 @@ def _measures(scorer: Scorer, perplexity_model: str) -> dict[str, str]:
 
 
 def _sampling(protocol: Protocol) -> str:
+    limits = "".join(f", {name} {value:g}" for name, value in protocol.limits.on.items())
     return (
         f"{protocol.num_samples} continuations of {protocol.max_new_tokens} tokens for each prompt, "
-        f"top-p {protocol.top_p:g}, seed {protocol.seed}"
+        f"top-p {protocol.top_p:g}, seed {protocol.seed}{limits}"
     )

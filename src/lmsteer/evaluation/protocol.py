@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, SamplingConfig
 
 NUM_SAMPLES = 25
 MAX_NEW_TOKENS = 20
@@ -30,12 +30,14 @@ class Protocol:
         max_new_tokens: maximum number of tokens of a continuation.
         top_p: probability mass of nucleus sampling.
         seed: seed of the random numbers, which are the same in every condition.
+        limits: how far steers may move each token, in every condition.
     """
 
     num_samples: int = NUM_SAMPLES
     max_new_tokens: int = MAX_NEW_TOKENS
     top_p: float = TOP_P
     seed: int = 0
+    limits: Limits = NO_LIMITS
 
     def generation_config(self) -> GenerationConfig:
         """The same for ``generate``.
@@ -43,4 +45,5 @@ class Protocol:
         Raises:
             DataError: a value is out of range.
         """
-        return GenerationConfig(self.num_samples, self.max_new_tokens, SamplingConfig(self.top_p), self.seed)
+        sampling = SamplingConfig(self.top_p)
+        return GenerationConfig(self.num_samples, self.max_new_tokens, sampling, self.seed, limits=self.limits)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lmsteer.data.chats import Prompt, prompt_json
 from lmsteer.evaluation.protocol import Protocol
+from lmsteer.generation.config import record_of
 from lmsteer.util.run import Run
 
 
@@ -34,7 +34,7 @@ def known_config(
         "perplexity_model": perplexity_model,
         "scorer": scorer,
         "prompts": hashlib.sha256(json.dumps([*map(prompt_json, prompts)]).encode()).hexdigest()[:32],
-        **asdict(protocol),
+        **record_of(protocol),
     }
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmsteer.data.chats import Prompt
-from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.config import GenerationConfig, record_of
 from lmsteer.generation.generate import continue_from, encode_prompts
 from lmsteer.generation.partial_file import Lines, PartialFile
 from lmsteer.generation.prefill import Prefill
@@ -58,7 +58,7 @@ class BulkRequest:
             "engine": engine,
             "steers": {name: tensors_fingerprint(steer.factors) for name, steer in self.steers.items()},
             "settings": self.settings,
-            "config": {name: value for name, value in asdict(self.config).items() if name != "batch_size"},
+            "config": {name: value for name, value in record_of(self.config).items() if name != "batch_size"},
             "prompts": hashlib.sha256("\0".join(map(_distinct, self.prompts)).encode()).hexdigest()[:32],
         }
 

@@ -6,7 +6,8 @@ This module does not import torch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
 
 from lmsteer.errors import DataError
 
@@ -68,6 +69,14 @@ class Limits:
         _check("fresh", self.fresh, self.fresh >= 0, "0 or more")
         _check("kl", self.kl, self.kl > 0, "above 0")
 
+    @property
+    def on(self) -> dict[str, float]:
+        """The limits that are on, by name."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(NO_LIMITS, name)}
+
+
+NO_LIMITS = Limits()
+
 
 @dataclass(frozen=True)
 class GenerationConfig:
@@ -81,6 +90,7 @@ class GenerationConfig:
         batch_size: the number of sequences that are generated at once. Default 64.
         score: whether to compute the log-likelihood of each continuation under the unsteered model, too. It costs one
             more product with the output embeddings per token.
+        limits: how far steers may move each token.
 
     Raises:
         DataError: a value is out of range.
@@ -92,6 +102,7 @@ class GenerationConfig:
     seed: int = 0
     batch_size: int = 64
     score: bool = False
+    limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -100,3 +111,18 @@ class GenerationConfig:
             ("max_new_tokens", self.max_new_tokens),
         ):
             _check(name, value, value >= 1, "1 or more")
+
+
+class _Limited(Protocol):
+    """A dataclass with limits."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def limits(self) -> Limits: ...
+
+
+def record_of(config: _Limited) -> dict[str, Any]:
+    """The fields of a configuration, for a file; of its limits those that are on, if any are."""
+    record = {**asdict(config), "limits": config.limits.on}
+    return record if record["limits"] else {name: value for name, value in record.items() if name != "limits"}

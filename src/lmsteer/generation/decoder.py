@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.generation.backends import backend_for
-from lmsteer.generation.config import SamplingConfig
+from lmsteer.generation.config import NO_LIMITS, Limits, SamplingConfig
+from lmsteer.generation.limits import RowLimits, limited
 from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk
 from lmsteer.generation.sampling import RowSettings, draw
 from lmsteer.model.kv_cache import Start
@@ -32,6 +33,8 @@ from lmsteer.steer.mix import Mix, row_by_row
 from lmsteer.steer.steer import Steer
 from lmsteer.util.lists import swap_out
 from lmsteer.util.seeds import stable_seed
+
+_NONE = Mix({}, {})
 
 
 def row_noise(seed: int, prompt: int, sample: int, length: int) -> Tensor:
@@ -58,6 +61,8 @@ class Row:
         steers: the steers that act on it, by name.
         strengths: the strength of each.
         sampling: how its tokens are drawn.
+        limits: how far its steers may move each token.
+        written: the tokens of its continuation that ``start`` already holds.
     """
 
     start: Start
@@ -65,6 +70,8 @@ class Row:
     steers: Mapping[str, Steer] = field(default_factory=dict)
     strengths: Mapping[str, float] = field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
+    limits: Limits = NO_LIMITS
+    written: Sequence[int] = ()
 
 
 class Look(NamedTuple):
@@ -103,6 +110,7 @@ class _Resident(NamedTuple):
         noise: its random numbers (B, T).
         drawn: how many tokens it has drawn (B, 1).
         settings: how it draws.
+        limits: how far its steers may move its token.
         mix: the steers and strengths of all rows.
     """
 
@@ -110,6 +118,7 @@ class _Resident(NamedTuple):
     noise: Tensor
     drawn: Tensor
     settings: RowSettings
+    limits: RowLimits
     mix: Mix
 
 
@@ -135,8 +144,7 @@ class Decoder:
         self.rows: list[Row] = []
         self._resident: _Resident | None = None  # None where rows have come or gone since the last step
         self._mix: Mix | None = None
-        self._last_ids: list[int] = []  # as of the last look
-        self._counts: list[int] = []
+        self._tokens: list[list[int]] = []  # of each row, as of the last look
         self._drawn: list[Tensor] = []
         self._log_p: list[Tensor] = []
 
@@ -158,8 +166,7 @@ class Decoder:
             if not chunk.left:
                 assert not self._drawn, "rows are added after a look"
                 self.rows += rows
-                self._last_ids += [row.start.ids[-1] for row in rows]
-                self._counts += [0] * len(rows)
+                self._tokens += [[] for _ in rows]
                 self._resident = None
             yield chunk
 
@@ -184,13 +191,18 @@ class Decoder:
         A pass that fails can be repeated for fewer rows.
         """
         resident, part = self._on_device(), slice(places[0], places[0] + len(places))
-        mix, settings = resident.mix, resident.settings
+        mix, settings, limits = resident.mix, resident.settings, resident.limits
         if len(places) < len(self):
             rows, self._mix = self.rows[part], None  # a steer whose factors fail does not act on the others
             mix, settings = row_by_row([(row.steers, row.strengths) for row in rows]), self._settings(rows)
-        with self._captured() as hidden, SteerHandle(self._lm.model, mix) as handle:
+            limits = limits.part(part)
+        # Under limits, the steers act on the logits of the unsteered model.
+        with self._captured() as (hidden, raw), SteerHandle(self._lm.model, _NONE if limits.kinds else mix) as handle:
             # Those of a model over several devices come from that of the head.
             logits = self._backend.forward(resident.last[part], part.start).to(self._lm.device)
+        if limits.kinds:
+            z0, z1 = raw[0], mix.logit_shift(hidden[0], self._lm.head.weight)
+            logits, _ = limited(z0.to(logits.device), z1.to(logits.device), limits, self._lm.head.post)
         noise = resident.noise[part].gather(1, resident.drawn[part].clamp(max=resident.noise.shape[1] - 1))
         return Pass(draw(logits, noise[:, 0], settings), logits, hidden[0], handle.calls > 0)
 
@@ -199,7 +211,9 @@ class Decoder:
         resident = self._on_device()
         self._backend.advance()
         self._drawn.append(tokens)
-        self._resident = resident._replace(last=tokens.clamp(min=0), drawn=resident.drawn + 1)
+        self._resident = resident._replace(
+            last=tokens.clamp(min=0), drawn=resident.drawn + 1, limits=resident.limits.after(tokens)
+        )
 
     def look(self) -> Look:
         """Copy the tokens since the last look to the host."""
@@ -208,8 +222,8 @@ class Decoder:
         tokens = torch.stack(self._drawn, 1).tolist()
         log_p = torch.stack(self._log_p, 1).tolist() if self._score else []
         self._drawn, self._log_p = [], []
-        self._last_ids = [max(0, own[-1]) for own in tokens]
-        self._counts = [count + len(own) for count, own in zip(self._counts, tokens, strict=True)]
+        for row, own in zip(self._tokens, tokens, strict=True):
+            row += own
         return Look(tokens, log_p)
 
     def remove(self, place: int) -> None:
@@ -218,37 +232,50 @@ class Decoder:
         self._backend.remove(place)
         self._resident = None
         swap_out(self.rows, place)
-        swap_out(self._last_ids, place)
-        swap_out(self._counts, place)
+        swap_out(self._tokens, place)
 
     def clear(self) -> None:
         """Forget all rows, and start with an empty cache."""
         self._backend = self._make_backend()
-        self.rows, self._last_ids, self._counts, self._drawn, self._log_p = [], [], [], [], []
+        self.rows, self._tokens, self._drawn, self._log_p = [], [], [], []
         self._resident = self._mix = None
 
     @contextmanager
-    def _captured(self) -> Iterator[list[Tensor]]:
-        """Where the hidden states at the last position (B, d) are put by a forward pass, in front of any steer."""
-        hidden: list[Tensor] = []
+    def _captured(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Where a forward pass puts the hidden states (B, d) in front of any steer, and the raw logits (B, V) after it.
 
-        def capture(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        Both are those at the last position.
+        """
+        hidden, raw = list[Tensor](), list[Tensor]()
+
+        def before(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
             hidden.append(args[0][:, -1])
 
-        with self._lm.head.module.register_forward_pre_hook(capture, prepend=True):
-            yield hidden
+        def after(_: torch.nn.Module, args: tuple[Any, ...], logits: Tensor) -> None:
+            raw.append(logits[:, -1])
+
+        head = self._lm.head.module
+        with head.register_forward_pre_hook(before, prepend=True), head.register_forward_hook(after):
+            yield hidden, raw
 
     def _on_device(self) -> _Resident:
         if self._resident is None:
             device, rows = self._lm.device, self.rows
+            written = [*zip(rows, self._tokens, strict=True)]
             length = max(len(row.noise) for row in rows)
             noise = torch.stack([torch.nn.functional.pad(row.noise, (0, length - len(row.noise))) for row in rows])
             self._mix = row_by_row([(row.steers, row.strengths) for row in rows], self._mix)
             self._resident = _Resident(
-                torch.tensor(self._last_ids, device=device),
+                torch.tensor([max(0, [*row.start.ids[-1:], *own][-1]) for row, own in written], device=device),
                 noise.to(device),
-                torch.tensor(self._counts, device=device)[:, None],
+                torch.tensor([len(own) for _, own in written], device=device)[:, None],
                 self._settings(rows),
+                RowLimits.of(
+                    [row.limits for row in rows],
+                    [[*row.written, *own] for row, own in written],
+                    max(len(row.written) + len(row.noise) for row in rows),
+                    device,
+                ),
                 self._mix,
             )
         return self._resident

@@ -127,7 +127,7 @@ def continue_from(
 
     def row_of(each: _Wanted) -> Row:
         noise = row_noise(config.seed, first_prompt + each.prompt, each.sample, config.max_new_tokens)
-        return Row(prefill.starts[each.prompt], noise, steers, each.strengths, config.sampling)
+        return Row(prefill.starts[each.prompt], noise, steers, each.strengths, config.sampling, config.limits)
 
     def continuation(text: Written) -> Continuation:
         each = wanted[order[text.row]]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,39 +41,58 @@ class RowLimits:
         log_plausible: log a (B,), minus infinity for rows without this limit.
         fresh: N (B,), 0 for rows without it.
         kl: κ (B,), infinity for rows without it.
+        recent: the last tokens (B, W) of each row's continuation, the last one in the last column; -1 where a
+            continuation is shorter.
         kinds: the names of the limits that any row has; the others cost nothing.
     """
 
     log_plausible: Tensor
     fresh: Tensor
     kl: Tensor
+    recent: Tensor
     kinds: frozenset[str]
 
     @classmethod
-    def of(cls, rows: Sequence[Limits], device: torch.device) -> RowLimits:
-        """The limits of some rows, copied to a device."""
+    def of(
+        cls, rows: Sequence[Limits], written: Sequence[Sequence[int]], longest: int, device: torch.device
+    ) -> RowLimits:
+        """The limits of some rows, copied to a device.
+
+        Args:
+            rows: the limits of each row.
+            written: the tokens of each row's continuation so far.
+            longest: the largest number of tokens that a continuation can have.
+            device: the device of their logits.
+        """
         table = torch.tensor(
             [[math.log(row.plausible) if row.plausible else -math.inf, row.fresh, row.kl] for row in rows],
             dtype=torch.float32,
         ).reshape(-1, 3)
         log_plausible, fresh, kl = table.to(device).T.contiguous()
-        off = Limits()
-        names = ("plausible", "fresh", "kl")
-        kinds = frozenset(name for name in names if any(getattr(row, name) != getattr(off, name) for row in rows))
-        return cls(log_plausible, fresh, kl, kinds)
+        width = min(longest, max((row.fresh for row in rows), default=0))
+        ends = [[*own[-width:]] if width else [] for own in written]
+        recent = torch.tensor([[-1] * (width - len(own)) + own for own in ends], dtype=torch.int64, device=device)
+        kinds = frozenset(name for row in rows for name in row.on)
+        return cls(log_plausible, fresh, kl, recent.reshape(len(rows), width), kinds)
+
+    def part(self, rows: slice) -> RowLimits:
+        """The limits of some of the rows."""
+        return RowLimits(self.log_plausible[rows], self.fresh[rows], self.kl[rows], self.recent[rows], self.kinds)
+
+    def after(self, tokens: Tensor) -> RowLimits:
+        """The limits of the next step, after each row's token (B,)."""
+        if not self.recent.shape[1]:
+            return self
+        return replace(self, recent=torch.cat([self.recent[:, 1:], tokens[:, None]], 1))
 
 
-def limited(
-    z0: Tensor, z1: Tensor, limits: RowLimits, recent: Tensor, post: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+def limited(z0: Tensor, z1: Tensor, limits: RowLimits, post: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """The logits of steered rows within their limits.
 
     Args:
         z0: raw logits (B, V) of the unsteered model.
         z1: the shift (B, V) of the raw logits by the steers at the strengths of each row.
         limits: the limits of each row.
-        recent: the last tokens (B, W) of each row's continuation, the last one in the last column; -1 where a
-            continuation is shorter.
         post: the model's logit scale and soft cap (``Head.post``): for each raw logit, a final one that grows with it.
 
     Returns:
@@ -81,7 +100,7 @@ def limited(
         each row were scaled.
     """
     if "fresh" in limits.kinds:
-        z1 = _only_fresh(z1, recent, limits.fresh)
+        z1 = _only_fresh(z1, limits.recent, limits.fresh)
     share = torch.ones(len(z0), device=z0.device)
     if "kl" in limits.kinds:
         share = _shares(z0, z1, limits.kl, post)

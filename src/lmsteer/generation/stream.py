@@ -48,7 +48,7 @@ def stream(
     given = as_prompt(prompt)
     (ids,) = encode_prompts(lm, [given], config.max_new_tokens)
     noise = row_noise(config.seed, 0, 0, config.max_new_tokens)
-    row = Row(Start(ids), noise, steers or {}, strengths or {}, config.sampling)
+    row = Row(Start(ids), noise, steers or {}, strengths or {}, config.sampling, config.limits)
     return _chunks(lm, row, given)
 
 

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.steer import Form, Steer
-from lmsteer.steer.transform import broadcast_rows, multiply, shift
+from lmsteer.steer.transform import broadcast_rows, multiply, read, shift
 
 # Steers that stay on the device although no row asks for them.
 _IDLE = 4
+# Output embeddings that are multiplied at once, in float32.
+_EMBEDDINGS = 8192
 Strength = float | Sequence[float] | Tensor
 # Steers by name, and the strength of each: what one row of a batch asks for.
 Steering = tuple[Mapping[str, Steer], Mapping[str, float]]
@@ -56,6 +58,8 @@ class Mix:
         # Shared with the copies for some rows. No method is kept here: a mix that refers to itself would keep its
         # factors on the device until Python collects cycles.
         self._by_device: dict[torch.device, _JoinedFactors] = {}
+        # Their products with output embeddings, by where those are.
+        self._products: dict[tuple[torch.device, int], Tensor] = {}
         # The strengths of each form's steers on each device, (B or 1, R or K); of this mix alone.
         self._tables: dict[tuple[Form, torch.device], Tensor] = {}
 
@@ -99,6 +103,26 @@ class Mix:
         """z' of raw logits (B, .., V): adds the steers of form offset."""
         offsets = self._factors(logits.device).offsets
         return logits if offsets is None else shift(logits, offsets, self._strengths_like("offset", logits))
+
+    def logit_shift(self, h: Tensor, weight: Tensor) -> Tensor:
+        """What the steers add to the raw logits (B, V) of ``h`` (B, d), in float32.
+
+        It costs a product of their ranks with the vocabulary: the products with the output embeddings are kept.
+
+        Args:
+            h: the model's own hidden states.
+            weight: E (V, d), the output embeddings, on the device of ``h``.
+        """
+        factors, parts = self._factors(h.device), list[Tensor]()
+        if factors.a is not None:
+            parts.append(read(h, factors.a, self._strengths_like("multiply", h)))
+        if factors.vectors is not None:
+            parts.append(self._strengths_like("add", h).expand(len(h), -1))
+        if parts:
+            change = torch.cat(parts, 1) @ self._head_products(factors, weight)
+        else:
+            change = torch.zeros(len(h), len(weight), device=h.device)
+        return self.steer_logits(change)
 
     def check_shape(self, hidden_size: int, vocabulary: int) -> None:
         """Refuse a model of another shape.
@@ -153,6 +177,17 @@ class Mix:
                     self._joined("offset", "o", 0, device),
                 )
         return self._by_device[device]
+
+    def _head_products(self, factors: _JoinedFactors, weight: Tensor) -> Tensor:
+        """``E B`` and ``E a`` of all steers, (R + K, V)."""
+        key = weight.device, weight.data_ptr()
+        if key not in self._products:
+            columns = [factors.b, None if factors.vectors is None else factors.vectors.T]
+            with torch.inference_mode(False):
+                table = torch.cat([each for each in columns if each is not None], 1)
+                parts = [part.float() @ table for part in weight.detach().split(_EMBEDDINGS)]
+                self._products[key] = torch.cat(parts).T.contiguous()
+        return self._products[key]
 
     def _joined(self, form: Form, name: str, dim: int, device: torch.device) -> Tensor | None:
         factors = [steer.factors[name] for steer in self.steers.values() if steer.form == form]

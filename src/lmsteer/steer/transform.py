@@ -28,8 +28,12 @@ def multiply(h: Tensor, a: Tensor, b: Tensor, strengths: Tensor, onto: Tensor | 
 
     The effect is added to ``onto`` (.., d) where that is given, in place of ``h``.
     """
-    read = ((h.float() @ a) * strengths).masked_fill(strengths == 0, 0)  # 0 times infinity would be nan
-    return (h if onto is None else onto) + (read @ b.T).to(h.dtype)
+    return (h if onto is None else onto) + (read(h, a, strengths) @ b.T).to(h.dtype)
+
+
+def read(h: Tensor, a: Tensor, strengths: Tensor) -> Tensor:
+    """The coordinates ``(h A) ∘ s`` (.., R) in which a steer of form multiply moves ``h`` (.., d)."""
+    return ((h.float() @ a) * strengths).masked_fill(strengths == 0, 0)  # 0 times infinity would be nan
 
 
 def shift(x: Tensor, vectors: Tensor, strengths: Tensor) -> Tensor:

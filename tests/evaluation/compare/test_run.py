@@ -30,6 +30,7 @@ from lmsteer.evaluation.metadata import comparison_metadata
 from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.results import ConditionResult
 from lmsteer.evaluation.scorers import Vader
+from lmsteer.generation.config import Limits
 from lmsteer.steer.files import load_steer
 from tiny import styled, tiny_lm
 
@@ -203,7 +204,7 @@ def tiny_config(tmp_path_factory):
         ["the", "abc"],
         "sentiment-vader",
         budget=TrainingBudget(steps=2, batch_size=4),
-        protocol=Protocol(num_samples=1, max_new_tokens=3),
+        protocol=Protocol(num_samples=1, max_new_tokens=3, limits=Limits(kl=2.0)),
         train_sizes=[2, 120],
     )
 

@@ -7,7 +7,7 @@ from asking import results_of
 from lmsteer import generate
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.batch import Batch
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
 from lmsteer.serving.engine.isolation import StepError
 from lmsteer.serving.engine.jobs import BusyError, StoppedError
 from lmsteer.serving.engine.requests import Request
@@ -16,6 +16,7 @@ from tiny import random_steer, tiny_lm
 
 PROMPTS = ["a", "It was", "the longest of all of them, by far", "what"]
 SAMPLING = [SamplingConfig(temperature=0), SamplingConfig(0.9), SamplingConfig(1.0, 5, 0.7)]
+LIMITS = [Limits(), Limits(0.3, 4, 0.1), Limits(), Limits(fresh=99), Limits(kl=0.05)]
 GREEDY = SamplingConfig(temperature=0)
 
 
@@ -28,6 +29,7 @@ def varied_requests(lm, steers, count):
             steers=steers if i % 3 else {},
             strengths={name: i / 10 - k for k, name in enumerate(steers)} if i % 3 else {},
             sampling=SAMPLING[i % len(SAMPLING)],
+            limits=LIMITS[i % len(LIMITS)],
             max_new_tokens=3 + 5 * i % 17,
             seed=i,
         )
@@ -37,7 +39,7 @@ def varied_requests(lm, steers, count):
 
 def alone(lm, prompt, request):
     """The continuation that ``generate`` gives for one request."""
-    config = GenerationConfig(1, request.max_new_tokens, request.sampling, request.seed)
+    config = GenerationConfig(1, request.max_new_tokens, request.sampling, request.seed, limits=request.limits)
     (continuation,) = generate(lm, [prompt], request.steers, [request.strengths], config)
     return continuation
 

@@ -1,12 +1,13 @@
 import asyncio
 import json
 from contextlib import ExitStack
+from itertools import chain
 
 import pytest
 
 from asking import results_of
 from lmsteer import analyse, generate, load_steer, save_steer
-from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.config import GenerationConfig, Limits
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.requests import Request
 from lmsteer.serving.http.app import _unless_disconnected
@@ -59,6 +60,19 @@ def test_model_name_may_hold_strengths(client):
     assert by_name["steers"] == {"style": 2.5}
     both = client.post("/v1/completions", json={"prompt": "It was", "model": "style@1+other@-1", **GREEDY}).json()
     assert both["steers"] == {"style": 1.0, "other": -1.0}
+
+
+def test_limits_are_those_of_generate(llama, steers, client):
+    body = {"prompt": "It was", "steers": {"style": 6}, "seed": 1, "max_tokens": 9, "logprobs": 5}
+    config = GenerationConfig(1, 9, seed=1, limits=Limits(0.5, 4, 0.1))
+    steer = load_steer(steers / "style")
+    (expected,) = generate(llama, ["It was"], {"style": steer}, [{"style": 6.0}], config)
+    found = client.post("/v1/completions", json={**body, "plausible": 0.5, "fresh": 4, "kl": 0.1}).json()
+    plain = client.post("/v1/completions", json={**body, "kl": None}).json()
+    assert found["choices"][0]["text"] == expected.text != plain["choices"][0]["text"]
+    # Tokens that are ruled out are not among the likeliest ones.
+    tops = [[*chain(*each["choices"][0]["logprobs"]["top_logprobs"])] for each in (found, plain)]
+    assert len(tops[0]) < len(tops[1])
 
 
 def test_nulls_count_as_missing_fields(client):

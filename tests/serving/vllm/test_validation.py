@@ -41,6 +41,14 @@ def test_what_is_no_source_of_steers_is_refused(hub, monkeypatch):
             registry()
 
 
+def test_limits_are_refused(llama, tmp_path, monkeypatch):
+    save_steer(random_steer(llama), tmp_path / "style")
+    monkeypatch.setenv(FOLDERS, str(tmp_path))
+    with pytest.raises(SteerError, match="'kl' is a limit that lmsteer's own server has"):
+        parse_steering({"steers": "style=1", "kl": 1.0})
+    assert parse_steering({"kl": 1.0}) == ({}, {})  # another plugin's
+
+
 def test_steers_of_kin_are_served_together(llama, tmp_path, monkeypatch):
     for lm, name in ((llama, "whole"), (kin_of(llama), "rounded"), (tiny_lm("gpt2"), "other")):
         save_steer(own_steer(lm, name=name), tmp_path / name)

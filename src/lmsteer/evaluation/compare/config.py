@@ -12,6 +12,7 @@ from lmsteer.data.chats import Prompt, as_prompt, prompt_json
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.errors import DataError
 from lmsteer.evaluation.protocol import COMPARISON_SAMPLES, Protocol
+from lmsteer.generation.config import Limits, record_of
 from lmsteer.util.run import Run
 
 # ``quick``: number of prompts and of their continuations, training steps and texts per step.
@@ -84,11 +85,18 @@ class ComparisonConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as a JSON object."""
-        return {**asdict(self), "prompts": [*map(prompt_json, self.prompts)]}
+        return {
+            **asdict(self),
+            "prompts": [*map(prompt_json, self.prompts)],
+            "protocol": record_of(self.protocol),
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> ComparisonConfig:
         """The configuration from its JSON object."""
-        nested = {"source": LabelledSource, "budget": TrainingBudget, "protocol": Protocol}
+        nested = {"source": LabelledSource, "budget": TrainingBudget}
         prompts = [as_prompt(prompt) for prompt in record["prompts"]]
-        return cls(**{**record, "prompts": prompts, **{key: kind(**record[key]) for key, kind in nested.items()}})
+        protocol = record["protocol"]
+        protocol = Protocol(**{**protocol, "limits": Limits(**protocol.get("limits", {}))})
+        known = {"prompts": prompts, "protocol": protocol}
+        return cls(**{**record, **known, **{key: kind(**record[key]) for key, kind in nested.items()}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from lmsteer.errors import DataError, LMSteerError, SteerError
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.decoder import Row, row_noise
 from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.model.kv_cache import Start
@@ -36,6 +37,7 @@ class Request:
         steers: steers by name.
         strengths: the strength of each steer.
         sampling: the distribution that tokens are drawn from.
+        limits: how far the steers may move each token.
         max_new_tokens: maximum number of new tokens; 0 to read the prompt only.
         seed: seed of the random numbers, as in ``lmsteer.generate`` for this prompt alone.
         sample: number of this sample among those of the same prompt, from 0.
@@ -51,6 +53,7 @@ class Request:
     steers: Mapping[str, Steer] = field(default_factory=dict)
     strengths: Mapping[str, float] = field(default_factory=dict)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    limits: Limits = NO_LIMITS
     max_new_tokens: int = GenerationConfig.max_new_tokens
     seed: int = 0
     sample: int = 0
@@ -154,7 +157,10 @@ class GeneratedSequence:
         """What is to be written from here on."""
         request = self.request
         noise = self._noise[self._tokens :]
-        return Row(Start(list(self.ids)), noise, request.steers, request.strengths, request.sampling)
+        written = self.ids[len(request.ids) :]
+        return Row(
+            Start(list(self.ids)), noise, request.steers, request.strengths, request.sampling, request.limits, written
+        )
 
     @property
     def started(self) -> bool:
@@ -258,5 +264,9 @@ def token_logprobs(log_p: Tensor, tokens: Sequence[int], top: int) -> list[Token
     """The records of tokens (N,) that have log-likelihoods (N, V), with the ``top`` likeliest tokens each."""
     values, ids = log_p.topk(min(top, log_p.shape[-1]))
     own = log_p[range(len(tokens)), tokens].tolist()
-    tops = [dict(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+    # Tokens that must not be drawn have none.
+    tops = [
+        {token: value for token, value in zip(*pair, strict=True) if value > -math.inf}
+        for pair in zip(ids.tolist(), values.tolist(), strict=True)
+    ]
     return [TokenLogprob(*each) for each in zip(tokens, own, tops, strict=True)]

@@ -184,6 +184,7 @@ class Service:
                 steers=steering.steers,
                 strengths=steering.strengths,
                 sampling=SamplingConfig(request.top_p, request.top_k, request.temperature),
+                limits=request.limits,
                 max_new_tokens=max_tokens,
                 seed=seed,
                 sample=sample,

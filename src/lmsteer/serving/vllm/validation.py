@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from lmsteer.errors import SteerError
+from lmsteer.generation.config import Limits
 from lmsteer.serving.registry import SteerRegistry
 from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Steering
@@ -42,13 +44,15 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
         recall: use the last version of steers that have been deleted.
 
     Raises:
-        SteerError: the strengths cannot be parsed, or there is no such steer.
+        SteerError: the strengths cannot be parsed, there is no such steer, or the request has limits of a token.
     """
     extra_args = extra_args or {}
     if wrong := [key for key in extra_args if key != KEY and key.lower().startswith("steer")]:
         raise SteerError(f"unknown argument {wrong[0]!r}: write {KEY!r}, like {{{KEY!r}: 'sentiment=2.5'}}.")
     if KEY not in extra_args:
         return {}, {}
+    if limits := [field.name for field in fields(Limits) if field.name in extra_args]:
+        raise SteerError(f"{limits[0]!r} is a limit that lmsteer's own server has; in vLLM, leave it out.")
     notation = extra_args[KEY]
     if not isinstance(notation, str):
         raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {notation!r}.")

@@ -8,11 +8,12 @@ line and over HTTP.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, FiniteFloat, Tag, model_validator
 
-from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.config import GenerationConfig, Limits
 from lmsteer.serving.http.schema.body import AS_WHOLE, Body, branch
 from lmsteer.serving.http.schema.messages import AnyMessage
 from lmsteer.serving.http.schema.neutral import AnyBoolean, Neutral, NeutralFields, Off, On, Zero
@@ -114,6 +115,32 @@ class TextRequest(NeutralFields):
         AfterValidator(lambda top_k: max(0, top_k)),
         AS_WHOLE,
     ] = _DEFAULTS.sampling.top_k
+    plausible: Annotated[
+        FiniteFloat,
+        Field(
+            ge=0,
+            lt=1,
+            description="Draw only tokens that the unsteered model gives at least this share of its highest "
+            "probability. Default 0: all tokens.",
+        ),
+    ] = 0.0
+    fresh: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1 << 31,
+            description="The steers do not act on tokens among the last this many of the text. Default 0: on all.",
+        ),
+        AS_WHOLE,
+    ] = 0
+    kl: Annotated[
+        FiniteFloat | None,
+        Field(
+            gt=0,
+            description="Largest divergence of a token's distribution from the unsteered model's, in nats: the "
+            "strengths are scaled down where it would be larger. Default null: no limit.",
+        ),
+    ] = None
     n: Annotated[int, Field(ge=1, le=64, description="Number of samples for each prompt."), AS_WHOLE] = 1
     seed: Annotated[
         Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), AS_WHOLE] | None,
@@ -130,6 +157,11 @@ class TextRequest(NeutralFields):
         if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
             raise self.error_at("stream_options", self.stream_options, "needs stream: set stream to true.")
         return self
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of each token."""
+        return Limits(self.plausible, self.fresh, math.inf if self.kl is None else self.kl)
 
     @property
     def stops(self) -> list[str]:
