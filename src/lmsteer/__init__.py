@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lmsteer.fitting.contrast.fit import ContrastFit, fit_contrast
     from lmsteer.fitting.fit import Fit, FitConfig, fit
     from lmsteer.fitting.gradient import GradientConfig
-    from lmsteer.generation.config import GenerationConfig, SamplingConfig
+    from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
     from lmsteer.generation.generate import Continuation, generate, perplexity
     from lmsteer.generation.stream import stream
     from lmsteer.model.lm import LM
@@ -78,7 +78,7 @@ _PUBLIC = {
     "fitting.contrast.fit": ("ContrastFit", "fit_contrast"),
     "fitting.fit": ("Fit", "FitConfig", "fit"),
     "fitting.gradient": ("GradientConfig",),
-    "generation.config": ("GenerationConfig", "SamplingConfig"),
+    "generation.config": ("GenerationConfig", "Limits", "SamplingConfig"),
     "generation.generate": ("Continuation", "generate", "perplexity"),
     "generation.stream": ("stream",),
     "model.lm": ("LM",),
@@ -113,6 +113,7 @@ __all__ = [
     "GradientConfig",
     "Interference",
     "LabelledText",
+    "Limits",
     "Mix",
     "Protocol",
     "Pushed",
