@@ -15,7 +15,7 @@ from lmsteer.errors import DataError, LMSteerError
 from lmsteer.steer.hub import located, parse_hub_id
 from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
-_KEY = "LMSTEER_API_KEY"
+KEY = "LMSTEER_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,7 +30,7 @@ Steers = Annotated[
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 means all addresses of this machine.")]
 ApiKey = Annotated[
     list[str] | None,
-    typer.Option(help=f"Key that requests must send. Repeatable (default: that of the environment's {_KEY})."),
+    typer.Option(help=f"Key that requests must send. Repeatable (default: that of the environment's {KEY})."),
 ]
 AllowOrigin = Annotated[
     list[str] | None,
@@ -84,7 +84,7 @@ def serve(
         raise DataError(f"--steers names {', '.join(missing)}, which is neither a folder nor an id of the Hub.")
     for source in steers or []:
         located(source)  # those of the Hub are fetched before the model is loaded
-    keys = api_key or ([os.environ[_KEY]] if _KEY in os.environ else [])
+    keys = api_key or ([os.environ[KEY]] if KEY in os.environ else [])
     if not all(key.strip() for key in keys):
         raise DataError("an API key is empty: it would let everybody in.")
     if host not in _LOOPBACK and not keys:

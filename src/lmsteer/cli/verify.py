@@ -1,7 +1,8 @@
-"""The command ``verify``: proof that a steer acts on its base model."""
+"""The command ``verify``: proof that a steer acts on its base model, here or on a running server."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,16 +13,39 @@ import lmsteer
 from lmsteer.cli import options
 from lmsteer.cli.app import app, stdout, warn
 from lmsteer.cli.output.common import print_json
-from lmsteer.cli.output.verification import print_verification
+from lmsteer.cli.output.verification import print_server_verification, print_verification
+from lmsteer.cli.serve import KEY
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.labels import parse_label_map
 from lmsteer.errors import DataError, ModelError, SteerError
 from lmsteer.steer.card import Card
-from lmsteer.steer.lookup import find_card
+from lmsteer.steer.lookup import find_card, find_folder
 from lmsteer.util.records import FormatError, from_record
 
 if TYPE_CHECKING:
     from lmsteer.model.lm import LM
+
+# Seconds. A large model may compile when it answers its first request.
+_PATIENCE = 60.0
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Measure the steer on this running server: `lmsteer serve`, or vLLM with lmsteer's plugin; --model names "
+        "the model that it serves, by which the results are foretold (default: measure on --model itself).",
+    ),
+]
+ApiKey = Annotated[
+    str | None, typer.Option(help=f"Key that the server asks for (default: that of the environment's {KEY}, if any).")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        callback=options.more_than(0),
+        help=f"Longest time to wait until the server says something, in seconds (default: {_PATIENCE:g}).",
+    ),
+]
 
 
 @app.command()
@@ -37,7 +61,10 @@ def verify(
         str | None,
         typer.Option(help="Numbers of class labels, such as 'negative=-1,positive=1' (default: as fitted)."),
     ] = None,
-    strength: Annotated[float, typer.Option(help="Strength at which the identities are checked.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="Strength at which the steer is checked.")] = 1.0,
+    server: Server = None,
+    api_key: ApiKey = None,
+    timeout: Timeout = None,
     model: options.Model = options.DEFAULT_MODEL,
     as_json: options.AsJson = False,
 ) -> None:
@@ -45,6 +72,13 @@ def verify(
 
     Example: lmsteer verify sentiment --data held_out.jsonl
     """
+    if server is not None:
+        if data or text_column or label_column or label_map:
+            raise DataError("no labelled texts are measured on a server: leave out --data, or --server.")
+        _verify_on_server(steer, strength, server, api_key or os.environ.get(KEY), timeout or _PATIENCE, model, as_json)
+        return
+    if api_key is not None or timeout is not None:
+        raise DataError("--api-key and --timeout are for --server: name it, too.")
     if data is None and (text_column or label_column or label_map):
         raise DataError("--text-column, --label-column and --label-map describe --data: name the file, too.")
     chosen = {
@@ -63,6 +97,27 @@ def verify(
         print_json(verification.to_json())
     else:
         print_verification(stdout, verification, loaded.card, source.path)
+    if not verification.acts:
+        raise typer.Exit(1)
+
+
+def _verify_on_server(
+    steer: str, strength: float, url: str, key: str | None, timeout: float, model: str, as_json: bool
+) -> None:
+    """Measure a steer on a running server, which is asked for it before the model is loaded."""
+    from lmsteer.serving.remote.client import JsonClient
+    from lmsteer.serving.remote.server import connect, name_on_server
+
+    find_card(steer)
+    name = name_on_server(find_folder(steer))
+    connected = connect(JsonClient(url, key, timeout), name, strength)
+    from lmsteer.serving.remote.verification import verify_server
+
+    verification = verify_server(connected, name, lmsteer.load(model), lmsteer.find_steer(steer), strength)
+    if as_json:
+        print_json(verification.to_json())
+    else:
+        print_server_verification(stdout, verification)
     if not verification.acts:
         raise typer.Exit(1)
 

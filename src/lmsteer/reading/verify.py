@@ -36,7 +36,8 @@ from lmsteer.util.records import number_in
 
 Side = Literal["left", "right"]
 _SIDES: tuple[Side, Side] = ("left", "right")
-_TEXTS = ("The weather this morning is", "I have read the book that you gave me and", "It")
+# Texts that identities are checked on.
+TEXTS = ("The weather this morning is", "I have read the book that you gave me and", "It")
 # What rounding may change of the logits, relative to the largest one.
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
@@ -47,7 +48,7 @@ class Check:
 
     Attributes:
         what: what was compared, in words.
-        difference: the largest difference between two sets of logits, relative to the largest logit.
+        difference: the difference: of logits the largest one, relative to the largest logit.
         limit: the most that the difference may be; with ``at_least`` it must be more.
         passed: whether the difference keeps to the limit.
         at_least: whether the limit is a lower one.
@@ -187,7 +188,7 @@ def _logits(lm: LM, mix: Mix | None = None, side: Side = "right") -> Tensor:
 
 def _batch(lm: LM, side: Side) -> tuple[Tensor, Tensor]:
     """Ids and attention mask (B, T) of the texts; the start token stands for a text in which there is no token."""
-    texts = [ids[: lm.max_length] or [lm.start_id] for ids in encode(lm, _TEXTS, start=False, end=False)]
+    texts = [ids[: lm.max_length] or [lm.start_id] for ids in encode(lm, TEXTS, start=False, end=False)]
     return pad(texts, lm.pad_id, lm.device, side)
 
 

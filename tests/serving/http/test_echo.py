@@ -75,6 +75,28 @@ def test_the_new_text_is_that_of_a_request_without_echo(client):
         assert third["logprobs"] is None
 
 
+@pytest.mark.parametrize("echo", [False, True])
+def test_tokens_are_named_by_their_ids_where_a_request_asks_for_it(client, llama, echo):
+    body = {
+        "prompt": "It was",
+        "steers": {"style": 1.5},
+        "logprobs": 3,
+        "max_tokens": 5,
+        "temperature": 0,
+        "echo": echo,
+    }
+    texts, ids = (
+        ask(client, return_tokens_as_token_ids=as_ids, **body)["choices"][0]["logprobs"] for as_ids in (False, True)
+    )
+    found = [int(name.removeprefix("token_id:")) for name in ids["tokens"]]
+    assert llama.codec.decode(found) == "".join(texts["tokens"])
+    for token, log_p, top in [*zip(found, ids["token_logprobs"], ids["top_logprobs"], strict=True)][echo:]:
+        assert len(top) == 3
+        assert top.get(f"token_id:{token}", log_p) == log_p
+    for name in ("token_logprobs", "text_offset"):
+        assert ids[name] == texts[name]
+
+
 def test_no_new_tokens(client):
     found = ask(client, prompt=["It was", "é"], **{**SCORED, "max_tokens": 0})
     for choice, prompt in zip(found["choices"], ["It was", "é"], strict=True):

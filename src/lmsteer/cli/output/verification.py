@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,21 +15,49 @@ from lmsteer.util.records import number_in
 if TYPE_CHECKING:
     from lmsteer.reading.held_out import HeldOutMetrics
     from lmsteer.reading.verify import Check, KinDifference, Verification
+    from lmsteer.serving.remote.verification import ServerVerification
     from lmsteer.steer.card import Card
 
 
 def print_verification(out: Console, verification: Verification, card: Card, source: str) -> None:
     """The checks as a table, how far a kin of the base differs from it, and what held-out texts show."""
-    table = Table("check", "difference", "must be", "")
-    for check in verification.checks:
-        table.add_row(check.what, f"{check.difference:.2e}", _bound(check), "ok" if check.passed else "FAILED")
-    out.print(table)
+    out.print(_table(verification.checks))
     if verification.kin:
         out.print(_kin_sentence(verification.difference, card.base), markup=False, highlight=False)
     if verification.held_out is None:
         out.print(f"{_why_none(card, source)}No labelled texts were read: give some with --data.")
         return
     out.print(f"{verification.held_out.texts} held-out texts ({escape(source)}): {_sentence(verification.held_out)}")
+
+
+def print_server_verification(out: Console, verification: ServerVerification) -> None:
+    """What was measured on a server, in which versions, so that it can be pasted into a report of a fault."""
+    found = verification
+    server = f"{found.kind} {found.server_version or '(version unknown)'} at {found.url}"
+    lines = (
+        f"server: {server}, model {found.served_model!r}",
+        f"here:   lmsteer {found.lmsteer_version}, model {found.local_model!r}",
+        f"steer:  {found.steer}, fingerprint {found.steer_fingerprint}",
+        f"base:   {found.base}, fingerprint {found.base_fingerprint}",
+    )
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(_table(found.checks))
+    out.print(
+        f"Differences are parts of the foretold shift at {found.strength:+g} and {-found.strength:+g}, which is "
+        f"{found.shift:.3g} nats (root mean square of {found.log_probabilities} log-probabilities). Without a steer, "
+        f"they differ by {found.noise:.2g} nats between the server and the model here, or alone and at once: rounding, "
+        "or quantisation.",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _table(checks: Sequence[Check]) -> Table:
+    table = Table("check", "difference", "must be", "")
+    for check in checks:
+        table.add_row(check.what, f"{check.difference:.2e}", _bound(check), "ok" if check.passed else "FAILED")
+    return table
 
 
 def _why_none(card: Card, source: str) -> str:

@@ -113,11 +113,11 @@ class ResponseBuilder:
         def add(token: int, logprob: TokenLogprob | None, *, last: bool = False) -> None:
             lines["text_offset"].append(texts.offset)
             text = texts.add(token, last=last)
-            lines["tokens"].append(text)
+            lines["tokens"].append(self._shown(token, text))
             lines["token_logprobs"].append(None if logprob is None else _finite(logprob.log_p))
             # Tokens with the same text (parts of characters, say) share a key: the likeliest comes last and stays.
             top = None if logprob is None else reversed([*self._top(text, logprob)])
-            lines["top_logprobs"].append(None if top is None else dict(top))
+            lines["top_logprobs"].append(None if top is None else {self._shown(i, name): p for i, name, p in top})
 
         if choice.prompt is not None:
             ids = self.parsed.requests[index].ids
@@ -133,18 +133,22 @@ class ResponseBuilder:
         for place, logprob in enumerate(choice.logprobs, 1):
             last = choice.finish is not None and place == len(choice.logprobs)
             text = self._texts[index].add(logprob.token, last=last)
-            top = [_entry(*each) for each in self._top(text, logprob)]
-            yield {**_entry(text, _finite(logprob.log_p)), "top_logprobs": top}
+            top = [self._entry(*each) for each in self._top(text, logprob)]
+            yield {**self._entry(logprob.token, text, _finite(logprob.log_p)), "top_logprobs": top}
 
-    def _top(self, text: str, logprob: TokenLogprob) -> Iterator[tuple[str, float]]:
-        """The likeliest tokens at the place of a token with this text: their texts and log-likelihoods."""
+    def _top(self, text: str, logprob: TokenLogprob) -> Iterator[tuple[int, str, float]]:
+        """The likeliest tokens at the place of a token with this text: their ids, texts and log-likelihoods."""
         for token, log_p in logprob.top.items():
-            yield text if token == logprob.token else self._names(token), _finite(log_p)
+            yield token, text if token == logprob.token else self._names(token), _finite(log_p)
 
+    def _entry(self, token: int, text: str, log_p: float) -> dict[str, Any]:
+        # The bytes of a part of a character are not known here; null is allowed by OpenAI's format.
+        as_bytes = None if _PARTIAL in text else list(text.encode())
+        return {"token": self._shown(token, text), "logprob": log_p, "bytes": as_bytes}
 
-def _entry(text: str, log_p: float) -> dict[str, Any]:
-    # The bytes of a part of a character are not known here; null is allowed by OpenAI's format.
-    return {"token": text, "logprob": log_p, "bytes": None if _PARTIAL in text else list(text.encode())}
+    def _shown(self, token: int, text: str) -> str:
+        """What a token with this text is called in the response."""
+        return f"token_id:{token}" if self.parsed.tokens_as_ids else text
 
 
 def _finite(log_p: float) -> float:

@@ -62,12 +62,14 @@ class ParsedRequest:
         steering: the steers, the same for all sequences.
         echoed: for each sequence the text that stands before the new one: its prompt with ``echo``, else nothing.
         prompt_tokens: number of tokens of the prompts, each counted once.
+        tokens_as_ids: whether log-likelihoods name tokens by their ids.
     """
 
     requests: Sequence[Request]
     steering: RequestSteering
     echoed: Sequence[str]
     prompt_tokens: int
+    tokens_as_ids: bool = False
 
 
 class Service:
@@ -197,7 +199,8 @@ class Service:
             for sample in range(request.n)
         ]
         before = [text for text in echoed or [""] * len(prompts) for _ in range(request.n)]
-        return ParsedRequest(requests, steering, before, sum(map(len, prompts)))
+        tokens = sum(map(len, prompts))
+        return ParsedRequest(requests, steering, before, tokens, request.return_tokens_as_token_ids)
 
     def _check_length(self, ids: Sequence[int], max_tokens: int) -> None:
         """Refuse a prompt that is too long together with its new text."""

@@ -224,7 +224,6 @@ class NeutralFields(Body):
     return_meta_info: Off = None
     return_tokens: Off = None
     return_token_ids: Off = None
-    return_tokens_as_token_ids: Off = None
     return_progress: Off = None
     timings_per_token: Off = None
     # Other models, and what clients are told by mistake to send on.

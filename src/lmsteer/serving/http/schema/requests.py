@@ -149,6 +149,9 @@ class TextRequest(NeutralFields):
         ),
     ] = None
     stop: Annotated[Stop | None, Field(description="Strings that end the text; they are not part of it.")] = None
+    return_tokens_as_token_ids: Annotated[
+        bool, Field(description="In log-probabilities, name each token by its id, like 'token_id:42', as vLLM does.")
+    ] = False
     stream: Annotated[bool, Field(description="Send the text in chunks, as server-sent events.")] = False
     stream_options: StreamOptions | None = None
 

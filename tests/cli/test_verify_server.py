@@ -1,0 +1,63 @@
+"""verify --server measures a steer on a running server, and exits with status 1 where a check fails."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from live_server import running
+from lmsteer.serving.http.app import create_app
+from lmsteer.serving.http.run import ServiceConfig, create_service
+from lmsteer.steer.files import save_steer
+from tiny import own_steer
+
+
+@pytest.fixture
+def url(lm):
+    """The address of a server that needs a key, with one of two steers as it is here."""
+    save_steer(own_steer(lm, name="own"), "steers/own")
+    save_steer(own_steer(lm, name="changed"), "steers/changed")
+    with running(create_app(create_service(lm, ServiceConfig(folders=["steers"])), keys=["secret"])) as address:
+        yield address
+
+
+def test_a_report_to_paste_as_text_and_as_json(run, url, monkeypatch):
+    monkeypatch.setenv("LMSTEER_API_KEY", "secret")
+    status, out, _ = run("verify", "own", "--server", url)
+    assert status == 0, out
+    for part in (f"at {url}, model 'tiny'", "steer:  own, fingerprint", "base:   tiny, fingerprint", "beside steered"):
+        assert part in out
+    assert out.count(" ok ") == 7
+    assert "secret" not in out
+    status, out, _ = run("verify", "own", "--server", url, "--strength", "2", "--json")
+    found = json.loads(out)
+    assert (status, found["acts"], found["strength"], len(found["checks"])) == (0, True, 2.0, 7)
+    assert found["steer_fingerprint"] in run("verify", "steers/own", "--server", url)[1]
+
+
+def test_a_steer_that_is_another_one_on_the_server_exits_with_1(run, lm, url):
+    server = ["--server", url, "--api-key", "secret"]
+    assert run("verify", "changed", *server)[0] == 0
+    save_steer(own_steer(lm, seed=9, name="changed"), "elsewhere/changed")
+    status, out, _ = run("verify", "elsewhere/changed", *server)
+    assert status == 1
+    assert out.count("FAILED") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["own"], "status 401: no valid key"),
+        (
+            ["elsewhere/new", "--api-key", "secret"],
+            "status 400: unknown steer 'new'; known steers: changed, one, own, two",
+        ),
+        (["own", "--api-key", "secret", "--strength", "0"], "no steer acts"),
+    ],
+)
+def test_what_cannot_be_measured_exits_with_2(run, lm, url, arguments, message):
+    save_steer(own_steer(lm), "elsewhere/new")
+    status, _, err = run("verify", *arguments, "--server", url)
+    assert status == 2
+    assert message in err
