@@ -43,21 +43,31 @@ def own_url(serve, llama):
     return serve(llama)
 
 
+@pytest.fixture(scope="session")
+def inner(llama, folder):
+    """A client of our own server, without a connection."""
+    with TestClient(create_app(create_service(llama, ServiceConfig(folders=[folder])))) as client:
+        yield client
+
+
 @pytest.fixture
-def behind(llama, folder):
+def behind(llama, inner):
     """Starts servers that change what our own server is asked; each gives its address.
 
     What answers a request is given its body, and a function that passes a body on.
     """
     with ExitStack() as stack:
 
-        def start(answer, owner="lmsteer", **other_routes):
-            service = create_service(llama, ServiceConfig(folders=[folder]))
-            inner, app = stack.enter_context(TestClient(create_app(service))), FastAPI(version="9.8.7")
+        def start(answer, owner="lmsteer"):
+            app = FastAPI()
 
             @app.get("/v1/models")
             def models():
                 return {"object": "list", "data": [{"id": llama.name, "owned_by": owner}]}
+
+            @app.get("/version")
+            def version():
+                return {"version": "9.8.7"}
 
             @app.post("/v1/completions")
             def completions(body: dict):
@@ -67,8 +77,6 @@ def behind(llama, folder):
                 answered = inner.post("/v1/completions", json=body)
                 return JSONResponse(answered.json(), answered.status_code)
 
-            for path, content in other_routes.items():
-                app.get(f"/{path}", response_model=None)(lambda content=content: content)
             return stack.enter_context(running(app))
 
         yield start

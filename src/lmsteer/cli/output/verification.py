@@ -100,4 +100,4 @@ def _accuracy(accuracy: float) -> str:
 
 
 def _bound(check: Check) -> str:
-    return "more than 0" if check.at_least else "0" if check.limit == 0 else f"at most {check.limit:.0e}"
+    return "more than 0" if check.at_least else "0" if check.limit == 0 else f"at most {check.limit:.2g}"

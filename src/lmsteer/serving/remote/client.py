@@ -109,7 +109,7 @@ class JsonClient:
 class _NoRedirect(HTTPRedirectHandler):
     """Follows no redirect, since that would send the key to another server."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         """Make no further request."""
 
 

@@ -119,7 +119,7 @@ def connect(client: JsonClient, steer: str, strength: float) -> Server:
     models = client.get("/v1/models")
     try:
         model, owner = str(models["data"][0]["id"]), models["data"][0].get("owned_by")
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ServerError(f"{client.url}/v1/models lists no model: no server of OpenAI's API?") from error
     if owner not in _KINDS:
         raise ServerError(
@@ -141,7 +141,7 @@ def _version(client: JsonClient, kind: Kind) -> str | None:
         said = (
             client.get("/openapi.json")["info"]["version"] if kind == "lmsteer" else client.get("/version")["version"]
         )
-    except (ServerError, LookupError, TypeError):
+    except (ServerError, LookupError, TypeError, ValueError):
         return None
     return str(said)
 

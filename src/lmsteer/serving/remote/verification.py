@@ -136,11 +136,13 @@ class _Read(NamedTuple):
         found: those of the server.
         unsteered: those without the steer.
         steered: those at the strength of the request, or at the verified strength if it names no steer.
+        places: the place of each token in the answer.
     """
 
     found: Tensor
     unsteered: Tensor
     steered: Tensor
+    places: Tensor
 
     @property
     def shift(self) -> Tensor:
@@ -191,13 +193,13 @@ def verify_server(server: Server, name: str, lm: LM, steer: Steer, strength: flo
 
     answered = float(not server.refuses_unknown_steers())
     checks = [
-        Check("1. the steer's part in requests without one", part, limit, part <= limit),
+        Check("1. steer's part where none is named", part, limit, part <= limit),
         check("2. strength 0 = no steer", (_distance(alone[a], alone[b]) for a, b in zip(plain, zero, strict=True))),
         check(f"3. shift at {strength:+g} = foretold", (read[asked].error for asked in up)),
         check(f"3. shift at {-strength:+g} = foretold", (read[asked].error for asked in down)),
-        check("4. no steer, beside steered requests = alone", beside([*plain, *zero])),
-        check("4. steered, beside other requests = alone", beside([*up, *down])),
-        Check("5. an unknown steer is answered", answered, 0.0, not answered),
+        check("4. no steer, beside steered = alone", beside([*plain, *zero])),
+        check("4. steered, beside others = alone", beside([*up, *down])),
+        Check("5. unknown steers that are answered", answered, 0.0, not answered),
     ]
     compared = sum(len(each.found) for each in read.values())
     which = (server.client.url, server.kind, server.version, server.model)
@@ -226,16 +228,17 @@ def _read(lm: LM, steer: Steer, prompt: Sequence[int], asked: _Asked, written: W
     rows = [row for row, place in enumerate(written.log_p) for _ in place]
     tokens = [token for place in written.log_p for token in place]
     found = torch.tensor([value for place in written.log_p for value in place.values()])
-    return _Read(found, unsteered[rows, tokens], steered[rows, tokens])
+    return _Read(found, unsteered[rows, tokens], steered[rows, tokens], torch.tensor(rows))
 
 
 def _unsteered(read: Sequence[_Read]) -> tuple[float, float]:
     """How far requests without a steer differ from the local model: the part of the steer's shift in it, and the rest.
 
-    The rest is in nats.
+    The rest is in nats. What is common to the tokens of a place is left out: the rest of a log-probability is
+    proportional to the strength, so that a small one shows as a small part.
     """
-    difference = torch.cat([each.found - each.unsteered for each in read])
-    shift = torch.cat([each.shift for each in read])
+    difference = torch.cat([_centred(each.found - each.unsteered, each.places) for each in read])
+    shift = torch.cat([_centred(each.shift, each.places) for each in read])
     part = float(difference @ shift / (shift @ shift).clamp(min=1e-30))
     return abs(part), _size(difference - part * shift)
 
@@ -276,6 +279,12 @@ def _distance(one: Written, other: Written) -> float:
         if token != other_token:
             break
     return _size(torch.tensor(differences))
+
+
+def _centred(values: Tensor, places: Tensor) -> Tensor:
+    """Values (N,) less the mean of those at the same place (N,)."""
+    sums = torch.zeros(int(places.max()) + 1).index_add(0, places, values)
+    return values - (sums / places.bincount())[places]
 
 
 def _size(differences: Tensor) -> float:
