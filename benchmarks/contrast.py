@@ -40,8 +40,8 @@ from lmsteer.fitting.contrast.prompts import contrast_prompts
 from lmsteer.fitting.contrast.writing import write_texts
 from lmsteer.generation.batch import Batch
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.generation.decoder import row_noise
 from lmsteer.generation.prefill import Prefill
+from lmsteer.generation.row import row_noise
 from lmsteer.generation.sampling import RowSettings, draw
 from lmsteer.model.chat import encode_chat
 from lmsteer.model.kv_cache import Start, prefill, slice_kv

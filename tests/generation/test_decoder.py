@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from transformers import masking_utils
 
 from lmsteer.generation.config import Limits, SamplingConfig
-from lmsteer.generation.decoder import Decoder, Row, row_noise
+from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.limits import RowLimits, limited
+from lmsteer.generation.row import Row, row_noise
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
@@ -62,6 +63,24 @@ def test_rows_that_come_and_go_write_what_they_write_alone(make_lm, family):
     assert (len(decoder), decoder.bytes) == (0, 0)
 
 
+def on_meta(value):
+    """The same with all tensors on the meta device."""
+    device = torch.device("meta")
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mix):
+        for factors in [*value._by_device.values()]:
+            value._by_device[device] = on_meta(factors)
+        for products in [*value._products.values()]:
+            value._products[device, 0] = products.to(device)
+        value._tables |= {(form, device): table.to(device) for (form, _), table in value._tables.items()}
+    elif isinstance(value, tuple):
+        return type(value)(*map(on_meta, value))
+    elif is_dataclass(value):
+        return replace(value, **{field.name: on_meta(getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
 @pytest.mark.parametrize("prompts", [("abc", "xyz"), ("a", "longer")], ids=["of one length", "ragged"])
 @pytest.mark.parametrize("is_limited", [False, True], ids=["without limits", "within limits"])
 def test_a_step_waits_for_no_device(llama, prompts, is_limited, monkeypatch):
@@ -73,36 +92,29 @@ def test_a_step_waits_for_no_device(llama, prompts, is_limited, monkeypatch):
     steers = {"a": random_steer(lm), "b": random_steer(lm, "offset", name="b")}
     decoder = Decoder(lm, score=True)
     rows = [row_of(lm, prompts[k % 2], k, steers, 1.0 + k) for k in range(8)]
-    admit(decoder, *(replace(row, limits=limits) for row in rows))
+    admit(decoder, *(replace(row, limits=limits if k % 3 else Limits()) for k, row in enumerate(rows)))
     decoder.step()  # whatever is made once is made
-    resident = decoder._resident
-    on_meta = {
-        name: value.to("meta") if isinstance(value, torch.Tensor) else value
-        for name, value in resident._asdict().items()
-    }
-    names = ("temperature", "top_k", "top_p", "greedy", "whole", "nucleus")
-    fields = {name: getattr(resident.settings, name).to("meta") for name in names}
-    of_limits = {name: getattr(resident.limits, name).to("meta") for name in ("log_plausible", "fresh", "kl", "recent")}
-    on_meta["limits"] = replace(resident.limits, **of_limits)
-    on_meta["settings"] = type(resident.settings)(max_top_k=resident.settings.max_top_k, **fields)
-    decoder._resident = type(resident)(**on_meta)
+    decoder._resident = on_meta(decoder._resident)
     lm.model.to("meta")
     backend = decoder._backend
     backend._resident = tuple(each.to("meta") for each in backend._resident)
     for layer in backend._layers:
         layer._buffers = [buffer.to("meta") for buffer in layer._buffers]
-    mix = decoder._resident.mix
-    assert isinstance(mix, Mix)
-    device = torch.device("meta")
-    (factors,) = mix._by_device.values()
-    mix._by_device[device] = type(factors)(*(None if each is None else each.to(device) for each in factors))
-    for products in [*mix._products.values()]:
-        mix._products[device, 0] = products.to(device)
-    mix._tables |= {(form, device): table.to(device) for (form, _), table in mix._tables.items()}
     for _ in range(3):
         decoder.step()
     with pytest.raises((NotImplementedError, RuntimeError)):
         decoder.look()
+
+
+def test_limits_of_one_row_leave_the_logits_of_others_as_they_are_to_the_bit(llama):
+    steers, logits = {"a": random_steer(llama)}, []
+    for limits in (Limits(), Limits(plausible=0.01, kl=0.5)):
+        decoder = Decoder(llama)
+        rows = [row_of(llama, "abc", k, steers, 4.0) for k in range(3)]
+        admit(decoder, rows[0], replace(rows[1], limits=limits), rows[2])
+        logits.append(decoder.step().logits)
+    assert torch.equal(logits[0][::2], logits[1][::2])
+    assert not torch.equal(logits[0][1], logits[1][1])
 
 
 def test_the_factors_of_steers_stay_where_they_are_when_rows_come_and_go(llama):
@@ -110,13 +122,13 @@ def test_the_factors_of_steers_stay_where_they_are_when_rows_come_and_go(llama):
     decoder = Decoder(llama)
     admit(decoder, row_of(llama, "abc", 0, steers, 1.0), row_of(llama, "b", 1, steers, 2.0))
     decoder.step()
-    factors = decoder._resident.mix._factors(torch.device("cpu"))
+    factors = decoder._resident.steering.mix._factors(torch.device("cpu"))
     decoder.look()
     decoder.remove(0)
     admit(decoder, row_of(llama, "x", 2, {"a": steers["a"]}, 3.0), row_of(llama, "y", 3))
     decoder.step()
-    assert decoder._resident.mix._factors(torch.device("cpu")) is factors
-    assert decoder._resident.mix.strengths.tolist() == [[2.0, 2.0], [3.0, 0.0], [0.0, 0.0]]
+    assert decoder._resident.steering.mix._factors(torch.device("cpu")) is factors
+    assert decoder._resident.steering.mix.strengths.tolist() == [[2.0, 2.0], [3.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "mamba"])

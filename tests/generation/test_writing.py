@@ -9,8 +9,9 @@ import torch
 
 from lmsteer.generation import writing
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.generation.decoder import Decoder, Row, row_noise
+from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.generate import generate
+from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.writing import NotFiniteError, write
 from lmsteer.model.kv_cache import Start
 from tiny import FAMILIES, random_steer

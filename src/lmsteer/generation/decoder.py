@@ -13,65 +13,22 @@ client that does not stream looks every few tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmsteer.generation.backends import backend_for
-from lmsteer.generation.config import NO_LIMITS, Limits, SamplingConfig
-from lmsteer.generation.limits import RowLimits, limited
 from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk
+from lmsteer.generation.row import Row
+from lmsteer.generation.row_steering import RowSteering
 from lmsteer.generation.sampling import RowSettings, draw
-from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import SteerHandle
-from lmsteer.steer.mix import Mix, row_by_row
-from lmsteer.steer.steer import Steer
+from lmsteer.steer.mix import Mix
 from lmsteer.util.lists import swap_out
-from lmsteer.util.seeds import stable_seed
-
-_NONE = Mix({}, {})
-
-
-def row_noise(seed: int, prompt: int, sample: int, length: int) -> Tensor:
-    """The random numbers (T,) in [0, 1) of a row, which depend on the seed, the prompt and the sample alone.
-
-    They are the same at every strength, in every batch, and in every version of Python.
-
-    Args:
-        seed: any integer.
-        prompt: the number of the prompt, from 0.
-        sample: the number of the sample among those of its prompt and strengths, from 0.
-        length: T, the number of tokens.
-    """
-    return torch.rand(length, generator=torch.Generator().manual_seed(stable_seed(seed, prompt, sample)))
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """What is to be written.
-
-    Attributes:
-        start: where it starts.
-        noise: its random numbers (T,), one for each token; it has at most T tokens.
-        steers: the steers that act on it, by name.
-        strengths: the strength of each.
-        sampling: how its tokens are drawn.
-        limits: how far its steers may move each token.
-        written: the tokens of its continuation that ``start`` already holds.
-    """
-
-    start: Start
-    noise: Tensor
-    steers: Mapping[str, Steer] = field(default_factory=dict)
-    strengths: Mapping[str, float] = field(default_factory=dict)
-    sampling: SamplingConfig = SamplingConfig()
-    limits: Limits = NO_LIMITS
-    written: Sequence[int] = ()
 
 
 class Look(NamedTuple):
@@ -110,16 +67,14 @@ class _Resident(NamedTuple):
         noise: its random numbers (B, T).
         drawn: how many tokens it has drawn (B, 1).
         settings: how it draws.
-        limits: how far its steers may move its token.
-        mix: the steers and strengths of all rows.
+        steering: what steers it.
     """
 
     last: Tensor
     noise: Tensor
     drawn: Tensor
     settings: RowSettings
-    limits: RowLimits
-    mix: Mix
+    steering: RowSteering
 
 
 class Decoder:
@@ -191,18 +146,15 @@ class Decoder:
         A pass that fails can be repeated for fewer rows.
         """
         resident, part = self._on_device(), slice(places[0], places[0] + len(places))
-        mix, settings, limits = resident.mix, resident.settings, resident.limits
+        settings, steering = resident.settings, resident.steering
         if len(places) < len(self):
-            rows, self._mix = self.rows[part], None  # a steer whose factors fail does not act on the others
-            mix, settings = row_by_row([(row.steers, row.strengths) for row in rows]), self._settings(rows)
-            limits = limits.part(part)
-        # Under limits, the steers act on the logits of the unsteered model.
-        with self._captured() as (hidden, raw), SteerHandle(self._lm.model, _NONE if limits.kinds else mix) as handle:
+            self._mix = None  # a steer whose factors fail does not act on the others
+            settings, steering = self._settings(self.rows[part]), self._steering(places)
+        with self._captured() as (hidden, raw), SteerHandle(self._lm.model, steering.mix) as handle:
             # Those of a model over several devices come from that of the head.
             logits = self._backend.forward(resident.last[part], part.start).to(self._lm.device)
-        if limits.kinds:
-            z0, z1 = raw[0], mix.logit_shift(hidden[0], self._lm.head.weight)
-            logits, _ = limited(z0.to(logits.device), z1.to(logits.device), limits, self._lm.head.post)
+        if len(steering.places):
+            logits[steering.places] = steering.limited_logits(self._lm.head, hidden[0], raw[0]).to(logits)
         noise = resident.noise[part].gather(1, resident.drawn[part].clamp(max=resident.noise.shape[1] - 1))
         return Pass(draw(logits, noise[:, 0], settings), logits, hidden[0], handle.calls > 0)
 
@@ -211,9 +163,8 @@ class Decoder:
         resident = self._on_device()
         self._backend.advance()
         self._drawn.append(tokens)
-        self._resident = resident._replace(
-            last=tokens.clamp(min=0), drawn=resident.drawn + 1, limits=resident.limits.after(tokens)
-        )
+        last, steering = tokens.clamp(min=0), resident.steering.after(tokens)
+        self._resident = resident._replace(last=last, drawn=resident.drawn + 1, steering=steering)
 
     def look(self) -> Look:
         """Copy the tokens since the last look to the host."""
@@ -264,21 +215,19 @@ class Decoder:
             written = [*zip(rows, self._tokens, strict=True)]
             length = max(len(row.noise) for row in rows)
             noise = torch.stack([torch.nn.functional.pad(row.noise, (0, length - len(row.noise))) for row in rows])
-            self._mix = row_by_row([(row.steers, row.strengths) for row in rows], self._mix)
             self._resident = _Resident(
                 torch.tensor([max(0, [*row.start.ids[-1:], *own][-1]) for row, own in written], device=device),
                 noise.to(device),
                 torch.tensor([len(own) for _, own in written], device=device)[:, None],
                 self._settings(rows),
-                RowLimits.of(
-                    [row.limits for row in rows],
-                    [[*row.written, *own] for row, own in written],
-                    max(len(row.written) + len(row.noise) for row in rows),
-                    device,
-                ),
-                self._mix,
+                self._steering(range(len(self))),
             )
+            self._mix = self._resident.steering.limited
         return self._resident
+
+    def _steering(self, places: Sequence[int]) -> RowSteering:
+        rows, written = [self.rows[place] for place in places], [self._tokens[place] for place in places]
+        return RowSteering.of(rows, written, self._mix, self._lm.device)
 
     def _settings(self, rows: Sequence[Row]) -> RowSettings:
         return RowSettings.of([row.sampling for row in rows], len(self._lm.head.weight), self._lm.device)

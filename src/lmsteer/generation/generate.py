@@ -18,8 +18,8 @@ import torch
 from lmsteer.data.chats import AnyPrompt, Chat, Prompt, as_prompt
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.decoder import Row, row_noise
 from lmsteer.generation.prefill import Prefill
+from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.writing import NotFiniteError, Written, write
 from lmsteer.model.chat import encode_chat
 from lmsteer.model.codec import shortened

@@ -75,10 +75,6 @@ class RowLimits:
         kinds = frozenset(name for row in rows for name in row.on)
         return cls(log_plausible, fresh, kl, recent.reshape(len(rows), width), kinds)
 
-    def part(self, rows: slice) -> RowLimits:
-        """The limits of some of the rows."""
-        return RowLimits(self.log_plausible[rows], self.fresh[rows], self.kl[rows], self.recent[rows], self.kinds)
-
     def after(self, tokens: Tensor) -> RowLimits:
         """The limits of the next step, after each row's token (B,)."""
         if not self.recent.shape[1]:

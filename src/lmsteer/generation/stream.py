@@ -8,9 +8,10 @@ import torch
 
 from lmsteer.data.chats import AnyPrompt, as_prompt
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.decoder import Decoder, Row, row_noise
+from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.generate import encode_prompts, not_finite
+from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM

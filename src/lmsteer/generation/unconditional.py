@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lmsteer.generation.config import SamplingConfig
-from lmsteer.generation.decoder import Decoder, Row
+from lmsteer.generation.decoder import Decoder
+from lmsteer.generation.row import Row
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM

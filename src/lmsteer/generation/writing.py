@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.decoder import Decoder, Row
+from lmsteer.generation.decoder import Decoder
+from lmsteer.generation.row import Row
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.lm import LM
 from lmsteer.util.lists import swap_out

@@ -81,6 +81,13 @@ class Mix:
         """
         return self._with_table(_strength_table([strengths[name] for name in self.steers], list(self.steers)))
 
+    def without_rows(self, rows: Tensor) -> Mix:
+        """The mix with strength 0 for some rows of the batch, by their indices (N,) on the CPU."""
+        if not self.steers:
+            return self
+        with torch.inference_mode(False):
+            return self._with_table(self.strengths.index_fill(0, rows, 0.0))
+
     def _with_table(self, strengths: Tensor) -> Mix:
         other = copy(self)
         other.strengths, other._tables = strengths, {}

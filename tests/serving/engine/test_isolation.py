@@ -14,8 +14,8 @@ from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation import decoder
 from lmsteer.generation.batch import Batch
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
-from lmsteer.generation.decoder import row_noise
 from lmsteer.generation.detokenizer import Detokenizer
+from lmsteer.generation.row import row_noise
 from lmsteer.model.kv_cache import Start
 from lmsteer.serving.engine.engine import Engine, EngineConfig
 from lmsteer.serving.engine.isolation import StepError, isolated

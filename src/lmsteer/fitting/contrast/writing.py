@@ -10,7 +10,7 @@ import torch
 from lmsteer.errors import DataError
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, Ids
 from lmsteer.generation.config import SamplingConfig
-from lmsteer.generation.decoder import Row, row_noise
+from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.writing import write
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM

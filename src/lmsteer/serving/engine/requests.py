@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, SamplingConfig
-from lmsteer.generation.decoder import Row, row_noise
 from lmsteer.generation.detokenizer import Detokenizer
+from lmsteer.generation.row import Row, row_noise
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import StepError, as_step_error

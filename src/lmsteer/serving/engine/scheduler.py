@@ -19,9 +19,10 @@ from itertools import chain
 import torch
 
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.decoder import Decoder, Row
+from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk
 from lmsteer.generation.prefix_cache import PrefixCache
+from lmsteer.generation.row import Row
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM

@@ -1,0 +1,51 @@
+"""A row: what is to be written, from where, under which steers, with which random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lmsteer.generation.config import NO_LIMITS, Limits, SamplingConfig
+from lmsteer.model.kv_cache import Start
+from lmsteer.steer.steer import Steer
+from lmsteer.util.seeds import stable_seed
+
+
+def row_noise(seed: int, prompt: int, sample: int, length: int) -> Tensor:
+    """The random numbers (T,) in [0, 1) of a row, which depend on the seed, the prompt and the sample alone.
+
+    They are the same at every strength, in every batch, and in every version of Python.
+
+    Args:
+        seed: any integer.
+        prompt: the number of the prompt, from 0.
+        sample: the number of the sample among those of its prompt and strengths, from 0.
+        length: T, the number of tokens.
+    """
+    return torch.rand(length, generator=torch.Generator().manual_seed(stable_seed(seed, prompt, sample)))
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What is to be written.
+
+    Attributes:
+        start: where it starts.
+        noise: its random numbers (T,), one for each token; it has at most T tokens.
+        steers: the steers that act on it, by name.
+        strengths: the strength of each.
+        sampling: how its tokens are drawn.
+        limits: how far its steers may move each token.
+        written: the tokens of its continuation that ``start`` already holds.
+    """
+
+    start: Start
+    noise: Tensor
+    steers: Mapping[str, Steer] = field(default_factory=dict)
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    sampling: SamplingConfig = SamplingConfig()
+    limits: Limits = NO_LIMITS
+    written: Sequence[int] = ()
