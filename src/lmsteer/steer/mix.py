@@ -229,7 +229,7 @@ def row_by_row(rows: Sequence[Steering], before: Mix | None = None) -> Mix:
                 key += "'"
             columns.setdefault(key, [0.0] * len(rows))[row] = strengths[name]
     if before and len(steers) == len(before.steers) <= len(columns) + _IDLE:
-        return before.with_strengths({key: columns.get(key, 0.0) for key in steers})
+        return before.with_strengths({key: columns.get(key, [0.0] * len(rows)) for key in steers})
     return Mix({key: steers[key] for key in columns}, columns)
 
 
