@@ -37,7 +37,6 @@ class Request:
         steers: steers by name.
         strengths: the strength of each steer.
         sampling: the distribution that tokens are drawn from.
-        limits: how far the steers may move each token.
         max_new_tokens: maximum number of new tokens; 0 to read the prompt only.
         seed: seed of the random numbers, as in ``lmsteer.generate`` for this prompt alone.
         sample: number of this sample among those of the same prompt, from 0.
@@ -47,13 +46,13 @@ class Request:
         echo: whether the new text is to stand behind the prompt: it keeps a space before its first word, and the
             log-likelihoods are also those of the prompt's tokens.
         timeout: maximum time from submission to the last token, in seconds.
+        limits: how far the steers may move each token.
     """
 
     ids: Sequence[int]
     steers: Mapping[str, Steer] = field(default_factory=dict)
     strengths: Mapping[str, float] = field(default_factory=dict)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    limits: Limits = NO_LIMITS
     max_new_tokens: int = GenerationConfig.max_new_tokens
     seed: int = 0
     sample: int = 0
@@ -61,6 +60,7 @@ class Request:
     num_logprobs: int | None = None
     echo: bool = False
     timeout: float = float("inf")
+    limits: Limits = NO_LIMITS
 
     def check(self, lm: LM) -> None:
         """Refuse what the model cannot serve.
