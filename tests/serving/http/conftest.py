@@ -3,10 +3,17 @@ import dataclasses
 import pytest
 from fastapi.testclient import TestClient
 
-from lmsteer import save_steer
+from live_server import running
+from lmsteer import generate, load_steer, save_steer
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.run import ServiceConfig, create_service
-from tiny import random_steer
+from tiny import random_steer, tiny_lm
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +49,31 @@ def shared_client(serving, llama, steers):
 def client(shared_client):
     """The shared client."""
     return shared_client
+
+
+@pytest.fixture(scope="module")
+def lm():
+    """A model that chats, of a server for real clients."""
+    lm = tiny_lm("llama")
+    lm.tokenizer.chat_template = TEMPLATE
+    return lm
+
+
+@pytest.fixture(scope="module")
+def address(lm, steers):
+    """The address of the running server."""
+    with running(create_app(create_service(lm, ServiceConfig(folders=[steers])))) as address:
+        yield address
+
+
+@pytest.fixture
+def greedy(lm, steers):
+    """The greedy text that the package gives for a prompt at a strength."""
+    steer = load_steer(steers / "style")
+
+    def text(prompt, strength=1.5, max_tokens=6):
+        config = GenerationConfig(1, max_tokens, SamplingConfig(temperature=0))
+        (found,) = generate(lm, [prompt], {"style": steer}, [{"style": strength}], config)
+        return found.text
+
+    return text

@@ -10,7 +10,7 @@ from lmsteer import analyse, generate, load_steer, save_steer
 from lmsteer.generation.config import GenerationConfig, Limits
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.requests import Request
-from lmsteer.serving.http.app import _unless_disconnected
+from lmsteer.serving.http.sending import unless_disconnected
 from lmsteer.serving.http.submission import Submission
 from tiny import random_steer, tiny_model, tiny_tokenizer
 
@@ -182,7 +182,7 @@ def test_work_is_cancelled_when_the_client_hangs_up():
 
     async def hung_up():
         work = asyncio.get_running_loop().create_future()
-        return await _unless_disconnected(Gone(), work), work.cancelled()
+        return await unless_disconnected(Gone(), work), work.cancelled()
 
     assert asyncio.run(hung_up()) == (None, True)
 

@@ -12,13 +12,8 @@ import httpx
 import pytest
 import yaml
 
-from live_server import running
-from lmsteer import generate, load_steer
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer import load_steer
 from lmsteer.reading.likelihood import log_likelihoods, steered_log_likelihoods
-from lmsteer.serving.http.app import create_app
-from lmsteer.serving.http.run import ServiceConfig, create_service
-from tiny import tiny_lm
 
 # What LiteLLM's types and streams warn of, which it silences itself when it is imported.
 pytestmark = [
@@ -26,39 +21,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Accessing the 'model_.*' attribute on the instance is deprecated"),
 ]
 
-TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 ASKED = "<user>Hi\n<assistant>"
 SAID = [{"role": "user", "content": "Hi"}]
 STRENGTH = 1.5
-
-
-@pytest.fixture(scope="module")
-def lm():
-    lm = tiny_lm("llama")
-    lm.tokenizer.chat_template = TEMPLATE
-    return lm
-
-
-@pytest.fixture(scope="module")
-def address(lm, steers):
-    with running(create_app(create_service(lm, ServiceConfig(folders=[steers])))) as address:
-        yield address
-
-
-@pytest.fixture
-def greedy(lm, steers):
-    """The greedy text that the package gives for a prompt at a strength."""
-    steer = load_steer(steers / "style")
-
-    def text(prompt, strength=STRENGTH, max_tokens=6):
-        config = GenerationConfig(1, max_tokens, SamplingConfig(temperature=0))
-        (found,) = generate(lm, [prompt], {"style": steer}, [{"style": strength}], config)
-        return found.text
-
-    return text
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def server(tmp_path_factory):
 def test_python_of_the_page_runs(server):
     address, _ = server
     blocks = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3  # openai, LiteLLM, LangChain
+    assert len(blocks) == 5  # openai, its responses, ollama, LiteLLM, LangChain
     code = "\n".join(blocks).replace("http://127.0.0.1:8000", address)
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # LiteLLM fetches its prices when imported
     command = [sys.executable, "-W", "ignore", "-c", code]

@@ -1,1 +1,1 @@
-"""The HTTP server: OpenAI's interface and a web page in front of the engine."""
+"""The HTTP server: the interfaces of OpenAI and Ollama, and a web page, in front of the engine."""

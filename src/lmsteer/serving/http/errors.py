@@ -60,15 +60,15 @@ def install_handlers(app: FastAPI) -> None:
     """Make an app answer all errors in this format."""
 
     @app.exception_handler(LMSteerError)
-    async def known_error(_: Request, error: LMSteerError) -> JSONResponse:
-        return respond(*error_response(error))
+    async def known_error(request: Request, error: LMSteerError) -> JSONResponse:
+        return respond(request.url.path, *error_response(error))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid_body(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
         first = dict(error.errors()[0])
         place, reason = describe({**first, "loc": first["loc"][1:]})  # the first part is "body"
         message = f"{place}: {reason}" if place else f"the body is not a valid request: {reason}"
-        return respond(400, error_body(400, message, place or None))
+        return respond(request.url.path, 400, error_body(400, message, place or None))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -77,7 +77,7 @@ def install_handlers(app: FastAPI) -> None:
             message = _no_path(request.url.path, [*app.openapi()["paths"]])
         elif error.status_code == 405:
             message = _no_method(request, (error.headers or {}).get("Allow", ""))
-        response = respond(error.status_code, error_body(error.status_code, message))
+        response = respond(request.url.path, error.status_code, error_body(error.status_code, message))
         response.headers.update(error.headers or {})
         return response
 
@@ -99,7 +99,8 @@ def _no_method(request: Request, allowed: str) -> str:
     return f"{request.method} is not possible at {request.url.path}: send {allowed}."
 
 
-def respond(status: int, content: ErrorBody) -> JSONResponse:
-    """The response with an error."""
+def respond(path: str, status: int, content: ErrorBody) -> JSONResponse:
+    """The response with an error; Ollama's clients look for its message alone."""
     headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else {}
-    return JSONResponse(content.model_dump(), status, headers)
+    body = {"error": content.error.message} if path.startswith("/api/") else content.model_dump()
+    return JSONResponse(body, status, headers)

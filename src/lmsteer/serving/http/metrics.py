@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmsteer.serving.engine.engine import Engine
 from lmsteer.serving.engine.requests import Chunk
-from lmsteer.serving.http.responses import ResponseBuilder
+from lmsteer.serving.http.answer import Answer
 
 # Upper limits of the histograms' buckets, in seconds.
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
@@ -49,17 +49,17 @@ class Metrics:
             Gauge(f"lmsteer_{name}", description, registry=self._registry).set_function(value)
 
     async def counted(
-        self, chunks: AsyncIterator[tuple[int, Chunk]], builder: ResponseBuilder
+        self, chunks: AsyncIterator[tuple[int, Chunk]], answer: Answer
     ) -> AsyncIterator[tuple[int, Chunk]]:
-        """The chunks of a response, counted as they pass."""
+        """The chunks of an answer, counted as they pass."""
         started = time.monotonic()
-        acting = [name for name, strength in builder.parsed.steering.strengths.items() if strength]
-        self.prompt_tokens.inc(builder.parsed.prompt_tokens)
+        acting = [name for name, strength in answer.parsed.steering.strengths.items() if strength]
+        self.prompt_tokens.inc(answer.parsed.prompt_tokens)
         try:
             async for index, chunk in chunks:
-                if chunk.tokens and not any(choice.tokens for choice in builder.choices):
+                if chunk.tokens and not any(choice.tokens for choice in answer.choices):
                     self.first_token.observe(time.monotonic() - started)
-                before = builder.choices[index]  # to which the caller adds the chunk afterwards
+                before = answer.choices[index]  # to which the caller adds the chunk afterwards
                 self.tokens.inc(chunk.tokens - before.tokens)
                 for name in acting:
                     self.steered_tokens.labels(name).inc(chunk.steered - before.steered)

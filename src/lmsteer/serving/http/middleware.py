@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 # Status for a client that has hung up; it appears in the metrics alone.
 CLIENT_CLOSED = 499
 # Paths of the API: with slashes too many, a path is meant without them.
-_OURS = re.compile(r"/+(v1|health|metrics)(/.*)?")
+_OURS = re.compile(r"/+(v1|api|health|metrics)(/.*)?")
 
 
 class PathCleaner:
@@ -78,7 +78,7 @@ class FaultAnswer:
                 raise
             _log.error("a request failed", exc_info=error)
             body = error_body(500, "the server failed on this request; see its log.")
-            await respond(500, body)(scope, receive, send)
+            await respond(scope["path"], 500, body)(scope, receive, send)
 
 
 class BodyLimit:

@@ -100,7 +100,8 @@ class Service:
         """
         prompts, texts = encode_prompt(self.lm, request.prompt)
         echoed = texts if request.echo else None
-        return self._parse(request, prompts, request.max_tokens, request.logprobs, echoed)
+        max_tokens = self._rest(prompts) if request.max_tokens == -1 else request.max_tokens
+        return self._parse(request, prompts, max_tokens, request.logprobs, echoed)
 
     def chat(self, request: ChatRequest) -> ParsedRequest:
         """Parse a request to answer a conversation.
@@ -109,8 +110,7 @@ class Service:
             RequestError: it is not valid, or exceeds a limit.
         """
         ids = encode_messages(self.lm, [{"role": each.role, "content": each.text} for each in request.messages])
-        rest = max(1, self.limits.max_model_len - len(ids))
-        max_tokens = request.max_completion_tokens or request.max_tokens or rest
+        max_tokens = request.max_completion_tokens or request.max_tokens or self._rest([ids])
         num_logprobs = (request.top_logprobs or 0) if request.logprobs else None
         return self._parse(request, [ids], max_tokens, num_logprobs)
 
@@ -153,7 +153,7 @@ class Service:
         except SteerError as error:
             raise RequestError(str(error), status=404, param="steers", code="bad_steer") from error
 
-    def check_model(self, name: str) -> None:
+    def check_model(self, name: str | None) -> None:
         """Refuse a model name that is neither the served model nor that model with steers.
 
         Raises:
@@ -201,6 +201,10 @@ class Service:
         before = [text for text in echoed or [""] * len(prompts) for _ in range(request.n)]
         tokens = sum(map(len, prompts))
         return ParsedRequest(requests, steering, before, tokens, request.return_tokens_as_token_ids)
+
+    def _rest(self, prompts: Sequence[Sequence[int]]) -> int:
+        """The number of new tokens that the context has room for after each of the prompts."""
+        return max(1, self.limits.max_model_len - max(map(len, prompts)))
 
     def _check_length(self, ids: Sequence[int], max_tokens: int) -> None:
         """Refuse a prompt that is too long together with its new text."""

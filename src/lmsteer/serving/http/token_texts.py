@@ -14,15 +14,18 @@ class TokenNames:
 
     Args:
         codec: the model's tokenizer.
+
+    Attributes:
+        codec: the model's tokenizer.
     """
 
     def __init__(self, codec: Codec) -> None:
-        self._codec, (self._before,) = codec, codec.tokenize([_BEFORE], special=False)
+        self.codec, (self._before,) = codec, codec.tokenize([_BEFORE], special=False)
         self._names: dict[int, str] = {}
 
     def is_special(self, token: int) -> bool:
         """Whether a generated text is without it, as without the end of text."""
-        return token in self._codec.special_tokens
+        return token in self.codec.special_tokens
 
     def __call__(self, token: int) -> str:
         """The text of a token."""
@@ -33,11 +36,11 @@ class TokenNames:
     def _decode(self, token: int) -> str:
         if not self.is_special(token):
             before, both = (
-                self._codec.decode(ids, skip_special=False) for ids in (self._before, [*self._before, token])
+                self.codec.decode(ids, skip_special=False) for ids in (self._before, [*self._before, token])
             )
             if both.startswith(before):
                 return both[len(before) :]
-        return self._codec.decode([token], skip_special=False)
+        return self.codec.decode([token], skip_special=False)
 
 
 class TokenTexts:

@@ -10,7 +10,9 @@ from schemathesis import GenerationMode
 from lmsteer import save_steer
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.run import ServiceConfig, create_service
+from lmsteer.serving.http.schema.ollama import OllamaChatRequest, OllamaGenerateRequest, Options, ShowRequest
 from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest
+from lmsteer.serving.http.schema.responses_api import ResponsesRequest
 from tiny import random_steer, tiny_lm
 
 
@@ -73,6 +75,11 @@ TOGETHER = [("top_logprobs", 1), ("max_tokens", 0)]
         (CompletionRequest, {"prompt": "a"}),
         (ChatRequest, {"messages": [{"role": "user", "content": "a"}]}),
         (AnalyseRequest, {"texts": ["a"], "steers": ["style"]}),
+        (ResponsesRequest, {"input": "a"}),
+        (OllamaChatRequest, {}),
+        (OllamaGenerateRequest, {}),
+        (Options, {}),
+        (ShowRequest, {}),
     ],
 )
 def test_openapi_page_accepts_just_what_the_server_accepts(body, fields):

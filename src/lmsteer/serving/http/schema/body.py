@@ -25,23 +25,27 @@ _MAX_SHOWN = 60
 NULL = {"type": "null"}
 # What asks for nothing, whatever the field is for.
 EMPTY: tuple[Any, ...] = ("", [], {})
-# Names that other programs have for a field of this server.
+# Names that other programs have for fields of this server; the first of them that a body has is meant.
+_MAX_TOKENS = ("max_tokens", "max_output_tokens", "num_predict")
+_PROMPT = ("input", "messages", "prompt")
 _SYNONYMS = {
-    "max_new_tokens": "max_tokens",
-    "max_length": "max_tokens",
-    "max_output_tokens": "max_tokens",
-    "max_gen_len": "max_tokens",
-    "n_predict": "max_tokens",
-    "num_predict": "max_tokens",
-    "num_return_sequences": "n",
-    "num_samples": "n",
-    "random_seed": "seed",
-    "stop_sequences": "stop",
-    "inputs": "prompt",
-    "input": "prompt",
-    "strengths": "steers",
-    "messages": "prompt",
-    "prompt": "messages",
+    "max_new_tokens": _MAX_TOKENS,
+    "max_length": _MAX_TOKENS,
+    "max_tokens": _MAX_TOKENS,
+    "max_completion_tokens": _MAX_TOKENS,
+    "max_output_tokens": _MAX_TOKENS,
+    "max_gen_len": _MAX_TOKENS,
+    "n_predict": _MAX_TOKENS,
+    "num_predict": _MAX_TOKENS,
+    "num_return_sequences": ("n",),
+    "num_samples": ("n",),
+    "random_seed": ("seed",),
+    "stop_sequences": ("stop",),
+    "inputs": _PROMPT,
+    "input": _PROMPT,
+    "messages": _PROMPT,
+    "prompt": _PROMPT,
+    "strengths": ("steers",),
 }
 # What is said of a value for each kind of error, where pydantic's own words would not be those of JSON.
 _REASONS = {
@@ -90,7 +94,7 @@ class Body(BaseModel):
 
     @classmethod
     def _suggestion(cls, name: str) -> str:
-        meant = [_SYNONYMS[name]] if _SYNONYMS.get(name) in cls.model_fields else []
+        meant = [each for each in _SYNONYMS.get(name, ()) if each in cls.model_fields]
         meant = meant or get_close_matches(name[:_MAX_SHOWN].lower(), cls.model_fields, 1, 0.75)
         return f"; did you mean {meant[0]!r}?" if meant else "."
 

@@ -18,25 +18,27 @@ from lmsteer.serving.http.schema.neutral import (
     Unset,
 )
 
+_TEXTS = ("text", "input_text", "output_text")
 _Role = Literal["system", "developer", "user"]
 _ROLES = ", ".join(f"{role!r}" for role in (*get_args(_Role), "assistant"))
 
 
 class TextPart(Body):
-    """A part of a message."""
+    """A part of a message. The paths call it by different names; all of them are accepted on each."""
 
-    type: Literal["text"]
+    type: Literal["text", "input_text", "output_text"]
     text: str
     cache_control: AnyObject = None
     prompt_cache_breakpoint: AnyObject = None
     annotations: AnyList = None
+    logprobs: AnyList = None
     id: AnyString = None
 
     @model_validator(mode="before")
     @classmethod
     def _is_text(cls, value: Any) -> Any:
         """Name the type of a part that is no text; its other fields are of no interest."""
-        if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "text":
+        if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind not in _TEXTS:
             message = f"this model reads text only: a part has the type 'text', not {shown(kind)}."
             raise cls.error_at("type", kind, message)
         return value
@@ -60,11 +62,15 @@ Content = Annotated[
 class _Turn(Body):
     """What the messages of all roles have in common: fields of no effect, as clients keep them in their histories."""
 
+    type: Annotated[None, Neutral("message")] = None
+    status: AnyString = None
+    phase: AnyString = None
     name: AnyString = None
     id: AnyString = None
     metadata: AnyObject = None
     cache_control: AnyObject = None
     tool_call_id: AnyString = None
+    tool_name: AnyString = None
     annotations: AnyList = None
     images: Annotated[None, Neutral([], hint="This model reads text only.")] = None
     tool_calls: NoCalls = None
@@ -79,6 +85,15 @@ class _Turn(Body):
     provider_specific_fields: AnyObject = None
     prefix: Off = None
     parsed: Unset = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_message(cls, value: Any) -> Any:
+        """Name the type of an item that is no message; its other fields are of no interest."""
+        if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "message":
+            message = f"this server reads messages alone: an item has the type 'message', not {shown(kind)}."
+            raise cls.error_at("type", kind, message)
+        return value
 
     @staticmethod
     def _text(content: str | list[TextPart]) -> str:

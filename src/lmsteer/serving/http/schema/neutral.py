@@ -67,7 +67,7 @@ class Neutral:
 
 
 _NO_TOOLS = "This server calls no tools."
-_NO_GRAMMAR = "This server cannot force a format of the text."
+NO_GRAMMAR = "This server cannot force a format of the text."
 Unset = Annotated[None, Neutral()]
 Off = Annotated[None, Neutral(False)]
 On = Annotated[None, Neutral(True)]
@@ -76,7 +76,7 @@ One = Annotated[None, Neutral(1)]
 NoEntries = Annotated[None, Neutral([])]
 NoFields = Annotated[None, Neutral({})]
 NoCalls = Annotated[None, Neutral([], hint=_NO_TOOLS)]
-NoGrammar = Annotated[None, Neutral("", {}, hint=_NO_GRAMMAR)]
+NoGrammar = Annotated[None, Neutral("", {}, hint=NO_GRAMMAR)]
 AnyBoolean = Annotated[None, Neutral(any_of=("boolean",))]
 AnyNumber = Annotated[None, Neutral(any_of=("number",))]
 AnyString = Annotated[None, Neutral(any_of=("string",))]
@@ -127,17 +127,17 @@ class NeutralFields(Body):
     audio: Annotated[None, Neutral(hint="This model writes text only.")] = None
     prediction: AnyObject = None  # a guess at the answer, for speed alone
     verbosity: Annotated[None, Neutral("medium")] = None
-    response_format: Annotated[None, Neutral({"type": "text"}, hint=_NO_GRAMMAR)] = None
+    response_format: Annotated[None, Neutral({"type": "text"}, hint=NO_GRAMMAR)] = None
     format: NoGrammar = None
     grammar: NoGrammar = None
-    json_schema: Annotated[None, Neutral({}, hint=_NO_GRAMMAR)] = None
-    guided_json: Annotated[None, Neutral(hint=_NO_GRAMMAR)] = None
+    json_schema: Annotated[None, Neutral({}, hint=NO_GRAMMAR)] = None
+    guided_json: Annotated[None, Neutral(hint=NO_GRAMMAR)] = None
     guided_regex: NoGrammar = None
-    guided_choice: Annotated[None, Neutral([], hint=_NO_GRAMMAR)] = None
+    guided_choice: Annotated[None, Neutral([], hint=NO_GRAMMAR)] = None
     guided_grammar: NoGrammar = None
     guided_decoding_backend: AnyString = None
     guided_whitespace_pattern: AnyString = None
-    structured_outputs: Annotated[None, Neutral({}, hint=_NO_GRAMMAR)] = None
+    structured_outputs: Annotated[None, Neutral({}, hint=NO_GRAMMAR)] = None
     # Reasoning.
     reasoning_effort: Annotated[None, Neutral("none")] = None
     reasoning: Annotated[None, Neutral({}, {"enabled": False}, {"effort": "none"})] = None
@@ -232,7 +232,6 @@ class NeutralFields(Body):
     models: NoEntries = None
     provider: NoFields = None
     transforms: NoEntries = None
-    options: NoFields = None
     vllm_xargs: Annotated[None, Neutral({}, hint="Here, 'steers' is a field of the body.")] = None
     extra_body: Annotated[None, Neutral({}, hint="Its fields belong into the body itself.")] = None
     extra_headers: NoFields = None

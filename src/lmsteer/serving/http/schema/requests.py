@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, FiniteF
 from lmsteer.generation.config import GenerationConfig, Limits
 from lmsteer.serving.http.schema.body import AS_WHOLE, Body, branch
 from lmsteer.serving.http.schema.messages import AnyMessage
-from lmsteer.serving.http.schema.neutral import AnyBoolean, Neutral, NeutralFields, Off, On, Zero
+from lmsteer.serving.http.schema.neutral import AnyBoolean, Neutral, NeutralFields, NoFields, Off, On, Zero
 
 _MAX_STEERS = 64
 _DEFAULTS = GenerationConfig()
@@ -38,14 +38,17 @@ Strengths = Annotated[
     branch({dict: "<an object>", str: "<a string>"}, "an object like {'sentiment': 2.5}, or a string"),
     BeforeValidator(_limit_steers),
 ]
+Model = Annotated[
+    str | None, Field(description="The served model; 'sentiment@2.5' is that model with a steer at a strength.")
+]
 _StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = Annotated[
     Annotated[_StopString, Tag("<a string>")]
     | Annotated[Annotated[list[_StopString], Field(max_length=16)], Tag("<an array of strings>")],
     branch({str: "<a string>", list: "<an array of strings>"}, "a string or an array of strings"),
 ]
-_Count = Annotated[int, Field(ge=1, le=1 << 31), AS_WHOLE]
-_NumLogprobs = Annotated[int, Field(ge=0, le=20), AS_WHOLE]
+Count = Annotated[int, Field(ge=1, le=1 << 31), AS_WHOLE]
+NumLogprobs = Annotated[int, Field(ge=0, le=20), AS_WHOLE]
 _TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=1 << 31), AS_WHOLE]], Field(min_length=1, fail_fast=True)]
 
 
@@ -78,12 +81,9 @@ class StreamOptions(Body):
     continuous_usage_stats: Off = None
 
 
-class TextRequest(NeutralFields):
-    """The fields of both kinds of requests for text."""
+class GenerationFields(NeutralFields):
+    """How a text is generated; the same in all interfaces."""
 
-    model: Annotated[
-        str | None, Field(description="The served model; 'sentiment@2.5' is that model with a steer at a strength.")
-    ] = None
     steers: Annotated[
         Strengths, Field(description="A strength for each steer: {'sentiment': 2.5}, or 'sentiment=2.5,toxicity=50%'.")
     ] = Field(default_factory=dict)
@@ -141,7 +141,6 @@ class TextRequest(NeutralFields):
             "strengths are scaled down where it would be larger. Default null: no limit.",
         ),
     ] = None
-    n: Annotated[int, Field(ge=1, le=64, description="Number of samples for each prompt."), AS_WHOLE] = 1
     seed: Annotated[
         Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), AS_WHOLE] | None,
         Field(
@@ -149,17 +148,6 @@ class TextRequest(NeutralFields):
         ),
     ] = None
     stop: Annotated[Stop | None, Field(description="Strings that end the text; they are not part of it.")] = None
-    return_tokens_as_token_ids: Annotated[
-        bool, Field(description="In log-probabilities, name each token by its id, like 'token_id:42', as vLLM does.")
-    ] = False
-    stream: Annotated[bool, Field(description="Send the text in chunks, as server-sent events.")] = False
-    stream_options: StreamOptions | None = None
-
-    @model_validator(mode="after")
-    def _stream_options_need_stream(self) -> Self:
-        if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
-            raise self.error_at("stream_options", self.stream_options, "needs stream: set stream to true.")
-        return self
 
     @property
     def limits(self) -> Limits:
@@ -170,6 +158,25 @@ class TextRequest(NeutralFields):
     def stops(self) -> list[str]:
         """The stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+class TextRequest(GenerationFields):
+    """The fields of OpenAI's kinds of requests for text."""
+
+    model: Model = None
+    n: Annotated[int, Field(ge=1, le=64, description="Number of samples for each prompt."), AS_WHOLE] = 1
+    return_tokens_as_token_ids: Annotated[
+        bool, Field(description="In log-probabilities, name each token by its id, like 'token_id:42', as vLLM does.")
+    ] = False
+    stream: Annotated[bool, Field(description="Send the text in chunks, as server-sent events.")] = False
+    stream_options: StreamOptions | None = None
+    options: NoFields = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_stream(self) -> Self:
+        if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
+            raise self.error_at("stream_options", self.stream_options, "needs stream: set stream to true.")
+        return self
 
 
 class CompletionRequest(TextRequest):
@@ -183,15 +190,15 @@ class CompletionRequest(TextRequest):
     max_tokens: Annotated[
         int,
         Field(
-            ge=0,
+            ge=-1,
             le=1 << 31,
-            description="Maximum number of new tokens; 0 only with echo, to read the prompt alone. Default "
-            f"{_DEFAULTS.max_new_tokens}, as in lmsteer.generate (OpenAI's is 16).",
+            description="Maximum number of new tokens; -1 for as many as the context has room for; 0 only with echo, "
+            f"to read the prompt alone. Default {_DEFAULTS.max_new_tokens}, as in lmsteer.generate (OpenAI's is 16).",
         ),
         AS_WHOLE,
     ] = _DEFAULTS.max_new_tokens
     logprobs: Annotated[
-        _NumLogprobs | None,
+        NumLogprobs | None,
         Neutral(False),
         Field(description="Number of likeliest tokens to report at each step."),
     ] = None
@@ -217,16 +224,14 @@ class ChatRequest(TextRequest):
 
     messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=1024)]
     max_tokens: Annotated[
-        _Count | None,
+        Count | None,
         Neutral(-1),
         Field(description="Maximum number of new tokens. Default: up to the end of the context."),
     ] = None
-    max_completion_tokens: Annotated[_Count | None, Neutral(-1), Field(description="Another name of max_tokens.")] = (
-        None
-    )
+    max_completion_tokens: Annotated[Count | None, Neutral(-1), Field(description="Another name of max_tokens.")] = None
     logprobs: Annotated[bool, Field(description="Report the log-likelihood of each token.")] = False
     top_logprobs: Annotated[
-        _NumLogprobs | None,
+        NumLogprobs | None,
         Field(description="Number of likeliest tokens to report at each step."),
     ] = None
     echo: Off = None
