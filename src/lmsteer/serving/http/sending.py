@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import AppStatus, EventSourceResponse
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from lmsteer.errors import LMSteerError
@@ -81,19 +82,34 @@ class Sender:
             ping=self.ping_seconds,
             sep="\n",
             ping_message_factory=_ping_event,
+            background=_cancelling(submission),
         )
 
     async def lines(self, answer: Answer) -> Response:
         """A stream of JSON objects, one on each line."""
         submission, chunks = await self._start(answer)
         lines = _pieces(submission, chunks, answer, lambda body: body.model_dump_json() + "\n")
-        return StreamingResponse(lines, headers=_headers(answer.parsed), media_type="application/x-ndjson")
+        return StreamingResponse(
+            lines,
+            headers=_headers(answer.parsed),
+            media_type="application/x-ndjson",
+            background=_cancelling(submission),
+        )
 
     async def _start(self, answer: Answer) -> tuple[Submission, AsyncIterator[tuple[int, Chunk]]]:
         """Submit the sequences of an answer; gives their chunks, counted."""
         submission = Submission(self.engine, answer.parsed.requests)
         await submission.start()
         return submission, self.metrics.counted(submission.chunks(), answer)
+
+
+def _cancelling(submission: Submission) -> BackgroundTask:
+    """Cancels a submission once its stream has ended, which may be before it has begun: the client may be gone."""
+
+    async def cancel() -> None:
+        submission.cancel()
+
+    return BackgroundTask(cancel)
 
 
 async def unless_disconnected(request: Request, work: Awaitable[T]) -> T | None:

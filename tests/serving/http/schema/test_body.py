@@ -36,7 +36,7 @@ LONG = [f"stop {k}" for k in range(17)]
         ({"max_tokens": "20"}, 'max_tokens: must be a whole number, not "20".'),
         ({"max_tokens": 20.5}, "max_tokens: must be a whole number, not 20.5."),
         ({"max_tokens": False}, "max_tokens: must be a whole number, not false."),
-        ({"max_tokens": -1}, "max_tokens: must be 0 or more, not -1."),
+        ({"max_tokens": -2}, "max_tokens: must be -1 or more, not -2."),
         ({"top_k": -2}, "top_k: must be -1 or more, not -2."),
         ({"top_p": 0}, "top_p: must be more than 0, not 0."),
         ({"plausible": 1}, "plausible: must be less than 1, not 1."),

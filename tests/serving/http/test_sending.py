@@ -1,0 +1,43 @@
+"""Streams whose clients are gone."""
+
+import asyncio
+import json
+
+import pytest
+
+from asking import results_of
+from lmsteer.serving.engine.requests import Request
+
+
+@pytest.mark.parametrize("read", [0, 1], ids=["before the stream begins", "within the stream"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/api/generate"])
+def test_sequence_ends_when_the_client_hangs_up(serving, endless, steers, path, read):
+    body = {"prompt": "It was", "raw": True} if path.startswith("/api") else {"prompt": "It was", "max_tokens": 5_000}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b"", "asgi": {}}
+
+    async def ask(app):
+        sent, has_read = asyncio.Queue(), asyncio.Event()
+        sent.put_nowait({"type": "http.request", "body": json.dumps({**body, "stream": True}).encode()})
+        pieces = 0
+
+        async def receive():
+            if not sent.empty():
+                return await sent.get()
+            await has_read.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            nonlocal pieces
+            pieces += message["type"] == "http.response.body"
+            if pieces >= read:
+                has_read.set()
+
+        if not read:
+            has_read.set()
+        await app(scope, receive, send)
+
+    with serving(endless, steers) as client:
+        asyncio.run(ask(client.app))
+        engine = client.app.state.service.engine
+        results_of(engine, [Request([5], max_new_tokens=2)])
+        assert engine.running == engine.waiting == 0
