@@ -144,7 +144,7 @@ def test_a_special_token_at_the_beginning_is_no_part_of_the_text(serving, llama,
     [
         ({"max_tokens": 0}, "echo"),
         ({"max_tokens": 0, "echo": False}, "echo"),
-        ({"max_tokens": -1, "echo": True}, "max_tokens"),
+        ({"max_tokens": -2, "echo": True}, "max_tokens"),
         ({"prompt": "a" * 2048, "echo": True, "max_tokens": 1}, "context"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
     ],

@@ -102,5 +102,5 @@ def _no_method(request: Request, allowed: str) -> str:
 def respond(path: str, status: int, content: ErrorBody) -> JSONResponse:
     """The response with an error; Ollama's clients look for its message alone."""
     headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else {}
-    body = {"error": content.error.message} if path.startswith("/api/") else content.model_dump()
-    return JSONResponse(body, status, headers)
+    is_ollama = path.startswith("/api/") and not path.startswith("/api/v1/")  # a base URL of OpenAI's with a mistake
+    return JSONResponse({"error": content.error.message} if is_ollama else content.model_dump(), status, headers)
