@@ -6,6 +6,9 @@ import httpx
 import pytest
 from ollama import Client, Options, ResponseError
 
+from lmsteer.serving.http.schema.neutral import NeutralFields
+from lmsteer.serving.http.schema.requests import GenerationFields
+
 STRENGTH = 1.5
 OPTIONS = {"temperature": 0, "num_predict": 6}
 STEERED = {**OPTIONS, "steers": {"style": STRENGTH}}
@@ -133,6 +136,16 @@ def test_options_of_no_effect_are_accepted(post, greedy):
     assert found["message"]["content"] == greedy(ASKED)
     assert found["steers"] == {"style": STRENGTH}
     assert found["steered_tokens"] == found["eval_count"]
+
+
+def test_options_take_all_that_says_how_a_text_is_generated(address, post, lm):
+    drawn = {"temperature": 1.3, "top_p": 0.8, "top_k": 40, "seed": 4, "stop": ["qq"], "steers": {"style": 4}}
+    fields = {**drawn, "plausible": 0.1, "fresh": 8, "kl": 0.5}
+    found = post("chat", messages=SAID, stream=False, options={**fields, "num_predict": 6}).json()
+    body = {"messages": SAID, **fields, "max_tokens": 6}
+    expected = httpx.post(f"{address}/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+    assert found["message"]["content"] == expected
+    assert {*fields} == {*GenerationFields.model_fields} - {*NeutralFields.model_fields}
 
 
 def test_stream_is_the_default_and_has_one_object_on_each_line(post, lm):

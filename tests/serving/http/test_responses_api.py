@@ -63,6 +63,9 @@ def test_answer_is_that_of_a_chat(ask, chat):
     assert steered.output_text == chat([said("It was")], extra_body={"steers": {"style": 2.5}})
     assert steered.steers == {"style": 2.5}
     assert steered.steered_tokens == steered.usage.output_tokens
+    drawn = {"temperature": 1.3, "top_p": 0.8}
+    others = {"extra_body": {"seed": 4, "top_k": 40, "steers": {"style": 4}, "plausible": 0.1, "fresh": 8, "kl": 0.5}}
+    assert ask("It was", **drawn, **others).output_text == chat([said("It was")], **drawn, **others)
     whole = ask("It was", max_output_tokens=None, extra_body={"stop": ["a", "e", "i", "o", "u", " ", "t"], "seed": 1})
     assert whole.status == "completed"
     assert whole.incomplete_details is None
