@@ -50,7 +50,7 @@ def _draw_grid(axes: Axes, found: Mapping[str, Any], kind: str) -> Any:
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
             colour = "white" if abs(value) > 0.7 * _STRONGEST else "black"
-            shown = "" if math.isnan(value) else f"{value:+.1f}"
+            shown = "" if math.isnan(value) else f"{round(value, 1) + 0.0:+.1f}"
             axes.text(x, y, shown, ha="center", va="center", fontsize=6.5, color=colour)
     axes.set_xticks(range(len(measures)), measures, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)

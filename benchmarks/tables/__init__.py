@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.tables import claims, contrast, few, gists, methods, reading, serving, speed, writing
+from benchmarks.tables import claims, contrast, few, gists, methods, reading, serving, speed, wishes, writing
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "claims-a": claims.lora_on_the_head,
@@ -44,4 +44,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "test-texts": reading.test_texts,
     "transfer": writing.transfer,
     "vllm-speed": serving.vllm,
+    "wishes-chat": wishes.chat,
+    "wishes-plain": wishes.plain,
 }

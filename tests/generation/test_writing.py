@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,20 @@ def test_the_model_is_free_between_two_stretches(llama):
         assert not llama.exclusive_use().is_held_here
         before = llama.model(torch.tensor([[5, 6]])).logits
         assert torch.equal(before, llama.model(torch.tensor([[5, 6]])).logits)
+
+
+def test_an_adapter_is_installed_once_a_batch(llama):
+    installed = []
+
+    @contextmanager
+    def adapter():
+        installed.append(1)
+        yield
+
+    rows = rows_of(llama, "abc", "de", "f", "ghij", tokens=40)
+    parts = [*write(llama, rows, 2, installed=adapter)]
+    assert len(installed) == len(parts) == 2
+    assert sorted(text.row for part in parts for text in part) == [0, 1, 2, 3]
 
 
 def test_logits_that_are_not_finite_count_only_until_a_row_ends(llama, monkeypatch):

@@ -1,7 +1,7 @@
 """Writing: any number of rows through a decoder of limited size.
 
 Rows that have ended leave the decoder after each stretch of a few tokens, since a look at which have ended costs part
-of a token; waiting rows take their places. The model is free between two stretches.
+of a token; waiting rows take their places. The model is free whenever rows are handed on.
 """
 
 from __future__ import annotations
@@ -92,25 +92,27 @@ def write(
         installed: prepares the model while it writes.
 
     Yields:
-        The rows that have ended, stretch by stretch.
+        The rows that have ended since the last ones.
 
     Raises:
         NotFiniteError: the logits of a row are not finite numbers.
     """
     stop_ids, waiting, running = frozenset(lm.stop_ids), deque(enumerate(rows)), list[Written]()
-    with lm.exclusive_use(), installed():
-        decoder = Decoder(lm, _PREFILL_CHUNK, score=score)
+    decoder = Decoder(lm, _PREFILL_CHUNK, score=score)
     size = min(batch_size, decoder.max_rows or batch_size)
+    # To install an adapter takes time: then rows are handed on a batch at a time.
+    enough = 1 if installed is nullcontext else size
     while waiting or running:
+        ended = list[Written]()
         with lm.exclusive_use(), installed():
-            if size - len(running) >= min(len(waiting), max(1, size * _REFILL)):
-                running += _admit(decoder, waiting, size - len(running), score)
-            left = max(len(row.noise) - len(text.ids) for row, text in zip(decoder.rows, running, strict=True))
-            for _ in range(min(_STRETCH, left)):
-                decoder.step()
-            ended = _look(decoder, running, stop_ids)
-        if ended:
-            yield ended
+            while (waiting or running) and len(ended) < enough:
+                if size - len(running) >= min(len(waiting), max(1, size * _REFILL)):
+                    running += _admit(decoder, waiting, size - len(running), score)
+                left = max(len(row.noise) - len(text.ids) for row, text in zip(decoder.rows, running, strict=True))
+                for _ in range(min(_STRETCH, left)):
+                    decoder.step()
+                ended += _look(decoder, running, stop_ids)
+        yield ended
 
 
 def _admit(decoder: Decoder, waiting: deque[tuple[int, Row]], places: int, score: bool) -> list[Written]:
