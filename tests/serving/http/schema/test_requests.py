@@ -35,7 +35,7 @@ def test_no_request_breaks_the_server(api, mode, caplog):
         operation = result.ok()
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         def check(case):
             answer = case.call()
             assert answer.status_code < 500, answer.text
