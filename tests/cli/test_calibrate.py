@@ -23,8 +23,6 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
         "2",
         "--max-new-tokens",
         "8",
-        "--plausible",
-        "0.01",
     ]
     status, out, _ = run(*arguments, "--json")
     assert status == 0
@@ -45,6 +43,18 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
     assert status == 0
     assert "The target 0.5 is reached at" in out
     assert load_steer("elsewhere").card.calibration["max_perplexity_ratio"] == 1.3
+
+
+def test_a_range_within_limits_is_shown_and_not_recorded(run, lm):
+    few = ["calibrate", "one", "--prompts", "prompts.txt", "--num-samples", "1", "--max-new-tokens", "4", "--kl", "0.1"]
+    before = load_steer("steers/one").card
+    status, out, _ = run(*few, "--json")
+    assert status == 0
+    assert json.loads(out)["high"] > 0
+    assert load_steer("steers/one").card == before
+    status, _, err = run(*few, "--out", "elsewhere")
+    assert status == 2
+    assert "a range within limits (--kl) is not recorded" in err
 
 
 def test_a_steer_that_ships_is_calibrated_in_a_copy(run, lm, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
+from threading import Event, Thread, Timer
 
 import pytest
 import torch
@@ -115,6 +116,32 @@ def test_limits_of_one_row_leave_the_logits_of_others_as_they_are_to_the_bit(lla
         logits.append(decoder.step().logits)
     assert torch.equal(logits[0][::2], logits[1][::2])
     assert not torch.equal(logits[0][1], logits[1][1])
+
+
+def test_the_pass_of_another_thread_is_not_taken_for_its_own(llama):
+    entered, go = Event(), Event()
+    steers = {"a": random_steer(llama)}
+    rows = [replace(row_of(llama, "abc", k, steers, 2.0), limits=Limits(kl=0.5)) for k in range(3)]
+    decoders = [Decoder(llama), Decoder(llama)]
+    for decoder in decoders:
+        admit(decoder, *rows)
+    expected = decoders[0].step().logits
+
+    def job():
+        def wait(*_):
+            entered.set()
+            assert go.wait(30)
+
+        with llama.exclusive_use(), llama.model.register_forward_pre_hook(wait):
+            llama.model(input_ids=torch.tensor([[9, 8, 7]]))
+
+    other = Thread(target=job)
+    other.start()
+    assert entered.wait(30)
+    Timer(0.2, go.set).start()
+    found = decoders[1].step().logits  # waits for the other thread's pass
+    other.join(30)
+    assert torch.equal(found, expected)
 
 
 def test_the_factors_of_steers_stay_where_they_are_when_rows_come_and_go(llama):

@@ -9,8 +9,9 @@ import torch
 
 from lmsteer.generation import unconditional
 from lmsteer.generation.unconditional import FISHER_TEXTS, sample_unconditional
+from lmsteer.generation.writing import NotFiniteError
 from lmsteer.steer.mix import Mix
-from tiny import random_steer
+from tiny import random_steer, tiny_lm
 
 
 def test_samples_depend_on_the_model_and_the_seed_alone(llama):
@@ -46,3 +47,10 @@ def test_wider_models_are_measured_on_more_text(monkeypatch, tmp_path, hidden_si
     assert factors.f.unique().tolist() == [pytest.approx(sum((seed + 1) ** 2 for seed in range(blocks)) / blocks)]
     assert unconditional.fisher_factors(lm).mean.equal(factors.mean)  # from the cache
     assert len(sampled) == blocks
+
+
+def test_a_damaged_model_is_refused():
+    lm = tiny_lm("llama")
+    lm.model.get_input_embeddings().weight.data[lm.start_id] = torch.nan
+    with pytest.raises(NotFiniteError, match="its weights may be damaged"):
+        sample_unconditional(lm, 2, 3, seed=0)

@@ -67,6 +67,17 @@ def test_the_model_is_free_between_two_stretches(llama):
         assert torch.equal(before, llama.model(torch.tensor([[5, 6]])).logits)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_no_row_goes_beyond_the_context_while_others_go_on(make_lm, family, monkeypatch):
+    lm = make_lm(family)
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", list(range(0, 259, 5)))
+    ids, sampling = [40 + k % 90 for k in range(lm.max_length - 20)], SamplingConfig(1.0, temperature=4.0)
+    rows = [Row(Start(ids), row_noise(0, k, 0, 20), sampling=sampling) for k in range(12)]
+    together, alone = ([text for ended in write(lm, rows, size) for text in ended] for size in (4, 12))
+    assert {text.row: text.ids for text in together} == {text.row: text.ids for text in alone}
+    assert len({len(text.ids) for text in together}) > 2
+
+
 def test_an_adapter_is_installed_once_a_batch(llama):
     installed = []
 

@@ -59,14 +59,20 @@ def calibrate(
     """Find the strengths at which a steer's text stays sound, and record them on its card.
 
     Afterwards --steer NAME=50% is half of the safe range, and NAME=auto is the strength that reaches the target, or
-    the upper end of the safe range.
+    the upper end of the safe range. A range that was found within limits (--plausible, --fresh, --kl) is shown and not
+    recorded, since it does not hold without them.
 
     Example: lmsteer calibrate sentiment --scorer sentiment --target 0.9 --out steers/sentiment
     """
     protocol = Protocol(num_samples, max_new_tokens, seed=seed, limits=Limits(plausible, fresh, kl))
     folder = find_folder(steer)
     read_saved(folder)
-    destination = folder_for_update(folder, out)
+    limits = protocol.limits.on
+    if limits and out is not None:
+        raise DataError(
+            f"--out: a range within limits (--{next(iter(limits))}) is not recorded; leave one of them out."
+        )
+    destination = folder if limits else folder_for_update(folder, out)
     if target is not None and scorer is None:
         raise DataError("--target is the mean score of --scorer: give both.")
     neutral = starter_requests if chat else starter_prompts
@@ -88,7 +94,8 @@ def calibrate(
         protocol=protocol,
         progress=bars(),
     )
-    lmsteer.save_steer(replace(loaded, card=safe_range.add_to(loaded.card)), destination)
+    if not limits:
+        lmsteer.save_steer(replace(loaded, card=safe_range.add_to(loaded.card)), destination)
     if as_json:
         print_json(asdict(safe_range))
     else:

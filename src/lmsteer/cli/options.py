@@ -104,23 +104,24 @@ Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0
 Plausible = Annotated[
     float,
     typer.Option(
-        help="Draw only tokens that the unsteered model gives at least this share of its highest probability; 0 means "
-        "all."
+        help="Draw only tokens that the unsteered model gives at least this share of its highest probability, from 0 "
+        "(all tokens) to below 1."
     ),
 ]
 Fresh = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Number of last tokens of the continuation that steers do not act on, against repetition; 0 means none.",
+        help="Steers do not change the logits of tokens that occur among this many last tokens of the continuation, "
+        "against repetition; 0 means that they do.",
     ),
 ]
 KL = Annotated[
     float,
     typer.Option(
         metavar="NATS",
-        help="Largest divergence of a token's distribution from the unsteered model's; strengths are scaled down for a "
-        "token where it would be larger. inf means no limit.",
+        help="Largest divergence of a token's distribution from the unsteered model's, above 0; strengths are scaled "
+        "down for a token where it would be larger. inf means no limit.",
     ),
 ]
 Seed = Annotated[int, typer.Option(callback=seed_of_64_bits, help="Seed of all random numbers.")]

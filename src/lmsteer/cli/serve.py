@@ -76,7 +76,7 @@ def serve(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse strengths outside the safe range.")] = False,
     model: options.Model = options.DEFAULT_MODEL,
 ) -> None:
-    """Serve a model to clients of OpenAI's interface; each request chooses the strengths of its steers.
+    """Serve a model to clients of OpenAI's or Ollama's interface; each request chooses the strengths of its steers.
 
     Example: lmsteer serve --port 8000
     """

@@ -48,6 +48,8 @@ class SamplingConfig:
 class Limits:
     """How far steers may move each token. Every limit is off by default; ``lmsteer.generation.limits`` applies them.
 
+    Within a block of ``lm.steered``, the model with the steers of the block counts as the unsteered one.
+
     Attributes:
         plausible: only tokens that the unsteered model gives at least this share of its highest probability may be
             drawn; at least 0 (the default: all tokens) and below 1.

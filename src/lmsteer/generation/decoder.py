@@ -150,7 +150,12 @@ class Decoder:
         if len(places) < len(self):
             self._mix = None  # a steer whose factors fail does not act on the others
             settings, steering = self._settings(self.rows[part]), self._steering(places)
-        with self._captured() as (hidden, raw), SteerHandle(self._lm.model, steering.mix) as handle:
+        # The model belongs to this thread before anything is captured: not the pass of another one is.
+        with (
+            self._lm.exclusive_use(),
+            self._captured() as (hidden, raw),
+            SteerHandle(self._lm.model, steering.mix) as handle,
+        ):
             # Those of a model over several devices come from that of the head.
             logits = self._backend.forward(resident.last[part], part.start).to(self._lm.device)
         if len(steering.places):

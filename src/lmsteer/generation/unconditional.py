@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lmsteer.generation.config import SamplingConfig
 from lmsteer.generation.decoder import Decoder
+from lmsteer.generation.generate import not_finite
 from lmsteer.generation.row import Row
+from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
@@ -39,6 +41,9 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
 
     Returns:
         The hidden states (N, d), float32, and the tokens that were drawn from them (N,).
+
+    Raises:
+        NotFiniteError: the model's logits are not finite numbers.
     """
     noise = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
     sampling, stop_ids = SamplingConfig(top_p=0.95), torch.tensor(lm.stop_ids, dtype=torch.int64)
@@ -57,7 +62,10 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
                 drawn.append(done.tokens[is_running.to(done.tokens.device)])
                 is_running &= ~torch.isin(done.tokens.cpu(), stop_ids)
             decoder.clear()
-    return torch.cat(h), torch.cat(drawn)
+    tokens_drawn = torch.cat(drawn)
+    if (tokens_drawn == OVERFLOW).any():
+        raise not_finite(lm, "the start of a text", "", {})
+    return torch.cat(h), tokens_drawn
 
 
 def fisher_factors(lm: LM) -> FisherFactors:

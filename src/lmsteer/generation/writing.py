@@ -108,7 +108,8 @@ def write(
             while (waiting or running) and len(ended) < enough:
                 if size - len(running) >= min(len(waiting), max(1, size * _REFILL)):
                     running += _admit(decoder, waiting, size - len(running), score)
-                left = max(len(row.noise) - len(text.ids) for row, text in zip(decoder.rows, running, strict=True))
+                # No row goes on beyond its end, where its text might be longer than the model's context.
+                left = min(len(row.noise) - len(text.ids) for row, text in zip(decoder.rows, running, strict=True))
                 for _ in range(min(_STRETCH, left)):
                     decoder.step()
                 ended += _look(decoder, running, stop_ids)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmsteer.generation.backends import backend_for
 from lmsteer.generation.prefill import read_prompts
 from lmsteer.model.batching import pad
 from lmsteer.model.kv_cache import Start, stack_kv
@@ -19,7 +20,8 @@ from lmsteer.util.compat import CACHE
 def states_after(lm: LM, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
     """For each of some texts, the hidden states (T, d) that predict its tokens after a prompt, which is read once."""
     padded, mask = pad([[*prompt, *text] for text in texts], lm.pad_id, lm.device)
-    seen = 0 if lm.is_recurrent else len(prompt) - 1
+    _, max_rows = backend_for(lm)
+    seen = 0 if max_rows is not None else len(prompt) - 1  # a model that keeps no keys and values reads it each time
     cache: dict[str, Any] = {}
     if seen:
         *_, whole = read_prompts(lm, [Start(prompt)])

@@ -70,6 +70,12 @@ def test_prompts_that_begin_alike_are_read_from_where_they_differ(llama, engines
     assert found == expected
     assert read == [40, *[1] * 12]
     assert engine.prefix_tokens == 2 * 40
+    alike = [Request([*system, 99], max_new_tokens=2, seed=k) for k in range(3)]
+    read.clear()
+    with embedding.register_forward_hook(lambda _, args, __: read.append(tuple(args[0].shape))):
+        results_of(engine, alike)
+    assert read == [(3, 1), (3, 1)]  # one token after what is kept: nothing to read
+    assert engine.prefix_tokens == 3 * 40
     echoed = Request([*system, 60], max_new_tokens=1, echo=True, num_logprobs=0)
     (whole,) = results_of(engine, [echoed])
     assert len(whole.prompt) == 40

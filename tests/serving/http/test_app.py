@@ -75,6 +75,16 @@ def test_limits_are_those_of_generate(llama, steers, client):
     assert len(tops[0]) < len(tops[1])
 
 
+def test_limits_that_would_have_no_effect_are_refused(client):
+    for fields, param in (
+        ({"kl": 1}, "kl"),
+        ({"fresh": 3}, "fresh"),
+        ({"plausible": 0.1, "echo": True, "logprobs": 1}, "plausible"),
+    ):
+        answer = client.post("/v1/completions", json={"prompt": "It was", **fields})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
 def test_nulls_count_as_missing_fields(client):
     nulls = dict.fromkeys(("temperature", "top_p", "n", "stream", "stop", "steers", "model", "logprobs", "user"))
     body = {"prompt": "It was", "seed": 1, "max_tokens": 4}

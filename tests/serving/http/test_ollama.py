@@ -113,6 +113,17 @@ def test_refusals_have_the_shape_of_ollama(post, fields, message):
     assert message in answer.json()["error"]
 
 
+def test_fields_that_would_have_no_effect_are_refused(post):
+    for path, fields, message in (
+        ("chat", {"messages": SAID, "top_logprobs": 3}, "top_logprobs: needs logprobs"),
+        ("generate", {"prompt": "a", "raw": True, "system": "b"}, "system: has no place in raw text"),
+        ("generate", {"model": "gpt-9"}, "unknown model 'gpt-9'"),
+    ):
+        answer = post(path, **fields)
+        assert answer.status_code in (400, 404)
+        assert message in answer.json()["error"]
+
+
 def test_refusals_reach_the_caller_of_the_client(ollama, lm):
     for stream in (False, True):
         with pytest.raises(ResponseError, match="unknown steer 'nobody'") as caught:

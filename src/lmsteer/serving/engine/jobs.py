@@ -65,8 +65,8 @@ class Jobs:
         with self._changed:
             if self._closing:
                 raise StoppedError
-            waiting = sum(not each.cancelled() for _, each in self._waiting)
-            if waiting >= self.max_waiting:
+            self._waiting = deque(each for each in self._waiting if not each[1].cancelled())
+            if (waiting := len(self._waiting)) >= self.max_waiting:
                 raise BusyError(f"{waiting} texts are waiting to be read already.")
             self._waiting.append((run, future))
             self._changed.notify()
@@ -97,3 +97,4 @@ class Jobs:
                     return
                 run, _ = self._waiting.popleft()
             run()
+            del run  # and the text with it, before the next one comes

@@ -187,16 +187,20 @@ class Scheduler:
         if self._groups:
             for sequence in self._groups[0]:
                 sequence.begin_prompt()
-            self._chunks = self._decoder.prefill([*map(self._row, self._groups[0])])
+            self._chunks = self._decoder.prefill(self._rows(self._groups[0]))
 
-    def _row(self, sequence: GeneratedSequence) -> Row:
-        """The row of a sequence, which starts after what is kept of the beginning of its prompt."""
-        row = sequence.row
-        if sequence.wants_prompt:
-            return row
-        start = self._prefixes.shortened(row.start)
-        self.prefix_tokens += start.position
-        return replace(row, start=start)
+    def _rows(self, sequences: Sequence[GeneratedSequence]) -> list[Row]:
+        """The rows of sequences, which start after what is kept of the beginnings of their prompts."""
+        rows, starts = [], dict[tuple[int, ...], Start]()
+        for sequence in sequences:
+            row, ids = sequence.row, tuple(sequence.ids)
+            if not sequence.wants_prompt:
+                if ids not in starts:
+                    starts[ids] = self._prefixes.shortened(row.start)
+                    self.prefix_tokens += starts[ids].position
+                row = replace(row, start=starts[ids])
+            rows.append(row)
+        return rows
 
     def _drop_ended(self) -> None:
         """Remove the sequences that have ended, and those that nobody waits for any longer."""

@@ -66,7 +66,7 @@ def create_app(
     app = FastAPI(
         title="lmsteer",
         version=version("lmsteer"),
-        description="OpenAI-compatible completions with a strength for each steer.",
+        description="Text for clients of OpenAI's and Ollama's interfaces, with a strength for each steer.",
         lifespan=lifespan,
     )
     app.state.service = service

@@ -32,14 +32,14 @@ def add_ollama(router: APIRouter, service: Service, sender: Sender) -> None:
     async def chat(body: OllamaChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         if not body.messages:
-            return _loaded(body, chat=True)
+            return await run_in_threadpool(_loaded, body, chat=True)
         return await _respond(request, body, await run_in_threadpool(service.chat, body.as_chat()), chat=True)
 
     @router.post("/generate", response_model=GenerateChunk)
     async def generate(body: OllamaGenerateRequest, request: Request) -> Response:
         """Answer a text in the chat template, or continue it: with ``raw``, and where the model has no template."""
         if not body.prompt:
-            return _loaded(body, chat=False)
+            return await run_in_threadpool(_loaded, body, chat=False)
         parsed = await run_in_threadpool(_generation, body)
         return await _respond(request, body, parsed, chat=False)
 
@@ -71,7 +71,12 @@ def add_ollama(router: APIRouter, service: Service, sender: Sender) -> None:
         return await (sender.lines(answer) if body.stream else sender.whole(request, answer))
 
     def _loaded(body: OllamaChatRequest | OllamaGenerateRequest, *, chat: bool) -> Response:
-        """The answer to a request without a text, with which clients load a model: here, it always is."""
+        """The answer to a request without a text, with which clients load a model: the one that is served always is.
+
+        Raises:
+            RequestError: it is another model.
+        """
+        service.check_model(body.model_name)
         chunk = chunk_of(chat, "", model=_name(body), done=True, done_reason="load")
         return Response(chunk.model_dump_json(), media_type="application/json")
 

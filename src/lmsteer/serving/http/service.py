@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from lmsteer.errors import LMSteerError, SteerError
-from lmsteer.generation.config import SamplingConfig
+from lmsteer.generation.config import Limits, SamplingConfig
 from lmsteer.model.lm import LM
 from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import Engine
@@ -115,7 +115,7 @@ class Service:
         return self._parse(request, [ids], max_tokens, num_logprobs)
 
     def analyse(self, request: AnalyseRequest) -> list[Future[Analysis]]:
-        """Queue texts for analysis; the engine analyses one text between any two steps.
+        """Queue texts for analysis; they are analysed one after the other, beside the running requests.
 
         Raises:
             RequestError: a steer is unknown, a text exceeds the context, or there are too many texts.
@@ -179,6 +179,7 @@ class Service:
             )
         for ids in prompts:
             self._check_length(ids, max_tokens)
+        self._check_limits(request.limits, steering, is_scored=echoed is not None and num_logprobs is not None)
         seed = secrets.randbits(32) if request.seed is None else request.seed
         requests = [
             Request(
@@ -205,6 +206,17 @@ class Service:
     def _rest(self, prompts: Sequence[Sequence[int]]) -> int:
         """The number of new tokens that the context has room for after each of the prompts."""
         return max(1, self.limits.max_model_len - max(map(len, prompts)))
+
+    def _check_limits(self, limits: Limits, steering: RequestSteering, *, is_scored: bool) -> None:
+        """Refuse limits that would have no effect: of steers where there are none, and on the tokens of a prompt."""
+        for name in limits.on:
+            if name != "plausible" and not steering.steers:
+                raise RequestError(f"{name} limits steers, and the request names none.", param=name)
+            if is_scored:
+                raise RequestError(
+                    f"the log-likelihoods of a prompt (echo with logprobs) know no limits: leave {name} out.",
+                    param=name,
+                )
 
     def _check_length(self, ids: Sequence[int], max_tokens: int) -> None:
         """Refuse a prompt that is too long together with its new text."""

@@ -6,9 +6,9 @@ they are given there.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lmsteer.serving.http.schema.body import Body
 from lmsteer.serving.http.schema.messages import AnyMessage, Message
@@ -65,6 +65,12 @@ class _OllamaRequest(NeutralFields):
         NumLogprobs | None, Field(description="Number of likeliest tokens to report at each step.")
     ] = None
 
+    @model_validator(mode="after")
+    def _top_logprobs_need_logprobs(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise self.error_at("top_logprobs", self.top_logprobs, "needs logprobs: set logprobs to true.")
+        return self
+
     @classmethod
     def _suggestion(cls, name: str) -> str:
         return "; it goes into 'options'." if name in Options.model_fields else super()._suggestion(name)
@@ -118,6 +124,12 @@ class OllamaGenerateRequest(_OllamaRequest):
     width: Unset = None
     height: Unset = None
     steps: Unset = None
+
+    @model_validator(mode="after")
+    def _raw_text_has_no_system_message(self) -> Self:
+        if self.raw and self.system:
+            raise self.error_at("system", self.system, "has no place in raw text: put it into the prompt.")
+        return self
 
     def as_chat(self) -> ChatRequest:
         """The request for a chat in which the user says the prompt."""
