@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.tables import claims, contrast, few, gists, methods, reading, serving, speed, wishes, writing
+from benchmarks.tables import claims, contrast, few, gists, methods, reading, serving, speed, thread, wishes, writing
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "claims-a": claims.lora_on_the_head,
@@ -42,6 +42,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "speed-fits": speed.fits,
     "strength-curve": writing.strength_curve,
     "test-texts": reading.test_texts,
+    "thread": thread.thread,
+    "thread-strengths": thread.strengths,
+    "thread-together": thread.together,
     "transfer": writing.transfer,
     "vllm-speed": serving.vllm,
     "wishes-chat": wishes.chat,
