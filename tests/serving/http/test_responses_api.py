@@ -66,7 +66,7 @@ def test_answer_is_that_of_a_chat(ask, chat):
     drawn = {"temperature": 1.3, "top_p": 0.8}
     others = {"extra_body": {"seed": 4, "top_k": 40, "steers": {"style": 4}, "plausible": 0.1, "fresh": 8, "kl": 0.5}}
     assert ask("It was", **drawn, **others).output_text == chat([said("It was")], **drawn, **others)
-    whole = ask("It was", max_output_tokens=None, extra_body={"stop": ["a", "e", "i", "o", "u", " ", "t"], "seed": 1})
+    whole = ask("It was", max_output_tokens=None, extra_body={"stop": ask("It was").output_text[2]})
     assert whole.status == "completed"
     assert whole.incomplete_details is None
 
