@@ -167,11 +167,12 @@ class ContrastedTokens(Asked):
         """Continue prompts, three contexts of each row in one batch."""
         contexts = [_after(lm, ids, prompts) for ids in self.instructed]
         plain = [Start(start.ids) for start in contexts[0]]
+        rows = [(place, sample) for place in range(len(prompts)) for sample in range(config.num_samples)]
         size, texts = config.batch_size // (1 + len(contexts)), list[str]()
-        for first in range(0, len(prompts), size):
-            places = range(first, min(first + size, len(prompts)))
-            starts = [context[place] for context in (plain, *contexts) for place in places]
-            noise = torch.stack([row_noise(config.seed, place, 0, config.max_new_tokens) for place in places])
+        for first in range(0, len(rows), size):
+            some = rows[first : first + size]
+            starts = [context[place] for context in (plain, *contexts) for place, _ in some]
+            noise = torch.stack([row_noise(config.seed, *row, config.max_new_tokens) for row in some])
             texts += [lm.codec.decode(row) for row in self._written(lm, starts, noise, config.sampling)]
         return texts
 
