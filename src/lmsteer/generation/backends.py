@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
@@ -81,9 +82,17 @@ _CHOSEN = WeakKeyDictionary[nn.Module, _Kind]()
 
 
 def _chosen(lm: LM) -> _Kind:
-    if lm.is_recurrent:
-        return SingleRow if _is_exact(lm, SingleRow(lm), (3,)) else RereadRow
-    return Batch if _is_exact(lm, Batch(lm, prefill_chunk=4), (3, 1, 6)) else RereadRow
+    if lm.is_recurrent and _is_exact(lm, SingleRow(lm), (3,)):
+        return SingleRow
+    if not lm.is_recurrent and _is_exact(lm, Batch(lm, prefill_chunk=4), (3, 1, 6)):
+        return Batch
+    warnings.warn(
+        f"{type(lm.model).__name__} gives other logits from its cache than from the whole text: it writes one row at a "
+        "time, and reads the whole text again for each token.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return RereadRow
 
 
 @torch.inference_mode()

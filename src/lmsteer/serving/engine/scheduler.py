@@ -110,9 +110,11 @@ class Scheduler:
             with self.unsteered():
                 chunk = next(self._chunks)
         except BaseException as error:
-            if self.running and is_out_of_memory(error):
-                self._replace_group([])
-                return group
+            if is_out_of_memory(error):
+                self._prefixes.clear()
+                if self.running:
+                    self._replace_group([])
+                    return group
             if len(group) == 1:
                 group[0].fail(as_step_error(error))
             self._replace_group(halves(group) if len(group) > 1 else [])
@@ -141,6 +143,7 @@ class Scheduler:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            self._prefixes.clear()
             return False
         return True
 
