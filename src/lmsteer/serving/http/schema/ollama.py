@@ -67,7 +67,7 @@ class _OllamaRequest(NeutralFields):
 
     @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise self.error_at("top_logprobs", self.top_logprobs, "needs logprobs: set logprobs to true.")
         return self
 
