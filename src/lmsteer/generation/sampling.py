@@ -34,6 +34,7 @@ class RowSettings:
         top_k: (B, 1), int64; the size of the vocabulary for rows without top-k.
         top_p: (B,).
         max_top_k: the largest top-k of any row; 0 if none has one.
+        divides: whether any row has a temperature other than 1.
         greedy: the places of the rows that take the most likely token.
         whole: the places of those that draw from all tokens.
         nucleus: the places of those that draw from the most likely ones.
@@ -43,6 +44,7 @@ class RowSettings:
     top_k: Tensor
     top_p: Tensor
     max_top_k: int
+    divides: bool
     greedy: Tensor
     whole: Tensor
     nucleus: Tensor
@@ -62,6 +64,7 @@ class RowSettings:
             torch.tensor(limits, device=device)[:, None],
             torch.tensor([row.top_p for row in rows], device=device),
             max((min(row.top_k, vocabulary) for row in rows), default=0),
+            any(temperature != 1 for temperature in temperatures),
             greedy,
             whole,
             nucleus,
@@ -87,10 +90,11 @@ def draw(logits: Tensor, noise: Tensor, settings: RowSettings) -> Tensor:
     Returns:
         Token ids (B,), int64; ``OVERFLOW`` for rows whose largest logit is not a finite number.
     """
-    drawn = logits.argmax(-1)
+    drawn = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    _put(drawn, settings.greedy, lambda rows: logits[rows].argmax(-1))
     if len(settings.greedy) < len(logits):
-        z = _keep_top_k(logits.float() / settings.temperature, settings)
-        p = torch.softmax(z, -1, out=z)
+        z = logits.float()
+        p = torch.softmax(_keep_top_k(z / settings.temperature if settings.divides else z, settings), -1)
         _put(drawn, settings.whole, lambda rows: _draw_from_all(p[rows], noise[rows]))
         _put(drawn, settings.nucleus, lambda rows: _draw_from_nucleus(p[rows], noise[rows], settings.top_p[rows]))
     return drawn.masked_fill_(~logits.amax(-1).isfinite(), OVERFLOW)
@@ -111,7 +115,7 @@ def _keep_top_k(scores: Tensor, settings: RowSettings) -> Tensor:
     has_top_k = settings.top_k < scores.shape[-1]
     largest = scores.topk(settings.max_top_k, -1).values
     least = largest.gather(1, settings.top_k.clamp(max=settings.max_top_k) - 1)
-    return scores.masked_fill_((scores < least) & has_top_k, -torch.inf)
+    return scores.masked_fill((scores < least) & has_top_k, -torch.inf)
 
 
 def _draw_from_all(p: Tensor, noise: Tensor) -> Tensor:
