@@ -11,7 +11,7 @@ from lmsteer.generation.batch import Batch
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.single import RereadRow, SingleRow
-from lmsteer.reading.after_prompt import states_after
+from lmsteer.reading.after_prompt import AfterPrompt
 from lmsteer.util.compat import CACHE
 from tiny import random_steer, tiny_lm
 
@@ -36,7 +36,7 @@ def test_a_model_whose_cache_is_of_no_use_is_read_again_and_writes_the_same(fami
     assert [(each.text, each.tokens) for each in found] == [(each.text, each.tokens) for each in expected]
     # float32, with a cache and without
     assert [each.log_p for each in found] == pytest.approx([each.log_p for each in expected], abs=1e-4)
-    states = states_after(other, [1, 40, 41], [[50, 51], [60]])
+    states = AfterPrompt(other, [1, 40, 41]).states([[50, 51], [60]])
     whole, _ = other.predicting([[1, 40, 41, 50, 51]])
     torch.testing.assert_close(states[0], whole[2:], rtol=1e-4, atol=1e-5)
 

@@ -30,8 +30,7 @@ def row_of(lm, text, place=0, steers=None, strength=0.0, tokens=6):
 
 
 def admit(decoder, *rows):
-    for _ in decoder.prefill(rows):
-        pass
+    decoder.admit(rows)
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mamba"}))

@@ -73,8 +73,8 @@ def generate(
     """
     limits, sampling = Limits(plausible, fresh, kl), SamplingConfig(top_p, top_k, temperature)
     config = GenerationConfig(num_samples, max_new_tokens, sampling, seed, batch_size, limits=limits)
-    if idle := [name for name in limits.on if name != "plausible" and not steer]:
-        raise DataError(f"--{idle[0]} limits steers: name one with --steer.")
+    if limits.of_steers and not steer:
+        raise DataError(f"--{limits.of_steers[0]} limits steers: name one with --steer.")
     if limits.on and engine == "vllm":
         raise DataError(
             f"--{next(iter(limits.on))} does not apply to vLLM: leave it out, or use --engine transformers."

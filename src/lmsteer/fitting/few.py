@@ -36,7 +36,7 @@ from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
-from lmsteer.reading.after_prompt import states_after
+from lmsteer.reading.after_prompt import AfterPrompt
 from lmsteer.reading.encode import start_tokens
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.util.progress import Progress
@@ -143,7 +143,7 @@ class FewTexts:
             some = chosen if len(chosen) <= _PROMPTS else chosen[number::_PROMPTS]
             ids = [self._ids[i][:length] for i in some]
             target = torch.tensor([token for text in ids for token in text])
-            after = (torch.cat(states_after(lm, prompt, ids)) for prompt in (negative, positive))
+            after = (torch.cat(AfterPrompt(lm, prompt).states(ids)) for prompt in (negative, positive))
             # The residuals e_y - E[e] of one token after two prompts differ by what is expected after them.
             minus, plus = (lm.head.residuals(states, target)[0].cpu() for states in after)
             read = torch.cat([self._is_read(i)[:length] for i in some])

@@ -76,6 +76,11 @@ class Limits:
         """The limits that are on, by name."""
         return {name: value for name, value in asdict(self).items() if value != getattr(NO_LIMITS, name)}
 
+    @property
+    def of_steers(self) -> list[str]:
+        """The names of those that are on and have an effect on steered rows alone."""
+        return [name for name in self.on if name != "plausible"]
+
 
 NO_LIMITS = Limits()
 

@@ -125,6 +125,11 @@ class Decoder:
                 self._resident = None
             yield chunk
 
+    def admit(self, rows: Sequence[Row]) -> None:
+        """Read the prompts of new rows to their ends; the rows become the last ones."""
+        for _ in self.prefill(rows):
+            pass
+
     def make_room(self) -> None:
         """Make room for one more token of each row."""
         self._backend.make_room()

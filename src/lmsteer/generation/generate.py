@@ -99,8 +99,6 @@ def continue_from(
 ) -> Iterator[Continuation]:
     """Continue prompts as ``generate`` does, from any state: after a gist, say, or under an adapter.
 
-    Rows whose prompts are about equally long run together, so that there is little padding.
-
     Args:
         lm: the model.
         prompts: the prompts, for the results.
@@ -122,33 +120,31 @@ def continue_from(
         for setting in strengths
         for k in range(config.num_samples)
     ]
-    # Rows of long prompts first, so that a lack of memory shows at once; rows of one prompt stay together.
-    order = sorted(range(len(wanted)), key=lambda i: -prefill.starts[wanted[i].prompt].tokens)
 
     def row_of(each: _Wanted) -> Row:
         noise = row_noise(config.seed, first_prompt + each.prompt, each.sample, config.max_new_tokens)
         return Row(prefill.starts[each.prompt], noise, steers, each.strengths, config.sampling, config.limits)
 
     def continuation(text: Written) -> Continuation:
-        each = wanted[order[text.row]]
+        each = wanted[text.row]
         return Continuation(
             prompts[each.prompt], lm.codec.decode(text.ids), each.strengths, each.sample, len(text.ids), text.log_p
         )
 
-    rows = [row_of(wanted[i]) for i in order]
+    rows = [*map(row_of, wanted)]
     written = write(lm, rows, config.batch_size, score=config.score, installed=prefill.installed)
     finished: dict[int, Continuation] = {}
     following = 0
     with progress("generating", len(rows), 0) as step:
         try:
             for texts in written:
-                finished |= {order[text.row]: continuation(text) for text in texts}
+                finished |= {text.row: continuation(text) for text in texts}
                 step(len(texts), "")
                 while following in finished:
                     yield finished.pop(following)
                     following += 1
         except NotFiniteError as error:
-            each = wanted[order[error.row]]
+            each = wanted[error.row]
             number = first_prompt + each.prompt + 1
             raise not_finite(lm, f"prompt {number}", prompts[each.prompt], each.strengths) from error
 

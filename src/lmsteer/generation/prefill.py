@@ -138,9 +138,9 @@ def _states(cache: DynamicCache, starts: Sequence[Start], room: int) -> list[KVS
     """The keys and values of rows that have been read, without their last tokens; kept ones end at column ``room``."""
     found = []
     for row, start in enumerate(starts):
-        own = slice_kv(cache, row, len(_read_ids(start))).columns(0, len(start.ids) - 1)
-        if start.kept is not None:
-            whole = slice_kv(cache, row, room + _width(starts))
-            own = whole.columns(room - start.kept.tokens, room).followed_by(own)
-        found.append(own)
+        read = len(_read_ids(start))
+        tokens = read if start.kept is None else room + _width(starts)
+        states = slice_kv(cache, row, tokens)
+        own = states.columns(tokens - read, tokens - read + len(start.ids) - 1)
+        found.append(own if start.kept is None else states.columns(room - start.kept.tokens, room).followed_by(own))
     return found

@@ -57,8 +57,7 @@ def stream(
 def _chunks(lm: LM, row: Row, prompt: AnyPrompt) -> Iterator[str]:
     """The text that each token adds, where it adds any."""
     decoder, text = Decoder(lm), Detokenizer(lm.codec)
-    for _ in decoder.prefill([row]):
-        pass
+    decoder.admit([row])
     for _ in row.noise:
         with lm.exclusive_use():
             decoder.step()

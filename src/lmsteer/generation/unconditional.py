@@ -53,8 +53,7 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
         size = decoder.max_rows or texts
         for first in range(0, texts, size):
             rows = [Row(Start([lm.start_id]), own, sampling=sampling) for own in noise[first : first + size]]
-            for _ in decoder.prefill(rows):
-                pass
+            decoder.admit(rows)
             is_running = torch.ones(len(rows), dtype=torch.bool)
             for _ in range(tokens):
                 done = decoder.step()

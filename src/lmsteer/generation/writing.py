@@ -86,7 +86,8 @@ def write(
 
     Args:
         lm: the model.
-        rows: the rows; those next to each other run together, so let them have prompts of like length.
+        rows: the rows. Those with prompts of like length run together, so that there is little padding, and long ones
+            first, so that a lack of memory shows at once.
         batch_size: the largest number of rows that run at once.
         score: whether to compute log-likelihoods.
         installed: prepares the model while it writes.
@@ -97,7 +98,8 @@ def write(
     Raises:
         NotFiniteError: the logits of a row are not finite numbers.
     """
-    stop_ids, waiting, running = frozenset(lm.stop_ids), deque(enumerate(rows)), list[Written]()
+    stop_ids, running = frozenset(lm.stop_ids), list[Written]()
+    waiting = deque(sorted(enumerate(rows), key=lambda each: -each[1].start.tokens))  # rows of one prompt stay together
     decoder = Decoder(lm, _PREFILL_CHUNK, score=score)
     size = min(batch_size, decoder.max_rows or batch_size)
     # To install an adapter takes time: then rows are handed on a batch at a time.
@@ -120,8 +122,7 @@ def _admit(decoder: Decoder, waiting: deque[tuple[int, Row]], places: int, score
     """Let the next rows join the others."""
     new = [waiting.popleft() for _ in range(min(places, len(waiting)))]
     if new:
-        for _ in decoder.prefill([row for _, row in new]):
-            pass
+        decoder.admit([row for _, row in new])
     return [Written(number, [], 0.0 if score else math.nan) for number, _ in new]
 
 

@@ -12,6 +12,7 @@ from lmsteer.errors import DataError
 from lmsteer.util.compat import is_out_of_memory
 from lmsteer.util.progress import notice
 
+S = TypeVar("S", bound=Sequence[int])
 T = TypeVar("T")
 
 # Products of five hundred rows reach a CPU's full rate; larger batches have more padding in them.
@@ -34,7 +35,7 @@ def length_buckets(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH)
         yield batch
 
 
-def run_in_halves(run: Callable[[Sequence[Sequence[int]]], T], ids: Sequence[Sequence[int]]) -> list[tuple[int, T]]:
+def run_in_halves(run: Callable[[Sequence[S]], T], ids: Sequence[S]) -> list[tuple[int, T]]:
     """Run a batch of texts; if memory is short, run its halves, and halves of these.
 
     Args:

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 from fastapi.testclient import TestClient
+from openai import OpenAI
 
 from live_server import running
 from lmsteer import generate, load_steer, save_steer
@@ -49,6 +50,13 @@ def shared_client(serving, llama, steers):
 def client(shared_client):
     """The shared client."""
     return shared_client
+
+
+@pytest.fixture
+def openai(client, llama, monkeypatch, request):
+    """OpenAI's client of the shared server, whose model chats in the template of the test's module."""
+    monkeypatch.setattr(llama.tokenizer, "chat_template", request.module.TEMPLATE)
+    return OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0)
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,6 @@ SAID = [{"role": "user", "content": "It was"}]
 
 
 @pytest.fixture
-def openai(client, llama, monkeypatch):
-    monkeypatch.setattr(llama.tokenizer, "chat_template", TEMPLATE)
-    return OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0)
-
-
-@pytest.fixture
 def ask(openai, llama):
     """Asks for a chat."""
 

@@ -3,19 +3,13 @@
 import json
 
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 GREEDY = {"temperature": 0, "max_output_tokens": 4}
 LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
 TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
-
-
-@pytest.fixture
-def openai(client, llama, monkeypatch):
-    monkeypatch.setattr(llama.tokenizer, "chat_template", TEMPLATE)
-    return OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0)
 
 
 @pytest.fixture

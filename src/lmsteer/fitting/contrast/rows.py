@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 import torch
@@ -18,7 +17,7 @@ from lmsteer.fitting.contrast.prompts import Ids
 from lmsteer.fitting.contrast.writing import ContrastText
 from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.lm import LM
-from lmsteer.reading.after_prompt import states_after
+from lmsteer.reading.after_prompt import AfterPrompt
 from lmsteer.reading.encoded_text import EncodedText, own_tokens
 from lmsteer.util.lists import common_length
 from lmsteer.util.progress import Progress
@@ -79,48 +78,65 @@ class ContrastRows:
 def read_texts(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> Iterator[ContrastRows]:
     """Read each text after its prompts, some texts at a time."""
     is_one_sided = all(text.prompts.negative == text.prompts.neutral for text in texts)
+    plain = _Reader.of(lm, [([lm.start_id], text.ids) for text in texts])
+    neutral = _Reader.of(lm, [(text.prompts.neutral, text.ids) for text in texts])
+    positive = _Reader.of(lm, [(text.prompts.positive, text.ids) for text in texts])
+    negative = None if is_one_sided else _Reader.of(lm, [(text.prompts.negative, text.ids) for text in texts])
     with progress("reading texts", sum(len(text.ids) for text in texts), 0) as step:
         for batch in length_buckets([[0] * (text.prompts.longest + len(text.ids)) for text in texts]):
             some = [texts[i] for i in batch]
-            ids = [text.ids for text in some]
-            before = [text.prompts for text in some]
-            neutral = _states(lm, [prompts.neutral for prompts in before], ids)
+            h = neutral.states(batch)
             yield ContrastRows(
-                neutral=neutral,
-                plain=_states(lm, [[lm.start_id]] * len(ids), ids),
-                positive=_states(lm, [prompts.positive for prompts in before], ids),
-                negative=neutral if is_one_sided else _states(lm, [prompts.negative for prompts in before], ids),
-                recent=torch.cat([_recent(text) for text in ids]),
+                neutral=h,
+                plain=plain.states(batch),
+                positive=positive.states(batch),
+                negative=negative.states(batch) if negative else h,
+                recent=torch.cat([_recent(text.ids) for text in some]),
                 subject=torch.repeat_interleave(
-                    torch.tensor([text.subject for text in some]), torch.tensor(list(map(len, ids)))
+                    torch.tensor([text.subject for text in some]), torch.tensor([len(text.ids) for text in some])
                 ),
                 is_one_sided=is_one_sided,
             )
-            step(len(neutral), "")
+            step(len(h), "")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads texts, each after a prompt of its own.
+
+    Attributes:
+        lm: the model.
+        texts: the texts after their prompts.
+        shared: reads after what all prompts begin with; None where that is short.
+    """
+
+    lm: LM
+    texts: Sequence[EncodedText]
+    shared: AfterPrompt | None
+
+    @classmethod
+    def of(cls, lm: LM, pairs: Sequence[tuple[Ids, Ids]]) -> _Reader:
+        """A reader of pairs of a prompt and a text."""
+        texts = [EncodedText.of([*prompt, *text], len(prompt), is_ended=False) for prompt, text in pairs]
+        first = pairs[0][0]
+        shared = first[: min(common_length(first, prompt) for prompt, _ in pairs)]
+        return cls(lm, texts, AfterPrompt(lm, shared) if len(shared) >= _WORTH_SHARING else None)
+
+    def states(self, places: Sequence[int]) -> Tensor:
+        """The hidden states (N, d) that predict the tokens of some texts, text by text."""
+        return torch.cat([states for _, states in run_in_halves(self._run, [self.texts[place] for place in places])])
+
+    @torch.inference_mode()
+    def _run(self, texts: Sequence[EncodedText]) -> Tensor:
+        if self.shared is None:
+            h, _ = self.lm.predicting(texts)
+            return h[own_tokens(texts).to(h.device)].float().cpu()
+        known = self.shared.tokens
+        states = self.shared.states([text[known:] for text in texts])
+        return torch.cat([each[text.begin - known :] for each, text in zip(states, texts, strict=True)])
 
 
 def _recent(ids: Ids) -> Tensor:
     """The last ``RECENT`` tokens before each token of a text (T, k), the last one first; -1 before its beginning."""
     padded = torch.tensor([-1] * RECENT + list(ids[:-1]))
     return padded.unfold(0, RECENT, 1).flip(1)
-
-
-def _states(lm: LM, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Tensor:
-    """The hidden states (N, d) that predict the tokens of texts, text by text, each text after its prompt."""
-    encoded = [
-        EncodedText.of([*prompt, *text], len(prompt), is_ended=False)
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
-    return torch.cat([states for _, states in run_in_halves(partial(_run, lm), encoded)])
-
-
-@torch.inference_mode()
-def _run(lm: LM, texts: Sequence[EncodedText]) -> Tensor:
-    # What all prompts begin with, which is half of a prompt and more, is read once.
-    first, *others = [text[: text.begin] for text in texts]
-    shared = first[: min((common_length(first, other) for other in others), default=None)]
-    if len(shared) < _WORTH_SHARING:
-        h, _ = lm.predicting(texts)
-        return h[own_tokens(texts).to(h.device)].float().cpu()
-    states = states_after(lm, shared, [text[len(shared) :] for text in texts])
-    return torch.cat([each[text.begin - len(shared) :] for each, text in zip(states, texts, strict=True)])

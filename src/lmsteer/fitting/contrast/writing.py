@@ -58,13 +58,12 @@ def write_texts(
     """
     planned = [(k % len(prompts), end, k // len(prompts)) for k in range(count) for end in (1, -1)]
     before = [prompts[subject].positive if end > 0 else prompts[subject].negative for subject, end, _ in planned]
-    order = sorted(range(len(planned)), key=lambda i: -len(before[i]))
-    noise = [row_noise(seed, i, planned[i][2], new_tokens) for i in order]
-    rows = [Row(Start(before[i]), own, sampling=_SAMPLING) for i, own in zip(order, noise, strict=True)]
+    noise = (row_noise(seed, i, sample, new_tokens) for i, (*_, sample) in enumerate(planned))
+    rows = [Row(Start(ids), own, sampling=_SAMPLING) for ids, own in zip(before, noise, strict=True)]
     written = dict[int, Ids]()
     with progress("writing texts", len(planned), 0) as step:
         for ended in write(lm, rows, _BATCH):
-            written |= {order[text.row]: text.ids for text in ended}
+            written |= {text.row: text.ids for text in ended}
             step(len(ended), "")
     texts = [
         ContrastText(subject, prompts[subject], end, written[i])

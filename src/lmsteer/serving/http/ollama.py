@@ -58,9 +58,7 @@ class OllamaAnswer(Answer):
     def delta(self, index: int, chunk: Chunk) -> Iterator[OllamaChunk]:
         """New text, unless nothing of the chunk is to be seen."""
         self.note(index, chunk)
-        part = Choice()
-        part.add(chunk)
-        lines = self._lines(part)
+        lines = self._lines(Choice.of(chunk))
         if chunk.text or lines:
             yield chunk_of(self._chat, chunk.text, model=self.model, done=False, logprobs=lines)
 

@@ -45,9 +45,7 @@ class OpenAIAnswer(Answer):
         if chunk.text or chunk.finish or chunk.logprob or chunk.prompt is not None:
             first = index not in self._started
             self._started.add(index)
-            part = Choice()
-            part.add(chunk)
-            yield self._body([self._choice(index, part, delta=True, first=first)], None)
+            yield self._body([self._choice(index, Choice.of(chunk), delta=True, first=first)], None)
 
     def closing(self) -> Iterator[Completion | ChatCompletion]:
         """The token counts, for clients that asked for them."""

@@ -68,9 +68,7 @@ class ResponsesAnswer(Answer):
     def delta(self, index: int, chunk: Chunk) -> Iterator[TextDelta]:
         """New text, unless nothing of the chunk is to be seen."""
         self.note(index, chunk)
-        part = Choice()
-        part.add(chunk)
-        lines = self._chat_lines(part)
+        lines = self._chat_lines(Choice.of(chunk))
         self._lines += lines
         if chunk.text or lines:
             yield TextDelta(delta=chunk.text, logprobs=lines, **self._place())

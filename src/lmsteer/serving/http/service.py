@@ -209,14 +209,14 @@ class Service:
 
     def _check_limits(self, limits: Limits, steering: RequestSteering, *, is_scored: bool) -> None:
         """Refuse limits that would have no effect: of steers where there are none, and on the tokens of a prompt."""
-        for name in limits.on:
-            if name != "plausible" and not steering.steers:
-                raise RequestError(f"{name} limits steers, and the request names none.", param=name)
-            if is_scored:
-                raise RequestError(
-                    f"the log-likelihoods of a prompt (echo with logprobs) know no limits: leave {name} out.",
-                    param=name,
-                )
+        if limits.of_steers and not steering.steers:
+            name = limits.of_steers[0]
+            raise RequestError(f"{name} limits steers, and the request names none.", param=name)
+        if limits.on and is_scored:
+            name = next(iter(limits.on))
+            raise RequestError(
+                f"the log-likelihoods of a prompt (echo with logprobs) know no limits: leave {name} out.", param=name
+            )
 
     def _check_length(self, ids: Sequence[int], max_tokens: int) -> None:
         """Refuse a prompt that is too long together with its new text."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from starlette.concurrency import run_in_threadpool
 
@@ -33,6 +34,13 @@ class Choice:
     tokens: int = 0
     steered: int = 0
     finish: FinishReason | None = None
+
+    @classmethod
+    def of(cls, chunk: Chunk) -> Self:
+        """A chunk alone."""
+        part = cls()
+        part.add(chunk)
+        return part
 
     def add(self, chunk: Chunk) -> None:
         """Append a chunk."""
