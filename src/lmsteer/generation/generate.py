@@ -121,9 +121,11 @@ def continue_from(
         for k in range(config.num_samples)
     ]
 
-    def row_of(each: _Wanted) -> Row:
-        noise = row_noise(config.seed, first_prompt + each.prompt, each.sample, config.max_new_tokens)
-        return Row(prefill.starts[each.prompt], noise, steers, each.strengths, config.sampling, config.limits)
+    noise = [row_noise(config.seed, first_prompt + i, k, config.max_new_tokens) for i, _, k in wanted]
+    rows = [
+        Row(prefill.starts[each.prompt], own, steers, each.strengths, config.sampling, config.limits)
+        for each, own in zip(wanted, noise, strict=True)
+    ]
 
     def continuation(text: Written) -> Continuation:
         each = wanted[text.row]
@@ -131,7 +133,6 @@ def continue_from(
             prompts[each.prompt], lm.codec.decode(text.ids), each.strengths, each.sample, len(text.ids), text.log_p
         )
 
-    rows = [*map(row_of, wanted)]
     written = write(lm, rows, config.batch_size, score=config.score, installed=prefill.installed)
     finished: dict[int, Continuation] = {}
     following = 0
