@@ -27,6 +27,8 @@ from lmsteer.model.lm import LM
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", *sorted((ROOT / "docs").glob("how-to/*.md"))]
+# Pages that fit steers from descriptions, and that train all rivals.
+LONG = {"fit", "compare"}
 # Fetching this model is the user's to agree to.
 OTHER_MODEL = "gemma3-270m"
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]  # as a user's own process has them
@@ -89,7 +91,9 @@ def run(one_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return block
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES]
+)
 def test_page_runs_from_top_to_bottom(page, run):
     for language, content in blocks(page):
         run(language, content)

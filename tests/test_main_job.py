@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmsteer.data.labelled import read_labelled, sample_texts
+from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.starter import starter_texts
 from lmsteer.demo.run import run as run_demo
 from lmsteer.evaluation.scorers import Vader
@@ -12,6 +12,7 @@ from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import Fit, fit
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
+from lmsteer.model.lm import LM
 from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.reading.held_out import measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
@@ -21,31 +22,32 @@ from lmsteer.reading.verify import verify
 pytestmark = pytest.mark.model
 
 
-@pytest.fixture(scope="module")
-def sentiment(smollm2, tmp_path_factory) -> Fit:
+def test_the_starter_steer_reads_is_proved_and_moves_text_both_ways(smollm2, tmp_path):
     texts = starter_texts("sentiment")[:350]  # half of them
-    return fit(smollm2, texts, name="sentiment", out=tmp_path_factory.mktemp("fit") / "s")
+    fitted = fit(smollm2, texts, name="sentiment", out=tmp_path / "s")
+    _check_reading(fitted)
+    _check_proof(smollm2, fitted, texts)
+    _check_writing(smollm2, fitted)
 
 
-def test_the_starter_steer_reads_held_out_texts(sentiment):
-    assert sentiment.held_out.texts > 30
-    assert sentiment.held_out.sign_accuracy >= 0.8
-    assert sentiment.held_out.log_likelihood_gain >= 0.02
-    assert sentiment.held_out.log_likelihood_gain_without_eos > 0
+def _check_reading(fitted: Fit) -> None:
+    assert fitted.held_out.texts > 30
+    assert fitted.held_out.sign_accuracy >= 0.8
+    assert fitted.held_out.log_likelihood_gain >= 0.02
+    assert fitted.held_out.log_likelihood_gain_without_eos > 0
 
 
-def test_the_starter_steer_is_proved(smollm2, sentiment):
-    done = verify(smollm2, sentiment.steer, starter_texts("sentiment")[:350])
+def _check_proof(lm: LM, fitted: Fit, texts: list[LabelledText]) -> None:
+    done = verify(lm, fitted.steer, texts)
     assert done.acts, done.checks
     assert done.held_out is not None
-    assert done.held_out.sign_accuracy == pytest.approx(sentiment.held_out.sign_accuracy)
+    assert done.held_out.sign_accuracy == pytest.approx(fitted.held_out.sign_accuracy)
 
 
-def test_strengths_move_the_text_both_ways(smollm2, sentiment):
+def _check_writing(lm: LM, fitted: Fit) -> None:
     prompts = ["The weather this morning", "My first week at the office was", "We watched the film and", "The house is"]
     settings = [{"sentiment": s} for s in (-6.0, 0.0, 6.0)]
-    steers = {"sentiment": sentiment.steer}
-    rows = list(generate(smollm2, prompts, steers, settings, GenerationConfig(8, 20, score=True)))
+    rows = list(generate(lm, prompts, {"sentiment": fitted.steer}, settings, GenerationConfig(8, 20, score=True)))
     low, base, high = strength_curve(rows, "sentiment", Vader())
     assert low.positive_share < base.positive_share < high.positive_share
     assert high.positive_share > 0.85
