@@ -30,10 +30,10 @@ from lmsteer.gist.adapter import GistAdapter, load_adapter, save_adapter
 from lmsteer.gist.gist import Gist, GistProvenance
 from lmsteer.gist.lookup import GistCard
 from lmsteer.model.lora import LoRAFactors
-from lmsteer.reading.platt import PlattScaling
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.lookup import read_saved
 from lmsteer.steer.notation import parse_strengths
+from lmsteer.steer.platt import PlattScaling
 from lmsteer.util.provenance import provenance_of
 from lmsteer.util.run import Run
 from tiny import random_steer, tiny_lm

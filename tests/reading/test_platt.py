@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.reading.platt import PlattScaling, auc, fit_platt
+from lmsteer.reading.platt import auc, fit_platt
+from lmsteer.steer.platt import PlattScaling
 
 
 def test_the_law_that_labels_follow_is_found():

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.reading.platt import PlattScaling
 from lmsteer.reading.position import position
+from lmsteer.steer.platt import PlattScaling
 
 
 @given(st.floats(-2.4, 2.4), st.floats(0.1, 50), st.integers(13, 61))

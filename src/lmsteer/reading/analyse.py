@@ -16,11 +16,11 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.encoded_text import first_predicted
 from lmsteer.reading.likelihood import steered_log_likelihoods
-from lmsteer.reading.platt import PlattScaling
 from lmsteer.reading.position import Position, position
 from lmsteer.reading.prompted import encode_after_with_offsets
 from lmsteer.reading.spans import Span, best_spans
 from lmsteer.reading.words import Word, words_of
+from lmsteer.steer.platt import PlattScaling
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 

@@ -18,9 +18,10 @@ from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import start_tokens
 from lmsteer.reading.likelihood import steered_log_likelihoods
-from lmsteer.reading.platt import PlattScaling, auc, fit_platt
+from lmsteer.reading.platt import auc, fit_platt
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import directions_of, sweep_texts
+from lmsteer.steer.platt import PlattScaling
 from lmsteer.steer.steer import Steer
 
 

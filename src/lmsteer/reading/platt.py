@@ -1,43 +1,15 @@
-"""Platt scaling, which turns the evidence of a text into a probability; and the area under the ROC curve."""
+"""The fit of Platt scaling, which turns the evidence of a text into a probability; and the area under the ROC curve."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmsteer.util.records import number_in
+from lmsteer.steer.platt import PlattScaling
 
 _NEWTON_STEPS, _HALVINGS = 100, 40
-
-
-@dataclass(frozen=True)
-class PlattScaling:
-    """``p(label > 0) = σ(slope · evidence + offset)``.
-
-    Attributes:
-        slope: the slope; it is below 1 where the evidence is too strong, because it adds up tokens that repeat each
-            other.
-        offset: the offset; it is above 0 where a text without evidence is more often a positive one.
-    """
-
-    slope: float
-    offset: float
-
-    @classmethod
-    def from_held_out(cls, held_out: Mapping[str, Any]) -> PlattScaling | None:
-        """The scaling among the held-out metrics of a steer's card; None if it has none."""
-        slope, offset = number_in(held_out, "slope"), number_in(held_out, "offset")
-        return None if slope is None or offset is None else cls(slope, offset)
-
-    def probability(self, evidence: float) -> float:
-        """The probability that the label of a text with so much evidence (in nats) is positive."""
-        z = self.slope * evidence + self.offset
-        return 1 / (1 + math.exp(-z)) if z > 0 else math.exp(z) / (1 + math.exp(z))
 
 
 def fit_platt(evidence: Tensor, positive: Tensor) -> PlattScaling:

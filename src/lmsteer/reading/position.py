@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsteer.reading.platt import PlattScaling
+from lmsteer.steer.platt import PlattScaling
 
 
 @dataclass(frozen=True)
