@@ -21,9 +21,7 @@ from benchmarks import wishes
 from benchmarks.dimensions import RESULTS, WORK
 from benchmarks.results import load_results
 from benchmarks.tables.wishes import MODEL, own_shifts, shipped_wishes
-from lmsteer.data.starter import starter_prompts
 from lmsteer.data.wishes import Wish
-from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.safe_range import calibrate
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
@@ -95,8 +93,7 @@ def _with(steer: Steer, origin: Origin, held_out: Mapping[str, Any]) -> Steer:
 
 
 def _calibrated(lm: LM, steer: Steer, ratio: float) -> Steer:
-    protocol = Protocol(num_samples=2, max_new_tokens=24)
-    found = calibrate(lm, steer, starter_prompts(), max_perplexity_ratio=ratio, protocol=protocol, progress=bars())
+    found = calibrate(lm, steer, max_perplexity_ratio=ratio, progress=bars())
     return replace(steer, card=found.add_to(steer.card))
 
 

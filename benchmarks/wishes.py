@@ -45,8 +45,6 @@ HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "wishes.json", HERE / "results" / "work" / "wishes"
 # Perplexity may rise to this multiple of that of unsteered text.
 RATIO = 1.2
-# Length of the texts that strengths are tried on, in tokens.
-CALIBRATED_TOKENS = 20
 # Texts that are kept to be looked at.
 SAMPLES = 5
 app = typer.Typer(add_completion=False)
@@ -81,8 +79,8 @@ class Kind:
 def kinds(data: Path) -> list[Kind]:
     """Both kinds of text."""
     prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[:60]
-    chats = [Chat.of_user(f"Tell me about {subject}.") for subject in starter_subjects()[::3]]
-    return [Kind("plain", starter_prompts()[::3], prompts, 40), Kind("chat", chats, starter_requests(), 60)]
+    chats = [Chat.of_user(f"Tell me about {subject}.") for subject in starter_subjects()[::2]]
+    return [Kind("plain", starter_prompts()[::2], prompts, 40), Kind("chat", chats, starter_requests(), 60)]
 
 
 @dataclass(frozen=True)
@@ -113,10 +111,7 @@ class Bench:
 
     def measured(self, wish: Wish, steer: Steer) -> dict[str, Any]:
         """What the steer of a wish does at both ends, and what its words do."""
-        protocol = Protocol(num_samples=1, max_new_tokens=CALIBRATED_TOKENS)
-        found = calibrate(
-            self.lm, steer, self.kind.calibrated, max_perplexity_ratio=RATIO, protocol=protocol, progress=bars()
-        )
+        found = calibrate(self.lm, steer, self.kind.calibrated, max_perplexity_ratio=RATIO, progress=bars())
         ends = {"negative": (found.low, wish.negative), "positive": (found.high, wish.positive)}
         return {
             end: {

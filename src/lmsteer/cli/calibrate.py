@@ -14,9 +14,9 @@ from lmsteer.cli import options
 from lmsteer.cli.app import app, stdout
 from lmsteer.cli.output.common import print_json
 from lmsteer.data.prompts import read_prompts
-from lmsteer.data.starter import starter_prompts, starter_requests
+from lmsteer.data.starter import starter_requests
 from lmsteer.errors import DataError
-from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, MAX_NEW_TOKENS, Protocol
+from lmsteer.evaluation.protocol import CALIBRATION, Protocol
 from lmsteer.evaluation.scorers import checked_scores
 from lmsteer.generation.config import Limits
 from lmsteer.steer.lookup import find_folder, folder_for_update, read_saved
@@ -41,8 +41,8 @@ def calibrate(
     prompts: options.PromptsFile = None,
     chat: options.AsChat = False,
     system: options.System = None,
-    num_samples: options.NumSamples = CALIBRATION_SAMPLES,
-    max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
+    num_samples: options.NumSamples = CALIBRATION.num_samples,
+    max_new_tokens: options.MaxNewTokens = CALIBRATION.max_new_tokens,
     plausible: options.Plausible = options.DEFAULTS.limits.plausible,
     fresh: options.Fresh = options.DEFAULTS.limits.fresh,
     kl: options.KL = options.DEFAULTS.limits.kl,
@@ -75,8 +75,10 @@ def calibrate(
     destination = folder if limits else folder_for_update(folder, out)
     if target is not None and scorer is None:
         raise DataError("--target is the mean score of --scorer: give both.")
-    neutral = starter_requests if chat else starter_prompts
-    texts = options.answered(read_prompts(prompts) if prompts else neutral(), chat=chat, system=system)
+    texts = None
+    if prompts or chat or system is not None:
+        own = read_prompts(prompts) if prompts else starter_requests()
+        texts = options.answered(own, chat=chat, system=system)
     attribute = None
     if scorer is not None:
         scored_by = lmsteer.scorer(scorer)

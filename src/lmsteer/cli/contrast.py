@@ -5,27 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import lmsteer
 from lmsteer.cli.app import stdout, warn
 from lmsteer.cli.output.common import print_json
-from lmsteer.data.chats import Chat
 from lmsteer.data.contrast import Contrast
-from lmsteer.data.starter import starter_prompts, starter_requests
 from lmsteer.data.text_files import read_text
 from lmsteer.data.wishes import find_wish
 from lmsteer.errors import DataError
-from lmsteer.evaluation.protocol import Protocol
 from lmsteer.evaluation.scorers.base import checked_scores
 from lmsteer.evaluation.scorers.named import check_scorer
 from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
 from lmsteer.util.progress import bars
-
-if TYPE_CHECKING:
-    from lmsteer.model.lm import LM
 
 Positive = Annotated[
     str | None,
@@ -63,8 +57,6 @@ Teacher = Annotated[
 _FAINT = 0.02
 # With a smaller share than this of what they change, there is no map that does the same in all texts.
 _LOST = 0.03
-# One text for each starter prompt and strength that calibration tries: half of its time otherwise.
-_CALIBRATION = Protocol(num_samples=1)
 _WAYS = "--positive and --negative, --describe, --prompt, or --wish"
 _DESCRIPTIONS = {"positive", "negative", "describe", "prompt", "wish"}
 # The options of ``fit`` that a description leaves a meaning.
@@ -176,9 +168,7 @@ def fit_described(
     elif fitted.imitation.share < _LOST:
         warn("what the description changes is not the same from text to text, so the steer does little of it.")
     attribute = partial(checked_scores, scorer) if scorer else None
-    safe_range = lmsteer.calibrate(
-        lm, fitted.steer, _prompts(lm), attribute=attribute, protocol=_CALIBRATION, progress=bars()
-    )
+    safe_range = lmsteer.calibrate(lm, fitted.steer, attribute=attribute, progress=bars())
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)
     verification = lmsteer.verify(lm, steer)
@@ -191,15 +181,3 @@ def fit_described(
         return
     print_contrast(stdout, fitted)
     print_safe_range(stdout, str(target.out or target.name), safe_range)
-
-
-def _prompts(lm: LM) -> list[str | Chat]:
-    """What calibration continues: half of the starter prompts, and as many requests if the model answers in chats.
-
-    Such a steer acts most where its texts come from, in conversations.
-    """
-    prompts = starter_prompts()
-    if not lm.tokenizer.chat_template:
-        return [*prompts]
-    half = len(prompts) // 2
-    return [*prompts[:half], *map(Chat.of_user, starter_requests()[:half])]

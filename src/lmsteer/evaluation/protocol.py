@@ -13,8 +13,6 @@ from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, Sampl
 NUM_SAMPLES = 25
 MAX_NEW_TOKENS = 20
 TOP_P = 0.9
-# Continuations of each prompt at each strength that ``calibrate`` tries.
-CALIBRATION_SAMPLES = 2
 # Continuations of each prompt and setting in ``interference``.
 INTERFERENCE_SAMPLES = 4
 # Continuations of each prompt and strength in ``compare``.
@@ -47,3 +45,8 @@ class Protocol:
         """
         sampling = SamplingConfig(self.top_p)
         return GenerationConfig(self.num_samples, self.max_new_tokens, sampling, self.seed, limits=self.limits)
+
+
+# How ``calibrate`` writes at each strength that it tries. Text loops late: under one steer, 1 of 120 continuations of
+# 20 tokens repeated a tenth of its runs of three words, and 23 of 120 of 40 tokens.
+CALIBRATION = Protocol(num_samples=1, max_new_tokens=40)

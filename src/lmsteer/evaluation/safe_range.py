@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from lmsteer.data.chats import AnyPrompt, as_prompt
+from lmsteer.data.chats import AnyPrompt, Chat, as_prompt
+from lmsteer.data.starter import starter_prompts, starter_requests
 from lmsteer.errors import DataError
 from lmsteer.evaluation.metrics import is_degenerate, rep_3
-from lmsteer.evaluation.protocol import CALIBRATION_SAMPLES, Protocol
+from lmsteer.evaluation.protocol import CALIBRATION, Protocol
 from lmsteer.evaluation.scorers.base import ScoreFunction
 from lmsteer.generation.generate import Continuation, continue_from, encode_prompts, perplexity
 from lmsteer.generation.kept_prompts import read_once
@@ -32,13 +33,12 @@ from lmsteer.util.progress import Progress, Step, no_progress
 
 # The largest and the smallest size of a strength that is tried.
 MAX_STRENGTH, _MIN_STRENGTH = 64.0, 1 / 64
-# Bisections between the last safe strength and the first unsafe one: it is known to a sixteenth of the step.
-_BISECTIONS = 4
+# Bisections between the last safe strength and the first unsafe one: it is known to an eighth of the step.
+_BISECTIONS = 3
 # The usual number of trials, for the progress bar.
-_EXPECTED_TRIALS = 16
+_EXPECTED_TRIALS = 14
 # The target is searched for at this many strengths of the safe range.
 _TARGET_STEPS = 8
-CALIBRATION = Protocol(num_samples=CALIBRATION_SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class SafeRange:
 def calibrate(
     lm: LM,
     steer: Steer,
-    prompts: Sequence[AnyPrompt],
+    prompts: Sequence[AnyPrompt] | None = None,
     *,
     max_perplexity_ratio: float = 1.5,
     attribute: ScoreFunction | None = None,
@@ -113,11 +113,11 @@ def calibrate(
     Args:
         lm: the steer's base.
         steer: the steer.
-        prompts: prompts to continue, and chats to answer.
+        prompts: prompts to continue, and chats to answer; ``neutral_prompts`` by default.
         max_perplexity_ratio: the perplexity may rise to this multiple of that of unsteered text; above 1.
         attribute: gives each text a score, which the trials then have; needed for a target.
         target: the wanted mean score. One below the score of unsteered text is searched for at negative strengths.
-        protocol: how continuations are generated: 2 of 20 tokens for each prompt and strength by default.
+        protocol: how continuations are generated: one of 40 tokens for each prompt and strength by default.
         progress: reports the trials.
 
     Raises:
@@ -127,6 +127,7 @@ def calibrate(
     """
     _check(max_perplexity_ratio, attribute, target)
     config = replace(protocol.generation_config(), score=True)
+    prompts = neutral_prompts(lm) if prompts is None else prompts
     given = [as_prompt(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
     ids = encode_prompts(lm, given, config.max_new_tokens)
     lm.check_base(Mix({"s": steer}, {"s": 0.0}))
@@ -152,6 +153,15 @@ def calibrate(
             side = [trials.at(end * k / _TARGET_STEPS) for k in range(_TARGET_STEPS + 1)]
             target_strength = _strength_at(side, target)
     return SafeRange(low, high, max_perplexity_ratio, target, target_strength, trials.in_order())
+
+
+def neutral_prompts(lm: LM) -> list[AnyPrompt]:
+    """Sixty prompts to calibrate on: neutral openings of texts; half of them requests if the model answers in chats."""
+    openings = starter_prompts()
+    if not lm.tokenizer.chat_template:
+        return [*openings]
+    half = len(openings) // 2
+    return [*openings[:half], *map(Chat.of_user, starter_requests()[:half])]
 
 
 def _check(max_perplexity_ratio: float, attribute: ScoreFunction | None, target: float | None) -> None:
@@ -206,7 +216,7 @@ def _trial(strength: float, rows: Sequence[Continuation], attribute: ScoreFuncti
 
 
 def _limit(is_safe: Callable[[float], bool]) -> float:
-    """The largest safe size, to a sixteenth; ``MAX_STRENGTH`` if all are safe, 0 if not even ``_MIN_STRENGTH`` is."""
+    """The largest safe size, to an eighth; ``MAX_STRENGTH`` if all are safe, 0 if not even ``_MIN_STRENGTH`` is."""
     good, bad = 0.0, 1.0
     while bad <= MAX_STRENGTH and is_safe(bad):
         good, bad = bad, 2 * bad
