@@ -130,7 +130,7 @@ def test_strengths_at_which_logits_overflow_are_not_safe(llama, monkeypatch):
     def overflowing(*arguments, **_):
         strength = arguments[4][0]["s"]
         if abs(strength) > limit:
-            raise NotFiniteError(0)
+            raise NotFiniteError
         return iter([Continuation("p", "a text", {"s": strength}, 0, 10, -20.0)])
 
     monkeypatch.setattr(module, "continue_from", overflowing)

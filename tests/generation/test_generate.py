@@ -215,8 +215,10 @@ def test_logits_that_are_not_finite_are_refused_with_the_prompt_and_the_strength
     refusal = (
         r"prompt 3 \('xz'\): the model's logits are not finite numbers in torch.float32: its weights may be damaged"
     )
+    given = []
     with pytest.raises(NotFiniteError, match=refusal):
-        list(generate(damaged, ["a", "b", "xz"], config=GenerationConfig(2, 4)))
+        given.extend(row.prompt for row in generate(damaged, ["a", "b", "xz"], config=GenerationConfig(2, 4)))
+    assert given == ["a", "a", "b", "b"]  # those before it are given
     with pytest.raises(NotFiniteError, match=r"the prompt \('xz'\): .* its weights may be damaged"):
         list(stream(damaged, "xz"))
     steers = {"big": replace(random_steer(damaged, "offset"), factors={"o": torch.full((259,), 3e38)})}

@@ -13,9 +13,9 @@ from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.generate import generate
 from lmsteer.generation.row import Row, row_noise
-from lmsteer.generation.writing import NotFiniteError, write
+from lmsteer.generation.writing import write
 from lmsteer.model.kv_cache import Start
-from tiny import FAMILIES, random_steer
+from tiny import FAMILIES, random_steer, tiny_lm
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -105,6 +105,14 @@ def test_logits_that_are_not_finite_count_only_until_a_row_ends(llama, monkeypat
     (ended,) = write(llama, rows, 2)
     assert [len(text.ids) for text in ended] == [1, 1]
     steps[0] = 1
-    with pytest.raises(NotFiniteError) as refused:
-        list(write(llama, rows, 2))
-    assert refused.value.row == 0
+    (failed,) = write(llama, rows, 2)
+    assert [(text.ended, text.failed, text.ids) for text in failed] == [(True, True, [])] * 2
+
+
+def test_a_row_whose_logits_are_not_finite_fails_alone():
+    lm = tiny_lm("gpt_neox")
+    rows = rows_of(lm, "abc", "xzy", "de")
+    whole = {text.row: text.ids for part in write(lm, rows, 3) for text in part}
+    lm.model.get_input_embeddings().weight.data[lm.encode(["z"])[0][0]] = torch.nan
+    texts = {text.row: text for part in write(lm, rows, 3) for text in part}
+    assert [(texts[k].failed, texts[k].ids) for k in range(3)] == [(False, whole[0]), (True, []), (False, whole[2])]

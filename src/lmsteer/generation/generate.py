@@ -76,7 +76,8 @@ def generate(
     Raises:
         DataError: there are no prompts, or one is empty, longer than the model's context, or has a token that the model
             cannot read; or a chat that the model has no template for.
-        NotFiniteError: the logits after a prompt are not finite numbers; the message names it and the strengths.
+        NotFiniteError: the logits after a prompt are not finite numbers; the message names it and the strengths. The
+            continuations before it have been given.
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.
     """
@@ -129,25 +130,22 @@ def continue_from(
 
     def continuation(text: Written) -> Continuation:
         each = wanted[text.row]
+        if text.failed:
+            raise not_finite(lm, f"prompt {first_prompt + each.prompt + 1}", prompts[each.prompt], each.strengths)
         return Continuation(
             prompts[each.prompt], lm.codec.decode(text.ids), each.strengths, each.sample, len(text.ids), text.log_p
         )
 
     written = write(lm, rows, config.batch_size, score=config.score, installed=prefill.installed)
-    finished: dict[int, Continuation] = {}
+    finished: dict[int, Written] = {}
     following = 0
     with progress("generating", len(rows), 0) as step:
-        try:
-            for texts in written:
-                finished |= {text.row: continuation(text) for text in texts}
-                step(len(texts), "")
-                while following in finished:
-                    yield finished.pop(following)
-                    following += 1
-        except NotFiniteError as error:
-            each = wanted[error.row]
-            number = first_prompt + each.prompt + 1
-            raise not_finite(lm, f"prompt {number}", prompts[each.prompt], each.strengths) from error
+        for texts in written:
+            finished |= {text.row: text for text in texts}
+            step(len(texts), "")
+            while following in finished:
+                yield continuation(finished.pop(following))
+                following += 1
 
 
 class _Wanted(NamedTuple):
@@ -171,7 +169,7 @@ def not_finite(lm: LM, which: str, prompt: Prompt, strengths: Mapping[str, float
     at = f"at {acting}: lower the strength" if acting else f"in {lm.model.dtype}: its weights may be damaged"
     advice = "or load the model in another dtype (bfloat16 or float32)."
     return NotFiniteError(
-        0, f"{which} ({shortened(str(prompt))}): the model's logits are not finite numbers {at}, {advice}"
+        f"{which} ({shortened(str(prompt))}): the model's logits are not finite numbers {at}, {advice}"
     )
 
 

@@ -30,15 +30,7 @@ _PREFILL_CHUNK = 4096
 
 
 class NotFiniteError(LMSteerError):
-    """Logits that are not finite numbers, from which no token can be drawn.
-
-    Attributes:
-        row: the number of the row, from 0.
-    """
-
-    def __init__(self, row: int, message: str = "the model's logits are not finite numbers.") -> None:
-        super().__init__(message)
-        self.row = row
+    """Logits that are not finite numbers, from which no token can be drawn."""
 
 
 @dataclass
@@ -50,24 +42,23 @@ class Written:
         ids: its tokens, with the end-of-text token that ended it.
         log_p: their log-likelihood under the unsteered model, in nats; nan unless that was asked for.
         ended: whether no token follows.
+        failed: whether that is so because the logits after the last token are not finite numbers.
     """
 
     row: int
     ids: list[int]
     log_p: float
     ended: bool = False
+    failed: bool = False
 
     def add(self, tokens: Sequence[int], log_p: Sequence[float], length: int, stop_ids: Collection[int]) -> None:
-        """Add tokens up to the end of the text.
-
-        Raises:
-            NotFiniteError: there is no token where one was to be drawn.
-        """
+        """Add tokens up to the end of the text, or up to where there is no token although one was to be drawn."""
         for place, token in enumerate(tokens):
             if self.ended:
                 break
             if token == OVERFLOW:
-                raise NotFiniteError(self.row)
+                self.ended = self.failed = True
+                break
             self.ids.append(token)
             self.log_p += log_p[place] if log_p else 0.0
             self.ended = token in stop_ids or len(self.ids) == length
@@ -84,6 +75,8 @@ def write(
 ) -> Iterator[list[Written]]:
     """Write rows, each up to an end-of-text token or as many tokens as it has random numbers.
 
+    A row whose logits are not finite numbers fails alone: the others are written on.
+
     Args:
         lm: the model.
         rows: the rows. Those with prompts of like length run together, so that there is little padding, and long ones
@@ -94,9 +87,6 @@ def write(
 
     Yields:
         The rows that have ended since the last ones.
-
-    Raises:
-        NotFiniteError: the logits of a row are not finite numbers.
     """
     stop_ids, running = frozenset(lm.stop_ids), list[Written]()
     waiting = deque(sorted(enumerate(rows), key=lambda each: -each[1].start.tokens))  # rows of one prompt stay together

@@ -10,6 +10,7 @@ import torch
 from lmsteer.errors import DataError
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, Ids
 from lmsteer.generation.config import SamplingConfig
+from lmsteer.generation.generate import not_finite
 from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.writing import write
 from lmsteer.model.kv_cache import Start
@@ -55,6 +56,7 @@ def write_texts(
 
     Raises:
         DataError: the model writes nothing: all texts end at once.
+        NotFiniteError: the model's logits are not finite numbers.
     """
     planned = [(k % len(prompts), end, k // len(prompts)) for k in range(count) for end in (1, -1)]
     before = [prompts[subject].positive if end > 0 else prompts[subject].negative for subject, end, _ in planned]
@@ -63,6 +65,8 @@ def write_texts(
     written = dict[int, Ids]()
     with progress("writing texts", len(planned), 0) as step:
         for ended in write(lm, rows, _BATCH):
+            if any(text.failed for text in ended):
+                raise not_finite(lm, "a text under a description", "", {})
             written |= {text.row: text.ids for text in ended}
             step(len(ended), "")
     texts = [
