@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk, read_prompts
 from lmsteer.model.kv_cache import KVSlice, Start
 from lmsteer.model.lm import LM
+from lmsteer.model.row_adapters import RowAdapter, RowAdapters
 from lmsteer.util.compat import CACHE
 from lmsteer.util.lists import swap_out
 
@@ -124,8 +125,10 @@ class Batch:
         self._used = _Used()
         # Of each row: its columns in use, and what is to be added for the position of its next token.
         self._lengths, self._offsets = list[int](), list[int]()
+        self._adapters = list[RowAdapter | None]()
         # The same lengths, and the positions, (B,) on the model's device; None when rows have come or gone.
         self._resident: tuple[Tensor, Tensor] | None = None
+        self._resident_adapters: RowAdapters | None = None
         self._layers = list[_Layer]()
         self._cache = Cache(layers=[])
 
@@ -154,10 +157,11 @@ class Batch:
         """Remove a row; the last row takes its place."""
         swap_out(self._lengths, row)
         swap_out(self._offsets, row)
+        swap_out(self._adapters, row)
         if row < len(self._lengths):
             for layer in self._layers:
                 layer.copy_row(len(self._lengths), row)
-        self._resident = None
+        self._resident = self._resident_adapters = None
         self._trim()
         if not self._lengths:
             self._layers, self._used = [], _Used()
@@ -185,7 +189,8 @@ class Batch:
             inputs["attention_mask"] = (columns >= self._used.width - lengths).long()
         if self._lm.takes_positions:
             inputs["position_ids"] = positions
-        return self._lm.model(**inputs).logits[:, -1]
+        with self._adapters_of(first, len(ids)).attached():
+            return self._lm.model(**inputs).logits[:, -1]
 
     def advance(self) -> None:
         """Keep the tokens of the last forward passes: every row is longer by one."""
@@ -195,6 +200,14 @@ class Batch:
         if self._resident is not None:
             self._resident = self._resident[0] + 1, self._resident[1] + 1
         self._trim()
+
+    def _adapters_of(self, first: int, count: int) -> RowAdapters:
+        """The adapters of some rows; those of all rows stay on the device."""
+        if count < len(self):
+            return RowAdapters.of(self._lm, self._adapters[first : first + count])
+        if self._resident_adapters is None:
+            self._resident_adapters = RowAdapters.of(self._lm, self._adapters)
+        return self._resident_adapters
 
     def _join(self, starts: Sequence[Start], states: Sequence[KVSlice]) -> None:
         """Prompts that have been read become the last rows."""
@@ -207,7 +220,8 @@ class Batch:
                 layer.write_row(row, part)
         self._lengths += [state.tokens for state in states]
         self._offsets += [start.position - (start.kept.tokens if start.kept else 0) for start in starts]
-        self._resident = None
+        self._adapters += [start.adapter for start in starts]
+        self._resident = self._resident_adapters = None
         self._trim()
 
     def _make_room(self, rows: int, width: int, new: int = 0) -> None:

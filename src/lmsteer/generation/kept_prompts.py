@@ -8,7 +8,6 @@ import torch
 
 from lmsteer.generation.backends import backend_for
 from lmsteer.generation.prefill import Prefill, read_prompts
-from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 
 # Of more prompt tokens than this the keys and values would take too much memory (here 0.4 GB of the default model).
@@ -38,5 +37,6 @@ def read_once(lm: LM, prefill: Prefill) -> Prefill:
             some = [starts[place] for place in places]
             *_, last = read_prompts(lm, some, len(some) * max(len(start.ids) for start in some))
             for place, start, states in zip(places, some, last.states, strict=True):
-                starts[place] = Start(start.ids[-1:], states, start.position + len(start.ids) - 1)
+                position = start.position + len(start.ids) - 1
+                starts[place] = replace(start, ids=start.ids[-1:], kept=states, position=position)
     return replace(prefill, starts=starts)

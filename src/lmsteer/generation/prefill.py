@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from lmsteer.model.batching import pad
 from lmsteer.model.kv_cache import KVSlice, Start, read_on, shortest_window, slice_kv, stack_kv
 from lmsteer.model.lm import LM
+from lmsteer.model.row_adapters import RowAdapters
 
 # Prompt tokens read between two decoding steps, padding included: running rows wait that long at most.
 PREFILL_CHUNK = 256
@@ -70,7 +71,7 @@ def read_prompts(lm: LM, starts: Sequence[Start], chunk: int = PREFILL_CHUNK) ->
         starts: the prompts.
         chunk: number of prompt tokens to read at once, padding included.
     """
-    keys = [(tuple(start.ids), id(start.kept), start.position) for start in starts]
+    keys = [(tuple(start.ids), id(start.kept), start.position, id(start.adapter)) for start in starts]
     unique = dict(zip(keys, starts, strict=True))
     # Of one token after kept ones nothing is to be read.
     states = {key: start.kept for key, start in unique.items() if start.kept is not None and len(start.ids) == 1}
@@ -91,7 +92,7 @@ def read_prompts(lm: LM, starts: Sequence[Start], chunk: int = PREFILL_CHUNK) ->
             )
 
 
-_Key = tuple[tuple[int, ...], int, int]
+_Key = tuple[tuple[int, ...], int, int, int]
 
 
 def _groups(lm: LM, unique: dict[_Key, Start]) -> list[dict[_Key, Start]]:
@@ -125,10 +126,12 @@ def _read(lm: LM, starts: Sequence[Start], chunk: int) -> Iterator[PromptChunk]:
     if kept := [start.kept for start in starts if start.kept is not None]:
         cache, before = stack_kv(lm, kept, whole=True)
         mask, room = torch.cat([before, mask], 1), before.shape[1]
+    adapters = RowAdapters.of(lm, [start.adapter for start in starts])
     width, size = ids.shape[1], max(1, chunk // len(starts))
     for first in range(0, width, size):
         columns = slice(first, min(first + size, width))
-        h = read_on(lm, ids[:, columns], mask[:, : room + columns.stop], positions[:, columns], cache)
+        with lm.exclusive_use(), adapters.attached():
+            h = read_on(lm, ids[:, columns], mask[:, : room + columns.stop], positions[:, columns], cache)
         hidden = [h[row, max(0, width - len(read) - first) :] for row, read in enumerate(reads)]
         is_last = columns.stop == width
         yield PromptChunk(width - columns.stop, hidden, _states(cache, starts, room) if is_last else ())

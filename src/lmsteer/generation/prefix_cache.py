@@ -36,7 +36,7 @@ class PrefixCache:
 
     def shortened(self, start: Start) -> Start:
         """The start after the longest beginning that is kept; the start itself if that is short."""
-        if start.kept is not None or not self._kept:
+        if not start.is_plain or not self._kept:
             return start
         # The last token is read in any case: the first step of the decoder needs it.
         lengths = {ids: common_length(ids, start.ids[:-1]) for ids in self._kept}
@@ -49,11 +49,12 @@ class PrefixCache:
     def keep(self, start: Start, states: KVSlice) -> None:
         """Keep a prompt that was read: its keys and values without its last token.
 
-        Those after other tokens than a prompt's own (a gist, say) are not kept, and no damaged ones. A prompt that is
-        the beginning of this one is dropped, and so are those that were used least recently, until all fit.
+        Those after other tokens than a prompt's own (a gist, say) or of an adapter are not kept, and no damaged ones. A
+        prompt that is the beginning of this one is dropped, and so are those that were used least recently, until all
+        fit.
         """
         ids = tuple(start.ids[:-1])
-        if start.kept is not None or not _SHORTEST <= len(ids) <= self._max_tokens:
+        if not start.is_plain or not _SHORTEST <= len(ids) <= self._max_tokens:
             return
         if not states.values[-1].isfinite().all():  # one step that went wrong must not go on in later requests
             return

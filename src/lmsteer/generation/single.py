@@ -47,9 +47,11 @@ class _OneRow:
 
     def _prompt(self, starts: Sequence[Start]) -> list[int]:
         (start,) = starts
-        if start.kept is not None:
+        if not start.is_plain:
             model = type(self._lm.model).__name__
-            raise ModelError(f"{model} keeps no keys and values: nothing can stand before its prompts.")
+            raise ModelError(
+                f"{model} writes one row at a time: nothing can stand before it, and no adapter be its own."
+            )
         return list(start.ids)
 
 

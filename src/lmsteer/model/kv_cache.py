@@ -14,6 +14,7 @@ from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
 from lmsteer.model.layers import layer_devices
 from lmsteer.model.lm import LM
+from lmsteer.model.row_adapters import RowAdapter
 from lmsteer.util.compat import CACHE
 
 
@@ -101,11 +102,18 @@ class Start:
         kept: the keys and values of the tokens before them; None if there are none.
         position: the position of the first of the ids. It need not be the number of kept tokens: a gist stands where
             its whole prompt would.
+        adapter: the adapter that the model has while it reads and continues the row; None for none.
     """
 
     ids: Sequence[int]
     kept: KVSlice | None = None
     position: int = 0
+    adapter: RowAdapter | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the row is made of its ids alone."""
+        return self.kept is None and self.adapter is None
 
     @property
     def tokens(self) -> int:

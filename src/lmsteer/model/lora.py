@@ -134,7 +134,7 @@ def lora_attached(
     """
     with ExitStack() as stack:
         for name, factors in layers.items():
-            module = _layer(model, name, factors)
+            module = check_layer(model, name, factors)
             device = module.weight.device
             a, b = (factor.to(device) for factor in factors)
             scale = strengths.to(device) if isinstance(strengths, Tensor) else strengths
@@ -155,7 +155,7 @@ def lora_installed(model: PreTrainedModel, layers: Mapping[str, LoRAFactors]) ->
         WrongBaseError: the model lacks one of the layers, or has one of another size.
         ModelError: a layer whose weight is quantised, or layers that share a weight that is to be merged.
     """
-    modules = {name: _layer(model, name, factors) for name, factors in layers.items()}
+    modules = {name: check_layer(model, name, factors) for name, factors in layers.items()}
     merged = [name for name, module in modules.items() if _is_merged(module.weight)]
     beside = {name: factors for name, factors in layers.items() if name not in set(merged)}
     updates = ((f"{name}.weight", lora_update(modules[name], layers[name])) for name in merged)
@@ -233,7 +233,13 @@ def _init_factors(module: Any, rank: int, random: torch.Generator) -> LoRAFactor
     return LoRAFactors(a.to(device), torch.zeros(rows, rank, device=device))
 
 
-def _layer(model: PreTrainedModel, name: str, factors: LoRAFactors) -> Any:
+def check_layer(model: PreTrainedModel, name: str, factors: LoRAFactors) -> Any:
+    """The layer that factors are for.
+
+    Raises:
+        WrongBaseError: the model lacks it, or has one of another size.
+        ModelError: its weight is quantised.
+    """
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
