@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.generation.config import Limits
-from lmsteer.generation.limits import RowLimits, limited
+from lmsteer.generation.limits import RowLimits, _all_at_once, _one_by_one, limited
 from lmsteer.model.head import Head
 
 PLAIN = Head(torch.nn.Linear(1, 1)).post
@@ -70,6 +70,17 @@ def test_strengths_are_the_largest_within_the_budget(seed, spread, budget, name)
     # A divergence that differs from the budget by rounding alone may go either way.
     torch.testing.assert_close(shares.double(), best, atol=STEP, rtol=0)
     assert torch.equal(logits, post(z0 + z1 * shares[:, None]))
+
+
+@few
+@given(st.integers(0, 999), spreads, posts)
+def test_rows_one_by_one_and_all_at_once_have_the_same_strengths(seed, spread, name):
+    z0, z1, _ = step(seed, spread, rows=4)
+    z0[0, :9] = -torch.inf
+    budget = torch.tensor([0.01, 0.2, 3.0, torch.inf])
+    found = [search(z0, z1, budget, POSTS[name]) for search in (_one_by_one, _all_at_once)]
+    assert torch.equal(*found)
+    assert found[0][-1] == 1
 
 
 @few

@@ -8,7 +8,7 @@ steers at their strengths. With the model's own logit scale and soft cap, ``post
 The limits apply in this order:
 
 1. *fresh*: ``z₁`` is 0 for tokens that are among the last N of the continuation.
-2. *kl*: λ is the largest multiple of 1/128 with KL(p_λ || p₀) ≤ κ nats, found by bisection. Without a soft cap the
+2. *kl*: λ is the largest multiple of 1/128 with KL(p_λ || p₀) ≤ κ nats: 1, or found by bisection. Without a soft cap the
    divergence grows with λ: p_λ is an exponential family, and dKL/dλ = λ Var_λ(post(z₁)). With a soft cap it may fall
    again, and the λ that is found need not be the largest one; its divergence is within κ all the same.
 3. *plausible*: only tokens with p₀(v) ≥ a max p₀ remain. The likeliest token of the unsteered model always does.
@@ -99,7 +99,8 @@ def limited(z0: Tensor, z1: Tensor, limits: RowLimits, post: Callable[[Tensor], 
         z1 = _only_fresh(z1, limits.recent, limits.fresh)
     share = torch.ones(len(z0), device=z0.device)
     if "kl" in limits.kinds:
-        share = _shares(z0, z1, limits.kl, post)
+        search = _one_by_one if z0.device.type == "cpu" else _all_at_once
+        share = search(z0, z1, limits.kl, post)
         z1 = z1 * share[:, None].to(z1.dtype)
     logits = post(z0 + z1)
     if "plausible" in limits.kinds:
@@ -117,31 +118,58 @@ def _only_fresh(z1: Tensor, recent: Tensor, fresh: Tensor) -> Tensor:
     return z1.scatter_reduce(1, recent.clamp(min=0), (~is_held).to(z1.dtype), "prod")
 
 
-def _shares(z0: Tensor, z1: Tensor, budget: Tensor, post: Callable[[Tensor], Tensor]) -> Tensor:
-    """The largest λ (B,) with a divergence within the budget (B,).
+def _one_by_one(z0: Tensor, z1: Tensor, budget: Tensor, post: Callable[[Tensor], Tensor]) -> Tensor:
+    """The largest λ (B,) with a divergence within the budget (B,), row by row, for a CPU.
 
-    On a CPU the rows go one by one: what a pass reads and writes of one row stays in the cache of the core.
+    What a pass reads and writes of one row stays in the cache of the core, and a row that is within its budget at λ = 1
+    needs no other pass.
     """
-    size = 1 if z0.device.type == "cpu" else max(1, len(z0))
-    pieces = zip(z0.split(size), z1.split(size), budget.split(size), strict=True)
-    return torch.cat([_bisect(*piece, post) for piece in pieces]) if len(z0) else budget
+    shares, room = torch.ones_like(budget), z0.new_empty(4, 1, z0.shape[1], dtype=torch.float32)
+    for row in range(len(z0)):
+        place = slice(row, row + 1)
+        divergence = _Divergence(z0[place], z1[place], post, room)
+        if not divergence(shares[place]) <= budget[row]:
+            shares[place] = _bisect(divergence, budget[place])
+    return shares
 
 
-def _bisect(z0: Tensor, z1: Tensor, budget: Tensor, post: Callable[[Tensor], Tensor]) -> Tensor:
-    z0, z1 = z0.float().clamp(min=_LEAST), z1.float()
-    log_p0 = torch.log_softmax(post(z0), -1)
+def _all_at_once(z0: Tensor, z1: Tensor, budget: Tensor, post: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same without a look at any value: on an accelerator it would cost more than the passes that it saves."""
+    divergence = _Divergence(z0, z1, post, z0.new_empty(4, *z0.shape, dtype=torch.float32))
+    whole = torch.ones_like(budget)
+    return torch.where(divergence(whole) <= budget, whole, _bisect(divergence, budget))
 
-    def is_within(share: Tensor) -> Tensor:
-        """Whether the divergence at λ (B,) is within the budget."""
-        z = post(torch.addcmul(z0, z1, share[:, None]))
-        z -= z.amax(-1, keepdim=True)
-        p = z.exp()
-        total = p.sum(-1)
-        return torch.linalg.vecdot(p, z.sub_(log_p0)) / total - total.log() <= budget
 
+def _bisect(divergence: _Divergence, budget: Tensor) -> Tensor:
+    """The λ (B,) below 1 that bisection finds."""
     low = torch.zeros_like(budget)
     for power in range(1, _PASSES + 1):
         trial = low + 2.0**-power
-        low = torch.where(is_within(trial), trial, low)
-    whole = torch.ones_like(budget)
-    return torch.where(is_within(whole), whole, low)
+        low = torch.where(divergence(trial) <= budget, trial, low)
+    return low
+
+
+class _Divergence:
+    """KL(p_λ || p₀) (B,) of some rows as a function of λ (B,).
+
+    Args:
+        z0: as in ``limited``.
+        z1: likewise.
+        post: likewise.
+        room: float32 memory (4, B, V) for its passes over the vocabulary.
+    """
+
+    def __init__(self, z0: Tensor, z1: Tensor, post: Callable[[Tensor], Tensor], room: Tensor) -> None:
+        self._z1, self._post = z1.float(), post
+        self._z0, self._log_p0, self._raw, self._p = room
+        torch.clamp(z0.float(), min=_LEAST, out=self._z0)
+        torch.log_softmax(post(self._z0), -1, out=self._log_p0)
+
+    def __call__(self, share: Tensor) -> Tensor:
+        z = self._post(torch.addcmul(self._z0, self._z1, share[:, None], out=self._raw))
+        z -= z.amax(-1, keepdim=True)
+        p = torch.exp(z, out=self._p)
+        total = p.sum(-1)
+        z -= self._log_p0
+        z *= p
+        return z.sum(-1) / total - total.log()
