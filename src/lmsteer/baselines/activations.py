@@ -6,7 +6,7 @@ Nothing is trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,8 +19,11 @@ from lmsteer.baselines.row_strengths import broadcast_strengths
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.model.batching import length_buckets, pad
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.layers import decoder_layers
 from lmsteer.model.lm import LM
+from lmsteer.model.row_adapters import RowAdapter, constant_addition
+from lmsteer.model.row_layers import check_rows
 from lmsteer.reading.encode_labelled import cut, encode_texts
 
 _DIRECTION = "direction"
@@ -34,6 +37,22 @@ class Activations(StoredBaseline, ForwardBaseline):
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
     )
 
+    def for_rows(self, lm: LM) -> Callable[[float], Start]:
+        """Rows with the directions added after their layers, at any strength.
+
+        Raises:
+            WrongBaseError: another base, or one that has fewer layers.
+            ModelError: a model whose rows cannot have an adapter each.
+        """
+        self.check_base(lm)
+        check_rows(lm)
+        names = {id(module): name for name, module in lm.model.named_modules()}
+        additions = {
+            names[id(block)]: constant_addition(direction.to(next(block.parameters()).device))
+            for block, direction in self._after(lm)
+        }
+        return lambda strength: Start((), adapter=RowAdapter(additions, strength))
+
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:
         """Add the directions after their layers.
@@ -42,16 +61,22 @@ class Activations(StoredBaseline, ForwardBaseline):
             WrongBaseError: another base, or one that has fewer layers.
         """
         self.check_base(lm)
-        blocks, scale = decoder_layers(lm), torch.tensor(strengths)
+        scale = torch.tensor(strengths)
         with ExitStack() as stack:
-            for name, direction in self.tensors.items():
-                number = int(name.rpartition(".")[2])
-                if number >= len(blocks):
-                    raise WrongBaseError(f"there is a direction for layer {number}; {lm.name} has {len(blocks)}.")
-                device = next(blocks[number].parameters()).device
+            for block, direction in self._after(lm):
+                device = next(block.parameters()).device
                 adding = _adding(direction.to(device), scale.to(device))
-                stack.enter_context(blocks[number].register_forward_hook(adding))
+                stack.enter_context(block.register_forward_hook(adding))
             yield
+
+    def _after(self, lm: LM) -> Iterator[tuple[nn.Module, Tensor]]:
+        """Each layer that a direction is added after, and the direction."""
+        blocks = decoder_layers(lm)
+        for name, direction in self.tensors.items():
+            number = int(name.rpartition(".")[2])
+            if number >= len(blocks):
+                raise WrongBaseError(f"there is a direction for layer {number}; {lm.name} has {len(blocks)}.")
+            yield blocks[number], direction
 
 
 @torch.inference_mode()

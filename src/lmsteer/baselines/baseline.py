@@ -8,7 +8,7 @@ put something in front of the text, words or keys and values.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -20,11 +20,12 @@ from torch import Tensor
 
 from lmsteer.baselines.room import check_room
 from lmsteer.data.chats import Prompt
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, ModelError
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.generation.prefill import Prefill
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.fingerprints import tensors_fingerprint
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import sequence_log_prob
 from lmsteer.util.artifacts import ArtifactKind
@@ -73,9 +74,11 @@ class Baseline(ABC):
 
     Attributes:
         capabilities: what its strength can be.
+        all_rows: why rows of one batch cannot have it each, where they cannot.
     """
 
     capabilities: ClassVar[Capabilities]
+    all_rows: ClassVar[str] = "it changes what all rows go through"
 
     @property
     @abstractmethod
@@ -118,6 +121,22 @@ class Baseline(ABC):
             DataError: a prompt is empty or too long.
             SteerError: the method does not have this strength.
         """
+
+    def for_rows(self, lm: LM) -> Callable[[float], Start]:
+        """Prepare the baseline for rows of a batch whose other rows need not have it.
+
+        Args:
+            lm: the base.
+
+        Returns:
+            Where such rows start, before their own tokens, for each strength. It raises ``SteerError`` for a strength
+            that the method does not have.
+
+        Raises:
+            WrongBaseError: another base.
+            ModelError: rows of one batch cannot have this method each, or not on this model.
+        """
+        raise ModelError(f"{self.method} cannot be one row's alone: {self.all_rows}.")
 
     @abstractmethod
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:

@@ -24,6 +24,7 @@ class Embeddings(StoredBaseline, ForwardBaseline):
     capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=False
     )
+    all_rows: ClassVar[str] = "it changes the word embeddings, and with them the head, where steers and limits act"
 
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:

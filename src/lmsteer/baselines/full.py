@@ -24,6 +24,7 @@ class FullBaseline(StoredBaseline, ForwardBaseline):
     capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=False, transferable=False
     )
+    all_rows: ClassVar[str] = "it changes all weights, which all rows go through"
 
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:

@@ -6,7 +6,7 @@ installed while the model reads and generates after them. Between the two ends, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,6 +24,7 @@ from lmsteer.gist.adapter import GistAdapter, find_adapter
 from lmsteer.gist.compress import compress
 from lmsteer.gist.examples import prompt_ids
 from lmsteer.gist.gist import Gist
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 
 
@@ -46,6 +47,16 @@ class Gists(PrefixTuning):
         """Prompts after the gist of a strength, as after any soft prompt, with the adapter installed."""
         prefill = super().prefill(lm, prompts, strength, new_tokens)
         return replace(prefill, installed=partial(self.adapter.installed, lm))
+
+    def for_rows(self, lm: LM) -> Callable[[float], Start]:
+        """Rows after the gist of a strength between -1 and 1, with the adapter.
+
+        Raises:
+            WrongBaseError: another base.
+            ModelError: a model whose rows cannot have an adapter each, or an adapter that changes all weights.
+        """
+        adapter, start = self.adapter.for_rows(lm), super().for_rows(lm)
+        return lambda strength: replace(start(strength), adapter=adapter)
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from lmsteer.baselines.baseline import BaselineCard, Capabilities, ForwardBaseline, StoredBaseline, Trainer
 from lmsteer.errors import DataError, ModelError
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRA, body_layers, from_tensors, linear_layers, lora_attached, to_tensors
+from lmsteer.model.row_adapters import RowAdapter, lora_additions
+from lmsteer.model.row_layers import check_rows
 
 # Names that models give to the layer that computes values.
 _VALUE = re.compile(r"v(_?proj|_?lin|alue)?")
@@ -48,6 +51,18 @@ class LoRABaseline(StoredBaseline, ForwardBaseline):
         layers = from_tensors(self.tensors)
         if not layers or 2 * len(layers) != len(self.tensors):
             raise DataError("a LoRA stores two factors of each of its layers, and nothing else.")
+
+    def for_rows(self, lm: LM) -> Callable[[float], Start]:
+        """Rows with the factors beside the weights, at any strength.
+
+        Raises:
+            WrongBaseError: another base.
+            ModelError: a LoRA of the head, or a model whose rows cannot have an adapter each.
+        """
+        self.check_base(lm)
+        check_rows(lm)
+        additions = lora_additions(lm, from_tensors(self.tensors))
+        return lambda strength: Start((), adapter=RowAdapter(additions, strength))
 
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:

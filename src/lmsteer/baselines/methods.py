@@ -15,13 +15,13 @@ from lmsteer.baselines.gists import Gists, compressed_instructions
 from lmsteer.baselines.lora import LoRABaseline, LoRATrainer
 from lmsteer.baselines.names import INSTRUCTION_BASED, check_methods
 from lmsteer.baselines.prompting import Prompting, few_shot, instructed
-from lmsteer.baselines.row_strengths import check_rows
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, SoftPromptTrainer
 from lmsteer.baselines.steer import SteerBaseline, fit_steer
 from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
 from lmsteer.model.lm import LM
+from lmsteer.model.row_layers import check_rows
 from lmsteer.steer.card import CARD_FILE
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.provenance import provenance_of

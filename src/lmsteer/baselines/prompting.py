@@ -36,6 +36,7 @@ class Prompting(StoredBaseline):
     capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=False, zero_is_base=True, composable=True, by_row=True, transferable=True
     )
+    all_rows: ClassVar[str] = "it is nothing but words, so send them with the prompt"
 
     def __post_init__(self) -> None:
         super().__post_init__()

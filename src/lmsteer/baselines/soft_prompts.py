@@ -7,9 +7,9 @@ is represented by its keys and values, so that each row of a batch may have its 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +33,7 @@ from lmsteer.generation.prefill import Prefill
 from lmsteer.model.kv_cache import KVSlice, Start, inputs_of, slice_kv
 from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import sequence_log_prob
+from lmsteer.steer.hook import unsteered
 from lmsteer.util.compat import CACHE
 from lmsteer.util.random_state import forked_random_state
 
@@ -62,11 +63,22 @@ class _SoftPrompt(StoredBaseline):
             DataError: a prompt is empty or too long.
             SteerError: a strength below -1 or above 1.
         """
+        start = self.for_rows(lm)(strength)
+        return Prefill([replace(start, ids=own) for own in encode_prompts(lm, prompts, new_tokens + self.context)])
+
+    def for_rows(self, lm: LM) -> Callable[[float], Start]:
+        """Rows after the soft prompt of a strength between -1 and 1.
+
+        Raises:
+            WrongBaseError: another base.
+        """
         self.check_base(lm)
-        self._check_strengths([strength])
-        ids = encode_prompts(lm, prompts, new_tokens + self.context)
-        kv = self.kv(lm, strength)
-        return Prefill([Start(own, kv, self.context) for own in ids])
+
+        def start(strength: float) -> Start:
+            self._check_strengths([strength])
+            return Start((), self.kv(lm, strength), self.context)
+
+        return start
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:
@@ -95,7 +107,8 @@ class _SoftPrompt(StoredBaseline):
     def kv(self, lm: LM, strength: float) -> KVSlice:
         """Keys and values at a strength."""
         minus, plus = (self.tensors[end].to(lm.device) for end in (_MINUS, _PLUS))
-        return self._kv(lm, _interpolate(minus, plus, strength))
+        with lm.exclusive_use(), unsteered(lm.model):
+            return self._kv(lm, _interpolate(minus, plus, strength))
 
     def _check_strengths(self, strengths: Sequence[float]) -> None:
         for strength in strengths:

@@ -34,6 +34,7 @@ class SteerBaseline(ForwardBaseline):
     capabilities: ClassVar[Capabilities] = Capabilities(
         continuous=True, zero_is_base=True, composable=True, by_row=True, transferable=True
     )
+    all_rows: ClassVar[str] = "it is a steer, so serve its folder with --steers and name it in steers"
 
     @property
     def method(self) -> str:

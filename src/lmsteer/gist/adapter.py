@@ -24,6 +24,8 @@ from lmsteer.gist.probe import check_maskable
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors, from_tensors, lora_installed, to_tensors
+from lmsteer.model.row_adapters import RowAdapter, lora_additions
+from lmsteer.model.row_layers import check_rows
 from lmsteer.model.weights import temporary_update
 from lmsteer.util.files import finite
 from lmsteer.util.records import FormatError, from_record
@@ -81,6 +83,19 @@ class GistAdapter:
     def ids(self, lm: LM) -> list[int]:
         """The token ids (G,) of the gist tokens after a prompt."""
         return gist_ids(lm, self.card.tokens, len(self.embeddings))
+
+    def for_rows(self, lm: LM) -> RowAdapter:
+        """The adapter for rows of a batch whose other rows need not have it: it reads and writes after gists.
+
+        Raises:
+            WrongBaseError: another base than the adapter's, or one without the layers that it adapts.
+            ModelError: a model whose rows cannot have an adapter each, or an adapter that changes all weights.
+        """
+        self.card.check_base(lm)
+        check_rows(lm)
+        if self.changes:
+            raise ModelError("this gist adapter changes all weights, which all rows go through: fit one with a LoRA.")
+        return RowAdapter(lora_additions(lm, self.lora))
 
     @contextmanager
     def installed(self, lm: LM) -> Iterator[None]:

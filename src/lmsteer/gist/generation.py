@@ -6,6 +6,7 @@ A batch may hold inputs under one gist or under several, and each row has its ow
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,7 +17,6 @@ from lmsteer.generation.generate import Continuation, continue_from
 from lmsteer.generation.prefill import Prefill
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
-from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
@@ -24,7 +24,7 @@ from lmsteer.util.progress import Progress, no_progress
 
 def gist_prefill(lm: LM, adapter: GistAdapter, gists: Sequence[Gist], ids: Sequence[Sequence[int]]) -> Prefill:
     """Rows that start with inputs in tokens, each after its gist, on the model with the adapter that made the gists."""
-    starts = [Start(own, gist.kv, gist.provenance.end) for gist, own in zip(gists, ids, strict=True)]
+    starts = [replace(gist.start(), ids=own) for gist, own in zip(gists, ids, strict=True)]
     return Prefill(starts, partial(adapter.installed, lm))
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.gist.adapter import GistAdapter
-from lmsteer.model.kv_cache import KVSlice
+from lmsteer.model.kv_cache import KVSlice, Start
 from lmsteer.model.lm import LM
+from lmsteer.model.row_adapters import RowAdapter
 from lmsteer.util.files import replace_file, writing
 from lmsteer.util.provenance import Provenance, provenance_of
 from lmsteer.util.records import from_record, parse_json
@@ -78,6 +79,14 @@ class Gist:
     def kv(self) -> KVSlice:
         """Keys and values."""
         return KVSlice(self.keys, self.values)
+
+    def start(self, adapter: RowAdapter | None = None) -> Start:
+        """Where rows after the gist start, before their own tokens; the model must have the adapter of the gist.
+
+        Args:
+            adapter: the adapter, for rows alone; None where it is installed in the model.
+        """
+        return Start((), self.kv, self.provenance.end, adapter)
 
     @property
     def bytes(self) -> int:

@@ -42,6 +42,11 @@ class RowAdapter:
     strength: float = 1.0
 
 
+def constant_addition(direction: Tensor) -> Addition:
+    """The addition of one direction (m,) at every token, whatever the input is."""
+    return lambda _: direction
+
+
 def lora_additions(lm: LM, layers: Mapping[str, LoRAFactors]) -> dict[str, Addition]:
     """The additions of a LoRA, its factors in the precision of the model and on the devices of their layers.
 
@@ -132,5 +137,5 @@ def _changed(x: Tensor, y: Tensor, group: _Group, addition: Addition) -> Tensor:
     """The output (B, T, m) of a layer with what a group adds to its rows, given the input (B, T, n)."""
     places = None if group.places is None else group.places.to(y.device)
     own = x if places is None else x[places]
-    shift = (group.strengths.to(x.device, x.dtype)[:, None, None] * addition(own)).to(y.dtype)
+    shift = (group.strengths.to(x.device, x.dtype)[:, None, None] * addition(own)).to(y.device, y.dtype)
     return y + shift if places is None else y.index_add(0, places, shift.expand(-1, y.shape[1], -1))
