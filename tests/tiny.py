@@ -13,7 +13,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmsteer.data.labelled import LabelledText
+from lmsteer.gist.adapter import GistAdapter
+from lmsteer.gist.lookup import GistCard
 from lmsteer.model.lm import LM
+from lmsteer.model.lora import LoRAFactors, body_layers
 from lmsteer.model.onednn import use_onednn
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
@@ -128,6 +131,21 @@ def random_steer(lm: LM, form: str = "multiply", rank: int = 3, seed: int = 0, n
 def own_steer(lm: LM, form: str = "multiply", seed: int = 0, name: str = "style") -> Steer:
     """A random steer with the card that a fit on the model writes."""
     return replace(random_steer(lm, form, seed=seed, name=name), card=lm.card(name))
+
+
+def random_adapter(lm: LM, tokens: int = 2, *, share_embedding: bool = False, seed: int = 0) -> GistAdapter:
+    """A gist adapter with a LoRA of every layer, strong enough to change what the model writes."""
+    drawn = torch.Generator().manual_seed(seed)
+    size = lm.model.get_input_embeddings()(torch.tensor([1], device=lm.device)).shape[1]
+    lora = {}
+    for name in body_layers(lm):
+        weight = lm.model.get_parameter(f"{name}.weight")
+        is_transposed = type(lm.model.get_submodule(name)).__name__ == "Conv1D"
+        rows, columns = weight.T.shape if is_transposed else weight.shape
+        a, b = (torch.randn(shape, generator=drawn) * 0.2 for shape in ((2, columns), (rows, 2)))
+        lora[name] = LoRAFactors(a, b)
+    embeddings = torch.randn(1 if share_embedding else tokens, size, generator=drawn)
+    return GistAdapter(embeddings, lora, GistCard(**provenance_of(lm), tokens=tokens))
 
 
 def styled(count: int, seed: int = 0) -> list[LabelledText]:

@@ -73,7 +73,7 @@ def test_what_all_rows_share_is_refused_with_the_reason(llama):
         (EmbeddingsTrainer(llama).baseline(card_of(llama, "embeddings")), "it changes the word embeddings"),
         (few_shot(llama, styled(20), card_of(llama, "few-shot")), "few-shot cannot .* send them with the prompt"),
         (steer, "serve its folder with --steers"),
-        (lora(llama, "head"), "changes the head"),
+        (lora(llama, "head"), "LoRA of the head cannot"),
     ):
         with pytest.raises(ModelError, match=reason):
             baseline.for_rows(llama)

@@ -14,10 +14,8 @@ from lmsteer.data.instructions import Instruction
 from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.config import GistConfig
 from lmsteer.gist.fit import fit_gist
-from lmsteer.gist.lookup import GistCard
 from lmsteer.model.lm import LM
-from lmsteer.model.lora import LoRAFactors, body_layers
-from lmsteer.util.provenance import provenance_of
+from tiny import random_adapter
 
 # Enough steps to learn what ``copying`` asks for.
 _CONFIG = GistConfig(tokens=2, rank=4, steps=80, batch_size=8, learning_rate=1e-2, eval_steps=40)
@@ -25,20 +23,6 @@ _CONFIG = GistConfig(tokens=2, rank=4, steps=80, batch_size=8, learning_rate=1e-
 
 def _copying(count: int, seed: int = 0) -> list[Instruction]:
     return [Instruction(letter * 8, "", letter) for letter in random.Random(seed).choices("ab", k=count)]
-
-
-def random_adapter(lm: LM, tokens: int = 2, *, share_embedding: bool = False, seed: int = 0) -> GistAdapter:
-    drawn = torch.Generator().manual_seed(seed)
-    size = lm.model.get_input_embeddings()(torch.tensor([1], device=lm.device)).shape[1]
-    lora = {}
-    for name in body_layers(lm):
-        weight = lm.model.get_parameter(f"{name}.weight")
-        is_transposed = type(lm.model.get_submodule(name)).__name__ == "Conv1D"
-        rows, columns = weight.T.shape if is_transposed else weight.shape
-        a, b = (torch.randn(shape, generator=drawn) * 0.2 for shape in ((2, columns), (rows, 2)))
-        lora[name] = LoRAFactors(a, b)
-    embeddings = torch.randn(1 if share_embedding else tokens, size, generator=drawn)
-    return GistAdapter(embeddings, lora, GistCard(**provenance_of(lm), tokens=tokens))
 
 
 @pytest.fixture(scope="session")

@@ -69,5 +69,5 @@ def test_rows_that_come_go_and_fail_keep_their_adapters(llama):
 
 def test_the_head_is_nobodys_alone(llama):
     head = [name for name, module in linear_layers(llama.model).items() if module is llama.head.module]
-    with pytest.raises(ModelError, match="changes the head, where steers and limits act"):
+    with pytest.raises(ModelError, match="of the head cannot be one row's alone"):
         lora_additions(llama, factors_of(llama, head, 0))

@@ -27,6 +27,21 @@ Steers = Annotated[
         "added).",
     ),
 ]
+Gists = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of gists (NAME.gist of `gist compress`) that requests may name, and of the folders of their "
+        "adapters where these do not ship. Repeatable (default: none).",
+    ),
+]
+Baselines = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of baselines that requests may name, such as that of `compare`. Repeatable (default: none).",
+    ),
+]
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 means all addresses of this machine.")]
 ApiKey = Annotated[
     list[str] | None,
@@ -62,6 +77,8 @@ Timeout = Annotated[float, typer.Option(callback=options.more_than(0), help="Max
 @app.command()
 def serve(
     steers: Steers = None,
+    gists: Gists = None,
+    baselines: Baselines = None,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
     api_key: ApiKey = None,
@@ -84,6 +101,9 @@ def serve(
         raise DataError(f"--steers names {', '.join(missing)}, which is neither a folder nor an id of the Hub.")
     for source in steers or []:
         located(source)  # those of the Hub are fetched before the model is loaded
+    for option, given in (("--gists", gists), ("--baselines", baselines)):
+        if lacking := [str(folder) for folder in given or [] if not folder.is_dir()]:
+            raise DataError(f"{option} names {', '.join(lacking)}, which is not a folder.")
     keys = api_key or ([os.environ[KEY]] if KEY in os.environ else [])
     if not all(key.strip() for key in keys):
         raise DataError("an API key is empty: it would let everybody in.")
@@ -101,11 +121,23 @@ def serve(
     folders: list[str | Path] = [*(steers or ()), *([] if steers else [STEERS_FOLDER]), SHIPPED_FOLDER]
     limits = EngineConfig(max_num_seqs, max_queue, max_cache_tokens, max_prefix_tokens=max_prefix_tokens)
     service = create_service(
-        lmsteer.load(model), ServiceConfig(limits, max_model_len, timeout=timeout, strict=strict, folders=folders)
+        lmsteer.load(model),
+        ServiceConfig(
+            limits,
+            max_model_len,
+            timeout=timeout,
+            strict=strict,
+            folders=folders,
+            gists=gists or [],
+            baselines=baselines or [],
+        ),
     )
     names = ", ".join(service.registry.names()) or "none"
     where = f"http://{host}:{port}"
     stderr.print(f"{service.name} at {where}/v1, steers: {names}. Stop with Ctrl-C.", highlight=False)
+    for what, listed in (("gists", service.starts.gists.names()), ("baselines", service.starts.baselines.names())):
+        if listed:
+            stderr.print(f"{what}: {', '.join(listed)}.", highlight=False)
     if page:
         stderr.print(f"The web page is at {where}/ui, the description of the API at {where}/docs.", highlight=False)
     run(service, settings)

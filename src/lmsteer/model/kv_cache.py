@@ -121,6 +121,10 @@ class Start:
         return len(self.ids) + (self.kept.tokens if self.kept else 0)
 
 
+# Where rows start that are made of their ids alone, before these.
+NOTHING_BEFORE = Start(())
+
+
 def inputs_of(lm: LM, starts: Sequence[Start]) -> dict[str, Any]:
     """The arguments of a forward pass, or of ``generate``, for some rows: ids (B, T) and mask, padded on the left.
 

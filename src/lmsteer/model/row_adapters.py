@@ -60,7 +60,7 @@ def lora_additions(lm: LM, layers: Mapping[str, LoRAFactors]) -> dict[str, Addit
 def _lora_addition(lm: LM, name: str, factors: LoRAFactors) -> Addition:
     module = check_layer(lm.model, name, factors)
     if module is lm.head.module:
-        raise ModelError("its LoRA changes the head, where steers and limits act: that cannot be one row's alone")
+        raise ModelError("a LoRA of the head cannot be one row's alone: steers and limits act there.")
     a, b = (factor.to(module.weight.device, module.weight.dtype).contiguous() for factor in factors)
 
     def addition(x: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
 from lmsteer.errors import SteerError
+from lmsteer.serving.starts.saved import NAME
 from lmsteer.steer.card import CARD_FILE, Card
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.hub import HubId, located, origin_of, parse_hub_id
@@ -17,8 +17,6 @@ from lmsteer.steer.mix import Steering
 from lmsteer.steer.notation import parse_strengths
 from lmsteer.steer.steer import Steer
 
-# Names come from clients, and a name must not lead out of the folder.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Seconds to wait for a folder that is missing while a new version takes its place.
 _RETRY_AFTER = 0.1
 
@@ -112,7 +110,7 @@ class SteerRegistry:
         return steers, parsed
 
     def _load(self, name: str) -> Steer:
-        if name not in self._fetched and not _NAME.fullmatch(name):
+        if name not in self._fetched and not NAME.fullmatch(name):
             raise SteerError(
                 f"unknown steer {name!r}: a server finds steers whose names have letters from a to z, digits, '.', '_' "
                 "and '-' alone, beginning with a letter or a digit; those of the Hub are named when it starts."

@@ -11,6 +11,7 @@ from lmsteer.serving.http.middleware import is_key
 from lmsteer.serving.http.run import ServerSettings, ServiceConfig, create_service, serve
 from lmsteer.serving.http.service import RequestLimits, Service
 from lmsteer.serving.registry import SteerRegistry
+from lmsteer.serving.starts.named import NamedStarts
 from lmsteer.steer.mix import Mix
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
@@ -178,7 +179,7 @@ def test_text_cut_by_the_timeout_has_a_warning(engines, endless):
     engine = engines(endless, clock=lambda: float(made[0].steps) if made else 0.0)
     made.append(engine)
     limits = RequestLimits(max_model_len=4096, timeout=5.0)
-    service = Service(engine, SteerRegistry([], lambda _: None), limits, endless.name)
+    service = Service(engine, SteerRegistry([], lambda _: None), NamedStarts(endless), limits, endless.name)
     with TestClient(create_app(service)) as client:
         body = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2_000}).json()
     assert body["choices"][0]["finish_reason"] == "length"

@@ -148,7 +148,7 @@ class Engine:
             )
         for request in requests:
             request.check(self.lm)
-            if (need := len(request.ids) + request.max_new_tokens) > config.max_cache_tokens:
+            if (need := request.tokens + request.max_new_tokens) > config.max_cache_tokens:
                 raise LMSteerError(f"{need:,} tokens are more than the KV cache holds ({config.max_cache_tokens:,}).")
         # Before the lock is taken: the random numbers of long sequences take their time.
         sequences = [
@@ -241,7 +241,7 @@ class Engine:
         if admitted and len(prompts) * max(prompts) > self.config.prefill_chunk:
             return False
         sequences = [*self._scheduler.running, *admitted]
-        longest = max(len(each.ids) for each in [*sequences, sequence]) + self.config.headroom
+        longest = max(each.length for each in [*sequences, sequence]) + self.config.headroom
         fits = (len(sequences) + 1) * longest <= self.config.max_cache_tokens
         return len(sequences) < self._fitting and (fits or not sequences)
 

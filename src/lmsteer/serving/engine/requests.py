@@ -15,7 +15,7 @@ from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.row import Row, row_noise
-from lmsteer.model.kv_cache import Start
+from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import StepError, as_step_error
 from lmsteer.steer.mix import Mix
@@ -47,6 +47,7 @@ class Request:
             log-likelihoods are also those of the prompt's tokens.
         timeout: maximum time from submission to the last token, in seconds.
         limits: how far the steers may move each token.
+        before: where the row starts before the prompt: after a gist, say, or with an adapter of its own.
     """
 
     ids: Sequence[int]
@@ -61,6 +62,12 @@ class Request:
     echo: bool = False
     timeout: float = float("inf")
     limits: Limits = NO_LIMITS
+    before: Start = NOTHING_BEFORE
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of the prompt and of what stands before it."""
+        return self.before.tokens + len(self.ids)
 
     def check(self, lm: LM) -> None:
         """Refuse what the model cannot serve.
@@ -103,6 +110,7 @@ class Chunk:
         logprob: the drawn token's log-likelihood, if the request asked for it.
         tokens: number of tokens drawn so far.
         steered: number of those that were drawn after a steer had moved the hidden state.
+        cached: number of the prompt's tokens that did not have to be read, since an earlier prompt began alike.
         prompt: the log-likelihoods of the prompt's tokens after its first, once it has been read, if the request asked
             for them.
         finish: the reason why the sequence has ended, or None. ``stop``: an end-of-text token or a stop string;
@@ -114,6 +122,7 @@ class Chunk:
     logprob: TokenLogprob | None
     tokens: int
     steered: int
+    cached: int = 0
     prompt: Sequence[TokenLogprob] | None = None
     finish: FinishReason | None = None
     error: LMSteerError | None = None
@@ -136,6 +145,7 @@ class GeneratedSequence:
         ids: token ids of the prompt and of the text so far; the model reads the last one next.
         cancelled: whether nobody waits for it any longer.
         ended: whether it has sent its last chunk.
+        cached: number of the prompt's tokens that did not have to be read.
     """
 
     def __init__(
@@ -144,6 +154,7 @@ class GeneratedSequence:
         self.request, self.arrival, self._on_chunk, self._clock = request, 0, on_chunk, clock
         self.ids = list(request.ids)
         self.cancelled = self.ended = False
+        self.cached = 0
         self._end_ids = set(lm.stop_ids)
         self._text = Detokenizer(lm.codec, request.stop, request.ids if request.echo else ())
         self._noise = row_noise(request.seed, 0, request.sample, max(1, request.max_new_tokens))
@@ -158,9 +169,13 @@ class GeneratedSequence:
         request = self.request
         noise = self._noise[self._tokens :]
         written = self.ids[len(request.ids) :]
-        return Row(
-            Start(list(self.ids)), noise, request.steers, request.strengths, request.sampling, request.limits, written
-        )
+        start = replace(request.before, ids=list(self.ids))
+        return Row(start, noise, request.steers, request.strengths, request.sampling, request.limits, written)
+
+    @property
+    def length(self) -> int:
+        """The number of tokens of its row so far, with what stands before the prompt."""
+        return self.request.before.tokens + len(self.ids)
 
     @property
     def started(self) -> bool:
@@ -203,7 +218,7 @@ class GeneratedSequence:
         finish: FinishReason | None = None if self.request.max_new_tokens else "length"
         if self._prompt_wanted or finish:
             prompt = self._prompt if self._prompt_wanted else None
-            self._send(Chunk("", None, self._tokens, self._steered, prompt, finish))
+            self._send(Chunk("", None, self._tokens, self._steered, prompt=prompt, finish=finish))
         self._prompt_wanted = False  # a sequence that is preempted is read once more, and has sent them
 
     def append(self, token: int, steered: bool, logprob: TokenLogprob | None) -> None:
@@ -254,7 +269,7 @@ class GeneratedSequence:
     def _send(self, chunk: Chunk) -> None:
         self.ended = bool(chunk.finish or chunk.error)
         try:
-            self._on_chunk(chunk)
+            self._on_chunk(replace(chunk, cached=self.cached))
         except BaseException:
             self.ended = False  # the error is still to be sent
             raise

@@ -83,7 +83,7 @@ class Scheduler:
     @property
     def longest(self) -> int:
         """Length in tokens of the longest running sequence."""
-        return max((len(sequence.ids) for sequence in self.running), default=0)
+        return max((sequence.length for sequence in self.running), default=0)
 
     def admit(self, sequences: Sequence[GeneratedSequence]) -> None:
         """Start to prefill sequences. Call it only while ``prefilling`` is empty."""
@@ -122,7 +122,7 @@ class Scheduler:
         score_prompts(self._lm.head, group, chunk.hidden)
         if not chunk.left:
             for sequence, states in zip(group, chunk.states, strict=False):  # a recurrent model has none
-                self._prefixes.keep(Start(list(sequence.ids)), states)
+                self._prefixes.keep(sequence.row.start, states)
             self.running += group
             self._replace_group([])
             for sequence in group:
@@ -197,11 +197,13 @@ class Scheduler:
         rows, starts = [], dict[tuple[int, ...], Start]()
         for sequence in sequences:
             row, ids = sequence.row, tuple(sequence.ids)
-            if not sequence.wants_prompt:
+            if row.start.is_plain and not sequence.wants_prompt:
                 if ids not in starts:
                     starts[ids] = self._prefixes.shortened(row.start)
                     self.prefix_tokens += starts[ids].position
                 row = replace(row, start=starts[ids])
+                if not sequence.started:
+                    sequence.cached = row.start.position
             rows.append(row)
         return rows
 

@@ -52,6 +52,12 @@ class Answer(ABC):
         return sum(choice.tokens for choice in self.choices)
 
     @property
+    def cached_tokens(self) -> int:
+        """Number of tokens of the prompts that did not have to be read, since earlier prompts began alike."""
+        samples = len(self.choices) // self.parsed.prompts
+        return sum(choice.cached for choice in self.choices[::samples])
+
+    @property
     def steering(self) -> dict[str, object]:
         """The fields that say how the answer was steered, as in ``SteeringInfo``."""
         timed_out = [_TIMED_OUT] if any(choice.finish == "timeout" for choice in self.choices) else []

@@ -26,6 +26,7 @@ from lmsteer.serving.http.schema.requests import AnalyseRequest
 from lmsteer.serving.http.schema.responses import ErrorBody, ModelCard, ModelList, SteerInfo, SteerList
 from lmsteer.serving.http.sending import Sender, unless_disconnected
 from lmsteer.serving.http.service import Service
+from lmsteer.serving.http.start_routes import add_starts
 from lmsteer.steer.steer import Steer
 
 _ERRORS = {
@@ -90,6 +91,7 @@ def create_app(
     openai = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=guard, responses=_errors(ErrorBody))
     add_openai(openai, service, sender)
     _add_models_and_steers(openai, service)
+    add_starts(openai, service.starts)
     _add_analysis(openai, service)
     ollama = APIRouter(prefix="/api", route_class=JsonRoute, dependencies=guard, responses=_errors(OllamaError))
     add_ollama(ollama, service, sender)

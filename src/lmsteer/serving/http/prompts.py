@@ -14,11 +14,16 @@ from lmsteer.serving.http.errors import RequestError
 Prompt = str | list[str] | list[int] | list[list[int]]
 
 
-def encode_prompt(lm: LM, prompt: Prompt) -> tuple[list[list[int]], list[str]]:
+def encode_prompt(lm: LM, prompt: Prompt, *, special: bool = True) -> tuple[list[list[int]], list[str]]:
     """The token ids of each prompt of a request for a completion, and its text.
 
     Special tokens that are written out in a text are special tokens: a client that applies a chat template itself
     sends them.
+
+    Args:
+        lm: the model.
+        prompt: the prompt, or several.
+        special: whether the tokenizer puts its own special tokens around a text.
 
     Raises:
         RequestError: a prompt has no tokens, or one that the model cannot read.
@@ -26,7 +31,7 @@ def encode_prompt(lm: LM, prompt: Prompt) -> tuple[list[list[int]], list[str]]:
     prompts: list[Any] = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else [*prompt]
     texts = [each for each in prompts if isinstance(each, str)]
     try:
-        ids = lm.encode(texts) if texts else prompts
+        ids = lm.encode(texts, special=special) if texts else prompts
         for each in ids:
             lm.codec.check(each, "the prompt")
     except DataError as error:

@@ -59,7 +59,10 @@ class OpenAIAnswer(Answer):
     @property
     def _usage(self) -> Usage:
         new, prompt = self.new_tokens, self.parsed.prompt_tokens
-        return Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
+        details = {"cached_tokens": self.cached_tokens}
+        return Usage(
+            prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new, prompt_tokens_details=details
+        )
 
     def _choice(self, index: int, choice: Choice, *, delta: bool = False, first: bool = False) -> dict[str, Any]:
         common = {"index": index, "finish_reason": FINISH[choice.finish]}

@@ -135,7 +135,10 @@ class ResponsesAnswer(Answer):
 
     def _usage(self) -> ResponseUsage:
         new, prompt = self.new_tokens, self.parsed.prompt_tokens
-        return ResponseUsage(input_tokens=prompt, output_tokens=new, total_tokens=prompt + new)
+        details = {"cached_tokens": self.cached_tokens, "cache_write_tokens": 0}
+        return ResponseUsage(
+            input_tokens=prompt, input_tokens_details=details, output_tokens=new, total_tokens=prompt + new
+        )
 
     def _chat_lines(self, choice: Choice) -> list[dict[str, Any]]:
         """The log-likelihoods of tokens; here, the bytes of a part of a character are an empty list, not null."""

@@ -20,6 +20,7 @@ from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.middleware import is_key
 from lmsteer.serving.http.service import RequestLimits, Service
 from lmsteer.serving.registry import SteerRegistry
+from lmsteer.serving.starts.named import NamedStarts
 from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z*]+")
@@ -72,6 +73,8 @@ class ServiceConfig:
         timeout: maximum time per sequence, in seconds.
         strict: refuse strengths outside the safe range.
         folders: folders of steers, searched in this order, and Hub ids of single steers.
+        gists: folders of gists.
+        baselines: folders of baselines.
     """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -80,6 +83,8 @@ class ServiceConfig:
     timeout: float = 120.0
     strict: bool = False
     folders: Sequence[str | Path] = (STEERS_FOLDER, SHIPPED_FOLDER)
+    gists: Sequence[Path] = ()
+    baselines: Sequence[Path] = ()
 
 
 def create_service(lm: LM, config: ServiceConfig | None = None) -> Service:
@@ -108,8 +113,9 @@ def create_service(lm: LM, config: ServiceConfig | None = None) -> Service:
             f"{lm.max_length} tokens and the KV cache {engine.max_cache_tokens}."
         )
     registry = SteerRegistry(config.folders, lambda card: card.check_base(lm))
+    starts = NamedStarts(lm, config.gists, config.baselines)
     limits = RequestLimits(max_model_len, config.max_choices, config.timeout, config.strict)
-    return Service(Engine(lm, engine), registry, limits, lm.name)
+    return Service(Engine(lm, engine), registry, starts, limits, lm.name)
 
 
 def serve(service: Service, settings: ServerSettings | None = None) -> None:

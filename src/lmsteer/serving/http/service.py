@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.generation.config import Limits, SamplingConfig
+from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
 from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import Engine
@@ -17,6 +18,7 @@ from lmsteer.serving.http.errors import RequestError
 from lmsteer.serving.http.prompts import encode_messages, encode_prompt
 from lmsteer.serving.http.schema.requests import AnalyseRequest, ChatRequest, CompletionRequest, TextRequest
 from lmsteer.serving.registry import SteerRegistry
+from lmsteer.serving.starts.named import NamedStarts
 from lmsteer.steer.notation import of_model_name, outside_safe_range
 from lmsteer.steer.steer import Steer
 
@@ -61,6 +63,7 @@ class ParsedRequest:
         requests: one for each sequence: all samples of the first prompt, then those of the second, and so on.
         steering: the steers, the same for all sequences.
         echoed: for each sequence the text that stands before the new one: its prompt with ``echo``, else nothing.
+        prompts: number of prompts.
         prompt_tokens: number of tokens of the prompts, each counted once.
         tokens_as_ids: whether log-likelihoods name tokens by their ids.
     """
@@ -68,6 +71,7 @@ class ParsedRequest:
     requests: Sequence[Request]
     steering: RequestSteering
     echoed: Sequence[str]
+    prompts: int
     prompt_tokens: int
     tokens_as_ids: bool = False
 
@@ -80,12 +84,16 @@ class Service:
     Args:
         engine: the engine.
         registry: the steers.
+        starts: the gists and baselines.
         limits: what one request may ask for.
         name: the name of the served model.
     """
 
-    def __init__(self, engine: Engine, registry: SteerRegistry, limits: RequestLimits, name: str) -> None:
-        self.engine, self.registry, self.limits, self.name = engine, registry, limits, name
+    def __init__(
+        self, engine: Engine, registry: SteerRegistry, starts: NamedStarts, limits: RequestLimits, name: str
+    ) -> None:
+        self.engine, self.registry, self.starts = engine, registry, starts
+        self.limits, self.name = limits, name
 
     @property
     def lm(self) -> LM:
@@ -98,9 +106,9 @@ class Service:
         Raises:
             RequestError: it is not valid, or exceeds a limit.
         """
-        prompts, texts = encode_prompt(self.lm, request.prompt)
+        prompts, texts = encode_prompt(self.lm, request.prompt, special=request.gist is None)
         echoed = texts if request.echo else None
-        max_tokens = self._rest(prompts) if request.max_tokens == -1 else request.max_tokens
+        max_tokens = None if request.max_tokens == -1 else request.max_tokens
         return self._parse(request, prompts, max_tokens, request.logprobs, echoed)
 
     def chat(self, request: ChatRequest) -> ParsedRequest:
@@ -110,7 +118,7 @@ class Service:
             RequestError: it is not valid, or exceeds a limit.
         """
         ids = encode_messages(self.lm, [{"role": each.role, "content": each.text} for each in request.messages])
-        max_tokens = request.max_completion_tokens or request.max_tokens or self._rest([ids])
+        max_tokens = request.max_completion_tokens or request.max_tokens
         num_logprobs = (request.top_logprobs or 0) if request.logprobs else None
         return self._parse(request, [ids], max_tokens, num_logprobs)
 
@@ -168,17 +176,19 @@ class Service:
         self,
         request: TextRequest,
         prompts: Sequence[Sequence[int]],
-        max_tokens: int,
+        max_tokens: int | None,
         num_logprobs: int | None,
         echoed: Sequence[str] | None = None,
     ) -> ParsedRequest:
-        steering = self._steering(request)
+        steering, before = self._steering(request), self._before(request, is_echoed=echoed is not None)
+        if max_tokens is None:  # up to the end of the context
+            max_tokens = max(1, self.limits.max_model_len - before.position - max(map(len, prompts)))
         if (count := len(prompts) * request.n) > self.limits.max_choices:
             raise RequestError(
                 f"{count} choices are too many: at most {self.limits.max_choices} are allowed.", param="n"
             )
         for ids in prompts:
-            self._check_length(ids, max_tokens)
+            self._check_length(ids, before, max_tokens)
         self._check_limits(request.limits, steering, is_scored=echoed is not None and num_logprobs is not None)
         seed = secrets.randbits(32) if request.seed is None else request.seed
         requests = [
@@ -188,6 +198,7 @@ class Service:
                 strengths=steering.strengths,
                 sampling=SamplingConfig(request.top_p, request.top_k, request.temperature),
                 limits=request.limits,
+                before=before,
                 max_new_tokens=max_tokens,
                 seed=seed,
                 sample=sample,
@@ -199,13 +210,27 @@ class Service:
             for ids in prompts
             for sample in range(request.n)
         ]
-        before = [text for text in echoed or [""] * len(prompts) for _ in range(request.n)]
+        texts = [text for text in echoed or [""] * len(prompts) for _ in range(request.n)]
         tokens = sum(map(len, prompts))
-        return ParsedRequest(requests, steering, before, tokens, request.return_tokens_as_token_ids)
+        return ParsedRequest(requests, steering, texts, len(prompts), tokens, request.return_tokens_as_token_ids)
 
-    def _rest(self, prompts: Sequence[Sequence[int]]) -> int:
-        """The number of new tokens that the context has room for after each of the prompts."""
-        return max(1, self.limits.max_model_len - max(map(len, prompts)))
+    def _before(self, request: TextRequest, *, is_echoed: bool) -> Start:
+        """What stands before the prompts: the gist or the baseline of the request."""
+        fields = {"gist": request.gist, "baseline": request.baseline}
+        named = {name: value for name, value in fields.items() if value is not None}
+        if not named:
+            return NOTHING_BEFORE
+        field = next(iter(named))
+        if len(named) > 1:
+            raise RequestError("gist and baseline are both given: use one of them.", param="baseline")
+        if is_echoed:
+            raise RequestError(
+                f"echo works without a {field} alone: the text continues more than the prompt.", param="echo"
+            )
+        try:
+            return self.starts.find(**fields)
+        except LMSteerError as error:
+            raise RequestError(str(error), param=field, code=f"bad_{field}") from error
 
     def _check_limits(self, limits: Limits, steering: RequestSteering, *, is_scored: bool) -> None:
         """Refuse limits that would have no effect: of steers where there are none, and on the tokens of a prompt."""
@@ -218,11 +243,12 @@ class Service:
                 f"the log-likelihoods of a prompt (echo with logprobs) know no limits: leave {name} out.", param=name
             )
 
-    def _check_length(self, ids: Sequence[int], max_tokens: int) -> None:
-        """Refuse a prompt that is too long together with its new text."""
-        if len(ids) + max_tokens > self.limits.max_model_len:
+    def _check_length(self, ids: Sequence[int], before: Start, max_tokens: int) -> None:
+        """Refuse a prompt that is too long together with its new text, and with what stands before it."""
+        if before.position + len(ids) + max_tokens > self.limits.max_model_len:
+            start = f" and starts at position {before.position}" if before.position else ""
             raise RequestError(
-                f"the prompt has {len(ids)} tokens; with {max_tokens} new ones it exceeds the context of "
+                f"the prompt has {len(ids)} tokens{start}; with {max_tokens} new ones it exceeds the context of "
                 f"{self.limits.max_model_len} tokens.",
                 param="max_tokens",
                 code="context_length_exceeded",

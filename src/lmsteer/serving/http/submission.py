@@ -25,6 +25,7 @@ class Choice:
         prompt: the log-likelihoods of the prompt's tokens after its first, if the request asked for them.
         tokens: number of tokens.
         steered: number of tokens that were drawn after a steer had moved the hidden state.
+        cached: number of the prompt's tokens that did not have to be read.
         finish: the reason why the sequence has ended, or None.
     """
 
@@ -33,6 +34,7 @@ class Choice:
     prompt: Sequence[TokenLogprob] | None = None
     tokens: int = 0
     steered: int = 0
+    cached: int = 0
     finish: FinishReason | None = None
 
     @classmethod
@@ -46,6 +48,7 @@ class Choice:
         """Append a chunk."""
         self.text += chunk.text
         self.tokens, self.steered, self.finish = chunk.tokens, chunk.steered, chunk.finish
+        self.cached = chunk.cached
         if chunk.logprob is not None:
             self.logprobs.append(chunk.logprob)
         if chunk.prompt is not None:

@@ -41,6 +41,7 @@ Strengths = Annotated[
 Model = Annotated[
     str | None, Field(description="The served model; 'sentiment@2.5' is that model with a steer at a strength.")
 ]
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
 _StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = Annotated[
     Annotated[_StopString, Tag("<a string>")]
@@ -139,6 +140,15 @@ class GenerationFields(NeutralFields):
             gt=0,
             description="Largest divergence of a token's distribution from the unsteered model's, in nats: the "
             "strengths are scaled down where it would be larger. Default null: no limit.",
+        ),
+    ] = None
+    gist: Annotated[
+        _Name | None, Field(description="A gist of the server (GET /v1/gists): the prompt is read after it.")
+    ] = None
+    baseline: Annotated[
+        _Name | None,
+        Field(
+            description="A baseline of the server (GET /v1/baselines): 'name' at strength 1, or 'name=0.5' at another."
         ),
     ] = None
     seed: Annotated[

@@ -13,6 +13,7 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: dict[str, int]
 
 
 class SteeringInfo(BaseModel):
@@ -83,6 +84,47 @@ class SteerList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[SteerInfo]
+
+
+class GistInfo(BaseModel):
+    """A gist that requests may name.
+
+    ``prompt_tokens`` is the length of the prompt in whose place it stands, ``tokens`` its own.
+    """
+
+    name: str
+    tokens: int
+    bytes: int
+    prompt_tokens: int
+    adapter: str
+    base: str
+
+
+class GistList(BaseModel):
+    """All gists that requests may name."""
+
+    object: Literal["list"] = "list"
+    data: list[GistInfo]
+
+
+class BaselineInfo(BaseModel):
+    """A baseline; ``refusal`` says why requests may not name it, and is null if they may.
+
+    ``tokens`` is the number of tokens of the context that it takes.
+    """
+
+    name: str
+    method: str
+    tokens: int
+    bytes: int
+    refusal: str | None
+
+
+class BaselineList(BaseModel):
+    """All baselines."""
+
+    object: Literal["list"] = "list"
+    data: list[BaselineInfo]
 
 
 class ErrorInfo(BaseModel):

@@ -121,7 +121,7 @@ class ResponseUsage(BaseModel):
     """Token counts."""
 
     input_tokens: int
-    input_tokens_details: dict[str, int] = {"cached_tokens": 0, "cache_write_tokens": 0}
+    input_tokens_details: dict[str, int]
     output_tokens: int
     output_tokens_details: dict[str, int] = {"reasoning_tokens": 0}
     total_tokens: int

@@ -1,0 +1,45 @@
+"""Files that are read again when they have changed, and the names that requests may call them by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+from lmsteer.errors import DataError
+
+T = TypeVar("T")
+# Names come from clients, and a name must not lead out of the folder.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Saved(Generic[T]):
+    """What was read from files. It may be used from any thread.
+
+    Args:
+        read: reads a file.
+    """
+
+    def __init__(self, read: Callable[[Path], T]) -> None:
+        self._read = read
+        self._known: dict[Path, tuple[int, T]] = {}
+        self._lock = Lock()
+
+    def get(self, file: Path) -> T:
+        """What a file holds now.
+
+        Raises:
+            DataError: there is no such file any longer.
+            LMSteerError: it cannot be read.
+        """
+        try:
+            changed = file.stat().st_mtime_ns
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error}.") from error
+        with self._lock:
+            known = self._known.get(file)
+            if known is None or known[0] != changed:
+                known = self._known[file] = (changed, self._read(file))
+            return known[1]
