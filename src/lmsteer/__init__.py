@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from lmsteer.fitting.gradient import GradientConfig
     from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
     from lmsteer.generation.generate import Continuation, generate, perplexity
-    from lmsteer.generation.stream import stream
+    from lmsteer.generation.readings import TokenReading
+    from lmsteer.generation.stream import stream, stream_readings
     from lmsteer.model.lm import LM
     from lmsteer.model.loading import load
     from lmsteer.reading.analyse import Analysis, analyse
@@ -80,7 +81,8 @@ _PUBLIC = {
     "fitting.gradient": ("GradientConfig",),
     "generation.config": ("GenerationConfig", "Limits", "SamplingConfig"),
     "generation.generate": ("Continuation", "generate", "perplexity"),
-    "generation.stream": ("stream",),
+    "generation.readings": ("TokenReading",),
+    "generation.stream": ("stream", "stream_readings"),
     "model.lm": ("LM",),
     "model.loading": ("load",),
     "reading.analyse": ("Analysis", "analyse"),
@@ -120,6 +122,7 @@ __all__ = [
     "SafeRange",
     "SamplingConfig",
     "Steer",
+    "TokenReading",
     "Verification",
     "Wish",
     "analyse",
@@ -147,6 +150,7 @@ __all__ = [
     "starter_requests",
     "starter_texts",
     "stream",
+    "stream_readings",
     "transfer",
     "verify",
     "wishes",

@@ -74,6 +74,8 @@ def on_meta(value):
         for products in [*value._products.values()]:
             value._products[device, 0] = products.to(device)
         value._tables |= {(form, device): table.to(device) for (form, _), table in value._tables.items()}
+    elif isinstance(value, list):
+        return [*map(on_meta, value)]
     elif isinstance(value, tuple):
         return type(value)(*map(on_meta, value))
     elif is_dataclass(value):
@@ -83,7 +85,8 @@ def on_meta(value):
 
 @pytest.mark.parametrize("prompts", [("abc", "xyz"), ("a", "longer")], ids=["of one length", "ragged"])
 @pytest.mark.parametrize("is_limited", [False, True], ids=["without limits", "within limits"])
-def test_a_step_waits_for_no_device(llama, prompts, is_limited, monkeypatch):
+@pytest.mark.parametrize("is_read", [False, True], ids=["not read", "read"])
+def test_a_step_waits_for_no_device(llama, prompts, is_limited, is_read, monkeypatch):
     """On the meta device there is nothing to copy: whatever looks at a value fails."""
     limits = Limits(0.01, 4, 0.5) if is_limited else Limits()
     if len({*map(len, prompts)}) > 1:  # transformers looks whether a mask masks anything
@@ -92,7 +95,10 @@ def test_a_step_waits_for_no_device(llama, prompts, is_limited, monkeypatch):
     steers = {"a": random_steer(lm), "b": random_steer(lm, "offset", name="b")}
     decoder = Decoder(lm, score=True)
     rows = [row_of(lm, prompts[k % 2], k, steers, 1.0 + k) for k in range(8)]
-    admit(decoder, *(replace(row, limits=limits if k % 3 else Limits()) for k, row in enumerate(rows)))
+    rows = [
+        replace(row, limits=limits if k % 3 else Limits(), readings=is_read and k > 3) for k, row in enumerate(rows)
+    ]
+    admit(decoder, *rows)
     decoder.step()  # whatever is made once is made
     decoder._resident = on_meta(decoder._resident)
     lm.model.to("meta")

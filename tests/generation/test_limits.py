@@ -42,7 +42,8 @@ def step(seed, spread=3.0, rows=3, width=6):
 def within(z0, z1, recent, post, *rows):
     """The logits and λ of rows with these limits, whose recent tokens are these."""
     written = [[token for token in tokens if token >= 0] for tokens in recent.tolist()]
-    return limited(z0, z1, RowLimits.of(rows, written, 9, torch.device("cpu")), post)
+    found = limited(z0, z1, RowLimits.of(rows, written, 9, torch.device("cpu")), post)
+    return found.logits, found.share
 
 
 def divergences(z0, z1, post, shares):
@@ -175,8 +176,8 @@ def test_no_value_is_looked_at(name):
     z0, z1, _ = step(4)
     rows = [Limits(), Limits(0.1, 4, 0.2), Limits(kl=0.1)]
     table = RowLimits.of(rows, [[], [1, 2, 3], []], 9, torch.device("meta"))
-    logits, shares = limited(z0.to("meta"), z1.to("meta"), table, POSTS[name])
-    assert (logits.shape, shares.shape) == (z0.shape, (3,))
+    found = limited(z0.to("meta"), z1.to("meta"), table, POSTS[name])
+    assert (found.logits.shape, found.share.shape) == (z0.shape, (3,))
 
 
 def test_recent_tokens_move_on_with_the_text():

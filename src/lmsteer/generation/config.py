@@ -98,6 +98,9 @@ class GenerationConfig:
         score: whether to compute the log-likelihood of each continuation under the unsteered model, too. It costs one
             more product with the output embeddings per token.
         limits: how far steers may move each token.
+        readings: whether to keep what is known of each token: its log-likelihood with and without the steers, the
+            divergence of its distribution, and its evidence (``lmsteer.generation.readings``). It costs a few
+            hundredths of a token's time.
 
     Raises:
         DataError: a value is out of range.
@@ -110,6 +113,7 @@ class GenerationConfig:
     batch_size: int = 64
     score: bool = False
     limits: Limits = NO_LIMITS
+    readings: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -130,6 +134,6 @@ class _Limited(Protocol):
 
 
 def record_of(config: _Limited) -> dict[str, Any]:
-    """The fields of a configuration, for a file; of its limits those that are on, if any are."""
+    """The fields of a configuration, for a file; of its limits those that are on, and readings, if there are any."""
     record = {**asdict(config), "limits": config.limits.on}
-    return record if record["limits"] else {name: value for name, value in record.items() if name != "limits"}
+    return {name: value for name, value in record.items() if value or name not in ("limits", "readings")}

@@ -24,7 +24,7 @@ from lmsteer.generation.backends import backend_for
 from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk
 from lmsteer.generation.row import Row
 from lmsteer.generation.row_steering import RowSteering
-from lmsteer.generation.sampling import RowSettings, draw
+from lmsteer.generation.sampling import OVERFLOW, RowSettings, draw
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.mix import Mix
@@ -37,10 +37,13 @@ class Look(NamedTuple):
     Attributes:
         tokens: the tokens of each row; ``OVERFLOW`` where its logits were not finite numbers.
         log_p: their log-likelihoods under the unsteered model, in nats; empty unless the decoder scores.
+        readings: for each row the lines of its tokens in the table of readings; none for a row that does not ask for
+            them. ``ReadingLog`` makes readings of them.
     """
 
     tokens: list[list[int]]
     log_p: list[list[float]]
+    readings: list[list[list[float]]]
 
 
 class Pass(NamedTuple):
@@ -51,12 +54,14 @@ class Pass(NamedTuple):
         logits: the steered logits (B', V).
         hidden: the hidden states (B', d) in front of any steer, on the device of the head.
         is_steered: whether the head was steered.
+        readings: the readings of the tokens (B', C); C is 0 where no row asks for them.
     """
 
     tokens: Tensor
     logits: Tensor
     hidden: Tensor
     is_steered: bool
+    readings: Tensor
 
 
 class _Resident(NamedTuple):
@@ -102,6 +107,7 @@ class Decoder:
         self._tokens: list[list[int]] = []  # of each row, as of the last look
         self._drawn: list[Tensor] = []
         self._log_p: list[Tensor] = []
+        self._read: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,7 +144,7 @@ class Decoder:
     def step(self) -> Pass:
         """Write one token of each row."""
         done = self.pass_over(range(len(self)))
-        self.keep(done.tokens)
+        self.keep([(range(len(self)), done)])
         if self._score:
             raw = self._lm.head.raw(done.hidden).float()
             self._log_p.append(self._lm.head.log_likelihood_of(raw, done.tokens.clamp(min=0).to(raw.device)))
@@ -163,29 +169,38 @@ class Decoder:
         ):
             # Those of a model over several devices come from that of the head.
             logits = self._backend.forward(resident.last[part], part.start).to(self._lm.device)
-        if len(steering.places):
-            logits[steering.places] = steering.limited_logits(self._lm.head, hidden[0], raw[0]).to(logits)
         noise = resident.noise[part].gather(1, resident.drawn[part].clamp(max=resident.noise.shape[1] - 1))
-        return Pass(draw(logits, noise[:, 0], settings), logits, hidden[0], handle.calls > 0)
+        parted = steering.parted(self._lm.head, hidden[0], raw[0]) if len(steering.places) else None
+        if parted is not None:
+            logits[steering.places] = parted.limited.logits.to(logits)
+        tokens = draw(logits, noise[:, 0], settings)
+        readings = noise.new_zeros(len(places), 0)
+        if parted is not None and steering.readings.width:
+            readings = steering.table(self._lm.head, parted, tokens)
+        return Pass(tokens, logits, hidden[0], handle.calls > 0, readings)
 
-    def keep(self, tokens: Tensor) -> None:
-        """End a step: keep the tokens (B,) of its passes."""
+    def keep(self, passes: Sequence[tuple[Sequence[int], Pass]]) -> None:
+        """End a step: keep what its passes over some rows each have drawn; rows without a pass have failed."""
         resident = self._on_device()
         self._backend.advance()
+        tokens, readings = self._together(passes)
         self._drawn.append(tokens)
+        if readings.shape[1]:
+            self._read.append(readings)
         last, steering = tokens.clamp(min=0), resident.steering.after(tokens)
         self._resident = resident._replace(last=last, drawn=resident.drawn + 1, steering=steering)
 
     def look(self) -> Look:
         """Copy the tokens since the last look to the host."""
         if not self._drawn:
-            return Look([[] for _ in self.rows], [])
+            return Look([[] for _ in self.rows], [], [[] for _ in self.rows])
         tokens = torch.stack(self._drawn, 1).tolist()
         log_p = torch.stack(self._log_p, 1).tolist() if self._score else []
-        self._drawn, self._log_p = [], []
+        lines = torch.stack(self._read, 1).tolist() if self._read else [[] for _ in self.rows]
+        self._drawn, self._log_p, self._read = [], [], []
         for row, own in zip(self._tokens, tokens, strict=True):
             row += own
-        return Look(tokens, log_p)
+        return Look(tokens, log_p, [own if row.readings else [] for row, own in zip(self.rows, lines, strict=True)])
 
     def remove(self, place: int) -> None:
         """Remove a row, after a look; the last row takes its place."""
@@ -198,8 +213,21 @@ class Decoder:
     def clear(self) -> None:
         """Forget all rows, and start with an empty cache."""
         self._backend = self._make_backend()
-        self.rows, self._tokens, self._drawn, self._log_p = [], [], [], []
+        self.rows, self._tokens, self._drawn, self._log_p, self._read = [], [], [], [], []
         self._resident = self._mix = None
+
+    def _together(self, passes: Sequence[tuple[Sequence[int], Pass]]) -> tuple[Tensor, Tensor]:
+        """The tokens (B,) and the readings (B, C) of passes over some rows each."""
+        if len(passes) == 1 and len(passes[0][0]) == len(self):
+            return passes[0][1].tokens, passes[0][1].readings
+        tokens = torch.full((len(self),), OVERFLOW, device=self._lm.device)
+        width = max((done.readings.shape[1] for _, done in passes), default=0)
+        readings = torch.zeros(len(self), width, device=self._lm.device)
+        for places, done in passes:
+            part = slice(places[0], places[0] + len(places))
+            tokens[part] = done.tokens
+            readings[part, : done.readings.shape[1]] = done.readings
+        return tokens, readings
 
     @contextmanager
     def _captured(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:

@@ -9,7 +9,7 @@ they all start from its cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,9 @@ import torch
 from lmsteer.data.chats import AnyPrompt, Chat, Prompt, as_prompt
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
+from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.prefill import Prefill
+from lmsteer.generation.readings import ReadingLog, TokenReading
 from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.writing import NotFiniteError, Written, write
 from lmsteer.model.chat import encode_chat
@@ -40,6 +42,7 @@ class Continuation:
         sample: the number of the sample among those of its prompt and strengths, from 0.
         tokens: the number of tokens drawn, with an end-of-text token.
         log_p: the log-likelihood of these tokens under the unsteered model, in nats; nan if it was not asked for.
+        readings: what is known of each of these tokens; none if that was not asked for.
     """
 
     prompt: Prompt
@@ -48,6 +51,7 @@ class Continuation:
     sample: int
     tokens: int
     log_p: float
+    readings: tuple[TokenReading, ...] = ()
 
 
 @torch.inference_mode()
@@ -124,7 +128,15 @@ def continue_from(
 
     noise = [row_noise(config.seed, first_prompt + i, k, config.max_new_tokens) for i, _, k in wanted]
     rows = [
-        Row(prefill.starts[each.prompt], own, steers, each.strengths, config.sampling, config.limits)
+        Row(
+            prefill.starts[each.prompt],
+            own,
+            steers,
+            each.strengths,
+            config.sampling,
+            config.limits,
+            readings=config.readings,
+        )
         for each, own in zip(wanted, noise, strict=True)
     ]
 
@@ -133,7 +145,13 @@ def continue_from(
         if text.failed:
             raise not_finite(lm, f"prompt {first_prompt + each.prompt + 1}", prompts[each.prompt], each.strengths)
         return Continuation(
-            prompts[each.prompt], lm.codec.decode(text.ids), each.strengths, each.sample, len(text.ids), text.log_p
+            prompts[each.prompt],
+            lm.codec.decode(text.ids),
+            each.strengths,
+            each.sample,
+            len(text.ids),
+            text.log_p,
+            tuple(_readings(lm, text, each.strengths)),
         )
 
     written = write(lm, rows, config.batch_size, score=config.score, installed=prefill.installed)
@@ -154,6 +172,13 @@ class _Wanted(NamedTuple):
     prompt: int
     strengths: dict[str, float]
     sample: int
+
+
+def _readings(lm: LM, text: Written, steers: Iterable[str]) -> Iterator[TokenReading]:
+    """The readings of a continuation, if there are any."""
+    log, added = ReadingLog(steers), Detokenizer(lm.codec)
+    for place, (token, values) in enumerate(zip(text.ids, text.readings, strict=False), 1):
+        yield log.add(token, added.add(token) + (added.end() if place == len(text.ids) else ""), values)
 
 
 def not_finite(lm: LM, which: str, prompt: Prompt, strengths: Mapping[str, float]) -> NotFiniteError:

@@ -8,9 +8,9 @@ steers at their strengths. With the model's own logit scale and soft cap, ``post
 The limits apply in this order:
 
 1. *fresh*: ``z₁`` is 0 for tokens that are among the last N of the continuation.
-2. *kl*: λ is the largest multiple of 1/128 with KL(p_λ || p₀) ≤ κ nats: 1, or found by bisection. Without a soft cap the
-   divergence grows with λ: p_λ is an exponential family, and dKL/dλ = λ Var_λ(post(z₁)). With a soft cap it may fall
-   again, and the λ that is found need not be the largest one; its divergence is within κ all the same.
+2. *kl*: λ is the largest multiple of 1/128 with KL(p_λ || p₀) ≤ κ nats: 1, or found by bisection. Without a soft cap
+   the divergence grows with λ: p_λ is an exponential family, and dKL/dλ = λ Var_λ(post(z₁)). With a soft cap it may
+   fall again, and the λ that is found need not be the largest one; its divergence is within κ all the same.
 3. *plausible*: only tokens with p₀(v) ≥ a max p₀ remain. The likeliest token of the unsteered model always does.
 
 A row without limits has the logits ``post(z₀ + z₁)``, bit for bit, whatever limits the other rows have.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,7 +83,21 @@ class RowLimits:
         return replace(self, recent=torch.cat([self.recent[:, 1:], tokens[:, None]], 1))
 
 
-def limited(z0: Tensor, z1: Tensor, limits: RowLimits, post: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+class Limited(NamedTuple):
+    """The logits of steered rows within their limits.
+
+    Attributes:
+        logits: final logits (B, V), minus infinity for tokens that must not be drawn.
+        steered: final logits (B, V) before such tokens are ruled out.
+        share: λ (B,), by which the strengths of each row were scaled.
+    """
+
+    logits: Tensor
+    steered: Tensor
+    share: Tensor
+
+
+def limited(z0: Tensor, z1: Tensor, limits: RowLimits, post: Callable[[Tensor], Tensor]) -> Limited:
     """The logits of steered rows within their limits.
 
     Args:
@@ -90,10 +105,6 @@ def limited(z0: Tensor, z1: Tensor, limits: RowLimits, post: Callable[[Tensor], 
         z1: the shift (B, V) of the raw logits by the steers at the strengths of each row.
         limits: the limits of each row.
         post: the model's logit scale and soft cap (``Head.post``): for each raw logit, a final one that grows with it.
-
-    Returns:
-        Final logits (B, V), minus infinity for tokens that must not be drawn; and λ (B,), by which the strengths of
-        each row were scaled.
     """
     if "fresh" in limits.kinds:
         z1 = _only_fresh(z1, limits.recent, limits.fresh)
@@ -102,12 +113,12 @@ def limited(z0: Tensor, z1: Tensor, limits: RowLimits, post: Callable[[Tensor], 
         search = _one_by_one if z0.device.type == "cpu" else _all_at_once
         share = search(z0, z1, limits.kl, post)
         z1 = z1 * share[:, None].to(z1.dtype)
-    logits = post(z0 + z1)
+    logits = steered = post(z0 + z1)
     if "plausible" in limits.kinds:
         unsteered = post(z0)
         least = unsteered.amax(-1, keepdim=True).float() + limits.log_plausible[:, None]
-        logits.masked_fill_(unsteered < least, -torch.inf)
-    return logits, share
+        logits = steered.masked_fill(unsteered < least, -torch.inf)
+    return Limited(logits, steered, share)
 
 
 def _only_fresh(z1: Tensor, recent: Tensor, fresh: Tensor) -> Tensor:

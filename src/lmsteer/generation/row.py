@@ -40,6 +40,7 @@ class Row:
         sampling: how its tokens are drawn.
         limits: how far its steers may move each token.
         written: the tokens of its continuation that ``start`` already holds.
+        readings: whether what is known of each of its tokens is kept (``readings``).
     """
 
     start: Start
@@ -49,3 +50,4 @@ class Row:
     sampling: SamplingConfig = SamplingConfig()
     limits: Limits = NO_LIMITS
     written: Sequence[int] = ()
+    readings: bool = False

@@ -1,8 +1,9 @@
-"""Streaming: one continuation, in chunks of text as they are generated."""
+"""Streaming: one continuation, in chunks of text, or token by token with readings, as they are generated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -11,6 +12,7 @@ from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.generate import encode_prompts, not_finite
+from lmsteer.generation.readings import ReadingLog, TokenReading
 from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.kv_cache import Start
@@ -36,7 +38,7 @@ def stream(
         steers: the steers, by name; none by default.
         strengths: a strength for each steer.
         config: how long the continuation is and how tokens are drawn, as in ``generate``. There is one sample, the
-            first, and no score: ``num_samples``, ``batch_size`` and ``score`` have no effect.
+            first: ``num_samples``, ``batch_size``, ``score`` and ``readings`` have no effect.
 
     Raises:
         DataError: the prompt is empty, longer than the model's context, or has a token that the model cannot read.
@@ -44,29 +46,64 @@ def stream(
         SteerError: a strength is missing or not a finite number.
         WrongBaseError: a steer was fitted on another base.
     """
-    mix = Mix(steers or {}, strengths or {})
-    lm.check_base(mix)
+    written = _started(lm, prompt, steers or {}, strengths or {}, config, readings=False)
+    return (each.text for each in written if each.text)
+
+
+def stream_readings(
+    lm: LM,
+    prompt: AnyPrompt,
+    steers: Mapping[str, Steer] | None = None,
+    strengths: Mapping[str, float] | None = None,
+    config: GenerationConfig = GenerationConfig(),
+) -> Iterator[TokenReading]:
+    """Continue one prompt as ``stream`` does, token by token, with what is known of each token.
+
+    The texts of all tokens together are the continuation. Arguments and exceptions are those of ``stream``.
+    """
+    written = _started(lm, prompt, steers or {}, strengths or {}, config, readings=True)
+    log = ReadingLog(steers or {})
+    return (log.add(each.token, each.text, each.values) for each in written)
+
+
+class _WrittenToken(NamedTuple):
+    """A token, the text that has become certain with it, and its line in the table of readings."""
+
+    token: int
+    text: str
+    values: Sequence[float]
+
+
+def _started(
+    lm: LM,
+    prompt: AnyPrompt,
+    steers: Mapping[str, Steer],
+    strengths: Mapping[str, float],
+    config: GenerationConfig,
+    *,
+    readings: bool,
+) -> Iterator[_WrittenToken]:
+    """The tokens of a continuation; what is wrong with the arguments is said at once."""
+    lm.check_base(Mix(steers, strengths))
     given = as_prompt(prompt)
     (ids,) = encode_prompts(lm, [given], config.max_new_tokens)
     noise = row_noise(config.seed, 0, 0, config.max_new_tokens)
-    row = Row(Start(ids), noise, steers or {}, strengths or {}, config.sampling, config.limits)
-    return _chunks(lm, row, given)
+    row = Row(Start(ids), noise, steers, strengths, config.sampling, config.limits, readings=readings)
+    return _tokens(lm, row, given)
 
 
 @torch.inference_mode()
-def _chunks(lm: LM, row: Row, prompt: AnyPrompt) -> Iterator[str]:
-    """The text that each token adds, where it adds any."""
+def _tokens(lm: LM, row: Row, prompt: AnyPrompt) -> Iterator[_WrittenToken]:
     decoder, text = Decoder(lm), Detokenizer(lm.codec)
     decoder.admit([row])
-    for _ in row.noise:
+    for left in reversed(range(len(row.noise))):
         with lm.exclusive_use():
             decoder.step()
-        ((token,),) = decoder.look().tokens
+        look = decoder.look()
+        ((token,),) = look.tokens
         if token == OVERFLOW:
             raise not_finite(lm, "the prompt", as_prompt(prompt), row.strengths)
-        if chunk := text.add(token):
-            yield chunk
-        if token in lm.stop_ids:
+        is_last = not left or token in lm.stop_ids
+        yield _WrittenToken(token, text.add(token) + (text.end() if is_last else ""), next(iter(look.readings[0]), ()))
+        if is_last:
             break
-    if rest := text.end():
-        yield rest

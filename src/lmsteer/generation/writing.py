@@ -10,12 +10,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.decoder import Decoder
+from lmsteer.generation.decoder import Decoder, Look
 from lmsteer.generation.row import Row
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.lm import LM
@@ -41,6 +41,7 @@ class Written:
         row: the number of the row.
         ids: its tokens, with the end-of-text token that ended it.
         log_p: their log-likelihood under the unsteered model, in nats; nan unless that was asked for.
+        readings: their lines in the table of readings; none unless the row asks for them.
         ended: whether no token follows.
         failed: whether that is so because the logits after the last token are not finite numbers.
     """
@@ -48,12 +49,21 @@ class Written:
     row: int
     ids: list[int]
     log_p: float
+    readings: list[list[float]] = field(default_factory=list)
     ended: bool = False
     failed: bool = False
 
-    def add(self, tokens: Sequence[int], log_p: Sequence[float], length: int, stop_ids: Collection[int]) -> None:
-        """Add tokens up to the end of the text, or up to where there is no token although one was to be drawn."""
-        for place, token in enumerate(tokens):
+    def add(self, look: Look, row: int, length: int, stop_ids: Collection[int]) -> None:
+        """Add a row's tokens up to the end of the text, or up to where there is no token although one was to be drawn.
+
+        Args:
+            look: the tokens of all rows.
+            row: the row's place among them.
+            length: the largest number of tokens.
+            stop_ids: tokens that end a text.
+        """
+        log_p, readings = look.log_p[row] if look.log_p else (), look.readings[row]
+        for place, token in enumerate(look.tokens[row]):
             if self.ended:
                 break
             if token == OVERFLOW:
@@ -61,6 +71,7 @@ class Written:
                 break
             self.ids.append(token)
             self.log_p += log_p[place] if log_p else 0.0
+            self.readings += readings[place : place + 1]
             self.ended = token in stop_ids or len(self.ids) == length
 
 
@@ -120,7 +131,7 @@ def _look(decoder: Decoder, running: list[Written], stop_ids: Collection[int]) -
     """Take the new tokens of the rows; those that have ended leave."""
     look = decoder.look()
     for place, (text, row) in enumerate(zip(running, decoder.rows, strict=True)):
-        text.add(look.tokens[place], look.log_p[place] if look.log_p else (), len(row.noise), stop_ids)
+        text.add(look, place, len(row.noise), stop_ids)
     ended = [text for text in running if text.ended]
     for place in reversed(range(len(running))):
         if running[place].ended:

@@ -131,6 +131,20 @@ class Mix:
             change = torch.zeros(len(h), len(weight), device=h.device)
         return self.steer_logits(change)
 
+    def unit_shift(self, name: str, h: Tensor, weight: Tensor) -> Tensor:
+        """What one of the steers alone adds to the raw logits (B, V) at strength 1; otherwise as ``logit_shift``."""
+        factors, form = self._factors(h.device), self.steers[name].form
+        same = [each for each, steer in self.steers.items() if steer.form == form]
+        place = same.index(name)
+        if factors.offsets is not None and form == "offset":
+            return factors.offsets[place].expand(len(h), -1)
+        products, ranks = self._head_products(factors, weight), 0 if factors.a is None else factors.a.shape[1]
+        if factors.a is None or form == "add":
+            return products[ranks + place].expand(len(h), -1)
+        first = sum(self.steers[each].rank for each in same[:place])
+        columns = slice(first, first + self.steers[name].rank)
+        return (h.float() @ factors.a[:, columns]) @ products[columns]
+
     def check_shape(self, hidden_size: int, vocabulary: int) -> None:
         """Refuse a model of another shape.
 

@@ -16,14 +16,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 
-import torch
-
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk
 from lmsteer.generation.prefix_cache import PrefixCache
 from lmsteer.generation.row import Row
-from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import as_step_error, halves, isolated
@@ -151,10 +148,7 @@ class Scheduler:
         """Decode one token for each running sequence, and remove those that end with it."""
         decoder = self._decoder
         parts = isolated(decoder.pass_over, range(len(self.running)), lambda row, error: self.running[row].fail(error))
-        tokens = torch.full((len(self.running),), OVERFLOW, device=self._lm.device)  # of rows that failed
-        for rows, done in parts:
-            tokens[rows[0] : rows[0] + len(rows)] = done.tokens
-        decoder.keep(tokens)
+        decoder.keep(parts)
         self.steps += 1
         drawn = [own[-1] for own in decoder.look().tokens]
         for rows, done in parts:
