@@ -23,6 +23,19 @@ def test_a_stream_is_what_generate_gives(run):
         assert "one continuation" in err
 
 
+def test_readings_stand_in_json_and_in_a_table(run):
+    options = ("--max-new-tokens", "3", "--readings")
+    status, out, _ = run("generate", "abc", *options, "--json")
+    (generation,) = json.loads(out)["generations"]
+    assert status == 0
+    assert "".join(each["text"] for each in generation["readings"]) == generation["text"]
+    assert {each["kl"] for each in generation["readings"]} == {0}
+    status, out, _ = run("generate", "abc", *options)
+    assert status == 0
+    assert "unsteered" in out
+    assert f"{generation['readings'][0]['logprob']:.2f}" in out
+
+
 def test_what_does_not_go_together_is_refused(run):
     for options, message in (
         (["--engine", "vllm"], "name it with --out"),
@@ -38,6 +51,8 @@ def test_what_does_not_go_together_is_refused(run):
         (["--steer", "sentiment=1", "--kl", "0"], "kl must be above 0; it is 0"),
         (["--steer", "sentiment=1", "--fresh", "-1"], "--fresh"),
         (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "[]"], "JSON object"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--readings"], "--readings does not apply to vLLM"),
+        (["--stream", "--readings"], "--readings does not apply to --stream"),
     ):
         status, _, err = run("generate", "abc", *options)
         assert status == 2

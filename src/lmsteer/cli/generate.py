@@ -57,6 +57,7 @@ def generate(
     kl: options.KL = options.DEFAULTS.limits.kl,
     seed: options.Seed = options.DEFAULTS.seed,
     batch_size: options.BatchSize = options.DEFAULTS.batch_size,
+    readings: options.Readings = False,
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run with the same --out.")] = False,
     engine: Engine = "transformers",
@@ -72,13 +73,15 @@ def generate(
     Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
     """
     limits, sampling = Limits(plausible, fresh, kl), SamplingConfig(top_p, top_k, temperature)
-    config = GenerationConfig(num_samples, max_new_tokens, sampling, seed, batch_size, limits=limits)
+    config = GenerationConfig(num_samples, max_new_tokens, sampling, seed, batch_size, limits=limits, readings=readings)
     if limits.of_steers and not steer:
         raise DataError(f"--{limits.of_steers[0]} limits steers: name one with --steer.")
     if limits.on and engine == "vllm":
         raise DataError(
             f"--{next(iter(limits.on))} does not apply to vLLM: leave it out, or use --engine transformers."
         )
+    if readings and (stream or engine == "vllm"):
+        raise DataError(f"--readings does not apply to {'vLLM' if engine == 'vllm' else '--stream'}: leave one out.")
     if engine == "vllm" and _is_given(context, "batch_size"):
         raise DataError("--batch-size does not apply to vLLM, which chooses its own: leave it out.")
     if engine == "vllm" and not out:

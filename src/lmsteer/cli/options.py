@@ -72,6 +72,14 @@ Model = Annotated[
         help="Model: a Hub id, a folder, a .gguf file, or a packaged model (smollm2, gemma3-270m).",
     ),
 ]
+Readings = Annotated[
+    bool,
+    typer.Option(
+        "--readings",
+        help="Print what is known of each token: its log-likelihood with and without the steers, the divergence of its "
+        "distribution, and its evidence for each steer.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
 
 # Steers.

@@ -1,6 +1,6 @@
 """Continuations in the published format: ``{"prompt": {"text": ..}, "generations": [{"text": ..}, ..]}``.
 
-Where a chat is answered, the prompt is ``{"messages": [..]}``.
+Where a chat is answered, the prompt is ``{"messages": [..]}``. Where readings are asked for, a generation has them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ def published_prompt(prompt: Prompt) -> dict[str, Any]:
     return {"text": prompt} if isinstance(prompt, str) else {"messages": prompt.to_json()}
 
 
+def _readings(continuation: Continuation) -> dict[str, Any]:
+    """What is known of each token, where that was asked for."""
+    found = [reading.to_json() for reading in continuation.readings]
+    return {"readings": found} if found else {}
+
+
 def as_published(continuations: Sequence[Continuation], per_prompt: int) -> list[dict[str, Any]]:
     """Convert continuations to the published format: one object per prompt.
 
@@ -28,7 +34,7 @@ def as_published(continuations: Sequence[Continuation], per_prompt: int) -> list
         {
             "prompt": published_prompt(continuations[first].prompt),
             "generations": [
-                {"text": c.text, "strengths": c.strengths, "sample": c.sample}
+                {"text": c.text, "strengths": c.strengths, "sample": c.sample, **_readings(c)}
                 for c in continuations[first : first + per_prompt]
             ],
         }

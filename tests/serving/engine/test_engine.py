@@ -32,6 +32,7 @@ def varied_requests(lm, steers, count):
             limits=LIMITS[i % len(LIMITS)],
             max_new_tokens=3 + 5 * i % 17,
             seed=i,
+            readings=i % 2 == 1,
         )
         for i, prompt in enumerate(prompts)
     ]
@@ -39,7 +40,8 @@ def varied_requests(lm, steers, count):
 
 def alone(lm, prompt, request):
     """The continuation that ``generate`` gives for one request."""
-    config = GenerationConfig(1, request.max_new_tokens, request.sampling, request.seed, limits=request.limits)
+    fields = {"limits": request.limits, "readings": request.readings}
+    config = GenerationConfig(1, request.max_new_tokens, request.sampling, request.seed, **fields)
     (continuation,) = generate(lm, [prompt], request.steers, [request.strengths], config)
     return continuation
 
@@ -58,6 +60,9 @@ def test_batched_sequences_equal_what_generate_gives_alone(engines, family, limi
     for prompt, request, choice in zip(prompts, requests, choices, strict=True):
         expected = alone(lm, prompt, request)
         assert (choice.text, choice.tokens) == (expected.text, expected.tokens)
+        assert len(choice.readings) == len(expected.readings)
+        for found, own in zip(choice.readings, expected.readings, strict=True):  # the sums survive a preemption
+            assert found.total_evidence == pytest.approx(own.total_evidence, abs=1e-3)
         assert choice.steered == (choice.tokens if request.steers else 0)
         assert choice.finish in (["stop"] if choice.tokens < request.max_new_tokens else ["length", "stop"])
 

@@ -151,7 +151,7 @@ def test_options_of_no_effect_are_accepted(post, greedy):
 
 def test_options_take_all_that_says_how_a_text_is_generated(address, post, lm):
     drawn = {"temperature": 1.3, "top_p": 0.8, "top_k": 40, "seed": 4, "stop": ["qq"], "steers": {"style": 4}}
-    fields = {**drawn, "plausible": 0.1, "fresh": 8, "kl": 0.5}
+    fields = {**drawn, "plausible": 0.1, "fresh": 8, "kl": 0.5, "readings": True}
     found = post("chat", messages=SAID, stream=False, options={**fields, "num_predict": 6}).json()
     body = {"messages": SAID, **fields, "max_tokens": 6}
     expected = httpx.post(f"{address}/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]

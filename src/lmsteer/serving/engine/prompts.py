@@ -12,7 +12,8 @@ from torch import Tensor
 from lmsteer.model.head import Head
 from lmsteer.reading.likelihood import next_token_log_likelihoods
 from lmsteer.serving.engine.isolation import isolated
-from lmsteer.serving.engine.requests import GeneratedSequence, TokenLogprob, token_logprobs
+from lmsteer.serving.engine.logprobs import TokenLogprob, token_logprobs
+from lmsteer.serving.engine.requests import GeneratedSequence
 from lmsteer.steer.mix import row_by_row
 
 

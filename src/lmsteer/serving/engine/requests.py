@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Literal
-
-from torch import Tensor
 
 from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.detokenizer import Detokenizer
+from lmsteer.generation.readings import ReadingLog, TokenReading
 from lmsteer.generation.row import Row, row_noise
 from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import StepError, as_step_error
+from lmsteer.serving.engine.logprobs import TokenLogprob
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 
@@ -48,6 +46,7 @@ class Request:
         timeout: maximum time from submission to the last token, in seconds.
         limits: how far the steers may move each token.
         before: where the row starts before the prompt: after a gist, say, or with an adapter of its own.
+        readings: whether what is known of each new token is sent.
     """
 
     ids: Sequence[int]
@@ -63,6 +62,7 @@ class Request:
     timeout: float = float("inf")
     limits: Limits = NO_LIMITS
     before: Start = NOTHING_BEFORE
+    readings: bool = False
 
     @property
     def tokens(self) -> int:
@@ -83,25 +83,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
-    """A token, drawn or of the prompt, with its log-likelihood under the steers.
-
-    Attributes:
-        token: its id.
-        log_p: its log-likelihood.
-        top: log-likelihoods of the likeliest tokens, by id.
-    """
-
-    token: int
-    log_p: float
-    top: Mapping[int, float]
-
-    def likeliest(self, top: int) -> TokenLogprob:
-        """The same with the ``top`` likeliest tokens alone."""
-        return replace(self, top=dict(islice(self.top.items(), top)))
-
-
-@dataclass(frozen=True)
 class Chunk:
     """What one step adds to a sequence.
 
@@ -116,6 +97,7 @@ class Chunk:
         finish: the reason why the sequence has ended, or None. ``stop``: an end-of-text token or a stop string;
             ``length``: the maximum number of tokens; ``timeout``: the time is over.
         error: the error that ended the sequence, or None.
+        reading: what is known of the token, if the request asked for it.
     """
 
     text: str
@@ -126,6 +108,7 @@ class Chunk:
     prompt: Sequence[TokenLogprob] | None = None
     finish: FinishReason | None = None
     error: LMSteerError | None = None
+    reading: TokenReading | None = None
 
 
 class GeneratedSequence:
@@ -158,6 +141,7 @@ class GeneratedSequence:
         self._end_ids = set(lm.stop_ids)
         self._text = Detokenizer(lm.codec, request.stop, request.ids if request.echo else ())
         self._noise = row_noise(request.seed, 0, request.sample, max(1, request.max_new_tokens))
+        self._readings = ReadingLog(request.steers)
         self._prompt: list[TokenLogprob] = []
         self._prompt_wanted = request.echo and request.num_logprobs is not None
         self._tokens, self._steered = 0, 0
@@ -170,7 +154,8 @@ class GeneratedSequence:
         noise = self._noise[self._tokens :]
         written = self.ids[len(request.ids) :]
         start = replace(request.before, ids=list(self.ids))
-        return Row(start, noise, request.steers, request.strengths, request.sampling, request.limits, written)
+        fields = request.steers, request.strengths, request.sampling, request.limits, written, request.readings
+        return Row(start, noise, *fields)
 
     @property
     def length(self) -> int:
@@ -221,8 +206,16 @@ class GeneratedSequence:
             self._send(Chunk("", None, self._tokens, self._steered, prompt=prompt, finish=finish))
         self._prompt_wanted = False  # a sequence that is preempted is read once more, and has sent them
 
-    def append(self, token: int, steered: bool, logprob: TokenLogprob | None) -> None:
+    def append(
+        self, token: int, steered: bool, logprob: TokenLogprob | None = None, values: Sequence[float] = ()
+    ) -> None:
         """Add a drawn token and send the chunk, which may be the last one.
+
+        Args:
+            token: the token.
+            steered: whether a steer had moved the hidden state before.
+            logprob: its log-likelihood, if that is wanted.
+            values: its line in the table of readings, if there is one.
 
         Raises:
             Exception: the text cannot be decoded, or the chunk cannot be sent.
@@ -240,7 +233,8 @@ class GeneratedSequence:
             finish = "timeout"
         if finish:
             text += self._text.end()
-        self._send(Chunk(text, logprob, self._tokens, self._steered, finish=finish))
+        reading = self._readings.add(token, text, values) if values else None
+        self._send(Chunk(text, logprob, self._tokens, self._steered, finish=finish, reading=reading))
 
     def expire(self) -> None:
         """End it because its time is over; the text so far stays valid."""
@@ -273,15 +267,3 @@ class GeneratedSequence:
         except BaseException:
             self.ended = False  # the error is still to be sent
             raise
-
-
-def token_logprobs(log_p: Tensor, tokens: Sequence[int], top: int) -> list[TokenLogprob]:
-    """The records of tokens (N,) that have log-likelihoods (N, V), with the ``top`` likeliest tokens each."""
-    values, ids = log_p.topk(min(top, log_p.shape[-1]))
-    own = log_p[range(len(tokens)), tokens].tolist()
-    # Tokens that must not be drawn have none.
-    tops = [
-        {token: value for token, value in zip(*pair, strict=True) if value > -math.inf}
-        for pair in zip(ids.tolist(), values.tolist(), strict=True)
-    ]
-    return [TokenLogprob(*each) for each in zip(tokens, own, tops, strict=True)]

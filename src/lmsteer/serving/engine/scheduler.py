@@ -150,10 +150,7 @@ class Scheduler:
         parts = isolated(decoder.pass_over, range(len(self.running)), lambda row, error: self.running[row].fail(error))
         decoder.keep(parts)
         self.steps += 1
-        drawn = [own[-1] for own in decoder.look().tokens]
-        for rows, done in parts:
-            sequences = [self.running[row] for row in rows]
-            send(sequences, [drawn[row] for row in rows], done.logits, done.is_steered)
+        send(self.running, decoder.look(), parts)
         self._drop_ended()
 
     def preempt(self) -> GeneratedSequence:

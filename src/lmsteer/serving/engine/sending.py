@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmsteer.errors import LMSteerError
+from lmsteer.generation.decoder import Look, Pass
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.serving.engine.isolation import isolated
-from lmsteer.serving.engine.requests import GeneratedSequence, token_logprobs
+from lmsteer.serving.engine.logprobs import token_logprobs
+from lmsteer.serving.engine.requests import GeneratedSequence
 
 
 class _Drawn(NamedTuple):
-    """A sequence, its token and its logits (V,)."""
+    """A sequence, its token, its logits (V,), whether the head was steered, and its line in the table of readings."""
 
     sequence: GeneratedSequence
     token: int
     logits: Tensor
+    is_steered: bool
+    values: Sequence[float]
 
 
-def send(sequences: Sequence[GeneratedSequence], tokens: Sequence[int], logits: Tensor, is_steered: bool) -> None:
+def send(sequences: Sequence[GeneratedSequence], look: Look, parts: Sequence[tuple[Sequence[int], Pass]]) -> None:
     """Send the tokens of a step; a sequence for which that fails ends.
 
     Args:
-        sequences: the sequences.
-        tokens: the token of each; ``OVERFLOW`` where its logits are not finite numbers.
-        logits: their logits (B, V).
-        is_steered: whether the head was steered.
+        sequences: the sequences, in the order of the rows.
+        look: their tokens.
+        parts: the passes over some rows each.
     """
-    for drawn in map(_Drawn, sequences, tokens, logits):
-        if drawn.token == OVERFLOW:
-            drawn.sequence.fail_overflowed()
-        elif not drawn.sequence.cancelled:
-            isolated(partial(_send, is_steered), [drawn], _fail)
+    for rows, done in parts:
+        for row, logits in zip(rows, done.logits, strict=True):
+            token, values = look.tokens[row][-1], next(iter(look.readings[row]), ())
+            drawn = _Drawn(sequences[row], token, logits, done.is_steered, values)
+            if drawn.token == OVERFLOW:
+                drawn.sequence.fail_overflowed()
+            elif not drawn.sequence.cancelled:
+                isolated(_send, [drawn], _fail)
 
 
-def _send(is_steered: bool, rows: Sequence[_Drawn]) -> None:
-    for sequence, token, logits in rows:
+def _send(rows: Sequence[_Drawn]) -> None:
+    for sequence, token, logits, is_steered, values in rows:
         top = sequence.request.num_logprobs
         logprob = None if top is None else token_logprobs(torch.log_softmax(logits[None].float(), -1), [token], top)[0]
-        sequence.append(token, is_steered and any(sequence.request.strengths.values()), logprob)
+        sequence.append(token, is_steered and any(sequence.request.strengths.values()), logprob, values)
 
 
 def _fail(drawn: _Drawn, error: LMSteerError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -45,6 +46,11 @@ class Answer(ABC):
     def with_logprobs(self) -> bool:
         """Whether the request asked for log-likelihoods."""
         return self.parsed.requests[0].num_logprobs is not None
+
+    def readings(self, choice: Choice) -> list[dict[str, Any]] | None:
+        """What is known of each token of a sequence, or of a chunk of one; None unless the request asked for it."""
+        is_wanted = self.parsed.requests[0].readings
+        return [reading.to_json() for reading in choice.readings] if is_wanted else None
 
     @property
     def new_tokens(self) -> int:

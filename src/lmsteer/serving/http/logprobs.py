@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lmsteer.serving.engine.requests import TokenLogprob
+from lmsteer.serving.engine.logprobs import TokenLogprob
 from lmsteer.serving.http.submission import Choice
 from lmsteer.serving.http.token_texts import TokenNames, TokenTexts
 

@@ -53,18 +53,18 @@ class OllamaAnswer(Answer):
     def whole(self) -> OllamaChunk:
         """The response without streaming."""
         (choice,) = self.choices
-        return self._last(choice.text, self._lines(choice))
+        return self._last(choice.text, self._details(choice))
 
     def delta(self, index: int, chunk: Chunk) -> Iterator[OllamaChunk]:
         """New text, unless nothing of the chunk is to be seen."""
         self.note(index, chunk)
-        lines = self._lines(Choice.of(chunk))
-        if chunk.text or lines:
-            yield chunk_of(self._chat, chunk.text, model=self.model, done=False, logprobs=lines)
+        details = self._details(Choice.of(chunk))
+        if chunk.text or any(details.values()):
+            yield chunk_of(self._chat, chunk.text, model=self.model, done=False, **details)
 
     def closing(self) -> Iterator[OllamaChunk]:
         """An empty text, with the counts and the steers."""
-        yield self._last("", None)
+        yield self._last("", {})
 
     def failure(self, error: LMSteerError) -> OllamaError:
         """The message alone."""
@@ -76,7 +76,7 @@ class OllamaAnswer(Answer):
         if chunk.tokens and not self._first_token:
             self._first_token = time.monotonic_ns()
 
-    def _last(self, text: str, lines: list[dict[str, Any]] | None) -> OllamaChunk:
+    def _last(self, text: str, details: dict[str, Any]) -> OllamaChunk:
         ended = time.monotonic_ns()
         first = self._first_token or ended
         return chunk_of(
@@ -85,7 +85,6 @@ class OllamaAnswer(Answer):
             model=self.model,
             done=True,
             done_reason=FINISH[self.choices[0].finish],
-            logprobs=lines,
             total_duration=ended - self._begun,
             load_duration=0,
             prompt_eval_count=self.parsed.prompt_tokens,
@@ -93,10 +92,13 @@ class OllamaAnswer(Answer):
             eval_count=self.new_tokens,
             eval_duration=ended - first,
             **self.steering,
+            **details,
         )
 
-    def _lines(self, choice: Choice) -> list[dict[str, Any]] | None:
-        return [*self.logprobs[0].chat(choice)] if self.with_logprobs else None
+    def _details(self, choice: Choice) -> dict[str, Any]:
+        """The fields with what is known of each token, as far as it is wanted."""
+        lines = [*self.logprobs[0].chat(choice)] if self.with_logprobs else None
+        return {"logprobs": lines, "readings": self.readings(choice)}
 
 
 def tag_of(name: str) -> str:

@@ -42,7 +42,7 @@ class OpenAIAnswer(Answer):
     def delta(self, index: int, chunk: Chunk) -> Iterator[Completion | ChatCompletion]:
         """One body, unless nothing of the chunk is to be seen."""
         self.note(index, chunk)
-        if chunk.text or chunk.finish or chunk.logprob or chunk.prompt is not None:
+        if chunk.text or chunk.finish or chunk.logprob or chunk.reading or chunk.prompt is not None:
             first = index not in self._started
             self._started.add(index)
             yield self._body([self._choice(index, Choice.of(chunk), delta=True, first=first)], None)
@@ -65,7 +65,9 @@ class OpenAIAnswer(Answer):
         )
 
     def _choice(self, index: int, choice: Choice, *, delta: bool = False, first: bool = False) -> dict[str, Any]:
-        common = {"index": index, "finish_reason": FINISH[choice.finish]}
+        common: dict[str, Any] = {"index": index, "finish_reason": FINISH[choice.finish]}
+        if (readings := self.readings(choice)) is not None:
+            common["readings"] = readings
         logprobs = self.logprobs[index]
         if not self._chat:
             text = (self.parsed.echoed[index] if first or not delta else "") + choice.text

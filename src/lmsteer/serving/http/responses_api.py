@@ -68,10 +68,11 @@ class ResponsesAnswer(Answer):
     def delta(self, index: int, chunk: Chunk) -> Iterator[TextDelta]:
         """New text, unless nothing of the chunk is to be seen."""
         self.note(index, chunk)
-        lines = self._chat_lines(Choice.of(chunk))
+        part = Choice.of(chunk)
+        lines, readings = self._chat_lines(part), self.readings(part)
         self._lines += lines
-        if chunk.text or lines:
-            yield TextDelta(delta=chunk.text, logprobs=lines, **self._place())
+        if chunk.text or lines or readings:
+            yield TextDelta(delta=chunk.text, logprobs=lines, readings=readings, **self._place())
 
     def closing(self) -> Iterator[BaseModel]:
         """The whole text, part, item and response."""
@@ -103,7 +104,7 @@ class ResponsesAnswer(Answer):
         return {"item_id": self._item_id, "sequence_number": self._next()}
 
     def _part(self) -> OutputText:
-        return OutputText(text=self.choices[0].text, logprobs=self._lines)
+        return OutputText(text=self.choices[0].text, logprobs=self._lines, readings=self.readings(self.choices[0]))
 
     def _item(self, status: Literal["completed", "incomplete"]) -> OutputMessage:
         return OutputMessage(id=self._item_id, status=status, content=[self._part()])

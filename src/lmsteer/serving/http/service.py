@@ -206,6 +206,7 @@ class Service:
                 num_logprobs=num_logprobs,
                 echo=echoed is not None,
                 timeout=self.limits.timeout,
+                readings=request.readings,
             )
             for ids in prompts
             for sample in range(request.n)

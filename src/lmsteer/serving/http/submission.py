@@ -10,9 +10,11 @@ from typing import Self
 from starlette.concurrency import run_in_threadpool
 
 from lmsteer.errors import LMSteerError
+from lmsteer.generation.readings import TokenReading
 from lmsteer.serving.engine.engine import Engine
 from lmsteer.serving.engine.jobs import BusyError
-from lmsteer.serving.engine.requests import Chunk, FinishReason, GeneratedSequence, Request, TokenLogprob
+from lmsteer.serving.engine.logprobs import TokenLogprob
+from lmsteer.serving.engine.requests import Chunk, FinishReason, GeneratedSequence, Request
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Choice:
         steered: number of tokens that were drawn after a steer had moved the hidden state.
         cached: number of the prompt's tokens that did not have to be read.
         finish: the reason why the sequence has ended, or None.
+        readings: what is known of each token, if the request asked for it.
     """
 
     text: str = ""
@@ -36,6 +39,7 @@ class Choice:
     steered: int = 0
     cached: int = 0
     finish: FinishReason | None = None
+    readings: list[TokenReading] = field(default_factory=list)
 
     @classmethod
     def of(cls, chunk: Chunk) -> Self:
@@ -53,6 +57,8 @@ class Choice:
             self.logprobs.append(chunk.logprob)
         if chunk.prompt is not None:
             self.prompt = chunk.prompt
+        if chunk.reading is not None:
+            self.readings.append(chunk.reading)
 
 
 class Submission:

@@ -178,6 +178,7 @@ class OllamaChunk(BaseModel):
     created_at: str
     done: bool
     logprobs: list[dict[str, Any]] | None = None
+    readings: list[dict[str, Any]] | None = None
     done_reason: str | None = None
     steers: dict[str, float] | None = None
     steered_tokens: int | None = None

@@ -151,6 +151,13 @@ class GenerationFields(NeutralFields):
             description="A baseline of the server (GET /v1/baselines): 'name' at strength 1, or 'name=0.5' at another."
         ),
     ] = None
+    readings: Annotated[
+        bool,
+        Field(
+            description="Send what is known of each new token: its log-likelihood with and without the steers, the "
+            "divergence of its distribution, and its evidence for each steer."
+        ),
+    ] = False
     seed: Annotated[
         Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), AS_WHOLE] | None,
         Field(
@@ -226,6 +233,8 @@ class CompletionRequest(TextRequest):
     def _reads_or_writes(self) -> Self:
         if not self.max_tokens and not self.echo:
             raise self.error_at("max_tokens", 0, "must be 1 or more, unless echo is true.")
+        if not self.max_tokens and self.readings:
+            raise self.error_at("readings", True, "are those of new tokens, and max_tokens is 0: leave it out.")
         return self
 
 

@@ -32,6 +32,8 @@ EventType = Literal[
     "response.created", "response.in_progress", "response.completed", "response.incomplete", "response.failed"
 ]
 _Stateless = Annotated[None, Neutral(hint="This server keeps no answers: send the whole conversation as input.")]
+# Left out where the request does not ask for them.
+Readings = Annotated[list[dict[str, Any]] | None, Field(exclude_if=lambda readings: readings is None)]
 
 
 class TextConfig(Body):
@@ -105,6 +107,7 @@ class OutputText(BaseModel):
     text: str = ""
     annotations: list[Any] = []
     logprobs: list[dict[str, Any]] = []
+    readings: Readings = None
 
 
 class OutputMessage(BaseModel):
@@ -195,6 +198,7 @@ class TextDelta(_PartOfItem):
     type: Literal["response.output_text.delta"] = "response.output_text.delta"
     delta: str
     logprobs: list[dict[str, Any]]
+    readings: Readings = None
 
 
 class TextDone(_PartOfItem):
