@@ -21,7 +21,7 @@ from lmsteer.fitting.closed_form import check_rank
 from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
 from lmsteer.fitting.contrast.imitation import Imitation, imitation
 from lmsteer.fitting.contrast.prompts import contrast_prompts
-from lmsteer.fitting.contrast.regression import DAMPING_1, DAMPING_2, ShiftRegression, low_rank
+from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, taken_over, write_texts
 from lmsteer.generation.unconditional import fisher_factors
@@ -96,15 +96,13 @@ def fit_contrast(
         written = write_texts(teacher, asked, config.texts, config.new_tokens, config.seed, progress)
         texts = taken_over(lm, prompts, teacher, written, config.new_tokens)
     regression, unseen = _read(lm, texts, progress)
-    fisher = fisher_factors(lm)
-    a, b, rank_share = low_rank(regression.matrix(fisher), fisher, config.rank)
+    a, b, rank_share = low_rank(regression.matrix(), fisher_factors(lm), config.rank)
     factors = {name: factor.float().contiguous() for name, factor in (("A", a), ("B", b))}
     near = imitation(lm.head, unseen, (factors["A"], factors["B"]))
 
     settings = {
         "method": "contrast",
-        "damping_1": DAMPING_1,
-        "damping_2": DAMPING_2,
+        "damping": DAMPING,
         "rank_share": rank_share,
         "tokens": regression.count,
         "imitation": {name: round(value, 4) for name, value in asdict(near).items()},

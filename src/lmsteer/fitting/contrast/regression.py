@@ -4,16 +4,14 @@ At a token, the instructions of the two ends move the hidden state from ``h`` to
 linear map that does nearly the same at strengths 1 and -1::
 
     δ = (h₊ - h₋) / 2         (δ = h₊ - h with a single end)                              (d,)
-    W = (E[h hᵀ] + λ₁ I)⁻¹ E[h δᵀ] F (F + λ₂ I)⁻¹                                          (d, d)
+    W = argmin E ‖δ - h W‖² = (E[h hᵀ] + λ I)⁻¹ E[h δᵀ]                                    (d, d)
 
-That is the least-squares map, with its output damped: a shift of the hidden state in a direction in which the model's
-own residuals hardly vary (F, ``FisherFactors``) changes predictions little, where it was seen, and does harm where it
-was not. So strength 1 is the effect of the instruction itself, as far as a linear map can give it, and there is no
-scale to search. ``h`` is read twice: after the request without an instruction, and without any prompt, since a steer
-has to act in conversations and in plain text. δ is taken net of the text's last tokens: its part in the span of their
-output embeddings is left out. The hidden state carries the word just written, and instructed texts repeat the words of
-their style, so that W would learn to say a word once more that was just said. Where the instructions change nothing, δ
-is 0, and the map learns to leave the hidden state as it is.
+So strength 1 is the effect of the instruction itself, as far as a linear map can give it, and there is no scale to
+search. ``h`` is read twice: after the request without an instruction, and without any prompt, since a steer has to
+act in conversations and in plain text. δ is taken net of the text's last tokens: its part in the span of their output
+embeddings is left out. The hidden state carries the word just written, and instructed texts repeat the words of their
+style, so that W would learn to say a word once more that was just said. Where the instructions change nothing, δ is 0,
+and the map learns to leave the hidden state as it is.
 
 A step along the gradient of the likelihood, which fits labels, does worse here: it moves nearly all hidden states in
 one direction, to words that then repeat (docs/log.md).
@@ -30,10 +28,8 @@ from lmsteer.fitting.contrast.rows import ContrastRows
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.util.linalg import held_rank, ridge
 
-# λ₁ in units of the mean diagonal of E[h hᵀ]. Results hardly depend on it from 0.003 to 0.3 (docs/log.md).
-DAMPING_1 = 0.1
-# λ₂ in units of the mean diagonal of F, as in fits of labelled texts: less perplexity and fewer loops at equal effect.
-DAMPING_2 = 0.03
+# λ in units of the mean diagonal of E[h hᵀ]. Results hardly depend on it from 0.003 to 0.3 (docs/log.md).
+DAMPING = 0.1
 # Damping of the metric that the rank is chosen in: directions that the model's own text hardly visits weigh little.
 _METRIC_DAMPING = 0.01
 
@@ -70,16 +66,9 @@ class ShiftRegression:
             self.product += state.T @ shift
             self.count += len(state)
 
-    def matrix(self, fisher: FisherFactors) -> Tensor:
-        """W (d, d), float64.
-
-        Args:
-            fisher: Fisher factors of the model.
-        """
-        w = ridge(self.second_moment / self.count, self.product / self.count, DAMPING_1)
-        values, vectors = fisher.f_eigen
-        kept = values.clamp(min=0) / (values.clamp(min=0) + DAMPING_2 * values.mean())
-        return w @ (vectors * kept) @ vectors.T
+    def matrix(self) -> Tensor:
+        """W (d, d), float64."""
+        return ridge(self.second_moment / self.count, self.product / self.count, DAMPING)
 
 
 def net_of_recent(shift: Tensor, recent: Tensor, embeddings: Tensor) -> Tensor:
