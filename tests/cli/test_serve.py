@@ -25,6 +25,8 @@ from tiny import random_steer
         (["--api-key", ""], "an API key is empty"),
         (["--allow-origin", "localhost:3000"], "'localhost:3000' is not an origin: write it as browsers do"),
         (["--steers", "nowhere"], "--steers names nowhere, which is neither a folder nor an id"),
+        (["--gists", "nowhere"], "--gists names nowhere, which is not a folder"),
+        (["--baselines", "nowhere"], "--baselines names nowhere, which is not a folder"),
     ],
 )
 def test_what_cannot_be_served_is_refused(run, options, message):

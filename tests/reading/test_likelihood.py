@@ -68,6 +68,19 @@ def test_a_long_text_is_read_in_windows(llama, make_lm):
     torch.testing.assert_close(found[0, 0, : len(first)], first, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mamba"])
+def test_a_window_is_read_in_passes_between_which_others_may_use_the_model(make_lm, family):
+    lm, steer, passes = make_lm(family), random_steer(make_lm(family)), []
+    ids = lm.encode(["A much longer text, to be read in passes", "short"])
+    whole = steered_log_likelihoods(lm, ids, [steer], STRENGTHS)
+    embedding = lm.model.get_input_embeddings()
+    with embedding.register_forward_hook(lambda _, args, __: passes.append(args[0].numel())):
+        found = steered_log_likelihoods(lm, ids, [steer], STRENGTHS, chunk=8)
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)  # as above
+    assert (max(passes) == 8) == (not lm.is_recurrent)
+
+
 def test_the_eos_component_of_a_steer_acts_on_the_end_of_a_text_alone(llama):
     end, plain = llama.end_id, random_steer(llama)
     part = {"A_eos": torch.ones(32, 1), "B_eos": torch.ones(32, 1) / 4}

@@ -109,6 +109,7 @@ def analyse(
     strengths: Sequence[float] = STRENGTHS,
     spans: int = 3,
     window: int | None = None,
+    chunk: int | None = None,
     progress: Progress = no_progress,
 ) -> list[Analysis]:
     """Read texts to their end, and find where they lie on the dimensions of some steers.
@@ -122,7 +123,8 @@ def analyse(
         prompts: what stands before each text and is not part of it: a text, a chat that the text answers, or None.
         strengths: the strengths among which the position of a text is found.
         spans: the most evidence spans to find in a text.
-        window: the most tokens that are read at once; the model's context if None.
+        window: the most tokens that a token is read after; the model's context if None.
+        chunk: the most tokens in one pass of the model, as in ``steered_log_likelihoods``.
         progress: reports how many windows are read.
 
     Raises:
@@ -148,7 +150,7 @@ def analyse(
         if len(text.bounds) <= text.is_ended:
             raise DataError(f"text {number} is empty, or this model's tokenizer finds no token in it.")
     log_likelihoods = steered_log_likelihoods(
-        lm, [text.ids for text in encoded], [*steers.values()], line, window=window, progress=progress
+        lm, [text.ids for text in encoded], [*steers.values()], line, window=window, chunk=chunk, progress=progress
     )
     return [text.analysis(log_p, steers, line, spans) for text, log_p in zip(encoded, log_likelihoods, strict=True)]
 

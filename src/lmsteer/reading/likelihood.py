@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
+from lmsteer.generation.backends import backend_for
+from lmsteer.generation.prefill import read_prompts
 from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.head import Head
+from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.reading.encoded_text import first_predicted, is_ended
 from lmsteer.reading.sweep import directions_of, sweep_texts
@@ -59,6 +62,7 @@ def steered_log_likelihoods(
     strengths: Sequence[float],
     *,
     window: int | None = None,
+    chunk: int | None = None,
     progress: Progress = no_progress,
 ) -> list[Tensor]:
     """Log-likelihoods (K, S, T - 1) of each text's tokens after its first, in nats; 0 for the tokens of its prompt.
@@ -70,7 +74,9 @@ def steered_log_likelihoods(
         ids: the ids of the texts.
         steers: steers of any form.
         strengths: the strengths.
-        window: the most tokens that are read at once; the model's context if None.
+        window: the most tokens that a token is read after; the model's context if None.
+        chunk: the most tokens of a window in one pass of the model, where it keeps keys and values; all if None.
+            Between two passes other threads may use the model.
         progress: reports how many windows are read.
 
     Raises:
@@ -90,7 +96,7 @@ def steered_log_likelihoods(
     def score(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
         return sweep_texts(lm.head, h, targets, is_end, directions, list(strengths))
 
-    return _score_texts(lm, ids, score, size, (len(steers), len(strengths)), progress)
+    return _score_texts(lm, ids, score, size, chunk, (len(steers), len(strengths)), progress)
 
 
 @torch.inference_mode()
@@ -108,7 +114,7 @@ def log_likelihoods(lm: LM, ids: Sequence[Sequence[int]]) -> list[Tensor]:
     def score(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
         return lm.head.log_likelihood(h, targets).cpu()
 
-    return _score_texts(lm, ids, score, lm.max_length, (), no_progress)
+    return _score_texts(lm, ids, score, lm.max_length, None, (), no_progress)
 
 
 def next_token_log_likelihoods(head: Head, h: Tensor, mix: Mix) -> Iterator[Tensor]:
@@ -145,6 +151,7 @@ def _score_texts(
     ids: Sequence[Sequence[int]],
     score: _Score,
     size: int,
+    chunk: int | None,
     shape: tuple[int, ...],
     progress: Progress,
 ) -> list[Tensor]:
@@ -156,7 +163,7 @@ def _score_texts(
     scores = [torch.zeros(*shape, max(len(tokens) - 1, 0)) for tokens in ids]
     with progress("reading texts", len(parts), 0) as step:
         for batch in length_buckets(pieces):
-            h, targets = _predicting(lm, [pieces[i] for i in batch])
+            h, targets = _predicting(lm, [pieces[i] for i in batch], chunk)
             counted, is_end = _places(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
             lines = score(h[counted], targets[counted], is_end[counted])
             lengths = [parts[i][1].end - parts[i][1].first for i in batch]
@@ -167,8 +174,11 @@ def _score_texts(
     return scores
 
 
-def _predicting(lm: LM, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def _predicting(lm: LM, ids: Sequence[Sequence[int]], chunk: int | None) -> tuple[Tensor, Tensor]:
     """Hidden states (N, d) and targets (N,) of a batch of texts; in halves if memory is short."""
+    if chunk is not None and max(map(len, ids)) > chunk and backend_for(lm)[1] is None:
+        h = torch.cat([part.hidden[0] for text in ids for part in read_prompts(lm, [Start(text)], chunk)])
+        return h, torch.tensor([token for text in ids for token in text[1:]], device=h.device)
     states, targets = zip(*(part for _, part in run_in_halves(lm.predicting, ids)), strict=True)
     return torch.cat(states), torch.cat(targets)
 

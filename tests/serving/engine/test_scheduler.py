@@ -66,8 +66,9 @@ def test_prompts_that_begin_alike_are_read_from_where_they_differ(llama, engines
     engine = engines(llama)
     embedding = llama.model.get_input_embeddings()
     with embedding.register_forward_hook(lambda _, args, __: read.append(args[0].numel())):
-        found = [results_of(engine, [request])[0].text for request in requests]
-    assert found == expected
+        found = [results_of(engine, [request])[0] for request in requests]
+    assert [each.text for each in found] == expected
+    assert [each.cached for each in found] == [0, 40, 40]
     assert read == [40, *[1] * 12]
     assert engine.prefix_tokens == 2 * 40
     alike = [Request([*system, 99], max_new_tokens=2, seed=k) for k in range(3)]
@@ -79,3 +80,4 @@ def test_prompts_that_begin_alike_are_read_from_where_they_differ(llama, engines
     echoed = Request([*system, 60], max_new_tokens=1, echo=True, num_logprobs=0)
     (whole,) = results_of(engine, [echoed])
     assert len(whole.prompt) == 40
+    assert whole.cached == 0  # its prompt is read

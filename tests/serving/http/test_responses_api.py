@@ -171,3 +171,22 @@ def test_error_in_a_stream_ends_it_with_the_failed_response(ask, llama, monkeypa
     assert last.response.status == "failed"
     assert last.response.error.code == "server_error"
     assert last.response.error.message
+
+
+def test_tokens_of_a_prompt_that_were_kept_are_counted(openai):
+    said = [{"role": "user", "content": "How was the hotel by the sea?"}]
+    fields = {"model": "tiny-llama", "temperature": 0}
+    first, again = (openai.chat.completions.create(messages=said, max_tokens=2, n=2, **fields) for _ in range(2))
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens - 1  # the last one is read
+    response = openai.responses.create(input=said, max_output_tokens=2, **fields)
+    assert response.usage.input_tokens_details.cached_tokens == response.usage.input_tokens - 1
+    stream = openai.completions.create(
+        prompt=["[user] How was the hotel by the lake?", "A bc"],
+        max_tokens=2,
+        stream=True,
+        stream_options={"include_usage": True},
+        **fields,
+    )
+    *_, last = stream
+    assert last.usage.prompt_tokens_details.cached_tokens == len("[user] How was the hotel by the ")

@@ -58,3 +58,10 @@ def test_steers_of_kin_are_served_together(llama, tmp_path, monkeypatch):
         SteerError, match=r"steer 'other' has another base model \(tiny-gpt2\) than the other steers here"
     ):
         registry().find("other")
+
+
+@pytest.mark.parametrize("field", ["gist", "baseline"])
+def test_what_stands_before_a_prompt_is_refused_with_steers_and_without(field):
+    for others in ({}, {"steers": "style=1"}):
+        with pytest.raises(SteerError, match=f"a {field} stands before a prompt in lmsteer's own server alone"):
+            parse_steering({field: "kind", **others})

@@ -1,7 +1,8 @@
 """Jobs: other work on the model (reading a text, say), one after the other in a thread of their own.
 
 A job and the decoding steps take turns: each forward pass of either has the model for itself, in the order of asking
-(``LM.exclusive_use``). So a running sequence waits for one pass of a job at most, and not for the whole of it.
+(``LM.exclusive_use``). So a running sequence waits for one pass of a job at most, and not for the whole of it; a job
+that reads a long text divides it into passes of a prefill chunk each.
 """
 
 from __future__ import annotations

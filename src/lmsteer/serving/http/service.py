@@ -138,7 +138,8 @@ class Service:
                 raise RequestError(f"text {number} has {len(ids)} tokens, more than {max_model_len}.", param="texts")
 
         def job(text: str) -> Callable[[], Analysis]:
-            return lambda: analyse(self.lm, [text], steers, spans=request.spans)[0]
+            chunk = self.engine.config.prefill_chunk
+            return lambda: analyse(self.lm, [text], steers, spans=request.spans, chunk=chunk)[0]
 
         futures: list[Future[Analysis]] = []
         try:

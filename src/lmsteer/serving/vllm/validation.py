@@ -16,6 +16,8 @@ from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Steering
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
+# What lmsteer's own server lets a request name.
+_OWN_SERVER = ("gist", "baseline")
 # As in PATH, but not the colon of hf://.
 _SEPARATOR = re.compile(re.escape(os.pathsep) + "(?!//)")
 
@@ -44,11 +46,14 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
         recall: use the last version of steers that have been deleted.
 
     Raises:
-        SteerError: the strengths cannot be parsed, there is no such steer, or the request has limits of a token.
+        SteerError: the strengths cannot be parsed, there is no such steer, or the request has limits of a token, a gist
+            or a baseline.
     """
     extra_args = extra_args or {}
     if wrong := [key for key in extra_args if key != KEY and key.lower().startswith("steer")]:
         raise SteerError(f"unknown argument {wrong[0]!r}: write {KEY!r}, like {{{KEY!r}: 'sentiment=2.5'}}.")
+    if own := [key for key in _OWN_SERVER if key in extra_args]:
+        raise SteerError(f"a {own[0]} stands before a prompt in lmsteer's own server alone; in vLLM, leave it out.")
     if KEY not in extra_args:
         return {}, {}
     if limits := [field.name for field in fields(Limits) if field.name in extra_args]:
