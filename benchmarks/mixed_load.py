@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -230,7 +231,7 @@ async def _streamed(http: httpx.AsyncClient, url: str, body: dict[str, Any], fou
             if "error" in chunks[-1]:
                 raise ValueError(str(chunks[-1]["error"]))
     found.first.append(moments[1] - moments[0])
-    found.waits.append(max((b - a for a, b in zip(moments[1:], moments[2:], strict=False)), default=0.0))
+    found.waits.append(max((b - a for a, b in pairwise(moments[1:])), default=0.0))
     return chunks
 
 

@@ -8,11 +8,13 @@ from lmsteer import generate
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.batch import Batch
 from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
+from lmsteer.gist.compress import compress
+from lmsteer.model.kv_cache import NOTHING_BEFORE
 from lmsteer.serving.engine.isolation import StepError
 from lmsteer.serving.engine.jobs import BusyError, StoppedError
 from lmsteer.serving.engine.requests import Request
 from lmsteer.steer.mix import Mix
-from tiny import random_steer, tiny_lm
+from tiny import random_adapter, random_steer, tiny_lm
 
 PROMPTS = ["a", "It was", "the longest of all of them, by far", "what"]
 SAMPLING = [SamplingConfig(temperature=0), SamplingConfig(0.9), SamplingConfig(1.0, 5, 0.7)]
@@ -72,6 +74,19 @@ def test_preempted_sequence_gives_the_same_text(llama, engines):
     first, second = results_of(engine, [Request([5, 6, 7], sampling=GREEDY, max_new_tokens=40)] * 2)
     assert first.text == second.text
     assert engine.preemptions > 0
+
+
+def test_preempted_sequence_after_a_gist_is_read_again_after_it(llama, engines):
+    adapter = random_adapter(llama, 3)
+    (gist,) = compress(llama, adapter, [[5, 6, 7, 8, 9]])
+    before = gist.start(adapter.for_rows(llama))
+    requests = [Request([5, 6], sampling=GREEDY, max_new_tokens=40, before=each) for each in (NOTHING_BEFORE, before)]
+    roomy = [choice.text for choice in results_of(engines(llama), requests)]
+    engine = engines(llama, max_cache_tokens=60, headroom=0)
+    assert [choice.text for choice in results_of(engine, requests)] == roomy
+    assert engine.preemptions > 0
+    with pytest.raises(LMSteerError, match="61 tokens are more than the KV cache holds"):
+        engine.submit([Request([5, 6], max_new_tokens=56, before=before)], lambda *_: None)
 
 
 def test_cancelled_sequence_is_removed_and_sends_no_more_text(endless, engines):
