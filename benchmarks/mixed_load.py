@@ -61,10 +61,12 @@ BEFORE: tuple[dict[str, str], ...] = (
     {"baseline": "lora=0.5"},
     {"baseline": "lora=-0.25"},
 )
-# Characters of the texts to analyse; the longest has some thousand tokens.
-TEXTS = (60, 600, 12_000)
+# Characters of the texts to analyse; the longest has more than a thousand tokens.
+TEXTS = (60, 600, 6_000)
 # Shares of the requests.
-STREAMED, HUNG_UP, ANALYSED = 0.5, 0.1, 0.05
+STREAMED, HUNG_UP, ANALYSED = 0.5, 0.1, 0.03
+# Seconds after which an answer counts as an error.
+PATIENCE = 300.0
 # Nats by which float32 may part two log-likelihoods of one token, and the evidence of a text.
 ROUNDING = 1e-2
 Answer = dict[str, Any]
@@ -185,7 +187,7 @@ async def _load(
             found.memory.append((time.monotonic() - started, process.memory_info().rss / 2**20))
             await asyncio.sleep(5)
 
-    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None)) as http:
+    async with httpx.AsyncClient(timeout=PATIENCE, limits=httpx.Limits(max_connections=None)) as http:
         watching = asyncio.create_task(watch())
         await asyncio.gather(*map(client, range(clients)))
         watching.cancel()
@@ -254,7 +256,7 @@ _OF_TOKENS = ("tokens", "token_logprobs", "top_logprobs")
 def _alone(address: str, body: dict[str, Any]) -> Answer:
     """The answer to a request that has the server for itself."""
     path = "analyse" if "texts" in body else "completions"
-    return _read([httpx.post(f"{address}/v1/{path}", json=body, timeout=300).raise_for_status().json()])
+    return _read([httpx.post(f"{address}/v1/{path}", json=body, timeout=PATIENCE).raise_for_status().json()])
 
 
 def _compared(answer: Answer, alone: Answer) -> str:

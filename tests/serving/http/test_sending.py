@@ -1,7 +1,9 @@
 """Streams whose clients are gone."""
 
 import asyncio
+import gc
 import json
+from threading import Event
 
 import pytest
 
@@ -42,3 +44,30 @@ def test_sequence_ends_when_the_client_hangs_up(serving, endless, steers, path, 
         engine = client.app.state.service.engine
         results_of(engine, [Request([5], max_new_tokens=2)])
         assert engine.running == engine.waiting == 0
+
+
+def test_a_client_that_hangs_up_on_an_analysis_leaves_nothing_behind(serving, llama, steers):
+    scope = {"type": "http", "method": "POST", "path": "/v1/analyse", "headers": [], "query_string": b"", "asgi": {}}
+    body = json.dumps({"texts": ["a", "b"], "steers": ["style"]}).encode()
+    problems, go_on = [], Event()
+
+    async def ask(app, engine):
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context["message"]))
+        busy = engine.call(go_on.wait)
+        received = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+
+        async def receive():
+            return next(received)
+
+        async def send(_):
+            pass
+
+        await app(scope, receive, send)
+        go_on.set()
+        await asyncio.wrap_future(busy)
+        await asyncio.sleep(0)
+        gc.collect()
+
+    with serving(llama, steers) as client:
+        asyncio.run(ask(client.app, client.app.state.service.engine))
+    assert problems == []

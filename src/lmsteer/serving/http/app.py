@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
+from lmsteer.reading.analyse import Analysis
 from lmsteer.serving.http.errors import install_handlers
 from lmsteer.serving.http.json_route import JsonRoute
 from lmsteer.serving.http.metrics import Metrics, RequestCounter
@@ -144,8 +145,12 @@ def _add_analysis(router: APIRouter, service: Service) -> None:
     async def analyse(body: AnalyseRequest, request: Request) -> Response:
         """Positions of texts on the dimensions of steers, and the words that put them there."""
         futures = [asyncio.wrap_future(each) for each in await run_in_threadpool(service.analyse, body)]
+
+        async def gathered() -> list[Analysis]:
+            return await asyncio.gather(*futures)
+
         try:
-            analyses = await unless_disconnected(request, asyncio.gather(*futures))
+            analyses = await unless_disconnected(request, gathered())
         finally:
             for future in futures:
                 future.cancel()
