@@ -4,7 +4,7 @@ import torch
 from lmsteer.generation.backends import backend_for
 from lmsteer.generation.batch import SPARE, Batch
 from lmsteer.generation.single import SingleRow
-from lmsteer.model.kv_cache import Start
+from lmsteer.model.kv_cache import KVSlice, Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer, tiny_lm
@@ -103,3 +103,15 @@ def test_added_and_removed_rows_get_the_logits_of_their_texts_alone(family):
         assert len(batch) == len(texts)
         if not texts:
             break
+
+
+@torch.inference_mode()
+def test_kept_tokens_are_taken_in_the_precision_of_the_model():
+    """A soft prompt is stored in float32; of a prompt of one token after it nothing is read."""
+    lm, found = tiny_lm("llama", torch.bfloat16), []
+    parts = tuple(torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(k)) for k in range(4))
+    for dtype in (torch.float32, torch.bfloat16):
+        kept, batch = [part.to(dtype) for part in parts], Batch(lm)
+        list(batch.prefill([Start([5], KVSlice(tuple(kept[:2]), tuple(kept[2:])), 3)]))
+        found.append(step(batch, [5]))
+    assert torch.equal(*found)

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lmsteer.model.batching import pad
-from lmsteer.model.kv_cache import KVSlice, Start, read_on, shortest_window, slice_kv, stack_kv
+from lmsteer.model.kv_cache import KVSlice, Start, placed_kv, read_on, shortest_window, slice_kv, stack_kv
 from lmsteer.model.lm import LM
 from lmsteer.model.row_adapters import RowAdapters
 
@@ -74,7 +74,8 @@ def read_prompts(lm: LM, starts: Sequence[Start], chunk: int = PREFILL_CHUNK) ->
     keys = [(tuple(start.ids), id(start.kept), start.position, id(start.adapter)) for start in starts]
     unique = dict(zip(keys, starts, strict=True))
     # Of one token after kept ones nothing is to be read.
-    states = {key: start.kept for key, start in unique.items() if start.kept is not None and len(start.ids) == 1}
+    alone = {key: start.kept for key, start in unique.items() if start.kept is not None and len(start.ids) == 1}
+    states = {key: placed_kv(lm, kept) for key, kept in alone.items()}
     groups = _groups(lm, {key: start for key, start in unique.items() if key not in states})
     left, nothing = sum(_width(group.values()) for group in groups), torch.zeros(0, lm.hidden_size)
     if not groups:

@@ -70,6 +70,14 @@ def slice_kv(cache: DynamicCache, row: int, tokens: int) -> KVSlice:
     return KVSlice(*slices)
 
 
+def placed_kv(lm: LM, kept: KVSlice) -> KVSlice:
+    """Keys and values on the devices of the model's layers, in its precision."""
+    devices = layer_devices(lm)
+    return KVSlice(
+        *(tuple(part.to(device, lm.model.dtype) for part, device in zip(parts, devices, strict=True)) for parts in kept)
+    )
+
+
 def stack_kv(lm: LM, rows: Sequence[KVSlice], *, whole: bool = False) -> tuple[DynamicCache, Tensor]:
     """A cache of some rows, padded on the left, each layer on its own device; and its mask (B, G).
 
