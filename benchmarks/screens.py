@@ -37,6 +37,7 @@ def _take(address: str) -> None:
         link = "prompt=My+neighbour's+new+dog&steer.sentiment=4&steer.politeness=2&seed=3"
         page.goto(f"{address}/ui/?{link}")
         page.wait_for_function("document.querySelector('#acted')?.innerText.includes('of 40 tokens')")
+        page.locator("#steered mark").nth(4).hover()
         _shot(page, "write")
         page.get_by_role("tab", name="Read").click()
         page.click("#read")

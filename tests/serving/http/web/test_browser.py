@@ -64,7 +64,7 @@ def fits(page):
 def texts(page, summary):
     """The two texts, once the summary below them has these words."""
     page.locator("#acted", has_text=summary).wait_for()
-    return [page.input_value(f"{box} textarea") for box in ("#plain", "#steered")]
+    return [page.locator(f"{box} .text").inner_text() for box in ("#plain", "#steered")]
 
 
 def open_tab(page, address, name):
@@ -88,8 +88,28 @@ def test_slider_changes_the_text_and_the_link_restores_it(page, address):
     page.wait_for_url("**steer.style=4**")
     assert parse_qs(urlsplit(page.url).query)["prompt"] == ["The movie was"]
     page.reload()
-    page.wait_for_function("text => document.querySelector('#steered textarea')?.value === text", arg=steered)
+    page.wait_for_function("text => document.querySelector('#steered .text')?.innerText === text", arg=steered)
     assert page.input_value("#steer-style input[type=number]") == "4"
+
+
+def test_words_are_tinted_until_that_is_switched_off(page, address):
+    page.goto(f"{address}/ui/?tokens=12&temperature=0&steer.style=4")
+    plain, steered = texts(page, "style +4: acted on 12 of 12 tokens")
+    word = page.locator("#steered mark").first
+    assert "nats" in word.get_attribute("data-tip")
+    assert page.locator("#plain mark").count() > 0
+    assert page.locator("#legend .scale").is_visible()
+    assert fits(page)
+    page.get_by_label("Colour the words").click()
+    page.get_by_role("option", name="none").click()
+    page.wait_for_function("!document.querySelector('mark')")
+    assert texts(page, "style +4: acted on 12 of 12 tokens") == [plain, steered]
+    page.get_by_text("Limits of each word").click()
+    page.get_by_label("number input for Divergence").fill("0.1")
+    page.click("#write")
+    page.wait_for_url("**kl=0.1**")
+    page.wait_for_function("text => document.querySelector('#steered .text').innerText !== text", arg=steered)
+    assert fits(page)
 
 
 def test_analysis_shows_shaded_words_and_the_curve_of_positions(page, address):

@@ -1,5 +1,8 @@
 """The page's functions without a browser."""
 
+import re
+from html import unescape
+
 import gradio as gr
 import pytest
 
@@ -18,14 +21,47 @@ def actions(endless, steers, on_a_loop):
     service.engine.close()
 
 
+def asked(prompt="It was", strength=0.0, tint="style", limits=(0.0, 0, 0.0)):
+    """The values of the inputs: the prompt, tokens, temperature, seed, limits, the strength, and what tints."""
+    return prompt, 6, 0.0, 0, *limits, strength, tint
+
+
+def words(html):
+    """The text in a piece of HTML, without its heading and its figures."""
+    return unescape(re.sub("<h3>.*</h3>|<p class=.figures.*|<[^>]*>", "", html)).strip()
+
+
 def test_both_texts_equal_without_strength_and_differ_with_one(actions):
-    *_, (plain, steered, summary, link) = actions["write"]("It was", 6, 0.0, 0, 0.0)
-    assert plain == steered
+    *_, (plain, steered, summary, _, link) = actions["write"](*asked())
+    assert words(plain) == words(steered)
     assert "no steer: acted on 0 of 6 tokens" in summary
-    assert link == "?prompt=It+was&tokens=6&temperature=0.0&seed=0&steer.style=0.0"
-    *_, (still, steered, summary, link) = actions["write"]("It was", 6, 0.0, 0, 3.0)
-    assert still == plain != steered
+    limits = "plausible=0.0&fresh=0&kl=0.0"
+    assert link == f"?prompt=It+was&tokens=6&temperature=0.0&seed=0&{limits}&steer.style=0.0&tint=style"
+    *_, (still, steered, summary, _, link) = actions["write"](*asked(strength=3.0))
+    assert still == plain
+    assert words(steered) != words(plain)
     assert "**style** +3: acted on 6 of 6 tokens" in summary
+
+
+def test_tokens_are_tinted_by_the_steer_that_was_chosen(actions):
+    *_, (plain, steered, _, meaning, _) = actions["write"](*asked(strength=3.0))
+    assert "unsteered" in steered
+    assert "divergence 0.00 nats" in plain
+    assert "mean divergence 0.00" in plain
+    assert "style +1" in meaning
+    *_, (without, same, _, meaning, _) = actions["write"](*asked(strength=3.0, tint="none"))
+    assert [words(without), words(same)] == [words(plain), words(steered)]
+    assert "<mark" not in without + same
+    assert not meaning
+
+
+def test_limits_act_on_the_page(actions):
+    *_, (plain, steered, *_) = actions["write"](*asked(strength=6.0))
+    *_, (still, limited, *_) = actions["write"](*asked(strength=6.0, limits=(0.0, 10, 0.05)))
+    assert still == plain
+    assert words(limited) != words(steered)
+    assert "strengths scaled to" in limited
+    assert "acted on" in [*actions["write"](*asked(limits=(0.1, 10, 0.5)))][-1][2]  # limits of steers without one
 
 
 def test_comparison_has_a_line_for_each_text(actions):
@@ -49,7 +85,7 @@ def test_analysis_is_a_document_in_a_frame(actions):
 @pytest.mark.parametrize(
     ("action", "arguments", "message"),
     [
-        ("write", ("", 6, 0.0, 0, 0.0), "the prompt is empty"),
+        ("write", asked(""), "the prompt is empty"),
         ("compare", ("It was", "style", "high", 1), "write numbers, like"),
         ("compare", ("It was", "style", ",".join(["1"] * 40), 2), "at most 64 texts"),
         ("read", ("", ["style"]), "at least 1 character"),

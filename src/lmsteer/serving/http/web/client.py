@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from queue import SimpleQueue
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
@@ -15,6 +15,11 @@ from lmsteer.serving.http.schema.requests import CompletionRequest
 from lmsteer.serving.http.service import ParsedRequest, Service
 from lmsteer.serving.http.submission import Choice
 
+# Maximum number of running actions of each kind over all open pages: each one occupies a thread.
+CONCURRENCY = 8
+PROMPT = "The movie was"
+# The steer that is selected at first, if it is there.
+_FIRST_STEER = "sentiment"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -37,19 +42,25 @@ def shows_errors(action: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
+def first_steer(names: Sequence[str]) -> str:
+    """The steer that is selected at first."""
+    return _FIRST_STEER if _FIRST_STEER in names else names[0]
+
+
 @shows_errors
-def parse(
-    service: Service, prompt: str, strengths: dict[str, float], *, tokens: int, temperature: float, seed: int
-) -> ParsedRequest:
+def parse(service: Service, prompt: str, strengths: dict[str, float], **fields: Any) -> ParsedRequest:
     """A prompt and strengths as a request to the engine.
+
+    Args:
+        service: the service.
+        prompt: the prompt.
+        strengths: the strength of each steer.
+        fields: other fields of a request for a completion.
 
     Raises:
         gr.Error: the request is not valid.
     """
-    request = CompletionRequest(
-        prompt=prompt, max_tokens=tokens, temperature=temperature, seed=seed, steers=dict(strengths)
-    )
-    return service.completion(request)
+    return service.completion(CompletionRequest(prompt=prompt, steers=dict(strengths), **fields))
 
 
 def generate(service: Service, parsed: Sequence[ParsedRequest]) -> Iterator[list[Choice]]:

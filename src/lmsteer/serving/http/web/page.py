@@ -5,7 +5,7 @@ Its actions go through the same service as HTTP requests, with the same limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -17,19 +17,21 @@ from lmsteer.reading.plot import plot_components
 from lmsteer.serving.http.schema.requests import AnalyseRequest
 from lmsteer.serving.http.service import Service
 from lmsteer.serving.http.web.assets import asset, render
-from lmsteer.serving.http.web.client import generate, page_error, parse, shows_errors
-from lmsteer.serving.http.web.links import StateField, link_to, strengths_in
-from lmsteer.serving.http.web.sliders import steer_slider
-from lmsteer.steer.card import Card
+from lmsteer.serving.http.web.client import (
+    CONCURRENCY,
+    PROMPT,
+    first_steer,
+    generate,
+    page_error,
+    parse,
+    shows_errors,
+)
+from lmsteer.serving.http.web.write import write_tab
 from lmsteer.steer.mix import Mix
 from lmsteer.util.figures import render_figure
 
-# Maximum number of running actions of each kind over all open pages: each one occupies a thread.
-_CONCURRENCY = 8
 _DEFAULTS = GenerationConfig()
-# The steer that is selected at first, if it is there.
-_FIRST_STEER = "sentiment"
-_PROMPT, _STRENGTHS = "The movie was", "-4, -2, 0, 2, 4"
+_STRENGTHS = "-4, -2, 0, 2, 4"
 _TEXT = "The plot is thin and the ending is a mess, but I loved every minute of it."
 _COMPARE_TOKENS = 30
 # Fonts of the reader's own machine: the page loads nothing from other servers.
@@ -45,7 +47,7 @@ def web_page(service: Service) -> gr.Blocks:
             f"## {service.name} with steers\nBoth texts are drawn with the same seed: only the steers make them differ."
         )
         with gr.Tab("Write"):
-            _write_tab(blocks, service, cards)
+            write_tab(blocks, service, cards)
         if cards:
             with gr.Tab("Compare"):
                 _compare_tab(service, [*cards])
@@ -56,77 +58,11 @@ def web_page(service: Service) -> gr.Blocks:
     return blocks
 
 
-def _write_tab(blocks: gr.Blocks, service: Service, cards: Mapping[str, Card]) -> None:
-    """A prompt continued without and with steers, side by side."""
-    with gr.Row():
-        with gr.Column(scale=1, min_width=280):
-            state, button = _write_inputs(cards)
-        with gr.Column(scale=2, min_width=300):
-            with gr.Row():
-                plain = gr.Textbox(label="Unsteered", lines=9, interactive=False, elem_id="plain")
-                steered = gr.Textbox(label="Steered", lines=9, interactive=False, elem_id="steered")
-            summary = gr.Markdown(elem_id="acted")
-    inputs = [each.component for each in state]
-    link = gr.Textbox(visible="hidden")
-
-    def write(*values: Any) -> Iterator[tuple[str, str, str, str]]:
-        yield from _side_by_side(service, dict(zip([each.name for each in state], values, strict=True)))
-
-    def restore(request: gr.Request) -> list[Any]:
-        return [each.restore(dict(request.query_params)) for each in state]
-
-    outputs = [plain, steered, summary, link]
-    sliders = [each for each in inputs if isinstance(each, gr.Slider) and str(each.elem_id).startswith("steer-")]
-    triggers = [button.click, inputs[0].submit, *(slider.release for slider in sliders)]
-    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _CONCURRENCY}
-    gr.on(triggers, write, inputs, outputs, trigger_mode="always_last", api_name="write", **options).then(
-        None, [link], None, js=asset("link.js")
-    )
-    blocks.load(restore, None, inputs, show_progress="hidden").then(write, inputs, outputs, **options)
-
-
-def _write_inputs(cards: Mapping[str, Card]) -> tuple[list[StateField], gr.Button]:
-    """The inputs, the prompt first, and the button."""
-    prompt = gr.Textbox(_PROMPT, label="Prompt", lines=3, elem_id="prompt")
-    button = gr.Button("Write", variant="primary", elem_id="write")
-    sliders = {name: steer_slider(name, card) for name, card in cards.items()}
-    with gr.Accordion("Sampling", open=False):
-        tokens = gr.Slider(1, 200, _DEFAULTS.max_new_tokens, step=1, label="Tokens", elem_id="tokens")
-        temperature = gr.Slider(
-            0, 2, _DEFAULTS.sampling.temperature, step=0.05, label="Temperature", info="0 takes the likeliest token"
-        )
-        seed = gr.Number(0, label="Seed", precision=0)
-    state = [
-        StateField("prompt", prompt, str),
-        StateField("tokens", tokens, int),
-        StateField("temperature", temperature),
-        StateField("seed", seed, int),
-        *(StateField.of_steer(name, slider) for name, slider in sliders.items()),
-    ]
-    return state, button
-
-
-def _side_by_side(service: Service, state: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Unsteered and steered text as they grow, a summary of the steers that acted, and the link of the state."""
-    prompt, strengths, link = state["prompt"], strengths_in(state), link_to(state)
-    sampling: dict[str, Any] = {
-        "tokens": int(state["tokens"]),
-        "temperature": float(state["temperature"]),
-        "seed": int(state["seed"] or 0),  # None if the box is empty
-    }
-    parsed = [parse(service, prompt, each, **sampling) for each in ({}, strengths)]
-    acting = ", ".join(f"**{name}** {strength:+g}" for name, strength in strengths.items()) or "no steer"
-    warnings = "".join(f"\n\n{warning}" for warning in parsed[1].steering.warnings)
-    for plain, steered in generate(service, parsed):
-        summary = f"{acting}: acted on {steered.steered} of {steered.tokens} tokens"
-        yield prompt + plain.text, prompt + steered.text, summary + warnings, link
-
-
 def _compare_tab(service: Service, names: Sequence[str]) -> None:
     """A prompt continued at several strengths of one steer."""
-    prompt = gr.Textbox(_PROMPT, label="Prompt", lines=2)
+    prompt = gr.Textbox(PROMPT, label="Prompt", lines=2)
     with gr.Row():
-        steer = gr.Dropdown(list(names), label="Steer", value=_first(names))
+        steer = gr.Dropdown(list(names), label="Steer", value=first_steer(names))
         grid = gr.Textbox(_STRENGTHS, label="Strengths")
         samples = gr.Slider(1, 4, 2, step=1, label="Samples for each")
     button = gr.Button("Compare", variant="primary", elem_id="compare")
@@ -135,7 +71,7 @@ def _compare_tab(service: Service, names: Sequence[str]) -> None:
     def compare(prompt: str, steer: str, grid: str, samples: int) -> Iterator[str]:
         yield from _grid(service, prompt, steer, grid, int(samples))
 
-    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _CONCURRENCY}
+    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": CONCURRENCY}
     inputs = [prompt, steer, grid, samples]
     button.click(compare, inputs, table, trigger_mode="always_last", api_name="compare", **options)
 
@@ -151,7 +87,7 @@ def _grid(service: Service, prompt: str, steer: str, grid: str, samples: int) ->
     lines = [(strength, seed) for strength in strengths for seed in range(samples)]
     temperature = _DEFAULTS.sampling.temperature
     parsed = [
-        parse(service, prompt, {steer: strength}, tokens=_COMPARE_TOKENS, temperature=temperature, seed=seed)
+        parse(service, prompt, {steer: strength}, max_tokens=_COMPARE_TOKENS, temperature=temperature, seed=seed)
         for strength, seed in lines
     ]
     for choices in generate(service, parsed):
@@ -162,7 +98,7 @@ def _grid(service: Service, prompt: str, steer: str, grid: str, samples: int) ->
 def _read_tab(service: Service, names: Sequence[str]) -> None:
     """A text analysed by steers."""
     text = gr.Textbox(_TEXT, label="Text", lines=4, elem_id="text")
-    steers = gr.Dropdown(list(names), label="Steers", value=[_first(names)], multiselect=True)
+    steers = gr.Dropdown(list(names), label="Steers", value=[first_steer(names)], multiselect=True)
     button = gr.Button("Read", variant="primary", elem_id="read")
     output = gr.HTML(elem_id="reading")
 
@@ -174,12 +110,12 @@ def _read_tab(service: Service, names: Sequence[str]) -> None:
         )
         return render("frame.html", document=document)
 
-    button.click(read, [text, steers], output, concurrency_limit=_CONCURRENCY, api_name="read")
+    button.click(read, [text, steers], output, concurrency_limit=CONCURRENCY, api_name="read")
 
 
 def _words_tab(service: Service, names: Sequence[str]) -> None:
     """The words that a steer moves, in a table and on a map."""
-    steer = gr.Dropdown(list(names), label="Steer", value=_first(names))
+    steer = gr.Dropdown(list(names), label="Steer", value=first_steer(names))
     button = gr.Button("Show words", variant="primary", elem_id="look")
     table = gr.HTML(elem_id="words")
     word_map = gr.HTML(elem_classes="map", elem_id="map")
@@ -194,8 +130,4 @@ def _words_tab(service: Service, names: Sequence[str]) -> None:
         heads = ["share", "more likely at positive strengths", "less likely"]
         return render("table.html", heads=heads, lines=lines), svg[svg.find("<svg") :]
 
-    button.click(look, steer, [table, word_map], concurrency_limit=_CONCURRENCY, api_name="words")
-
-
-def _first(names: Sequence[str]) -> str:
-    return _FIRST_STEER if _FIRST_STEER in names else names[0]
+    button.click(look, steer, [table, word_map], concurrency_limit=CONCURRENCY, api_name="words")

@@ -1,0 +1,106 @@
+"""What limits and readings cost of a token: decoding with each of them beside decoding with the steer alone.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.token_cost measure    the ways in turn, in one process
+    python -m benchmarks.token_cost show                         print the table
+
+Rows are steered alternately up and down. Seconds are those of the processor, so that other work on the machine counts
+little. Results go to ``results/token_cost.json``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.results import load_results, save_result
+from benchmarks.tables.markdown import table
+from lmsteer.generation.config import NO_LIMITS, Limits
+from lmsteer.generation.decoder import Decoder
+from lmsteer.generation.row import Row, row_noise
+from lmsteer.model.kv_cache import Start
+from lmsteer.model.lm import LM
+from lmsteer.model.loading import load
+from lmsteer.steer.files import find_steer
+
+RESULTS = Path(__file__).parent / "results" / "token_cost.json"
+PROMPT, STRENGTH, TOKENS = "I went to the new restaurant on the corner and", 4.0, 16
+ROWS = (1, 25)
+# Steers, limits and readings of each way.
+WAYS: dict[str, tuple[bool, Limits, bool]] = {
+    "unsteered": (False, NO_LIMITS, False),
+    "steered": (True, NO_LIMITS, False),
+    "plausible 0.05": (True, Limits(plausible=0.05), False),
+    "fresh 20": (True, Limits(fresh=20), False),
+    "kl 1": (True, Limits(kl=1.0), False),
+    "all limits": (True, Limits(0.05, 20, 1.0), False),
+    "readings": (True, NO_LIMITS, True),
+    "all limits, readings": (True, Limits(0.05, 20, 1.0), True),
+}
+app = typer.Typer(add_completion=False)
+
+
+@app.command("measure")
+def measure(
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds, each of them all ways in turn.")] = 9,
+    results: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS,
+) -> None:
+    """Measure every way at every number of rows."""
+    lm = load()
+    for rows in ROWS:
+        runs: dict[str, list[float]] = {name: [] for name in WAYS}
+        for _ in range(rounds):
+            for name in WAYS:
+                runs[name].append(_seconds(lm, rows, *WAYS[name]))
+        figures = {name: _figures(own, runs["steered"]) for name, own in runs.items()}
+        save_result(results, str(rows), {"threads": torch.get_num_threads(), "rounds": rounds, "ways": figures})
+
+
+@app.command("show")
+def show(results: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS) -> None:
+    """Print the table."""
+    print(cost_table(load_results(results)))
+
+
+def cost_table(found: dict[str, Any]) -> str:
+    """The time of a token in each way, as a multiple of that with the steer alone."""
+    header = ["", *(f"{rows} row{'s' * (rows != '1')}" for rows in found)]
+    return table(header, [[name, *(f"{one['ways'][name]['ratio']:.2f} ×" for one in found.values())] for name in WAYS])
+
+
+def _seconds(lm: LM, count: int, is_steered: bool, limits: Limits, readings: bool) -> float:
+    """Processor time of a token of some rows."""
+    steers = {"sentiment": find_steer("sentiment")} if is_steered else {}
+    ids, decoder = lm.encode([PROMPT])[0], Decoder(lm)
+    rows = [
+        Row(
+            Start(ids),
+            row_noise(0, 0, k, TOKENS),
+            steers,
+            dict.fromkeys(steers, STRENGTH * (-1) ** k),
+            limits=limits,
+            readings=readings,
+        )
+        for k in range(count)
+    ]
+    decoder.admit(rows)
+    decoder.step()  # whatever is made once is made
+    begun = time.process_time()
+    for _ in range(TOKENS - 1):
+        decoder.step()
+    decoder.look()
+    return (time.process_time() - begun) / (TOKENS - 1)
+
+
+def _figures(own: list[float], base: list[float]) -> dict[str, float]:
+    """The median time, and the median of the ratios within a round."""
+    ratios = [one / other for one, other in zip(own, base, strict=True)]
+    return {"seconds": statistics.median(own), "ratio": statistics.median(ratios)}
+
+
+if __name__ == "__main__":
+    app()
