@@ -28,7 +28,7 @@ from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer
 
 RESULTS = Path(__file__).parent / "results" / "token_cost.json"
-PROMPT, STRENGTH, TOKENS = "I went to the new restaurant on the corner and", 4.0, 16
+PROMPT, STRENGTH, TOKENS = "I went to the new restaurant on the corner and", 4.0, 8
 ROWS = (1, 25)
 # Steers, limits and readings of each way.
 WAYS: dict[str, tuple[bool, Limits, bool]] = {
