@@ -34,7 +34,8 @@ HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "limits.json", HERE / "results" / "work" / "limits"
 # The last ones: no setting was chosen on them.
 PROMPTS = slice(800, 1000)
-PROTOCOL = GenerationConfig(num_samples=3, max_new_tokens=20, batch_size=128)
+# Texts long enough to loop.
+PROTOCOL = GenerationConfig(num_samples=1, max_new_tokens=40, batch_size=128)
 STRENGTHS = (-10.0, -6.0, -4.0, 0.0, 4.0, 6.0, 10.0)
 LIMITS = {
     "plain": Limits(),

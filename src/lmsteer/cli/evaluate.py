@@ -76,7 +76,7 @@ def evaluate(
 
     The same command continues an evaluation that was stopped.
 
-    Example: lmsteer evaluate prompts.jsonl --steer sentiment=-5,-2,2,5 --baseline words --out evaluation
+    Example: lmsteer evaluate prompts.jsonl --steer sentiment=-3,-1,1,3 --baseline words --out evaluation
     """
     steering = parse_steering(steer, warned=False)
     instructions = [text for text in (negative_prompt, positive_prompt) if text]
