@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Text is degenerate if its share of repeated runs of three words exceeds that of unsteered text by more than this.
-_DEGENERATE = 0.02
+_DEGENERATE = 0.01
 _RUN = 3
 
 
