@@ -17,6 +17,7 @@ from lmsteer.model.batching import pad
 from lmsteer.model.kv_cache import inputs_of
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.strength import sizes_of
 from lmsteer.util.compat import CACHE
 from lmsteer.util.progress import Progress
 
@@ -43,7 +44,7 @@ class Answers:
         lm, parts = self.lm, []
         prefill = condition.prefill(lm, self.chats, max(map(len, self.texts)))
         steers, strengths = condition.steering
-        mix = Mix(steers, strengths)
+        mix = Mix(steers, sizes_of(strengths))
         with prefill.installed():
             for first in range(0, len(self.texts), _BATCH):
                 places = range(first, min(first + _BATCH, len(self.texts)))

@@ -12,7 +12,7 @@ to ``results/thread.json``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -48,7 +48,8 @@ from lmsteer.model.chat import encode_chat
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import load_steer
-from lmsteer.steer.mix import Steering
+from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import Strengths
 from lmsteer.util.progress import bars
 from lmsteer.util.provenance import provenance_of
 
@@ -112,7 +113,7 @@ class Beside(Condition):
     steer: Condition
 
     @property
-    def steering(self) -> Steering:
+    def steering(self) -> tuple[Mapping[str, Steer], Strengths]:
         """The steers of both."""
         (steers, strengths), (more, own) = self.way.steering, self.steer.steering
         return {**steers, **more}, {**strengths, **own}

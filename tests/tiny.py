@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -128,6 +129,13 @@ def random_steer(lm: LM, form: str = "multiply", rank: int = 3, seed: int = 0, n
     return Steer(form, factors, d, v, card(lm, name))  # type: ignore[arg-type]
 
 
+def read_steer(lm: LM, form: str = "multiply", name: str = "style") -> Steer:
+    """A random steer with a reader and a safe range, whose reading can be held."""
+    steer = random_steer(lm, form, name=name)
+    held_out = {"slope": 0.25, "offset": 0.1}
+    return replace(steer, card=replace(steer.card, held_out=held_out, safe_range=(-6.0, 5.0)))
+
+
 def own_steer(lm: LM, form: str = "multiply", seed: int = 0, name: str = "style") -> Steer:
     """A random steer with the card that a fit on the model writes."""
     return replace(random_steer(lm, form, seed=seed, name=name), card=lm.card(name))
@@ -166,10 +174,15 @@ CHATML = (
 )
 
 
-def chat_lm(template: str = CHATML) -> LM:
-    """A tiny model with a chat template, for whose special tokens it has input embeddings."""
+# The same for a model that thinks before it answers, and whose template opens the thinking part.
+THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}{# </think> #}")
+
+
+def chat_lm(template: str = CHATML, tokens: Sequence[str] = ()) -> LM:
+    """A tiny model with a chat template, for whose special tokens, and more tokens, it has input embeddings."""
     lm, tokenizer = tiny_lm("llama"), tiny_tokenizer()
     tokenizer.add_tokens(["<|turn|>", "<|end|>"], special_tokens=True)
+    tokenizer.add_tokens([*tokens])
     tokenizer.chat_template = template
     lm.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return replace(lm, tokenizer=tokenizer)

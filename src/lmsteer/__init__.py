@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from lmsteer.steer.files import find_steer, load_steer, save_steer
     from lmsteer.steer.mix import Mix
     from lmsteer.steer.steer import Steer
+    from lmsteer.steer.strength import Hold, Windowed
+    from lmsteer.steer.window import Window
     from lmsteer.transferring.transfer import transfer
 
 # The same as the imports above, for the program; a test compares both.
@@ -93,6 +95,8 @@ _PUBLIC = {
     "steer.files": ("find_steer", "load_steer", "save_steer"),
     "steer.mix": ("Mix",),
     "steer.steer": ("Steer",),
+    "steer.strength": ("Hold", "Windowed"),
+    "steer.window": ("Window",),
     "transferring.transfer": ("transfer",),
 }
 _MODULE_OF = {name: f"lmsteer.{module}" for module, names in _PUBLIC.items() for name in names}
@@ -113,6 +117,7 @@ __all__ = [
     "FitConfig",
     "GenerationConfig",
     "GradientConfig",
+    "Hold",
     "Interference",
     "LabelledText",
     "Limits",
@@ -124,6 +129,8 @@ __all__ = [
     "Steer",
     "TokenReading",
     "Verification",
+    "Window",
+    "Windowed",
     "Wish",
     "analyse",
     "calibrate",

@@ -53,6 +53,12 @@ def test_what_does_not_go_together_is_refused(run):
         (["--engine", "vllm", "--out", "o.jsonl", "--engine-options", "[]"], "JSON object"),
         (["--engine", "vllm", "--out", "o.jsonl", "--readings"], "--readings does not apply to vLLM"),
         (["--stream", "--readings"], "--readings does not apply to --stream"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--steer", "sentiment=3@10.."], "sentiment=3@10..: --engine vllm"),
+        (["--engine", "vllm", "--out", "o.jsonl", "--hold", "sentiment=0.8"], "leave out a hold"),
+        (["--steer", "sentiment=3@soon"], "unknown window 'soon': write @10.."),
+        (["--steer", "sentiment=3@10..5"], "holds no token"),
+        (["--hold", "sentiment=1"], "above 0 and below 1"),
+        (["--hold", "sentiment=0.8", "--steer", "sentiment=1"], "held"),
     ):
         status, _, err = run("generate", "abc", *options)
         assert status == 2

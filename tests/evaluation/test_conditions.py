@@ -19,6 +19,8 @@ from lmsteer.evaluation.conditions import (
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.reading.components import components
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.strength import Hold, Windowed
+from lmsteer.steer.window import Window
 from tiny import random_steer
 
 GREEDY = GenerationConfig(2, 6)
@@ -49,6 +51,20 @@ def test_later_steers_have_curves_of_their_own(llama):
     steers = {"s": random_steer(llama), "t": random_steer(llama, "add")}
     made = conditions_of(llama, steers, {"s": [1.0, 0.0], "t": [2.0]})
     assert [(one.name, one.method) for one in made] == [("unsteered", "unsteered"), ("s=+1", "s"), ("t=+2", "t")]
+
+
+def test_strengths_within_a_window_are_a_curve_of_their_own(llama):
+    window = Window(10)
+    strengths = {"s": [3.0, Windowed(3.0, window), Windowed(-3.0, window)]}
+    found = conditions_of(llama, {"s": random_steer(llama)}, strengths)[1:]
+    assert {(each.name, each.method, each.strength) for each in found} == {
+        ("s=+3", "s", 3.0),
+        ("s=+3@10..", "s@10..", 3.0),
+        ("s=-3@10..", "s@10..", -3.0),
+    }
+    assert len({each.fingerprint for each in found}) == 3
+    with pytest.raises(DataError, match="a hold has none of its own"):
+        conditions_of(llama, {"s": random_steer(llama)}, {"s": [Hold(0.8)]})
 
 
 def test_input_without_conditions_is_refused(llama):

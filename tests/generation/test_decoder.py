@@ -16,9 +16,10 @@ from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.limits import RowLimits, limited
 from lmsteer.generation.row import Row, row_noise
 from lmsteer.model.kv_cache import Start
-from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
-from tiny import FAMILIES, random_steer, tiny_lm
+from lmsteer.steer.strength import Hold, Windowed
+from lmsteer.steer.window import Window
+from tiny import FAMILIES, THINKING, chat_lm, random_steer, read_steer
 
 SAMPLINGS = [SamplingConfig(), SamplingConfig(1.0), SamplingConfig(0.8, 20, 1.5), SamplingConfig(temperature=0)]
 
@@ -85,19 +86,27 @@ def on_meta(value):
 
 @pytest.mark.parametrize("prompts", [("abc", "xyz"), ("a", "longer")], ids=["of one length", "ragged"])
 @pytest.mark.parametrize("is_limited", [False, True], ids=["without limits", "within limits"])
-@pytest.mark.parametrize("is_read", [False, True], ids=["not read", "read"])
-def test_a_step_waits_for_no_device(llama, prompts, is_limited, is_read, monkeypatch):
+@pytest.mark.parametrize(
+    ("is_read", "is_scheduled"),
+    [(False, False), (True, False), (True, True)],
+    ids=["constant", "read", "read, and windows, ramps and holds"],
+)
+def test_a_step_waits_for_no_device(llama, prompts, is_limited, is_read, is_scheduled, monkeypatch):
     """On the meta device there is nothing to copy: whatever looks at a value fails."""
     limits = Limits(0.01, 4, 0.5) if is_limited else Limits()
     if len({*map(len, prompts)}) > 1:  # transformers looks whether a mask masks anything
         monkeypatch.setattr(masking_utils, "_ignore_causal_mask_sdpa", lambda *_, **__: False)
-    lm = LM(tiny_lm("llama").model, llama.tokenizer, "llama")
-    steers = {"a": random_steer(lm), "b": random_steer(lm, "offset", name="b")}
+    lm = chat_lm(THINKING)
+    steers = {"a": read_steer(lm), "b": random_steer(lm, "offset", name="b")}
     decoder = Decoder(lm, score=True)
     rows = [row_of(lm, prompts[k % 2], k, steers, 1.0 + k) for k in range(8)]
     rows = [
         replace(row, limits=limits if k % 3 else Limits(), readings=is_read and k > 3) for k, row in enumerate(rows)
     ]
+    if is_scheduled:
+        windows = [Window(2), Window(0, 40, "rise"), Window(part="answer"), Window(part="thinking")]
+        strengths = [*(Windowed(2.0, window) for window in windows), Hold(0.9), Hold(0.2, 4.0, windows[3]), 1.0, 0.0]
+        rows = [replace(row, strengths={"a": each, "b": 1.0}) for row, each in zip(rows, strengths, strict=True)]
     admit(decoder, *rows)
     decoder.step()  # whatever is made once is made
     decoder._resident = on_meta(decoder._resident)

@@ -53,7 +53,7 @@ def components(
     Example: lmsteer components sentiment --plot words.svg
     """
     steering = parse_steering([name if "=" in name else f"{name}=1" for name in steer], warned=False)
-    strengths = steering.single("the command components")
+    strengths = steering.constant("the command components")
     if compare_model and not compare:
         raise DataError("--compare-model is the model of --compare: give both.")
     if compare:

@@ -45,7 +45,7 @@ def export(
     if to != "merged" and check:
         raise DataError("--check is for --to merged.")
     steering = parse_steering(steer)
-    strengths = steering.single("an export")
+    strengths = steering.constant("an export")
     if to == "gguf" and gguf and not gguf.is_file():
         raise DataError(f"no such file: {gguf}.")
     _check_target(to, out, str(gguf or model))

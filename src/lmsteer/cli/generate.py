@@ -18,6 +18,7 @@ from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.partial_file import check_bulk_target
+from lmsteer.steer.strength import constant
 from lmsteer.util.progress import bars
 from lmsteer.util.records import parse_json
 
@@ -47,6 +48,7 @@ def generate(
     chat: options.AsChat = False,
     system: options.System = None,
     steer: options.Steer = None,
+    hold: options.Hold = None,
     num_samples: options.NumSamples = options.DEFAULTS.num_samples,
     max_new_tokens: options.MaxNewTokens = options.DEFAULTS.max_new_tokens,
     top_p: options.TopP = options.DEFAULTS.sampling.top_p,
@@ -74,8 +76,8 @@ def generate(
     """
     limits, sampling = Limits(plausible, fresh, kl), SamplingConfig(top_p, top_k, temperature)
     config = GenerationConfig(num_samples, max_new_tokens, sampling, seed, batch_size, limits=limits, readings=readings)
-    if limits.of_steers and not steer:
-        raise DataError(f"--{limits.of_steers[0]} limits steers: name one with --steer.")
+    if limits.of_steers and not (steer or hold):
+        raise DataError(f"--{limits.of_steers[0]} limits steers: name one with --steer or --hold.")
     if limits.on and engine == "vllm":
         raise DataError(
             f"--{next(iter(limits.on))} does not apply to vLLM: leave it out, or use --engine transformers."
@@ -95,7 +97,10 @@ def generate(
     texts = options.answered(given, chat=chat, system=system)
     if not texts:
         raise DataError("no prompts: give some as arguments, in a file, or on standard input.")
-    steering = parse_steering(steer or [])
+    steering = parse_steering(steer or [], hold or [])
+    if engine == "vllm":
+        for setting in steering.settings:
+            constant(setting, "--engine vllm")
     if stream and (len(texts) * len(steering.settings) * num_samples != 1 or out or as_json):
         raise DataError("--stream prints one continuation: give one prompt and one strength of each steer.")
     if stream:

@@ -59,7 +59,7 @@ def mix(
     Example: lmsteer mix sentiment=3 politeness=2 --decorrelate --out steers/kind
     """
     steering = parse_steering(steer, warned=False)
-    strengths = steering.single("a mix")
+    strengths = steering.constant("a mix")
     if out is None and (rank is not None or name or label):
         raise DataError("--rank, --name and --label describe the steer of --out: give both.")
     if (prompts or chat) and not evaluate:

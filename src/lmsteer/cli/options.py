@@ -96,7 +96,16 @@ Steer = Annotated[
     typer.Option(
         metavar="STEER=STRENGTH",
         help="Steer and its strength, or several strengths (STEER=S1,S2,..): numbers, shares of the safe range "
-        "(50%), or auto. Repeatable.",
+        "(50%), or auto; each may act at some tokens only (3@10.., 3@..10, 3@rise..40, 3@answer). Repeatable.",
+    ),
+]
+
+Hold = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STEER=LEVEL",
+        help="Steer and the probability, by its own reading of the text, to hold the text at: each token gets the "
+        "strength that is missing, within the safe range, or up to a maximum (STEER=LEVEL@max4). Repeatable.",
     ),
 ]
 

@@ -12,6 +12,7 @@ from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
 from lmsteer.steer.lookup import find_card
 from lmsteer.steer.notation import StrengthSettings, outside_safe_range, parse_strengths
+from lmsteer.steer.strength import AnyStrength, constant
 
 if TYPE_CHECKING:
     from lmsteer.steer.steer import Steer
@@ -37,7 +38,7 @@ class RequestedSteers:
         """
         return {name: lmsteer.find_steer(name) for name in self.cards}
 
-    def single(self, what: str) -> dict[str, float]:
+    def single(self, what: str) -> dict[str, AnyStrength]:
         """The strengths, if there is one for each steer.
 
         Raises:
@@ -47,14 +48,22 @@ class RequestedSteers:
             raise SteerError(f"{what} takes one strength of each steer.")
         return self.settings[0]
 
+    def constant(self, what: str) -> dict[str, float]:
+        """The strengths, if there is one for each steer that acts at all tokens.
 
-def parse_steering(notations: Sequence[str], *, warned: bool = True) -> RequestedSteers:
-    """Read ``NAME=STRENGTH`` notations, and warn of strengths outside a steer's safe range.
+        Raises:
+            SteerError: a steer has several strengths, or one within a window; ``what`` names what takes none of these.
+        """
+        return constant(self.single(what), what)
+
+
+def parse_steering(notations: Sequence[str], holds: Sequence[str] = (), *, warned: bool = True) -> RequestedSteers:
+    """Read ``NAME=STRENGTH`` and ``NAME=LEVEL`` notations, and warn of strengths outside a steer's safe range.
 
     Raises:
         SteerError: a notation cannot be read, or a steer is not found.
     """
-    cards, settings = parse_strengths(notations, find_card)
+    cards, settings = parse_strengths(notations, find_card, holds)
     for warning in outside_safe_range(cards, settings) if warned else ():
         warn(warning)
     return RequestedSteers(cards, settings)

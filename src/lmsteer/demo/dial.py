@@ -9,6 +9,7 @@ from pathlib import Path
 from lmsteer.evaluation.strength_curve import Point
 from lmsteer.generation.generate import Continuation
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import size_of
 
 
 @dataclass(frozen=True)
@@ -39,5 +40,5 @@ class Dial:
         rows: dict[str, list[tuple[float, str]]] = {}
         for each in self.shown:
             prompt = each.prompt if isinstance(each.prompt, str) else each.prompt.messages[-1].content
-            rows.setdefault(prompt, []).append((each.strengths[self.name], " ".join(each.text.split())))
+            rows.setdefault(prompt, []).append((size_of(each.strengths[self.name]), " ".join(each.text.split())))
         return rows

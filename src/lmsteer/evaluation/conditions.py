@@ -23,11 +23,14 @@ from lmsteer.evaluation.interference import steer_evidence
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, continue_from, encode_prompts
 from lmsteer.generation.prefill import Prefill
+from lmsteer.generation.row import check_steering
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
+from lmsteer.model.thinking import begins_thinking
 from lmsteer.reading.components import components
-from lmsteer.steer.mix import Mix, Steering
+from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import AnyStrength, Hold, Strengths, Windowed, parts_of, size_of, strengths_json
 
 # Number of words at each end of a steer that make its list.
 _LIST_SIZE = 100
@@ -59,7 +62,7 @@ class Condition(ABC):
         """A fingerprint of what acts: conditions of one name and different steers have different ones."""
 
     @property
-    def steering(self) -> Steering:
+    def steering(self) -> tuple[Mapping[str, Steer], Strengths]:
         """The steers that act, by name, and their strengths; none by default."""
         return {}, {}
 
@@ -76,7 +79,10 @@ class Condition(ABC):
             WrongBaseError: what acts was fitted on another base.
             SteerError: what acts does not have this strength.
         """
-        lm.check_base(Mix(*self.steering))
+        steers, strengths = self.steering
+        check_steering(lm, steers, strengths)
+        for prompt in prompts:
+            begins_thinking(lm, prompt, parts_of([strengths]))
         return Prefill.of_ids(encode_prompts(lm, prompts, new_tokens))
 
     def generate(self, lm: LM, prompts: Sequence[Prompt], prefill: Prefill, config: GenerationConfig) -> list[str]:
@@ -115,10 +121,10 @@ class Steered(Condition):
     """
 
     steers: Mapping[str, Steer]
-    strengths: Mapping[str, float]
+    strengths: Strengths
 
     @property
-    def steering(self) -> Steering:
+    def steering(self) -> tuple[Mapping[str, Steer], Strengths]:
         """The steers and their strengths."""
         return self.steers, self.strengths
 
@@ -126,7 +132,7 @@ class Steered(Condition):
     def fingerprint(self) -> str:
         """A fingerprint of factors and strengths."""
         factors = {name: tensors_fingerprint(steer.factors) for name, steer in self.steers.items()}
-        return _digest("steers", factors, dict(self.strengths))
+        return _digest("steers", factors, strengths_json(self.strengths))
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Prefixed(Condition):
     inner: Condition
 
     @property
-    def steering(self) -> Steering:
+    def steering(self) -> tuple[Mapping[str, Steer], Strengths]:
         """The steers of the inner condition."""
         return self.inner.steering
 
@@ -215,7 +221,7 @@ class BaselineCondition(Condition):
 def conditions_of(
     lm: LM,
     steers: Mapping[str, Steer],
-    strengths: Mapping[str, Sequence[float]],
+    strengths: Mapping[str, Sequence[AnyStrength]],
     baselines: Sequence[str] = (),
     prefixes: Sequence[str] = (),
 ) -> list[Condition]:
@@ -224,7 +230,7 @@ def conditions_of(
     Args:
         lm: the base of the steers.
         steers: the steers, by name; those after the first are compared with it, for example one of another method.
-        strengths: the strengths of each steer's curve, by name.
+        strengths: the strengths of each steer's curve, by name; those within one window are a curve of their own.
         baselines: some of ``BASELINES``.
         prefixes: instructions for the -1 end and for the +1 end, for ``prompting``.
 
@@ -239,7 +245,7 @@ def conditions_of(
     if not steers or not all(strengths.get(name) for name in steers):
         raise DataError("there are no strengths to evaluate the steer at.")
     curves = {
-        name: [_steered(name, steer, strength) for strength in sorted(set(strengths[name]) - {0.0})]
+        name: [_steered(name, steer, strength) for strength in sorted(set(strengths[name]) - {0.0}, key=size_of)]
         for name, steer in steers.items()
     }
     first = next(iter(steers))
@@ -252,8 +258,11 @@ def conditions_of(
     return [Unsteered(), *(condition for curve in curves.values() for condition in curve), *of_baselines]
 
 
-def _steered(name: str, steer: Steer, strength: float) -> Condition:
-    return Steered(f"{name}={strength:+g}", name, strength, {name: steer}, {name: strength})
+def _steered(name: str, steer: Steer, strength: AnyStrength) -> Condition:
+    if isinstance(strength, Hold):
+        raise DataError(f"{name}: an evaluation measures strengths, and a hold has none of its own; leave it out.")
+    curve = f"{name}@{strength.window}" if isinstance(strength, Windowed) else name
+    return Steered(f"{name}={strength:+g}", curve, size_of(strength), {name: steer}, {name: strength})
 
 
 def _prompting(curve: Sequence[Condition], prefixes: Sequence[str]) -> Iterator[Condition]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lmsteer.evaluation.scorers.base import UNDECIDED, Scorer, positive_share
 from lmsteer.generation.generate import Continuation, perplexity
+from lmsteer.steer.strength import size_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def strength_curve(continuations: Sequence[Continuation], name: str, scorer: Sco
     """The curve of the steer ``name``, from continuations at several strengths with their log-likelihoods."""
     by_strength: dict[float, list[Continuation]] = {}
     for c in continuations:
-        by_strength.setdefault(c.strengths[name], []).append(c)
+        by_strength.setdefault(size_of(c.strengths[name]), []).append(c)
     return [_point(strength, group, scorer) for strength, group in sorted(by_strength.items())]
 
 

@@ -21,8 +21,10 @@ from lmsteer.generation.prefill import Prefill
 from lmsteer.generation.published import as_published
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
+from lmsteer.model.thinking import begins_thinking
 from lmsteer.steer.notation import StrengthSettings
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import Strengths, parts_of, strengths_json
 from lmsteer.util.files import exclusive, writing
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
@@ -57,7 +59,7 @@ class BulkRequest:
             "model": self.model,
             "engine": engine,
             "steers": {name: tensors_fingerprint(steer.factors) for name, steer in self.steers.items()},
-            "settings": self.settings,
+            "settings": [*map(strengths_json, self.settings)],
             "config": {name: value for name, value in record_of(self.config).items() if name != "batch_size"},
             "prompts": hashlib.sha256("\0".join(map(_distinct, self.prompts)).encode()).hexdigest()[:32],
         }
@@ -77,7 +79,7 @@ def generate_to_file(
         DataError: a prompt cannot be continued, or ``write_in_bulk`` refuses the file.
         InterruptedWorkError: the user stopped the run; what was written is kept.
     """
-    check_prompts(lm, request.prompts, request.config)
+    check_prompts(lm, request.prompts, request.config, request.settings)
     write = writer_of(lm, request.steers, request.settings, request.config)
     write_in_bulk(write, request.prompts, out, request.record("transformers"), resume=resume, progress=progress)
 
@@ -109,12 +111,19 @@ def writer_of(
     return write
 
 
-def check_prompts(lm: LM, prompts: Sequence[Prompt], config: GenerationConfig) -> None:
+def check_prompts(
+    lm: LM,
+    prompts: Sequence[Prompt],
+    config: GenerationConfig,
+    settings: Sequence[Strengths] = (),
+) -> None:
     """Refuse prompts before any work is done, if one of them cannot be continued.
 
     Raises:
-        DataError: a prompt is empty or too long.
+        DataError: a prompt is empty or too long, or lacks the part of an answer that a strength acts in.
     """
+    for prompt in prompts:
+        begins_thinking(lm, prompt, parts_of(settings))
     for first in range(0, len(prompts), CHUNK):
         encode_prompts(lm, prompts[first : first + CHUNK], config.max_new_tokens, first)
 

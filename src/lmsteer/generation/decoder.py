@@ -13,18 +13,21 @@ client that does not stream looks every few tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmsteer.generation.backends import backend_for
+from lmsteer.generation.hold import RowHolds
+from lmsteer.generation.passes import Pass, together
 from lmsteer.generation.prefill import PREFILL_CHUNK, PromptChunk
 from lmsteer.generation.row import Row
 from lmsteer.generation.row_steering import RowSteering
-from lmsteer.generation.sampling import OVERFLOW, RowSettings, draw
+from lmsteer.generation.sampling import RowSettings, draw
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.mix import Mix
@@ -39,29 +42,13 @@ class Look(NamedTuple):
         log_p: their log-likelihoods under the unsteered model, in nats; empty unless the decoder scores.
         readings: for each row the lines of its tokens in the table of readings; none for a row that does not ask for
             them. ``ReadingLog`` makes readings of them.
+        acting: whether a steer acted on each token, where strengths have windows; empty if all act at all tokens.
     """
 
     tokens: list[list[int]]
     log_p: list[list[float]]
     readings: list[list[list[float]]]
-
-
-class Pass(NamedTuple):
-    """What a forward pass over some rows gives, on the model's device.
-
-    Attributes:
-        tokens: the tokens that are drawn (B',); ``OVERFLOW`` where logits are not finite numbers.
-        logits: the steered logits (B', V).
-        hidden: the hidden states (B', d) in front of any steer, on the device of the head.
-        is_steered: whether the head was steered.
-        readings: the readings of the tokens (B', C); C is 0 where no row asks for them.
-    """
-
-    tokens: Tensor
-    logits: Tensor
-    hidden: Tensor
-    is_steered: bool
-    readings: Tensor
+    acting: list[list[bool]]
 
 
 class _Resident(NamedTuple):
@@ -108,6 +95,7 @@ class Decoder:
         self._drawn: list[Tensor] = []
         self._log_p: list[Tensor] = []
         self._read: list[Tensor] = []
+        self._acting: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,9 +114,9 @@ class Decoder:
         for chunk in self._backend.prefill([row.start for row in rows]):
             if not chunk.left:
                 assert not self._drawn, "rows are added after a look"
+                self._leave_device()
                 self.rows += rows
                 self._tokens += [[] for _ in rows]
-                self._resident = None
             yield chunk
 
     def admit(self, rows: Sequence[Row]) -> None:
@@ -160,7 +148,9 @@ class Decoder:
         settings, steering = resident.settings, resident.steering
         if len(places) < len(self):
             self._mix = None  # a steer whose factors fail does not act on the others
+            self._keep_sums(steering.holds)
             settings, steering = self._settings(self.rows[part]), self._steering(places)
+        steering = steering.now()
         # The model belongs to this thread before anything is captured: not the pass of another one is.
         with (
             self._lm.exclusive_use(),
@@ -177,57 +167,66 @@ class Decoder:
         readings = noise.new_zeros(len(places), 0)
         if parted is not None and steering.readings.width:
             readings = steering.table(self._lm.head, parted, tokens)
-        return Pass(tokens, logits, hidden[0], handle.calls > 0, readings)
+        holds = steering.holds
+        if holds is not None and parted is not None and parted.held is not None:
+            holds = holds.after(parted.held, tokens[steering.places])
+        return Pass(tokens, logits, hidden[0], handle.calls > 0, readings, holds)
 
     def keep(self, passes: Sequence[tuple[Sequence[int], Pass]]) -> None:
         """End a step: keep what its passes over some rows each have drawn; rows without a pass have failed."""
         resident = self._on_device()
         self._backend.advance()
-        tokens, readings = self._together(passes)
+        tokens, readings, holds = together(passes, resident.steering.holds, len(self), self._lm.device)
         self._drawn.append(tokens)
         if readings.shape[1]:
             self._read.append(readings)
-        last, steering = tokens.clamp(min=0), resident.steering.after(tokens)
+        if (acting := resident.steering.acting()) is not None:
+            self._acting.append(acting)
+        last, steering = tokens.clamp(min=0), resident.steering.after(tokens, holds)
         self._resident = resident._replace(last=last, drawn=resident.drawn + 1, steering=steering)
 
     def look(self) -> Look:
         """Copy the tokens since the last look to the host."""
         if not self._drawn:
-            return Look([[] for _ in self.rows], [], [[] for _ in self.rows])
+            return Look([[] for _ in self.rows], [], [[] for _ in self.rows], [])
         tokens = torch.stack(self._drawn, 1).tolist()
         log_p = torch.stack(self._log_p, 1).tolist() if self._score else []
         lines = torch.stack(self._read, 1).tolist() if self._read else [[] for _ in self.rows]
-        self._drawn, self._log_p, self._read = [], [], []
+        acting = torch.stack(self._acting, 1).tolist() if self._acting else []
+        self._drawn, self._log_p, self._read, self._acting = [], [], [], []
         for row, own in zip(self._tokens, tokens, strict=True):
             row += own
-        return Look(tokens, log_p, [own if row.readings else [] for row, own in zip(self.rows, lines, strict=True)])
+        lines = [own if row.readings else [] for row, own in zip(self.rows, lines, strict=True)]
+        return Look(tokens, log_p, lines, acting)
 
     def remove(self, place: int) -> None:
         """Remove a row, after a look; the last row takes its place."""
         assert not self._drawn, "rows are removed after a look"
         self._backend.remove(place)
-        self._resident = None
+        self._leave_device()
         swap_out(self.rows, place)
         swap_out(self._tokens, place)
 
     def clear(self) -> None:
         """Forget all rows, and start with an empty cache."""
         self._backend = self._make_backend()
-        self.rows, self._tokens, self._drawn, self._log_p, self._read = [], [], [], [], []
+        self.rows, self._tokens, self._drawn, self._log_p, self._read, self._acting = [], [], [], [], [], []
         self._resident = self._mix = None
 
-    def _together(self, passes: Sequence[tuple[Sequence[int], Pass]]) -> tuple[Tensor, Tensor]:
-        """The tokens (B,) and the readings (B, C) of passes over some rows each."""
-        if len(passes) == 1 and len(passes[0][0]) == len(self):
-            return passes[0][1].tokens, passes[0][1].readings
-        tokens = torch.full((len(self),), OVERFLOW, device=self._lm.device)
-        width = max((done.readings.shape[1] for _, done in passes), default=0)
-        readings = torch.zeros(len(self), width, device=self._lm.device)
-        for places, done in passes:
-            part = slice(places[0], places[0] + len(places))
-            tokens[part] = done.tokens
-            readings[part, : done.readings.shape[1]] = done.readings
-        return tokens, readings
+    def sums(self, place: int) -> Mapping[str, Tensor]:
+        """What was read of a row for its holds so far: ``Row.sums`` of a row that continues it."""
+        self._keep_sums(self._resident and self._resident.steering.holds)
+        return self.rows[place].sums
+
+    def _keep_sums(self, holds: RowHolds | None) -> None:
+        """Keep the sums of holds with their rows."""
+        for row, sums in holds.by_row().items() if holds is not None else ():
+            self.rows[row] = replace(self.rows[row], sums=sums)
+
+    def _leave_device(self) -> None:
+        """What belongs to each row is put together anew with the next step: rows come or go."""
+        self._keep_sums(self._resident and self._resident.steering.holds)
+        self._resident = None
 
     @contextmanager
     def _captured(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
@@ -260,12 +259,12 @@ class Decoder:
                 self._settings(rows),
                 self._steering(range(len(self))),
             )
-            self._mix = self._resident.steering.limited
+            self._mix = self._resident.steering.apart
         return self._resident
 
     def _steering(self, places: Sequence[int]) -> RowSteering:
         rows, written = [self.rows[place] for place in places], [self._tokens[place] for place in places]
-        return RowSteering.of(rows, written, self._mix, self._lm.device)
+        return RowSteering.of(rows, written, self._mix, self._lm)
 
     def _settings(self, rows: Sequence[Row]) -> RowSettings:
         return RowSettings.of([row.sampling for row in rows], len(self._lm.head.weight), self._lm.device)

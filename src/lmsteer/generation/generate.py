@@ -21,13 +21,14 @@ from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.prefill import Prefill
 from lmsteer.generation.readings import ReadingLog, TokenReading
-from lmsteer.generation.row import Row, row_noise
+from lmsteer.generation.row import Row, check_steering, row_noise
 from lmsteer.generation.writing import NotFiniteError, Written, write
 from lmsteer.model.chat import encode_chat
 from lmsteer.model.codec import shortened
 from lmsteer.model.lm import LM
-from lmsteer.steer.mix import Mix
+from lmsteer.model.thinking import begins_thinking
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import AnyStrength, Strengths, parts_of
 from lmsteer.util.progress import Progress, no_progress
 
 
@@ -47,7 +48,7 @@ class Continuation:
 
     prompt: Prompt
     text: str
-    strengths: dict[str, float]
+    strengths: dict[str, AnyStrength]
     sample: int
     tokens: int
     log_p: float
@@ -59,7 +60,7 @@ def generate(
     lm: LM,
     prompts: Sequence[AnyPrompt],
     steers: Mapping[str, Steer] | None = None,
-    strengths: Sequence[Mapping[str, float]] = ({},),
+    strengths: Sequence[Strengths] = ({},),
     config: GenerationConfig = GenerationConfig(),
     *,
     progress: Progress = no_progress,
@@ -70,7 +71,8 @@ def generate(
         lm: the model.
         prompts: the texts to continue; a chat, or a list of messages, is answered in the model's chat template.
         steers: the steers, by name; none by default.
-        strengths: the settings. Each holds a strength for every steer; 0 is unsteered.
+        strengths: the settings. Each holds a strength for every steer: a number (0 is unsteered), one within a window
+            (``Windowed``), or a reading to hold (``Hold``).
         config: how many samples, how long, and how tokens are drawn.
         progress: reports how far the work is.
 
@@ -79,10 +81,11 @@ def generate(
 
     Raises:
         DataError: there are no prompts, or one is empty, longer than the model's context, or has a token that the model
-            cannot read; or a chat that the model has no template for.
+            cannot read; or a chat that the model has no template for; or a strength acts in a part of an answer that
+            the model or the prompt does not have.
         NotFiniteError: the logits after a prompt are not finite numbers; the message names it and the strengths. The
             continuations before it have been given.
-        SteerError: a strength is missing or not a finite number.
+        SteerError: a strength is missing or not a finite number, or a hold is of a steer without a reader.
         WrongBaseError: a steer was fitted on another base.
     """
     given = [as_prompt(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
@@ -96,7 +99,7 @@ def continue_from(
     prompts: Sequence[Prompt],
     prefill: Prefill,
     steers: Mapping[str, Steer],
-    strengths: Sequence[Mapping[str, float]],
+    strengths: Sequence[Strengths],
     config: GenerationConfig,
     *,
     first_prompt: int = 0,
@@ -118,7 +121,8 @@ def continue_from(
         The continuations in order of prompt, then setting, then sample.
     """
     for setting in strengths:
-        lm.check_base(Mix(steers, setting))  # refuses bad strengths and other bases before any work is done
+        check_steering(lm, steers, setting)  # before any work is done
+    thinking = [begins_thinking(lm, prompt, parts_of(strengths)) for prompt in prompts]
     wanted = [
         _Wanted(i, {name: setting[name] for name in steers}, k)
         for i in range(len(prompts))
@@ -136,6 +140,7 @@ def continue_from(
             config.sampling,
             config.limits,
             readings=config.readings,
+            is_thinking=thinking[each.prompt],
         )
         for each, own in zip(wanted, noise, strict=True)
     ]
@@ -170,7 +175,7 @@ class _Wanted(NamedTuple):
     """A continuation that is wanted: the place of its prompt, its strengths, and the number of its sample."""
 
     prompt: int
-    strengths: dict[str, float]
+    strengths: dict[str, AnyStrength]
     sample: int
 
 
@@ -181,7 +186,7 @@ def _readings(lm: LM, text: Written, steers: Iterable[str]) -> Iterator[TokenRea
         yield log.add(token, added.add(token) + (added.end() if place == len(text.ids) else ""), values)
 
 
-def not_finite(lm: LM, which: str, prompt: Prompt, strengths: Mapping[str, float]) -> NotFiniteError:
+def not_finite(lm: LM, which: str, prompt: Prompt, strengths: Strengths) -> NotFiniteError:
     """The error of a row whose logits are not finite numbers.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lmsteer.data.chats import Prompt
 from lmsteer.generation.generate import Continuation
+from lmsteer.steer.strength import strengths_json
 
 
 def published_prompt(prompt: Prompt) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def as_published(continuations: Sequence[Continuation], per_prompt: int) -> list
         {
             "prompt": published_prompt(continuations[first].prompt),
             "generations": [
-                {"text": c.text, "strengths": c.strengths, "sample": c.sample, **_readings(c)}
+                {"text": c.text, "strengths": strengths_json(c.strengths), "sample": c.sample, **_readings(c)}
                 for c in continuations[first : first + per_prompt]
             ],
         }

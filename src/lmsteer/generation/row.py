@@ -10,7 +10,10 @@ from torch import Tensor
 
 from lmsteer.generation.config import NO_LIMITS, Limits, SamplingConfig
 from lmsteer.model.kv_cache import Start
+from lmsteer.model.lm import LM
+from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import Hold, Strengths, check_strengths, sizes_of
 from lmsteer.util.seeds import stable_seed
 
 
@@ -28,6 +31,18 @@ def row_noise(seed: int, prompt: int, sample: int, length: int) -> Tensor:
     return torch.rand(length, generator=torch.Generator().manual_seed(stable_seed(seed, prompt, sample)))
 
 
+def check_steering(lm: LM, steers: Mapping[str, Steer], strengths: Strengths) -> None:
+    """Refuse steers and strengths that cannot act on a model's rows.
+
+    Raises:
+        SteerError: a strength is missing or not a finite number, or a hold is of a steer without a reader, or without
+            a safe range or a largest strength.
+        WrongBaseError: a steer was fitted on another base.
+    """
+    lm.check_base(Mix(steers, sizes_of(strengths)))
+    check_strengths({name: steer.card for name, steer in steers.items()}, strengths)
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """What is to be written.
@@ -41,13 +56,22 @@ class Row:
         limits: how far its steers may move each token.
         written: the tokens of its continuation that ``start`` already holds.
         readings: whether what is known of each of its tokens is kept (``readings``).
+        is_thinking: whether its continuation begins inside the thinking part of a chat's answer.
+        sums: of each steer whose reading is held, what was read of ``written`` (``hold``).
     """
 
     start: Start
     noise: Tensor
     steers: Mapping[str, Steer] = field(default_factory=dict)
-    strengths: Mapping[str, float] = field(default_factory=dict)
+    strengths: Strengths = field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
     limits: Limits = NO_LIMITS
     written: Sequence[int] = ()
     readings: bool = False
+    is_thinking: bool = False
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def held(self) -> dict[str, Hold]:
+        """The steers whose reading is held."""
+        return {name: strength for name, strength in self.strengths.items() if isinstance(strength, Hold)}

@@ -13,19 +13,20 @@ from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.generate import encode_prompts, not_finite
 from lmsteer.generation.readings import ReadingLog, TokenReading
-from lmsteer.generation.row import Row, row_noise
+from lmsteer.generation.row import Row, check_steering, row_noise
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
-from lmsteer.steer.mix import Mix
+from lmsteer.model.thinking import begins_thinking
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import Strengths, parts_of
 
 
 def stream(
     lm: LM,
     prompt: AnyPrompt,
     steers: Mapping[str, Steer] | None = None,
-    strengths: Mapping[str, float] | None = None,
+    strengths: Strengths | None = None,
     config: GenerationConfig = GenerationConfig(),
 ) -> Iterator[str]:
     """Continue one prompt: the text that ``generate`` gives for it, in chunks as soon as they are certain.
@@ -36,14 +37,15 @@ def stream(
         lm: the model.
         prompt: the text to continue, or the chat to answer.
         steers: the steers, by name; none by default.
-        strengths: a strength for each steer.
+        strengths: a strength for each steer, as in ``generate``.
         config: how long the continuation is and how tokens are drawn, as in ``generate``. There is one sample, the
             first: ``num_samples``, ``batch_size``, ``score`` and ``readings`` have no effect.
 
     Raises:
-        DataError: the prompt is empty, longer than the model's context, or has a token that the model cannot read.
+        DataError: the prompt is empty, longer than the model's context, or has a token that the model cannot read;
+            or a strength acts in a part of an answer that the model or the prompt does not have.
         NotFiniteError: the logits are not finite numbers; the message names the strengths.
-        SteerError: a strength is missing or not a finite number.
+        SteerError: a strength is missing or not a finite number, or a hold is of a steer without a reader.
         WrongBaseError: a steer was fitted on another base.
     """
     written = _started(lm, prompt, steers or {}, strengths or {}, config, readings=False)
@@ -54,7 +56,7 @@ def stream_readings(
     lm: LM,
     prompt: AnyPrompt,
     steers: Mapping[str, Steer] | None = None,
-    strengths: Mapping[str, float] | None = None,
+    strengths: Strengths | None = None,
     config: GenerationConfig = GenerationConfig(),
 ) -> Iterator[TokenReading]:
     """Continue one prompt as ``stream`` does, token by token, with what is known of each token.
@@ -78,17 +80,27 @@ def _started(
     lm: LM,
     prompt: AnyPrompt,
     steers: Mapping[str, Steer],
-    strengths: Mapping[str, float],
+    strengths: Strengths,
     config: GenerationConfig,
     *,
     readings: bool,
 ) -> Iterator[_WrittenToken]:
     """The tokens of a continuation; what is wrong with the arguments is said at once."""
-    lm.check_base(Mix(steers, strengths))
+    check_steering(lm, steers, strengths)
     given = as_prompt(prompt)
     (ids,) = encode_prompts(lm, [given], config.max_new_tokens)
     noise = row_noise(config.seed, 0, 0, config.max_new_tokens)
-    row = Row(Start(ids), noise, steers, strengths, config.sampling, config.limits, readings=readings)
+    is_thinking = begins_thinking(lm, given, parts_of([strengths]))
+    row = Row(
+        Start(ids),
+        noise,
+        steers,
+        strengths,
+        config.sampling,
+        config.limits,
+        readings=readings,
+        is_thinking=is_thinking,
+    )
     return _tokens(lm, row, given)
 
 

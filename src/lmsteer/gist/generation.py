@@ -19,6 +19,7 @@ from lmsteer.gist.adapter import GistAdapter
 from lmsteer.gist.gist import Gist
 from lmsteer.model.lm import LM
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import Strengths
 from lmsteer.util.progress import Progress, no_progress
 
 
@@ -35,7 +36,7 @@ def generate_from_gists(
     gists: Sequence[Gist],
     inputs: Sequence[str],
     steers: Mapping[str, Steer] | None = None,
-    strengths: Sequence[Mapping[str, float]] = ({},),
+    strengths: Sequence[Strengths] = ({},),
     config: GenerationConfig | None = None,
     *,
     progress: Progress = no_progress,

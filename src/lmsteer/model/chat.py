@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import filterfalse
+from itertools import filterfalse, takewhile
 from typing import NamedTuple
 
 from lmsteer.data.chats import Chat, Message
@@ -46,6 +46,18 @@ def encode_chat(codec: Codec, chat: Chat) -> list[int]:
     if not ids:
         raise DataError(f"the chat template of {codec.model} makes no text of these messages.")
     return ids
+
+
+def opening_of(codec: Codec, chat: Chat) -> str:
+    """What the template writes to begin the assistant's answer, after the conversation.
+
+    Raises:
+        DataError: as ``encode_chat``.
+    """
+    marked = _marked(chat, _marks(codec, "".join(message.content for message in chat.messages)))
+    begun, alone = (_render(codec, marked, answered=answered) for answered in (False, True))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(begun, alone, strict=False))
+    return begun[sum(1 for _ in same) :]
 
 
 def encode_answer(codec: Codec, chat: Chat, answer: str) -> Answer:

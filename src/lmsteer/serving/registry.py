@@ -13,12 +13,14 @@ from lmsteer.steer.card import CARD_FILE, Card
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.hub import HubId, located, origin_of, parse_hub_id
 from lmsteer.steer.lookup import steers_in
-from lmsteer.steer.mix import Steering
 from lmsteer.steer.notation import parse_strengths
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import Strengths
 
 # Seconds to wait for a folder that is missing while a new version takes its place.
 _RETRY_AFTER = 0.1
+Notations = Mapping[str, float | str] | str
+"""What a request names: a number or a notation for each steer, or all notations with commas between them."""
 
 
 class SteerRegistry:
@@ -83,22 +85,19 @@ class SteerRegistry:
                 raise
             return self._loaded[name][1]
 
-    def steering(self, strengths: Mapping[str, float | str] | str, *, recall: bool = False) -> Steering:
+    def steering(
+        self, strengths: Notations, holds: Notations = "", *, recall: bool = False
+    ) -> tuple[dict[str, Steer], Strengths]:
         """Steers and strengths by name.
 
         Args:
-            strengths: a strength for each steer: ``{"sentiment": 2.5}``, or ``"sentiment=2.5,toxicity=50%"``.
+            strengths: a strength for each steer: ``{"sentiment": 2.5}``, or ``"sentiment=2.5,toxicity=50%@10.."``.
+            holds: the level of each steer whose reading is held, written in the same way.
             recall: use the last version of steers that have been deleted.
 
         Raises:
             SteerError: the strengths cannot be parsed, or a steer is not found.
         """
-        if isinstance(strengths, str):
-            notations = [part.strip() for part in strengths.split(",")] if strengths.strip() else []
-        else:
-            notations = [f"{name}={strength}" for name, strength in strengths.items()]
-        if any("," in notation for notation in notations):
-            raise SteerError("a request takes exactly one strength for each steer.")
         find = self.find_or_recall if recall else self.find
         steers: dict[str, Steer] = {}
 
@@ -106,7 +105,7 @@ class SteerRegistry:
             steers[name] = find(name)
             return steers[name].card
 
-        _, (parsed,) = parse_strengths(notations, card_of)
+        _, (parsed,) = parse_strengths(_listed(strengths), card_of, _listed(holds))
         return steers, parsed
 
     def _load(self, name: str) -> Steer:
@@ -138,6 +137,16 @@ class SteerRegistry:
         except SteerError:
             return False
         return True
+
+
+def _listed(notations: Notations) -> list[str]:
+    """Each notation as it is written on the command line."""
+    if isinstance(notations, str):
+        return [part.strip() for part in notations.split(",")] if notations.strip() else []
+    listed = [f"{name}={strength}" for name, strength in notations.items()]
+    if any("," in notation for notation in listed):
+        raise SteerError("a request takes exactly one strength for each steer.")
+    return listed
 
 
 def id_of_source(source: str | Path) -> HubId | None:

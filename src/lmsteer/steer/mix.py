@@ -71,7 +71,7 @@ class Mix:
         if len(self.strengths) == 1:
             return self
         with torch.inference_mode(False):
-            return self._with_table(self.strengths[rows.cpu()])
+            return self.at(self.strengths[rows.cpu()])
 
     def with_strengths(self, strengths: Mapping[str, Strength]) -> Mix:
         """The same steers with other strengths; their factors stay where they are.
@@ -79,16 +79,17 @@ class Mix:
         Raises:
             SteerError: a strength is missing or not a finite number, or they are given for different numbers of rows.
         """
-        return self._with_table(_strength_table([strengths[name] for name in self.steers], list(self.steers)))
+        return self.at(_strength_table([strengths[name] for name in self.steers], list(self.steers)))
 
     def without_rows(self, rows: Tensor) -> Mix:
         """The mix with strength 0 for some rows of the batch, by their indices (N,) on the CPU."""
         if not self.steers:
             return self
         with torch.inference_mode(False):
-            return self._with_table(self.strengths.index_fill(0, rows, 0.0))
+            return self.at(self.strengths.index_fill(0, rows, 0.0))
 
-    def _with_table(self, strengths: Tensor) -> Mix:
+    def at(self, strengths: Tensor) -> Mix:
+        """The same steers at a table of strengths (B or 1, K), on any device, which is not checked."""
         other = copy(self)
         other.strengths, other._tables = strengths, {}
         return other
@@ -144,6 +145,12 @@ class Mix:
         first = sum(self.steers[each].rank for each in same[:place])
         columns = slice(first, first + self.steers[name].rank)
         return (h.float() @ factors.a[:, columns]) @ products[columns]
+
+    def column(self, name: str, steer: Steer) -> int:
+        """The column of a steer that a row asks for by name, in the mix of ``row_by_row``."""
+        while self.steers[name] is not steer:
+            name += "'"
+        return [*self.steers].index(name)
 
     def check_shape(self, hidden_size: int, vocabulary: int) -> None:
         """Refuse a model of another shape.

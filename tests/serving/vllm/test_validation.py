@@ -9,7 +9,7 @@ import pytest
 from lmsteer import save_steer
 from lmsteer.errors import SteerError
 from lmsteer.serving.vllm.validation import FOLDERS, parse_steering, registry
-from tiny import kin_of, own_steer, random_steer, tiny_lm
+from tiny import kin_of, own_steer, random_steer, read_steer, tiny_lm
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,15 @@ def test_limits_are_refused(llama, tmp_path, monkeypatch):
     with pytest.raises(SteerError, match="'kl' is a limit that lmsteer's own server has"):
         parse_steering({"steers": "style=1", "kl": 1.0})
     assert parse_steering({"kl": 1.0}) == ({}, {})  # another plugin's
+
+
+def test_windows_and_holds_are_refused(llama, tmp_path, monkeypatch):
+    save_steer(read_steer(llama), tmp_path / "style")
+    monkeypatch.setenv(FOLDERS, str(tmp_path))
+    with pytest.raises(SteerError, match=r"style=3@10\.\.: vLLM takes strengths that act at all tokens"):
+        parse_steering({"steers": "style=3@10.."})
+    with pytest.raises(SteerError, match=r"in vLLM, leave it out"):
+        parse_steering({"hold": "style=0.8"})
 
 
 def test_steers_of_kin_are_served_together(llama, tmp_path, monkeypatch):

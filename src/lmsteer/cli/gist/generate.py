@@ -33,6 +33,7 @@ def generate(
     ] = None,
     adapter: Adapter = SHIPPED,
     steer: options.Steer = None,
+    hold: options.Hold = None,
     num_samples: options.NumSamples = options.DEFAULTS.num_samples,
     max_new_tokens: options.MaxNewTokens = options.DEFAULTS.max_new_tokens,
     top_p: options.TopP = options.DEFAULTS.sampling.top_p,
@@ -54,7 +55,7 @@ def generate(
     if missing := [str(file) for file in gist if not file.is_file()]:
         raise DataError(f"no such file: {', '.join(missing)}.")
     find_card(adapter)
-    steering = parse_steering(steer or [])
+    steering = parse_steering(steer or [], hold or [])
 
     from lmsteer.generation.published import as_published
     from lmsteer.gist.adapter import find_adapter

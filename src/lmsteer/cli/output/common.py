@@ -23,9 +23,9 @@ def print_json_lines(values: Iterable[Any]) -> None:
         print(_json(value))
 
 
-def signed(strength: float) -> str:
-    """A strength with its sign; 0 has none."""
-    return f"{strength:+g}" if strength else "0"
+def signed(strength: float | str) -> str:
+    """A strength with its sign; 0 has none, and a notation stays as it is."""
+    return strength if isinstance(strength, str) else f"{strength:+g}" if strength else "0"
 
 
 def strengths_text(strengths: Mapping[str, float]) -> str:

@@ -15,6 +15,7 @@ from lmsteer.serving.engine.isolation import isolated
 from lmsteer.serving.engine.logprobs import TokenLogprob, token_logprobs
 from lmsteer.serving.engine.requests import GeneratedSequence
 from lmsteer.steer.mix import row_by_row
+from lmsteer.steer.strength import sizes_of
 
 
 class _Part(NamedTuple):
@@ -48,7 +49,7 @@ def score_prompts(head: Head, sequences: Sequence[GeneratedSequence], hidden: Se
 
 def _scored(head: Head, parts: Sequence[_Part]) -> list[list[TokenLogprob] | None]:
     """The log-likelihoods of each part's tokens; None where logits are not finite."""
-    steering = [(part.sequence.request.steers, part.sequence.request.strengths) for part in parts]
+    steering = [(part.sequence.request.steers, sizes_of(part.sequence.request.strengths)) for part in parts]
     owners = [row for row, part in enumerate(parts) for _ in part.tokens]
     targets = [token for part in parts for token in part.tokens]
     wanted = [part.sequence.request.num_logprobs or 0 for part in parts]

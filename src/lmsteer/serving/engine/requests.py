@@ -7,17 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from torch import Tensor
+
 from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.readings import ReadingLog, TokenReading
-from lmsteer.generation.row import Row, row_noise
+from lmsteer.generation.row import Row, check_steering, row_noise
 from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import StepError, as_step_error
 from lmsteer.serving.engine.logprobs import TokenLogprob
-from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import Strengths
 
 FinishReason = Literal["stop", "length", "timeout"]
 _OVERFLOW = "the logits overflowed at these strengths; lower them."
@@ -47,11 +49,12 @@ class Request:
         limits: how far the steers may move each token.
         before: where the row starts before the prompt: after a gist, say, or with an adapter of its own.
         readings: whether what is known of each new token is sent.
+        is_thinking: whether the text begins inside the thinking part of a chat's answer.
     """
 
     ids: Sequence[int]
     steers: Mapping[str, Steer] = field(default_factory=dict)
-    strengths: Mapping[str, float] = field(default_factory=dict)
+    strengths: Strengths = field(default_factory=dict)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     max_new_tokens: int = GenerationConfig.max_new_tokens
     seed: int = 0
@@ -63,6 +66,7 @@ class Request:
     limits: Limits = NO_LIMITS
     before: Start = NOTHING_BEFORE
     readings: bool = False
+    is_thinking: bool = False
 
     @property
     def tokens(self) -> int:
@@ -74,12 +78,13 @@ class Request:
 
         Raises:
             DataError: there is no prompt, or it has a token that the model cannot read.
-            SteerError: a steer has no strength, or one that is not a finite number, or belongs to another model.
+            SteerError: a steer has no strength, or one that is not a finite number, belongs to another model, or is to
+                be held and has no reader.
         """
         if not self.ids:
             raise DataError("the prompt has no tokens: there is nothing to continue.")
         lm.codec.check(self.ids, "the prompt")
-        lm.check_base(Mix(self.steers, self.strengths))
+        check_steering(lm, self.steers, self.strengths)
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ class GeneratedSequence:
         cancelled: whether nobody waits for it any longer.
         ended: whether it has sent its last chunk.
         cached: number of the prompt's tokens that did not have to be read.
+        sums: what was read of the text so far for its holds, where it is preempted (``Row.sums``).
     """
 
     def __init__(
@@ -138,6 +144,7 @@ class GeneratedSequence:
         self.ids = list(request.ids)
         self.cancelled = self.ended = False
         self.cached = 0
+        self.sums: Mapping[str, Tensor] = {}
         self._end_ids = set(lm.stop_ids)
         self._text = Detokenizer(lm.codec, request.stop, request.ids if request.echo else ())
         self._noise = row_noise(request.seed, 0, request.sample, max(1, request.max_new_tokens))
@@ -155,7 +162,7 @@ class GeneratedSequence:
         written = self.ids[len(request.ids) :]
         start = replace(request.before, ids=list(self.ids))
         fields = request.steers, request.strengths, request.sampling, request.limits, written, request.readings
-        return Row(start, noise, *fields)
+        return replace(Row(start, noise, *fields), is_thinking=request.is_thinking, sums=self.sums)
 
     @property
     def length(self) -> int:

@@ -157,6 +157,7 @@ class Scheduler:
         """Remove the newest sequence, with its text so far, so that it can be admitted again."""
         newest = max(range(len(self.running)), key=lambda i: self.running[i].arrival)
         sequence = self.running[newest]
+        sequence.sums = self._decoder.sums(newest)
         self._remove(newest)
         self.preemptions += 1
         return sequence

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.decoder import Look, Pass
+from lmsteer.generation.decoder import Look
+from lmsteer.generation.passes import Pass
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.serving.engine.isolation import isolated
 from lmsteer.serving.engine.logprobs import token_logprobs
@@ -17,7 +18,7 @@ from lmsteer.serving.engine.requests import GeneratedSequence
 
 
 class _Drawn(NamedTuple):
-    """A sequence, its token, its logits (V,), whether the head was steered, and its line in the table of readings."""
+    """A sequence, its token, its logits (V,), whether a steer acted on it, and its line in the table of readings."""
 
     sequence: GeneratedSequence
     token: int
@@ -37,7 +38,8 @@ def send(sequences: Sequence[GeneratedSequence], look: Look, parts: Sequence[tup
     for rows, done in parts:
         for row, logits in zip(rows, done.logits, strict=True):
             token, values = look.tokens[row][-1], next(iter(look.readings[row]), ())
-            drawn = _Drawn(sequences[row], token, logits, done.is_steered, values)
+            acts = look.acting[row][-1] if look.acting else any(sequences[row].request.strengths.values())
+            drawn = _Drawn(sequences[row], token, logits, done.is_steered and acts, values)
             if drawn.token == OVERFLOW:
                 drawn.sequence.fail_overflowed()
             elif not drawn.sequence.cancelled:
@@ -48,7 +50,7 @@ def _send(rows: Sequence[_Drawn]) -> None:
     for sequence, token, logits, is_steered, values in rows:
         top = sequence.request.num_logprobs
         logprob = None if top is None else token_logprobs(torch.log_softmax(logits[None].float(), -1), [token], top)[0]
-        sequence.append(token, is_steered and any(sequence.request.strengths.values()), logprob, values)
+        sequence.append(token, is_steered, logprob, values)
 
 
 def _fail(drawn: _Drawn, error: LMSteerError) -> None:

@@ -14,6 +14,7 @@ from lmsteer.serving.http.logprobs import SequenceLogprobs
 from lmsteer.serving.http.service import ParsedRequest
 from lmsteer.serving.http.submission import Choice
 from lmsteer.serving.http.token_texts import TokenNames
+from lmsteer.steer.strength import strengths_json
 
 # No interface has a finish reason for a timeout: the text is reported as cut, and a warning says why.
 FINISH: dict[FinishReason | None, str | None] = {"stop": "stop", "length": "length", "timeout": "length", None: None}
@@ -68,7 +69,7 @@ class Answer(ABC):
         """The fields that say how the answer was steered, as in ``SteeringInfo``."""
         timed_out = [_TIMED_OUT] if any(choice.finish == "timeout" for choice in self.choices) else []
         return {
-            "steers": dict(self.parsed.steering.strengths),
+            "steers": strengths_json(self.parsed.steering.strengths),
             "steered_tokens": sum(choice.steered for choice in self.choices),
             "warnings": [*self.parsed.steering.warnings, *timed_out],
         }

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from lmsteer.errors import LMSteerError, SteerError
+from lmsteer.data.chats import Chat, Message
+from lmsteer.errors import DataError, LMSteerError, SteerError
 from lmsteer.generation.config import Limits, SamplingConfig
 from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
+from lmsteer.model.thinking import begins_thinking
 from lmsteer.reading.analyse import Analysis, analyse
 from lmsteer.serving.engine.engine import Engine
 from lmsteer.serving.engine.requests import Request
@@ -21,6 +23,7 @@ from lmsteer.serving.registry import SteerRegistry
 from lmsteer.serving.starts.named import NamedStarts
 from lmsteer.steer.notation import of_model_name, outside_safe_range
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import Strengths, constant, parts_of
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ class RequestSteering:
         steers: steers by name.
         strengths: the strength of each.
         warnings: a sentence for each strength outside its safe range.
+        is_thinking: whether the text begins inside the thinking part of a chat's answer.
     """
 
     steers: Mapping[str, Steer]
-    strengths: Mapping[str, float]
+    strengths: Strengths
     warnings: Sequence[str]
+    is_thinking: bool
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,9 @@ class Service:
         """
         ids = encode_messages(self.lm, [{"role": each.role, "content": each.text} for each in request.messages])
         max_tokens = request.max_completion_tokens or request.max_tokens
+        chat = Chat(tuple(Message(each.role, each.text) for each in request.messages))
         num_logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        return self._parse(request, [ids], max_tokens, num_logprobs)
+        return self._parse(request, [ids], max_tokens, num_logprobs, chat=chat)
 
     def analyse(self, request: AnalyseRequest) -> list[Future[Analysis]]:
         """Queue texts for analysis; they are analysed one after the other, beside the running requests.
@@ -180,8 +186,11 @@ class Service:
         max_tokens: int | None,
         num_logprobs: int | None,
         echoed: Sequence[str] | None = None,
+        chat: Chat | None = None,
     ) -> ParsedRequest:
-        steering, before = self._steering(request), self._before(request, is_echoed=echoed is not None)
+        is_scored = echoed is not None and num_logprobs is not None
+        steering = self._steering(request, chat, is_scored=is_scored)
+        before = self._before(request, is_echoed=echoed is not None)
         if max_tokens is None:  # up to the end of the context
             max_tokens = max(1, self.limits.max_model_len - before.position - max(map(len, prompts)))
         if (count := len(prompts) * request.n) > self.limits.max_choices:
@@ -190,7 +199,7 @@ class Service:
             )
         for ids in prompts:
             self._check_length(ids, before, max_tokens)
-        self._check_limits(request.limits, steering, is_scored=echoed is not None and num_logprobs is not None)
+        self._check_limits(request.limits, steering, is_scored=is_scored)
         seed = secrets.randbits(32) if request.seed is None else request.seed
         requests = [
             Request(
@@ -200,6 +209,7 @@ class Service:
                 sampling=SamplingConfig(request.top_p, request.top_k, request.temperature),
                 limits=request.limits,
                 before=before,
+                is_thinking=steering.is_thinking,
                 max_new_tokens=max_tokens,
                 seed=seed,
                 sample=sample,
@@ -256,21 +266,25 @@ class Service:
                 code="context_length_exceeded",
             )
 
-    def _steering(self, request: TextRequest) -> RequestSteering:
-        """The steers in the field ``steers``, or in a model name like ``sentiment@2.5``."""
+    def _steering(self, request: TextRequest, chat: Chat | None, *, is_scored: bool) -> RequestSteering:
+        """The steers in the field ``steers``, or in a model name like ``sentiment@2.5``; and those in ``hold``."""
+        field = "hold"
         try:
-            steers, strengths = self.registry.steering(request.steers)
+            self.registry.steering({}, request.hold)
+            field = "steers"
             in_name = self._strengths_in_name(request.model)
-            if in_name and strengths:
+            if in_name and request.steers:
                 raise SteerError("strengths are given both in the model name and in steers: use one of them.")
-            if in_name:
-                steers, strengths = self.registry.steering(in_name)
-        except SteerError as error:
-            raise RequestError(str(error), param="steers", code="bad_steer") from error
+            steers, strengths = self.registry.steering(in_name or request.steers, request.hold)
+            if is_scored:
+                constant(strengths, "a request with the log-likelihoods of its prompt (echo with logprobs)")
+            is_thinking = begins_thinking(self.lm, chat or "", parts_of([strengths]))
+        except (SteerError, DataError) as error:
+            raise RequestError(str(error), param=field, code="bad_steer") from error
         warnings = outside_safe_range({name: steer.card for name, steer in steers.items()}, [dict(strengths)])
         if warnings and self.limits.strict:
             raise RequestError(" ".join(warnings), param="steers", code="outside_safe_range")
-        return RequestSteering(steers, strengths, warnings)
+        return RequestSteering(steers, strengths, warnings, is_thinking)
 
     def _strengths_in_name(self, model: str | None) -> str:
         """The strengths in a model name, as ``"sentiment=2.5"``; empty for the served model itself."""

@@ -26,6 +26,7 @@ from lmsteer.serving.vllm.validation import registry
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.notation import of_model_name
+from lmsteer.steer.strength import constant
 
 # Each adapter has the size of the vocabulary times the rank, and each combination of strengths needs one. Those of
 # other processes are deleted when there are more than ``_MAX_KEPT``; those of this process stay, as vLLM may read them
@@ -79,9 +80,15 @@ def register_resolver() -> None:
 
 
 def _adapter_for(model: str, name: str) -> Path:
-    return adapter(_head(model), Mix(*registry().steering(of_model_name(name))))
+    return adapter(_head(model), _mix(name))
 
 
 @lru_cache(maxsize=1)
 def _head(model: str) -> HeadWeight:
     return read_head(model)
+
+
+def _mix(name: str) -> Mix:
+    """The steers and strengths in the name of a model."""
+    steers, strengths = registry().steering(of_model_name(name))
+    return Mix(steers, constant(strengths, "vLLM"))

@@ -20,8 +20,8 @@ from lmsteer.model.codec import Codec
 from lmsteer.model.sources.resolve import resolve
 from lmsteer.serving.vllm.validation import FOLDERS, KEY, registry
 from lmsteer.steer.files import save_steer
-from lmsteer.steer.notation import StrengthSettings
 from lmsteer.steer.steer import Steer
+from lmsteer.steer.strength import constant
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.seeds import stable_seed
 
@@ -49,10 +49,12 @@ def generate_to_file(
     Raises:
         DataError: ``write_in_bulk`` refuses the file.
         LMSteerError: vLLM is not installed, does not start with these options, or stops.
+        SteerError: a strength has a window, or a reading is to be held.
         InterruptedWorkError: the user stopped the run; what was written is kept.
     """
     location = str(resolve(request.model).location)
-    with vllm_writer(location, request.steers, request.settings, request.config, out.parent, options) as write:
+    settings = [constant(setting, "vLLM") for setting in request.settings]
+    with vllm_writer(location, request.steers, settings, request.config, out.parent, options) as write:
         write_in_bulk(write, request.prompts, out, request.record("vllm"), resume=resume, progress=progress)
 
 
@@ -60,7 +62,7 @@ def generate_to_file(
 def vllm_writer(
     model: str,
     steers: Mapping[str, Steer],
-    settings: StrengthSettings,
+    settings: Sequence[dict[str, float]],
     config: GenerationConfig,
     parent: Path,
     options: Mapping[str, Any],
@@ -107,7 +109,7 @@ def _restored_environment() -> Iterator[None]:
 def _writer(
     model: str,
     names: Mapping[str, str],
-    settings: StrengthSettings,
+    settings: Sequence[dict[str, float]],
     config: GenerationConfig,
     options: Mapping[str, Any],
 ) -> Writer:
@@ -144,7 +146,7 @@ def _writer(
             raise LMSteerError(f"vLLM stopped: {error}. The lines so far are kept; continue with --resume.") from error
         generations: list[list[dict[str, Any]]] = [[] for _ in prompts]
         for (i, setting, k), output in zip(rows, outputs, strict=True):
-            generations[i].append({"text": output.outputs[0].text, "strengths": dict(setting), "sample": k})
+            generations[i].append({"text": output.outputs[0].text, "strengths": setting, "sample": k})
         return [
             {"prompt": published_prompt(prompt), "generations": lines}
             for prompt, lines in zip(prompts, generations, strict=True)

@@ -14,6 +14,7 @@ from lmsteer.generation.config import Limits
 from lmsteer.serving.registry import SteerRegistry
 from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Steering
+from lmsteer.steer.strength import constant
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 # What lmsteer's own server lets a request name.
@@ -46,14 +47,16 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
         recall: use the last version of steers that have been deleted.
 
     Raises:
-        SteerError: the strengths cannot be parsed, there is no such steer, or the request has limits of a token, a gist
-            or a baseline.
+        SteerError: the strengths cannot be parsed, or have windows; there is no such steer; or the request has limits
+            of a token, a gist, a baseline or a hold.
     """
     extra_args = extra_args or {}
     if wrong := [key for key in extra_args if key != KEY and key.lower().startswith("steer")]:
         raise SteerError(f"unknown argument {wrong[0]!r}: write {KEY!r}, like {{{KEY!r}: 'sentiment=2.5'}}.")
     if own := [key for key in _OWN_SERVER if key in extra_args]:
         raise SteerError(f"a {own[0]} stands before a prompt in lmsteer's own server alone; in vLLM, leave it out.")
+    if "hold" in extra_args:
+        raise SteerError("'hold' is what lmsteer's own server does; in vLLM, leave it out.")
     if KEY not in extra_args:
         return {}, {}
     if limits := [field.name for field in fields(Limits) if field.name in extra_args]:
@@ -61,7 +64,8 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
     notation = extra_args[KEY]
     if not isinstance(notation, str):
         raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {notation!r}.")
-    return registry().steering(notation, recall=recall)
+    steers, strengths = registry().steering(notation, recall=recall)
+    return steers, constant(strengths, "vLLM")
 
 
 class _SameBase:

@@ -180,7 +180,7 @@ class OllamaChunk(BaseModel):
     logprobs: list[dict[str, Any]] | None = None
     readings: list[dict[str, Any]] | None = None
     done_reason: str | None = None
-    steers: dict[str, float] | None = None
+    steers: dict[str, float | str] | None = None
     steered_tokens: int | None = None
     warnings: list[str] | None = None
     total_duration: int | None = None

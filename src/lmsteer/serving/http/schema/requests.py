@@ -86,7 +86,18 @@ class GenerationFields(NeutralFields):
     """How a text is generated; the same in all interfaces."""
 
     steers: Annotated[
-        Strengths, Field(description="A strength for each steer: {'sentiment': 2.5}, or 'sentiment=2.5,toxicity=50%'.")
+        Strengths,
+        Field(
+            description="A strength for each steer: {'sentiment': 2.5}, or 'sentiment=2.5,toxicity=50%'. It may act at "
+            "some tokens only: {'sentiment': '3@10..'}, '3@..10', '3@rise..40', '3@answer'."
+        ),
+    ] = Field(default_factory=dict)
+    hold: Annotated[
+        Strengths,
+        Field(
+            description="For each steer a probability, by its own reading of the text, to hold the text at: "
+            "{'sentiment': 0.8}, or '0.8@max4' with the largest strength."
+        ),
     ] = Field(default_factory=dict)
     temperature: Annotated[
         FiniteFloat,

@@ -19,10 +19,11 @@ class Usage(BaseModel):
 class SteeringInfo(BaseModel):
     """The steers that acted on a response.
 
+    ``steers`` has a number for each strength, or its notation where it has a window or holds a reading.
     ``steered_tokens`` counts the tokens that were drawn after a steer had moved the hidden state they came from.
     """
 
-    steers: dict[str, float]
+    steers: dict[str, float | str]
     steered_tokens: int
     warnings: list[str]
 
