@@ -103,7 +103,7 @@ def main(clients: int = 64, seconds: float = 600.0, jobs: int = 96) -> None:
     with tempfile.TemporaryDirectory() as folder:
         gists, baselines = _folders(Path(folder))
         options = ["--gists", str(gists), "--baselines", str(baselines), "--max-queue", "256", "--max-num-seqs", "64"]
-        with server(*options, "--no-page") as (address, process):
+        with server(*options, "--timeout", str(PATIENCE), "--no-page") as (address, process):
             started = time.monotonic()
             found = asyncio.run(_load(address, process, pool, clients, seconds))
             spent = time.monotonic() - started

@@ -22,6 +22,7 @@ from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.gist import Gist
 from lmsteer.serving.http.schema.requests import CompletionRequest
 from lmsteer.serving.starts.named import NamedStarts
+from lmsteer.serving.starts.saved import usable
 from lmsteer.util.provenance import provenance_of
 from tiny import random_adapter, tiny_lm
 
@@ -205,6 +206,7 @@ def test_a_gist_that_is_saved_later_can_be_named_at_once(llama, gists, tmp_path)
     other.save(tmp_path / "own" / "other.gist")
     with pytest.raises(WrongBaseError, match="it was made by another gist adapter than those here"):
         starts.find(gist="other")
+    assert [*usable(starts.gists.names(), starts.gists.find)] == ["kind", "later", "rude", "short"]
 
 
 def test_an_adapter_that_changes_all_weights_is_refused():

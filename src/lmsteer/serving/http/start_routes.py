@@ -5,7 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from lmsteer.serving.http.schema.responses import BaselineInfo, BaselineList, GistInfo, GistList
+from lmsteer.serving.starts.baselines import ServedBaseline
+from lmsteer.serving.starts.gists import ServedGist
 from lmsteer.serving.starts.named import NamedStarts
+from lmsteer.serving.starts.saved import usable
 
 
 def add_starts(router: APIRouter, starts: NamedStarts) -> None:
@@ -15,16 +18,17 @@ def add_starts(router: APIRouter, starts: NamedStarts) -> None:
     @router.get("/gists")
     def gists() -> GistList:
         """List the gists that requests may name, as they are saved now."""
-        return GistList(data=[_gist(starts, name) for name in starts.gists.names()])
+        found = usable(starts.gists.names(), starts.gists.find)
+        return GistList(data=[_gist(name, each) for name, each in found.items()])
 
     @router.get("/baselines")
     def baselines() -> BaselineList:
         """List the baselines that requests may name, and say of the others why they are not served."""
-        return BaselineList(data=[_baseline(starts, name) for name in starts.baselines.names()])
+        found = usable(starts.baselines.names(), starts.baselines.find)
+        return BaselineList(data=[_baseline(name, each) for name, each in found.items()])
 
 
-def _gist(starts: NamedStarts, name: str) -> GistInfo:
-    found = starts.gists.find(name)
+def _gist(name: str, found: ServedGist) -> GistInfo:
     origin = found.gist.provenance
     return GistInfo(
         name=name,
@@ -36,8 +40,7 @@ def _gist(starts: NamedStarts, name: str) -> GistInfo:
     )
 
 
-def _baseline(starts: NamedStarts, name: str) -> BaselineInfo:
-    found = starts.baselines.find(name)
+def _baseline(name: str, found: ServedBaseline) -> BaselineInfo:
     baseline = found.baseline
     return BaselineInfo(
         name=name, method=baseline.method, tokens=baseline.context, bytes=baseline.bytes, refusal=found.refusal or None

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, LMSteerError
 
 T = TypeVar("T")
 # Names come from clients, and a name must not lead out of the folder.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def usable(names: Sequence[str], find: Callable[[str], T]) -> dict[str, T]:
+    """What is found under some names; what cannot be read now is left out."""
+    found = dict[str, T]()
+    for name in names:
+        with suppress(LMSteerError):
+            found[name] = find(name)
+    return found
 
 
 class Saved(Generic[T]):
