@@ -3,20 +3,20 @@
     OMP_NUM_THREADS=1 python -m benchmarks.token_cost measure    the ways in turn, in one process
     python -m benchmarks.token_cost show                         print the table
 
-Rows are steered alternately up and down. Seconds are those of the processor, so that other work on the machine counts
-little. Results go to ``results/token_cost.json``.
+Rows are steered alternately up and down. Of each way the fastest step counts, since other work on the machine only adds
+to a step. Results go to ``results/token_cost.json``.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
+from benchmarks.measure import seconds
 from benchmarks.results import load_results, save_result
 from benchmarks.tables.markdown import table
 from lmsteer.generation.config import NO_LIMITS, Limits
@@ -52,11 +52,11 @@ def measure(
     """Measure every way at every number of rows."""
     lm = load()
     for rows in ROWS:
-        runs: dict[str, list[float]] = {name: [] for name in WAYS}
+        fastest = dict.fromkeys(WAYS, math.inf)
         for _ in range(rounds):
             for name in WAYS:
-                runs[name].append(_seconds(lm, rows, *WAYS[name]))
-        figures = {name: _figures(own, runs["steered"]) for name, own in runs.items()}
+                fastest[name] = min(fastest[name], _seconds(lm, rows, *WAYS[name]))
+        figures = {name: {"seconds": own, "ratio": own / fastest["steered"]} for name, own in fastest.items()}
         save_result(results, str(rows), {"threads": torch.get_num_threads(), "rounds": rounds, "ways": figures})
 
 
@@ -73,7 +73,7 @@ def cost_table(found: dict[str, Any]) -> str:
 
 
 def _seconds(lm: LM, count: int, is_steered: bool, limits: Limits, readings: bool) -> float:
-    """Processor time of a token of some rows."""
+    """The time of the fastest step of some rows."""
     steers = {"sentiment": find_steer("sentiment")} if is_steered else {}
     ids, decoder = lm.encode([PROMPT])[0], Decoder(lm)
     rows = [
@@ -89,17 +89,7 @@ def _seconds(lm: LM, count: int, is_steered: bool, limits: Limits, readings: boo
     ]
     decoder.admit(rows)
     decoder.step()  # whatever is made once is made
-    begun = time.process_time()
-    for _ in range(TOKENS - 1):
-        decoder.step()
-    decoder.look()
-    return (time.process_time() - begun) / (TOKENS - 1)
-
-
-def _figures(own: list[float], base: list[float]) -> dict[str, float]:
-    """The median time, and the median of the ratios within a round."""
-    ratios = [one / other for one, other in zip(own, base, strict=True)]
-    return {"seconds": statistics.median(own), "ratio": statistics.median(ratios)}
+    return min(seconds(decoder.step) for _ in range(TOKENS - 1))
 
 
 if __name__ == "__main__":
