@@ -30,11 +30,11 @@ from lmsteer.steer.platt import PlattScaling
 RESULTS = Path(__file__).parent / "results" / "where.json"
 NAME = "sentiment"
 CONFIG = GenerationConfig(num_samples=2, max_new_tokens=40, score=True, readings=True)
-PROMPTS = 40
+PROMPTS = 8
 # The numbers of tokens after which the reading is shown.
 AFTER = (10, 20, 40)
-STRENGTHS = ("0", "3", "3@..10", "3@10..", "3@rise..40", "3@fall..40", "-3")
-HOLDS = ("0.05", "0.2", "0.5", "0.8", "0.95", "0.99")
+STRENGTHS = ("0", "3", "3@..10", "3@10..")
+HOLDS = ("0.2", "0.8")
 app = typer.Typer(add_completion=False)
 
 
