@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -63,7 +64,8 @@ class _SoftPrompt(StoredBaseline):
             DataError: a prompt is empty or too long.
             SteerError: a strength below -1 or above 1.
         """
-        start = self.for_rows(lm)(strength)
+        self.check_base(lm)
+        start = self._start(lm, strength)
         return Prefill([replace(start, ids=own) for own in encode_prompts(lm, prompts, new_tokens + self.context)])
 
     def for_rows(self, lm: LM) -> Callable[[float], Start]:
@@ -73,12 +75,11 @@ class _SoftPrompt(StoredBaseline):
             WrongBaseError: another base.
         """
         self.check_base(lm)
+        return partial(self._start, lm)
 
-        def start(strength: float) -> Start:
-            self._check_strengths([strength])
-            return Start((), self.kv(lm, strength), self.context)
-
-        return start
+    def _start(self, lm: LM, strength: float) -> Start:
+        self._check_strengths([strength])
+        return Start((), self.kv(lm, strength), self.context)
 
     @torch.inference_mode()
     def log_likelihoods(self, lm: LM, texts: Sequence[Sequence[int]], strengths: Sequence[float]) -> Tensor:

@@ -165,7 +165,7 @@ def test_the_score_range_counts_sound_text_alone():
         condition(2, 0.7, 15),
         condition(4, 0.9, wild),
         condition(8, 0.95, 8, rep_3=0.2),  # degenerate text is easy to predict
-        condition(3, 0.72, 12, rep_3=0.12),
+        condition(3, 0.72, 12, rep_3=0.055),
         condition(-1, 0.45, 10),
         condition(-2, 0.1, wild),
     ]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.model
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The page's own command, on a free port: the address, and the process."""
-    (line,) = re.findall(r"^lmsteer (serve .*)$", PAGE, re.MULTILINE)
+    line, *_ = re.findall(r"^lmsteer (serve .*)$", PAGE, re.MULTILINE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
