@@ -17,9 +17,9 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.results import check_known, load_results, save_result
-from benchmarks.tables.markdown import percent, short, table
-from benchmarks.written import SCORERS, Writer
+from benchmarks.results import check_known, save_result
+from benchmarks.tables.limits import limits
+from benchmarks.written import Writer
 from lmsteer.data.chats import Prompt
 from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.conditions import Condition, Steered, Unsteered
@@ -112,29 +112,9 @@ class MinP(Steered):
 
 
 @app.command("show")
-def show(results: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS) -> None:
+def show() -> None:
     """Print the table."""
-    found = load_results(results)
-    print(limits_table([*found.values()]))
-
-
-def limits_table(found: Sequence[dict[str, Any]]) -> str:
-    """Mean score, perplexity, variety and loops under every limit and sampling, by strength."""
-    base = next(one["perplexity"]["mean"] for one in found if one["name"] == "plain, +0")
-    header = ["", "strength", "mean score, VADER", "perplexity", "looping", "distinct-1, -2, -3", "distinct-2 of all"]
-    rows = [
-        [
-            one["method"],
-            f"{one['strength']:+g}" if one["strength"] else "unsteered",
-            f"{one['mean_score'][SCORERS[0]]:.3f}",
-            f"{one['perplexity']['mean'] / base:.2f} ×",
-            percent(one["looping"]["mean"], 1),
-            ", ".join(f"{each['mean']:.2f}" for each in one["distinct"]),
-            short(one["distinct_2"]),
-        ]
-        for one in found
-    ]
-    return table(header, rows)
+    print(limits())
 
 
 if __name__ == "__main__":

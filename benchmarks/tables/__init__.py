@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.tables import claims, contrast, few, gists, methods, reading, serving, speed, thread, wishes, writing
+from benchmarks.tables import (
+    claims,
+    contrast,
+    few,
+    gists,
+    limits,
+    methods,
+    reading,
+    serving,
+    speed,
+    thread,
+    wishes,
+    writing,
+)
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "claims-a": claims.lora_on_the_head,
@@ -31,6 +44,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "gist-speed-tokens": gists.speed_by_tokens,
     "growth": writing.growth,
     "held-out": reading.held_out,
+    "limits": limits.limits,
     "load": serving.load,
     "methods": methods.capabilities,
     "mixing": writing.mixing,
