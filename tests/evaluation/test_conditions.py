@@ -63,6 +63,10 @@ def test_strengths_within_a_window_are_a_curve_of_their_own(llama):
         ("s=-3@10..", "s@10..", -3.0),
     }
     assert len({each.fingerprint for each in found}) == 3
+    windows = [Window(place) for place in range(8, 0, -1)]
+    strengths = {"s": [*(Windowed(3.0, each) for each in windows), 3.0, 3.0, Windowed(0.0, window), 0.0]}
+    found = conditions_of(llama, {"s": random_steer(llama)}, strengths)[1:]
+    assert [each.name for each in found] == [*(f"s=+3@{each}" for each in windows), "s=+3"]
     with pytest.raises(DataError, match="a hold has none of its own"):
         conditions_of(llama, {"s": random_steer(llama)}, {"s": [Hold(0.8)]})
 

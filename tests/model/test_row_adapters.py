@@ -9,7 +9,7 @@ from lmsteer.errors import ModelError
 from lmsteer.generation.batch import Batch
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lora import LoRAFactors, body_layers, linear_layers, lora_attached
-from lmsteer.model.row_adapters import RowAdapter, lora_additions
+from lmsteer.model.row_adapters import RowAdapter, _changed, _Group, constant_addition, lora_additions
 
 
 def factors_of(lm, names, seed):
@@ -65,6 +65,15 @@ def test_rows_that_come_go_and_fail_keep_their_adapters(llama):
         batch.advance()
         batch.remove(0)  # the last row takes its place
         torch.testing.assert_close(batch.forward(token[:2] + 1), whole[[2, 1], 1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("places", [None, [0, 2]], ids=["all rows", "some rows"])
+def test_the_first_layer_of_a_device_may_have_its_input_on_another(places):
+    """The meta device stands for the layer's own."""
+    x, y = torch.zeros(3, 2, 4), torch.zeros(3, 2, 4, device="meta")
+    group = _Group({}, None if places is None else torch.tensor(places), torch.ones(len(places or x)))
+    changed = _changed(x, y, group, constant_addition(torch.ones(4, device="meta")))
+    assert (changed.device, changed.shape) == (y.device, y.shape)
 
 
 def test_the_head_is_nobodys_alone(llama):

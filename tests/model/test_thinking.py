@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from lmsteer.data.chats import Chat, Message
 from lmsteer.errors import DataError
@@ -35,6 +36,22 @@ def test_the_marks_are_found_however_a_text_is_cut_into_tokens(lm, pieces):
     state = thinking.state_after(False, [vocabulary[piece] for piece in pieces])
     assert (state >= thinking.first_inside) == is_inside("".join(pieces))
     assert state == MARKS.after(0, "".join(pieces))
+
+
+def test_the_state_after_a_long_text_takes_few_looks_at_the_table(lm):
+    class Counting(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            self.calls += 1
+            return function(*args, **(kwargs or {}))
+
+    thinking, vocabulary = thinking_of(lm), lm.tokenizer.get_vocab()
+    tokens = [vocabulary[piece] for piece in ("<think>", *"a" * 1000, "</", "think", ">", "a")]
+    with Counting() as counting:
+        states = [thinking.state_after(False, tokens[:length]) for length in (0, 1, 1001, len(tokens))]
+    assert [state >= thinking.first_inside for state in states] == [False, True, True, False]
+    assert counting.calls < 40
 
 
 @pytest.mark.parametrize(

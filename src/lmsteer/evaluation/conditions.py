@@ -244,8 +244,10 @@ def conditions_of(
         raise DataError(f"a steer cannot be called {', '.join(sorted(reserved))} here: that is another condition.")
     if not steers or not all(strengths.get(name) for name in steers):
         raise DataError("there are no strengths to evaluate the steer at.")
+    # Those of one size stay in the order in which they were given; at 0, within any window, the model is unsteered.
+    acting = {name: [*filter(size_of, dict.fromkeys(strengths[name]))] for name in steers}
     curves = {
-        name: [_steered(name, steer, strength) for strength in sorted(set(strengths[name]) - {0.0}, key=size_of)]
+        name: [_steered(name, steer, strength) for strength in sorted(acting[name], key=size_of)]
         for name, steer in steers.items()
     }
     first = next(iter(steers))

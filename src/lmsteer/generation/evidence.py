@@ -2,7 +2,8 @@
 
 With the raw logits ``z₀`` of the unsteered model and their shift ``z₁`` by the steer at strength 1, the distributions
 at strengths +1 and -1 are ``p± = softmax(post(z₀ ± z₁))``. The evidence of a token ``y`` is ``log p₊(y) - log p₋(y)``,
-in nats, which is what ``lmsteer.analyse`` finds in each token of a text; that of a text is the sum over its tokens.
+in nats, which is what ``lmsteer.analyse`` finds in each token of a text, but for the end of text, where the steer's
+end-of-text component acts there alone; that of a text is the sum over its tokens.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ class TokenReading:
 
     Attributes:
         token: its id.
-        text: what it adds to the text; empty for the end of text, and for a part of a character but its last one.
+        text: what it adds to the text; empty for the end of text, and for a part of a character but its last one. What
+            may be the beginning of a stop string comes with a later token.
         log_p: its log-likelihood under the steered model, in nats: that of the distribution within the limits ``fresh``
             and ``kl``, before ``plausible``, temperature, top-k and top-p rule tokens out.
         unsteered_log_p: its log-likelihood under the unsteered model, in nats.

@@ -136,6 +136,7 @@ class RowAdapters:
 def _changed(x: Tensor, y: Tensor, group: _Group, addition: Addition) -> Tensor:
     """The output (B, T, m) of a layer with what a group adds to its rows, given the input (B, T, n)."""
     places = None if group.places is None else group.places.to(y.device)
-    own = x if places is None else x[places]
-    shift = (group.strengths.to(x.device, x.dtype)[:, None, None] * addition(own)).to(y.device, y.dtype)
+    # A layer that is the first one on its device has its input on another.
+    own = (x if group.places is None else x[group.places.to(x.device)]).to(y.device)
+    shift = (group.strengths.to(y.device, x.dtype)[:, None, None] * addition(own)).to(y.dtype)
     return y + shift if places is None else y.index_add(0, places, shift.expand(-1, y.shape[1], -1))

@@ -148,7 +148,7 @@ class Mix:
 
     def column(self, name: str, steer: Steer) -> int:
         """The column of a steer that a row asks for by name, in the mix of ``row_by_row``."""
-        while self.steers[name] is not steer:
+        while self.steers.get(name) is not steer:  # where a steer was fitted anew, the old one's name may be gone
             name += "'"
         return [*self.steers].index(name)
 

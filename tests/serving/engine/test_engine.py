@@ -196,6 +196,16 @@ def test_overflowed_sequence_fails_alone(llama, engines):
     assert first.text == last.text == alone(llama, llama.tokenizer.decode([5, 6, 7]), plain).text
 
 
+def test_a_steer_that_was_fitted_anew_acts_in_the_next_request_and_the_old_one_in_those_before(llama, engines):
+    steers, engine = [random_steer(llama, seed=seed) for seed in (0, 1)], engines(llama)
+    sampled = {"sampling": SamplingConfig(1.0), "max_new_tokens": 8}
+    requests = [Request([5, 6, 7], {"one": each}, {"one": 2.0}, **sampled) for each in steers]
+    expected = [alone(llama, llama.tokenizer.decode([5, 6, 7]), each).text for each in requests]
+    assert [results_of(engine, [each])[0].text for each in requests] == expected
+    assert [choice.text for choice in results_of(engine, requests)] == expected
+    assert len({*expected}) == 2
+
+
 @pytest.mark.parametrize(
     "sampling", [SamplingConfig(1.0, 0, 1e-40), SamplingConfig(1e-300), SamplingConfig(1e-300, 1, 1e-3)]
 )

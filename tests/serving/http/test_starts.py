@@ -1,6 +1,8 @@
 """Gists and baselines in requests: each row as if its own adapter alone were there, in every interface; or words."""
 
+import gc
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ from lmsteer import load_steer
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.full import FullTrainer
 from lmsteer.baselines.lora import LoRATrainer
-from lmsteer.baselines.methods import save_baseline
+from lmsteer.baselines.methods import load_baseline, save_baseline
 from lmsteer.baselines.soft_prompts import PrefixTuning
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
@@ -88,9 +90,8 @@ def test_rows_of_gists_baselines_and_steers_in_one_batch_are_what_each_is_alone(
     client, llama, steers, gists, baselines
 ):
     style = {"style": load_steer(steers / "style")}
-    registry = NamedStarts(llama, baselines=[baselines])
-    lora = registry.baselines.find("lora").baseline.prefill(llama, ["The cat"], 0.5, TOKENS)
-    prefix = registry.baselines.find("prefix").baseline.prefill(llama, ["The cat"], -1.0, TOKENS)
+    lora = load_baseline(baselines / "lora" / "fitted").prefill(llama, ["The cat"], 0.5, TOKENS)
+    prefix = load_baseline(baselines / "prefix").prefill(llama, ["The cat"], -1.0, TOKENS)
     expected = [
         *((after_gist(llama, gists, name, "The cat"), {"gist": name}) for name in ("short", "rude", "kind")),
         (after_gist(llama, gists, "kind", "It", style, 3.0), {"gist": "kind", "prompt": "It", "steers": {"style": 3}}),
@@ -207,6 +208,22 @@ def test_a_gist_that_is_saved_later_can_be_named_at_once(llama, gists, tmp_path)
     with pytest.raises(WrongBaseError, match="it was made by another gist adapter than those here"):
         starts.find(gist="other")
     assert [*usable(starts.gists.names(), starts.gists.find)] == ["kind", "later", "rude", "short"]
+
+
+def test_nothing_is_kept_of_baselines_that_cannot_be_served(llama, baselines, monkeypatch):
+    loaded = {}
+
+    def load(folder):
+        baseline = load_baseline(folder)
+        loaded[baseline.method] = weakref.ref(baseline)
+        return baseline
+
+    monkeypatch.setattr("lmsteer.serving.starts.baselines.load_baseline", load)
+    starts = NamedStarts(llama, baselines=[baselines])
+    gc.collect()
+    assert loaded["full"]() is None
+    assert loaded["prefix-tuning"]() is not None
+    assert starts.baselines.find("full").refusal
 
 
 def test_an_adapter_that_changes_all_weights_is_refused():

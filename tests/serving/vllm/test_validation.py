@@ -49,13 +49,16 @@ def test_limits_are_refused(llama, tmp_path, monkeypatch):
     assert parse_steering({"kl": 1.0}) == ({}, {})  # another plugin's
 
 
-def test_windows_and_holds_are_refused(llama, tmp_path, monkeypatch):
+def test_windows_holds_and_readings_are_refused(llama, tmp_path, monkeypatch):
     save_steer(read_steer(llama), tmp_path / "style")
     monkeypatch.setenv(FOLDERS, str(tmp_path))
     with pytest.raises(SteerError, match=r"style=3@10\.\.: vLLM takes strengths that act at all tokens"):
         parse_steering({"steers": "style=3@10.."})
-    with pytest.raises(SteerError, match=r"in vLLM, leave it out"):
-        parse_steering({"hold": "style=0.8"})
+    for others in ({"hold": "style=0.8"}, {"steers": "style=1", "readings": True}):
+        with pytest.raises(
+            SteerError, match=r"'(hold|readings)' is what lmsteer's own server does; in vLLM, leave it out"
+        ):
+            parse_steering(others)
 
 
 def test_steers_of_kin_are_served_together(llama, tmp_path, monkeypatch):

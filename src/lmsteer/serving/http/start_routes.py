@@ -41,7 +41,6 @@ def _gist(name: str, found: ServedGist) -> GistInfo:
 
 
 def _baseline(name: str, found: ServedBaseline) -> BaselineInfo:
-    baseline = found.baseline
     return BaselineInfo(
-        name=name, method=baseline.method, tokens=baseline.context, bytes=baseline.bytes, refusal=found.refusal or None
+        name=name, method=found.method, tokens=found.tokens, bytes=found.bytes, refusal=found.refusal or None
     )

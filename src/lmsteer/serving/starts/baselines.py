@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from lmsteer.baselines.baseline import ADAPTER, Baseline
+from lmsteer.baselines.baseline import ADAPTER
 from lmsteer.baselines.methods import load_baseline
 from lmsteer.errors import DataError, ModelError
 from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
@@ -29,15 +29,19 @@ _STRENGTHS = 16
 
 @dataclass(frozen=True)
 class ServedBaseline:
-    """A baseline of a folder.
+    """A baseline of a folder. Of one that cannot be served nothing is kept in memory.
 
     Attributes:
-        baseline: the baseline.
+        method: its method.
+        tokens: number of tokens of the context that it takes.
+        bytes: size of its parameters in bytes.
         refusal: why it cannot be served; empty if it can.
         start: where rows under it start, before their own tokens, for a strength.
     """
 
-    baseline: Baseline
+    method: str
+    tokens: int
+    bytes: int
     refusal: str = ""
     start: Callable[[float], Start] = lambda _: NOTHING_BEFORE
 
@@ -110,11 +114,12 @@ class BaselineRegistry:
 
     def _read(self, file: Path) -> ServedBaseline:
         baseline = load_baseline(file.parent)
+        found = ServedBaseline(baseline.method, baseline.context, baseline.bytes)
         try:
             start = baseline.for_rows(self._lm)
         except ModelError as error:
-            return ServedBaseline(baseline, str(error))
-        return ServedBaseline(baseline, start=lru_cache(_STRENGTHS)(start))
+            return replace(found, refusal=str(error))
+        return replace(found, start=lru_cache(_STRENGTHS)(start))
 
     @staticmethod
     def _file(folder: Path) -> Path | None:

@@ -19,6 +19,8 @@ from lmsteer.steer.strength import constant
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 # What lmsteer's own server lets a request name.
 _OWN_SERVER = ("gist", "baseline")
+# What it does while it writes.
+_OWN_ANSWERS = ("hold", "readings")
 # As in PATH, but not the colon of hf://.
 _SEPARATOR = re.compile(re.escape(os.pathsep) + "(?!//)")
 
@@ -48,15 +50,15 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
 
     Raises:
         SteerError: the strengths cannot be parsed, or have windows; there is no such steer; or the request has limits
-            of a token, a gist, a baseline or a hold.
+            of a token, a gist, a baseline or a hold, or asks for readings.
     """
     extra_args = extra_args or {}
     if wrong := [key for key in extra_args if key != KEY and key.lower().startswith("steer")]:
         raise SteerError(f"unknown argument {wrong[0]!r}: write {KEY!r}, like {{{KEY!r}: 'sentiment=2.5'}}.")
     if own := [key for key in _OWN_SERVER if key in extra_args]:
         raise SteerError(f"a {own[0]} stands before a prompt in lmsteer's own server alone; in vLLM, leave it out.")
-    if "hold" in extra_args:
-        raise SteerError("'hold' is what lmsteer's own server does; in vLLM, leave it out.")
+    if done := [key for key in _OWN_ANSWERS if key in extra_args]:
+        raise SteerError(f"{done[0]!r} is what lmsteer's own server does; in vLLM, leave it out.")
     if KEY not in extra_args:
         return {}, {}
     if limits := [field.name for field in fields(Limits) if field.name in extra_args]:

@@ -9,7 +9,8 @@ import pytest
 from lmsteer.serving.http.run import ServiceConfig, create_service
 from lmsteer.serving.http.web.assets import render
 from lmsteer.serving.http.web.links import StateField, link_to, strengths_in
-from lmsteer.serving.http.web.page import web_page
+from lmsteer.serving.http.web.page import _STRENGTHS, web_page
+from lmsteer.steer.lookup import find_card
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,11 @@ def test_tokens_are_tinted_by_the_steer_that_was_chosen(actions):
     assert [words(without), words(same)] == [words(plain), words(steered)]
     assert "<mark" not in without + same
     assert not meaning
+
+
+def test_the_strengths_that_are_compared_at_first_are_safe():
+    low, high = find_card("sentiment").safe_range
+    assert all(low <= float(strength) <= high for strength in _STRENGTHS.split(","))
 
 
 def test_limits_act_on_the_page(actions):

@@ -31,7 +31,7 @@ from lmsteer.steer.mix import Mix
 from lmsteer.util.figures import render_figure
 
 _DEFAULTS = GenerationConfig()
-_STRENGTHS = "-4, -2, 0, 2, 4"
+_STRENGTHS = "-3, -1.5, 0, 1.5, 3"
 _TEXT = "The plot is thin and the ending is a mess, but I loved every minute of it."
 _COMPARE_TOKENS = 30
 # Fonts of the reader's own machine: the page loads nothing from other servers.
