@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 
-from lmsteer.errors import SteerError
-from lmsteer.serving.starts.saved import NAME
+from lmsteer.errors import DataError, SteerError
+from lmsteer.serving.starts.saved import NAME, Saved
 from lmsteer.steer.card import CARD_FILE, Card
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.hub import HubId, located, origin_of, parse_hub_id
@@ -43,8 +42,7 @@ class SteerRegistry:
         ids = {source: hub_id for source in sources if (hub_id := id_of_source(source))}
         self._fetched = {hub_id.repository: located(str(source)) for source, hub_id in ids.items()}
         self._folders, self._check = [Path(source) for source in sources if source not in ids], check
-        self._loaded: dict[str, tuple[int, Steer]] = {}
-        self._lock = Lock()
+        self._saved, self._last = Saved(self._read), dict[str, Steer]()
         for name in self._fetched:
             self.find(name)
 
@@ -67,7 +65,7 @@ class SteerRegistry:
         try:
             return self._load(name)
         except SteerError:
-            if name not in self._loaded:
+            if name not in self._last:
                 raise
             time.sleep(_RETRY_AFTER)  # a new version may be taking its place right now
             return self._load(name)
@@ -81,9 +79,9 @@ class SteerRegistry:
         try:
             return self.find(name)
         except SteerError:
-            if name not in self._loaded:
+            if name not in self._last:
                 raise
-            return self._loaded[name][1]
+            return self._last[name]
 
     def steering(
         self, strengths: Notations, holds: Notations = "", *, recall: bool = False
@@ -120,16 +118,15 @@ class SteerRegistry:
         if card_file is None:
             raise SteerError(f"unknown steer {name!r}; known steers: {', '.join(self.names()) or 'none'}.")
         try:
-            changed = card_file.stat().st_mtime_ns
-        except OSError as error:
-            raise SteerError(f"steer {name!r} cannot be read: {error}.") from error
-        with self._lock:
-            loaded = self._loaded.get(name)
-            if loaded is None or loaded[0] != changed:
-                steer = load_steer(card_file.parent)
-                self._check(steer.card)
-                loaded = self._loaded[name] = (changed, steer)
-            return loaded[1]
+            self._last[name] = self._saved.get(card_file)
+        except DataError as error:
+            raise SteerError(f"steer {name!r} cannot be read: {error}") from error
+        return self._last[name]
+
+    def _read(self, card_file: Path) -> Steer:
+        steer = load_steer(card_file.parent)
+        self._check(steer.card)
+        return steer
 
     def _is_usable(self, name: str) -> bool:
         try:
