@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsteer.data.chats import Chat
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.generate import generate
@@ -180,3 +180,17 @@ def test_generate_and_stream_know_where_an_answer_begins():
     texts = [each.text for each in generate(lm, [chat], steers, settings, config)]
     assert texts[0] == texts[1] != texts[2] == texts[3]  # the model never ends its thoughts
     assert ["".join(stream(lm, chat, steers, setting, config)) for setting in settings] == texts
+
+
+@pytest.mark.parametrize("window", ["8..", "rise7..9"])
+def test_a_window_that_begins_after_the_last_token_is_refused(llama, window):
+    steers, strengths = {"s": random_steer(llama)}, {"s": Windowed(1.0, Window.parse(window))}
+    config = GenerationConfig(max_new_tokens=TOKENS)
+    for write in (
+        lambda: list(generate(llama, ["a"], steers, [strengths], config)),
+        lambda: list(stream(llama, "a", steers, strengths, config)),
+    ):
+        with pytest.raises(SteerError, match="never acts"):
+            write()
+    longer = replace(config, max_new_tokens=TOKENS + 1)
+    assert len(list(generate(llama, ["a"], steers, [strengths], longer))) == 1

@@ -80,7 +80,7 @@ class Condition(ABC):
             SteerError: what acts does not have this strength.
         """
         steers, strengths = self.steering
-        check_steering(lm, steers, strengths)
+        check_steering(lm, steers, strengths, new_tokens)
         for prompt in prompts:
             begins_thinking(lm, prompt, parts_of([strengths]))
         return Prefill.of_ids(encode_prompts(lm, prompts, new_tokens))

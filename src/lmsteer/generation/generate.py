@@ -121,7 +121,7 @@ def continue_from(
         The continuations in order of prompt, then setting, then sample.
     """
     for setting in strengths:
-        check_steering(lm, steers, setting)  # before any work is done
+        check_steering(lm, steers, setting, config.max_new_tokens)  # before any work is done
     thinking = [begins_thinking(lm, prompt, parts_of(strengths)) for prompt in prompts]
     wanted = [
         _Wanted(i, {name: setting[name] for name in steers}, k)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lmsteer.errors import SteerError
 from lmsteer.generation.config import NO_LIMITS, Limits, SamplingConfig
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from lmsteer.steer.strength import Hold, Strengths, check_strengths, sizes_of
+from lmsteer.steer.strength import Hold, Strengths, check_strengths, sizes_of, window_of
 from lmsteer.util.seeds import stable_seed
 
 
@@ -31,16 +32,29 @@ def row_noise(seed: int, prompt: int, sample: int, length: int) -> Tensor:
     return torch.rand(length, generator=torch.Generator().manual_seed(stable_seed(seed, prompt, sample)))
 
 
-def check_steering(lm: LM, steers: Mapping[str, Steer], strengths: Strengths) -> None:
+def check_steering(lm: LM, steers: Mapping[str, Steer], strengths: Strengths, tokens: int | None = None) -> None:
     """Refuse steers and strengths that cannot act on a model's rows.
+
+    Args:
+        lm: the model.
+        steers: the steers, by name.
+        strengths: the strength of each.
+        tokens: the number of tokens that a row can have, where a window that begins after them is a mistake.
 
     Raises:
         SteerError: a strength is missing or not a finite number, or a hold is of a steer without a reader, or without
-            a safe range or a largest strength.
+            a safe range or a largest strength, or a window begins after the last token.
         WrongBaseError: a steer was fitted on another base.
     """
     lm.check_base(Mix(steers, sizes_of(strengths)))
     check_strengths({name: steer.card for name, steer in steers.items()}, strengths)
+    for name, strength in strengths.items() if tokens is not None else ():
+        window = window_of(strength)
+        if not any(map(window.share, range(tokens or 0))):
+            raise SteerError(
+                f"{name}={strength:g} never acts: its window {window} holds none of the {tokens} tokens of a "
+                "continuation; generate more tokens, or begin earlier."
+            )
 
 
 @dataclass(frozen=True, eq=False)
