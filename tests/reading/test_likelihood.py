@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.reading.encoded_text import EncodedText
+from lmsteer.reading import likelihood
 from lmsteer.reading.likelihood import log_likelihoods, steered_log_likelihoods, windows
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
@@ -79,6 +80,19 @@ def test_a_window_is_read_in_passes_between_which_others_may_use_the_model(make_
     for one, other in zip(found, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)  # as above
     assert (max(passes) == 8) == (not lm.is_recurrent)
+
+
+def test_where_others_may_use_the_model_a_few_tokens_are_scored_at_once(llama, monkeypatch):
+    scored, real = [], likelihood.sweep_texts
+
+    def sweep_texts(head, h, *rest):
+        scored.append(len(h))
+        return real(head, h, *rest)
+
+    monkeypatch.setattr(likelihood, "sweep_texts", sweep_texts)
+    ids = [[*range(1, 81)]]
+    steered_log_likelihoods(llama, ids, [random_steer(llama)], STRENGTHS, chunk=40)
+    assert scored == [32, 32, 15]
 
 
 def test_the_eos_component_of_a_steer_acts_on_the_end_of_a_text_alone(llama):

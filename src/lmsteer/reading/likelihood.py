@@ -32,6 +32,8 @@ from lmsteer.util.progress import Progress, no_progress
 # Log-likelihoods (..., N) of N targets, given their hidden states (N, d), the targets (N,), and whether each is the
 # end of its text (N,).
 _Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Tokens that are scored at once where other threads wait for their turn.
+_TURN = 32
 
 
 class Window(NamedTuple):
@@ -76,7 +78,7 @@ def steered_log_likelihoods(
         strengths: the strengths.
         window: the most tokens that a token is read after; the model's context if None.
         chunk: the most tokens of a window in one pass of the model, where it keeps keys and values; all if None.
-            Between two passes other threads may use the model.
+            Between two passes other threads may use the model; tokens are scored in turn with them, too.
         progress: reports how many windows are read.
 
     Raises:
@@ -96,7 +98,16 @@ def steered_log_likelihoods(
     def score(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
         return sweep_texts(lm.head, h, targets, is_end, directions, list(strengths))
 
-    return _score_texts(lm, ids, score, size, chunk, (len(steers), len(strengths)), progress)
+    def score_in_turn(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
+        lines = [torch.empty(len(steers), len(strengths), 0)]
+        for part in zip(*(each.split(_TURN) for each in (h, targets, is_end)), strict=True):
+            with lm.exclusive_use():
+                lines.append(score(*part))
+        return torch.cat(lines, -1)
+
+    return _score_texts(
+        lm, ids, score if chunk is None else score_in_turn, size, chunk, (len(steers), len(strengths)), progress
+    )
 
 
 @torch.inference_mode()
