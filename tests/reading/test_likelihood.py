@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.reading.encoded_text import EncodedText
 from lmsteer.reading import likelihood
+from lmsteer.reading.encoded_text import EncodedText
 from lmsteer.reading.likelihood import log_likelihoods, steered_log_likelihoods, windows
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, random_steer
