@@ -42,7 +42,9 @@ def test_a_window_is_read_as_it_is_written(window):
     ],
 )
 def test_the_share_of_each_token(notation, shares):
-    assert [Window.parse(notation).share(token) for token in range(7)] == shares
+    window = Window.parse(notation)
+    assert [window.share(token) for token in range(7)] == shares
+    assert window.earliest == next(token for token, share in enumerate(shares) if share)
 
 
 def test_all_tokens_are_the_default():

@@ -12,6 +12,7 @@ import lmsteer
 from lmsteer.cli import options
 from lmsteer.cli.app import app, stderr, warn
 from lmsteer.errors import DataError, LMSteerError
+from lmsteer.serving.starts.saved import check_folders_exist
 from lmsteer.steer.hub import located, parse_hub_id
 from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
 
@@ -102,8 +103,7 @@ def serve(
     for source in steers or []:
         located(source)  # those of the Hub are fetched before the model is loaded
     for option, given in (("--gists", gists), ("--baselines", baselines)):
-        if lacking := [str(folder) for folder in given or [] if not folder.is_dir()]:
-            raise DataError(f"{option} names {', '.join(lacking)}, which is not a folder.")
+        check_folders_exist(given or [], option)
     keys = api_key or ([os.environ[KEY]] if KEY in os.environ else [])
     if not all(key.strip() for key in keys):
         raise DataError("an API key is empty: it would let everybody in.")

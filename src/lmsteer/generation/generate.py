@@ -122,19 +122,18 @@ def continue_from(
     """
     for setting in strengths:
         check_steering(lm, steers, setting, config.max_new_tokens)  # before any work is done
-    thinking = [begins_thinking(lm, prompt, parts_of(strengths)) for prompt in prompts]
     wanted = [
         _Wanted(i, {name: setting[name] for name in steers}, k)
         for i in range(len(prompts))
         for setting in strengths
         for k in range(config.num_samples)
     ]
+    thinking = [begins_thinking(lm, prompt, parts_of(strengths)) for prompt in prompts]
 
-    noise = [row_noise(config.seed, first_prompt + i, k, config.max_new_tokens) for i, _, k in wanted]
-    rows = [
-        Row(
+    def row_of(each: _Wanted) -> Row:
+        return Row(
             prefill.starts[each.prompt],
-            own,
+            row_noise(config.seed, first_prompt + each.prompt, each.sample, config.max_new_tokens),
             steers,
             each.strengths,
             config.sampling,
@@ -142,8 +141,6 @@ def continue_from(
             readings=config.readings,
             is_thinking=thinking[each.prompt],
         )
-        for each, own in zip(wanted, noise, strict=True)
-    ]
 
     def continuation(text: Written) -> Continuation:
         each = wanted[text.row]
@@ -159,6 +156,7 @@ def continue_from(
             tuple(_readings(lm, text, each.strengths)),
         )
 
+    rows = [*map(row_of, wanted)]
     written = write(lm, rows, config.batch_size, score=config.score, installed=prefill.installed)
     finished: dict[int, Written] = {}
     following = 0

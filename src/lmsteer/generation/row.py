@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,14 +33,14 @@ def row_noise(seed: int, prompt: int, sample: int, length: int) -> Tensor:
     return torch.rand(length, generator=torch.Generator().manual_seed(stable_seed(seed, prompt, sample)))
 
 
-def check_steering(lm: LM, steers: Mapping[str, Steer], strengths: Strengths, tokens: int | None = None) -> None:
+def check_steering(lm: LM, steers: Mapping[str, Steer], strengths: Strengths, tokens: float = math.inf) -> None:
     """Refuse steers and strengths that cannot act on a model's rows.
 
     Args:
         lm: the model.
         steers: the steers, by name.
         strengths: the strength of each.
-        tokens: the number of tokens that a row can have, where a window that begins after them is a mistake.
+        tokens: the number of tokens that a row can have.
 
     Raises:
         SteerError: a strength is missing or not a finite number, or a hold is of a steer without a reader, or without
@@ -48,9 +49,9 @@ def check_steering(lm: LM, steers: Mapping[str, Steer], strengths: Strengths, to
     """
     lm.check_base(Mix(steers, sizes_of(strengths)))
     check_strengths({name: steer.card for name, steer in steers.items()}, strengths)
-    for name, strength in strengths.items() if tokens is not None else ():
+    for name, strength in strengths.items():
         window = window_of(strength)
-        if not any(map(window.share, range(tokens or 0))):
+        if window.earliest >= tokens:
             raise SteerError(
                 f"{name}={strength:g} never acts: its window {window} holds none of the {tokens} tokens of a "
                 "continuation; generate more tokens, or begin earlier."

@@ -99,6 +99,11 @@ class Window:
             return Edges(-1, 1, end, end - self.first)
         return Edges(self.first - 1, 1, end, 1)
 
+    @property
+    def earliest(self) -> int:
+        """The first token, of those of its part, on which the steer acts."""
+        return 0 if self.shape == "fall" else self.first + (self.shape == "rise")
+
     def share(self, token: int) -> float:
         """The share of the strength with which token ``token`` of its part is steered."""
         start, rise, end, fall = self.edges

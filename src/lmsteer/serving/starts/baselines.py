@@ -18,7 +18,7 @@ from lmsteer.errors import DataError, ModelError
 from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.starts.checks import check_folders
-from lmsteer.serving.starts.saved import NAME, Saved
+from lmsteer.serving.starts.saved import NAME, Saved, unknown
 from lmsteer.steer.card import CARD_FILE
 
 # Where `lmsteer compare` keeps what it has fitted, below the folder of a method.
@@ -84,9 +84,7 @@ class BaselineRegistry:
         files = [self._file(folder / name) for folder in self._folders] if NAME.fullmatch(name) else []
         file = next((file for file in files if file is not None), None)
         if file is None:
-            known = ", ".join(self.names())
-            advice = f"known baselines: {known}" if known else "this server was started without --baselines"
-            raise DataError(f"unknown baseline {name!r}; {advice}.")
+            raise unknown("baseline", name, self.names())
         return self._saved.get(file)
 
     def start(self, notation: str) -> Start:

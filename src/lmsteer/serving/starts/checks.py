@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmsteer.errors import DataError, ModelError
+from lmsteer.errors import ModelError
 from lmsteer.generation.backends import backend_for
 from lmsteer.model.lm import LM
+from lmsteer.serving.starts.saved import check_folders_exist
 
 
 def check_folders(lm: LM, folders: Sequence[Path], option: str) -> None:
@@ -17,7 +18,6 @@ def check_folders(lm: LM, folders: Sequence[Path], option: str) -> None:
         DataError: a folder is missing, or a file.
         ModelError: the model writes one row at a time.
     """
-    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
-        raise DataError(f"{option} names {', '.join(missing)}, which is not a folder.")
+    check_folders_exist(folders, option)
     if folders and backend_for(lm)[1] is not None:
         raise ModelError(f"{lm.name} writes one row at a time: nothing can stand before a row. Leave {option} out.")

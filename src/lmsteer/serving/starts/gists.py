@@ -17,7 +17,7 @@ from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.model.row_adapters import RowAdapter
 from lmsteer.serving.starts.checks import check_folders
-from lmsteer.serving.starts.saved import NAME, Saved
+from lmsteer.serving.starts.saved import NAME, Saved, unknown
 
 _SUFFIX = ".gist"
 
@@ -78,9 +78,7 @@ class GistRegistry:
         files = [folder / f"{name}{_SUFFIX}" for folder in self._folders] if NAME.fullmatch(name) else []
         file = next((file for file in files if file.exists()), None)
         if file is None:
-            known = ", ".join(self.names())
-            advice = f"known gists: {known}" if known else "this server was started without --gists"
-            raise DataError(f"unknown gist {name!r}; {advice}.")
+            raise unknown("gist", name, self.names())
         return self._saved.get(file)
 
     def _read(self, file: Path) -> ServedGist:

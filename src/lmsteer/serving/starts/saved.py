@@ -16,6 +16,28 @@ T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+def check_folders_exist(folders: Sequence[Path], option: str) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        DataError: a folder is missing, or a file.
+    """
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise DataError(f"{option} names {', '.join(missing)}, which is not a folder.")
+
+
+def unknown(kind: str, name: str, names: Sequence[str]) -> DataError:
+    """What to tell a request that names what is not there.
+
+    Args:
+        kind: what it is, ``gist`` or ``baseline``; the server's option is its plural.
+        name: the name in the request.
+        names: the names of what is there.
+    """
+    advice = f"known {kind}s: {', '.join(names)}" if names else f"this server was started without --{kind}s"
+    return DataError(f"unknown {kind} {name!r}; {advice}.")
+
+
 def usable(names: Sequence[str], find: Callable[[str], T]) -> dict[str, T]:
     """What is found under some names; what cannot be read now is left out."""
     found = dict[str, T]()
