@@ -34,7 +34,7 @@ def _take(address: str) -> None:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
         page.set_default_timeout(240_000)
-        link = "prompt=My+neighbour's+new+dog&steer.sentiment=4&steer.politeness=2&seed=3"
+        link = "prompt=My+neighbour's+new+dog&steer.sentiment=3&steer.politeness=2&seed=3"
         page.goto(f"{address}/ui/?{link}")
         page.wait_for_function("document.querySelector('#acted')?.innerText.includes('of 40 tokens')")
         page.locator("#steered mark").nth(4).hover()
