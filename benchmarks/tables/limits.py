@@ -23,4 +23,7 @@ def limits() -> str:
 def _cell(one: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     ratio = one["perplexity"]["mean"] / base["perplexity"]["mean"]
     score, loops = one["mean_score"]["sentiment-vader"], percent(one["looping"]["mean"])
-    return f"{score:.2f}, {ratio:.2f} ×, {loops}, {one['distinct_2']:.2f}"
+    # Figures and their units stay on one line.
+    return ", ".join(
+        each.replace(" ", "\u00a0") for each in (f"{score:.2f}", f"{ratio:.2f} ×", loops, f"{one['distinct_2']:.2f}")
+    )
