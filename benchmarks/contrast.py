@@ -80,7 +80,7 @@ def fit_all() -> None:
         save_result(RESULTS, "fit", fitted.steer.card.fit)
     prompts = contrast_prompts(lm, CONTRAST, starter_subjects(), config.new_tokens)
     if not (file := WORK / "texts.jsonl").exists():
-        written = write_texts(lm, prompts, config.texts, config.new_tokens, config.seed, bars())
+        written = write_texts(lm, prompts, config, bars())
         write_jsonl(file, [{"text": lm.codec.decode(each.ids), "label": each.end} for each in written])
     texts = read_labelled(file)
     if not (out := WORK / "activations").exists():

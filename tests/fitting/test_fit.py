@@ -84,6 +84,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_steer(llama, tmp_path, monkeypat
     assert (tmp_path / "steers" / "s.partial").exists()
     with pytest.raises(DataError, match="another set of texts"):
         fit(llama, TEXTS[1:], name="s", config=FitConfig(method, gradient=SETTINGS, resume=True))
+    assert (tmp_path / "steers" / "s.partial").exists()
     resumed = fit(llama, TEXTS, name="s", config=FitConfig(method, gradient=SETTINGS, resume=True))
     torch.testing.assert_close(resumed.steer.matrix(), whole.steer.matrix(), rtol=1e-3, atol=1e-4)
     assert not (tmp_path / "steers" / "s.partial").exists()

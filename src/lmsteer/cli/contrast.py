@@ -20,6 +20,7 @@ from lmsteer.evaluation.scorers.base import checked_scores
 from lmsteer.evaluation.scorers.named import check_scorer
 from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
 from lmsteer.util.progress import bars
+from lmsteer.util.run import resumable
 
 Positive = Annotated[
     str | None,
@@ -60,7 +61,19 @@ _LOST = 0.03
 _WAYS = "--positive and --negative, --describe, --prompt, or --wish"
 _DESCRIPTIONS = {"positive", "negative", "describe", "prompt", "wish"}
 # The options of ``fit`` that a description leaves a meaning.
-_OPTIONS = {*_DESCRIPTIONS, "name", "label", "out", "rank", "num_texts", "teacher", "seed", "model", "as_json"}
+_OPTIONS = {
+    *_DESCRIPTIONS,
+    "name",
+    "label",
+    "out",
+    "rank",
+    "num_texts",
+    "teacher",
+    "seed",
+    "resume",
+    "model",
+    "as_json",
+}
 
 
 @dataclass(frozen=True)
@@ -142,9 +155,7 @@ def _chosen_options(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def fit_described(
-    described: Described, target: Target, *, num_texts: int, teacher: str | None, rank: int | None, seed: int
-) -> None:
+def fit_described(described: Described, target: Target, *, config: ContrastConfig, teacher: str | None) -> None:
     """Fit a steer from a description, calibrate it on starter prompts and requests, and verify it."""
     scorer = lmsteer.scorer(described.scorer) if described.scorer else None
 
@@ -152,7 +163,6 @@ def fit_described(
     from lmsteer.cli.output.safe_range import print_safe_range
 
     lm = lmsteer.load(target.model)
-    config = ContrastConfig(texts=num_texts, rank=rank, seed=seed)
     fitted = lmsteer.fit_contrast(
         lm,
         described.contrast,
@@ -168,7 +178,9 @@ def fit_described(
     elif fitted.imitation.share < _LOST:
         warn("what the description changes is not the same from text to text, so the steer does little of it.")
     attribute = partial(checked_scores, scorer) if scorer else None
-    safe_range = lmsteer.calibrate(lm, fitted.steer, attribute=attribute, progress=bars())
+    kept = f"The steer is kept in {fitted.folder}: find its safe range with `lmsteer calibrate {fitted.folder}`."
+    with resumable(kept):
+        safe_range = lmsteer.calibrate(lm, fitted.steer, attribute=attribute, progress=bars())
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)
     verification = lmsteer.verify(lm, steer)

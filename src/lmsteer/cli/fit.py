@@ -17,6 +17,7 @@ from lmsteer.data.chats import Chat
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.labels import parse_label_map
 from lmsteer.errors import DataError
+from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.statistics_files import check_statistics_target
 from lmsteer.steer.lookup import target_folder
 from lmsteer.util.progress import bars
@@ -50,7 +51,9 @@ MaxTokens = Annotated[
         min=2, help="Maximum length of a text without its prompt, in tokens; longer ones are cut (default: none)."
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit of the same name and texts.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted fit of the same name and texts or description.")
+]
 CacheActivations = Annotated[
     bool,
     typer.Option("--cache-activations", help="Keep the hidden states, so that another fit on these texts is fast."),
@@ -103,7 +106,8 @@ def fit(
     target_folder(name, out)
     if described:
         target = contrast.Target(name, label, out, model, as_json)
-        contrast.fit_described(described, target, num_texts=num_texts, teacher=teacher, rank=rank, seed=seed)
+        settings = ContrastConfig(num_texts, rank=rank, seed=seed, resume=resume)
+        contrast.fit_described(described, target, config=settings, teacher=teacher)
         return
     if save_statistics:
         check_statistics_target(save_statistics)

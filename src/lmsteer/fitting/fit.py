@@ -164,8 +164,9 @@ def fit(
             result = _fit_gradient(run, card, config, folder)
         else:
             result = _fit_closed_form(run, card, config, folder, parts)
-    except DataError:  # the same texts will be refused again, so there is nothing to resume
-        shutil.rmtree(run.partial, ignore_errors=True)
+    except DataError:  # the same texts will be refused again; but what was to be resumed may be of other ones
+        if not config.resume:
+            shutil.rmtree(run.partial, ignore_errors=True)
         raise
     shutil.rmtree(run.partial, ignore_errors=True)
     return result

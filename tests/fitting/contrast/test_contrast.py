@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from lmsteer.data.contrast import Contrast
 from lmsteer.data.starter import starter_subjects
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, InterruptedWorkError
 from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.imitation import imitation
@@ -18,6 +20,7 @@ from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_ra
 from lmsteer.fitting.contrast.rows import RECENT, ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, write_texts
 from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.generation.writing import write
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.mix import Mix
 from lmsteer.util.linalg import damped
@@ -38,7 +41,7 @@ def lm():
 @pytest.fixture(scope="module")
 def texts(lm):
     prompts = contrast_prompts(lm, CONTRAST, ["a", "b", "c", "d"], 6)
-    return write_texts(lm, prompts, 4, 6, 0, no_progress)
+    return write_texts(lm, prompts, ContrastConfig(4, 6, seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def test_both_ends_write_about_every_subject(lm, texts):
 def test_the_end_of_a_text_is_kept_and_read_so_that_a_steer_learns_when_to_end():
     lm = tiny_lm("llama")
     lm.model.generation_config.eos_token_id = list(range(0, 200, 2))
-    texts = write_texts(lm, contrast_prompts(lm, CONTRAST, ["a", "b"], 12), 4, 12, 0, no_progress)
+    texts = write_texts(lm, contrast_prompts(lm, CONTRAST, ["a", "b"], 12), ContrastConfig(4, 12, seed=0))
     ended = [text for text in texts if len(text.ids) < 12]
     assert ended
     assert all(text.ids[-1] in lm.stop_ids and len(text.ids) > 1 for text in ended)
@@ -64,8 +67,8 @@ def test_the_end_of_a_text_is_kept_and_read_so_that_a_steer_learns_when_to_end()
 
 def test_texts_are_the_same_on_a_rerun_and_others_with_another_seed(lm, texts):
     prompts = contrast_prompts(lm, CONTRAST, ["a", "b", "c", "d"], 6)
-    assert write_texts(lm, prompts, 4, 6, 0, no_progress) == texts
-    assert write_texts(lm, prompts, 4, 6, 1, no_progress) != texts
+    assert write_texts(lm, prompts, ContrastConfig(4, 6, seed=0)) == texts
+    assert write_texts(lm, prompts, ContrastConfig(4, 6, seed=1)) != texts
 
 
 @pytest.mark.parametrize("negatives", [([8], [8, 9]), ([9, 10], [9, 10, 11, 12])], ids=["two ends", "one-sided"])
@@ -178,12 +181,68 @@ def test_a_fit_is_saved_says_how_it_was_made_and_is_the_same_on_a_rerun(lm, tmp_
     assert saved.card.fit["imitation"]["between"] == round(fits[0].imitation.between, 4) > 0
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C."""
+
+
+def stop_after(calls):
+    """Progress whose bar of texts is stopped after so many steps."""
+    left = [calls]
+
+    @contextmanager
+    def progress(what, total, done):
+        def step(count, message):
+            left[0] -= 1
+            if not left[0]:
+                raise Stopped
+
+        yield step
+
+    return progress
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_interrupted_fit_keeps_its_texts_and_writes_only_the_others(lm, tmp_path, monkeypatch, calls):
+    monkeypatch.setattr("lmsteer.fitting.contrast.writing._BATCH", 4)
+    config, out = ContrastConfig(texts=8, new_tokens=6), tmp_path / "abc"
+    whole = fit_contrast(lm, CONTRAST, name="abc", out=tmp_path / "whole", config=config)
+    with pytest.raises(InterruptedWorkError, match=r"texts so far are kept in .*abc.partial.*--resume"):
+        fit_contrast(lm, CONTRAST, name="abc", out=out, config=config, progress=stop_after(calls))
+    assert not out.exists()
+    kept = json.loads((tmp_path / "abc.partial" / "texts.json").read_text())
+    assert 0 < len(kept) < 16
+    written = []
+    real = write
+    monkeypatch.setattr(
+        "lmsteer.fitting.contrast.writing.write", lambda lm, rows, size: written.extend(rows) or real(lm, rows, size)
+    )
+    fitted = fit_contrast(lm, CONTRAST, name="abc", out=out, config=replace(config, resume=True))
+    assert len(written) == 16 - len(kept)
+    assert torch.equal(fitted.steer.factors["A"], whole.steer.factors["A"])
+    assert not (tmp_path / "abc.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [('{"0": [999999]}', "damaged"), ('{"0": ["x"]}', "damaged"), ("[", "damaged")]
+)
+def test_damaged_texts_and_those_of_another_fit_are_not_resumed(lm, tmp_path, content, reason):
+    config = ContrastConfig(texts=8, new_tokens=6)
+    with pytest.raises(InterruptedWorkError):
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=config, progress=stop_after(1))
+    with pytest.raises(DataError, match="another seed"):
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=replace(config, seed=1, resume=True))
+    assert (tmp_path / "x.partial").exists()
+    (tmp_path / "x.partial" / "texts.json").write_text(content)
+    with pytest.raises(DataError, match=reason):
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=replace(config, resume=True))
+
+
 def test_texts_of_a_teacher_are_read_by_the_model_in_its_own_tokens(lm, tmp_path):
     teacher = tiny_lm("gpt2")
     config = ContrastConfig(texts=8, new_tokens=6)
     fitted = fit_contrast(lm, CONTRAST, name="x", teacher=teacher, out=tmp_path / "x", config=config)
     asked = contrast_prompts(teacher, CONTRAST, starter_subjects(), 6)
-    first = write_texts(teacher, asked, 8, 6, 0, no_progress)[0]
+    first = write_texts(teacher, asked, ContrastConfig(8, 6, seed=0))[0]
     assert (
         lm.codec.encode([fitted.samples[0]], special=False)[0]
         == lm.codec.encode([teacher.codec.decode(first.ids)], special=False)[0][:6]

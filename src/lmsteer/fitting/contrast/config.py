@@ -19,6 +19,7 @@ class ContrastConfig:
         new_tokens: length of a text in tokens. Default 32.
         rank: rank of the steer; by default chosen from the spectrum.
         seed: seed of the texts. Default 0.
+        resume: whether to keep the texts that an interrupted fit has written. Default False: they are written anew.
 
     Raises:
         DataError: a value is out of range.
@@ -28,6 +29,7 @@ class ContrastConfig:
     new_tokens: int = 32
     rank: int | None = None
     seed: int = 0
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if self.texts < HELD_OUT_EVERY:

@@ -10,8 +10,10 @@ the instructions make of the hidden state at each of their tokens (``regression`
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lmsteer.data.contrast import Contrast
@@ -20,16 +22,18 @@ from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import check_rank
 from lmsteer.fitting.contrast.config import HELD_OUT_EVERY, ContrastConfig
 from lmsteer.fitting.contrast.imitation import Imitation, imitation
-from lmsteer.fitting.contrast.prompts import contrast_prompts
+from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
 from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
-from lmsteer.fitting.contrast.writing import ContrastText, taken_over, write_texts
+from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
+from lmsteer.steer.card import Card
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.lookup import target_folder
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
+from lmsteer.util.run import Run, resumable
 
 # Rows on unseen subjects that the steer is compared with the instructions on.
 _UNSEEN_ROWS = 768
@@ -79,8 +83,9 @@ def fit_contrast(
 
     Raises:
         DataError: there are fewer than four subjects, the descriptions do not fit the model, it writes nothing under
-            them, or its predictions under both are the same.
+            them, its predictions under both are the same, or what is kept of an interrupted fit is of another one.
         SteerError: the steer cannot be saved.
+        InterruptedWorkError: the user stopped the fit; the texts so far are kept.
     """
     config = config or ContrastConfig()
     folder = target_folder(name, out)
@@ -89,32 +94,36 @@ def fit_contrast(
         raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
     check_rank(config.rank, lm.hidden_size)
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
-    if teacher is None:
-        texts = write_texts(lm, prompts, config.texts, config.new_tokens, config.seed, progress)
-    else:
-        asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens)
-        written = write_texts(teacher, asked, config.texts, config.new_tokens, config.seed, progress)
-        texts = taken_over(lm, prompts, teacher, written, config.new_tokens)
-    regression, unseen = _read(lm, texts, progress)
-    a, b, rank_share = low_rank(regression.matrix(), fisher_factors(lm), config.rank)
-    factors = {name: factor.float().contiguous() for name, factor in (("A", a), ("B", b))}
-    near = imitation(lm.head, unseen, (factors["A"], factors["B"]))
-
-    settings = {
-        "method": "contrast",
-        "damping": DAMPING,
-        "rank_share": rank_share,
-        "tokens": regression.count,
-        "imitation": {name: round(value, 4) for name, value in asdict(near).items()},
-    }
-    source = {"contrast": asdict(contrast), "texts": len(texts), "new_tokens": config.new_tokens, "seed": config.seed}
-    source |= {"teacher": teacher.name} if teacher else {}
-    card = lm.card(name, label=label or contrast.positive, data=source, fit=settings)
-    vocabulary, hidden_size = lm.head.weight.shape
-    steer = Steer("multiply", factors, hidden_size, vocabulary, card)
-    save_steer(steer, folder)
+    asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens) if teacher else prompts
+    kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.partial")))
+    try:
+        with resumable(kept.message):
+            texts = write_texts(teacher or lm, asked, config, progress, kept)
+            if teacher:
+                texts = taken_over(lm, prompts, teacher, texts, config.new_tokens)
+            source = {"contrast": asdict(contrast), "texts": len(texts), **_setting(config)}
+            source |= {"teacher": teacher.name} if teacher else {}
+            card = lm.card(name, label=label or contrast.positive, data=source)
+            steer, near = _solve(lm, card, _read(lm, texts, progress), config.rank)
+            save_steer(steer, folder)
+    except DataError:  # the same description will be refused again; but what was to be resumed may be of another one
+        if not config.resume:
+            kept.remove()
+        raise
+    kept.remove()
     first, other = (next((text.ids for text in texts if text.end == end), ()) for end in (1, -1))
     return ContrastFit(steer, folder, near, (lm.codec.decode(first), lm.codec.decode(other)))
+
+
+def _run(lm: LM, prompts: Sequence[ContrastPrompts], config: ContrastConfig, folder: Path) -> Run:
+    """The resumable run of the texts that ``lm`` writes after some prompts."""
+    digest = hashlib.sha256(json.dumps([asdict(prompt) for prompt in prompts]).encode()).hexdigest()[:32]
+    run = {"model": lm.fingerprint, "description": digest, "number_of_texts": config.texts, **_setting(config)}
+    return Run(folder, run, "an interrupted fit")
+
+
+def _setting(config: ContrastConfig) -> dict[str, int]:
+    return {"new_tokens": config.new_tokens, "seed": config.seed}
 
 
 def _read(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> tuple[ShiftRegression, ContrastRows]:
@@ -138,3 +147,20 @@ def _read(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> tuple[Sh
             "that follows instructions, or say in other words what the texts are like."
         )
     return regression, ContrastRows.join(unseen)
+
+
+def _solve(lm: LM, card: Card, read: tuple[ShiftRegression, ContrastRows], rank: int | None) -> tuple[Steer, Imitation]:
+    """The steer of a regression, and how near it comes to the instructions on the other rows."""
+    regression, unseen = read
+    a, b, rank_share = low_rank(regression.matrix(), fisher_factors(lm), rank)
+    factors = {name: factor.float().contiguous() for name, factor in (("A", a), ("B", b))}
+    near = imitation(lm.head, unseen, (factors["A"], factors["B"]))
+    settings = {
+        "method": "contrast",
+        "damping": DAMPING,
+        "rank_share": rank_share,
+        "tokens": regression.count,
+        "imitation": {name: round(value, 4) for name, value in asdict(near).items()},
+    }
+    vocabulary, hidden_size = lm.head.weight.shape
+    return Steer("multiply", factors, hidden_size, vocabulary, replace(card, fit=settings)), near

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from lmsteer.errors import DataError
+from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, Ids
+from lmsteer.fitting.run import Checkpointer
 from lmsteer.generation.config import SamplingConfig
 from lmsteer.generation.generate import not_finite
 from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.writing import write
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
-from lmsteer.util.progress import Progress
+from lmsteer.util.files import write_file
+from lmsteer.util.progress import Progress, no_progress
+from lmsteer.util.records import parse_json
+from lmsteer.util.run import Run
 
 # Texts that are written at once.
 _BATCH = 32
 _SAMPLING = SamplingConfig(top_p=0.9)
+# The texts so far, in the folder of an interrupted fit, and seconds between two times that they are saved.
+_FILE, _SAVE_EVERY = "texts.json", 5.0
 
 
 @dataclass(frozen=True)
@@ -40,35 +49,93 @@ class ContrastText:
     ids: Ids
 
 
+@dataclass(frozen=True)
+class KeptTexts:
+    """The texts that a fit has written so far, on disk, so that an interrupted fit writes the others only.
+
+    Attributes:
+        run: the folder, and what must be the same for the texts to be used.
+    """
+
+    run: Run
+
+    def open(self, *, resume: bool, vocabulary: int) -> dict[int, Ids]:
+        """Begin the folder anew, or resume it: the ids of the texts that are there, by their number.
+
+        Args:
+            resume: whether to resume it.
+            vocabulary: V; every id is below it.
+
+        Raises:
+            DataError: the folder holds something else, another fit, or a damaged file.
+        """
+        if not resume:
+            self.remove()
+        self.run.open()
+        file = self.run.folder / _FILE
+        try:
+            kept = parse_json(file.read_text(encoding="utf-8")) if file.exists() else {}
+            return {int(number): [range(vocabulary)[token] for token in ids] for number, ids in kept.items()}
+        except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise DataError(f"{file} is damaged: {error}. Remove {self.run.folder}.") from error
+
+    def message(self) -> str:
+        """What an interrupted fit leaves, and how it goes on."""
+        if not self.run.folder.exists():
+            return "Nothing is kept: run the same command again."
+        return f"The texts so far are kept in {self.run.folder}. The same command with --resume continues from there."
+
+    def remove(self) -> None:
+        """Remove the folder, if there is one."""
+        if self.run.kept() is not None:
+            shutil.rmtree(self.run.folder)
+
+    def save(self, written: Mapping[int, Ids]) -> None:
+        """Replace the texts that are kept."""
+        write_file(self.run.folder / _FILE, json.dumps({number: [*ids] for number, ids in written.items()}))
+
+
 @torch.inference_mode()
 def write_texts(
-    lm: LM, prompts: Sequence[ContrastPrompts], count: int, new_tokens: int, seed: int, progress: Progress
+    lm: LM,
+    prompts: Sequence[ContrastPrompts],
+    config: ContrastConfig,
+    progress: Progress = no_progress,
+    kept: KeptTexts | None = None,
 ) -> list[ContrastText]:
     """Let the model write texts for both ends of a contrast.
 
     Args:
         lm: the model, unsteered.
         prompts: the prompts for each subject; the texts take turns on the subjects.
-        count: number of texts for each end.
-        new_tokens: the length of a text in tokens; a text that ends earlier is shorter.
-        seed: seed of the random numbers.
+        config: number of texts for each end, their length in tokens (a text that ends by itself is shorter), the seed,
+            and whether to resume.
         progress: reports the texts.
+        kept: keeps the texts as they are written; None for nowhere.
 
     Raises:
-        DataError: the model writes nothing: all texts end at once.
+        DataError: the model writes nothing: all texts end at once; or what is kept cannot be resumed.
         NotFiniteError: the model's logits are not finite numbers.
     """
-    planned = [(k % len(prompts), end, k // len(prompts)) for k in range(count) for end in (1, -1)]
+    planned = [(k % len(prompts), end, k // len(prompts)) for k in range(config.texts) for end in (1, -1)]
     before = [prompts[subject].positive if end > 0 else prompts[subject].negative for subject, end, _ in planned]
-    noise = (row_noise(seed, i, sample, new_tokens) for i, (*_, sample) in enumerate(planned))
-    rows = [Row(Start(ids), own, sampling=_SAMPLING) for ids, own in zip(before, noise, strict=True)]
-    written = dict[int, Ids]()
-    with progress("writing texts", len(planned), 0) as step:
-        for ended in write(lm, rows, _BATCH):
-            if any(text.failed for text in ended):
-                raise not_finite(lm, "a text under a description", "", {})
-            written |= {text.row: text.ids for text in ended}
-            step(len(ended), "")
+    written = kept.open(resume=config.resume, vocabulary=lm.codec.rows) if kept else {}
+    missing = [i for i in range(len(planned)) if i not in written]
+    rows = [
+        Row(Start(before[i]), row_noise(config.seed, i, planned[i][-1], config.new_tokens), sampling=_SAMPLING)
+        for i in missing
+    ]
+    checkpointer = Checkpointer(lambda: kept.save(written) if kept else None, _SAVE_EVERY)
+    with progress("writing texts", len(planned), len(written)) as step:
+        try:
+            for ended in write(lm, rows, _BATCH):
+                if any(text.failed for text in ended):
+                    raise not_finite(lm, "a text under a description", "", {})
+                written |= {missing[text.row]: text.ids for text in ended}
+                checkpointer.step()
+                step(len(ended), "")
+        finally:
+            checkpointer.save()
     texts = [
         ContrastText(subject, prompts[subject], end, written[i])
         for i, (subject, end, _) in enumerate(planned)
