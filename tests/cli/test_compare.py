@@ -75,6 +75,12 @@ def test_a_folder_of_something_else_is_refused(run):
     assert "holds no comparison" in err
 
 
+def test_no_method_is_not_all_of_them(run):
+    status, _, err = run(*LINE, "--methods", "")
+    assert status == 2
+    assert "--methods has an empty name in ''" in err
+
+
 @pytest.mark.usefixtures("in_process")
 def test_a_method_that_fails_does_not_end_the_others(run):
     """The first cannot write to its folder; it is measured once it can."""

@@ -46,14 +46,14 @@ def test_a_blank_key_of_the_environment_is_refused(run, monkeypatch, blank):
 def test_a_key_of_the_environment_is_one_key_whatever_is_in_it(run, monkeypatch):
     monkeypatch.setenv("LMSTEER_API_KEY", "two words")
     settings = []
-    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda _, given: settings.append(given))
+    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda _, given, __: settings.append(given))
     assert run("serve", "--no-page")[0] == 0
     assert settings[0].keys == ["two words"]
 
 
 def test_origins_are_passed_on_and_all_of_them_are_warned_of(run, monkeypatch):
     settings = []
-    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda _, given: settings.append(given))
+    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda _, given, __: settings.append(given))
     origins = ["http://localhost:3000", "https://chat.example"]
     status, _, err = run("serve", "--no-page", *(part for each in origins for part in ("--allow-origin", each)))
     assert (status, settings[0].origins) == (0, origins)
@@ -70,6 +70,21 @@ def test_a_port_that_is_taken_is_told(run):
     assert "choose another with --host and --port" in " ".join(err.split())
 
 
+def test_the_port_that_was_bound_is_told_and_what_is_left_out(run, llama, tmp_path, monkeypatch):
+    ports = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda _, sockets: ports.extend(s.getsockname()[1] for s in sockets))
+    save_steer(random_steer(llama), tmp_path / "broken")
+    (tmp_path / "broken" / "steer.safetensors").write_bytes(b"")
+    save_steer(random_steer(llama), tmp_path / "of-another-model")
+    status, _, err = run("serve", "--no-page", "--port", "0", "--steers", str(tmp_path))
+    told = " ".join(err.split())
+    assert status == 0
+    assert f"at http://127.0.0.1:{ports[0]}/v1" in told
+    assert ports[0] > 0
+    assert "left out: the steer in" in told
+    assert told.count("left out") == 1
+
+
 def test_an_open_server_without_keys_is_warned_of(run):
     _, _, err = run("serve", "--no-page", "--host", "192.0.2.7")
     assert "--api-key" in err
@@ -78,7 +93,7 @@ def test_an_open_server_without_keys_is_warned_of(run):
 
 def test_a_steer_of_the_hub_is_served_by_its_id(run, hub, llama, tmp_path, monkeypatch):
     services = []
-    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda service, _: services.append(service))
+    monkeypatch.setattr("lmsteer.serving.http.run.serve", lambda service, *_: services.append(service))
     hub.add("org/style", save_steer(random_steer(llama), tmp_path / "made"))
     assert run("serve", "--no-page", "--steers", "org/style")[0] == 0
     assert "org/style" in services[0].registry.names()

@@ -72,7 +72,7 @@ def compare(
     check_labelled(texts, data)
     sizes = _train_sizes(train_sizes, len(texts))
     instructions = _instructions(negative_prompt, positive_prompt)
-    chosen = select_methods(methods.split(",") if methods else None, with_instructions=instructions is not None)
+    chosen = select_methods(None if methods is None else methods.split(","), with_instructions=instructions is not None)
     neutral = starter_requests if chat else starter_prompts
     given = read_prompts(prompts) if prompts else neutral()[: options.NEUTRAL_PROMPTS]
     read = options.answered(given, chat=chat, system=system)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,10 @@ from lmsteer.errors import DataError, LMSteerError
 from lmsteer.serving.starts.saved import check_folders_exist
 from lmsteer.steer.hub import located, parse_hub_id
 from lmsteer.steer.lookup import SHIPPED_FOLDER, STEERS_FOLDER
+
+if TYPE_CHECKING:
+    from lmsteer.serving.http.run import ServerSettings
+    from lmsteer.serving.http.service import Service
 
 KEY = "LMSTEER_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -81,7 +86,7 @@ def serve(
     gists: Gists = None,
     baselines: Baselines = None,
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
     api_key: ApiKey = None,
     allow_origin: AllowOrigin = None,
     max_model_len: MaxModelLen = None,
@@ -132,12 +137,18 @@ def serve(
             baselines=baselines or [],
         ),
     )
+    for reason in (*service.registry.refusals(), *service.starts.refusals):
+        warn(f"left out: {reason}")
+    run(service, settings, partial(_announce, service, settings))
+
+
+def _announce(service: Service, settings: ServerSettings, port: int) -> None:
+    """Say where the server listens, and what it serves."""
     names = ", ".join(service.registry.names()) or "none"
-    where = f"http://{host}:{port}"
+    where = f"http://{settings.host}:{port}"
     stderr.print(f"{service.name} at {where}/v1, steers: {names}. Stop with Ctrl-C.", highlight=False)
-    for what, listed in (("gists", service.starts.gists.names()), ("baselines", service.starts.baselines.names())):
+    for what, listed in service.starts.names().items():
         if listed:
             stderr.print(f"{what}: {', '.join(listed)}.", highlight=False)
-    if page:
+    if settings.page:
         stderr.print(f"The web page is at {where}/ui, the description of the API at {where}/docs.", highlight=False)
-    run(service, settings)

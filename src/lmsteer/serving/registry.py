@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lmsteer.errors import DataError, SteerError
+from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.serving.starts.saved import NAME, Saved
 from lmsteer.steer.card import CARD_FILE, Card
 from lmsteer.steer.files import load_steer
@@ -53,8 +53,19 @@ class SteerRegistry:
 
     def names(self) -> list[str]:
         """The names of all steers that can be used, in alphabetical order."""
-        names = {folder.name for parent in self._folders for folder in steers_in(parent)} | self._fetched.keys()
-        return [name for name in sorted(names) if self._is_usable(name)]
+        return [name for name in self._all_names() if self._is_usable(name)]
+
+    def refusals(self) -> list[str]:
+        """Why some steers cannot be used, a sentence for each; of another model's nothing: a folder may have both."""
+        reasons = list[str]()
+        for name in filter(NAME.fullmatch, self._all_names()):
+            try:
+                self.find(name)
+            except WrongBaseError:
+                continue
+            except SteerError as error:
+                reasons.append(str(error))
+        return reasons
 
     def find(self, name: str) -> Steer:
         """A steer by name, as it is saved now.
@@ -127,6 +138,9 @@ class SteerRegistry:
         steer = load_steer(card_file.parent)
         self._check(steer.card)
         return steer
+
+    def _all_names(self) -> list[str]:
+        return sorted({folder.name for parent in self._folders for folder in steers_in(parent)} | self._fetched.keys())
 
     def _is_usable(self, name: str) -> bool:
         try:

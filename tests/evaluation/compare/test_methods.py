@@ -26,3 +26,6 @@ def test_methods_that_cannot_be_compared_are_refused():
         select_methods(["steer", "gist"], with_instructions=False)
     with pytest.raises(DataError, match="unknown methods magic, more: there are steer"):
         select_methods(["magic", "more"], with_instructions=True)
+    for names in ([""], ["steer", " "]):
+        with pytest.raises(DataError, match="--methods has an empty name in"):
+            select_methods(names, with_instructions=True)

@@ -30,7 +30,7 @@ def server(tmp_path_factory):
     command = [sys.executable, "-m", "lmsteer", *shlex.split(line.replace("8000", port)), "--no-page"]
     process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("server"), stderr=subprocess.PIPE, text=True)
     for said in process.stderr:
-        if "Stop with Ctrl-C" in said:  # the socket is opened next
+        if "Stop with Ctrl-C" in said:
             break
     address = f"http://127.0.0.1:{port}"
     with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:

@@ -1,6 +1,7 @@
 """Gists and baselines in requests: each row as if its own adapter alone were there, in every interface; or words."""
 
 import gc
+import re
 import shutil
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import torch
 from lmsteer import load_steer
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.full import FullTrainer
+from lmsteer.baselines.gists import Gists
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.methods import load_baseline, save_baseline
 from lmsteer.baselines.soft_prompts import PrefixTuning
@@ -171,15 +173,15 @@ def test_the_rest_of_the_context_begins_after_the_gist(client):
     assert plain.max_new_tokens - after.max_new_tokens == 2
 
 
-def test_broken_folders_are_refused_when_the_server_starts(llama, make_lm, gists, baselines, tmp_path):
+def test_folders_with_nothing_to_serve_are_refused_when_the_server_starts(llama, make_lm, gists, baselines, tmp_path):
     with pytest.raises(DataError, match=r"--gists names .*nowhere, which is not a folder"):
         NamedStarts(llama, [tmp_path / "nowhere"])
     with pytest.raises(DataError, match=r"no gists in .*: save them as NAME\.gist"):
         NamedStarts(llama, [tmp_path])
     shutil.copy(gists / "kind.gist", tmp_path / "kind.gist")
-    with pytest.raises(WrongBaseError, match=r"kind\.gist cannot be served: it was made by another gist adapter"):
+    with pytest.raises(DataError, match=r"no gists to serve in .*kind\.gist .*: it was made by another gist adapter"):
         NamedStarts(llama, [tmp_path])
-    with pytest.raises(WrongBaseError, match=r"\.gist cannot be served: this gist"):
+    with pytest.raises(DataError, match=r"\.gist cannot be served: this gist"):
         NamedStarts(make_lm("gpt_neox"), [gists])
     (tmp_path / "kind.gist").write_bytes(b"no gist")
     with pytest.raises(DataError, match="is no gist, or damaged"):
@@ -191,8 +193,42 @@ def test_broken_folders_are_refused_when_the_server_starts(llama, make_lm, gists
     with pytest.raises(DataError, match=r"no baselines to serve in .*only\. full cannot be one row's alone"):
         NamedStarts(llama, baselines=[only])
     (only / "full" / "fitted" / "adapter.safetensors").write_bytes(b"")
-    with pytest.raises(DataError, match="is damaged"):
+    with pytest.raises(DataError, match=r"no baselines to serve in .* is damaged"):
         NamedStarts(llama, baselines=[only])
+
+
+def test_what_is_broken_is_left_out_by_name_and_the_others_are_served(
+    serving, llama, steers, gists, baselines, tmp_path
+):
+    broken = tmp_path / "gists"
+    shutil.copytree(gists, broken)
+    (broken / "adapter-1" / "gist.safetensors").write_bytes(b"")  # that of the gist "kind"
+    (broken / "short.gist").write_bytes(b"no gist")
+    others = tmp_path / "baselines"
+    shutil.copytree(baselines, others)
+    (others / "prefix" / "adapter.safetensors").write_bytes(b"")
+    prefix = load_baseline(baselines / "prefix")
+    card = replace(prefix.card, method="gist", fit={"adapter": "gone/adapter"})
+    save_baseline(Gists(card, prefix.tensors), others / "told")
+    with serving(llama, steers, gists=[broken], baselines=[others]) as client:
+        names = client.app.state.service.starts.names()
+        assert names == {"gists": ["rude"], "baselines": ["full", "lora"]}
+        assert completed(client, gist="rude")
+        refused = client.post("/v1/completions", json={"prompt": "ab", "baseline": "told"})
+        reasons = client.app.state.service.starts.refusals
+    assert refused.status_code == 400
+    for reason, part in zip(
+        reasons,
+        (
+            rf"the gist adapter in {broken}/adapter-1 is damaged",
+            rf"{broken}/kind\.gist cannot be served: it was made by another gist adapter",
+            rf"{broken}/short\.gist is no gist, or damaged",
+            rf"the baseline in {others}/prefix cannot be served: .* is damaged",
+            rf"the baseline in {others}/told cannot be served: no gist adapter in gone/adapter",
+        ),
+        strict=True,
+    ):
+        assert re.search(part, reason), reason
 
 
 def test_a_gist_that_is_saved_later_can_be_named_at_once(llama, gists, tmp_path):
@@ -207,7 +243,7 @@ def test_a_gist_that_is_saved_later_can_be_named_at_once(llama, gists, tmp_path)
     other.save(tmp_path / "own" / "other.gist")
     with pytest.raises(WrongBaseError, match="it was made by another gist adapter than those here"):
         starts.find(gist="other")
-    assert [*usable(starts.gists.names(), starts.gists.find)] == ["kind", "later", "rude", "short"]
+    assert [*usable(starts.gists.names(), starts.gists.find)[0]] == ["kind", "later", "rude", "short"]
 
 
 def test_nothing_is_kept_of_baselines_that_cannot_be_served(llama, baselines, monkeypatch):

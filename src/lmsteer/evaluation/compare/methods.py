@@ -16,11 +16,13 @@ def select_methods(names: Sequence[str] | None, *, with_instructions: bool) -> l
         with_instructions: whether there is an instruction for each end, which some methods need.
 
     Raises:
-        DataError: a name is unknown, or a chosen method lacks its instructions.
+        DataError: a name is empty or unknown, or a chosen method lacks its instructions.
     """
     if names is None:
         return [name for name in METHOD_NAMES if with_instructions or name not in INSTRUCTION_BASED]
     chosen = [name.strip() for name in names]
+    if not all(chosen):
+        raise DataError(f"--methods has an empty name in {','.join(names)!r}: write names with commas between them.")
     check_methods(chosen)
     if not with_instructions and (lacking := [name for name in chosen if name in INSTRUCTION_BASED]):
         raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,15 @@ def create_service(lm: LM, config: ServiceConfig | None = None) -> Service:
     return Service(Engine(lm, engine), registry, starts, limits, lm.name)
 
 
-def serve(service: Service, settings: ServerSettings | None = None) -> None:
+def serve(
+    service: Service, settings: ServerSettings | None = None, announce: Callable[[int], None] = lambda _: None
+) -> None:
     """Answer requests until the process gets a signal to stop; then finish running responses, within ``grace`` seconds.
+
+    Args:
+        service: the service.
+        settings: the settings of the server.
+        announce: called with the port once connections to it are accepted.
 
     Raises:
         LMSteerError: the address is in use or does not belong to this machine, a key is empty, or it is called within
@@ -139,6 +146,7 @@ def serve(service: Service, settings: ServerSettings | None = None) -> None:
         server_header=False,
     )
     with bind(settings.host, settings.port) as listening:
+        announce(listening.getsockname()[1])
         uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -18,13 +18,13 @@ def add_starts(router: APIRouter, starts: NamedStarts) -> None:
     @router.get("/gists")
     def gists() -> GistList:
         """List the gists that requests may name, as they are saved now."""
-        found = usable(starts.gists.names(), starts.gists.find)
+        found, _ = usable(starts.gists.names(), starts.gists.find)
         return GistList(data=[_gist(name, each) for name, each in found.items()])
 
     @router.get("/baselines")
     def baselines() -> BaselineList:
         """List the baselines that requests may name, and say of the others why they are not served."""
-        found = usable(starts.baselines.names(), starts.baselines.find)
+        found, _ = usable(starts.baselines.names(), starts.baselines.find)
         return BaselineList(data=[_baseline(name, each) for name, each in found.items()])
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from lmsteer.baselines.baseline import ADAPTER
 from lmsteer.baselines.methods import load_baseline
-from lmsteer.errors import DataError, ModelError
+from lmsteer.errors import DataError, LMSteerError, ModelError
 from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.starts.checks import check_folders
-from lmsteer.serving.starts.saved import NAME, Saved, unknown
+from lmsteer.serving.starts.saved import NAME, Saved, unknown, usable
 from lmsteer.steer.card import CARD_FILE
 
 # Where `lmsteer compare` keeps what it has fitted, below the folder of a method.
@@ -55,19 +55,21 @@ class BaselineRegistry:
         lm: the model.
         folders: the folders, searched in this order.
 
+    Attributes:
+        refusals: why some baselines cannot be read, as far as that is known at the start.
+
     Raises:
-        DataError: a folder is missing, a baseline is damaged, or none of them can be served.
-        WrongBaseError: a baseline of another base.
+        DataError: a folder is missing, or no baseline of them can be served.
     """
 
     def __init__(self, lm: LM, folders: Sequence[Path]) -> None:
         check_folders(lm, folders, "--baselines")
         self._lm, self._folders = lm, folders
         self._saved = Saved(self._read)
-        served = [self.find(name) for name in self.names()]
-        if folders and all(each.refusal for each in served):
-            reasons = "".join(f" {each.refusal}" for each in served)
-            raise DataError(f"no baselines to serve in {', '.join(map(str, folders))}.{reasons}")
+        found, self.refusals = usable(self.names(), self.find)
+        if folders and all(each.refusal for each in found.values()):
+            reasons = " ".join([*(each.refusal for each in found.values()), *self.refusals])
+            raise DataError(f"no baselines to serve in {', '.join(map(str, folders))}. {reasons}".rstrip())
 
     def names(self) -> list[str]:
         """The names of all baselines, in alphabetical order."""
@@ -78,8 +80,7 @@ class BaselineRegistry:
         """A baseline by name, as it is saved now.
 
         Raises:
-            DataError: there is no such baseline, or it is damaged.
-            WrongBaseError: it belongs to another model.
+            DataError: there is no such baseline, it is damaged or belongs to another model, or its adapter is gone.
         """
         files = [self._file(folder / name) for folder in self._folders] if NAME.fullmatch(name) else []
         file = next((file for file in files if file is not None), None)
@@ -111,12 +112,15 @@ class BaselineRegistry:
         return found.start(number)
 
     def _read(self, file: Path) -> ServedBaseline:
-        baseline = load_baseline(file.parent)
-        found = ServedBaseline(baseline.method, baseline.context, baseline.bytes)
         try:
-            start = baseline.for_rows(self._lm)
-        except ModelError as error:
-            return replace(found, refusal=str(error))
+            baseline = load_baseline(file.parent)
+            found = ServedBaseline(baseline.method, baseline.context, baseline.bytes)
+            try:
+                start = baseline.for_rows(self._lm)
+            except ModelError as error:
+                return replace(found, refusal=str(error))
+        except LMSteerError as error:
+            raise DataError(f"the baseline in {file.parent} cannot be served: {error}") from error
         return replace(found, start=lru_cache(_STRENGTHS)(start))
 
     @staticmethod

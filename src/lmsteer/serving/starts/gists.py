@@ -17,7 +17,7 @@ from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.model.row_adapters import RowAdapter
 from lmsteer.serving.starts.checks import check_folders
-from lmsteer.serving.starts.saved import NAME, Saved, unknown
+from lmsteer.serving.starts.saved import NAME, Saved, unknown, usable
 
 _SUFFIX = ".gist"
 
@@ -46,22 +46,29 @@ class GistRegistry:
         lm: the model.
         folders: the folders, searched in this order.
 
+    Attributes:
+        refusals: why some gists and adapters cannot be served, as far as that is known at the start.
+
     Raises:
-        DataError: a folder is missing, damaged, or none of them holds a gist.
-        WrongBaseError: a gist of another base, or of an adapter that is not there.
+        DataError: a folder is missing, or none of them holds a gist that can be served.
         ModelError: the model's rows cannot have an adapter each.
     """
 
     def __init__(self, lm: LM, folders: Sequence[Path]) -> None:
         check_folders(lm, folders, "--gists")
         self._lm, self._folders = lm, folders
-        self._adapters = dict(self._read_adapters()) if folders else {}
+        self.refusals, self._adapters = list[str](), dict[str, tuple[str, GistAdapter]]()
+        if folders:
+            self._read_adapters()
         self._for_rows: dict[str, RowAdapter] = {}
         self._saved = Saved(self._read)
-        if folders and not self.names():
+        names = self.names()
+        if folders and not names:
             raise DataError(f"no gists in {', '.join(map(str, folders))}: save them as NAME{_SUFFIX} (gist compress).")
-        for name in self.names():
-            self.find(name)
+        found, refused = usable(names, self.find)
+        self.refusals += refused
+        if folders and not found:
+            raise DataError(f"no gists to serve in {', '.join(map(str, folders))}. {' '.join(self.refusals)}")
 
     def names(self) -> list[str]:
         """The names of all gists, in alphabetical order."""
@@ -100,9 +107,14 @@ class GistRegistry:
             self._for_rows[made_by] = adapter.for_rows(self._lm)
         return ServedGist(gist, name, gist.start(self._for_rows[made_by]))
 
-    def _read_adapters(self) -> list[tuple[str, tuple[str, GistAdapter]]]:
-        """Names and adapters by fingerprint: those that ship, and those of the folders and in them."""
+    def _read_adapters(self) -> None:
+        """Read the adapters that ship, and those of the folders and in them."""
         inner = [entry for parent in (SHIPPED_FOLDER, *self._folders) for entry in sorted(parent.iterdir())]
-        folders = [folder for folder in (*inner, *self._folders) if (folder / GIST_ADAPTER.card_file).exists()]
-        adapters = [(folder.name, load_adapter(folder)) for folder in folders]
-        return [(adapter.fingerprint, (name, adapter)) for name, adapter in adapters]
+        for folder in (*inner, *self._folders):
+            if (folder / GIST_ADAPTER.card_file).exists():
+                try:
+                    adapter = load_adapter(folder)
+                except DataError as error:
+                    self.refusals.append(str(error))
+                else:
+                    self._adapters[adapter.fingerprint] = (folder.name, adapter)

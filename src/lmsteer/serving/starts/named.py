@@ -9,6 +9,7 @@ from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.starts.baselines import BaselineRegistry
 from lmsteer.serving.starts.gists import GistRegistry
+from lmsteer.serving.starts.saved import usable
 
 
 class NamedStarts:
@@ -19,12 +20,22 @@ class NamedStarts:
         gists: folders of gists.
         baselines: folders of baselines.
 
+    Attributes:
+        refusals: why some of them cannot be served; a sentence for each.
+
     Raises:
         LMSteerError: as those of ``GistRegistry`` and ``BaselineRegistry``.
     """
 
     def __init__(self, lm: LM, gists: Sequence[Path] = (), baselines: Sequence[Path] = ()) -> None:
         self.gists, self.baselines = GistRegistry(lm, gists), BaselineRegistry(lm, baselines)
+        self.refusals = [*self.gists.refusals, *self.baselines.refusals]
+
+    def names(self) -> dict[str, list[str]]:
+        """The names of all gists and baselines that can be read now."""
+        gists, _ = usable(self.gists.names(), self.gists.find)
+        baselines, _ = usable(self.baselines.names(), self.baselines.find)
+        return {"gists": [*gists], "baselines": [*baselines]}
 
     def find(self, gist: str | None = None, baseline: str | None = None) -> Start:
         """Where rows start before their own tokens: after a gist, or under a baseline.

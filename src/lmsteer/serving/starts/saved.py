@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -38,13 +37,15 @@ def unknown(kind: str, name: str, names: Sequence[str]) -> DataError:
     return DataError(f"unknown {kind} {name!r}; {advice}.")
 
 
-def usable(names: Sequence[str], find: Callable[[str], T]) -> dict[str, T]:
-    """What is found under some names; what cannot be read now is left out."""
-    found = dict[str, T]()
+def usable(names: Sequence[str], find: Callable[[str], T]) -> tuple[dict[str, T], list[str]]:
+    """What is found under some names, and of what cannot be used now the reason, a sentence each."""
+    found, reasons = dict[str, T](), list[str]()
     for name in names:
-        with suppress(LMSteerError):
+        try:
             found[name] = find(name)
-    return found
+        except LMSteerError as error:
+            reasons.append(str(error))
+    return found, reasons
 
 
 class Saved(Generic[T]):
