@@ -20,6 +20,8 @@ from lmsteer.generation.stream import stream
 from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.chat import encode_chat
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.strength import Windowed
+from lmsteer.steer.window import Window
 from tiny import FAMILIES, chat_lm, random_steer, tiny_lm
 
 PROMPTS = ["The cat", "A much longer prompt, to be padded", "x"]
@@ -226,6 +228,12 @@ def test_logits_that_are_not_finite_are_refused_with_the_prompt_and_the_strength
     with pytest.raises(NotFiniteError, match=r"prompt 1 \('a'\): .* not finite numbers at big=2: lower the strength"):
         list(generate(damaged, ["a"], steers, strengths, GenerationConfig(1, 4)))
     assert len(list(generate(damaged, ["a"], steers, strengths[:2], GenerationConfig(1, 4)))) == 2
+    late = {"big": Windowed(2, Window(1))}
+    for text in (lambda: [*generate(damaged, ["a"], steers, [late])], lambda: [*stream(damaged, "a", steers, late)]):
+        with pytest.raises(NotFiniteError, match=r"not finite numbers at big=2 \(of 2@1\.\.\): lower the strength"):
+            text()
+    with pytest.raises(NotFiniteError, match="its weights may be damaged"):  # the steer does not act yet
+        list(generate(damaged, ["xz"], steers, [late]))
 
 
 def test_a_chat_is_answered_after_its_template():

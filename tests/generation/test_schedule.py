@@ -13,9 +13,10 @@ from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, Sampl
 from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.generate import generate
 from lmsteer.generation.row import Row, row_noise
+from lmsteer.generation.schedule import acting_strengths
 from lmsteer.generation.stream import stream
 from lmsteer.model.kv_cache import Start
-from lmsteer.steer.strength import Windowed
+from lmsteer.steer.strength import Hold, Windowed
 from lmsteer.steer.window import Window
 from tiny import THINKING, chat_lm, random_steer
 
@@ -34,6 +35,24 @@ def written(lm, *rows, steps=TOKENS):
     for _ in range(steps):
         decoder.step()
     return decoder.look().tokens
+
+
+def test_a_message_names_the_strengths_that_act_on_the_next_token():
+    lm = chat_lm(THINKING, ["<think>"])
+    strengths = {
+        "plain": 2.0,
+        "none": 0.0,
+        "still": Windowed(0, Window(0)),
+        "late": Windowed(3, Window(4)),
+        "more": Windowed(4, Window(0, 4, "rise")),
+        "thought": Windowed(5, Window(part="thinking")),
+        "said": Hold(0.8, 2, Window(part="answer")),
+    }
+    row = replace(row_of(lm, "a", strengths, {}), is_thinking=True, written=lm.encode(["b"])[0])
+    assert acting_strengths(lm, row, []) == "plain=2, more=1 (of 4@rise..4), thought=5 (of 5@thinking)"
+    (after,) = lm.encode(["</think>abcd"])
+    assert acting_strengths(lm, row, after) == "plain=2, late=3 (of 3@4..), more=4 (of 4@rise..4), said held at 0.8"
+    assert acting_strengths(lm, replace(row, strengths={"none": 0.0, "late": strengths["late"]}), []) == ""
 
 
 def by_hand(lm, row, strengths_at):

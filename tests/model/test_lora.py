@@ -57,6 +57,12 @@ def test_a_half_precision_layer_keeps_its_dtype(dtype):
     torch.testing.assert_close(found.float(), (y + 2 * (x.float() @ a.T) @ b.T).float(), rtol=2e-2, atol=5e-2)
 
 
+def test_strengths_of_half_precision_models_are_not_rounded():
+    one = torch.ones(1, 1, dtype=torch.bfloat16)
+    found = add_lora(0 * one, 1.0078125 * one, one, one, torch.tensor([0.05]))
+    assert (found.dtype, found.item()) == (torch.bfloat16, 0.05029296875)
+
+
 def random_factors(lm, seed=0):
     drawn, lora = torch.Generator().manual_seed(seed), LoRA(lm, body_layers(lm), 2, seed)
     for factor in lora.parameters():

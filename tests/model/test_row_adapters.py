@@ -76,6 +76,14 @@ def test_the_first_layer_of_a_device_may_have_its_input_on_another(places):
     assert (changed.device, changed.shape) == (y.device, y.shape)
 
 
+def test_strengths_of_half_precision_models_are_not_rounded():
+    """Rounded once, 0.05 · 1.0078125 is another number than with the strength in bfloat16."""
+    y, direction = torch.zeros(2, 1, 1, dtype=torch.bfloat16), torch.tensor([1.0078125]).bfloat16()
+    changed = _changed(y, y, _Group({}, None, torch.tensor([0.05, 1.0])), constant_addition(direction))
+    assert changed.dtype == torch.bfloat16
+    assert changed.flatten().tolist() == [0.05029296875, 1.0078125]
+
+
 def test_the_head_is_nobodys_alone(llama):
     head = [name for name, module in linear_layers(llama.model).items() if module is llama.head.module]
     with pytest.raises(ModelError, match="of the head cannot be one row's alone"):

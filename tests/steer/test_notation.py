@@ -99,12 +99,14 @@ def test_a_window_in_a_model_name_is_told_from_a_name_with_the_sign(name, notati
         ("unread=0.5", "has no reader"),
         ("unsafe=0.5", "no safe range that a hold could keep to"),
         ("inverse=0.5", "has no reader"),
+        ("still=0.5", "is 0 to 0, so that a hold that keeps to it would do nothing: .* like still=0.5@max4"),
     ],
 )
 def test_holds_that_cannot_be_are_refused_by_name(notation, message):
     cards = {
         "unread": replace(CARD, name="unread", held_out={}),
         "unsafe": replace(CARD, name="unsafe", safe_range=None),
+        "still": replace(CARD, name="still", safe_range=(0.0, 0.0)),
         "inverse": replace(CARD, held_out={"slope": -0.1, "offset": 0.0}),
     }
     with pytest.raises(SteerError, match=message):

@@ -22,6 +22,7 @@ from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.prefill import Prefill
 from lmsteer.generation.readings import ReadingLog, TokenReading
 from lmsteer.generation.row import Row, check_steering, row_noise
+from lmsteer.generation.schedule import acting_strengths
 from lmsteer.generation.writing import NotFiniteError, Written, write
 from lmsteer.model.chat import encode_chat
 from lmsteer.model.codec import shortened
@@ -145,7 +146,8 @@ def continue_from(
     def continuation(text: Written) -> Continuation:
         each = wanted[text.row]
         if text.failed:
-            raise not_finite(lm, f"prompt {first_prompt + each.prompt + 1}", prompts[each.prompt], each.strengths)
+            acting = acting_strengths(lm, rows[text.row], text.ids)
+            raise not_finite(lm, f"prompt {first_prompt + each.prompt + 1}", prompts[each.prompt], acting)
         return Continuation(
             prompts[each.prompt],
             lm.codec.decode(text.ids),
@@ -184,16 +186,15 @@ def _readings(lm: LM, text: Written, steers: Iterable[str]) -> Iterator[TokenRea
         yield log.add(token, added.add(token) + (added.end() if place == len(text.ids) else ""), values)
 
 
-def not_finite(lm: LM, which: str, prompt: Prompt, strengths: Strengths) -> NotFiniteError:
+def not_finite(lm: LM, which: str, prompt: Prompt, acting: str = "") -> NotFiniteError:
     """The error of a row whose logits are not finite numbers.
 
     Args:
         lm: the model.
         which: which prompt the row continues, such as "prompt 3".
         prompt: that prompt.
-        strengths: the row's strengths.
+        acting: the strengths at that token (``acting_strengths``); empty if none acts.
     """
-    acting = ", ".join(f"{name}={strength:g}" for name, strength in strengths.items() if strength)
     at = f"at {acting}: lower the strength" if acting else f"in {lm.model.dtype}: its weights may be damaged"
     advice = "or load the model in another dtype (bfloat16 or float32)."
     return NotFiniteError(

@@ -11,8 +11,32 @@ from torch import Tensor
 from lmsteer.generation.row import Row
 from lmsteer.model.lm import LM
 from lmsteer.model.thinking import thinking_of
-from lmsteer.steer.strength import window_of
+from lmsteer.steer.strength import Hold, Windowed, number, size_of, window_of
 from lmsteer.steer.window import ALL
+
+
+def acting_strengths(lm: LM, row: Row, written: Sequence[int]) -> str:
+    """The strengths that act on a row's next token, for a message; empty if none does.
+
+    Args:
+        lm: the model.
+        row: the row.
+        written: the tokens that it has written since it started.
+    """
+    tokens, acting = [*row.written, *written], list[str]()
+    for name, strength in row.strengths.items():
+        window = window_of(strength)
+        share = window.share(len(tokens))
+        if window.part != "all":
+            thinking = thinking_of(lm)
+            is_inside = thinking.state_after(row.is_thinking, tokens) >= thinking.first_inside
+            share *= is_inside == (window.part == "thinking")
+        if isinstance(strength, Hold) and share:
+            acting.append(f"{name} held at {number(strength.level)}")
+        elif now := share * size_of(strength):
+            whole = f" (of {strength})" if isinstance(strength, Windowed) else ""
+            acting.append(f"{name}={now:g}{whole}")
+    return ", ".join(acting)
 
 
 class _Parts(NamedTuple):

@@ -15,6 +15,7 @@ from lmsteer.generation.generate import encode_prompts, not_finite
 from lmsteer.generation.readings import ReadingLog, TokenReading
 from lmsteer.generation.row import Row, check_steering, row_noise
 from lmsteer.generation.sampling import OVERFLOW
+from lmsteer.generation.schedule import acting_strengths
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.model.thinking import begins_thinking
@@ -106,7 +107,7 @@ def _started(
 
 @torch.inference_mode()
 def _tokens(lm: LM, row: Row, prompt: AnyPrompt) -> Iterator[_WrittenToken]:
-    decoder, text = Decoder(lm), Detokenizer(lm.codec)
+    decoder, text, written = Decoder(lm), Detokenizer(lm.codec), list[int]()
     decoder.admit([row])
     for left in reversed(range(len(row.noise))):
         with lm.exclusive_use():
@@ -114,7 +115,8 @@ def _tokens(lm: LM, row: Row, prompt: AnyPrompt) -> Iterator[_WrittenToken]:
         look = decoder.look()
         ((token,),) = look.tokens
         if token == OVERFLOW:
-            raise not_finite(lm, "the prompt", as_prompt(prompt), row.strengths)
+            raise not_finite(lm, "the prompt", as_prompt(prompt), acting_strengths(lm, row, written))
+        written.append(token)
         is_last = not left or token in lm.stop_ids
         yield _WrittenToken(token, text.add(token) + (text.end() if is_last else ""), next(iter(look.readings[0]), ()))
         if is_last:

@@ -63,7 +63,7 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
             decoder.clear()
     tokens_drawn = torch.cat(drawn)
     if (tokens_drawn == OVERFLOW).any():
-        raise not_finite(lm, "the start of a text", "", {})
+        raise not_finite(lm, "the start of a text", "")
     return torch.cat(h), tokens_drawn
 
 

@@ -184,7 +184,7 @@ def add_lora(y: Tensor, x: Tensor, a: Tensor, b: Tensor, strengths: float | Tens
     """``y + s (x Aᵀ) Bᵀ`` for ``y`` (B, .., m), ``x`` (B, .., n), ``A`` (r, n), ``B`` (m, r); gradients go through.
 
     Products are taken in the precision of ``x``, as the layer's own are, and the sum in that of ``y``; factors and
-    their gradients keep theirs.
+    their gradients keep theirs, and so do strengths: in bfloat16 they would have 8 bits.
 
     Args:
         y: the output of the layer.
@@ -197,7 +197,7 @@ def add_lora(y: Tensor, x: Tensor, a: Tensor, b: Tensor, strengths: float | Tens
         SteerError: the number of strengths does not suit the number of rows.
     """
     if isinstance(strengths, Tensor):
-        strengths = broadcast_rows(strengths.to(x.device, x.dtype)[:, None], x[..., 0].numel())
+        strengths = broadcast_rows(strengths.to(x.device)[:, None], x[..., 0].numel())
     updated: Tensor = _AddLoRA.apply(y, x, a, b, strengths)  # type: ignore[no-untyped-call]
     return updated
 
@@ -211,7 +211,7 @@ class _AddLoRA(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, strengths: float | Tensor) -> Tensor:
-        t = strengths * linear(_rows(x), a.to(x.dtype))
+        t = (strengths * linear(_rows(x), a.to(x.dtype))).to(x.dtype)
         ctx.save_for_backward(x, t, a, b)
         ctx.strengths = strengths
         return torch.addmm(_rows(y), t.to(y.dtype), b.T.to(y.dtype)).view(y.shape)
@@ -220,7 +220,7 @@ class _AddLoRA(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, t, a, b = ctx.saved_tensors
         g = _rows(grads[0]).to(t.dtype)
-        of_t = ctx.strengths * linear(g, b.T.to(g.dtype))
+        of_t = (ctx.strengths * linear(g, b.T.to(g.dtype))).to(g.dtype)
         of_x = (of_t @ a.to(of_t.dtype)).view(x.shape)
         return grads[0], of_x, linear(of_t.T, _rows(x).T).to(a.dtype), linear(t.T, g.T).T.to(b.dtype), None
 

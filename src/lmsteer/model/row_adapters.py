@@ -138,5 +138,6 @@ def _changed(x: Tensor, y: Tensor, group: _Group, addition: Addition) -> Tensor:
     places = None if group.places is None else group.places.to(y.device)
     # A layer that is the first one on its device has its input on another.
     own = (x if group.places is None else x[group.places.to(x.device)]).to(y.device)
-    shift = (group.strengths.to(y.device, x.dtype)[:, None, None] * addition(own)).to(y.dtype)
+    # The product with a strength in float32 is rounded once: to bfloat16, a strength has 8 bits.
+    shift = (group.strengths.to(y.device)[:, None, None] * addition(own)).to(y.dtype)
     return y + shift if places is None else y.index_add(0, places, shift.expand(-1, y.shape[1], -1))

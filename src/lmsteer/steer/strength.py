@@ -71,7 +71,7 @@ class Hold:
         """The lowest and the highest strength.
 
         Raises:
-            SteerError: there is no ``most``, and the card has no safe range.
+            SteerError: there is no ``most``, and the card has no safe range, or one that holds 0 alone.
         """
         if self.most is not None:
             return -self.most, self.most
@@ -79,6 +79,11 @@ class Hold:
             raise SteerError(
                 f"steer {card.name!r} has no safe range that a hold could keep to: give the largest strength, like "
                 f"{card.name}={number(self.level)}@max4, or find the range with `lmsteer calibrate`."
+            )
+        if card.safe_range == (0, 0):
+            raise SteerError(
+                f"the safe range of steer {card.name!r} is 0 to 0, so that a hold that keeps to it would do nothing: "
+                f"give the largest strength, like {card.name}={number(self.level)}@max4."
             )
         return card.safe_range
 

@@ -192,7 +192,7 @@ def test_overflowed_sequence_fails_alone(llama, engines):
     engine = engines(llama)
     first, overflowed, last = results_of(engine, [plain, wild, plain])
     engine.close()
-    assert str(overflowed) == "the logits overflowed at these strengths; lower them."
+    assert str(overflowed) == "the logits overflowed at one=3e+38: lower the strength."
     assert first.text == last.text == alone(llama, llama.tokenizer.decode([5, 6, 7]), plain).text
 
 

@@ -130,7 +130,7 @@ def write_texts(
         try:
             for ended in write(lm, rows, _BATCH):
                 if any(text.failed for text in ended):
-                    raise not_finite(lm, "a text under a description", "", {})
+                    raise not_finite(lm, "a text under a description", "")
                 written |= {missing[text.row]: text.ids for text in ended}
                 checkpointer.step()
                 step(len(ended), "")

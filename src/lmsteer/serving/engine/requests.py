@@ -14,6 +14,7 @@ from lmsteer.generation.config import NO_LIMITS, GenerationConfig, Limits, Sampl
 from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.readings import ReadingLog, TokenReading
 from lmsteer.generation.row import Row, check_steering, row_noise
+from lmsteer.generation.schedule import acting_strengths
 from lmsteer.model.kv_cache import NOTHING_BEFORE, Start
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import StepError, as_step_error
@@ -22,7 +23,7 @@ from lmsteer.steer.steer import Steer
 from lmsteer.steer.strength import Strengths
 
 FinishReason = Literal["stop", "length", "timeout"]
-_OVERFLOW = "the logits overflowed at these strengths; lower them."
+_OVERFLOW = "the logits overflowed at {}: lower the strength."
 _NOT_FINITE = "the model's logits on this text are not finite numbers: its weights may be damaged."
 Clock = Callable[[], float]
 """Gives the time in seconds, as ``time.monotonic`` does."""
@@ -140,7 +141,7 @@ class GeneratedSequence:
     def __init__(
         self, lm: LM, request: Request, on_chunk: Callable[[Chunk], None], clock: Clock = time.monotonic
     ) -> None:
-        self.request, self.arrival, self._on_chunk, self._clock = request, 0, on_chunk, clock
+        self._lm, self.request, self.arrival, self._on_chunk, self._clock = lm, request, 0, on_chunk, clock
         self.ids = list(request.ids)
         self.cancelled = self.ended = False
         self.cached = 0
@@ -264,8 +265,8 @@ class GeneratedSequence:
 
     def fail_overflowed(self) -> None:
         """End it because logits of it are not finite numbers."""
-        steered = any(self.request.strengths.values())
-        self.fail(SteerError(_OVERFLOW) if steered else StepError(_NOT_FINITE))
+        acting = acting_strengths(self._lm, self.row, ())
+        self.fail(SteerError(_OVERFLOW.format(acting)) if acting else StepError(_NOT_FINITE))
 
     def _send(self, chunk: Chunk) -> None:
         self.ended = bool(chunk.finish or chunk.error)
