@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lmsteer import save_steer
-from tiny import random_steer
+from tiny import read_steer
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def on_a_loop():
 
 @pytest.fixture(scope="module")
 def steers(endless, tmp_path_factory):
-    """A folder with one steer."""
+    """A folder with one steer, whose reading can be held."""
     folder = tmp_path_factory.mktemp("steers")
-    save_steer(random_steer(endless, name="style"), folder / "style")
+    save_steer(read_steer(endless), folder / "style")
     return folder

@@ -112,6 +112,22 @@ def test_words_are_tinted_until_that_is_switched_off(page, address):
     assert fits(page)
 
 
+def test_steers_act_where_the_page_says(page, address):
+    page.goto(f"{address}/ui/?tokens=12&temperature=0&steer.style=4")
+    plain, everywhere = texts(page, "style +4: acted on 12 of 12 tokens")
+    assert not page.get_by_label("From token").is_visible()
+    page.get_by_text("Where the steers act").click()
+    page.get_by_label("From token").fill("4")
+    page.click("#write")
+    still, late = texts(page, "style +4@4..: acted on 8 of 12 tokens")
+    assert still == plain
+    assert late != everywhere
+    page.wait_for_url("**from=4**")
+    page.get_by_text("Hold a reading").click()
+    page.get_by_label("Largest strength").wait_for()
+    assert fits(page)
+
+
 def test_analysis_shows_shaded_words_and_the_curve_of_positions(page, address):
     open_tab(page, address, "Read")
     page.click("#read")

@@ -6,11 +6,16 @@ from html import unescape
 import gradio as gr
 import pytest
 
+from lmsteer import save_steer
+from lmsteer.data.chats import Chat
+from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.generate import generate
 from lmsteer.serving.http.run import ServiceConfig, create_service
 from lmsteer.serving.http.web.assets import render
 from lmsteer.serving.http.web.links import StateField, link_to, strengths_in
 from lmsteer.serving.http.web.page import _STRENGTHS, web_page
 from lmsteer.steer.lookup import find_card
+from tiny import THINKING, chat_lm, read_steer
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +27,11 @@ def actions(endless, steers, on_a_loop):
     service.engine.close()
 
 
-def asked(prompt="It was", strength=0.0, tint="style", limits=(0.0, 0, 0.0)):
-    """The values of the inputs: the prompt, tokens, temperature, seed, limits, the strength, and what tints."""
-    return prompt, 6, 0.0, 0, *limits, strength, tint
+def asked(
+    prompt="It was", strength=0.0, tint="style", limits=(0.0, 0, 0.0), window=(0, 0, "flat"), hold=("none", 0.8, 0)
+):
+    """The values of the inputs: the prompt, tokens, temperature, seed, limits, window, hold, the strength, the tint."""
+    return prompt, 6, 0.0, 0, *limits, *window, *hold, strength, tint
 
 
 def words(html):
@@ -36,7 +43,7 @@ def test_both_texts_equal_without_strength_and_differ_with_one(actions):
     *_, (plain, steered, summary, _, link) = actions["write"](*asked())
     assert words(plain) == words(steered)
     assert "no steer: acted on 0 of 6 tokens" in summary
-    limits = "plausible=0.0&fresh=0&kl=0.0"
+    limits = "plausible=0.0&fresh=0&kl=0.0&from=0&before=0&shape=flat&hold=none&level=0.8&most=0"
     assert link == f"?prompt=It+was&tokens=6&temperature=0.0&seed=0&{limits}&steer.style=0.0&tint=style"
     *_, (still, steered, summary, _, link) = actions["write"](*asked(strength=3.0))
     assert still == plain
@@ -70,6 +77,33 @@ def test_limits_act_on_the_page(actions):
     assert "acted on" in [*actions["write"](*asked(limits=(0.1, 10, 0.5)))][-1][2]  # limits of steers without one
 
 
+def test_windows_and_holds_act_as_in_requests(actions):
+    *_, (_, steered, *_) = actions["write"](*asked(strength=3.0))
+    *_, (plain, late, summary, *_) = actions["write"](*asked(strength=3.0, window=(2, 5, "flat")))
+    assert "**style** +3@2..5: acted on 3 of 6 tokens" in summary
+    assert len({words(each) for each in (plain, late, steered)}) == 3
+    *_, (_, _, summary, *_) = actions["write"](*asked(strength=3.0, window=(None, 4, "rise"), tint="none"))
+    assert "**style** +3@rise..4: acted on 5 of 6 tokens" in summary
+    *_, (_, held, summary, *_) = actions["write"](*asked(hold=("style", 0.9, 4), window=(1, None, "flat")))
+    assert "**style** hold 0.9@max4@1..: acted on 5 of 6 tokens" in summary
+    assert words(held) != words(plain)
+
+
+def test_a_chat_is_answered_where_the_steers_act_in_a_part_of_answers(tmp_path, on_a_loop):
+    lm = chat_lm(THINKING, ["<think>"])
+    save_steer(read_steer(lm), tmp_path / "style")
+    service = create_service(lm, ServiceConfig(folders=[tmp_path]))
+    try:
+        page = on_a_loop(web_page, service)
+        (write,) = {function.fn for function in page.fns.values() if function.api_name == "write"}
+        *_, (plain, _, summary, *_) = write(*asked(strength=3.0, window=(0, 0, "thinking")))
+        (row,) = generate(lm, [Chat.of_user("It was")], config=GenerationConfig(1, 6, SamplingConfig(temperature=0)))
+    finally:
+        service.engine.close()
+    assert words(plain) == f"It was\n\n{row.text}".strip()
+    assert "+3@thinking: acted on 6 of 6 tokens" in summary
+
+
 def test_comparison_has_a_line_for_each_text(actions):
     *_, table = actions["compare"]("It was", "style", "-3, 0", 2)
     assert table.count("<tr>") == 5
@@ -92,6 +126,10 @@ def test_analysis_is_a_document_in_a_frame(actions):
     ("action", "arguments", "message"),
     [
         ("write", asked(""), "the prompt is empty"),
+        ("write", asked(strength=3.0, window=(5, 2, "flat")), "holds no token"),
+        ("write", asked(strength=3.0, window=(2, 0, "rise")), "has no end"),
+        ("write", asked(window=(2, 0, "answer")), "takes no range of tokens"),
+        ("write", asked(strength=3.0, hold=("style", 0.8, 0)), "it is held and has a strength as well"),
         ("compare", ("It was", "style", "high", 1), "write numbers, like"),
         ("compare", ("It was", "style", ",".join(["1"] * 40), 2), "at most 64 texts"),
         ("read", ("", ["style"]), "at least 1 character"),

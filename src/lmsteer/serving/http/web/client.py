@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -11,7 +11,7 @@ import gradio as gr
 
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.engine.requests import Chunk
-from lmsteer.serving.http.schema.requests import CompletionRequest
+from lmsteer.serving.http.schema.requests import ChatRequest, CompletionRequest
 from lmsteer.serving.http.service import ParsedRequest, Service
 from lmsteer.serving.http.submission import Choice
 
@@ -48,19 +48,26 @@ def first_steer(names: Sequence[str]) -> str:
 
 
 @shows_errors
-def parse(service: Service, prompt: str, strengths: dict[str, float], **fields: Any) -> ParsedRequest:
+def parse(
+    service: Service, prompt: str, steers: Mapping[str, float | str], *, chat: bool = False, **fields: Any
+) -> ParsedRequest:
     """A prompt and strengths as a request to the engine.
 
     Args:
         service: the service.
         prompt: the prompt.
-        strengths: the strength of each steer.
-        fields: other fields of a request for a completion.
+        steers: the strength of each steer.
+        chat: whether the prompt is a message to answer, and not a text to continue.
+        fields: other fields of a request for text.
 
     Raises:
         gr.Error: the request is not valid.
     """
-    return service.completion(CompletionRequest(prompt=prompt, steers=dict(strengths), **fields))
+    fields["steers"] = dict(steers)
+    if chat:
+        messages = [{"role": "user", "content": prompt}]
+        return service.chat(ChatRequest.model_validate({"messages": messages, **fields}))
+    return service.completion(CompletionRequest(prompt=prompt, **fields))
 
 
 def generate(service: Service, parsed: Sequence[ParsedRequest]) -> Iterator[list[Choice]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -36,6 +36,17 @@ class StateField:
             return self.parse(query[self.name])
         except (KeyError, ValueError):
             return self.component.value
+
+
+def choice(values: Sequence[str]) -> Callable[[str], str]:
+    """A parser of a value that is one of some."""
+
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(text)
+        return text
+
+    return parse
 
 
 def link_to(state: Mapping[str, Any]) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from lmsteer.generation.config import GenerationConfig
+from lmsteer.model.lm import LM
 from lmsteer.serving.http.service import Service
 from lmsteer.serving.http.submission import Choice
+from lmsteer.serving.http.web.acting import acting_controls, is_chat, steers_and_hold
 from lmsteer.serving.http.web.assets import asset
 from lmsteer.serving.http.web.client import CONCURRENCY, PROMPT, first_steer, generate, parse
-from lmsteer.serving.http.web.links import StateField, link_to, strengths_in
+from lmsteer.serving.http.web.links import StateField, choice, link_to, strengths_in
 from lmsteer.serving.http.web.sliders import steer_slider
 from lmsteer.serving.http.web.tinted import legend, tinted_text
 from lmsteer.steer.card import Card
@@ -29,7 +30,7 @@ def write_tab(blocks: gr.Blocks, service: Service, cards: Mapping[str, Card]) ->
     """A prompt continued without and with steers, side by side."""
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            state, button = _inputs(cards)
+            state, button = _inputs(service.lm, cards)
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
                 plain, steered = map(_text_box, ("plain", "steered"), _TITLES)
@@ -42,7 +43,7 @@ def write_tab(blocks: gr.Blocks, service: Service, cards: Mapping[str, Card]) ->
                 visible=bool(cards),
             )
             meaning = gr.HTML(elem_id="legend")
-    state.append(StateField("tint", tint, partial(_one_of, [_NO_TINT, *cards])))
+    state.append(StateField("tint", tint, choice([_NO_TINT, *cards])))
     inputs = [each.component for each in state]
     link = gr.Textbox(visible="hidden")
 
@@ -62,13 +63,15 @@ def write_tab(blocks: gr.Blocks, service: Service, cards: Mapping[str, Card]) ->
     blocks.load(restore, None, inputs, show_progress="hidden").then(write, inputs, outputs, **options)
 
 
-def _inputs(cards: Mapping[str, Card]) -> tuple[list[StateField], gr.Button]:
+def _inputs(lm: LM, cards: Mapping[str, Card]) -> tuple[list[StateField], gr.Button]:
     """The inputs, the prompt first, and the button."""
     prompt = gr.Textbox(PROMPT, label="Prompt", lines=3, elem_id="prompt")
     button = gr.Button("Write", variant="primary", elem_id="write")
     sliders = {name: steer_slider(name, card) for name, card in cards.items()}
     with gr.Accordion("Limits of each word", open=False, elem_id="limits"):
         limits = _limits()
+    if cards:
+        limits += acting_controls(lm, cards)
     with gr.Accordion("Sampling", open=False):
         tokens = gr.Slider(1, 200, _DEFAULTS.max_new_tokens, step=1, label="Tokens", elem_id="tokens")
         temperature = gr.Slider(
@@ -122,34 +125,32 @@ def _text_box(name: str, title: str) -> gr.HTML:
         return gr.HTML(tinted_text(title, "", Choice(), None), elem_id=name)
 
 
-def _one_of(names: list[str], name: str) -> str:
-    if name not in names:
-        raise ValueError(name)
-    return name
-
-
 def _side_by_side(service: Service, cards: Mapping[str, Card], state: Mapping[str, Any]) -> Iterator[_Shown]:
     """Unsteered and steered text as they grow, a summary of the steers, what the colours mean, and the state's link."""
-    prompt, strengths, link = state["prompt"], strengths_in(state), link_to(state)
+    prompt, link, chat = state["prompt"], link_to(state), bool(cards) and is_chat(state)
     tint = None if state["tint"] == _NO_TINT else state["tint"]
-    read = {} if tint is None else {tint: 0.0}  # at strength 0 it reads and does not steer
+    read: dict[str, float | str] = {} if tint is None else {tint: 0.0}  # at strength 0 it reads and does not steer
+    acting = steers_and_hold(state, strengths_in(state)) if cards else {"steers": {}, "hold": {}}
     fields: dict[str, Any] = {
+        "chat": chat,
         "max_tokens": int(state["tokens"]),
         "temperature": float(state["temperature"]),
         "seed": int(state["seed"] or 0),  # None if the box is empty
         "plausible": float(state["plausible"]),
         "readings": tint is not None,
     }
-    of_steers = {"fresh": int(state["fresh"]), "kl": float(state["kl"]) or None} if strengths else {}
-    parsed = [
-        parse(service, prompt, read, **fields),
-        parse(service, prompt, read | strengths, **fields, **of_steers),
-    ]
-    acting = ", ".join(f"**{name}** {strength:+g}" for name, strength in strengths.items()) or "no steer"
-    warnings = "".join(f"\n\n{warning}" for warning in parsed[1].steering.warnings)
+    of_steers: dict[str, Any] = {}
+    if acting["steers"] or acting["hold"]:
+        of_steers = {"fresh": int(state["fresh"]), "kl": float(state["kl"]) or None, "hold": acting["hold"]}
+    steers = {name: strength for name, strength in read.items() if name not in acting["hold"]} | acting["steers"]
+    parsed = [parse(service, prompt, read, **fields), parse(service, prompt, steers, **fields, **of_steers)]
+    steering = parsed[1].steering
+    named = ", ".join(f"**{name}** {strength:+g}" for name, strength in steering.strengths.items() if strength)
+    warnings = "".join(f"\n\n{warning}" for warning in steering.warnings)
     meaning = legend(tint, cards[tint].label) if tint else ""
+    shown = f"{prompt}\n\n" if chat else prompt
     for choices in generate(service, parsed):
-        texts = [tinted_text(title, prompt, choice, tint) for title, choice in zip(_TITLES, choices, strict=True)]
+        texts = [tinted_text(title, shown, choice, tint) for title, choice in zip(_TITLES, choices, strict=True)]
         steered = choices[1]
-        summary = f"{acting}: acted on {steered.steered} of {steered.tokens} tokens"
+        summary = f"{named or 'no steer'}: acted on {steered.steered} of {steered.tokens} tokens"
         yield texts[0], texts[1], summary + warnings, meaning, link
