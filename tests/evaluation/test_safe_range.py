@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation import safe_range as module
 from lmsteer.evaluation.protocol import Protocol
-from lmsteer.evaluation.safe_range import Trial, _limit, _strength_at, calibrate
+from lmsteer.evaluation.safe_range import Pieces, Trial, _limit, _strength_at, calibrate
 from lmsteer.generation import kept_prompts
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
@@ -52,6 +52,23 @@ def test_the_ends_of_the_range_are_safe_and_strengths_beyond_them_are_not(llama,
         unsteered = next(t for t in safe.trials if not t.strength)
         assert trial.perplexity > 1.3 * base or trial.rep_3 > unsteered.rep_3 + 0.1
     assert [t.strength for t in safe.trials] == sorted(t.strength for t in safe.trials)
+
+
+def test_in_pieces_it_finds_the_same(llama, safe):
+    sizes = []
+
+    def run(piece):
+        sizes.append(piece)
+        return piece()
+
+    steer, pieces = random_steer(llama), Pieces(run, prompts=3)
+    found = calibrate(llama, steer, PROMPTS, max_perplexity_ratio=1.3, protocol=FOUR, pieces=pieces)
+    assert (found.low, found.high) == (safe.low, safe.high)
+    assert len(sizes) == 2 * (1 + len(found.trials))
+    whole = {trial.strength: trial.perplexity for trial in safe.trials}
+    assert [trial.perplexity for trial in found.trials] == pytest.approx(
+        [whole[t.strength] for t in found.trials], rel=1e-4
+    )
 
 
 def test_the_range_scales_with_the_unit_of_strength(llama, safe):

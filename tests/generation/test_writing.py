@@ -47,6 +47,21 @@ def rows_of(lm, *texts, tokens=3):
     return [Row(start, row_noise(0, k, 0, tokens)) for k, start in enumerate(starts)]
 
 
+def test_other_threads_have_the_model_between_two_passes(llama, monkeypatch):
+    held, keep = [], Decoder.keep
+
+    def looked(decoder, passes):
+        held.append(llama.exclusive_use().is_held_here)
+        keep(decoder, passes)
+
+    monkeypatch.setattr(Decoder, "keep", looked)
+    assert len([text for ended in write(llama, rows_of(llama, "a", "b"), 2) for text in ended]) == 2
+    assert held == [False] * 3
+    with llama.exclusive_use():  # as within lm.steered
+        list(write(llama, rows_of(llama, "a"), 1))
+    assert held[3:] == [True] * 3
+
+
 def test_a_prompt_of_several_rows_is_read_once(llama):
     widths = []
     same = rows_of(llama, "abcdef", "abcdef", "abcdef", "xy")

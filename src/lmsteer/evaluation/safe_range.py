@@ -11,9 +11,12 @@ at every strength.
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 from lmsteer.data.chats import AnyPrompt, Chat, as_prompt
 from lmsteer.data.starter import starter_prompts, starter_requests
@@ -31,6 +34,7 @@ from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, Step, no_progress
 
+T = TypeVar("T")
 # The largest and the smallest size of a strength that is tried.
 MAX_STRENGTH, _MIN_STRENGTH = 64.0, 1 / 64
 # Bisections between the last safe strength and the first unsafe one: it is known to an eighth of the step.
@@ -65,6 +69,30 @@ class Trial:
             rep_3=_rounded(self.rep_3),
             score=_rounded(self.score),
         )
+
+
+class Run(typing.Protocol):
+    """Runs a piece of the work of a calibration."""
+
+    def __call__(self, piece: Callable[[], T], /) -> T:
+        """Run it, and give its result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a calibration is divided, for a server that does other work in between.
+
+    Attributes:
+        run: runs a piece: some prompts are read, or continued at one strength.
+        prompts: the largest number of prompts in a piece; None for all.
+    """
+
+    run: Run = lambda piece: piece()
+    prompts: int | None = None
+
+
+WHOLE = Pieces()
 
 
 @dataclass(frozen=True)
@@ -107,6 +135,7 @@ def calibrate(
     target: float | None = None,
     protocol: Protocol = CALIBRATION,
     progress: Progress = no_progress,
+    pieces: Pieces = WHOLE,
 ) -> SafeRange:
     """Find a steer's safe range, and the strength that reaches a target.
 
@@ -119,6 +148,7 @@ def calibrate(
         target: the wanted mean score. One below the score of unsteered text is searched for at negative strengths.
         protocol: how continuations are generated: one of 40 tokens for each prompt and strength by default.
         progress: reports the trials.
+        pieces: how the work is divided.
 
     Raises:
         DataError: a ratio of 1 or less, a target without an attribute or the reverse, or input that ``generate``
@@ -132,10 +162,17 @@ def calibrate(
     ids = encode_prompts(lm, given, config.max_new_tokens)
     lm.check_base(Mix({"s": steer}, {"s": 0.0}))
     with progress("trying strengths", _EXPECTED_TRIALS, 0) as step:
-        prefill = read_once(lm, Prefill.of_ids(ids))
+        size = pieces.prompts or len(given)
+        parts = [slice(first, first + size) for first in range(0, len(given), size)]
+        prefills = [pieces.run(partial(read_once, lm, Prefill.of_ids(ids[part]))) for part in parts]
+
+        def written(part: slice, prefill: Prefill, strength: float) -> list[Continuation]:
+            strengths = [{"s": strength}]
+            return [*continue_from(lm, given[part], prefill, {"s": steer}, strengths, config, first_prompt=part.start)]
 
         def write(strength: float) -> list[Continuation]:
-            return [*continue_from(lm, given, prefill, {"s": steer}, [{"s": strength}], config)]
+            rows = [pieces.run(partial(written, *each, strength)) for each in zip(parts, prefills, strict=True)]
+            return [row for own in rows for row in own]
 
         trials = _Trials(write, attribute, step)
         base = trials.at(0.0)

@@ -1,7 +1,8 @@
 """Writing: any number of rows through a decoder of limited size.
 
 Rows that have ended leave the decoder after each stretch of a few tokens, since a look at which have ended costs part
-of a token; waiting rows take their places. The model is free whenever rows are handed on.
+of a token; waiting rows take their places. The model is free between two passes, and where it is prepared for the rows,
+whenever rows are handed on.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def write(
     enough = 1 if installed is nullcontext else size
     while waiting or running:
         ended = list[Written]()
-        with lm.exclusive_use(), installed():
+        with nullcontext() if installed is nullcontext else lm.exclusive_use(), installed():
             while (waiting or running) and len(ended) < enough:
                 if size - len(running) >= min(len(waiting), max(1, size * _REFILL)):
                     running += _admit(decoder, waiting, size - len(running), score)

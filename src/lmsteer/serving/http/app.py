@@ -16,6 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from lmsteer.reading.analyse import Analysis
+from lmsteer.serving.http.calibration import Calibrations
+from lmsteer.serving.http.calibration_routes import add_calibration
 from lmsteer.serving.http.errors import install_handlers
 from lmsteer.serving.http.json_route import JsonRoute
 from lmsteer.serving.http.metrics import Metrics, RequestCounter
@@ -94,6 +96,7 @@ def create_app(
     _add_models_and_steers(openai, service)
     add_starts(openai, service.starts)
     _add_analysis(openai, service)
+    add_calibration(openai, Calibrations(service))
     ollama = APIRouter(prefix="/api", route_class=JsonRoute, dependencies=guard, responses=_errors(OllamaError))
     add_ollama(ollama, service, sender)
     app.include_router(openai)

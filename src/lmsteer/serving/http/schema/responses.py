@@ -87,6 +87,26 @@ class SteerList(BaseModel):
     data: list[SteerInfo]
 
 
+class TrialInfo(BaseModel):
+    """A strength that a calibration has tried; ``perplexity`` is null where the logits overflowed."""
+
+    strength: float
+    perplexity: float | None
+    rep_3: float | None
+
+
+class CalibrationInfo(BaseModel):
+    """What a calibration has found; nothing of it is saved.
+
+    ``curve`` has all strengths that were tried, in ascending order.
+    """
+
+    steer: str
+    safe_range: tuple[float, float]
+    max_perplexity_ratio: float
+    curve: list[TrialInfo]
+
+
 class GistInfo(BaseModel):
     """A gist that requests may name.
 
