@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-all coverage test-vllm test-llamacpp check docs format clean
+.PHONY: demo test test-slow coverage test-vllm test-llamacpp check docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/lmsteer demo
@@ -19,11 +19,11 @@ demo: $(VENV)/installed
 # One thread a worker: two workers whose torch threads spin on the same cores are many times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 test: $(VENV)/installed-dev
-	@echo "running all tests but the slow ones (make test-all runs those, too) ..."
+	@echo "running all tests but the slow ones (make test-slow runs those) ..."
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/installed-dev
-	$(PYTEST)
+test-slow: $(VENV)/installed-dev
+	$(PYTEST) -m slow
 
 coverage: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow" --cov=lmsteer --cov-branch --cov-report=term-missing:skip-covered

@@ -20,7 +20,7 @@ import typer
 from benchmarks import wishes
 from benchmarks.dimensions import RESULTS, WORK
 from benchmarks.results import load_results
-from benchmarks.tables.wishes import MODEL, own_shifts, shipped_wishes
+from benchmarks.tables.wishes import MODEL, PERPLEXITY, own_shifts, shipped_wishes
 from lmsteer.data.wishes import Wish
 from lmsteer.evaluation.safe_range import calibrate
 from lmsteer.model.lm import LM
@@ -68,7 +68,7 @@ def main() -> None:
         _ship(_calibrated(lm, _of_labels(name, origin), RATIO))
     found = load_results(wishes.RESULTS)
     for wish in shipped_wishes(found):
-        _ship(_calibrated(lm, _of_wish(found, wish), wishes.RATIO))
+        _ship(_calibrated(lm, _of_wish(found, wish), PERPLEXITY))
 
 
 def _of_labels(name: str, origin: Origin) -> Steer:

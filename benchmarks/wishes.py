@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.results import check_known, load_results, save_result
-from benchmarks.tables.wishes import LOOPS, chat, plain, unsteered_key, wish_key
+from benchmarks.tables.wishes import LOOPS, PERPLEXITY, chat, plain, unsteered_key, wish_key
 from benchmarks.wishes_picture import PICTURE, draw
 from lmsteer.data.chats import AnyPrompt, Chat
 from lmsteer.data.prompts import read_texts
@@ -43,8 +43,6 @@ from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "wishes.json", HERE / "results" / "work" / "wishes"
-# Perplexity may rise to this multiple of that of unsteered text.
-RATIO = 1.2
 # Texts that are kept to be looked at.
 SAMPLES = 5
 app = typer.Typer(add_completion=False)
@@ -111,7 +109,7 @@ class Bench:
 
     def measured(self, wish: Wish, steer: Steer) -> dict[str, Any]:
         """What the steer of a wish does at both ends, and what its words do."""
-        found = calibrate(self.lm, steer, self.kind.calibrated, max_perplexity_ratio=RATIO, progress=bars())
+        found = calibrate(self.lm, steer, self.kind.calibrated, max_perplexity_ratio=PERPLEXITY, progress=bars())
         ends = {"negative": (found.low, wish.negative), "positive": (found.high, wish.positive)}
         return {
             end: {

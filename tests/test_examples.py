@@ -27,8 +27,8 @@ from lmsteer.model.lm import LM
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", *sorted((ROOT / "docs").glob("how-to/*.md"))]
-# Pages that fit steers from descriptions, and that train all rivals.
-LONG = {"fit", "compare"}
+# Pages that take more than fifteen seconds. The README is one of the others.
+LONG = {"quickstart", "analyse", "compare", "evaluate", "fit", "gists", "strengths"}
 # Fetching this model is the user's to agree to.
 OTHER_MODEL = "gemma3-270m"
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]  # as a user's own process has them

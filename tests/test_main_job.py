@@ -61,6 +61,7 @@ def test_formality_fits_too(smollm2, tmp_path):
     assert done.held_out.log_likelihood_gain > 0
 
 
+@pytest.mark.slow
 def test_a_quick_demo_writes_one_self_contained_page(tmp_path):
     done = run_demo("smollm2", tmp_path / "demo", quick=True)
     page = done.report.read_text(encoding="utf-8")

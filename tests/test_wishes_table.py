@@ -9,13 +9,18 @@ import pytest
 from benchmarks.tables.wishes import KINDS, MODEL, own_shifts, ratio, shifts, shipped_wishes, unsteered_key, wish_key
 from lmsteer.data.wishes import find_wish
 
-UNSTEERED = {"means": {"words": 40.0, "questions": 0.0}, "deviations": {"words": 10.0, "questions": 0.0}}
+UNSTEERED = {
+    "means": {"words": 40.0, "questions": 0.0},
+    "deviations": {"words": 10.0, "questions": 0.0},
+    "log_likelihood": -2.0,
+}
 
 
-def results(positive: float, negative: float, name: str = "brevity") -> dict:
-    """Results of a wish whose steer makes the words so many at either end."""
+def results(positive: float, negative: float, name: str = "brevity", *, ratio: float = 1.0, looping: float = 0) -> dict:
+    """Results of a wish whose steer makes the words so many at either end, at a perplexity and a share of loops."""
+    price = {"log_likelihood": -2.0 - math.log(ratio), "looping": looping}
     ends = {"positive": positive, "negative": negative}
-    own = {end: {"steered": {"means": {"words": words, "questions": 1.0}}} for end, words in ends.items()}
+    own = {end: {"steered": {"means": {"words": words, "questions": 1.0}, **price}} for end, words in ends.items()}
     found = {}
     for kind in KINDS:
         found |= {unsteered_key(MODEL, kind): UNSTEERED, wish_key(MODEL, kind, name): own}
@@ -36,6 +41,14 @@ def test_shifts_are_in_deviations_of_unsteered_texts():
 )
 def test_a_steer_ships_if_one_end_moves_the_measure_as_it_should(positive, negative, ships):
     assert [wish.name for wish in shipped_wishes(results(positive, negative))] == ["brevity"] * ships
+
+
+@pytest.mark.parametrize(
+    ("price", "ships"),
+    [({"ratio": 1.19, "looping": 0.05}, True), ({"ratio": 1.21}, False), ({"looping": 0.06}, False)],
+)
+def test_a_steer_ships_only_at_a_fair_price(price, ships):
+    assert [wish.name for wish in shipped_wishes(results(30, 40, **price))] == ["brevity"] * ships
 
 
 def test_a_wish_without_a_measure_or_without_results_does_not_ship():

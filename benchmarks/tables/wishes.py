@@ -13,6 +13,8 @@ KINDS = ("plain", "chat")
 ENDS = ("negative", "positive")
 # A text loops if more than this share of its 3-grams stood in it before.
 LOOPS = 0.1
+# Perplexity may rise to this multiple of that of unsteered text, and this share of the texts may loop.
+PERPLEXITY, FEW_LOOP = 1.2, 0.05
 MODEL = "smollm2"
 
 
@@ -56,13 +58,20 @@ def own_shifts(found: Mapping[str, Any], wish: Wish, model: str = MODEL) -> dict
 
 
 def shipped_wishes(found: Mapping[str, Any]) -> list[Wish]:
-    """The wishes whose steers ship: in both kinds of text, one end moves the measure as it should by a deviation."""
+    """The wishes whose steers ship: in both kinds of text, one end moves the measure as it should, at a fair price."""
     complete = [wish for wish in measured_wishes(found, KINDS[-1]) if wish.scorer]
-    return [wish for wish in complete if all(_holds_up(wish, own) for own in own_shifts(found, wish).values())]
+    return [wish for wish in complete if all(_holds_up(found, wish, kind) for kind in KINDS)]
 
 
-def _holds_up(wish: Wish, moved: Mapping[str, float]) -> bool:
-    return max(wish.direction * moved["positive"], -wish.direction * moved["negative"]) >= 1
+def _holds_up(found: Mapping[str, Any], wish: Wish, kind: str) -> bool:
+    """Whether an end moves the wish's measure by a deviation of a text, at ``PERPLEXITY`` and ``FEW_LOOP`` at most."""
+    unsteered, own = found[unsteered_key(MODEL, kind)], found[wish_key(MODEL, kind, wish.name)]
+    for end, sign in zip(ENDS, (-1, 1), strict=True):
+        steered = own[end]["steered"]
+        moved = sign * wish.direction * shifts(steered, unsteered)[wish.scorer]
+        if moved >= 1 and ratio(steered, unsteered) <= PERPLEXITY and steered["looping"] <= FEW_LOOP:
+            return True
+    return False
 
 
 def plain() -> str:

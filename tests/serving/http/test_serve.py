@@ -41,6 +41,7 @@ def server(tmp_path_factory):
     process.stderr.close()
 
 
+@pytest.mark.slow
 def test_python_of_the_page_runs(server):
     address, _ = server
     blocks = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
