@@ -17,7 +17,7 @@ def test_steers_are_listed_those_of_the_folder_first(run):
     listed = json.loads(out)
     assert listed[0]["card"]["name"] == "letters"
     shipped = {entry["card"]["name"] for entry in listed[1:]}
-    assert {"sentiment", "toxicity", "politeness", "emotion", "clickbait"} <= shipped
+    assert {"sentiment", "toxicity", "politeness", "emotion", "clickbait", "warmth"} <= shipped
     status, out, _ = run("list", model=False)
     assert status == 0
     assert "[early]" in out
