@@ -71,7 +71,7 @@ class Trial:
         )
 
 
-class Run(typing.Protocol):
+class RunPiece(typing.Protocol):
     """Runs a piece of the work of a calibration."""
 
     def __call__(self, piece: Callable[[], T], /) -> T:
@@ -88,7 +88,7 @@ class Pieces:
         prompts: the largest number of prompts in a piece; None for all.
     """
 
-    run: Run = lambda piece: piece()
+    run: RunPiece = lambda piece: piece()
     prompts: int | None = None
 
 
