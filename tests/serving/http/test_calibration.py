@@ -13,7 +13,7 @@ from lmsteer.evaluation.protocol import CALIBRATION
 from lmsteer.evaluation.safe_range import calibrate
 from lmsteer.serving.engine.requests import Request
 from lmsteer.serving.http.calibration import Calibrations, CancelledError
-from lmsteer.serving.http.schema.requests import CalibrateRequest
+from lmsteer.serving.http.schema.calibration import CalibrateRequest
 
 BODY = {"steer": "style", "prompts": ["The cat", "It", "x"], "max_tokens": 4}
 

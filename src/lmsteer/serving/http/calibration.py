@@ -14,7 +14,7 @@ from lmsteer.evaluation.safe_range import Pieces, calibrate, neutral_prompts
 from lmsteer.generation.generate import encode_prompts
 from lmsteer.serving.engine.jobs import BusyError
 from lmsteer.serving.http.errors import RequestError
-from lmsteer.serving.http.schema.requests import CalibrateRequest
+from lmsteer.serving.http.schema.calibration import CalibrateRequest
 from lmsteer.serving.http.schema.responses import CalibrationInfo, TrialInfo
 from lmsteer.serving.http.service import Service
 

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lmsteer.serving.http.calibration import Calibrations
 from lmsteer.serving.http.middleware import CLIENT_CLOSED
-from lmsteer.serving.http.schema.requests import CalibrateRequest
+from lmsteer.serving.http.schema.calibration import CalibrateRequest
 from lmsteer.serving.http.schema.responses import CalibrationInfo
 from lmsteer.serving.http.sending import unless_disconnected
 

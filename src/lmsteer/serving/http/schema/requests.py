@@ -13,7 +13,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, FiniteFloat, Tag, model_validator
 
-from lmsteer.evaluation.protocol import CALIBRATION
 from lmsteer.generation.config import GenerationConfig, Limits
 from lmsteer.serving.http.schema.body import AS_WHOLE, Body, branch
 from lmsteer.serving.http.schema.messages import AnyMessage
@@ -275,24 +274,6 @@ class ChatRequest(TextRequest):
         if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
             raise self.error_at("max_tokens", self.max_tokens, "differs from max_completion_tokens: set one of them.")
         return self
-
-
-class CalibrateRequest(Body):
-    """A steer whose safe range is to be found."""
-
-    steer: _Name
-    prompts: Annotated[
-        list[Annotated[str, Field(min_length=1)]] | None,
-        Field(min_length=1, max_length=64, description="Texts to continue. Default: the same neutral ones as ever."),
-    ] = None
-    max_perplexity_ratio: Annotated[
-        FiniteFloat,
-        Field(gt=1, description="Largest safe perplexity, as a multiple of that of unsteered text."),
-    ] = 1.5
-    max_tokens: Annotated[
-        int, Field(ge=1, le=256, description="Maximum number of new tokens for each prompt and strength."), AS_WHOLE
-    ] = CALIBRATION.max_new_tokens
-    seed: Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), AS_WHOLE] = CALIBRATION.seed
 
 
 class AnalyseRequest(Body):
