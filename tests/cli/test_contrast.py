@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmsteer.steer.files import load_steer
+from lmsteer.util.distributed import Processes
 
 OWN = 'name = "abc"\nlabel = "early letters"\npositive = "abc"\nnegative = "xyz"\n'
 PAIR = ("--positive", "abc", "--negative", "xyz")
@@ -47,6 +48,24 @@ def test_a_description_becomes_a_steer_with_a_safe_range(run):
     assert card.data["contrast"]["positive"] == "abc"
     assert list(card.safe_range) == json.loads(out)["card"]["safe_range"]
     assert run("verify", "abc")[0] == 0
+
+
+def test_ctrl_c_while_strengths_are_tried_says_how_to_go_on(run, monkeypatch):
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmsteer.calibrate", stopped)
+    status, _, err = run("fit", *PAIR, "--name", "abc", "--num-texts", "4")
+    assert status == 130
+    assert "steers/abc --model " in " ".join(err.split())
+    assert load_steer("steers/abc").card.safe_range is None
+
+
+def test_a_description_is_for_one_process(run, monkeypatch):
+    monkeypatch.setattr(Processes, "here", lambda: Processes(0, 2))
+    status, _, err = run("fit", *PAIR, "--name", "abc")
+    assert status == 2
+    assert "for one process" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

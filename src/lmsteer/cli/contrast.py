@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -161,7 +162,10 @@ def fit_described(described: Described, target: Target, *, config: ContrastConfi
 
     from lmsteer.cli.output.contrast import print_contrast
     from lmsteer.cli.output.safe_range import print_safe_range
+    from lmsteer.util.distributed import Processes
 
+    if Processes.here().count > 1:
+        raise DataError("a fit from a description is for one process: run it without torchrun or accelerate launch.")
     lm = lmsteer.load(target.model)
     fitted = lmsteer.fit_contrast(
         lm,
@@ -178,8 +182,8 @@ def fit_described(described: Described, target: Target, *, config: ContrastConfi
     elif fitted.imitation.share < _LOST:
         warn("what the description changes is not the same from text to text, so the steer does little of it.")
     attribute = partial(checked_scores, scorer) if scorer else None
-    kept = f"The steer is kept in {fitted.folder}: find its safe range with `lmsteer calibrate {fitted.folder}`."
-    with resumable(kept):
+    command = ["lmsteer", "calibrate", str(fitted.folder), "--model", target.model]
+    with resumable(f"The steer is kept in {fitted.folder}: find its safe range with `{shlex.join(command)}`."):
         safe_range = lmsteer.calibrate(lm, fitted.steer, attribute=attribute, progress=bars())
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)

@@ -25,7 +25,7 @@ from lmsteer.evaluation.metrics import is_degenerate, rep_3
 from lmsteer.evaluation.protocol import CALIBRATION, Protocol
 from lmsteer.evaluation.scorers.base import ScoreFunction
 from lmsteer.generation.generate import Continuation, continue_from, encode_prompts, perplexity
-from lmsteer.generation.kept_prompts import read_once
+from lmsteer.generation.kept_prompts import can_be_kept, read_once
 from lmsteer.generation.prefill import Prefill
 from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.lm import LM
@@ -154,6 +154,7 @@ def calibrate(
         DataError: a ratio of 1 or less, a target without an attribute or the reverse, or input that ``generate``
             refuses.
         WrongBaseError: the steer was fitted on another base.
+        NotFiniteError: the unsteered model's logits are not finite numbers.
     """
     _check(max_perplexity_ratio, attribute, target)
     config = replace(protocol.generation_config(), score=True)
@@ -164,7 +165,9 @@ def calibrate(
     with progress("trying strengths", _EXPECTED_TRIALS, 0) as step:
         size = pieces.prompts or len(given)
         parts = [slice(first, first + size) for first in range(0, len(given), size)]
-        prefills = [pieces.run(partial(read_once, lm, Prefill.of_ids(ids[part]))) for part in parts]
+        prefills = [Prefill.of_ids(ids[part]) for part in parts]
+        if can_be_kept(map(len, ids)):
+            prefills = [pieces.run(partial(read_once, lm, prefill)) for prefill in prefills]
 
         def written(part: slice, prefill: Prefill, strength: float) -> list[Continuation]:
             strengths = [{"s": strength}]

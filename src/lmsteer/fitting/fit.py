@@ -157,6 +157,7 @@ def fit(
         progress if processes.is_main_process else no_progress,
         share,
     )
+    had_state = partial.exists()
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
     card = lm.card(name, label=label, data=origin)
     try:
@@ -164,8 +165,8 @@ def fit(
             result = _fit_gradient(run, card, config, folder)
         else:
             result = _fit_closed_form(run, card, config, folder, parts)
-    except DataError:  # the same texts will be refused again; but what was to be resumed may be of other ones
-        if not config.resume:
+    except DataError:  # the same texts will be refused again
+        if not (config.resume and had_state):  # that state may be of another fit: keep it
             shutil.rmtree(run.partial, ignore_errors=True)
         raise
     shutil.rmtree(run.partial, ignore_errors=True)

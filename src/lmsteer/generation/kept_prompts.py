@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,11 @@ _MOST_TOKENS = 8192
 _BATCH = 64
 
 
+def can_be_kept(lengths: Iterable[int]) -> bool:
+    """Whether the keys and values of prompts of some lengths, in tokens, fit into memory together."""
+    return sum(lengths) <= _MOST_TOKENS
+
+
 @torch.inference_mode()
 def read_once(lm: LM, prefill: Prefill) -> Prefill:
     """The same prompts with their keys and values: rows that continue them have only their last tokens to read.
@@ -28,7 +34,7 @@ def read_once(lm: LM, prefill: Prefill) -> Prefill:
     """
     starts = list(prefill.starts)
     _, max_rows = backend_for(lm)
-    if max_rows is not None or sum(len(start.ids) for start in starts) > _MOST_TOKENS:
+    if max_rows is not None or not can_be_kept(len(start.ids) for start in starts):
         return prefill
     order = sorted(range(len(starts)), key=lambda i: len(starts[i].ids))
     with lm.exclusive_use(), prefill.installed():

@@ -115,7 +115,8 @@ def write(
                 # No row goes on beyond its end, where its text might be longer than the model's context.
                 left = min(len(row.noise) - len(text.ids) for row, text in zip(decoder.rows, running, strict=True))
                 for _ in range(min(_STRETCH, left)):
-                    decoder.step()
+                    with lm.exclusive_use():
+                        decoder.step()
                 ended += _look(decoder, running, stop_ids)
         yield ended
 

@@ -23,6 +23,7 @@ from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.generation.writing import write
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.mix import Mix
+from lmsteer.util.files import exclusive
 from lmsteer.util.linalg import damped
 from lmsteer.util.progress import no_progress
 from tiny import random_steer, tiny_lm
@@ -206,10 +207,10 @@ def test_an_interrupted_fit_keeps_its_texts_and_writes_only_the_others(lm, tmp_p
     monkeypatch.setattr("lmsteer.fitting.contrast.writing._BATCH", 4)
     config, out = ContrastConfig(texts=8, new_tokens=6), tmp_path / "abc"
     whole = fit_contrast(lm, CONTRAST, name="abc", out=tmp_path / "whole", config=config)
-    with pytest.raises(InterruptedWorkError, match=r"texts so far are kept in .*abc.partial.*--resume"):
+    with pytest.raises(InterruptedWorkError, match=r"texts so far are kept in .*abc.texts.partial.*--resume"):
         fit_contrast(lm, CONTRAST, name="abc", out=out, config=config, progress=stop_after(calls))
     assert not out.exists()
-    kept = json.loads((tmp_path / "abc.partial" / "texts.json").read_text())
+    kept = json.loads((tmp_path / "abc.texts.partial" / "texts.json").read_text())
     assert 0 < len(kept) < 16
     written = []
     real = write
@@ -219,22 +220,39 @@ def test_an_interrupted_fit_keeps_its_texts_and_writes_only_the_others(lm, tmp_p
     fitted = fit_contrast(lm, CONTRAST, name="abc", out=out, config=replace(config, resume=True))
     assert len(written) == 16 - len(kept)
     assert torch.equal(fitted.steer.factors["A"], whole.steer.factors["A"])
-    assert not (tmp_path / "abc.partial").exists()
+    assert not (tmp_path / "abc.texts.partial").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"), [('{"0": [999999]}', "damaged"), ('{"0": ["x"]}', "damaged"), ("[", "damaged")]
-)
-def test_damaged_texts_and_those_of_another_fit_are_not_resumed(lm, tmp_path, content, reason):
+@pytest.mark.parametrize("content", ['{"0": [999999]}', '{"0": ["x"]}', "["])
+def test_damaged_texts_and_those_of_another_fit_are_not_resumed(lm, tmp_path, content):
     config = ContrastConfig(texts=8, new_tokens=6)
     with pytest.raises(InterruptedWorkError):
         fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=config, progress=stop_after(1))
     with pytest.raises(DataError, match="another seed"):
         fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=replace(config, seed=1, resume=True))
-    assert (tmp_path / "x.partial").exists()
-    (tmp_path / "x.partial" / "texts.json").write_text(content)
-    with pytest.raises(DataError, match=reason):
+    assert (tmp_path / "x.texts.partial").exists()
+    (tmp_path / "x.texts.partial" / "texts.json").write_text(content)
+    with pytest.raises(DataError, match="damaged"):
         fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=replace(config, resume=True))
+
+
+def test_a_fit_without_resume_begins_anew_and_one_that_is_refused_leaves_nothing(lm, tmp_path, monkeypatch):
+    config, partial = ContrastConfig(texts=8, new_tokens=6), tmp_path / "x.texts.partial"
+    with pytest.raises(InterruptedWorkError):
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=config, progress=stop_after(1))
+    (partial / "texts.json").write_text("[")
+    fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=config)
+    assert not partial.exists()
+    monkeypatch.setattr("lmsteer.fitting.contrast.fit.read_texts", lambda *args: iter(()))
+    for resume in (False, True):
+        with pytest.raises(DataError, match="too few subjects"):
+            fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=replace(config, resume=resume))
+        assert not partial.exists()
+
+
+def test_two_fits_of_one_folder_do_not_run_at_once(lm, tmp_path):
+    with exclusive(tmp_path / "x"), pytest.raises(DataError, match="another process is writing"):
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=ContrastConfig(texts=8, new_tokens=6))
 
 
 def test_texts_of_a_teacher_are_read_by_the_model_in_its_own_tokens(lm, tmp_path):

@@ -112,10 +112,10 @@ def test_a_client_that_hangs_up_ends_its_calibration(client, service, monkeypatc
 def test_one_steer_is_calibrated_at_a_time(client, service, monkeypatch):
     calibrations, find = Calibrations(service), service.steer
 
-    def find_meanwhile(name):
+    def find_meanwhile(name, param):
         with pytest.raises(LMSteerError, match="another steer is being calibrated"):
             calibrations.run(CalibrateRequest(**BODY), Event())
-        return find(name)
+        return find(name, param)
 
     monkeypatch.setattr(service, "steer", find_meanwhile)
     assert calibrations.run(CalibrateRequest(**BODY), Event()).steer == "style"
@@ -124,7 +124,8 @@ def test_one_steer_is_calibrated_at_a_time(client, service, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "status", "param", "message"),
     [
-        ({"steer": "nobody"}, 404, "steers", "unknown steer 'nobody'"),
+        ({"steer": "nobody"}, 404, "steer", "unknown steer 'nobody'"),
+        ({"max_tokens": 250}, 400, "max_tokens", "have 128 tokens at most"),
         ({"prompts": []}, 400, "prompts", "at least 1"),
         ({"prompts": [""]}, 400, "prompts.0", "at least 1 character"),
         ({"prompts": ["x", "a" * 2000]}, 400, "prompts", "prompt 2"),

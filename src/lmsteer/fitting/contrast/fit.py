@@ -27,11 +27,13 @@ from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_ra
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
 from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.lookup import target_folder
 from lmsteer.steer.steer import Steer
+from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.run import Run, resumable
 
@@ -82,8 +84,9 @@ def fit_contrast(
         progress: reports how far the fit is.
 
     Raises:
-        DataError: there are fewer than four subjects, the descriptions do not fit the model, it writes nothing under
-            them, its predictions under both are the same, or what is kept of an interrupted fit is of another one.
+        DataError: another process fits a steer of this folder, there are fewer than four subjects, the descriptions do
+            not fit the model, it writes nothing under them, its predictions under both are the same, or what is kept of
+            an interrupted fit is of another one.
         SteerError: the steer cannot be saved.
         InterruptedWorkError: the user stopped the fit; the texts so far are kept.
     """
@@ -95,9 +98,10 @@ def fit_contrast(
     check_rank(config.rank, lm.hidden_size)
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
     asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens) if teacher else prompts
-    kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.partial")))
+    kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.texts.partial")))
+    had_state = kept.run.folder.exists()
     try:
-        with resumable(kept.message):
+        with exclusive(folder), resumable(kept.message):
             texts = write_texts(teacher or lm, asked, config, progress, kept)
             if teacher:
                 texts = taken_over(lm, prompts, teacher, texts, config.new_tokens)
@@ -106,8 +110,8 @@ def fit_contrast(
             card = lm.card(name, label=label or contrast.positive, data=source)
             steer, near = _solve(lm, card, _read(lm, texts, progress), config.rank)
             save_steer(steer, folder)
-    except DataError:  # the same description will be refused again; but what was to be resumed may be of another one
-        if not config.resume:
+    except (DataError, NotFiniteError):  # the same description will fail again
+        if not (config.resume and had_state):  # that state may be of another fit: keep it
             kept.remove()
         raise
     kept.remove()

@@ -87,8 +87,8 @@ class KeptTexts:
 
     def remove(self) -> None:
         """Remove the folder, if there is one."""
-        if self.run.kept() is not None:
-            shutil.rmtree(self.run.folder)
+        if self.run.path.exists():
+            shutil.rmtree(self.run.folder, ignore_errors=True)
 
     def save(self, written: Mapping[int, Ids]) -> None:
         """Replace the texts that are kept."""

@@ -12,6 +12,8 @@ from lmsteer.errors import DataError, LMSteerError
 from lmsteer.evaluation.protocol import CALIBRATION
 from lmsteer.evaluation.safe_range import Pieces, calibrate, neutral_prompts
 from lmsteer.generation.generate import encode_prompts
+from lmsteer.generation.writing import NotFiniteError
+from lmsteer.serving.engine.isolation import StepError
 from lmsteer.serving.engine.jobs import BusyError
 from lmsteer.serving.http.errors import RequestError
 from lmsteer.serving.http.schema.calibration import CalibrateRequest
@@ -54,18 +56,19 @@ class Calibrations:
         Raises:
             RequestError: the steer is unknown, or the prompts are too long.
             BusyError: another steer is being calibrated.
+            StepError: the unsteered model's logits are not finite numbers.
             StoppedError: the server is stopping.
             CancelledError: it was cancelled.
         """
         if not self._running.acquire(blocking=False):
             raise BusyError("another steer is being calibrated: one at a time.")
         try:
-            return self._found(request, cancelled)
+            return self._calibrate(request, cancelled)
         finally:
             self._running.release()
 
-    def _found(self, request: CalibrateRequest, cancelled: Event) -> CalibrationInfo:
-        lm, steer = self._service.lm, self._service.steer(request.steer)
+    def _calibrate(self, request: CalibrateRequest, cancelled: Event) -> CalibrationInfo:
+        lm, steer = self._service.lm, self._service.steer(request.steer, "steer")
         given = neutral_prompts(lm) if request.prompts is None else request.prompts
         prompts = [as_prompt(prompt) for prompt in given]
         rows = self._rows_of_a_piece(prompts, request.max_tokens)
@@ -74,14 +77,17 @@ class Calibrations:
         def run(piece: Callable[[], T]) -> T:
             return self._in_turn(piece, cancelled)
 
-        found = calibrate(
-            lm,
-            steer,
-            prompts,
-            max_perplexity_ratio=request.max_perplexity_ratio,
-            protocol=protocol,
-            pieces=Pieces(run, rows),
-        )
+        try:
+            found = calibrate(
+                lm,
+                steer,
+                prompts,
+                max_perplexity_ratio=request.max_perplexity_ratio,
+                protocol=protocol,
+                pieces=Pieces(run, rows),
+            )
+        except NotFiniteError as error:  # at strength 0: no fault of the request
+            raise StepError(str(error)) from error
         curve = [TrialInfo.model_validate(trial.rounded()) for trial in found.trials]
         return CalibrationInfo(
             steer=request.steer,
@@ -93,7 +99,11 @@ class Calibrations:
     def _rows_of_a_piece(self, prompts: Sequence[Prompt], new_tokens: int) -> int:
         """How many prompts are continued side by side; long ones are refused."""
         service = self._service
-        most = min(_TOKENS, service.limits.max_model_len - new_tokens)
+        longest = service.limits.max_model_len
+        most = min(_TOKENS, longest - new_tokens)
+        if most < 1:
+            reason = f"max_tokens is {new_tokens}, but a prompt and its new text have {longest} tokens at most here."
+            raise RequestError(reason, param="max_tokens")
         try:
             lengths = [*map(len, encode_prompts(service.lm, prompts, new_tokens))]
         except DataError as error:

@@ -157,8 +157,8 @@ class Service:
             raise
         return futures
 
-    def steer(self, name: str) -> Steer:
-        """A steer by name.
+    def steer(self, name: str, param: str = "steers") -> Steer:
+        """A steer by name, which stands in the field ``param`` of a request.
 
         Raises:
             RequestError: it is unknown; the status is 404.
@@ -166,7 +166,7 @@ class Service:
         try:
             return self.registry.find(name)
         except SteerError as error:
-            raise RequestError(str(error), status=404, param="steers", code="bad_steer") from error
+            raise RequestError(str(error), status=404, param=param, code="bad_steer") from error
 
     def check_model(self, name: str | None) -> None:
         """Refuse a model name that is neither the served model nor that model with steers.

@@ -16,7 +16,11 @@ class CalibrateRequest(Body):
     steer: Annotated[str, Field(min_length=1, max_length=256)]
     prompts: Annotated[
         list[Annotated[str, Field(min_length=1)]] | None,
-        Field(min_length=1, max_length=64, description="Texts to continue. Default: the same neutral ones as ever."),
+        Field(
+            min_length=1,
+            max_length=64,
+            description="Texts to continue. Default: 60 neutral prompts, those of `lmsteer calibrate`.",
+        ),
     ] = None
     max_perplexity_ratio: Annotated[
         FiniteFloat,
