@@ -163,6 +163,7 @@ def _draw(found: Mapping[str, Any]) -> None:
             axes.errorbar([*shares], means, yerr=bars, fmt=style, color=colour, capsize=2, label=name if end else None)
     axes.axhline(100 * found[UNSTEERED]["positive_share"], color="#667085", linewidth=0.8, label="unsteered")
     axes.set(xscale="log", xlabel="labelled texts", ylabel="texts that VADER calls positive (%)", ylim=(0, 103))
+    axes.set_title("strength +6 (solid lines) and -6 (dashed)", fontsize=9)
     axes.set_xticks(SIZES, [str(size) for size in SIZES])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
