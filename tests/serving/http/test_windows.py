@@ -85,6 +85,7 @@ def test_every_interface_steers_the_parts_of_answers(client, lm, steers):
         ({"steers": {"style": "3@10..5"}}, "steers", "holds no token"),
         ({"steers": {"style": "3@-1.."}}, "steers", "unknown window"),
         ({"model": "style@3@soon"}, "steers", "unknown window 'soon'"),
+        ({"steers": {"style": "3@2.."}}, None, "style=3@2.. never acts"),
         ({"steers": {"style": "3@answer"}}, "steers", "act on the answers of chats"),
         ({"hold": {"style": 1.5}}, "hold", "above 0 and below 1"),
         ({"hold": {"style": "high"}}, "hold", "cannot read the hold"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,13 +80,14 @@ class Request:
 
         Raises:
             DataError: there is no prompt, or it has a token that the model cannot read.
-            SteerError: a steer has no strength, or one that is not a finite number, belongs to another model, or is to
-                be held and has no reader.
+            SteerError: a steer has no strength, or one that is not a finite number or never acts, belongs to another
+                model, or is to be held and has no reader.
         """
         if not self.ids:
             raise DataError("the prompt has no tokens: there is nothing to continue.")
         lm.codec.check(self.ids, "the prompt")
-        check_steering(lm, self.steers, self.strengths)
+        # Of a prompt that is only read, no token is written that a window could hold.
+        check_steering(lm, self.steers, self.strengths, self.max_new_tokens or math.inf)
 
 
 @dataclass(frozen=True)
