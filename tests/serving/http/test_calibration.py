@@ -13,6 +13,7 @@ from lmsteer.evaluation.protocol import CALIBRATION
 from lmsteer.evaluation.safe_range import calibrate
 from lmsteer.serving.engine.requests import Request
 from lmsteer.serving.http.calibration import Calibrations, CancelledError
+from lmsteer.serving.http.errors import RequestError
 from lmsteer.serving.http.schema.calibration import CalibrateRequest
 
 BODY = {"steer": "style", "prompts": ["The cat", "It", "x"], "max_tokens": 4}
@@ -125,7 +126,6 @@ def test_one_steer_is_calibrated_at_a_time(client, service, monkeypatch):
     ("fields", "status", "param", "message"),
     [
         ({"steer": "nobody"}, 404, "steer", "unknown steer 'nobody'"),
-        ({"max_tokens": 250}, 400, "max_tokens", "have 128 tokens at most"),
         ({"prompts": []}, 400, "prompts", "at least 1"),
         ({"prompts": [""]}, 400, "prompts.0", "at least 1 character"),
         ({"prompts": ["x", "a" * 2000]}, 400, "prompts", "prompt 2"),
@@ -140,3 +140,9 @@ def test_what_cannot_be_calibrated_is_refused_by_name(client, fields, status, pa
     error = answer.json()["error"]
     assert error["param"] == param
     assert message in error["message"]
+
+
+def test_new_tokens_that_leave_no_room_for_a_prompt_are_refused(service, monkeypatch):
+    monkeypatch.setattr(service, "limits", replace(service.limits, max_model_len=4))
+    with pytest.raises(RequestError, match="max_tokens is 4, but a prompt and its new text have 4 tokens at most"):
+        Calibrations(service).run(CalibrateRequest(**BODY), Event())
