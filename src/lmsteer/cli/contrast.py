@@ -162,6 +162,7 @@ def fit_described(described: Described, target: Target, *, config: ContrastConfi
 
     from lmsteer.cli.output.contrast import print_contrast
     from lmsteer.cli.output.safe_range import print_safe_range
+    from lmsteer.evaluation.safe_range import neutral_prompts
     from lmsteer.util.distributed import Processes
 
     if Processes.here().count > 1:
@@ -184,7 +185,9 @@ def fit_described(described: Described, target: Target, *, config: ContrastConfi
     attribute = partial(checked_scores, scorer) if scorer else None
     command = ["lmsteer", "calibrate", str(fitted.folder), "--model", target.model]
     with resumable(f"The steer is kept in {fitted.folder}: find its safe range with `{shlex.join(command)}`."):
-        safe_range = lmsteer.calibrate(lm, fitted.steer, attribute=attribute, progress=bars())
+        # Half of the prompts of `lmsteer calibrate`: the range is a little rougher, and found in half the time.
+        prompts = neutral_prompts(lm)[::2]
+        safe_range = lmsteer.calibrate(lm, fitted.steer, prompts, attribute=attribute, progress=bars())
     steer = replace(fitted.steer, card=safe_range.add_to(fitted.steer.card))
     lmsteer.save_steer(steer, fitted.folder)
     verification = lmsteer.verify(lm, steer)
