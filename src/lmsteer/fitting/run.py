@@ -18,7 +18,7 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.encode_labelled import encode_readable, ids_digest
 from lmsteer.reading.encoded_text import EncodedText
 from lmsteer.util.progress import Progress
-from lmsteer.util.run import Run, resumable
+from lmsteer.util.run import Run, kept_in, resumable
 
 # An interrupted fit loses at most so many seconds of work.
 _SAVE_EVERY = 60.0
@@ -91,13 +91,7 @@ class FitRun:
 
     def resumable(self, kept: str) -> AbstractContextManager[None]:
         """Turn Ctrl-C within a ``with`` block into a message; ``kept`` says what is kept, as "The statistics are"."""
-
-        def message() -> str:
-            if not self.partial.exists():
-                return "Nothing is kept: run the same command again."
-            return f"{kept} kept in {self.partial}. The same command with --resume continues from there."
-
-        return resumable(message)
+        return resumable(lambda: kept_in(self.partial, kept))
 
 
 class Checkpointer:

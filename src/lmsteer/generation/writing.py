@@ -1,7 +1,7 @@
 """Writing: any number of rows through a decoder of limited size.
 
 Rows that have ended leave the decoder after each stretch of a few tokens, since a look at which have ended costs part
-of a token; waiting rows take their places. The model is free between two passes, and where it is prepared for the rows,
+of a token; waiting rows take their places. The model is free between two steps, and where it is prepared for the rows,
 whenever rows are handed on.
 """
 

@@ -103,6 +103,18 @@ def differing_settings(config: Mapping[str, Any], kept: Mapping[str, Any]) -> li
     return [key.replace("_", " ") for key, value in config.items() if kept.get(key) != value]
 
 
+def kept_in(place: Path, what: str) -> str:
+    """What an interrupted run leaves, and how it goes on.
+
+    Args:
+        place: the file or folder of its state; there is none if nothing is kept.
+        what: the state, as "The statistics are".
+    """
+    if not place.exists():
+        return "Nothing is kept: run the same command again."
+    return f"{what} kept in {place}. The same command with --resume continues from there."
+
+
 @contextmanager
 def resumable(kept: str | Callable[[], str]) -> Iterator[None]:
     """Have Ctrl-C and a full disk within a ``with`` block say what is kept and how to continue.

@@ -250,9 +250,13 @@ def test_a_fit_without_resume_begins_anew_and_one_that_is_refused_leaves_nothing
         assert not partial.exists()
 
 
-def test_two_fits_of_one_folder_do_not_run_at_once(lm, tmp_path):
+def test_two_fits_of_one_folder_do_not_run_at_once_and_the_second_leaves_the_texts_of_the_first(lm, tmp_path):
+    config = ContrastConfig(texts=8, new_tokens=6)
+    with pytest.raises(InterruptedWorkError):
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=config, progress=stop_after(1))
     with exclusive(tmp_path / "x"), pytest.raises(DataError, match="another process is writing"):
-        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=ContrastConfig(texts=8, new_tokens=6))
+        fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=config)
+    assert (tmp_path / "x.texts.partial" / "texts.json").exists()
 
 
 def test_texts_of_a_teacher_are_read_by_the_model_in_its_own_tokens(lm, tmp_path):

@@ -27,7 +27,6 @@ from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_ra
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
 from lmsteer.generation.unconditional import fisher_factors
-from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
 from lmsteer.steer.files import save_steer
@@ -35,7 +34,7 @@ from lmsteer.steer.lookup import target_folder
 from lmsteer.steer.steer import Steer
 from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
-from lmsteer.util.run import Run, resumable
+from lmsteer.util.run import Run
 
 # Rows on unseen subjects that the steer is compared with the instructions on.
 _UNSEEN_ROWS = 768
@@ -99,22 +98,15 @@ def fit_contrast(
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
     asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens) if teacher else prompts
     kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.texts.partial")))
-    had_state = kept.run.folder.exists()
-    try:
-        with exclusive(folder), resumable(kept.message):
-            texts = write_texts(teacher or lm, asked, config, progress, kept)
-            if teacher:
-                texts = taken_over(lm, prompts, teacher, texts, config.new_tokens)
-            source = {"contrast": asdict(contrast), "texts": len(texts), **_setting(config)}
-            source |= {"teacher": teacher.name} if teacher else {}
-            card = lm.card(name, label=label or contrast.positive, data=source)
-            steer, near = _solve(lm, card, _read(lm, texts, progress), config.rank)
-            save_steer(steer, folder)
-    except (DataError, NotFiniteError):  # the same description will fail again
-        if not (config.resume and had_state):  # that state may be of another fit: keep it
-            kept.remove()
-        raise
-    kept.remove()
+    with exclusive(folder), kept.until_done(resume=config.resume):
+        texts = write_texts(teacher or lm, asked, config, progress, kept)
+        if teacher:
+            texts = taken_over(lm, prompts, teacher, texts, config.new_tokens)
+        source = {"contrast": asdict(contrast), "texts": len(texts), **_setting(config)}
+        source |= {"teacher": teacher.name} if teacher else {}
+        card = lm.card(name, label=label or contrast.positive, data=source)
+        steer, near = _solve(lm, card, _read(lm, texts, progress), config.rank)
+        save_steer(steer, folder)
     first, other = (next((text.ids for text in texts if text.end == end), ()) for end in (1, -1))
     return ContrastFit(steer, folder, near, (lm.codec.decode(first), lm.codec.decode(other)))
 

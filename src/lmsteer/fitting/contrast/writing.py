@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +17,13 @@ from lmsteer.fitting.run import Checkpointer
 from lmsteer.generation.config import SamplingConfig
 from lmsteer.generation.generate import not_finite
 from lmsteer.generation.row import Row, row_noise
-from lmsteer.generation.writing import write
+from lmsteer.generation.writing import NotFiniteError, write
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.util.files import write_file
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.records import parse_json
-from lmsteer.util.run import Run
+from lmsteer.util.run import Run, kept_in, resumable
 
 # Texts that are written at once.
 _BATCH = 32
@@ -79,11 +80,22 @@ class KeptTexts:
         except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise DataError(f"{file} is damaged: {error}. Remove {self.run.folder}.") from error
 
-    def message(self) -> str:
-        """What an interrupted fit leaves, and how it goes on."""
-        if not self.run.folder.exists():
-            return "Nothing is kept: run the same command again."
-        return f"The texts so far are kept in {self.run.folder}. The same command with --resume continues from there."
+    @contextmanager
+    def until_done(self, *, resume: bool) -> Iterator[None]:
+        """Keep the texts if a ``with`` block is interrupted, and remove them if it ends or fails for good.
+
+        Args:
+            resume: whether to resume; then what was there before may be of another fit, and a failure leaves it.
+        """
+        had_state = self.run.folder.exists()
+        try:
+            with resumable(lambda: kept_in(self.run.folder, "The texts so far are")):
+                yield
+        except (DataError, NotFiniteError):  # the same description will fail again
+            if not (resume and had_state):
+                self.remove()
+            raise
+        self.remove()
 
     def remove(self) -> None:
         """Remove the folder, if there is one."""
