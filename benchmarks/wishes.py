@@ -74,11 +74,14 @@ class Kind:
         return Chat.of_user(f"{text}\nStyle: {style}." if style else text)
 
 
-def kinds(data: Path) -> list[Kind]:
-    """Both kinds of text."""
+def kinds(data: Path, lm: LM) -> list[Kind]:
+    """The kinds of text that a model writes: plain text, and chats if it has a chat template."""
     prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[:60]
+    plain_text = Kind("plain", starter_prompts()[::2], prompts, 40)
+    if not lm.tokenizer.chat_template:
+        return [plain_text]
     chats = [Chat.of_user(f"Tell me about {subject}.") for subject in starter_subjects()[::2]]
-    return [Kind("plain", starter_prompts()[::2], prompts, 40), Kind("chat", chats, starter_requests(), 60)]
+    return [plain_text, Kind("chat", chats, starter_requests(), 60)]
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def measure(data: Data, names: Names = None, model: Model = "smollm2") -> None:
     known = [wish.name for wish in wishes()]
     check_known(names, known)
     lm, found = load(model), load_results(RESULTS)
-    benches = [Bench(lm, kind) for kind in kinds(data)]
+    benches = [Bench(lm, kind) for kind in kinds(data, lm)]
     for bench in benches:
         if (key := unsteered_key(model, bench.kind.name)) not in found:
             save_result(RESULTS, key, bench.written())

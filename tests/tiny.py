@@ -20,6 +20,7 @@ from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors, body_layers
 from lmsteer.model.onednn import use_onednn
 from lmsteer.steer.card import Card
+from lmsteer.steer.sites import find_site
 from lmsteer.steer.steer import Steer
 from lmsteer.util.provenance import provenance_of
 
@@ -127,6 +128,16 @@ def random_steer(lm: LM, form: str = "multiply", rank: int = 3, seed: int = 0, n
         "offset": {"o": torch.randn(v, generator=g)},
     }[form]
     return Steer(form, factors, d, v, card(lm, name))  # type: ignore[arg-type]
+
+
+def inner_steer(lm: LM, sites: Sequence[str], rank: int = 2, seed: int = 0, *, head: bool = False) -> Steer:
+    """A random steer of sites inside the model, where it moves outputs by some tenths, and of the head if wanted."""
+    steer, random = random_steer(lm, seed=seed), torch.Generator().manual_seed(seed)
+    factors = {key: factor if head else factor[:, :0] for key, factor in steer.factors.items()}
+    for site in (find_site(lm.model, each) for each in sites):
+        factors[f"{site.name}.A"] = torch.randn(site.inputs, rank, generator=random) / site.inputs**0.5
+        factors[f"{site.name}.B"] = torch.randn(site.outputs, rank, generator=random) / 4
+    return replace(steer, factors=factors)
 
 
 def read_steer(lm: LM, form: str = "multiply", name: str = "style") -> Steer:

@@ -122,7 +122,10 @@ def continue_from(
         The continuations in order of prompt, then setting, then sample.
     """
     for setting in strengths:
-        check_steering(lm, steers, setting, config.max_new_tokens)  # before any work is done
+        # before any work is done
+        check_steering(
+            lm, steers, setting, config.max_new_tokens, limits=config.limits, readings=config.readings
+        )
     wanted = [
         _Wanted(i, {name: setting[name] for name in steers}, k)
         for i in range(len(prompts))

@@ -33,7 +33,15 @@ def row_noise(seed: int, prompt: int, sample: int, length: int) -> Tensor:
     return torch.rand(length, generator=torch.Generator().manual_seed(stable_seed(seed, prompt, sample)))
 
 
-def check_steering(lm: LM, steers: Mapping[str, Steer], strengths: Strengths, tokens: float = math.inf) -> None:
+def check_steering(
+    lm: LM,
+    steers: Mapping[str, Steer],
+    strengths: Strengths,
+    tokens: float = math.inf,
+    *,
+    limits: Limits = NO_LIMITS,
+    readings: bool = False,
+) -> None:
     """Refuse steers and strengths that cannot act on a model's rows.
 
     Args:
@@ -41,13 +49,21 @@ def check_steering(lm: LM, steers: Mapping[str, Steer], strengths: Strengths, to
         steers: the steers, by name.
         strengths: the strength of each.
         tokens: the number of tokens that a row can have.
+        limits: how far the steers may move each token.
+        readings: whether readings are asked for.
 
     Raises:
         SteerError: a strength is missing or not a finite number, or a hold is of a steer without a reader, or without
-            a safe range or a largest strength, or a window begins after the last token.
+            a safe range or a largest strength, or a window begins after the last token; or limits, readings or a hold
+            are asked for with a steer that acts inside the model, where the unsteered logits are not known.
         WrongBaseError: a steer was fitted on another base.
     """
-    lm.check_base(Mix(steers, sizes_of(strengths)))
+    mix = Mix(steers, sizes_of(strengths))
+    lm.check_base(mix)
+    held = any(isinstance(strength, Hold) for strength in strengths.values())
+    for what, is_on in (("a limit", bool(limits.on)), ("a reading", readings), ("a hold", held)):
+        if is_on:
+            mix.check_head_alone(what)
     check_strengths({name: steer.card for name, steer in steers.items()}, strengths)
     for name, strength in strengths.items():
         window = window_of(strength)

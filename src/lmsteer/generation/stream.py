@@ -87,7 +87,7 @@ def _started(
     readings: bool,
 ) -> Iterator[_WrittenToken]:
     """The tokens of a continuation; what is wrong with the arguments is said at once."""
-    check_steering(lm, steers, strengths, config.max_new_tokens)
+    check_steering(lm, steers, strengths, config.max_new_tokens, limits=config.limits, readings=readings)
     given = as_prompt(prompt)
     (ids,) = encode_prompts(lm, [given], config.max_new_tokens)
     noise = row_noise(config.seed, 0, 0, config.max_new_tokens)

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -19,6 +19,7 @@ from lmsteer.errors import LMSteerError
 from lmsteer.generation.decoder import Decoder, Look
 from lmsteer.generation.row import Row
 from lmsteer.generation.sampling import OVERFLOW
+from lmsteer.generation.scoring import unsteered_log_likelihoods
 from lmsteer.model.lm import LM
 from lmsteer.util.lists import swap_out
 
@@ -102,7 +103,9 @@ def write(
     """
     stop_ids, running = frozenset(lm.stop_ids), list[Written]()
     waiting = deque(sorted(enumerate(rows), key=lambda each: -each[1].start.tokens))  # rows of one prompt stay together
-    decoder = Decoder(lm, _PREFILL_CHUNK, score=score)
+    # Inside the model the unsteered model's hidden states are not known.
+    score_later = score and any(steer.sites for row in rows for steer in row.steers.values())
+    decoder = Decoder(lm, _PREFILL_CHUNK, score=score and not score_later)
     size = min(batch_size, decoder.max_rows or batch_size)
     # To install an adapter takes time: then rows are handed on a batch at a time.
     enough = 1 if installed is nullcontext else size
@@ -118,6 +121,9 @@ def write(
                     with lm.exclusive_use():
                         decoder.step()
                 ended += _look(decoder, running, stop_ids)
+        if score_later:
+            found = unsteered_log_likelihoods(lm, [rows[text.row].start for text in ended], [text.ids for text in ended])
+            ended = [replace(text, log_p=log_p) for text, log_p in zip(ended, found, strict=True)]
         yield ended
 
 

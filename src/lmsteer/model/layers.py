@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lmsteer.errors import ModelError
 from lmsteer.model.lm import LM
+from lmsteer.steer.sites import model_layers
 
 
 def decoder_layers(lm: LM) -> nn.ModuleList:
@@ -15,11 +15,7 @@ def decoder_layers(lm: LM) -> nn.ModuleList:
     Raises:
         ModelError: there is no list of as many modules as the config has layers.
     """
-    count = lm.model.config.get_text_config().num_hidden_layers
-    for module in lm.model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ModelError(f"{type(lm.model).__name__} has no list of its {count} layers.")
+    return model_layers(lm.model)
 
 
 def layer_devices(lm: LM) -> list[torch.device]:

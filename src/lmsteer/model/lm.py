@@ -30,7 +30,7 @@ from lmsteer.model.fingerprints import head_sample, model_fingerprint
 from lmsteer.model.head import Head
 from lmsteer.model.proofs import prove
 from lmsteer.steer.card import Card
-from lmsteer.steer.hook import SteerHandle, unsteered
+from lmsteer.steer.hook import SteerHandle, sites_of, unsteered
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.thread_guard import Guard, exclusive_use
 from lmsteer.util.compat import is_recurrent
@@ -237,12 +237,13 @@ class LM:
 
         Raises:
             WrongBaseError: a steer of the mix was fitted on another base.
-            SteerError: a steer has another hidden size or vocabulary than the model.
+            SteerError: a steer has another hidden size or vocabulary than the model, or acts at a site that it lacks.
         """
         for steer in mix.steers.values():
             steer.card.check_base(self)
         vocabulary, hidden_size = self.head.weight.shape
         mix.check_shape(hidden_size, vocabulary)
+        sites_of(self.model, mix)
 
     def _check_weights(self) -> None:
         """Refuse weights that accelerate keeps on disk or in the CPU's memory and loads for each forward pass."""

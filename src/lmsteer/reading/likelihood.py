@@ -138,6 +138,7 @@ def next_token_log_likelihoods(head: Head, h: Tensor, mix: Mix) -> Iterator[Tens
         h: unsteered hidden states (N, d).
         mix: the steers, with a strength for all rows or one for each (N,).
     """
+    mix.check_head_alone("the likelihood of a prompt's tokens")
     for rows, places in head.pieces(h, torch.arange(len(h))):
         here = mix.for_rows(places)
         raw = here.steer_logits(head.raw(here.steer_hidden_states(rows.to(head.device))).float())

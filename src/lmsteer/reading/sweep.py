@@ -46,7 +46,12 @@ class Direction:
 
     @classmethod
     def of_steer(cls, head: Head, steer: Steer) -> Direction:
-        """The direction of a steer of any form."""
+        """The direction of a steer of any form.
+
+        Raises:
+            SteerError: the steer acts inside the model, too.
+        """
+        steer.check_head_alone("a sweep over strengths")
         if steer.form == "multiply":
             return cls.of_factors(head, steer.factors["A"], steer.factors["B"])
         if steer.form == "add":

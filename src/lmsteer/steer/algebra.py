@@ -21,7 +21,7 @@ from torch import Tensor
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.steer import EOS_FACTORS, FACTORS, Steer
+from lmsteer.steer.steer import Steer
 
 # The squared share of a steer that must be left when others are taken out: below it, the rest is rounding.
 _LEAST_SHARE = 1e-3
@@ -84,7 +84,7 @@ def merge(mix: Mix, name: str, label: str = "") -> Steer:
     )
     scaled = [steer.scaled(strength) for steer, strength in zip(steers, by_name.values(), strict=True)]
     (form,) = forms
-    names = [key for key in (*FACTORS[form], *EOS_FACTORS) if any(key in steer.factors for steer in scaled)]
+    names = dict.fromkeys(key for steer in scaled for key in steer.factors)
     columns = {key: [steer.factors[key] for steer in scaled if key in steer.factors] for key in names}
     join = torch.hstack if form == "multiply" else lambda parts: torch.stack(parts).sum(0)
     return Steer(
@@ -133,6 +133,7 @@ def decorrelate_strengths(mix: Mix, metric: InnerProduct) -> dict[str, float]:
 
 
 def _factors(steer: Steer) -> tuple[Tensor, Tensor]:
+    steer.check_head_alone("the Fisher metric of the head")
     if steer.form != "multiply":
         raise SteerError(f"steer {steer.card.name!r} has form {steer.form}: only multiply steers can be compared.")
     return steer.factors["A"].double(), steer.factors["B"].double()

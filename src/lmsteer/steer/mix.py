@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError
-from lmsteer.steer.steer import Form, Steer
+from lmsteer.steer.steer import Form, LowRank, Steer
 from lmsteer.steer.transform import broadcast_rows, multiply, read, shift
 
 # Steers that stay on the device although no row asks for them.
@@ -60,11 +60,23 @@ class Mix:
         self._by_device: dict[torch.device, _JoinedFactors] = {}
         # Their products with output embeddings, by where those are.
         self._products: dict[tuple[torch.device, int], Tensor] = {}
-        # The strengths of each form's steers on each device, (B or 1, R or K); of this mix alone.
-        self._tables: dict[tuple[Form, torch.device], Tensor] = {}
+        # Their maps at sites inside the model, side by side, by site and device.
+        self._inner: dict[tuple[str, torch.device], LowRank] = {}
+        # The strengths of each form's steers on each device, (B or 1, R or K), and of each site's; of this mix alone.
+        self._tables: dict[tuple[str, torch.device], Tensor] = {}
 
     def __repr__(self) -> str:
         return f"Mix({', '.join(self.steers)}; strengths {self.strengths.tolist()})"
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites inside the model where a steer acts; none if all act on the head alone."""
+        return [*dict.fromkeys(site for steer in self.steers.values() for site in steer.sites)]
+
+    def check_head_alone(self, what: str) -> None:
+        """Refuse steers that act inside the model, too; as ``Steer.check_head_alone``."""
+        for steer in self.steers.values():
+            steer.check_head_alone(what)
 
     def for_rows(self, rows: Tensor) -> Mix:
         """The mix for some rows of the batch, by their indices (N,)."""
@@ -106,6 +118,21 @@ class Mix:
         if factors.a is not None and factors.b is not None:
             steered = multiply(h, factors.a, factors.b, self._strengths_like("multiply", h), steered)
         return steered if factors.vectors is None else shift(steered, factors.vectors, self._strengths_like("add", h))
+
+    def steer_site(self, site: str, x: Tensor, onto: Tensor) -> Tensor:
+        """What a site inside the model puts out in place of ``onto`` (B, .., m), given what its maps read (B, .., n)."""
+        key = site, x.device
+        having = {name: steer.inner[site] for name, steer in self.steers.items() if site in steer.inner}
+        if not having:
+            return onto
+        if key not in self._inner:
+            with torch.inference_mode(False):
+                a, b = (torch.cat(parts, 1).to(x.device, torch.float32) for parts in zip(*having.values(), strict=True))
+                self._inner[key] = LowRank(a, b)
+        if key not in self._tables:
+            ranks = {name: factors.a.shape[1] for name, factors in having.items()}
+            self._tables[key] = self._repeated(ranks, x.device)
+        return multiply(x, *self._inner[key], _like(self._tables[key], x), onto)
 
     def steer_logits(self, logits: Tensor) -> Tensor:
         """z' of raw logits (B, .., V): adds the steers of form offset."""
@@ -178,20 +205,18 @@ class Mix:
 
     def _strengths_like(self, form: Form, x: Tensor) -> Tensor:
         """The strengths of one form's steers, in a shape that broadcasts over ``x``: (B, 1.., R or K)."""
-        table = broadcast_rows(self._table(form, x.device), x.shape[0])
-        return table.reshape(table.shape[0], *[1] * (x.dim() - 2), -1)
+        if (form, x.device) not in self._tables:
+            same = {name: steer for name, steer in self.steers.items() if steer.form == form}
+            ranks = {name: steer.rank if form == "multiply" else 1 for name, steer in same.items()}
+            self._tables[form, x.device] = self._repeated(ranks, x.device)
+        return _like(self._tables[form, x.device], x)
 
-    def _table(self, form: Form, device: torch.device) -> Tensor:
-        """The strengths of one form's steers on a device, copied there when they are first needed."""
-        if (form, device) not in self._tables:
-            columns = [
-                column.expand(steer.rank if form == "multiply" else 1, -1)
-                for steer, column in zip(self.steers.values(), self.strengths.T, strict=True)
-                if steer.form == form
-            ]
-            with torch.inference_mode(False):
-                self._tables[form, device] = torch.cat(columns).T.to(device).contiguous()
-        return self._tables[form, device]
+    def _repeated(self, ranks: Mapping[str, int], device: torch.device) -> Tensor:
+        """The strengths (B or 1, R) of some steers on a device, each repeated over its ranks."""
+        columns = dict(zip(self.steers, self.strengths.T, strict=True))
+        with torch.inference_mode(False):
+            parts = [columns[name].expand(rank, -1) for name, rank in ranks.items()]
+            return torch.cat(parts).T.to(device).contiguous()
 
     def _factors(self, device: torch.device) -> _JoinedFactors:
         """The factors on a device, put together when they are first needed there."""
@@ -252,6 +277,12 @@ def row_by_row(rows: Sequence[Steering], before: Mix | None = None) -> Mix:
     if before and len(steers) == len(before.steers) <= len(columns) + _IDLE:
         return before.with_strengths({key: columns.get(key, [0.0] * len(rows)) for key in steers})
     return Mix({key: steers[key] for key in columns}, columns)
+
+
+def _like(table: Tensor, x: Tensor) -> Tensor:
+    """A table of strengths (B or 1, R) in a shape that broadcasts over ``x``: (B, 1.., R)."""
+    table = broadcast_rows(table, x.shape[0])
+    return table.reshape(table.shape[0], *[1] * (x.dim() - 2), -1)
 
 
 @torch.inference_mode(False)

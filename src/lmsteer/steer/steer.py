@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
+from lmsteer.steer.sites import is_site_name
 from lmsteer.util.linalg import factorise
 
 Form = Literal["multiply", "add", "offset"]
@@ -18,8 +20,20 @@ FORMS: tuple[Form, ...] = get_args(Form)
 FACTORS: Mapping[Form, tuple[str, ...]] = {"multiply": ("A", "B"), "add": ("a",), "offset": ("o",)}
 # The eos component that a multiply steer may have besides.
 EOS_FACTORS = ("A_eos", "B_eos")
-# Tensors by the names above.
+# Tensors by the names above, and by ``SITE.A`` and ``SITE.B`` for sites inside the model.
 Factors = Mapping[str, Tensor]
+
+
+class LowRank(NamedTuple):
+    """The map A Bᵀ (n, m) of a site.
+
+    Attributes:
+        a: A (n, r).
+        b: B (m, r).
+    """
+
+    a: Tensor
+    b: Tensor
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,10 @@ class Steer:
     A multiply steer may have an **eos component**, ``A_eos`` and ``B_eos`` (d, 1; (d, K) in a sum of K steers). It acts
     on the end-of-text token alone, and only when a text is read: there it weighs the whole text (``with_eos``). It is
     left out when the model generates, where it would only cut texts short or never let them end.
+
+    A multiply steer may also act at **sites inside the model** (``lmsteer.steer.sites``), each with a map of its own:
+    ``layers.15.A`` (n, r) and ``layers.15.B`` (m, r). One strength scales all of its maps. Where it leaves the head
+    alone, A and B have no columns.
 
     Attributes:
         form: ``multiply`` (factors A, B (d, r), W = A Bᵀ), ``add`` (a (d,)) or ``offset`` (o (V,)).
@@ -50,19 +68,50 @@ class Steer:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise SteerError(f"unknown form {self.form!r}: a steer is one of {', '.join(FORMS)}.")
-        if set(self.factors) - set(EOS_FACTORS) != set(FACTORS[self.form]) or self._has_half_an_eos_component():
+        inner = {f"{site}.{end}" for site in self.sites for end in ("A", "B")}
+        others = set(self.factors) - set(EOS_FACTORS) - inner
+        if others != set(FACTORS[self.form]) or not inner <= set(self.factors) or self._has_parts_of_another_form():
             raise SteerError(f"a steer of form {self.form} has factors {FACTORS[self.form]}, not {set(self.factors)}.")
         for name, factor in self.factors.items():
-            self._check_factor(name, factor)
+            self._check_factor(name, factor, is_inner=name in inner)
         if self.form == "multiply":
             for a, b in (FACTORS[self.form], EOS_FACTORS):
                 if a in self.factors and self.factors[a].shape != self.factors[b].shape:
                     shapes = f"{tuple(self.factors[a].shape)} and {tuple(self.factors[b].shape)}"
                     raise SteerError(f"factors {a} and {b} have shapes {shapes}; they must be alike.")
+            for site, (inner_a, inner_b) in self.inner.items():
+                if inner_a.shape[1] != inner_b.shape[1]:
+                    ranks = f"{inner_a.shape[1]} and {inner_b.shape[1]}"
+                    raise SteerError(f"the factors of {site} have ranks {ranks}; they must be alike.")
+
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """The sites inside the model where it acts; none for a steer of the head alone."""
+        owners = dict.fromkeys(name.rpartition(".")[0] for name in self.factors)
+        return tuple(owner for owner in owners if is_site_name(owner))
+
+    @cached_property
+    def inner(self) -> dict[str, LowRank]:
+        """The map of each of those sites."""
+        return {site: LowRank(self.factors[f"{site}.A"], self.factors[f"{site}.B"]) for site in self.sites}
+
+    def check_head_alone(self, what: str) -> None:
+        """Refuse a steer that acts inside the model, too.
+
+        Args:
+            what: what needs a steer of the head alone, as the beginning of a sentence.
+
+        Raises:
+            SteerError: it does.
+        """
+        if self.sites:
+            raise SteerError(
+                f"{what} needs a steer that acts on the head alone; {self.card.title} acts at {', '.join(self.sites)}."
+            )
 
     @property
     def rank(self) -> int:
-        """The rank r of a multiply steer, without its eos component; 1 for the other forms."""
+        """The rank r of a multiply steer at the head, without its eos component; 1 for the other forms."""
         return self.factors["A"].shape[1] if self.form == "multiply" else 1
 
     @property
@@ -91,7 +140,7 @@ class Steer:
         """The steer with a unit of strength ``scale`` times as large; its card loses the metrics."""
         scaled = {
             name: self.factors[name] * scale
-            for name in (FACTORS[self.form][-1], EOS_FACTORS[-1])
+            for name in (FACTORS[self.form][-1], EOS_FACTORS[-1], *(f"{site}.B" for site in self.sites))
             if name in self.factors
         }
         return replace(self, factors={**self.factors, **scaled}, card=self.card.unmeasured())
@@ -100,21 +149,23 @@ class Steer:
         """The nearest multiply steer of a lower rank (Eckart-Young, by the SVD of W); its card loses the metrics.
 
         Raises:
-            SteerError: the rank is out of range, or the steer has another form.
+            SteerError: the rank is out of range, the steer has another form, or it acts inside the model, too.
         """
+        self.check_head_alone("another rank")
         if not 1 <= rank <= self.hidden_size:
             raise SteerError(f"the rank must be from 1 to the hidden size, {self.hidden_size}, not {rank}.")
         a, b, _ = factorise(self.matrix(), rank)
         return replace(self, factors={**self.factors, "A": a, "B": b}, card=self.card.unmeasured())
 
-    def _has_half_an_eos_component(self) -> bool:
+    def _has_parts_of_another_form(self) -> bool:
+        """Whether there is half an eos component, or an eos component or a site of a form that has none."""
         present = set(EOS_FACTORS) & set(self.factors)
-        return bool(present) and (len(present) < 2 or self.form != "multiply")
+        return len(present) == 1 or (self.form != "multiply" and bool(present or self.sites))
 
-    def _check_factor(self, name: str, factor: Tensor) -> None:
+    def _check_factor(self, name: str, factor: Tensor, *, is_inner: bool) -> None:
         length = self.vocabulary if self.form == "offset" else self.hidden_size
         dims = 2 if self.form == "multiply" else 1
-        if factor.dim() != dims or factor.shape[0] != length:
+        if factor.dim() != dims or (factor.shape[0] != length and not is_inner):
             raise SteerError(f"factor {name} has shape {tuple(factor.shape)}; its first dimension must be {length}.")
         if factor.dtype != torch.float32:
             raise SteerError(f"factor {name} has the type {factor.dtype}; it must be torch.float32.")

@@ -126,6 +126,7 @@ class _ModelPair:
         Raises:
             SteerError: nothing is left of the steer.
         """
+        steer.check_head_alone("a transfer")
         factors = {name: factor.double() for name, factor in steer.factors.items()}
         a, b = (factors["A"], factors["B"]) if steer.form == "multiply" else (None, factors["a"][:, None])
         mapped_a = None if a is None else map_reader(self.states, a)

@@ -87,7 +87,8 @@ class Request:
             raise DataError("the prompt has no tokens: there is nothing to continue.")
         lm.codec.check(self.ids, "the prompt")
         # Of a prompt that is only read, no token is written that a window could hold.
-        check_steering(lm, self.steers, self.strengths, self.max_new_tokens or math.inf)
+        tokens = self.max_new_tokens or math.inf
+        check_steering(lm, self.steers, self.strengths, tokens, limits=self.limits, readings=self.readings)
 
 
 @dataclass(frozen=True)
