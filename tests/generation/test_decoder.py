@@ -19,7 +19,7 @@ from lmsteer.model.kv_cache import Start
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.strength import Hold, Windowed
 from lmsteer.steer.window import Window
-from tiny import FAMILIES, THINKING, chat_lm, random_steer, read_steer
+from tiny import FAMILIES, THINKING, chat_lm, inner_steer, random_steer, read_steer
 
 SAMPLINGS = [SamplingConfig(), SamplingConfig(1.0), SamplingConfig(0.8, 20, 1.5), SamplingConfig(temperature=0)]
 
@@ -37,8 +37,9 @@ def admit(decoder, *rows):
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mamba"}))
 def test_rows_that_come_and_go_write_what_they_write_alone(make_lm, family):
     lm = make_lm(family)
-    steers = {"style": random_steer(lm)}
-    rows = [row_of(lm, "It was the longest"[: 2 + 5 * k], k, steers if k % 2 else {}, k - 2.0) for k in range(4)]
+    outside, inside = random_steer(lm), inner_steer(lm, ["layers.0", "layers.1"], head=True)
+    asked = [{}, {"style": outside}, {"deep": inside}, {"deep": inside, "style": outside}]
+    rows = [row_of(lm, "It was the longest"[: 2 + 5 * k], k, asked[k], k - 2.5) for k in range(4)]
     alone = []
     for row in rows:
         decoder = Decoder(lm)

@@ -13,16 +13,16 @@ from transformers import PreTrainedTokenizerFast, pipeline
 
 from lmsteer.data.chats import Chat
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.generate import generate, perplexity
 from lmsteer.generation.stream import stream
 from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.chat import encode_chat
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.strength import Windowed
+from lmsteer.steer.strength import Hold, Windowed
 from lmsteer.steer.window import Window
-from tiny import FAMILIES, chat_lm, random_steer, tiny_lm
+from tiny import FAMILIES, chat_lm, inner_steer, random_steer, tiny_lm
 
 PROMPTS = ["The cat", "A much longer prompt, to be padded", "x"]
 
@@ -110,8 +110,10 @@ def test_strengths_act_and_zero_is_unsteered(llama):
     assert [c.text for c in rows if c.strengths["style"] == 2] != plain
 
 
-def test_scores_are_the_unsteered_models_log_likelihood(readable):
-    steers, strengths = {"style": random_steer(readable)}, [{"style": s} for s in (-2.0, 0.0, 2.0)]
+@pytest.mark.parametrize("inside", [False, True])
+def test_scores_are_the_unsteered_models_log_likelihood(readable, inside):
+    steer = inner_steer(readable, ["layers.0"]) if inside else random_steer(readable)
+    steers, strengths = {"style": steer}, [{"style": s} for s in (-2.0, 0.0, 2.0)]
     config = GenerationConfig(4, 6, SamplingConfig(top_p=1.0), score=True)
     compared = 0
     for c in generate(readable, ["abc", "a-much-longer-prompt", "x"], steers, strengths, config):
@@ -123,6 +125,21 @@ def test_scores_are_the_unsteered_models_log_likelihood(readable):
         assert c.log_p == pytest.approx(float(expected), rel=1e-4, abs=1e-4)  # float32, through a cache
         compared += 1
     assert compared >= 20
+
+
+@pytest.mark.parametrize(
+    ("config", "strength", "what"),
+    [
+        (GenerationConfig(limits=Limits(fresh=4)), 1.0, "a limit"),
+        (GenerationConfig(readings=True), 1.0, "a reading"),
+        (GenerationConfig(), Hold(0.8, 3.0), "a hold"),
+    ],
+)
+def test_what_needs_the_unsteered_logits_is_refused_for_a_steer_inside_the_model(llama, config, strength, what):
+    steer = inner_steer(llama, ["layers.0"], head=True)
+    steer = replace(steer, card=replace(steer.card, held_out={"slope": 0.25, "offset": 0.1}))
+    with pytest.raises(SteerError, match=f"{what} needs a steer that acts on the head alone; .* at layers.0"):
+        next(generate(llama, ["ab"], {"s": steer}, [{"s": strength}], config))
 
 
 def test_greedy_generation_is_transformers_own(llama):

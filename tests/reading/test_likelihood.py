@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsteer.errors import DataError, SteerError, WrongBaseError
+from lmsteer.generation.decoder import Decoder
+from lmsteer.generation.row import Row, row_noise
+from lmsteer.model.kv_cache import Start
 from lmsteer.reading import likelihood
 from lmsteer.reading.encoded_text import EncodedText
 from lmsteer.reading.likelihood import log_likelihoods, steered_log_likelihoods, windows
 from lmsteer.steer.mix import Mix
-from tiny import FAMILIES, random_steer
+from tiny import FAMILIES, inner_steer, random_steer
 
 TEXTS = ["The cat", "A much longer text, to be padded", "", "x", "The cat sat"]
 STRENGTHS = (-2.0, 0.0, 1.5)
@@ -32,9 +35,10 @@ def said(lm, ids, steer, strength):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_they_are_what_the_steered_model_says(make_lm, family):
     lm = make_lm(family)
-    steers, encoded = [random_steer(lm), random_steer(lm, "offset", seed=3)], lm.encode(TEXTS)
+    inside = inner_steer(lm, ["layers.0", "layers.1"], head=True)
+    steers, encoded = [random_steer(lm), inside, random_steer(lm, "offset", seed=3)], lm.encode(TEXTS)
     for ids, found in zip(encoded, steered_log_likelihoods(lm, encoded, steers, STRENGTHS), strict=True):
-        assert found.shape == (2, 3, max(len(ids) - 1, 0))
+        assert found.shape == (3, 3, max(len(ids) - 1, 0))
         if len(ids) < 2:
             continue
         for steer, lines in zip(steers, found, strict=True):
@@ -51,6 +55,26 @@ def test_windows_tell_each_token_from_the_first_on_once_after_enough_of_the_text
         assert 0 <= window.start < window.first < window.end <= length
         assert window.end - window.start <= size
         assert window.first - window.start >= (size // 2 if window.start else 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inside_the_model_a_steer_reads_as_it_writes(make_lm, family):
+    lm = make_lm(family)
+    steer, prompt = inner_steer(lm, ["layers.0", "layers.1"], head=True), lm.encode(["A cat that"])[0]
+    decoder, ids, written = Decoder(lm), [*prompt], list[float]()
+    decoder.admit([Row(Start(prompt), row_noise(0, 0, 0, 5), {"s": steer}, {"s": 2.0})])
+    for _ in range(5):
+        done = decoder.step()
+        ids.append(int(done.tokens))
+        written.append(float(done.logits.float().log_softmax(-1)[0, ids[-1]]))
+    text = EncodedText.of(ids, len(prompt), is_ended=False)
+    (found,) = steered_log_likelihoods(lm, [text], [steer], [2.0])
+    assert not found[0, 0, : len(prompt) - 1].any()
+    assert not torch.allclose(found[0, 0], log_likelihoods(lm, [text])[0], atol=1e-2)
+    # float32: a text at once, and token after token from a cache.
+    torch.testing.assert_close(found[0, 0, len(prompt) - 1 :], torch.tensor(written), rtol=1e-3, atol=1e-3)
+    (steered_prompt,) = steered_log_likelihoods(lm, [ids], [steer], [2.0])
+    assert not torch.allclose(steered_prompt[0, 0, len(prompt) - 1 :], found[0, 0, len(prompt) - 1 :], atol=1e-3)
 
 
 def test_a_long_text_is_read_in_windows(llama, make_lm):
@@ -130,10 +154,10 @@ def test_a_batch_that_memory_is_short_for_is_read_in_halves(llama, monkeypatch):
     expected = steered_log_likelihoods(llama, ids, [steer], STRENGTHS)
     real = type(llama).predicting
 
-    def short(lm, batch):
+    def short(lm, batch, *inside):
         if len(batch) > 1:
             raise RuntimeError("CUDA out of memory.")
-        return real(lm, batch)
+        return real(lm, batch, *inside)
 
     monkeypatch.setattr(type(llama), "predicting", short)
     for found, line in zip(steered_log_likelihoods(llama, ids, [steer], STRENGTHS), expected, strict=True):

@@ -11,6 +11,7 @@ and a mask says which targets count.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,8 +24,8 @@ from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.head import Head
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
-from lmsteer.reading.encoded_text import first_predicted, is_ended
-from lmsteer.reading.sweep import directions_of, sweep_texts
+from lmsteer.reading.encoded_text import EncodedText, begin_of, first_predicted, is_ended
+from lmsteer.reading.sweep import Directions, directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
@@ -69,7 +70,9 @@ def steered_log_likelihoods(
 ) -> list[Tensor]:
     """Log-likelihoods (K, S, T - 1) of each text's tokens after its first, in nats; 0 for the tokens of its prompt.
 
-    Each of K steers acts alone, at each of S strengths; its eos component acts on the end-of-text token.
+    Each of K steers acts alone, at each of S strengths; its eos component acts on the end-of-text token. A steer of the
+    head alone needs one pass of the model for all strengths. One that acts inside the model needs a pass for each; there
+    it acts from the last token of a prompt on, as when the model generates.
 
     Args:
         lm: the steers' base.
@@ -93,21 +96,45 @@ def steered_log_likelihoods(
     size = lm.max_length if window is None else window
     if not 2 <= size <= lm.max_length:
         raise DataError(f"the window is {size} tokens; it must be from 2 to the model's context, {lm.max_length}.")
-    directions = directions_of(lm.head, steers)
+    found = [torch.zeros(len(steers), len(strengths), max(len(tokens) - 1, 0)) for tokens in ids]
+    for some, tried, mix in _passes(steers, strengths):
+        directions, shape = directions_of(lm.head, [steers[k] for k in some]), (len(some), len(tried))
+        score = partial(_swept, lm, directions, [strengths[j] for j in tried], in_turn=chunk is not None)
+        lines = _score_texts(lm, ids, score, size, chunk, shape, progress, mix)
+        for text, line in zip(found, lines, strict=True):
+            text[torch.tensor(some)[:, None], torch.tensor(tried)] = line
+    return found
 
-    def score(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
-        return sweep_texts(lm.head, h, targets, is_end, directions, list(strengths))
 
-    def score_in_turn(h: Tensor, targets: Tensor, is_end: Tensor) -> Tensor:
-        lines = [torch.empty(len(steers), len(strengths), 0)]
-        for part in zip(*(each.split(_TURN) for each in (h, targets, is_end)), strict=True):
-            with lm.exclusive_use():
-                lines.append(score(*part))
-        return torch.cat(lines, -1)
+def _passes(
+    steers: Sequence[Steer], strengths: Sequence[float]
+) -> Iterator[tuple[list[int], list[int], Mix | None]]:
+    """What each pass over the texts gives: for which steers, at which strengths, and what acts inside the model."""
+    if head_alone := [k for k, steer in enumerate(steers) if not steer.sites]:
+        yield head_alone, [*range(len(strengths))], None
+    for k, steer in enumerate(steers):
+        for j, strength in enumerate(strengths if steer.sites else ()):
+            yield [k], [j], Mix({"s": steer}, {"s": strength})
 
-    return _score_texts(
-        lm, ids, score if chunk is None else score_in_turn, size, chunk, (len(steers), len(strengths)), progress
-    )
+
+def _swept(
+    lm: LM,
+    directions: Directions,
+    strengths: Sequence[float],
+    h: Tensor,
+    targets: Tensor,
+    is_end: Tensor,
+    *,
+    in_turn: bool,
+) -> Tensor:
+    """Log-likelihoods (K, S, N) along directions; some at a time where other threads wait for their turn."""
+    if not in_turn:
+        return sweep_texts(lm.head, h, targets, is_end, directions, strengths)
+    lines = [torch.empty(len(directions[0]), len(strengths), 0)]
+    for part in zip(*(each.split(_TURN) for each in (h, targets, is_end)), strict=True):
+        with lm.exclusive_use():
+            lines.append(sweep_texts(lm.head, *part, directions, strengths))
+    return torch.cat(lines, -1)
 
 
 @torch.inference_mode()
@@ -166,16 +193,20 @@ def _score_texts(
     chunk: int | None,
     shape: tuple[int, ...],
     progress: Progress,
+    mix: Mix | None = None,
 ) -> list[Tensor]:
-    """Log-likelihoods (*shape, T - 1) of each text's tokens after its first, read in windows of ``size`` tokens."""
+    """Log-likelihoods (*shape, T - 1) of each text's tokens after its first, read in windows of ``size`` tokens.
+
+    Steers of ``mix`` act inside the model.
+    """
     parts = [
         (text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size, first_predicted(tokens))
     ]
-    pieces = [ids[text][part.start : part.end] for text, part in parts]
+    pieces = [_piece(ids[text], part) for text, part in parts]
     scores = [torch.zeros(*shape, max(len(tokens) - 1, 0)) for tokens in ids]
     with progress("reading texts", len(parts), 0) as step:
         for batch in length_buckets(pieces):
-            h, targets = _predicting(lm, [pieces[i] for i in batch], chunk)
+            h, targets = _predicting(lm, [pieces[i] for i in batch], chunk, mix)
             counted, is_end = _places(lm, [(ids[parts[i][0]], parts[i][1]) for i in batch])
             lines = score(h[counted], targets[counted], is_end[counted])
             lengths = [parts[i][1].end - parts[i][1].first for i in batch]
@@ -186,12 +217,24 @@ def _score_texts(
     return scores
 
 
-def _predicting(lm: LM, ids: Sequence[Sequence[int]], chunk: int | None) -> tuple[Tensor, Tensor]:
-    """Hidden states (N, d) and targets (N,) of a batch of texts; in halves if memory is short."""
-    if chunk is not None and max(map(len, ids)) > chunk and backend_for(lm)[1] is None:
+def _piece(ids: Sequence[int], window: Window) -> EncodedText:
+    """The part of a text in a window; what it has of the prompt stands before its beginning."""
+    return EncodedText.of(ids[window.start : window.end], max(begin_of(ids) - window.start, 0), is_ended=False)
+
+
+def _predicting(lm: LM, ids: Sequence[EncodedText], chunk: int | None, mix: Mix | None) -> tuple[Tensor, Tensor]:
+    """Hidden states (N, d) and targets (N,) of a batch of texts; in halves if memory is short.
+
+    Steers of ``mix`` act inside the model, from the last token of each text's prompt on.
+    """
+    if mix is None and chunk is not None and max(map(len, ids)) > chunk and backend_for(lm)[1] is None:
         h = torch.cat([part.hidden[0] for text in ids for part in read_prompts(lm, [Start(text)], chunk)])
         return h, torch.tensor([token for text in ids for token in text[1:]], device=h.device)
-    states, targets = zip(*(part for _, part in run_in_halves(lm.predicting, ids)), strict=True)
+
+    def run(some: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
+        return lm.predicting(some, mix, [max(text.begin - 1, 0) for text in some])
+
+    states, targets = zip(*(part for _, part in run_in_halves(run, ids)), strict=True)
     return torch.cat(states), torch.cat(targets)
 
 

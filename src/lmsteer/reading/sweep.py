@@ -46,12 +46,7 @@ class Direction:
 
     @classmethod
     def of_steer(cls, head: Head, steer: Steer) -> Direction:
-        """The direction of a steer of any form.
-
-        Raises:
-            SteerError: the steer acts inside the model, too.
-        """
-        steer.check_head_alone("a sweep over strengths")
+        """The direction of a steer of any form; of one that acts inside the model, that of its part at the head."""
         if steer.form == "multiply":
             return cls.of_factors(head, steer.factors["A"], steer.factors["B"])
         if steer.form == "add":

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -26,6 +27,11 @@ from lmsteer.steer.thread_guard import exclusive_use
 class SteerHandle:
     """A mix in front of a model's head and at its sites, within a ``with`` block, in which the model is this thread's.
 
+    Args:
+        model: the model.
+        mix: the steers and strengths.
+        first: the columns (B,) of forward passes from which on the mix acts inside the model; all by default.
+
     Attributes:
         mix: the steers and strengths that act from the next forward pass on; assign another to change them.
         calls: how often the head was steered. Zero after a forward pass means that the model bypassed its head.
@@ -34,14 +40,14 @@ class SteerHandle:
         SteerError: the model has no output embedding, or the mix has another hidden size, vocabulary or sites.
     """
 
-    def __init__(self, model: PreTrainedModel, mix: Mix) -> None:
+    def __init__(self, model: PreTrainedModel, mix: Mix, first: Tensor | None = None) -> None:
         head = model.get_output_embeddings()
         if head is None:
             raise SteerError(f"{type(model).__name__} has no output embedding: there is nothing to steer.")
         self._guard, self._model, self._head = exclusive_use(model), model, head
         self._sites, self._mix = list[Site](), mix
         self._take(mix)
-        self.calls = 0
+        self.first, self.calls = first, 0
 
     @property
     def mix(self) -> Mix:
@@ -130,7 +136,8 @@ class _Steered:
         y: Tensor = output[0] if isinstance(output, tuple) else output
         x, steered = args[0] if site.is_weight else y, y
         for handle in self.handles:
-            steered = handle.mix.steer_site(site.name, x, steered)
+            changed = handle.mix.steer_site(site.name, x, steered)
+            steered = changed if handle.first is None else _from(handle.first, changed, steered)
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
     def _steer_hidden_states(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -144,6 +151,13 @@ class _Steered:
         for handle in self.handles:
             logits = handle.mix.steer_logits(logits)
         return logits
+
+
+def _from(first: Tensor, changed: Tensor, y: Tensor) -> Tensor:
+    """What a layer puts out, changed from some columns (B,) on; some layers take the tokens of all rows in turn."""
+    rows = y.reshape(len(first), -1, y.shape[-1])
+    acts = torch.arange(rows.shape[1], device=y.device) >= first.to(y.device)[:, None]
+    return torch.where(acts[..., None], changed.reshape(rows.shape), rows).view(y.shape)
 
 
 # By head: what is kept here must not refer to the head, or neither would ever be freed.
