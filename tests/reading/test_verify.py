@@ -14,9 +14,12 @@ from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.model.lm import LM
 from lmsteer.reading import verify as module
+from lmsteer.reading.encode_labelled import encode_readable
+from lmsteer.reading.held_out import measure_texts
 from lmsteer.reading.verify import verify
-from lmsteer.steer.hook import _SteeredHead
-from tiny import random_steer, styled, tiny_model, tiny_tokenizer
+from lmsteer.steer.hook import _Steered
+from lmsteer.steer.sites import all_sites
+from tiny import FAMILIES, inner_steer, random_steer, styled, tiny_model, tiny_tokenizer
 
 
 def test_a_steer_that_does_nothing_fails(llama):
@@ -29,9 +32,9 @@ def test_a_steer_that_does_nothing_fails(llama):
 
 @pytest.mark.parametrize("broken", ["skipped", "off by a little", "spilling"])
 def test_a_broken_hook_is_caught(llama, monkeypatch, broken):
-    real = _SteeredHead._steer_hidden_states
+    real = _Steered._steer_hidden_states
 
-    def hook(self: _SteeredHead, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def hook(self: _Steered, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         (h,) = real(self, module, args)
         if broken == "skipped":
             return args
@@ -39,8 +42,51 @@ def test_a_broken_hook_is_caught(llama, monkeypatch, broken):
             return (h + (h - args[0]).sum(0, keepdim=True) * 1e-3,)
         return (args[0] + (h - args[0]) * 1.01,)
 
-    monkeypatch.setattr(_SteeredHead, "_steer_hidden_states", hook)
+    monkeypatch.setattr(_Steered, "_steer_hidden_states", hook)
     assert not verify(llama, random_steer(llama)).acts
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_steer_inside_the_model_passes(make_lm, family):
+    lm = make_lm(family)
+    called = [name for name in all_sites(lm.model) if "dt_proj" not in name]
+    done = verify(lm, inner_steer(lm, called, head=True))
+    assert done.acts, [check for check in done.checks if not check.passed]
+    assert [check.what for check in done.checks if "each of its" in check.what]
+
+
+def test_a_layer_whose_weight_the_model_takes_without_calling_it_is_caught(make_lm):
+    done = verify(make_lm("mamba"), inner_steer(make_lm("mamba"), ["layers.0", "layers.0.mixer.dt_proj"]))
+    assert [check.what for check in done.checks if not check.passed][0].endswith("the least at layers.0.mixer.dt_proj")
+
+
+@pytest.mark.parametrize("broken", ["skipped", "off by a little", "spilling"])
+def test_a_broken_site_is_caught(llama, monkeypatch, broken):
+    real = _Steered._steer_site
+
+    def hook(self, site, module, args, output):
+        y = real(self, site, module, args, output)
+        if site.name != "layers.1.mlp.up_proj" or broken == "skipped":
+            return output if site.name == "layers.1.mlp.up_proj" else y
+        return y + (y - output).sum(0, keepdim=True) * 1e-2 if broken == "spilling" else output + 1.1 * (y - output)
+
+    monkeypatch.setattr(_Steered, "_steer_site", hook)
+    done = verify(llama, inner_steer(llama, ["layers.0", "layers.1.mlp.up_proj"], head=True))
+    assert not done.acts
+    assert "the least at layers.1.mlp.up_proj" in done.checks[1].what or broken != "skipped"
+
+
+def test_held_out_texts_are_read_under_a_steer_inside_the_model(llama):
+    texts = [LabelledText(text.text, text.label / (1 + k % 2)) for k, text in enumerate(styled(12))]
+    inside, alone = inner_steer(llama, ["layers.0"]), random_steer(llama)
+    both = dataclasses.replace(
+        alone, factors={**alone.factors, **{k: 0 * f for k, f in inside.factors.items() if f.numel()}}
+    )
+    _, ids = encode_readable(llama, texts)
+    found, expected = measure_texts(llama, texts, ids, both), measure_texts(llama, texts, ids, alone)
+    for name, value in dataclasses.asdict(expected).items():
+        assert getattr(found, name) == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True)
+    assert measure_texts(llama, texts, ids, inside) != found
 
 
 def test_held_out_texts_are_read(llama, tmp_path, monkeypatch):

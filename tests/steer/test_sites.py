@@ -88,9 +88,7 @@ strengths = st.lists(st.floats(-2, 2, width=32), min_size=3, max_size=3)
 def test_several_steers_are_their_sum_whichever_sites_each_has(llama, parts):
     sites = [["layers.0"], ["layers.0", "layers.1.mlp.down_proj"], []]
     steers = [inner_steer(llama, sites[kind], seed=k, head=True) for k, (kind, _) in enumerate(parts)]
-    mix = Mix(
-        {f"s{k}": steer for k, steer in enumerate(steers)}, {f"s{k}": own for k, (_, own) in enumerate(parts)}
-    )
+    mix = Mix({f"s{k}": steer for k, steer in enumerate(steers)}, {f"s{k}": own for k, (_, own) in enumerate(parts)})
     with llama.steered(mix):
         together = logits(llama)
     with ExitStack() as stack:

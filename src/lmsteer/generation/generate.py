@@ -123,9 +123,7 @@ def continue_from(
     """
     for setting in strengths:
         # before any work is done
-        check_steering(
-            lm, steers, setting, config.max_new_tokens, limits=config.limits, readings=config.readings
-        )
+        check_steering(lm, steers, setting, config.max_new_tokens, limits=config.limits, readings=config.readings)
     wanted = [
         _Wanted(i, {name: setting[name] for name in steers}, k)
         for i in range(len(prompts))

@@ -122,7 +122,9 @@ def write(
                         decoder.step()
                 ended += _look(decoder, running, stop_ids)
         if score_later:
-            found = unsteered_log_likelihoods(lm, [rows[text.row].start for text in ended], [text.ids for text in ended])
+            found = unsteered_log_likelihoods(
+                lm, [rows[text.row].start for text in ended], [text.ids for text in ended]
+            )
             ended = [replace(text, log_p=log_p) for text, log_p in zip(ended, found, strict=True)]
         yield ended
 

@@ -7,16 +7,19 @@ probability does its evidence stand for?
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmsteer.data.labelled import LabelledText
 from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import start_tokens
+from lmsteer.reading.encoded_text import begin_of, first_predicted
+from lmsteer.reading.hidden_rows import gather_rows, text_batches
 from lmsteer.reading.likelihood import steered_log_likelihoods
 from lmsteer.reading.platt import auc, fit_platt
 from lmsteer.reading.rows import LabelledRows
@@ -83,6 +86,42 @@ def measure_held_out(lm: LM, rows: LabelledRows, steer: Steer, domain: Steer | N
     """
     platt = fit_held_out_platt(lm, rows, steer)
     return replace(held_out_metrics(lm.head, rows, steer, domain), slope=platt.slope, offset=platt.offset)
+
+
+def measure_texts(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]], steer: Steer) -> HeldOutMetrics:
+    """All metrics of a steer on labelled texts, which are read for it.
+
+    Args:
+        lm: the steer's base.
+        texts: the texts.
+        ids: their ids, as ``encode_readable`` gives them.
+        steer: the steer. One that acts inside the model is read by a pass of the model for each strength.
+    """
+    rows = LabelledRows.join(list(gather_rows(lm, texts, ids)))
+    if not steer.sites:
+        return measure_held_out(lm, rows, steer)
+    order = [i for batch in text_batches(ids) for i in batch]
+    chosen, labels = [ids[i] for i in order], [texts[i].label for i in order]
+    log_p = torch.cat([own[:, first_predicted(text) - 1 :] for own, text in _read(lm, chosen, labels, steer)], 1)
+    before = start_tokens(lm)
+    alone = [text if begin_of(text) else [*before, *text] for text in chosen]
+    evidence = [float((own[1] - own[0]).double().sum()) for own, _ in _read(lm, alone, labels, steer)]
+    platt = _fit_platt(torch.tensor(evidence, dtype=torch.float64), torch.tensor(labels))
+    return replace(_metrics(rows, rows.log_p, log_p), slope=platt.slope, offset=platt.offset)
+
+
+def _read(
+    lm: LM, ids: Sequence[Sequence[int]], labels: Sequence[float], steer: Steer
+) -> Iterator[tuple[Tensor, Sequence[int]]]:
+    """For each text its log-likelihoods (3, T - 1) at -1, +1 and its label; and the text."""
+    ends = steered_log_likelihoods(lm, ids, [steer], [-1.0, 1.0])
+    at_label = {end: {i: own[0, k] for i, own in enumerate(ends)} for k, end in enumerate((-1.0, 1.0))}
+    for label in set(labels) - {-1.0, 1.0}:
+        places = [i for i, own in enumerate(labels) if own == label]
+        found = steered_log_likelihoods(lm, [ids[i] for i in places], [steer], [label])
+        at_label[label] = {i: own[0, 0] for i, own in zip(places, found, strict=True)}
+    for i, (text, label, own) in enumerate(zip(ids, labels, ends, strict=True)):
+        yield torch.stack([*own[0], at_label[label][i]]), text
 
 
 def held_out_metrics(head: Head, rows: LabelledRows, steer: Steer, domain: Steer | None = None) -> HeldOutMetrics:

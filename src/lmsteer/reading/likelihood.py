@@ -106,9 +106,7 @@ def steered_log_likelihoods(
     return found
 
 
-def _passes(
-    steers: Sequence[Steer], strengths: Sequence[float]
-) -> Iterator[tuple[list[int], list[int], Mix | None]]:
+def _passes(steers: Sequence[Steer], strengths: Sequence[float]) -> Iterator[tuple[list[int], list[int], Mix | None]]:
     """What each pass over the texts gives: for which steers, at which strengths, and what acts inside the model."""
     if head_alone := [k for k, steer in enumerate(steers) if not steer.sites]:
         yield head_alone, [*range(len(strengths))], None

@@ -3,7 +3,8 @@
 It checks four identities:
 
 1. strength 0 gives the base model's logits, bit for bit;
-2. the hook, the explicit head ``E (I + s W)ᵀ`` and a LoRA on the head (``Aᵀ``, ``s E B``) give the same logits;
+2. the hook, the explicit head ``E (I + s W)ᵀ`` and a LoRA on the head (``Aᵀ``, ``s E B``) give the same logits; so
+   does, inside the model, a map ``I + s W`` behind each layer and the weight ``W₀ + s B Aᵀ`` in each linear layer;
 3. several steers at once act as their sum does;
 4. a steer on one row of a batch leaves every other row unchanged, bit for bit, with padding on either side.
 
@@ -13,24 +14,27 @@ On a kin of its base (the same weights before or after quantisation), it measure
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
+from lmsteer.model.lora import LoRAFactors, lora_update
+from lmsteer.model.weights import temporary_update
 from lmsteer.reading.encode import encode
 from lmsteer.reading.encode_labelled import encode_readable
-from lmsteer.reading.held_out import HeldOutMetrics, measure_held_out
-from lmsteer.reading.hidden_rows import gather_rows
-from lmsteer.reading.rows import LabelledRows
+from lmsteer.reading.held_out import HeldOutMetrics, measure_texts
 from lmsteer.reading.splits import held_out_of
-from lmsteer.steer.hook import unsteered
+from lmsteer.steer.hook import sites_of, unsteered
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import HEAD
 from lmsteer.steer.steer import Steer
 from lmsteer.util.records import number_in
 
@@ -142,8 +146,14 @@ def verify(
     steer.card.check_base(lm)
     checks = [
         _acts(lm, steer, strength),
+        *_sites_act(lm, steer, strength),
         _exact("1. strength 0 = unsteered, bit for bit", _logits(lm), _logits(lm, _mix(steer, 0.0))),
         _close("2. hook = explicit head E(I + sW)ᵀ", *_explicit_head(lm, steer, strength)),
+        *(
+            [_close("2. hook = explicit maps at its sites", *_explicit_maps(lm, steer, strength))]
+            if steer.sites
+            else []
+        ),
         *([_close("2. hook = LoRA on the head", *_lora(lm, steer, strength))] if steer.form == "multiply" else []),
         _close("3. several at once = their sum", *_stacked(lm, steer, strength)),
         *(_neighbours(lm, steer, strength, side) for side in _SIDES),
@@ -202,7 +212,46 @@ def _acts(lm: LM, steer: Steer, strength: float) -> Check:
     return Check(f"the steer changes the logits at strength {strength:g}", difference, 0.0, difference > 0, True)
 
 
+def _sites_act(lm: LM, steer: Steer, strength: float) -> list[Check]:
+    """That the steer acts at each of its sites, where it acts inside the model: the least effect of one of them."""
+    if not steer.sites:
+        return []
+    base, effects = _logits(lm), dict[str, float]()
+    for site in steer.sites:
+        effects[site] = _difference(base, _logits(lm, _mix(steer.at_sites([site]), strength)))
+    least = min(effects, key=lambda site: effects[site])
+    what = f"it does so at each of its {len(effects)} sites, the least at {least}"
+    return [Check(what, effects[least], 0.0, effects[least] > 0, True)]
+
+
+def _explicit_maps(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
+    """The logits by the hooks, and those where weights and streams are changed by whole matrices."""
+    inside = steer.at_sites(steer.sites)
+    with ExitStack() as stack:
+        stack.enter_context(lm.exclusive_use())
+        updates = []
+        for site in sites_of(lm.model, _mix(inside, strength)):
+            a, b = inside.inner[site.name]
+            if site.is_weight:
+                updates.append((f"{site.path}.weight", lora_update(site.module, LoRAFactors(a.T, strength * b))))
+            else:
+                hook = partial(_mapped, strength * a @ b.T)
+                stack.callback(site.module.register_forward_hook(hook).remove)
+        stack.enter_context(temporary_update(lm.model, updates))
+        explicit = _logits(lm)
+    return _logits(lm, _mix(inside, strength)), explicit
+
+
+def _mapped(w: Tensor, _: nn.Module, __: Any, output: Any) -> Any:
+    """The output of a layer, times I + W."""
+    y: Tensor = output[0] if isinstance(output, tuple) else output
+    w = torch.eye(len(w), device=y.device) + w.to(y.device)
+    moved = (y.float() @ w).to(y.dtype)
+    return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+
 def _explicit_head(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
+    steer = steer.at_sites([HEAD])
     h, weight, bias = _hidden_states(lm).float(), lm.head.weight.float(), lm.head.bias
     raw = bias.float() if bias is not None else torch.zeros(len(weight), device=weight.device)
     if steer.form == "multiply":
@@ -215,6 +264,7 @@ def _explicit_head(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tenso
 
 
 def _lora(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
+    steer = steer.at_sites([HEAD])
     h, weight = _hidden_states(lm).float(), lm.head.weight.float()
     lora_a, lora_b = steer.factors["A"].to(h.device).T, strength * weight @ steer.factors["B"].to(h.device)
     return _logits(lm, _mix(steer, strength)), lm.head.post(lm.head.raw(h).float() + (h @ lora_a.T) @ lora_b.T)
@@ -245,8 +295,7 @@ def _measure_held_out(lm: LM, steer: Steer, texts: Sequence[LabelledText], fitte
     chosen = held_out_of(texts, ids) if fitted_on else list(range(len(texts)))
     if not chosen:
         raise DataError("the fit held out none of these texts: give others to measure the steer on.")
-    rows = gather_rows(lm, [texts[i] for i in chosen], [ids[i] for i in chosen])
-    return measure_held_out(lm, LabelledRows.join(list(rows)), steer)
+    return measure_texts(lm, [texts[i] for i in chosen], [ids[i] for i in chosen], steer)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
-from lmsteer.steer.sites import is_site_name
+from lmsteer.steer.sites import HEAD, is_site_name
 from lmsteer.util.linalg import factorise
 
 Form = Literal["multiply", "add", "offset"]
@@ -94,6 +94,14 @@ class Steer:
     def inner(self) -> dict[str, LowRank]:
         """The map of each of those sites."""
         return {site: LowRank(self.factors[f"{site}.A"], self.factors[f"{site}.B"]) for site in self.sites}
+
+    def at_sites(self, sites: Sequence[str]) -> Steer:
+        """The part of the steer that acts at some of its sites; ``head`` is one of them."""
+        head = {key: factor for key, factor in self.factors.items() if key.rpartition(".")[0] not in self.sites}
+        if HEAD not in sites:
+            head = {key: factor[:, :0] for key, factor in head.items()}
+        kept = [f"{site}.{end}" for site in self.sites if site in sites for end in ("A", "B")]
+        return replace(self, factors={**head, **{key: self.factors[key] for key in kept}})
 
     def check_head_alone(self, what: str) -> None:
         """Refuse a steer that acts inside the model, too.
