@@ -57,7 +57,7 @@ def test_a_steer_inside_the_model_passes(make_lm, family):
 
 def test_a_layer_whose_weight_the_model_takes_without_calling_it_is_caught(make_lm):
     done = verify(make_lm("mamba"), inner_steer(make_lm("mamba"), ["layers.0", "layers.0.mixer.dt_proj"]))
-    assert [check.what for check in done.checks if not check.passed][0].endswith("the least at layers.0.mixer.dt_proj")
+    assert next(check.what for check in done.checks if not check.passed).endswith("the least at layers.0.mixer.dt_proj")
 
 
 @pytest.mark.parametrize("broken", ["skipped", "off by a little", "spilling"])

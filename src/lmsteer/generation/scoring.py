@@ -1,6 +1,6 @@
 """The log-likelihood of finished continuations under the unsteered model, by a pass of their own.
 
-A steer in front of the head leaves the hidden states before it as they are, so the decoder scores as it writes. One that
+A steer in front of the head leaves the hidden states before it as they are: the decoder scores as it writes. One that
 acts inside the model does not: its continuations are read once more, all of their tokens at once.
 """
 

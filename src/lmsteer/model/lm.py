@@ -183,7 +183,7 @@ class LM:
         """
         return self.before_head(input_ids=ids, attention_mask=attention_mask)
 
-    def before_head(self, mix: Mix | None = None, first: Tensor | None = None, **inputs: Any) -> Tensor:
+    def before_head(self, mix: Mix | None = None, first: Tensor | None = None, /, **inputs: Any) -> Tensor:
         """The hidden states (B, T, d) at the head's input in a forward pass over any inputs, on its device.
 
         Gradients flow through. The head computes one position only, since its logits are not used.

@@ -71,7 +71,7 @@ def steered_log_likelihoods(
     """Log-likelihoods (K, S, T - 1) of each text's tokens after its first, in nats; 0 for the tokens of its prompt.
 
     Each of K steers acts alone, at each of S strengths; its eos component acts on the end-of-text token. A steer of the
-    head alone needs one pass of the model for all strengths. One that acts inside the model needs a pass for each; there
+    head alone needs one pass of the model for all strengths; one that acts inside the model needs one for each. There
     it acts from the last token of a prompt on, as when the model generates.
 
     Args:
@@ -129,9 +129,9 @@ def _swept(
     if not in_turn:
         return sweep_texts(lm.head, h, targets, is_end, directions, strengths)
     lines = [torch.empty(len(directions[0]), len(strengths), 0)]
-    for part in zip(*(each.split(_TURN) for each in (h, targets, is_end)), strict=True):
+    for rows, y, ends in zip(*(each.split(_TURN) for each in (h, targets, is_end)), strict=True):
         with lm.exclusive_use():
-            lines.append(sweep_texts(lm.head, *part, directions, strengths))
+            lines.append(sweep_texts(lm.head, rows, y, ends, directions, strengths))
     return torch.cat(lines, -1)
 
 

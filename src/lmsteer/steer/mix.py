@@ -120,7 +120,7 @@ class Mix:
         return steered if factors.vectors is None else shift(steered, factors.vectors, self._strengths_like("add", h))
 
     def steer_site(self, site: str, x: Tensor, onto: Tensor) -> Tensor:
-        """What a site inside the model puts out in place of ``onto`` (B, .., m), given what its maps read (B, .., n)."""
+        """What a site puts out in place of ``onto`` (B, .., m), given what the maps there read (B, .., n)."""
         key = site, x.device
         having = {name: steer.inner[site] for name, steer in self.steers.items() if site in steer.inner}
         if not having:
