@@ -34,6 +34,14 @@ Method = Annotated[
     Literal["closed-form", "gradient"],
     typer.Option(help="Method: closed-form, or gradient (the published recipe)."),
 ]
+Sites = Annotated[
+    str,
+    typer.Option(
+        metavar="SITES",
+        help="Where the steer acts, separated by commas: head, layers.N (after layer N), linear layers such as "
+        "'layers.*.mlp.down_proj' (a LoRA), or deep (the middle of the model).",
+    ),
+]
 Rank = Annotated[
     int | None,
     typer.Option(min=1, help="Rank of the steer (default: chosen from the spectrum; 1000 for the gradient method)."),
@@ -66,6 +74,7 @@ def fit(
     data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the style dimension (default: that of --wish).")] = None,
     method: Method = "closed-form",
+    sites: Sites = "head",
     rank: Rank = None,
     label: Annotated[str, typer.Option(help="What strength +1 means, in words, for the steer's card.")] = "",
     out: Out = None,
@@ -123,6 +132,7 @@ def fit(
     processes = Processes.here()
     config = FitConfig(
         method=method,
+        sites=[site.strip() for site in sites.split(",")],
         rank=rank,
         max_tokens=max_tokens,
         statistics=statistics or (),

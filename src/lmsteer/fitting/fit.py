@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lmsteer.data.labelled import (
+    FEW_TEXTS,
     LabelledSource,
     LabelledText,
     check_labelled,
@@ -18,9 +19,11 @@ from lmsteer.data.labelled import (
 )
 from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import check_rank
+from lmsteer.fitting.few import has_few
 from lmsteer.fitting.fit_closed_form import fit_closed_form, gather_all_statistics
 from lmsteer.fitting.fit_gradient import fit_gradient
 from lmsteer.fitting.gradient import GradientConfig
+from lmsteer.fitting.inside.fit_inside import fit_inside, inner_sites
 from lmsteer.fitting.run import FitRun
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.fitting.statistics_files import check_statistics_target
@@ -29,6 +32,7 @@ from lmsteer.reading.held_out import HeldOutMetrics
 from lmsteer.steer.card import Card
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.lookup import target_folder
+from lmsteer.steer.sites import HEAD
 from lmsteer.steer.steer import Steer
 from lmsteer.util.distributed import Processes
 from lmsteer.util.progress import Progress, no_progress
@@ -43,8 +47,10 @@ class FitConfig:
 
     Attributes:
         method: ``closed-form``, or ``gradient`` for the published recipe.
-        rank: rank of the steer. By default the closed form chooses it from the spectrum, and the gradient method takes
-            that of ``gradient``.
+        sites: where the steer acts: ``head``, names or patterns of sites inside the model (``lmsteer.steer.sites``), or
+            both (closed form only). Default: the head alone.
+        rank: rank of the steer, at each site. By default the closed form chooses it from the spectrum, and the gradient
+            method takes that of ``gradient``.
         max_tokens: longer texts are cut to this many tokens; None cuts none.
         statistics: folders of saved statistics to add (closed form only).
         save_statistics: folder to save the statistics of all texts to (closed form only).
@@ -57,6 +63,7 @@ class FitConfig:
     """
 
     method: Method = "closed-form"
+    sites: Sequence[str] = (HEAD,)
     rank: int | None = None
     max_tokens: int | None = None
     statistics: Sequence[str | Path] = ()
@@ -65,6 +72,11 @@ class FitConfig:
     cache_activations: bool = False
     gradient: GradientConfig = field(default_factory=GradientConfig)
     processes: Processes = field(default_factory=Processes)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the steer acts at sites inside the model."""
+        return set(self.sites) != {HEAD}
 
     def check(self, hidden_size: int) -> None:
         """Refuse settings that are out of range or do not go together.
@@ -76,6 +88,13 @@ class FitConfig:
             raise DataError(f"the method must be {' or '.join(METHODS)}, not {self.method!r}.")
         if self.method == "closed-form":
             check_rank(self.rank, hidden_size)
+        if not self.sites:
+            raise DataError(f"no sites: let the steer act at {HEAD}, or at sites inside the model.")
+        if self.is_inside and (self.method == "gradient" or self.statistics or self.processes.count > 1):
+            raise DataError(
+                "sites inside the model are for the closed form in one process, without saved statistics: the texts "
+                "are read again for them."
+            )
         if self.method == "gradient" and (self.statistics or self.save_statistics is not None):
             raise DataError("statistics are for the closed form only; the gradient method needs the texts.")
         if self.processes.count > 1 and (self.method == "gradient" or self.cache_activations):
@@ -142,6 +161,8 @@ def fit(
     if config.save_statistics is not None:
         check_statistics_target(Path(config.save_statistics))
     config.check(lm.hidden_size)
+    if config.is_inside:
+        inner_sites(lm, config.sites)
     _check_texts(texts, source, config)
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
     processes = config.processes
@@ -197,7 +218,14 @@ def _fit_closed_form(
     if config.save_statistics is not None:
         with run.resumable("The statistics are"):
             statistics.save(config.save_statistics)
+    if config.is_inside and has_few(statistics):
+        raise DataError(
+            f"{statistics.texts} texts are too few for sites inside the model: give {FEW_TEXTS} or more, or let the "
+            f"steer act at the {HEAD} alone."
+        )
     steer, held_out = fit_closed_form(run, card, statistics, rank=config.rank)
+    if config.is_inside:
+        steer, held_out = fit_inside(run, steer, statistics, config.sites, config.rank)
     with run.resumable("The statistics are"):
         save_steer(steer, folder)
     processes.wait_for_everyone()

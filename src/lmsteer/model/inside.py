@@ -6,7 +6,7 @@ tokens included. At the head it is the residual r (``Head.residuals``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -36,29 +36,16 @@ class SiteRows(NamedTuple):
 
     Attributes:
         x: what its map reads (N, n).
-        g: the gradient at its output (N, m).
+        g: the gradients at its output (N, m), one for each objective.
     """
 
     x: Tensor
-    g: Tensor
+    g: Sequence[Tensor]
 
 
-class ReadRows(NamedTuple):
-    """A batch of texts, read with gradients at sites.
-
-    Attributes:
-        h: the hidden states (N, d) at the head's input, one for each token that is predicted.
-        r: the residuals (N, d).
-        log_p: the log-likelihoods (N,).
-        targets: the tokens (N,).
-        sites: the rows of each site.
-    """
-
-    h: Tensor
-    r: Tensor
-    log_p: Tensor
-    targets: Tensor
-    sites: Mapping[str, SiteRows]
+# Given hidden states (N, d) at the head's input and the tokens (N,) that they predict: the gradients (N, d) of some
+# objectives with respect to these hidden states.
+Objectives = Callable[[Tensor, Tensor], Sequence[Tensor]]
 
 
 @contextmanager
@@ -98,14 +85,17 @@ def observed(sites: Sequence[Site], *, gradients: bool = False) -> Iterator[dict
         )
 
 
-def read_with_gradients(lm: LM, ids: Sequence[Sequence[int]], own: Tensor, sites: Sequence[Site]) -> ReadRows:
-    """Read a batch of texts, and compute the gradient of their log-likelihood at sites.
+def gradients_at(
+    lm: LM, ids: Sequence[Sequence[int]], own: Tensor, sites: Sequence[Site], objectives: Objectives
+) -> dict[str, SiteRows]:
+    """Read a batch of texts, and compute the gradients of objectives at sites: one pass back for each objective.
 
     Args:
         lm: the model.
         ids: the texts.
         own: which of their tokens, all but the first of each, count (N',), text by text.
-        sites: the sites, inside the model.
+        sites: the sites.
+        objectives: gives the gradients of the objectives at the head's input, where the backward passes begin.
 
     Raises:
         ModelError: the pass does not go through a site exactly once, or no gradient reaches it.
@@ -117,19 +107,20 @@ def read_with_gradients(lm: LM, ids: Sequence[Sequence[int]], own: Tensor, sites
     counted[counted.clone()] = own.to(h.device)
     rows, targets = h[:, :-1][counted], padded[:, 1:][counted]
     with torch.no_grad():
-        r, log_p = lm.head.residuals(rows.detach().float(), targets)
+        begun = objectives(rows.detach().float(), targets)
     try:
         outputs = [seen[site.name].y for site in sites]
-        found = torch.autograd.grad(rows, outputs, r.to(rows.dtype)) if sites else ()
+        found = [torch.autograd.grad(rows, outputs, start.to(rows), retain_graph=True) for start in begun]
     except RuntimeError as error:
         raise ModelError(
-            f"no gradient reaches {', '.join(site.name for site in sites)} of {lm.name} ({error}): a quantised model "
-            "may have none. Load it unquantised, or let the steer act on the head alone."
+            f"no gradient reaches {sites[0].name} of {lm.name} ({error}): a quantised model may have none. Load it "
+            "unquantised, or let the steer act on the head alone."
         ) from error
 
-    def rows_of(site: Site, gradient: Tensor) -> SiteRows:
-        places = counted.to(gradient.device)
-        return SiteRows(seen[site.name].x[:, :-1][places].float(), gradient[:, :-1][places].float())
+    def rows_of(site: Site, gradients: Sequence[Tensor]) -> SiteRows:
+        x = seen[site.name].x
+        at = counted.to(x.device)
+        return SiteRows(x[:, :-1][at].float(), [g[:, :-1][at.to(g.device)].float() for g in gradients])
 
-    at = {site.name: rows_of(site, gradient) for site, gradient in zip(sites, found, strict=True)}
-    return ReadRows(rows.detach().float(), r, log_p, targets, at)
+    of_site = zip(*found, strict=True)
+    return {site.name: rows_of(site, gradients) for site, gradients in zip(sites, of_site, strict=True)}

@@ -1,0 +1,1 @@
+"""Steers at sites inside the model, in closed form."""

@@ -1,0 +1,111 @@
+"""The Fisher factors of sites inside a model, and the divergence of a steer, both on the model's own text.
+
+At a site whose map reads x and whose output has the gradient g of the log-likelihood, the factors of K-FAC (Martens and
+Grosse, 2015) are ``C = E[x xᵀ]`` (n, n) and ``F = E[g gᵀ]`` (m, m). They price a map on its own and to second order.
+What a whole steer costs, of which the parts meet in later layers, is measured: ``KL(p₀ ‖ p_s)``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lmsteer.generation.own_text import own_texts
+from lmsteer.generation.unconditional import FISHER_SEED, FISHER_TEXTS, FISHER_TOKENS
+from lmsteer.model.batching import length_buckets
+from lmsteer.model.fisher import FisherFactors
+from lmsteer.model.inside import gradients_at
+from lmsteer.model.lm import LM
+from lmsteer.reading.encoded_text import own_tokens
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import Site
+from lmsteer.steer.steer import Steer
+from lmsteer.util.disk_cache import cache_dir
+from lmsteer.util.progress import Progress
+
+# Raised when any of this changes, so that an older cache file is not read.
+_FORMAT = 1
+# Texts that a divergence is measured on.
+_DIVERGENCE_TEXTS = 48
+
+
+def text_of(lm: LM) -> list[list[int]]:
+    """The model's own text that factors are measured on."""
+    return [ids for ids in own_texts(lm, FISHER_TEXTS, _length(lm), FISHER_SEED) if len(ids) > 1]
+
+
+def site_factors(
+    lm: LM, sites: Sequence[Site], texts: Sequence[Sequence[int]], progress: Progress
+) -> dict[str, FisherFactors]:
+    """The Fisher factors of sites: measured in one pass for all, then read from the disk cache.
+
+    Args:
+        lm: the model.
+        sites: the sites.
+        texts: the model's own text (``text_of``).
+        progress: reports how far the pass is.
+    """
+    files = {site.name: _file(lm, site) for site in sites}
+    known = {name: FisherFactors.read(file) for name, file in files.items()}
+    missing = [site for site in sites if known[site.name] is None]
+    measured = _measured(lm, missing, texts, progress) if missing else {}
+    for name, factors in measured.items():
+        with contextlib.suppress(OSError, SafetensorError):  # without a cache the next fit measures again
+            factors.save(files[name])
+    return {name: factors for name, factors in {**known, **measured}.items() if factors is not None}
+
+
+@torch.inference_mode()
+def divergence(lm: LM, steer: Steer, strength: float, texts: Sequence[Sequence[int]]) -> float:
+    """``KL(p₀ ‖ p_s)`` of a steer at a strength, in nats a token, the mean over some of the model's own text."""
+    mix = Mix({"s": steer}, {"s": strength})
+    total, count = 0.0, 0
+    some = texts[:_DIVERGENCE_TEXTS]
+    for batch in length_buckets(some):
+        ids = [some[i] for i in batch]
+        (before, _), (after, _) = lm.predicting(ids), lm.predicting(ids, mix)
+        for h, steered in lm.head.pieces(before, after):
+            p = torch.log_softmax(lm.head.logits(h), -1)
+            raw = mix.steer_logits(lm.head.raw(mix.steer_hidden_states(steered)).float())
+            total += float((p.exp() * (p - torch.log_softmax(lm.head.post(raw), -1))).sum())
+        count += len(before)
+    return total / count
+
+
+def _measured(
+    lm: LM, sites: Sequence[Site], texts: Sequence[Sequence[int]], progress: Progress
+) -> Mapping[str, FisherFactors]:
+    c = {site.name: torch.zeros(site.inputs, site.inputs, dtype=torch.float64) for site in sites}
+    f = {site.name: torch.zeros(site.outputs, site.outputs, dtype=torch.float64) for site in sites}
+    total = {site.name: torch.zeros(site.inputs, dtype=torch.float64) for site in sites}
+    count = 0
+
+    def likelihood(h: Tensor, targets: Tensor) -> list[Tensor]:
+        return [lm.head.residuals(h, targets)[0]]
+
+    with progress("reading the model's own text", len(texts), 0) as step:
+        for batch in length_buckets(texts):
+            ids = [texts[i] for i in batch]
+            for name, (x, (g,)) in gradients_at(lm, ids, own_tokens(ids), sites, likelihood).items():
+                x, g = x.cpu().double(), g.cpu().double()
+                c[name] += x.T @ x
+                f[name] += g.T @ g
+                total[name] += x.sum(0)
+            count += sum(map(len, ids)) - len(ids)
+            step(len(ids), "")
+    return {name: FisherFactors(c[name] / count, f[name] / count, total[name] / count) for name in c}
+
+
+def _file(lm: LM, site: Site) -> Path:
+    return (
+        cache_dir() / f"fisher-site-{_FORMAT}-{lm.fingerprint}-{lm.tokenizer_fingerprint[:8]}-{site.name}.safetensors"
+    )
+
+
+def _length(lm: LM) -> int:
+    return min(FISHER_TOKENS, lm.max_length - 1)

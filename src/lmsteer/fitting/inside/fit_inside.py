@@ -1,0 +1,152 @@
+"""The fit of a steer that acts inside the model: a second pass over the texts, forward and backward, and a step.
+
+::
+
+    texts ──first pass──> statistics ──> probe for credit, part at the head, end component        (fit_closed_form)
+    texts ──second pass──> sums at each site ──> a map each ──> shares ──> unit of strength ──> steer
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lmsteer.errors import DataError
+from lmsteer.fitting.inside.fisher import site_factors, text_of
+from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_settings
+from lmsteer.fitting.inside.sums import HeldOutRows, InsideSums
+from lmsteer.fitting.run import Checkpointer, FitRun
+from lmsteer.fitting.statistics import Statistics
+from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.lm import LM
+from lmsteer.reading.held_out import HeldOutMetrics, measure_texts
+from lmsteer.reading.hidden_rows import text_batches
+from lmsteer.reading.splits import held_out_of
+from lmsteer.steer.sites import HEAD, Site, match_sites, model_layers
+from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer
+from lmsteer.util.interrupts import deferred_sigint
+
+# Stands for the stream after the middle layer, where labels tell most of what is written later (docs/log.md).
+DEEP = "deep"
+_SUMS_FILE = "sites.safetensors"
+
+
+def inner_sites(lm: LM, patterns: Sequence[str]) -> list[Site]:
+    """The sites inside a model that match any of some patterns; ``head`` is none of them.
+
+    Raises:
+        SteerError: a pattern matches nothing.
+        ModelError: the layers of the model cannot be found.
+    """
+    middle = f"layers.{len(model_layers(lm.model)) // 2}"
+    named = [middle if pattern == DEEP else pattern for pattern in patterns if pattern != HEAD]
+    return match_sites(lm.model, named)
+
+
+def fit_inside(
+    run: FitRun, steer: Steer, statistics: Statistics, patterns: Sequence[str], rank: int | None = None
+) -> tuple[Steer, HeldOutMetrics]:
+    """Let a steer act at sites inside the model, too, or there alone.
+
+    Args:
+        run: the run, whose texts are read again.
+        steer: the steer of the head that was fitted on these texts; its end component stays as it is.
+        statistics: the statistics of these texts.
+        patterns: the sites; the part at the head stays if ``head`` is one of them.
+        rank: rank of each map; None chooses it from the spectrum.
+
+    Raises:
+        DataError: too few texts are held out, or none of the sites tells the labels of these apart.
+        SteerError: a pattern matches no site.
+        ModelError: a site that no gradient reaches, or that a forward pass does not call once.
+        InterruptedWorkError: the user stopped the run; the sums are kept.
+    """
+    lm, sites = run.lm, inner_sites(run.lm, patterns)
+    with run.resumable("The sums at the sites are"):
+        texts = text_of(lm)
+        fisher = site_factors(lm, sites, texts, run.progress)
+        probe = steer.factors["A_eos"][:, 0].double() if EOS_FACTORS[0] in steer.factors else None
+        sums = _gather(run, sites, probe)
+        maps = {
+            site.name: site_map(*sums.gradients(site), fisher[site.name], sums.held_out(site), rank) for site in sites
+        }
+        if HEAD in patterns:
+            maps = {HEAD: _head_map(lm, steer, statistics), **maps}
+        maps = shared(maps)
+        if not maps:
+            raise DataError(
+                f"no map at {', '.join(patterns)} makes held-out texts likelier: the labels do not show there. Give "
+                "more texts, or other sites."
+            )
+        eos = {name: steer.factors[name] for name in EOS_FACTORS if name in steer.factors}
+        inside, unit = in_units(lm, _steer_of(steer, maps), texts)
+        done = replace(inside, factors={**inside.factors, **eos})
+        held_out = held_out_of(run.texts, run.ids)
+        metrics = measure_texts(lm, [run.texts[i] for i in held_out], [run.ids[i] for i in held_out], done)
+    fit = {**steer.card.fit, "method": "closed-form", **unit_settings(maps, unit)}
+    return replace(done, card=replace(steer.card, fit=fit, held_out=metrics.to_json())), metrics
+
+
+def _steer_of(steer: Steer, maps: Mapping[str, SiteMap]) -> Steer:
+    """A steer of maps by site; without a map of the head its factors there have no columns."""
+    empty = LowRank(*(torch.zeros(steer.hidden_size, 0) for _ in range(2)))
+    factors = dict[str, Tensor]()
+    for name in (HEAD, *(name for name in maps if name != HEAD)):
+        a, b = maps[name].factors if name in maps else empty
+        size = math.sqrt(float(b.norm() / a.norm())) if a.numel() else 1.0  # neither is out of float16's range
+        before = "" if name == HEAD else f"{name}."
+        factors |= {f"{before}A": (a * size).float().contiguous(), f"{before}B": (b / size).float().contiguous()}
+    return replace(steer, factors=factors)
+
+
+def _head_map(lm: LM, steer: Steer, statistics: Statistics) -> SiteMap:
+    """The part of a steer at the head as a map like the others, of Fisher length 1."""
+    rows = statistics.held_out[~statistics.held_out.is_end]
+    a, b = (steer.factors[name].double() for name in ("A", "B"))
+    b = b / math.sqrt(fisher_factors(lm).inner((a, b), (a, b)))
+    held_out = HeldOutRows(rows.h, rows.r, rows.label, rows.texts()[0])
+    share = steer.card.fit.get("rank_share")
+    return SiteMap(LowRank(a, b), float(held_out.slopes(a @ b.T).mean()), share if isinstance(share, float) else 1.0)
+
+
+def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None) -> InsideSums:
+    """The sums of the run's texts; an interrupted run continues with the first batch that is missing."""
+    lm, chosen = run.lm, set(held_out_of(run.texts, run.ids))
+    file = run.partial / _SUMS_FILE
+    sums, first = InsideSums.read(sites, file) if run.has_state else (InsideSums(sites), 0)
+    parts = [[i for i in range(len(run.ids)) if (i in chosen) == held] for held in (True, False)]
+    batches = [(k, [part[j] for j in own]) for k, part in enumerate(parts) for own in _batches(run, part)]
+    done = first
+
+    def save() -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sums.save(file, done)
+
+    sizes = [sum(len(run.ids[i]) for i in batch) for _, batch in batches]
+    saves = Checkpointer(save)
+    with (
+        run.progress("reading texts for the sites", sum(sizes), sum(sizes[:first])) as step,
+        deferred_sigint() as check,
+    ):
+        try:
+            for (kind, batch), size in list(zip(batches, sizes, strict=True))[first:]:
+                texts, ids = [run.texts[i] for i in batch], [run.ids[i] for i in batch]
+                if kind == 0:
+                    sums.hold_out(lm, texts, ids)
+                else:
+                    sums.add(lm, texts, ids, probe)
+                done += 1
+                step(size, "")
+                saves.step()
+                check()
+        finally:
+            save()
+    return sums
+
+
+def _batches(run: FitRun, chosen: Sequence[int]) -> list[list[int]]:
+    return text_batches([run.ids[i] for i in chosen])
