@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -188,9 +187,9 @@ def fit(
             result = _fit_closed_form(run, card, config, folder, parts)
     except DataError:  # the same texts will be refused again
         if not (config.resume and had_state):  # that state may be of another fit: keep it
-            shutil.rmtree(run.partial, ignore_errors=True)
+            run.clear()
         raise
-    shutil.rmtree(run.partial, ignore_errors=True)
+    run.clear()
     return result
 
 

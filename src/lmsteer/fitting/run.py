@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +89,16 @@ class FitRun:
     def has_state(self) -> bool:
         """Whether there is an interrupted fit to resume."""
         return self.resume and self.partial.exists()
+
+    @property
+    def sites_partial(self) -> Path:
+        """The folder that the sums at sites inside the model are kept in."""
+        return self.partial.with_name(f"{self.partial.name}.sites")
+
+    def clear(self) -> None:
+        """Remove what is kept of the run."""
+        for folder in (self.partial, self.sites_partial):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def resumable(self, kept: str) -> AbstractContextManager[None]:
         """Turn Ctrl-C within a ``with`` block into a message; ``kept`` says what is kept, as "The statistics are"."""

@@ -117,10 +117,12 @@ def gradients_at(
             "unquantised, or let the steer act on the head alone."
         ) from error
 
+    def predicting(values: Tensor) -> Tensor:
+        values = values.reshape(len(ids), -1, values.shape[-1])  # some layers take the tokens of all rows in turn
+        return values[:, :-1][counted.to(values.device)].float()
+
     def rows_of(site: Site, gradients: Sequence[Tensor]) -> SiteRows:
-        x = seen[site.name].x
-        at = counted.to(x.device)
-        return SiteRows(x[:, :-1][at].float(), [g[:, :-1][at.to(g.device)].float() for g in gradients])
+        return SiteRows(predicting(seen[site.name].x), [predicting(g) for g in gradients])
 
     of_site = zip(*found, strict=True)
     return {site.name: rows_of(site, gradients) for site, gradients in zip(sites, of_site, strict=True)}

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -29,10 +30,11 @@ from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.sites import HEAD, Site, match_sites, model_layers
 from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer
 from lmsteer.util.interrupts import deferred_sigint
+from lmsteer.util.run import Run
 
 # Stands for the stream after the middle layer, where labels tell most of what is written later (docs/log.md).
 DEEP = "deep"
-_SUMS_FILE = "sites.safetensors"
+_SUMS_FILE = "sums.safetensors"
 
 
 def inner_sites(lm: LM, patterns: Sequence[str]) -> list[Site]:
@@ -116,14 +118,19 @@ def _head_map(lm: LM, steer: Steer, statistics: Statistics) -> SiteMap:
 def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None) -> InsideSums:
     """The sums of the run's texts; an interrupted run continues with the first batch that is missing."""
     lm, chosen = run.lm, set(held_out_of(run.texts, run.ids))
-    file = run.partial / _SUMS_FILE
-    sums, first = InsideSums.read(sites, file) if run.has_state else (InsideSums(sites), 0)
+    kept = Run(
+        run.sites_partial, {**run.configuration().config, "sites": [s.name for s in sites]}, "an interrupted fit"
+    )
+    if not run.resume:
+        shutil.rmtree(kept.folder, ignore_errors=True)
+    kept.open()
+    file = kept.folder / _SUMS_FILE
+    sums, first = InsideSums.read(sites, file)
     parts = [[i for i in range(len(run.ids)) if (i in chosen) == held] for held in (True, False)]
     batches = [(k, [part[j] for j in own]) for k, part in enumerate(parts) for own in _batches(run, part)]
     done = first
 
     def save() -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         sums.save(file, done)
 
     sizes = [sum(len(run.ids[i]) for i in batch) for _, batch in batches]

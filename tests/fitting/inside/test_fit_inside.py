@@ -1,0 +1,129 @@
+"""Fits inside the model: they separate styles, can be stopped and resumed, and refuse what they cannot fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lmsteer.errors import DataError, InterruptedWorkError, StatisticsError, SteerError
+from lmsteer.fitting.fit import FitConfig, fit
+from lmsteer.fitting.inside import fit_inside as module
+from lmsteer.fitting.inside.fisher import divergence, site_factors, text_of
+from lmsteer.fitting.inside.solve import UNIT
+from lmsteer.fitting.inside.sums import InsideSums
+from lmsteer.reading.verify import verify
+from lmsteer.steer.files import load_steer
+from lmsteer.steer.sites import find_site, match_sites
+from lmsteer.util.progress import no_progress
+from tiny import styled
+
+TEXTS = styled(300)
+
+
+def fitted(lm, folder, *sites, **options):
+    return fit(lm, TEXTS, name="letters", out=folder, config=FitConfig(sites=sites, **options))
+
+
+@pytest.mark.parametrize("sites", [["layers.0"], ["head", "layers.*"], ["layers.*.mlp.down_proj", "layers.1"]])
+def test_a_steer_inside_the_model_separates_styles_and_writes_them(llama, cache, tmp_path, sites):
+    done = fitted(llama, tmp_path / "s", *sites)
+    steer = load_steer(done.folder)
+    assert steer.sites == tuple(site.name for site in match_sites(llama.model, [s for s in sites if s != "head"]))
+    assert bool(steer.rank) == ("head" in sites)
+    assert done.held_out.auc > 0.9
+    verified = verify(llama, steer, TEXTS)
+    assert verified.acts
+    assert verified.held_out.auc == pytest.approx(done.held_out.auc, abs=1e-4)
+
+
+def test_at_strength_one_the_model_diverges_by_the_unit(llama, cache, tmp_path):
+    steer = fitted(llama, tmp_path / "s", "layers.0").steer
+    texts = text_of(llama)
+    found = [divergence(llama, steer, s, texts) for s in (-1.0, 1.0)]
+    # The unit is measured where strengths are four times as large: to second order it is the same.
+    assert sum(found) / 2 == pytest.approx(UNIT, rel=0.3)
+    assert steer.card.fit["divergence"] == pytest.approx(UNIT, rel=0.06)
+    assert divergence(llama, steer, 0.0, texts) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_a_stopped_fit_is_resumed_and_gives_the_same_steer(llama, cache, tmp_path, monkeypatch):
+    real, calls = InsideSums.add, []
+    monkeypatch.setattr(InsideSums, "add", lambda self, *args: calls.append(1) or real(self, *args))
+    expected = fitted(llama, tmp_path / "whole", "layers.0").steer
+    batches, calls = len(calls), []
+
+    def stop(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(self, *args)
+
+    monkeypatch.setattr(InsideSums, "add", stop)
+    with pytest.raises(InterruptedWorkError, match="sums at the sites"):
+        fitted(llama, tmp_path / "s", "layers.0")
+    assert (tmp_path / "s.partial.sites").exists()
+    with pytest.raises(DataError, match="interrupted fit"):
+        fitted(llama, tmp_path / "s", "layers.1", resume=True)
+    again = []
+    monkeypatch.setattr(InsideSums, "add", lambda self, *args: again.append(1) or real(self, *args))
+    steer = fitted(llama, tmp_path / "s", "layers.0", resume=True).steer
+    assert again
+    assert len(again) == batches - 2  # two were in the sums
+    for name, factor in expected.factors.items():
+        torch.testing.assert_close(steer.factors[name], factor, rtol=1e-4, atol=1e-5)
+    assert {folder.name for folder in tmp_path.iterdir()} >= {"s", "whole"}
+    assert not [folder for folder in tmp_path.iterdir() if "partial" in folder.name]
+
+
+def test_damaged_sums_are_told_apart(llama, tmp_path):
+    sites = [find_site(llama.model, "layers.0")]
+    file = tmp_path / "sums.safetensors"
+    assert InsideSums.read(sites, file)[1] == 0
+    InsideSums(sites).save(file, 4)
+    assert InsideSums.read(sites, file)[1] == 4
+    with pytest.raises(StatisticsError, match="of other sites"):
+        InsideSums.read([find_site(llama.model, "layers.1")], file)
+    file.write_bytes(b"nothing")
+    with pytest.raises(StatisticsError, match="damaged"):
+        InsideSums.read(sites, file)
+
+
+def test_factors_are_measured_once(llama, cache, monkeypatch):
+    sites, texts = match_sites(llama.model, ["layers.0", "layers.0.mlp.down_proj"]), text_of(llama)
+    found = site_factors(llama, sites, texts, no_progress)
+    monkeypatch.setattr("lmsteer.fitting.inside.fisher.gradients_at", None)
+    again = site_factors(llama, sites[::-1], texts, no_progress)
+    for name, factors in found.items():
+        torch.testing.assert_close(again[name].c, factors.c)
+        assert factors.c.shape == (find_site(llama.model, name).inputs,) * 2
+        assert torch.linalg.eigvalsh(factors.f).min() > -1e-9
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        (FitConfig(sites=[]), DataError, "no sites"),
+        (FitConfig(sites=["layers.9"]), SteerError, r"no site of LlamaForCausalLM matches"),
+        (FitConfig(sites=["middle"]), SteerError, "matches 'middle'"),
+        (FitConfig(sites=["layers.0"], method="gradient"), DataError, "closed form in one process"),
+        (FitConfig(sites=["layers.0"], statistics=["x"]), DataError, "without saved statistics"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(llama, cache, tmp_path, config, error, message):
+    with pytest.raises(error, match=message):
+        fit(llama, TEXTS, name="letters", out=tmp_path / "s", config=config)
+    assert not (tmp_path / "s").exists()
+
+
+def test_few_texts_are_refused(llama, cache, tmp_path):
+    with pytest.raises(DataError, match="40 texts are too few for sites inside the model"):
+        fit(llama, styled(40), name="letters", out=tmp_path / "s", config=FitConfig(sites=["layers.0"]))
+
+
+def test_labels_that_do_not_show_are_refused(llama, cache, tmp_path, monkeypatch):
+    real = module.site_map
+    monkeypatch.setattr(module, "site_map", lambda *args: replace(real(*args), gain=-1.0))
+    with pytest.raises(DataError, match=r"no map at layers.0 makes held-out texts likelier"):
+        fitted(llama, tmp_path / "s", "layers.0")
