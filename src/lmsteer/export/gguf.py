@@ -45,12 +45,14 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
         others: type of all other matrices: f32, f16 or q8_0; None leaves them as they are.
 
     Raises:
-        SteerError: steers of another form, strengths row by row, or a target that is the source or no GGUF file.
+        SteerError: steers of another form, or that act inside the model, strengths row by row, or a target that is the
+            source or no GGUF file.
         OutputError: the disk cannot be written.
         WrongBaseError: a steer belongs to another base.
         ModelError: the source cannot be read, belongs to another model, or its architecture has no output tensor.
     """
     check_exportable(lm, mix)
+    mix.check_head_alone("a GGUF file")
     if wrong := {output, others or output} - set(TYPES):
         raise SteerError(f"unknown tensor type {', '.join(sorted(wrong))}: choose one of {', '.join(TYPES)}.")
     check_gguf_target(out, source)

@@ -1,13 +1,14 @@
 """A steer merged into a checkpoint: a plain transformers folder, whose head is ``E (I + s W)ᵀ``.
 
-A head that is tied to the input embedding is untied, and the input embedding stays as it is. The written tensors are
-read back and compared before the folder takes its place.
+Linear layers inside the model where the steer acts have the weight ``W₀ + s B Aᵀ``. A head that is tied to the input
+embedding is untied, and the input embedding stays as it is. The written tensors are read back and compared before the
+folder takes its place.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmsteer.errors import ModelError, SteerError
-from lmsteer.export.merged_head import check_exportable, merged_head
+from lmsteer.export.merged_head import check_exportable, merged_head, weight_sites
 from lmsteer.export.targets import MERGED_RECORD, check_merged_target
 from lmsteer.model.checkpoint import read_model
 from lmsteer.model.lm import LM
+from lmsteer.model.lora import LoRAFactors, lora_update
+from lmsteer.model.weights import temporary_update
+from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.util.compat import untied
 from lmsteer.util.files import replace_folder, writing
@@ -56,14 +60,15 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
     folder = Path(out)
     check_merged_target(folder)
     check_exportable(lm, mix)
-    head = merged_head(lm, mix)
+    head, layers = merged_head(lm, mix), _updates(lm, mix)
     needed = sum(tensor.nbytes for tensor in (*lm.model.parameters(), head))
     try:
         with writing(folder, "the model", needed), replace_folder(folder) as aside:
-            with _with_head(lm, head):
+            with _with_head(lm, head), temporary_update(lm.model, layers.items()):
                 lm.model.save_pretrained(aside)
+                changed = [lm.model.get_parameter(name).detach().cpu() for name in layers]
             lm.tokenizer.save_pretrained(aside)
-            _check_tensors(lm, head, aside)
+            _check_tensors(lm, [head, *changed], aside)
             if check:
                 _check_logits(lm, mix, aside)
             strengths = dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True))
@@ -79,6 +84,14 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
     return folder
 
 
+def _updates(lm: LM, mix: Mix) -> dict[str, Tensor]:
+    """What is added to the weights of linear layers, by their names."""
+    sites = weight_sites(lm, mix)
+    steer = merge(mix, "export")
+    factors = {site.name: LoRAFactors(steer.inner[site.name].a.T, steer.inner[site.name].b) for site in sites}
+    return {f"{site.path}.weight": lora_update(site.module, factors[site.name]) for site in sites}
+
+
 @contextmanager
 def _with_head(lm: LM, weight: Tensor) -> Iterator[None]:
     """Give the model another head, untied from its input embedding, within a ``with`` block."""
@@ -91,10 +104,10 @@ def _with_head(lm: LM, weight: Tensor) -> Iterator[None]:
             lm.head.module.weight = own
 
 
-def _check_tensors(lm: LM, head: Tensor, folder: Path) -> None:
-    """Refuse a checkpoint whose head or input embedding is not what was meant, or that would be tied again on loading.
+def _check_tensors(lm: LM, changed: Sequence[Tensor], folder: Path) -> None:
+    """Refuse a checkpoint without the weights that were changed or the input embedding, or that would be tied again.
 
-    No second model is loaded: the two tensors are read from the files, and a model without weights is built.
+    No second model is loaded: the tensors are read from the files, and a model without weights is built.
     """
     name = type(lm.model).__name__
     try:
@@ -105,8 +118,10 @@ def _check_tensors(lm: LM, head: Tensor, folder: Path) -> None:
     tied = skeleton.get_output_embeddings().weight is skeleton.get_input_embeddings().weight
     own: Any = lm.model.get_input_embeddings()
     embedding = own.weight.detach().cpu()
-    if tied or not all(_is_saved(tensor, folder) for tensor in (head, embedding)):
-        raise SteerError(f"{name} comes back from its checkpoint with another head or input embedding: {_ADVICE}")
+    if tied or not all(_is_saved(tensor, folder) for tensor in (*changed, embedding)):
+        raise SteerError(
+            f"{name} comes back from its checkpoint with other weights or another input embedding: {_ADVICE}"
+        )
 
 
 def _is_saved(tensor: Tensor, folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The head of an exported model: ``E (I + s W)ᵀ``, computed as ``E + s (E B) Aᵀ``, with ``W = A Bᵀ``.
+"""What an exported model changes: linear layers, and its head, ``E (I + s W)ᵀ = E + s (E B) Aᵀ`` with ``W = A Bᵀ``.
 
 Symbols (shapes): ``E`` (V, d) the output embedding, ``A``, ``B`` (d, r) the factors of all steers of a mix together.
 """
@@ -11,7 +11,9 @@ from torch import Tensor
 from lmsteer.errors import SteerError
 from lmsteer.model.lm import LM
 from lmsteer.steer.algebra import merge
+from lmsteer.steer.hook import sites_of
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import Site
 
 # Rows of E that are merged at once: in float32 and 4,096 wide, 64 MiB.
 _ROWS = 4096
@@ -27,6 +29,21 @@ def check_exportable(lm: LM, mix: Mix) -> None:
     lm.check_base(mix)
     if len(mix.strengths) != 1 or not mix.steers or any(steer.form != "multiply" for steer in mix.steers.values()):
         raise SteerError("an export takes steers of form multiply, with one strength each.")
+
+
+def weight_sites(lm: LM, mix: Mix) -> list[Site]:
+    """The linear layers inside a model where a mix acts.
+
+    Raises:
+        SteerError: it acts on the stream after a layer, too, which no weight can do.
+    """
+    sites = sites_of(lm.model, mix)
+    if streams := [site.name for site in sites if not site.is_weight]:
+        raise SteerError(
+            f"no weight does what a steer does on the stream, at {', '.join(streams)}: fit it at linear layers "
+            f"(--sites '{streams[0]}.mlp.down_proj', say), which an export can hold."
+        )
+    return sites
 
 
 @torch.inference_mode()

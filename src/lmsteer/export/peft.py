@@ -1,16 +1,18 @@
-"""A steer as a LoRA on the head that plain PEFT loads, and a LoRA on the head as the nearest steer.
+"""A steer as a LoRA that plain PEFT loads, and a LoRA as the nearest steer.
 
 A multiply steer at strength s changes logits by ``s (h A) Bᵀ Eᵀ``. That is exactly a LoRA on the output embedding, with
-``lora_A = Aᵀ`` (r, d) and ``lora_B = s E B`` (V, r).
+``lora_A = Aᵀ`` (r, d) and ``lora_B = s E B`` (V, r). At a linear layer inside the model its map is a LoRA as it is,
+with ``lora_A = Aᵀ`` (r, n) and ``lora_B = s B`` (m, r). On the stream after a layer there is no weight for a LoRA.
 
-In the other direction a LoRA is a steer only as far as its update ``ΔE = α/r lora_B lora_A`` (V, d) lies in the column
-space of E. The nearest steer minimises ``‖E Wᵀ - ΔE‖`` (Frobenius); the rest of the norm is reported.
+In the other direction a LoRA on the head is a steer only as far as its update ``ΔE = α/r lora_B lora_A`` (V, d) lies in
+the column space of E. The nearest steer minimises ``‖E Wᵀ - ΔE‖`` (Frobenius); the rest of the norm is reported. A LoRA
+on linear layers of the model is a steer, exactly.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.export.merged_head import check_exportable
+from lmsteer.errors import ModelError, SteerError, WrongBaseError
+from lmsteer.export.merged_head import check_exportable, weight_sites
 from lmsteer.export.targets import LORA_CONFIG, LORA_TENSORS, check_lora_target
 from lmsteer.model.head import HeadWeight
 from lmsteer.model.lm import LM
+from lmsteer.model.lora import LoRAFactors
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import HEAD, Site, all_sites
 from lmsteer.steer.steer import Steer
 from lmsteer.util.files import replace_folder, writing
 from lmsteer.util.records import parse_json
@@ -45,7 +50,9 @@ def head_name(lm: LM) -> str:
 
 
 def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
-    """Write a mix at its strengths as a LoRA on the head.
+    """Write a mix at its strengths as a LoRA on the head and on linear layers, wherever its steers act.
+
+    PEFT's LoRA acts on all tokens that the model reads, those of the prompt included.
 
     Args:
         lm: the steers' base.
@@ -56,37 +63,52 @@ def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
         The folder.
 
     Raises:
-        SteerError: steers of another form, strengths row by row, or a folder that holds something else.
+        SteerError: steers of another form, or that act on the stream after a layer, strengths row by row, or a folder
+            that holds something else.
         WrongBaseError: a steer belongs to another base.
     """
     check_exportable(lm, mix)
-    return write_lora(HeadWeight(lm.name, head_name(lm), lm.head.weight), mix, Path(out))
+    return _write(HeadWeight(lm.name, head_name(lm), lm.head.weight), mix, weight_sites(lm, mix), Path(out))
 
 
 def write_lora(head: HeadWeight, mix: Mix, folder: Path) -> Path:
     """Write a mix as a LoRA on a head; the rest of the model is not needed.
 
     Raises:
-        SteerError: steers of several forms, strengths row by row, or a folder that holds something else.
+        SteerError: steers of several forms, or that act inside the model, strengths row by row, or a folder that holds
+            something else.
     """
+    mix.check_head_alone("a LoRA on the head")
+    return _write(head, mix, [], folder)
+
+
+def _write(head: HeadWeight, mix: Mix, sites: Sequence[Site], folder: Path) -> Path:
     check_lora_target(folder)
     steer = merge(mix, "export")
+    layers = {site.path: LoRAFactors(steer.inner[site.name].a.T, steer.inner[site.name].b) for site in sites}
+    if steer.rank:
+        layers[head.module] = LoRAFactors(steer.factors["A"].T, head.weight.cpu().float() @ steer.factors["B"])
+    rank = max(len(factors.lora_A) for factors in layers.values())
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": head.base,
-        "target_modules": [head.module],
-        "r": steer.rank,
-        "lora_alpha": steer.rank,  # so that PEFT's scale, alpha / r, is 1
+        "target_modules": [*layers],
+        "r": rank,
+        "lora_alpha": rank,  # so that PEFT's scale, alpha / r, is 1
         "lora_dropout": 0.0,
         "bias": "none",
+        "fan_in_fan_out": any(isinstance(site.module, Conv1D) for site in sites),
         "inference_mode": True,
     }
-    tensors = {_LORA_A: steer.factors["A"].T, _LORA_B: head.weight.cpu().float() @ steer.factors["B"]}
+    tensors = dict[str, Tensor]()
+    for name, (a, b) in layers.items():  # all of one rank, since not every engine takes one for each layer
+        padding = rank - len(a)
+        tensors[f"{_PREFIX}{name}.{_LORA_A}"] = nn.functional.pad(a, (0, 0, 0, padding)).contiguous()
+        tensors[f"{_PREFIX}{name}.{_LORA_B}"] = nn.functional.pad(b, (0, padding)).contiguous()
     needed = sum(tensor.nbytes for tensor in tensors.values())
     with writing(folder, "the LoRA", needed), replace_folder(folder) as aside:
-        content = {f"{_PREFIX}{head.module}.{key}": tensor.contiguous() for key, tensor in tensors.items()}
-        save_file(content, aside / LORA_TENSORS)
+        save_file(tensors, aside / LORA_TENSORS)
         (aside / LORA_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder
 
@@ -97,7 +119,8 @@ class NearestSteer:
 
     Attributes:
         steer: the steer; strength 1 is the LoRA.
-        residual: the part of the LoRA's update of E that no steer can have, as a share of its Frobenius norm, 0 to 1.
+        residual: the part of the LoRA's update of E that no steer can have, as a share of its Frobenius norm, 0 to 1; 0
+            if it leaves the head alone.
     """
 
     steer: Steer
@@ -105,7 +128,7 @@ class NearestSteer:
 
 
 def import_lora(lm: LM, folder: str | Path, name: str) -> NearestSteer:
-    """Read a LoRA on the head and find the nearest steer.
+    """Read a LoRA and find the nearest steer: exact for linear layers of the model, the nearest for the head.
 
     The least-squares problem is solved by its normal equations in float64 on the CPU: ``B = (EᵀE)⁻¹ Eᵀ lora_B`` (d, r).
     They are summed some rows of E at a time.
@@ -116,10 +139,11 @@ def import_lora(lm: LM, folder: str | Path, name: str) -> NearestSteer:
         name: the name of the new steer.
 
     Raises:
-        SteerError: there is no LoRA, it is damaged, or it changes other layers than the head.
-        WrongBaseError: the LoRA has another vocabulary or hidden size.
+        SteerError: there is no LoRA, it is damaged, or it changes what is neither the head nor a linear layer of one
+            of the model's layers.
+        WrongBaseError: the LoRA has another vocabulary or hidden size, or layers of other sizes.
     """
-    lora_a, lora_b = _read(lm, Path(folder))
+    (lora_a, lora_b), inner = _read(lm, Path(folder))
     shape, own = (lora_b.shape[0], lora_a.shape[1]), tuple(lm.head.weight.shape)
     if shape != own:
         raise WrongBaseError(f"the LoRA in {folder} is for a head of shape {shape}; that of {lm.name} has {own}.")
@@ -139,7 +163,7 @@ def import_lora(lm: LM, folder: str | Path, name: str) -> NearestSteer:
     whole = float(((lora_b.T @ lora_b) * a_gram).sum().clamp(min=1e-60))
     residual = (float((rest * a_gram).sum().clamp(min=0.0)) / whole) ** 0.5
     card = lm.card(name, fit={"method": "lora", "residual": residual})
-    factors = {"A": lora_a.T.float().contiguous(), "B": b.float().contiguous()}
+    factors = {"A": lora_a.T.float().contiguous(), "B": b.float().contiguous(), **inner}
     return NearestSteer(Steer("multiply", factors, hidden_size, vocabulary, card), residual)
 
 
@@ -162,8 +186,8 @@ def _solve(gram: Tensor, product: Tensor) -> Tensor:
     return torch.cholesky_solve(product, factor)
 
 
-def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
-    """``lora_A`` (r, d) and ``α/r lora_B`` (V, r), in float64."""
+def _read(lm: LM, folder: Path) -> tuple[LoRAFactors, dict[str, Tensor]]:
+    """``lora_A`` (r, d) and ``α/r lora_B`` (V, r) of the head, in float64; the factors of a steer at other sites."""
     try:
         config: dict[str, Any] = parse_json((folder / LORA_CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / LORA_TENSORS)
@@ -176,23 +200,51 @@ def _read(lm: LM, folder: Path) -> tuple[Tensor, Tensor]:
         raise SteerError(f"{folder} holds an adapter of the type {kind!r}; a steer can only replace a LoRA.")
     if unsupported := [name for name in _UNSUPPORTED if config.get(name)]:
         raise SteerError(f"the LoRA in {folder} uses {', '.join(unsupported)}, which a steer cannot express.")
-    name = head_name(lm)
-    keys = [f"{_PREFIX}{name}.{key}" for key in (_LORA_A, _LORA_B)]
-    others = [key for key in tensors.keys() - set(keys) if not _is_unchanged(lm, key, tensors[key])]
-    if others:
+    paths = {HEAD: head_name(lm)} | {name: site.path for name, site in _weights(lm).items()}
+    keys = {name: [f"{_PREFIX}{path}.{key}" for key in (_LORA_A, _LORA_B)] for name, path in paths.items()}
+    others = tensors.keys() - {key for pair in keys.values() for key in pair}
+    if changed := sorted(key for key in others if not _is_unchanged(lm, key, tensors[key])):
         raise SteerError(
-            f"the LoRA in {folder} changes {', '.join(sorted(others)[:3])}: a steer can only replace a LoRA that "
-            f"changes {name} alone."
+            f"the LoRA in {folder} changes {', '.join(changed[:3])}: a steer can only replace a LoRA of "
+            f"{paths[HEAD]} and of linear layers that share no weight."
         )
-    lora_a, lora_b = (tensors.get(key, torch.zeros(0, 0)).double() for key in keys)
-    if lora_a.dim() != 2 or lora_b.dim() != 2 or not lora_a.shape[0] or lora_a.shape[0] != lora_b.shape[1]:
-        raise SteerError(f"the LoRA in {folder} has no factors of {name} whose shapes fit together.")
-    if (rank := lora_a.shape[0]) != stated:
+    scaling = alpha / stated**0.5 if config.get("use_rslora") else alpha / stated
+    found = dict[str, LoRAFactors]()
+    for name, pair in keys.items():
+        if any(key in tensors for key in pair):
+            a, b = (tensors.get(key, torch.zeros(0, 0)).double() for key in pair)
+            _check_factors(folder, paths[name], a, b, stated)
+            found[name] = LoRAFactors(a, scaling * b)
+    if not found:
+        raise SteerError(f"the LoRA in {folder} has no factors of {paths[HEAD]}, nor of another linear layer.")
+    vocabulary, hidden_size = lm.head.weight.shape
+    at_head = found.pop(
+        HEAD, LoRAFactors(*(torch.zeros(shape).double() for shape in ((0, hidden_size), (vocabulary, 0))))
+    )
+    return at_head, {
+        f"{name}.{end}": factor.float().contiguous()
+        for name, (a, b) in found.items()
+        for end, factor in (("A", a.T), ("B", b))
+    }
+
+
+def _weights(lm: LM) -> dict[str, Site]:
+    """The linear layers of a model that a steer can act at; none if its layers are not found."""
+    try:
+        return {name: site for name, site in all_sites(lm.model).items() if site.is_weight}
+    except ModelError:
+        return {}
+
+
+def _check_factors(folder: Path, path: str, a: Tensor, b: Tensor, stated: int) -> None:
+    """Refuse factors whose shapes do not fit together, or are not of the rank that is stated."""
+    if a.dim() != 2 or b.dim() != 2 or not a.shape[0] or a.shape[0] != b.shape[1]:
+        raise SteerError(f"the LoRA in {folder} has no factors of {path} whose shapes fit together.")
+    if (rank := a.shape[0]) != stated:
         raise SteerError(
-            f"the LoRA in {folder} is damaged: its {LORA_CONFIG} says rank {stated}, and its factors of {name} have "
+            f"the LoRA in {folder} is damaged: its {LORA_CONFIG} says rank {stated}, and its factors of {path} have "
             f"{rank}."
         )
-    return lora_a, (alpha / rank**0.5 if config.get("use_rslora") else alpha / rank) * lora_b
 
 
 def _is_unchanged(lm: LM, key: str, tensor: Tensor) -> bool:
