@@ -12,8 +12,9 @@ from lmsteer.export import merged_head as heads
 from lmsteer.export.merged import export_merged
 from lmsteer.export.merged_head import merged_head
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import all_sites
 from lmsteer.steer.steer import Steer
-from tiny import FAMILIES, random_steer, tiny_lm
+from tiny import FAMILIES, inner_steer, random_steer, tiny_lm
 
 IDS = torch.arange(3, 15).reshape(2, 6)
 
@@ -38,6 +39,22 @@ def test_transformers_alone_gives_the_steered_logits(tmp_path, family):
     assert all(torch.equal(parameter, before[name]) for name, parameter in lm.model.named_parameters())
     assert torch.equal(lm.model(IDS).logits, plain)
     assert tied == (lm.model.get_input_embeddings().weight is lm.head.module.weight)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@torch.inference_mode()
+def test_transformers_alone_gives_the_logits_of_a_steer_inside_the_model(tmp_path, family):
+    lm = tiny_lm(family)
+    before, plain = {name: each.clone() for name, each in lm.model.named_parameters()}, lm.model(IDS).logits
+    sites = [site.name for site in all_sites(lm.model).values() if site.is_weight and "dt_proj" not in site.name]
+    mix = Mix({"a": inner_steer(lm, sites, head=True), "b": inner_steer(lm, sites[:2], seed=2)}, {"a": 1.5, "b": -0.5})
+    with lm.steered(mix):
+        expected = lm.model(IDS).logits
+    model = AutoModelForCausalLM.from_pretrained(export_merged(lm, mix, tmp_path / "m", check=True)).eval()
+    # float32: (W + B A) x is one product, and W x + B (A x) are two
+    torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert not torch.allclose(expected, plain, atol=1e-2)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in lm.model.named_parameters())
 
 
 @torch.inference_mode()

@@ -15,8 +15,9 @@ from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export import peft as module
 from lmsteer.export.peft import _solve, export_lora, head_name, import_lora
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import all_sites
 from lmsteer.steer.steer import Steer
-from tiny import FAMILIES, random_steer, tiny_model
+from tiny import FAMILIES, inner_steer, random_steer, tiny_model
 
 peft = pytest.importorskip("peft", reason="the extra 'methods' is not installed")
 IDS = torch.arange(3, 15).reshape(2, 6)
@@ -41,6 +42,35 @@ def test_plain_peft_gives_the_steered_logits(make_lm, tmp_path, family):
     # float32: E (B x) in place of (E B) x
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mamba"}))
+@pytest.mark.parametrize("head", [False, True])
+def test_plain_peft_gives_the_logits_of_a_steer_inside_the_model(make_lm, tmp_path, family, head):
+    lm = make_lm(family)
+    sites = [site.name for site in all_sites(lm.model).values() if site.is_weight]
+    mix = Mix(
+        {"a": inner_steer(lm, sites, 2, seed=1, head=head), "b": inner_steer(lm, sites[:2], 3, seed=2)},
+        {"a": 1.5, "b": -0.5},
+    )
+    model = loaded(family, export_lora(lm, mix, tmp_path / "lora"))
+    with torch.inference_mode():
+        with lm.steered(mix):
+            expected = lm.model(IDS).logits
+        found, plain = model(input_ids=IDS).logits, lm.model(IDS).logits
+    # float32: the products are taken in another order.
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert not torch.allclose(found, plain, atol=1e-2)
+    back = import_lora(lm, tmp_path / "lora", "back")
+    assert back.residual < 1e-4
+    with torch.inference_mode(), lm.steered(Mix({"s": back.steer}, {"s": 1.0})):
+        torch.testing.assert_close(lm.model(IDS).logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_steer_of_the_stream_is_no_lora(llama, tmp_path):
+    with pytest.raises(SteerError, match=r"on the stream, at layers\.0: fit it at linear layers"):
+        export_lora(llama, Mix({"s": inner_steer(llama, ["layers.0"])}, {"s": 1.0}), tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
 
 
 def test_steer_comes_back_from_its_lora(llama, tmp_path):
@@ -138,13 +168,31 @@ def test_anything_but_a_lora_on_the_head_is_refused(llama, make_lm, tmp_path):
             import_lora(llama, folder, "x")
 
 
-def test_lora_of_another_layer_is_refused(llama, tmp_path):
-    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2)
+def test_lora_of_linear_layers_is_a_steer_exactly(llama, tmp_path):
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "up_proj"], r=2, lora_alpha=6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        peft.get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path / "q")
-    with pytest.raises(SteerError, match="changes lm_head alone"):
-        import_lora(llama, tmp_path / "q", "x")
+        model = peft.get_peft_model(tiny_model("llama"), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path / "q")
+    nearest = import_lora(llama, tmp_path / "q", "x")
+    assert nearest.residual == 0
+    assert nearest.steer.rank == 0
+    assert nearest.steer.sites[0] == "layers.0.self_attn.q_proj"
+    with torch.inference_mode(), llama.steered(Mix({"s": nearest.steer}, {"s": 1.0})):
+        found, expected = llama.model(IDS).logits, model.eval()(input_ids=IDS).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # float32, another order of products
+
+
+def test_lora_of_what_is_no_site_is_refused(llama, tmp_path):
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"], r=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft.get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path / "e")
+    with pytest.raises(SteerError, match="of lm_head and of linear layers that share no weight"):
+        import_lora(llama, tmp_path / "e", "x")
 
 
 def test_lora_trained_by_peft_is_read(llama, tmp_path):

@@ -8,7 +8,7 @@ folder takes its place.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from lmsteer.export.merged_head import check_exportable, merged_head, weight_sit
 from lmsteer.export.targets import MERGED_RECORD, check_merged_target
 from lmsteer.model.checkpoint import read_model
 from lmsteer.model.lm import LM
-from lmsteer.model.lora import LoRAFactors, lora_update
-from lmsteer.model.weights import temporary_update
+from lmsteer.model.lora import LoRAFactors, check_floating, lora_update
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.util.compat import untied
@@ -60,15 +59,14 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
     folder = Path(out)
     check_merged_target(folder)
     check_exportable(lm, mix)
-    head, layers = merged_head(lm, mix), _updates(lm, mix)
-    needed = sum(tensor.nbytes for tensor in (*lm.model.parameters(), head))
+    weights = {lm.head.module: merged_head(lm, mix), **_layers(lm, mix)}
+    needed = sum(tensor.nbytes for tensor in (*lm.model.parameters(), *weights.values()))
     try:
         with writing(folder, "the model", needed), replace_folder(folder) as aside:
-            with _with_head(lm, head), temporary_update(lm.model, layers.items()):
+            with _having(lm, weights):
                 lm.model.save_pretrained(aside)
-                changed = [lm.model.get_parameter(name).detach().cpu() for name in layers]
             lm.tokenizer.save_pretrained(aside)
-            _check_tensors(lm, [head, *changed], aside)
+            _check_tensors(lm, [*weights.values()], aside)
             if check:
                 _check_logits(lm, mix, aside)
             strengths = dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True))
@@ -84,24 +82,34 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
     return folder
 
 
-def _updates(lm: LM, mix: Mix) -> dict[str, Tensor]:
-    """What is added to the weights of linear layers, by their names."""
-    sites = weight_sites(lm, mix)
-    steer = merge(mix, "export")
-    factors = {site.name: LoRAFactors(steer.inner[site.name].a.T, steer.inner[site.name].b) for site in sites}
-    return {f"{site.path}.weight": lora_update(site.module, factors[site.name]) for site in sites}
+def _layers(lm: LM, mix: Mix) -> dict[nn.Module, Tensor]:
+    """The weights of linear layers as the mix changes them, on the CPU, in their dtype.
+
+    Raises:
+        ModelError: a layer whose weight is quantised.
+    """
+    sites, steer = weight_sites(lm, mix), merge(mix, "export")
+    changed = dict[nn.Module, Tensor]()
+    for site in sites:
+        check_floating(site.module)
+        own: Any = site.module.weight
+        update = lora_update(site.module, LoRAFactors(steer.inner[site.name].a.T, steer.inner[site.name].b))
+        changed[site.module] = (own.detach().cpu().float() + update).to(own.dtype)
+    return changed
 
 
 @contextmanager
-def _with_head(lm: LM, weight: Tensor) -> Iterator[None]:
-    """Give the model another head, untied from its input embedding, within a ``with`` block."""
-    own = lm.head.module.weight
+def _having(lm: LM, weights: Mapping[nn.Module, Tensor]) -> Iterator[None]:
+    """Give modules of a model other weights within a ``with`` block; the head is untied from the input embedding."""
+    own: dict[nn.Module, Any] = {module: module.weight for module in weights}
     with lm.exclusive_use(), untied(lm.model):
-        lm.head.module.weight = nn.Parameter(weight, requires_grad=False)
+        for module, weight in weights.items():
+            module.weight = nn.Parameter(weight, requires_grad=False)
         try:
             yield
         finally:
-            lm.head.module.weight = own
+            for module, weight in own.items():
+                module.weight = weight
 
 
 def _check_tensors(lm: LM, changed: Sequence[Tensor], folder: Path) -> None:
