@@ -77,7 +77,7 @@ def test_a_description_that_is_hardly_followed_is_told_with_json_too(run, monkey
     status, out, err = run("fit", *PAIR, "--name", "abc", "--num-texts", "4", "--json")
     assert status == 0
     assert doubt in err
-    assert json.loads(out)["rank"] > 0
+    assert json.loads(out)["ranks"]["head"] > 0
 
 
 def test_the_empty_prompt_file_is_refused(run):

@@ -195,7 +195,7 @@ def fit_described(described: Described, target: Target, *, config: ContrastConfi
         warn(f"the steer does not pass its checks on {lm.name}: see what `lmsteer verify` says of it.")
     if target.as_json:
         print_json(
-            {"folder": str(fitted.folder), "rank": steer.rank, "card": asdict(steer.card), "acts": verification.acts}
+            {"folder": str(fitted.folder), "ranks": steer.ranks, "card": asdict(steer.card), "acts": verification.acts}
         )
         return
     print_contrast(stdout, fitted)

@@ -147,7 +147,8 @@ def fit(
     if not processes.is_main_process:
         return
     if as_json:
-        print_json({"folder": str(fitted.folder), "rank": fitted.steer.rank, "card": asdict(fitted.steer.card)})
+        ranks = fitted.steer.ranks
+        print_json({"folder": str(fitted.folder), "ranks": ranks, "card": asdict(fitted.steer.card)})
     else:
         of_chats = any(isinstance(text.before, Chat) for text in texts)
         more = " --chat" * of_chats + ("" if model == options.DEFAULT_MODEL else f" --model {model}")

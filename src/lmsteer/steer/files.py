@@ -53,5 +53,6 @@ def _to_json(steer: Steer) -> dict[str, Any]:
         "hidden_size": steer.hidden_size,
         "vocabulary": steer.vocabulary,
         "rank": steer.rank,
+        "sites": list(steer.sites),
         "card": asdict(steer.card),
     }

@@ -32,8 +32,9 @@ class SteerRecord:
         form: ``multiply``, ``add`` or ``offset``.
         hidden_size: d.
         vocabulary: V.
-        rank: rank of its matrix; 1 for the forms without a matrix.
+        rank: rank of its matrix at the head; 1 for the forms without a matrix.
         card: its card.
+        sites: the sites inside the model where it acts.
     """
 
     form: Literal["multiply", "add", "offset"]
@@ -41,6 +42,7 @@ class SteerRecord:
     vocabulary: int
     rank: int
     card: Card
+    sites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,16 @@ class SavedSteer:
     Attributes:
         folder: folder of the steer.
         form: ``multiply``, ``add`` or ``offset``.
-        rank: rank of its matrix; 1 for the forms without a matrix.
+        rank: rank of its matrix at the head; 1 for the forms without a matrix.
         card: its card.
+        sites: the sites inside the model where it acts; none if it acts on the head alone.
     """
 
     folder: Path
     form: str
     rank: int
     card: Card
+    sites: tuple[str, ...] = ()
 
     @property
     def is_shipped(self) -> bool:
@@ -66,7 +70,13 @@ class SavedSteer:
 
     def to_json(self) -> dict[str, Any]:
         """The steer as a JSON object."""
-        return {"folder": str(self.folder), "form": self.form, "rank": self.rank, "card": asdict(self.card)}
+        return {
+            "folder": str(self.folder),
+            "form": self.form,
+            "rank": self.rank,
+            "sites": [*self.sites],
+            "card": asdict(self.card),
+        }
 
 
 def read_saved(folder: str | Path) -> SavedSteer:
@@ -78,7 +88,7 @@ def read_saved(folder: str | Path) -> SavedSteer:
     folder = Path(folder)
     with STEER.explained(folder):
         record = record_in(folder, STEER.read_record(folder))
-        return SavedSteer(folder, record.form, record.rank, record.card)
+        return SavedSteer(folder, record.form, record.rank, record.card, record.sites)
 
 
 def record_in(folder: Path, content: Record) -> SteerRecord:

@@ -123,6 +123,19 @@ class Steer:
         return self.factors["A"].shape[1] if self.form == "multiply" else 1
 
     @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of its map at each site where it has one; ``head`` is one of them."""
+        inner = {site: factors.a.shape[1] for site, factors in self.inner.items()}
+        return {HEAD: self.rank, **inner} if self.rank else inner
+
+    @property
+    def size(self) -> str:
+        """Its ranks in words: "rank 12", or "rank 12 at layers.15"."""
+        if not self.sites:
+            return f"rank {self.rank}"
+        return "rank " + ", ".join(f"{rank} at {site}" for site, rank in self.ranks.items())
+
+    @property
     def parameters(self) -> int:
         """The number of values in all factors."""
         return sum(factor.numel() for factor in self.factors.values())

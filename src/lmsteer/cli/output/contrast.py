@@ -24,4 +24,4 @@ def print_contrast(out: Console, fitted: ContrastFit) -> None:
         markup=False,
     )
     name, folder = fitted.steer.card.name, fitted.folder
-    out.print(f"Steer {name} of rank {fitted.steer.rank} saved to {folder}.", markup=False, soft_wrap=True)
+    out.print(f"Steer {name} of {fitted.steer.size} saved to {folder}.", markup=False, soft_wrap=True)

@@ -24,7 +24,7 @@ def print_fit(out: Console, fitted: Fit, notation: str, options: str) -> None:
             space before each.
     """
     held_out, card = fitted.held_out, fitted.steer.card
-    out.print(f"Steer [bold]{escape(card.name)}[/] of rank {fitted.steer.rank} saved to {escape(str(fitted.folder))}.")
+    out.print(f"Steer [bold]{escape(card.name)}[/] of {fitted.steer.size} saved to {escape(str(fitted.folder))}.")
     folds = card.fit.get("folds")
     read = f"In cross-validation ({folds} folds) on" if folds else "On"
     out.print(

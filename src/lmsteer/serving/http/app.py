@@ -186,6 +186,7 @@ def _steer_info(name: str, steer: Steer) -> SteerInfo:
         label=card.label,
         form=steer.form,
         rank=steer.rank,
+        sites=[*steer.sites],
         safe_range=card.safe_range,
         target_strength=card.calibration.get("target_strength"),
         held_out=dict(card.held_out),

@@ -75,6 +75,7 @@ class SteerInfo(BaseModel):
     label: str
     form: str
     rank: int
+    sites: list[str]
     safe_range: tuple[float, float] | None
     target_strength: float | None
     held_out: dict[str, Any]

@@ -128,9 +128,12 @@ def _text_box(name: str, title: str) -> gr.HTML:
 def _side_by_side(service: Service, cards: Mapping[str, Card], state: Mapping[str, Any]) -> Iterator[_Shown]:
     """Unsteered and steered text as they grow, a summary of the steers, what the colours mean, and the state's link."""
     prompt, link, chat = state["prompt"], link_to(state), bool(cards) and is_chat(state)
-    tint = None if state["tint"] == _NO_TINT else state["tint"]
-    read: dict[str, float | str] = {} if tint is None else {tint: 0.0}  # at strength 0 it reads and does not steer
     acting = steers_and_hold(state, strengths_in(state)) if cards else {"steers": {}, "hold": {}}
+    tint = None if state["tint"] == _NO_TINT else state["tint"]
+    named_steers = {*acting["steers"], *acting["hold"]} | ({tint} if tint else set())
+    if inside := [name for name in named_steers if service.registry.find(name).sites]:
+        tint = None  # a token's reading needs the unsteered logits, which are not known then
+    read: dict[str, float | str] = {} if tint is None else {tint: 0.0}  # at strength 0 it reads and does not steer
     fields: dict[str, Any] = {
         "chat": chat,
         "max_tokens": int(state["tokens"]),
@@ -148,6 +151,8 @@ def _side_by_side(service: Service, cards: Mapping[str, Card], state: Mapping[st
     named = ", ".join(f"**{name}** {strength:+g}" for name, strength in steering.strengths.items() if strength)
     warnings = "".join(f"\n\n{warning}" for warning in steering.warnings)
     meaning = legend(tint, cards[tint].label) if tint else ""
+    if inside:
+        meaning = f"No word is coloured: {', '.join(sorted(inside))} acts inside the model, where words are not read."
     shown = f"{prompt}\n\n" if chat else prompt
     for choices in generate(service, parsed):
         texts = [tinted_text(title, shown, choice, tint) for title, choice in zip(_TITLES, choices, strict=True)]
