@@ -1,6 +1,7 @@
 """The main job on real data: fit, read and generate, beside the published recipe.
 
-    python -m benchmarks.main_job fit DATA          2,000 SST-5 texts; --method gradient: the published recipe
+    python -m benchmarks.main_job fit DATA          2,000 SST-5 texts; --method deep: inside the model;
+                                                    --method gradient: the published recipe
     python -m benchmarks.main_job read DATA         SST-2 dev under each steer, VADER's own accuracy
     python -m benchmarks.main_job curve DATA        the strength curves
     python -m benchmarks.main_job show              print the table, draw the picture
@@ -12,27 +13,31 @@ DATA is a folder of ``sst5_train``, ``sst2_dev`` and ``prompts_sentiment_neutral
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
 
 from benchmarks.results import PICTURES, load_results, replace_results, save_result
 from benchmarks.tables import TABLES
+from benchmarks.tables.wishes import LOOPS
 from lmsteer import load
 from lmsteer.data.labelled import LabelledSource, read_labelled, sample_texts
 from lmsteer.data.prompts import read_texts
+from lmsteer.evaluation.metrics import rep_3
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.evaluation.scorers.vader import Vader
 from lmsteer.evaluation.strength_curve import strength_curve
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.generate import generate
+from lmsteer.generation.generate import Continuation, generate
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode_labelled import encode_labelled
-from lmsteer.reading.held_out import measure_held_out
+from lmsteer.reading.held_out import measure_held_out, measure_texts
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.steer.files import load_steer
@@ -46,10 +51,17 @@ PICTURE = PICTURES / "strength-curve.svg"
 TEXTS, PROMPTS, SAMPLES = 2000, 200, 3
 # The picture ends at this multiple of the unsteered perplexity; what is worse is no language.
 WORST = 12
-# Of ours, and of the published recipe (which is at its best without its domain steer).
+# Of ours at the head and inside the model, and of the published recipe (at its best without its domain steer).
 STRENGTHS = {
     "closed-form": (-9.0, -7.0, -6.0, -5.0, -3.0, 0.0, 2.0, 4.0, 5.0, 6.0, 7.0),
+    "deep": (-8.0, -7.0, -6.0, -5.0, -3.0, 0.0, 3.0, 5.0, 7.0, 9.0),
     "gradient": (-5.0, -3.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 3.0, 5.0),
+}
+
+CONFIGS = {
+    "closed-form": FitConfig(resume=True),
+    "deep": FitConfig(sites=["deep"], resume=True),
+    "gradient": FitConfig(method="gradient", resume=True, gradient=GradientConfig(l2=1e-6)),
 }
 
 app = typer.Typer(add_completion=False)
@@ -63,7 +75,7 @@ def _state() -> None:
 
 @app.command("fit")
 def fit_both(data: Data, method: str = "closed-form") -> None:
-    """Fit by one method: closed-form or gradient (the published recipe, 1,000 steps)."""
+    """Fit by one method: closed-form, deep, or gradient (the published recipe, 1,000 steps)."""
     texts = sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), TEXTS, seed=0)
     lm, started = load(), time.perf_counter()
     done = fit(
@@ -72,13 +84,13 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
         name=method,
         source=LabelledSource("sst5_train"),
         out=WORK / method,
-        config=FitConfig(method=method, resume=True, gradient=GradientConfig(l2=1e-6)),  # type: ignore[arg-type]
+        config=CONFIGS[method],
         progress=bars(),
     )
     seconds = time.perf_counter() - started
     _drop(f"curve {method}", f"samples {method}", f"read {method}", f"read {method}, domain on")
     save_result(
-        FIGURES, f"fit {method}", {"seconds": round(seconds, 1), "rank": done.steer.rank, **asdict(done.steer.card)}
+        FIGURES, f"fit {method}", {"seconds": round(seconds, 1), "ranks": done.steer.ranks, **asdict(done.steer.card)}
     )
 
 
@@ -86,10 +98,11 @@ def fit_both(data: Data, method: str = "closed-form") -> None:
 def read_both(data: Data) -> None:
     """Read SST-2 dev under each fitted steer."""
     lm, dev = load(), read_labelled(data / "sst2_dev.jsonl.gz")
-    rows = LabelledRows.join(list(gather_rows(lm, dev, encode_labelled(lm, dev))))
+    ids = encode_labelled(lm, dev)
+    rows = LabelledRows.join(list(gather_rows(lm, dev, ids)))
     for method in STRENGTHS:
         if (WORK / method).exists():
-            save_result(FIGURES, f"read {method}", measure_held_out(lm, rows, load_steer(WORK / method)).to_json())
+            save_result(FIGURES, f"read {method}", measure_texts(lm, dev, ids, load_steer(WORK / method)).to_json())
         if (WORK / f"{method}-domain").exists():
             domain = load_steer(WORK / f"{method}-domain")
             save_result(
@@ -114,7 +127,10 @@ def curve_both(data: Data, method: str = "closed-form", strengths: str = "") -> 
     config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=144)
     rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
     points = {p["strength"]: p for p in load_results(FIGURES).get(f"curve {method}", [])}
-    points |= {point.strength: asdict(point) for point in strength_curve(rows, method, Vader())}
+    points |= {
+        point.strength: {**asdict(point), "looping": _looping(rows, method, point.strength)}
+        for point in strength_curve(rows, method, Vader())
+    }
     save_result(FIGURES, f"curve {method}", [points[strength] for strength in sorted(points)])
     shown = [
         {"prompt": r.prompt, "strength": r.strengths[method], "text": r.text}
@@ -127,7 +143,7 @@ def curve_both(data: Data, method: str = "closed-form", strengths: str = "") -> 
 
 @app.command("show")
 def show() -> None:
-    """Print the table, and draw attribute against perplexity for both methods."""
+    """Print the table, and draw attribute against perplexity for all methods."""
     print(TABLES["strength-curve"]())
     from matplotlib.figure import Figure
 
@@ -135,7 +151,8 @@ def show() -> None:
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
     for method, colour, name in (
-        ("closed-form", "#1f7a5a", "closed form"),
+        ("closed-form", "#1f7a5a", "closed form, at the head"),
+        ("deep", "#31589c", "closed form, inside the model"),
         ("gradient", "#b4462f", "published recipe"),
     ):
         points = results.get(f"curve {method}", [])
@@ -162,6 +179,11 @@ def show() -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     write_file(PICTURE, render_figure(figure))
+
+
+def _looping(rows: Sequence[Continuation], method: str, strength: float) -> float:
+    """The share of the continuations at a strength that loop."""
+    return round(fmean(rep_3(row.text) > LOOPS for row in rows if row.strengths[method] == strength), 4)
 
 
 def _drop(*keys: str) -> None:

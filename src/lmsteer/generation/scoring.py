@@ -12,9 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lmsteer.generation.backends import backend_for
 from lmsteer.generation.prefill import read_prompts
-from lmsteer.model.batching import length_buckets, run_in_halves
+from lmsteer.model.batching import TOKENS_PER_BATCH, length_buckets, run_in_halves
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 
@@ -31,19 +30,21 @@ def unsteered_log_likelihoods(lm: LM, starts: Sequence[Start], texts: Sequence[S
     whole = [replace(start, ids=[*start.ids, *text]) for start, text in zip(starts, texts, strict=True)]
     found = [0.0] * len(whole)
     for batch in length_buckets([start.ids for start in whole]):
-        states = _states(lm, [whole[i] for i in batch])
-        for i, h in zip(batch, states, strict=True):
-            if text := texts[i]:
-                targets = torch.tensor([*text], device=h.device)
-                found[i] = float(lm.head.log_likelihood(h[-len(text) :], targets).sum())
+        written = [i for i in batch if texts[i]]
+        states = dict(zip(batch, _states(lm, [whole[i] for i in batch]), strict=True))
+        if written:
+            h = torch.cat([states[i][-len(texts[i]) :] for i in written])
+            log_p = lm.head.log_likelihood(h, torch.tensor([token for i in written for token in texts[i]]).to(h.device))
+            for i, own in zip(written, log_p.split([len(texts[i]) for i in written]), strict=True):
+                found[i] = float(own.sum())
     return found
 
 
 def _states(lm: LM, starts: Sequence[Start]) -> list[Tensor]:
-    """The hidden states (T - 1, d) of each text, but that of its last token."""
-    if backend_for(lm)[1] is None:
-        parts = [chunk.hidden for chunk in read_prompts(lm, starts, max(len(start.ids) for start in starts))]
-        return [torch.cat(own) for own in zip(*parts, strict=True)]
-    ids = [start.ids for start in starts]
-    joined = torch.cat([h for _, (h, _) in run_in_halves(lm.predicting, ids)])
-    return [*joined.split([len(each) - 1 for each in ids])]
+    """The hidden states of each text, but that of its last token: of as many tokens as it has ids, less one."""
+    if all(start.is_plain for start in starts):
+        ids = [start.ids for start in starts]
+        joined = torch.cat([h for _, (h, _) in run_in_halves(lm.predicting, ids)])
+        return [*joined.split([len(each) - 1 for each in ids])]
+    parts = [chunk.hidden for chunk in read_prompts(lm, starts, TOKENS_PER_BATCH)]
+    return [torch.cat(own) for own in zip(*parts, strict=True)]
