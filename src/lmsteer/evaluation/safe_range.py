@@ -166,7 +166,7 @@ def calibrate(
         size = pieces.prompts or len(given)
         parts = [slice(first, first + size) for first in range(0, len(given), size)]
         prefills = [Prefill.of_ids(ids[part]) for part in parts]
-        if can_be_kept(map(len, ids)):
+        if can_be_kept(map(len, ids)) and not steer.sites:  # inside the model a prompt is read anew at each strength
             prefills = [pieces.run(partial(read_once, lm, prefill)) for prefill in prefills]
 
         def written(part: slice, prefill: Prefill, strength: float) -> list[Continuation]:

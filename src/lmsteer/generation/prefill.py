@@ -6,8 +6,8 @@
     ids           a b c d e f | g    the model reads a to f here; g is read with the first step of the decoder
                   chunk chunk
 
-A prompt's keys and values are the same whatever steers act on the rows that continue it: a steer acts on the output
-embeddings, which no cached key or value depends on.
+A prompt's keys and values are the same whatever steers act on the head for the rows that continue it: no cached key or
+value depends on the output embeddings. Under a steer that acts inside the model, a prompt has others at each strength.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lmsteer.model.batching import pad
 from lmsteer.model.kv_cache import KVSlice, Start, placed_kv, read_on, shortest_window, slice_kv, stack_kv
 from lmsteer.model.lm import LM
 from lmsteer.model.row_adapters import RowAdapters
+from lmsteer.steer.mix import row_by_row
 
 # Prompt tokens read between two decoding steps, padding included: running rows wait that long at most.
 PREFILL_CHUNK = 256
@@ -71,7 +72,9 @@ def read_prompts(lm: LM, starts: Sequence[Start], chunk: int = PREFILL_CHUNK) ->
         starts: the prompts.
         chunk: number of prompt tokens to read at once, padding included.
     """
-    keys = [(tuple(start.ids), id(start.kept), start.position, id(start.adapter)) for start in starts]
+    keys = [
+        (tuple(start.ids), id(start.kept), start.position, id(start.adapter), _inside_key(start)) for start in starts
+    ]
     unique = dict(zip(keys, starts, strict=True))
     # Of one token after kept ones nothing is to be read.
     alone = {key: start.kept for key, start in unique.items() if start.kept is not None and len(start.ids) == 1}
@@ -93,7 +96,15 @@ def read_prompts(lm: LM, starts: Sequence[Start], chunk: int = PREFILL_CHUNK) ->
             )
 
 
-_Key = tuple[tuple[int, ...], int, int, int]
+_Key = tuple[tuple[int, ...], int, int, int, tuple[tuple[int, float], ...]]
+
+
+def _inside_key(start: Start) -> tuple[tuple[int, float], ...]:
+    """What acts inside the model while a prompt is read."""
+    if start.inside is None:
+        return ()
+    steers, strengths = start.inside
+    return tuple((id(steer), strengths[name]) for name, steer in steers.items())
 
 
 def _groups(lm: LM, unique: dict[_Key, Start]) -> list[dict[_Key, Start]]:
@@ -128,11 +139,13 @@ def _read(lm: LM, starts: Sequence[Start], chunk: int) -> Iterator[PromptChunk]:
         cache, before = stack_kv(lm, kept, whole=True)
         mask, room = torch.cat([before, mask], 1), before.shape[1]
     adapters = RowAdapters.of(lm, [start.adapter for start in starts])
+    inside = [start.inside or ({}, {}) for start in starts]
+    steering = row_by_row(inside) if any(steers for steers, _ in inside) else None
     width, size = ids.shape[1], max(1, chunk // len(starts))
     for first in range(0, width, size):
         columns = slice(first, min(first + size, width))
         with lm.exclusive_use(), adapters.attached():
-            h = read_on(lm, ids[:, columns], mask[:, : room + columns.stop], positions[:, columns], cache)
+            h = read_on(lm, ids[:, columns], mask[:, : room + columns.stop], positions[:, columns], cache, steering)
         hidden = [h[row, max(0, width - len(read) - first) :] for row, read in enumerate(reads)]
         is_last = columns.stop == width
         yield PromptChunk(width - columns.stop, hidden, _states(cache, starts, room) if is_last else ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.steer.strength import Hold, Strengths, check_strengths, sizes_of, window_of
+from lmsteer.steer.window import ALL
 from lmsteer.util.seeds import stable_seed
 
 
@@ -78,6 +79,8 @@ def check_steering(
 class Row:
     """What is to be written.
 
+    A steer that acts inside the model acts on what is read, too, unless it has a window: ``start`` then says so.
+
     Attributes:
         start: where it starts.
         noise: its random numbers (T,), one for each token; it has at most T tokens.
@@ -101,6 +104,15 @@ class Row:
     readings: bool = False
     is_thinking: bool = False
     sums: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        always = {name for name, strength in self.strengths.items() if window_of(strength) == ALL}
+        sizes = {name: size for name, size in sizes_of(self.strengths).items() if size and name in always}
+        inside = {name: steer for name, steer in self.steers.items() if steer.sites and name in sizes}
+        if inside:
+            object.__setattr__(
+                self, "start", replace(self.start, inside=(inside, {name: sizes[name] for name in inside}))
+            )
 
     @property
     def held(self) -> dict[str, Hold]:

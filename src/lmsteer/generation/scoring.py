@@ -27,7 +27,7 @@ def unsteered_log_likelihoods(lm: LM, starts: Sequence[Start], texts: Sequence[S
         starts: where each of them started.
         texts: their tokens.
     """
-    whole = [replace(start, ids=[*start.ids, *text]) for start, text in zip(starts, texts, strict=True)]
+    whole = [replace(start, ids=[*start.ids, *text], inside=None) for start, text in zip(starts, texts, strict=True)]
     found = [0.0] * len(whole)
     for batch in length_buckets([start.ids for start in whole]):
         written = [i for i in batch if texts[i]]

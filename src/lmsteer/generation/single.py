@@ -47,7 +47,7 @@ class _OneRow:
 
     def _prompt(self, starts: Sequence[Start]) -> list[int]:
         (start,) = starts
-        if not start.is_plain:
+        if start.kept is not None or start.adapter is not None:
             model = type(self._lm.model).__name__
             raise ModelError(
                 f"{model} writes one row at a time: nothing can stand before it, and no adapter be its own."
@@ -66,7 +66,8 @@ class SingleRow(_OneRow):
         name = next((name for name in _NAMES if name in parameters), _NAMES[0])
         self._state = {name: DynamicCache(config=self._lm.model.config)}
         read = torch.tensor([prompt[:-1]], device=self._lm.device)
-        hidden = self._lm.before_head(**self._inputs(read))[0] if len(prompt) > 1 else torch.zeros(0)
+        steering = starts[0].reading
+        hidden = self._lm.before_head(steering, **self._inputs(read))[0] if len(prompt) > 1 else torch.zeros(0)
         yield PromptChunk(0, [hidden])
 
     @torch.inference_mode()
@@ -92,7 +93,7 @@ class RereadRow(_OneRow):
         """Take the one prompt, without its last token; it is read once for its hidden states."""
         read = torch.tensor([self._prompt(starts)[:-1]], dtype=torch.int64, device=self._lm.device)
         self._state = {"text": read, "longer": read}
-        hidden = self._lm.before_head(input_ids=read)[0] if read.shape[1] else torch.zeros(0)
+        hidden = self._lm.before_head(starts[0].reading, input_ids=read)[0] if read.shape[1] else torch.zeros(0)
         yield PromptChunk(0, [hidden])
 
     @torch.inference_mode()

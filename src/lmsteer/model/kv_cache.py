@@ -15,6 +15,7 @@ from lmsteer.model.batching import pad
 from lmsteer.model.layers import layer_devices
 from lmsteer.model.lm import LM
 from lmsteer.model.row_adapters import RowAdapter
+from lmsteer.steer.mix import Mix, Steering
 from lmsteer.util.compat import CACHE
 
 
@@ -48,10 +49,15 @@ def prefill(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor) -> DynamicCach
 
 
 @torch.inference_mode()
-def read_on(lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Read padded rows (B, T) at the given positions into a cache; the hidden states (B, T, d) at the head's input."""
+def read_on(
+    lm: LM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, steering: Mix | None = None
+) -> Tensor:
+    """Read padded rows (B, T) at the given positions into a cache; the hidden states (B, T, d) at the head's input.
+
+    Steers of ``steering`` act inside the model.
+    """
     optional = {"position_ids": positions} if lm.takes_positions else {}
-    return lm.before_head(input_ids=ids, attention_mask=mask, use_cache=True, **optional, **{CACHE: cache})
+    return lm.before_head(steering, input_ids=ids, attention_mask=mask, use_cache=True, **optional, **{CACHE: cache})
 
 
 def slice_kv(cache: DynamicCache, row: int, tokens: int) -> KVSlice:
@@ -111,17 +117,24 @@ class Start:
         position: the position of the first of the ids. It need not be the number of kept tokens: a gist stands where
             its whole prompt would.
         adapter: the adapter that the model has while it reads and continues the row; None for none.
+        inside: the steers that act inside the model while it reads the ids, and their strengths; None for none.
     """
 
     ids: Sequence[int]
     kept: KVSlice | None = None
     position: int = 0
     adapter: RowAdapter | None = None
+    inside: Steering | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether the row is made of its ids alone."""
-        return self.kept is None and self.adapter is None
+        return self.kept is None and self.adapter is None and self.inside is None
+
+    @property
+    def reading(self) -> Mix | None:
+        """The mix that acts inside the model while it reads the ids; None for none."""
+        return None if self.inside is None else Mix(*self.inside)
 
     @property
     def tokens(self) -> int:

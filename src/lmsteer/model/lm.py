@@ -183,14 +183,13 @@ class LM:
         """
         return self.before_head(input_ids=ids, attention_mask=attention_mask)
 
-    def before_head(self, mix: Mix | None = None, first: Tensor | None = None, /, **inputs: Any) -> Tensor:
+    def before_head(self, mix: Mix | None = None, /, **inputs: Any) -> Tensor:
         """The hidden states (B, T, d) at the head's input in a forward pass over any inputs, on its device.
 
         Gradients flow through. The head computes one position only, since its logits are not used.
 
         Args:
             mix: the steers that act inside the model; none by default. In front of the head none acts.
-            first: the columns (B,) from which on they do; all by default.
             **inputs: the arguments of the forward pass.
 
         Raises:
@@ -203,7 +202,7 @@ class LM:
             return (args[0][:1, -1:],)
 
         head = self.head
-        inside = SteerHandle(self.model, mix, first) if mix is not None and mix.sites else nullcontext()
+        inside = SteerHandle(self.model, mix, at_head=False) if mix is not None and mix.sites else nullcontext()
         with unsteered(self.model), inside, head.module.register_forward_pre_hook(capture, prepend=True):
             self.model(**{"use_cache": False, **inputs})
         if len(captured) != 1:
@@ -214,9 +213,7 @@ class LM:
         return captured[0].to(head.device)
 
     @torch.inference_mode()
-    def predicting(
-        self, ids: Sequence[Sequence[int]], mix: Mix | None = None, first: Sequence[int] = ()
-    ) -> tuple[Tensor, Tensor]:
+    def predicting(self, ids: Sequence[Sequence[int]], mix: Mix | None = None) -> tuple[Tensor, Tensor]:
         """The hidden states (N, d) that predict the tokens of some texts, and those tokens (N,), text by text.
 
         Every token of a text but its first is predicted: N is the sum of (length - 1). Both are on the head's device.
@@ -224,11 +221,9 @@ class LM:
         Args:
             ids: the texts.
             mix: the steers that act inside the model; none by default.
-            first: the token of each text from which on they do; the first one by default.
         """
         padded, mask = pad(ids, self.pad_id, self.device)
-        columns = torch.tensor([*first], device=self.device) if first else None
-        h = self.before_head(mix, columns, input_ids=padded, attention_mask=mask)
+        h = self.before_head(mix, input_ids=padded, attention_mask=mask)
         padded, predicted = padded.to(h.device), mask[:, 1:].to(h.device).bool()
         return h[:, :-1][predicted], padded[:, 1:][predicted]
 

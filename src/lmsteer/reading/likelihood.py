@@ -24,7 +24,7 @@ from lmsteer.model.batching import length_buckets, run_in_halves
 from lmsteer.model.head import Head
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
-from lmsteer.reading.encoded_text import EncodedText, begin_of, first_predicted, is_ended
+from lmsteer.reading.encoded_text import first_predicted, is_ended
 from lmsteer.reading.sweep import Directions, directions_of, sweep_texts
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -72,7 +72,7 @@ def steered_log_likelihoods(
 
     Each of K steers acts alone, at each of S strengths; its eos component acts on the end-of-text token. A steer of the
     head alone needs one pass of the model for all strengths; one that acts inside the model needs one for each. There
-    it acts from the last token of a prompt on, as when the model generates.
+    it acts on the tokens of the prompt, too, as when the model generates.
 
     Args:
         lm: the steers' base.
@@ -160,10 +160,9 @@ def next_token_log_likelihoods(head: Head, h: Tensor, mix: Mix) -> Iterator[Tens
 
     Args:
         head: the model's head.
-        h: unsteered hidden states (N, d).
+        h: hidden states (N, d) in front of any steer at the head.
         mix: the steers, with a strength for all rows or one for each (N,).
     """
-    mix.check_head_alone("the likelihood of a prompt's tokens")
     for rows, places in head.pieces(h, torch.arange(len(h))):
         here = mix.for_rows(places)
         raw = here.steer_logits(head.raw(here.steer_hidden_states(rows.to(head.device))).float())
@@ -200,7 +199,7 @@ def _score_texts(
     parts = [
         (text, part) for text, tokens in enumerate(ids) for part in windows(len(tokens), size, first_predicted(tokens))
     ]
-    pieces = [_piece(ids[text], part) for text, part in parts]
+    pieces = [ids[text][part.start : part.end] for text, part in parts]
     scores = [torch.zeros(*shape, max(len(tokens) - 1, 0)) for tokens in ids]
     with progress("reading texts", len(parts), 0) as step:
         for batch in length_buckets(pieces):
@@ -215,24 +214,16 @@ def _score_texts(
     return scores
 
 
-def _piece(ids: Sequence[int], window: Window) -> EncodedText:
-    """The part of a text in a window; what it has of the prompt stands before its beginning."""
-    return EncodedText.of(ids[window.start : window.end], max(begin_of(ids) - window.start, 0), is_ended=False)
-
-
-def _predicting(lm: LM, ids: Sequence[EncodedText], chunk: int | None, mix: Mix | None) -> tuple[Tensor, Tensor]:
+def _predicting(lm: LM, ids: Sequence[Sequence[int]], chunk: int | None, mix: Mix | None) -> tuple[Tensor, Tensor]:
     """Hidden states (N, d) and targets (N,) of a batch of texts; in halves if memory is short.
 
-    Steers of ``mix`` act inside the model, from the last token of each text's prompt on.
+    Steers of ``mix`` act inside the model.
     """
     if mix is None and chunk is not None and max(map(len, ids)) > chunk and backend_for(lm)[1] is None:
         h = torch.cat([part.hidden[0] for text in ids for part in read_prompts(lm, [Start(text)], chunk)])
         return h, torch.tensor([token for text in ids for token in text[1:]], device=h.device)
 
-    def run(some: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
-        return lm.predicting(some, mix, [max(text.begin - 1, 0) for text in some])
-
-    states, targets = zip(*(part for _, part in run_in_halves(run, ids)), strict=True)
+    states, targets = zip(*(part for _, part in run_in_halves(partial(lm.predicting, mix=mix), ids)), strict=True)
     return torch.cat(states), torch.cat(targets)
 
 

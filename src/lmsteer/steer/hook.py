@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -30,7 +29,7 @@ class SteerHandle:
     Args:
         model: the model.
         mix: the steers and strengths.
-        first: the columns (B,) of forward passes from which on the mix acts inside the model; all by default.
+        at_head: whether it acts at the head, too, and not at the sites inside the model alone.
 
     Attributes:
         mix: the steers and strengths that act from the next forward pass on; assign another to change them.
@@ -40,14 +39,14 @@ class SteerHandle:
         SteerError: the model has no output embedding, or the mix has another hidden size, vocabulary or sites.
     """
 
-    def __init__(self, model: PreTrainedModel, mix: Mix, first: Tensor | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, mix: Mix, *, at_head: bool = True) -> None:
         head = model.get_output_embeddings()
         if head is None:
             raise SteerError(f"{type(model).__name__} has no output embedding: there is nothing to steer.")
         self._guard, self._model, self._head = exclusive_use(model), model, head
         self._sites, self._mix = list[Site](), mix
         self._take(mix)
-        self.first, self.calls = first, 0
+        self.at_head, self.calls = at_head, 0
 
     @property
     def mix(self) -> Mix:
@@ -136,28 +135,22 @@ class _Steered:
         y: Tensor = output[0] if isinstance(output, tuple) else output
         x, steered = args[0] if site.is_weight else y, y
         for handle in self.handles:
-            changed = handle.mix.steer_site(site.name, x, steered)
-            steered = changed if handle.first is None else _from(handle.first, changed, steered)
+            steered = handle.mix.steer_site(site.name, x, steered)
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
     def _steer_hidden_states(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         h = steered = args[0]
         for handle in self.handles:
+            if not handle.at_head:
+                continue
             handle.calls += 1
             steered = handle.mix.steer_hidden_states(h, steered)
         return (steered, *args[1:])
 
     def _steer_logits(self, _: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
         for handle in self.handles:
-            logits = handle.mix.steer_logits(logits)
+            logits = handle.mix.steer_logits(logits) if handle.at_head else logits
         return logits
-
-
-def _from(first: Tensor, changed: Tensor, y: Tensor) -> Tensor:
-    """What a layer puts out, changed from some columns (B,) on; some layers take the tokens of all rows in turn."""
-    rows = y.reshape(len(first), -1, y.shape[-1])
-    acts = torch.arange(rows.shape[1], device=y.device) >= first.to(y.device)[:, None]
-    return torch.where(acts[..., None], changed.reshape(rows.shape), rows).view(y.shape)
 
 
 # By head: what is kept here must not refer to the head, or neither would ever be freed.

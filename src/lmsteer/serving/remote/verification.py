@@ -220,10 +220,11 @@ def _read(lm: LM, steer: Steer, prompt: Sequence[int], asked: _Asked, written: W
             "--model."
         )
     ids, mask = pad([[*prompt, *written.tokens[:-1]]], lm.pad_id, lm.device)
-    h = lm.hidden_states(ids, mask)[0, len(prompt) - 1 :]
+    mixes = [Mix({"": steer}, {"": at}) for at in (0.0, asked.strength or strength)]
+    states = [lm.before_head(mix, input_ids=ids, attention_mask=mask)[0, len(prompt) - 1 :] for mix in mixes]
     unsteered, steered = (
-        torch.cat([*next_token_log_likelihoods(lm.head, h, Mix({"": steer}, {"": at}))]).float().cpu()
-        for at in (0.0, asked.strength or strength)
+        torch.cat([*next_token_log_likelihoods(lm.head, h, mix)]).float().cpu()
+        for h, mix in zip(states, mixes, strict=True)
     )
     rows = [row for row, place in enumerate(written.log_p) for _ in place]
     tokens = [token for place in written.log_p for token in place]
