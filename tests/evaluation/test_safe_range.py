@@ -19,7 +19,7 @@ from lmsteer.generation.generate import Continuation, generate, perplexity
 from lmsteer.generation.writing import NotFiniteError
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.notation import strength_of
-from tiny import random_steer
+from tiny import inner_steer, random_steer
 
 PROMPTS = ["abc", "The end", "x", "12"]
 FOUR = Protocol(num_samples=4)
@@ -69,6 +69,16 @@ def test_in_pieces_it_finds_the_same(llama, safe):
     assert [trial.perplexity for trial in found.trials] == pytest.approx(
         [whole[t.strength] for t in found.trials], rel=1e-4
     )
+
+
+def test_inside_the_model_prompts_are_read_at_each_strength(llama, monkeypatch):
+    monkeypatch.setattr(module, "read_once", None)
+    steer = inner_steer(llama, ["layers.0"])
+    found = calibrate(llama, steer, PROMPTS, max_perplexity_ratio=1.3, protocol=FOUR)
+    trial = found.trials[-1]
+    config = replace(FOUR.generation_config(), score=True)
+    rows = list(generate(llama, PROMPTS, {"s": steer}, [{"s": trial.strength}], config))
+    assert trial.perplexity == pytest.approx(perplexity(rows), rel=1e-4)
 
 
 def test_the_range_scales_with_the_unit_of_strength(llama, safe):
