@@ -1,4 +1,4 @@
-"""What limits and readings cost of a token: decoding with each of them beside decoding with the steer alone.
+"""What limits, readings and sites cost of a token: decoding with each of them beside decoding with a steer of the head.
 
     OMP_NUM_THREADS=1 python -m benchmarks.token_cost measure    the ways in turn, in one process
     python -m benchmarks.token_cost show                         print the table
@@ -26,20 +26,31 @@ from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer
+from lmsteer.steer.sites import match_sites
+from lmsteer.steer.steer import Steer
 
 RESULTS = Path(__file__).parent / "results" / "token_cost.json"
 PROMPT, STRENGTH, TOKENS = "I went to the new restaurant on the corner and", 4.0, 8
 ROWS = (1, 25)
-# Steers, limits and readings of each way.
-WAYS: dict[str, tuple[bool, Limits, bool]] = {
-    "unsteered": (False, NO_LIMITS, False),
-    "steered": (True, NO_LIMITS, False),
-    "plausible 0.05": (True, Limits(plausible=0.05), False),
-    "fresh 20": (True, Limits(fresh=20), False),
-    "kl 1": (True, Limits(kl=1.0), False),
-    "all limits": (True, Limits(0.05, 20, 1.0), False),
-    "readings": (True, NO_LIMITS, True),
-    "all limits, readings": (True, Limits(0.05, 20, 1.0), True),
+HEAD = "head"
+# Patterns of sites inside the model, and the rank of the maps there.
+SITES = {
+    "layers.15, rank 64": (["layers.15"], 64),
+    "layers.15, rank 256": (["layers.15"], 256),
+    "3 streams, rank 256": (["layers.10", "layers.15", "layers.20"], 256),
+    "30 down_proj, rank 64": (["layers.*.mlp.down_proj"], 64),
+}
+# Steer, limits and readings of each way.
+WAYS: dict[str, tuple[str, Limits, bool]] = {
+    "unsteered": ("", NO_LIMITS, False),
+    "steered": (HEAD, NO_LIMITS, False),
+    "plausible 0.05": (HEAD, Limits(plausible=0.05), False),
+    "fresh 20": (HEAD, Limits(fresh=20), False),
+    "kl 1": (HEAD, Limits(kl=1.0), False),
+    "all limits": (HEAD, Limits(0.05, 20, 1.0), False),
+    "readings": (HEAD, NO_LIMITS, True),
+    "all limits, readings": (HEAD, Limits(0.05, 20, 1.0), True),
+    **{name: (name, NO_LIMITS, False) for name in SITES},
 }
 app = typer.Typer(add_completion=False)
 
@@ -51,11 +62,16 @@ def measure(
 ) -> None:
     """Measure every way at every number of rows."""
     lm = load()
+    steers = {
+        "": {},
+        HEAD: {"s": find_steer("sentiment")},
+        **{name: {"s": _inside(lm, *SITES[name])} for name in SITES},
+    }
     for rows in ROWS:
         fastest = dict.fromkeys(WAYS, math.inf)
         for _ in range(rounds):
             for name in WAYS:
-                fastest[name] = min(fastest[name], _seconds(lm, rows, *WAYS[name]))
+                fastest[name] = min(fastest[name], _seconds(lm, rows, steers[WAYS[name][0]], *WAYS[name][1:]))
         figures = {name: {"seconds": own, "ratio": own / fastest["steered"]} for name, own in fastest.items()}
         save_result(results, str(rows), {"threads": torch.get_num_threads(), "rounds": rounds, "ways": figures})
 
@@ -72,9 +88,17 @@ def cost_table(found: dict[str, Any]) -> str:
     return table(header, [[name, *(f"{one['ways'][name]['ratio']:.2f} ×" for one in found.values())] for name in WAYS])
 
 
-def _seconds(lm: LM, count: int, is_steered: bool, limits: Limits, readings: bool) -> float:
+def _inside(lm: LM, patterns: list[str], rank: int) -> Steer:
+    """A steer of sites inside the model that moves nothing: it takes the time of any other."""
+    vocabulary, hidden_size = lm.head.weight.shape
+    factors = {name: torch.zeros(hidden_size, 0) for name in ("A", "B")}
+    for site in match_sites(lm.model, patterns):
+        factors |= {f"{site.name}.A": torch.zeros(site.inputs, rank), f"{site.name}.B": torch.zeros(site.outputs, rank)}
+    return Steer("multiply", factors, hidden_size, vocabulary, lm.card("none"))
+
+
+def _seconds(lm: LM, count: int, steers: dict[str, Steer], limits: Limits, readings: bool) -> float:
     """The time of the fastest step of some rows."""
-    steers = {"sentiment": find_steer("sentiment")} if is_steered else {}
     ids, decoder = lm.encode([PROMPT])[0], Decoder(lm)
     rows = [
         Row(

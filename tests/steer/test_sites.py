@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError
+from lmsteer.export.gguf import export_gguf
+from lmsteer.model.head import HeadShard
 from lmsteer.model.lora import LoRAFactors, lora_attached
+from lmsteer.reading.components import components
+from lmsteer.reading.held_out import measure_held_out
+from lmsteer.reading.hidden_rows import gather_rows
+from lmsteer.reading.rows import LabelledRows
+from lmsteer.steer.algebra import overlaps
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import all_sites, find_site, match_sites, model_layers
 from lmsteer.steer.steer import Steer
-from tiny import FAMILIES, inner_steer, random_steer, tiny_lm
+from lmsteer.transferring.transfer import transfer
+from tiny import FAMILIES, inner_steer, random_steer, styled, tiny_lm
 
 IDS = torch.arange(12).reshape(3, 4)
 
@@ -155,6 +164,24 @@ def test_sites_need_the_form_multiply(llama):
     factors = {**steer.factors, "layers.0.A": torch.zeros(32, 2), "layers.0.B": torch.zeros(32, 2)}
     with pytest.raises(SteerError, match="form add has factors"):
         Steer("add", factors, 32, 259, steer.card)
+
+
+def test_what_is_known_of_the_head_alone_is_refused(llama):
+    steer = inner_steer(llama, ["layers.0"], head=True)
+    mix = Mix({"s": steer}, {"s": 1.0})
+    rows = LabelledRows.join(list(gather_rows(llama, styled(3), llama.encode([text.text for text in styled(3)]))))
+    refused = [
+        lambda: components(llama, mix),
+        lambda: steer.truncated(1),
+        lambda: overlaps([steer], None),
+        lambda: measure_held_out(llama, rows, steer),
+        lambda: export_gguf(llama, mix, Path("x"), Path("y")),
+        lambda: transfer(llama, steer, llama, texts=["a"]),
+        lambda: HeadShard(llama.head.weight, 0, 1, 1).check(steer),
+    ]
+    for use in refused:
+        with pytest.raises(SteerError, match=r"a steer that acts on the head alone; .* acts at layers\.0"):
+            use()
 
 
 def test_a_scaled_steer_is_the_steer_at_another_strength(llama):

@@ -155,6 +155,7 @@ def _log_p(
     head: Head, rows: LabelledRows, steer: Steer, strengths: Sequence[float | Tensor], domain: Steer | None = None
 ) -> Tensor:
     """Log-likelihood (S, N) of the tokens at each strength of a steer, whose eos component acts where a text ends."""
+    steer.check_head_alone("what is measured on rows")
     return sweep_texts(head, rows.h, rows.target, rows.is_end, directions_of(head, [steer]), strengths, domain)[0]
 
 

@@ -151,8 +151,9 @@ class Steer:
         """W = A Bᵀ (d, d) of a multiply steer, without its eos component.
 
         Raises:
-            SteerError: the steer has another form.
+            SteerError: the steer has another form, or acts inside the model, too.
         """
+        self.check_head_alone("a single matrix W")
         if self.form != "multiply":
             raise SteerError(f"a steer of form {self.form} has no matrix.")
         return self.factors["A"] @ self.factors["B"].T

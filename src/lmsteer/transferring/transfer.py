@@ -71,11 +71,12 @@ def transfer(
 
     Raises:
         WrongBaseError: the steer belongs to another model than ``source``.
-        SteerError: a steer of form offset, or one of which nothing is left on the target.
+        SteerError: a steer of form offset, or that acts inside the model, or of which nothing is left on the target.
         DataError: an unknown map, or texts that cannot be read.
         ModelError: no words in common, or a tokenizer that cannot tell which characters its tokens cover.
     """
     steer.card.check_base(source)
+    steer.check_head_alone("a transfer")
     if word_map not in WORD_MAPS:
         raise DataError(f"the map of words must be one of {', '.join(WORD_MAPS)}, not {word_map!r}.")
     labelled = list({text.digest: text for text in labelled}.values())  # else it could choose units and be measured on
@@ -126,7 +127,6 @@ class _ModelPair:
         Raises:
             SteerError: nothing is left of the steer.
         """
-        steer.check_head_alone("a transfer")
         factors = {name: factor.double() for name, factor in steer.factors.items()}
         a, b = (factors["A"], factors["B"]) if steer.form == "multiply" else (None, factors["a"][:, None])
         mapped_a = None if a is None else map_reader(self.states, a)
