@@ -55,6 +55,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "speed": speed.lines,
     "speed-fits": speed.fits,
     "strength-curve": writing.strength_curve,
+    "strength-curve-inside": writing.strength_curve_inside,
     "test-texts": reading.test_texts,
     "thread": thread.thread,
     "thread-strengths": thread.strengths,

@@ -17,15 +17,24 @@ ConditionResult = Mapping[str, Any]
 
 def strength_curve() -> str:
     """Positive share and perplexity by strength."""
-    points = results("main_job")[CURVE]
+    return _curve(CURVE)
+
+
+def strength_curve_inside() -> str:
+    """The same of the steer inside the model, with the share of texts that loop."""
+    return _curve("curve deep")
+
+
+def _curve(key: str) -> str:
+    points = results("main_job")[key]
     base = next(point["perplexity"] for point in points if not point["strength"])
-    return table(
-        ["strength", *(_signed(point["strength"]) for point in points)],
-        [
-            ["positive share", *(percent(point["positive_share"]) for point in points)],
-            ["perplexity, × unsteered", *(_ratio(point["perplexity"] / base) for point in points)],
-        ],
-    )
+    rows = [
+        ["positive share", *(percent(point["positive_share"]) for point in points)],
+        ["perplexity, × unsteered", *(_ratio(point["perplexity"] / base) for point in points)],
+    ]
+    if all("looping" in point for point in points):
+        rows.append(["loops", *(f"{100 * point['looping']:.1f} %" for point in points)])
+    return table(["strength", *(_signed(point["strength"]) for point in points)], rows)
 
 
 def sentiment() -> str:

@@ -186,6 +186,15 @@ def test_lora_of_linear_layers_is_a_steer_exactly(llama, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # float32, another order of products
 
 
+def test_lora_of_layers_of_other_sizes_is_refused(llama, tmp_path):
+    folder = export_lora(llama, Mix({"s": inner_steer(llama, ["layers.0.mlp.down_proj"])}, {"s": 1.0}), tmp_path / "l")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    wider = {key: torch.cat([value, value], 1) if "lora_A" in key else value for key, value in tensors.items()}
+    save_file(wider, folder / "adapter_model.safetensors")
+    with pytest.raises(WrongBaseError, match=r"down_proj of size \(32, 96\); .* has \(32, 48\)"):
+        import_lora(llama, folder, "x")
+
+
 def test_lora_of_what_is_no_site_is_refused(llama, tmp_path):
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"], r=2)
     with warnings.catch_warnings():

@@ -133,6 +133,7 @@ def test_scores_are_the_unsteered_models_log_likelihood(readable, inside):
         (GenerationConfig(limits=Limits(fresh=4)), 1.0, "a limit"),
         (GenerationConfig(readings=True), 1.0, "a reading"),
         (GenerationConfig(), Hold(0.8, 3.0), "a hold"),
+        (GenerationConfig(), Windowed(1.0, Window(2)), "a window"),
     ],
 )
 def test_what_needs_the_unsteered_logits_is_refused_for_a_steer_inside_the_model(llama, config, strength, what):
@@ -140,6 +141,16 @@ def test_what_needs_the_unsteered_logits_is_refused_for_a_steer_inside_the_model
     steer = replace(steer, card=replace(steer.card, held_out={"slope": 0.25, "offset": 0.1}))
     with pytest.raises(SteerError, match=f"{what} needs a steer that acts on the head alone; .* at layers.0"):
         next(generate(llama, ["ab"], {"s": steer}, [{"s": strength}], config))
+
+
+def test_within_a_block_that_steers_inside_the_model_nothing_is_generated(llama):
+    steer = inner_steer(llama, ["layers.0"])
+    with (
+        llama.steered(Mix({"s": steer}, {"s": 1.0})),
+        pytest.raises(SteerError, match="by an enclosing `steered` block"),
+    ):
+        next(generate(llama, ["ab"]))
+    assert next(generate(llama, ["ab"])).text
 
 
 def test_greedy_generation_is_transformers_own(llama):

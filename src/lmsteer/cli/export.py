@@ -22,7 +22,7 @@ def export(
     steer: options.SteerStrengths,
     to: Annotated[
         Literal["merged", "lora", "gguf"],
-        typer.Option(help="Format: merged (a transformers checkpoint), lora (a PEFT adapter of the head), or gguf."),
+        typer.Option(help="Format: merged (a transformers checkpoint), lora (a PEFT adapter), or gguf."),
     ],
     out: Annotated[Path, typer.Option(metavar="PATH", help="Folder to write; a file for --to gguf.")],
     gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="GGUF file of the model, for --to gguf.")] = None,

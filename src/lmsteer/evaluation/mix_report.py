@@ -38,7 +38,7 @@ class MixReport:
 def mix_report(mix: Mix, fisher: FisherFactors, interference: Interference | None = None) -> MixReport:
     """Compare the steers of a mix, which has one strength of each for all rows."""
     steers = [*mix.steers.values()]
-    has_matrices = all(steer.form == "multiply" for steer in steers)
+    has_matrices = all(steer.form == "multiply" and not steer.sites for steer in steers)
     return MixReport(
         dict(zip(mix.steers, mix.strengths[0].tolist(), strict=True)),
         cosines(overlaps(steers, fisher)).tolist() if has_matrices else None,

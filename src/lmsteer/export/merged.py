@@ -37,7 +37,7 @@ _TEXT = "The weather this morning was"
 
 
 def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> Path:
-    """Write a model and its tokenizer with a mix in the head; the folder loads without lmsteer.
+    """Write a model and its tokenizer with a mix in its weights; the folder loads without lmsteer.
 
     Args:
         lm: the steers' base.
@@ -50,11 +50,11 @@ def export_merged(lm: LM, mix: Mix, out: str | Path, *, check: bool = False) -> 
         The folder.
 
     Raises:
-        SteerError: steers of another form, strengths row by row, a folder that holds something else, or a model that
-            does not keep its own head in a checkpoint.
+        SteerError: steers of another form, or that act on the stream after a layer, strengths row by row, a folder that
+            holds something else, or a model that does not keep its own head in a checkpoint.
         OutputError: the disk cannot be written.
         WrongBaseError: a steer belongs to another base.
-        ModelError: the memory is too small.
+        ModelError: the memory is too small, or a linear layer is quantised.
     """
     folder = Path(out)
     check_merged_target(folder)

@@ -200,7 +200,8 @@ def _read(lm: LM, folder: Path) -> tuple[LoRAFactors, dict[str, Tensor]]:
         raise SteerError(f"{folder} holds an adapter of the type {kind!r}; a steer can only replace a LoRA.")
     if unsupported := [name for name in _UNSUPPORTED if config.get(name)]:
         raise SteerError(f"the LoRA in {folder} uses {', '.join(unsupported)}, which a steer cannot express.")
-    paths = {HEAD: head_name(lm)} | {name: site.path for name, site in _weights(lm).items()}
+    weights = _weights(lm)
+    paths = {HEAD: head_name(lm)} | {name: site.path for name, site in weights.items()}
     keys = {name: [f"{_PREFIX}{path}.{key}" for key in (_LORA_A, _LORA_B)] for name, path in paths.items()}
     others = tensors.keys() - {key for pair in keys.values() for key in pair}
     if changed := sorted(key for key in others if not _is_unchanged(lm, key, tensors[key])):
@@ -214,6 +215,8 @@ def _read(lm: LM, folder: Path) -> tuple[LoRAFactors, dict[str, Tensor]]:
         if any(key in tensors for key in pair):
             a, b = (tensors.get(key, torch.zeros(0, 0)).double() for key in pair)
             _check_factors(folder, paths[name], a, b, stated)
+            if name in weights and (sizes := (b.shape[0], a.shape[1])) != (own := weights[name].sizes):
+                raise WrongBaseError(f"the LoRA in {folder} is for {paths[name]} of size {sizes}; {lm.name} has {own}.")
             found[name] = LoRAFactors(a, scaling * b)
     if not found:
         raise SteerError(f"the LoRA in {folder} has no factors of {paths[HEAD]}, nor of another linear layer.")

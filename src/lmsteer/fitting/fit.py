@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +23,7 @@ from lmsteer.fitting.few import has_few
 from lmsteer.fitting.fit_closed_form import fit_closed_form, gather_all_statistics
 from lmsteer.fitting.fit_gradient import fit_gradient
 from lmsteer.fitting.gradient import GradientConfig
-from lmsteer.fitting.inside.fit_inside import fit_inside, inner_sites
+from lmsteer.fitting.inside.fit_inside import check_sites, fit_inside
 from lmsteer.fitting.run import FitRun
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.fitting.statistics_files import check_statistics_target
@@ -46,8 +47,8 @@ class FitConfig:
 
     Attributes:
         method: ``closed-form``, or ``gradient`` for the published recipe.
-        sites: where the steer acts: ``head``, names or patterns of sites inside the model (``lmsteer.steer.sites``), or
-            both (closed form only). Default: the head alone.
+        sites: where the steer acts: ``head``, ``deep`` (the stream after the middle layer), names or patterns of sites
+            inside the model (``lmsteer.steer.sites``), or several (closed form only). Default: the head alone.
         rank: rank of the steer, at each site. By default the closed form chooses it from the spectrum, and the gradient
             method takes that of ``gradient``.
         max_tokens: longer texts are cut to this many tokens; None cuts none.
@@ -87,8 +88,10 @@ class FitConfig:
             raise DataError(f"the method must be {' or '.join(METHODS)}, not {self.method!r}.")
         if self.method == "closed-form":
             check_rank(self.rank, hidden_size)
-        if not self.sites:
-            raise DataError(f"no sites: let the steer act at {HEAD}, or at sites inside the model.")
+        if not self.sites or isinstance(self.sites, str) or not all(self.sites):
+            raise DataError(
+                f"the sites are {self.sites!r}; they must be a list of names: {HEAD}, deep, or sites inside the model."
+            )
         if self.is_inside and (self.method == "gradient" or self.statistics or self.processes.count > 1):
             raise DataError(
                 "sites inside the model are for the closed form in one process, without saved statistics: the texts "
@@ -161,7 +164,7 @@ def fit(
         check_statistics_target(Path(config.save_statistics))
     config.check(lm.hidden_size)
     if config.is_inside:
-        inner_sites(lm, config.sites)
+        check_sites(lm, config.sites, config.rank)
     _check_texts(texts, source, config)
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
     processes = config.processes
@@ -178,6 +181,8 @@ def fit(
         share,
     )
     had_state = partial.exists()
+    if not config.resume:
+        shutil.rmtree(run.sites_partial, ignore_errors=True)
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
     card = lm.card(name, label=label, data=origin)
     try:

@@ -13,6 +13,7 @@ from lmsteer.errors import SteerError
 from lmsteer.generation.config import NO_LIMITS, Limits, SamplingConfig
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
+from lmsteer.steer.hook import sites_steered
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 from lmsteer.steer.strength import Hold, Strengths, check_strengths, sizes_of, window_of
@@ -55,16 +56,24 @@ def check_steering(
 
     Raises:
         SteerError: a strength is missing or not a finite number, or a hold is of a steer without a reader, or without
-            a safe range or a largest strength, or a window begins after the last token; or limits, readings or a hold
-            are asked for with a steer that acts inside the model, where the unsteered logits are not known.
+            a safe range or a largest strength, or a window begins after the last token; or limits, readings, a hold or
+            a window are asked for with a steer that acts inside the model; or the model is steered inside already.
         WrongBaseError: a steer was fitted on another base.
     """
     mix = Mix(steers, sizes_of(strengths))
     lm.check_base(mix)
     held = any(isinstance(strength, Hold) for strength in strengths.values())
     for what, is_on in (("a limit", bool(limits.on)), ("a reading", readings), ("a hold", held)):
-        if is_on:
+        if is_on:  # they need the unsteered logits, which are not known where a steer acts inside the model
             mix.check_head_alone(what)
+    for name, strength in strengths.items():
+        if window_of(strength) != ALL:
+            steers[name].check_head_alone("a window")
+    if sites := sites_steered(lm.model):
+        raise SteerError(
+            f"the model is steered at {', '.join(sites)} already, by an enclosing `steered` block: name that steer "
+            "here instead, or leave the block."
+        )
     check_strengths({name: steer.card for name, steer in steers.items()}, strengths)
     for name, strength in strengths.items():
         window = window_of(strength)
@@ -79,7 +88,7 @@ def check_steering(
 class Row:
     """What is to be written.
 
-    A steer that acts inside the model acts on what is read, too, unless it has a window: ``start`` then says so.
+    A steer that acts inside the model acts on what is read, too: ``start`` then says so.
 
     Attributes:
         start: where it starts.
@@ -106,13 +115,10 @@ class Row:
     sums: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        always = {name for name, strength in self.strengths.items() if window_of(strength) == ALL}
-        sizes = {name: size for name, size in sizes_of(self.strengths).items() if size and name in always}
-        inside = {name: steer for name, steer in self.steers.items() if steer.sites and name in sizes}
-        if inside:
-            object.__setattr__(
-                self, "start", replace(self.start, inside=(inside, {name: sizes[name] for name in inside}))
-            )
+        sizes = {name: size for name, size in sizes_of(self.strengths).items() if size and self.steers[name].sites}
+        if sizes:
+            inside = {name: self.steers[name] for name in sizes}, sizes
+            object.__setattr__(self, "start", replace(self.start, inside=inside))
 
     @property
     def held(self) -> dict[str, Hold]:

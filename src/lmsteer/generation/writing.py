@@ -121,11 +121,10 @@ def write(
                     with lm.exclusive_use():
                         decoder.step()
                 ended += _look(decoder, running, stop_ids)
-        if score_later:
-            found = unsteered_log_likelihoods(
-                lm, [rows[text.row].start for text in ended], [text.ids for text in ended]
-            )
-            ended = [replace(text, log_p=log_p) for text, log_p in zip(ended, found, strict=True)]
+            if score_later:
+                starts = [rows[text.row].start for text in ended]
+                found = unsteered_log_likelihoods(lm, starts, [text.ids for text in ended])
+                ended = [replace(text, log_p=log_p) for text, log_p in zip(ended, found, strict=True)]
         yield ended
 
 

@@ -17,6 +17,7 @@ from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.steer.sites import Site
+from lmsteer.util.compat import is_out_of_memory
 
 
 class Passing(NamedTuple):
@@ -101,7 +102,8 @@ def gradients_at(
         ModelError: the pass does not go through a site exactly once, or no gradient reaches it.
     """
     padded, mask = pad(ids, lm.pad_id, lm.device)
-    with torch.inference_mode(False), torch.enable_grad(), observed(sites, gradients=True) as seen:
+    # The model belongs to this thread before anything is observed: no other one's pass is.
+    with lm.exclusive_use(), torch.inference_mode(False), torch.enable_grad(), observed(sites, gradients=True) as seen:
         h = lm.before_head(input_ids=padded, attention_mask=mask)
     padded, counted = padded.to(h.device), mask[:, 1:].to(h.device).bool()
     counted[counted.clone()] = own.to(h.device)
@@ -112,6 +114,8 @@ def gradients_at(
         outputs = [seen[site.name].y for site in sites]
         found = [torch.autograd.grad(rows, outputs, start.to(rows), retain_graph=True) for start in begun]
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"no gradient reaches {sites[0].name} of {lm.name} ({error}): a quantised model may have none. Load it "
             "unquantised, or let the steer act on the head alone."

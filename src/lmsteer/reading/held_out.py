@@ -105,7 +105,8 @@ def measure_texts(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[
     log_p = torch.cat([own[:, first_predicted(text) - 1 :] for own, text in _read(lm, chosen, labels, steer)], 1)
     before = start_tokens(lm)
     alone = [text if begin_of(text) else [*before, *text] for text in chosen]
-    evidence = [float((own[1] - own[0]).double().sum()) for own, _ in _read(lm, alone, labels, steer)]
+    ends = steered_log_likelihoods(lm, alone, [steer], [-1.0, 1.0])
+    evidence = [float((own[0, 1] - own[0, 0]).double().sum()) for own in ends]
     platt = _fit_platt(torch.tensor(evidence, dtype=torch.float64), torch.tensor(labels))
     return replace(_metrics(rows, rows.log_p, log_p), slope=platt.slope, offset=platt.offset)
 

@@ -80,8 +80,9 @@ def steered_log_likelihoods(
         steers: steers of any form.
         strengths: the strengths.
         window: the most tokens that a token is read after; the model's context if None.
-        chunk: the most tokens of a window in one pass of the model, where it keeps keys and values; all if None.
-            Between two passes other threads may use the model; tokens are scored in turn with them, too.
+        chunk: the most tokens of a window in one pass of the model, where it keeps keys and values and no steer acts
+            inside it; all if None. Between two passes other threads may use the model; tokens are scored in turn with
+            them, too.
         progress: reports how many windows are read.
 
     Raises:

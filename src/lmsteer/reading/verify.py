@@ -232,21 +232,21 @@ def _explicit_maps(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tenso
         updates = []
         for site in sites_of(lm.model, _mix(inside, strength)):
             a, b = inside.inner[site.name]
-            if site.is_weight:
+            if site.is_weight and site.module.weight.dtype == lm.model.dtype:
                 updates.append((f"{site.path}.weight", lora_update(site.module, LoRAFactors(a.T, strength * b))))
-            else:
-                hook = partial(_mapped, strength * a @ b.T)
+            else:  # a stream, or a weight that is quantised
+                hook = partial(_mapped, site.is_weight, strength * a @ b.T)
                 stack.callback(site.module.register_forward_hook(hook).remove)
         stack.enter_context(temporary_update(lm.model, updates))
         explicit = _logits(lm)
     return _logits(lm, _mix(inside, strength)), explicit
 
 
-def _mapped(w: Tensor, _: nn.Module, __: Any, output: Any) -> Any:
-    """The output of a layer, times I + W."""
+def _mapped(reads_input: bool, w: Tensor, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    """The output y of a layer and what W makes of its input, or of y itself."""
     y: Tensor = output[0] if isinstance(output, tuple) else output
-    w = torch.eye(len(w), device=y.device) + w.to(y.device)
-    moved = (y.float() @ w).to(y.dtype)
+    x: Tensor = args[0] if reads_input else y
+    moved = (y.float() + x.float() @ w.to(y.device)).to(y.dtype)
     return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
 

@@ -161,6 +161,13 @@ def _steered(head: nn.Module) -> _Steered:
     return _STEERED.setdefault(head, _Steered())
 
 
+def sites_steered(model: PreTrainedModel) -> list[str]:
+    """The sites inside a model where steers act now, in this thread."""
+    with exclusive_use(model):
+        handles = _steered(model.get_output_embeddings()).handles
+        return [*dict.fromkeys(site.name for handle in handles for site in handle.sites)]
+
+
 @contextmanager
 def unsteered(model: PreTrainedModel) -> Iterator[None]:
     """Set the steers of a model aside within a ``with`` block, in which the model belongs to this thread."""

@@ -47,6 +47,11 @@ class Site:
     outputs: int
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """The outputs and the inputs, (m, n), as a weight has them."""
+        return self.outputs, self.inputs
+
+    @property
     def is_weight(self) -> bool:
         """Whether it is a linear layer, and the map reads its input; else the map reads the stream that it changes."""
         return isinstance(self.module, (nn.Linear, Conv1D))

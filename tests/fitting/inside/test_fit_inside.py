@@ -10,6 +10,7 @@ import torch
 from lmsteer.errors import DataError, InterruptedWorkError, StatisticsError, SteerError
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.inside import fit_inside as module
+from lmsteer.fitting.inside import sums
 from lmsteer.fitting.inside.fisher import divergence, site_factors, text_of
 from lmsteer.fitting.inside.solve import UNIT
 from lmsteer.fitting.inside.sums import InsideSums
@@ -77,6 +78,30 @@ def test_a_stopped_fit_is_resumed_and_gives_the_same_steer(llama, cache, tmp_pat
     assert not [folder for folder in tmp_path.iterdir() if "partial" in folder.name]
 
 
+def test_a_batch_that_memory_is_short_for_is_read_in_halves(llama, monkeypatch):
+    texts, sites = TEXTS[:6], [find_site(llama.model, "layers.0")]
+    ids = llama.encode([text.text for text in texts])
+    whole, parts, real = InsideSums(sites), InsideSums(sites), sums.gradients_at
+    whole.add(llama, texts, ids, None)
+    whole.hold_out(llama, texts, ids)
+
+    def short(lm, some, *args):
+        if len(some) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(lm, some, *args)
+
+    monkeypatch.setattr(sums, "gradients_at", short)
+    parts.add(llama, texts, ids, None)
+    parts.hold_out(llama, texts, ids)
+    torch.testing.assert_close(parts.counts, whole.counts)
+    torch.testing.assert_close(parts.tensors["layers.0.G"], whole.tensors["layers.0.G"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parts.held_out(sites[0]).x, whole.held_out(sites[0]).x, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(sums, "gradients_at", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+    with pytest.raises(DataError, match="out of memory"):
+        parts.add(llama, texts[:1], ids[:1], None)
+    torch.testing.assert_close(parts.counts, whole.counts)
+
+
 def test_damaged_sums_are_told_apart(llama, tmp_path):
     sites = [find_site(llama.model, "layers.0")]
     file = tmp_path / "sums.safetensors"
@@ -104,7 +129,10 @@ def test_factors_are_measured_once(llama, cache, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        (FitConfig(sites=[]), DataError, "no sites"),
+        (FitConfig(sites=[]), DataError, "the sites are"),
+        (FitConfig(sites="deep"), DataError, "must be a list of names"),
+        (FitConfig(sites=["head", ""]), DataError, "must be a list of names"),
+        (FitConfig(sites=["layers.*.self_attn.k_proj"], rank=17), DataError, "has a rank of at most 16"),
         (FitConfig(sites=["layers.9"]), SteerError, r"no site of LlamaForCausalLM matches"),
         (FitConfig(sites=["middle"]), SteerError, "matches 'middle'"),
         (FitConfig(sites=["layers.0"], method="gradient"), DataError, "closed form in one process"),

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -30,11 +29,13 @@ from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.sites import HEAD, Site, match_sites, model_layers
 from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer
 from lmsteer.util.interrupts import deferred_sigint
-from lmsteer.util.run import Run
+from lmsteer.util.run import Run, kept_in, resumable
 
 # Stands for the stream after the middle layer, where labels tell most of what is written later (docs/log.md).
 DEEP = "deep"
 _SUMS_FILE = "sums.safetensors"
+# What the card says of the fit at the head that holds for the steer inside the model, too.
+_OF_TEXTS = ("max_tokens", "credit_rows", "damping_eos")
 
 
 def inner_sites(lm: LM, patterns: Sequence[str]) -> list[Site]:
@@ -47,6 +48,19 @@ def inner_sites(lm: LM, patterns: Sequence[str]) -> list[Site]:
     middle = f"layers.{len(model_layers(lm.model)) // 2}"
     named = [middle if pattern == DEEP else pattern for pattern in patterns if pattern != HEAD]
     return match_sites(lm.model, named)
+
+
+def check_sites(lm: LM, patterns: Sequence[str], rank: int | None) -> None:
+    """Refuse sites that a fit cannot have, before any work is done.
+
+    Raises:
+        DataError: the rank is larger than a map of one of the sites can have.
+        SteerError: a pattern matches nothing.
+        ModelError: the layers of the model cannot be found.
+    """
+    for site in inner_sites(lm, patterns):
+        if rank is not None and rank > min(site.sizes):
+            raise DataError(f"the rank is {rank}, but a map at {site.name} has a rank of at most {min(site.sizes)}.")
 
 
 def fit_inside(
@@ -68,7 +82,7 @@ def fit_inside(
         InterruptedWorkError: the user stopped the run; the sums are kept.
     """
     lm, sites = run.lm, inner_sites(run.lm, patterns)
-    with run.resumable("The sums at the sites are"):
+    with resumable(lambda: kept_in(run.sites_partial, "The sums at the sites are")):
         texts = text_of(lm)
         fisher = site_factors(lm, sites, texts, run.progress)
         probe = steer.factors["A_eos"][:, 0].double() if EOS_FACTORS[0] in steer.factors else None
@@ -89,7 +103,8 @@ def fit_inside(
         done = replace(inside, factors={**inside.factors, **eos})
         held_out = held_out_of(run.texts, run.ids)
         metrics = measure_texts(lm, [run.texts[i] for i in held_out], [run.ids[i] for i in held_out], done)
-    fit = {**steer.card.fit, "method": "closed-form", **unit_settings(maps, unit)}
+    of_texts = {name: steer.card.fit[name] for name in _OF_TEXTS if name in steer.card.fit}
+    fit = {"method": "closed-form", **of_texts, **unit_settings(maps, unit)}
     return replace(done, card=replace(steer.card, fit=fit, held_out=metrics.to_json())), metrics
 
 
@@ -110,9 +125,9 @@ def _head_map(lm: LM, steer: Steer, statistics: Statistics) -> SiteMap:
     rows = statistics.held_out[~statistics.held_out.is_end]
     a, b = (steer.factors[name].double() for name in ("A", "B"))
     b = b / math.sqrt(fisher_factors(lm).inner((a, b), (a, b)))
-    held_out = HeldOutRows(rows.h, rows.r, rows.label, rows.texts()[0])
+    held_out = HeldOutRows(rows.h, rows.r, rows.label)
     share = steer.card.fit.get("rank_share")
-    return SiteMap(LowRank(a, b), float(held_out.slopes(a @ b.T).mean()), share if isinstance(share, float) else 1.0)
+    return SiteMap(LowRank(a, b), held_out.gain(LowRank(a, b)), share if isinstance(share, float) else 1.0)
 
 
 def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None) -> InsideSums:
@@ -121,8 +136,6 @@ def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None) -> InsideS
     kept = Run(
         run.sites_partial, {**run.configuration().config, "sites": [s.name for s in sites]}, "an interrupted fit"
     )
-    if not run.resume:
-        shutil.rmtree(kept.folder, ignore_errors=True)
     kept.open()
     file = kept.folder / _SUMS_FILE
     sums, first = InsideSums.read(sites, file)

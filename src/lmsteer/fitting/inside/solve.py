@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import DAMPING_2, NaturalGradient
 from lmsteer.fitting.inside.fisher import divergence
 from lmsteer.fitting.inside.sums import HeldOutRows
@@ -29,7 +30,7 @@ UNIT = 0.005
 DAMPING_1 = 10.0
 # The unit is measured at this divergence, where strengths are as large as they are when texts are written.
 _MEASURED = 0.08
-_ROUNDS, _CLOSE = 4, 0.05
+_ROUNDS, _CLOSE, _STEP = 8, 0.1, 16.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SiteMap:
 
     Attributes:
         factors: A (n, r) and B (m, r), float64.
-        gain: the mean slope of the held-out texts' log-likelihood along it, in nats a text.
+        gain: the slope of the held-out texts' log-likelihood along it, times their labels, in nats a token.
         rank_share: the share of the spectrum that its rank holds.
     """
 
@@ -54,7 +55,7 @@ def site_map(
     a, b, share = NaturalGradient(gradients, fisher, domain).truncated(DAMPING_1, DAMPING_2, rank)
     length = math.sqrt(fisher.inner((a, b), (a, b)))
     factors = LowRank(a, b / length)
-    return SiteMap(factors, float(held_out.slopes(factors.a @ factors.b.T).mean()), share)
+    return SiteMap(factors, held_out.gain(factors), share)
 
 
 def shared(maps: Mapping[str, SiteMap]) -> dict[str, SiteMap]:
@@ -74,13 +75,21 @@ def in_units(lm: LM, steer: Steer, texts: Sequence[Sequence[int]]) -> tuple[Stee
         lm: the model.
         steer: the steer, at any scale.
         texts: the model's own text.
+
+    Raises:
+        DataError: no scale is found at which the model diverges as wanted.
     """
-    scale, found = 1.0, 0.0
+    scale, found = 1.0, math.nan
     for _ in range(_ROUNDS):
         found = (divergence(lm, steer, scale, texts) + divergence(lm, steer, -scale, texts)) / 2
         if abs(found / _MEASURED - 1) < _CLOSE:
             break
-        scale *= min(8.0, max(0.125, math.sqrt(_MEASURED / max(found, 1e-12))))
+        scale *= min(_STEP, max(1 / _STEP, math.sqrt(_MEASURED / max(found, 1e-12)))) if found >= 0 else 1 / _STEP
+    else:
+        raise DataError(
+            f"no unit of strength is found: the model diverges from itself by {found:.3g} nats a token where "
+            f"{_MEASURED} are wanted. Let the steer act at fewer sites, or give more texts."
+        )
     return steer.scaled(scale * math.sqrt(UNIT / _MEASURED)), found * UNIT / _MEASURED
 
 

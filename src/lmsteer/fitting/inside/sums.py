@@ -12,8 +12,9 @@ to weigh damping and sites by.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -25,16 +26,16 @@ from torch import Tensor
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.credit_assignment import credit, weighted_product
+from lmsteer.model.batching import run_in_halves
 from lmsteer.model.inside import gradients_at
 from lmsteer.model.lm import LM
 from lmsteer.reading.encoded_text import count_predicted, is_ended, own_tokens
 from lmsteer.steer.sites import Site
+from lmsteer.steer.steer import LowRank
 from lmsteer.util.files import replace_file
 
 _SUMS = ("G", "D", "Q")
 _COUNTS = ("tokens", "label", "credit")
-# Of the held-out texts so many rows are kept at each site.
-_HELD_OUT_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,16 @@ class HeldOutRows:
         x: what its map reads (N, n).
         g: the gradients of the log-likelihood at its output (N, m).
         label: the labels of the texts (N,).
-        text: the number of the text that each belongs to (N,).
     """
 
     x: Tensor
     g: Tensor
     label: Tensor
-    text: Tensor
 
-    def slopes(self, w: Tensor) -> Tensor:
-        """For a map W (n, m): the slope of each text's log-likelihood in the strength, at 0, times its label (T,)."""
-        rows = self.label * ((self.x.double() @ w) * self.g).sum(1)
-        return torch.zeros(int(self.text.max()) + 1, dtype=torch.float64).index_add_(0, self.text, rows)
+    def gain(self, factors: LowRank) -> float:
+        """The slope of the texts' log-likelihood along a map at strength 0, times their labels, in nats a token."""
+        slopes = ((self.x.double() @ factors.a) * (self.g.double() @ factors.b)).sum(1)
+        return float((self.label * slopes).mean())
 
 
 class InsideSums:
@@ -79,7 +78,7 @@ class InsideSums:
         }
         self.counts = torch.zeros(len(_COUNTS), dtype=torch.float64)
         self._held_out: dict[str, list[Tensor]] = {f"{site.name}.{part}": [] for site in sites for part in ("x", "g")}
-        self._held_out |= {"label": [], "text": []}
+        self._held_out["label"] = []
 
     def gradients(self, site: Site) -> tuple[list[Tensor], Tensor]:
         """The gradients of a site at W = 0: of the labels, and of the credit if there is any; and the domain's."""
@@ -90,22 +89,40 @@ class InsideSums:
 
     def held_out(self, site: Site) -> HeldOutRows:
         """The rows of held-out texts at a site."""
-        x, g, label, text = (
-            torch.cat(self._held_out[name]) for name in (f"{site.name}.x", f"{site.name}.g", "label", "text")
-        )
-        return HeldOutRows(x, g, label, text)
+        return HeldOutRows(*(torch.cat(self._held_out[name]) for name in (f"{site.name}.x", f"{site.name}.g", "label")))
 
     def add(self, lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]], probe: Tensor | None) -> None:
-        """Add a batch of texts.
+        """Add a batch of texts; in halves if memory is short. If that fails, the sums are as they were.
 
         Args:
             lm: the model.
             texts: the texts.
             ids: their ids.
             probe: w (d,), the probe for credit assignment; None for the labels alone.
+
+        Raises:
+            DataError: memory is short for a single text.
+            ModelError: a site that no gradient reaches, or that a forward pass does not call once.
         """
-        index, inside, label = _places(lm, texts, ids)
-        credits = torch.zeros(len(index), dtype=torch.float64)
+        labels = {id(own): text.label for text, own in zip(texts, ids, strict=True)}
+        for _, (sums, counts) in run_in_halves(partial(self._sums_of, lm, labels, probe), ids):
+            for name, increment in sums.items():
+                self.tensors[name] += increment
+            self.counts += counts
+
+    def hold_out(self, lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> None:
+        """Keep the rows of a batch of held-out texts; errors as those of ``add``."""
+        labels = {id(own): text.label for text, own in zip(texts, ids, strict=True)}
+        for _, rows in run_in_halves(partial(self._rows_of, lm, labels), ids):
+            for name, own in rows.items():
+                self._held_out[name].append(own)
+
+    def _sums_of(
+        self, lm: LM, labels: Mapping[int, float], probe: Tensor | None, ids: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What some texts add to the sums and counts."""
+        index, inside, label = _places(lm, labels, ids)
+        credits, ones = torch.zeros(len(index), dtype=torch.float64), torch.ones_like(label)
 
         def objectives(h: Tensor, targets: Tensor) -> list[Tensor]:
             r = lm.head.residuals(h, targets)[0] * inside.to(h.device)[:, None]
@@ -115,29 +132,26 @@ class InsideSums:
             credits.copy_(q * seen * inside)
             return [r, r * credits.to(r)[:, None]]
 
-        for name, (x, g) in gradients_at(lm, ids, own_tokens(ids), self.sites, objectives).items():
-            x, g = x.cpu(), [each.cpu() for each in g]
-            self.tensors[f"{name}.G"] += weighted_product(x, g[0], label)
-            self.tensors[f"{name}.D"] += weighted_product(x, g[0], torch.ones_like(label))
+        sums = dict[str, Tensor]()
+        for name, (x, gradients) in gradients_at(lm, ids, own_tokens(ids), self.sites, objectives).items():
+            x, g = x.cpu(), [each.cpu() for each in gradients]
+            sums[f"{name}.G"] = weighted_product(x, g[0], label)
+            sums[f"{name}.D"] = weighted_product(x, g[0], ones)
             if probe is not None:
-                self.tensors[f"{name}.Q"] += weighted_product(x, g[1], torch.ones_like(label))
-        self.counts += torch.stack([inside.sum(), (label * inside).sum(), credits.sum()])
+                sums[f"{name}.Q"] = weighted_product(x, g[1], ones)
+        return sums, torch.stack([inside.sum(), (label * inside).sum(), credits.sum()])
 
-    def hold_out(self, lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> None:
-        """Keep the rows of a batch of held-out texts, if there are not enough yet."""
-        if sum(map(len, self._held_out["text"])) >= _HELD_OUT_ROWS:
-            return
-        index, inside, label = _places(lm, texts, ids)
+    def _rows_of(self, lm: LM, labels: Mapping[int, float], ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """The rows of some held-out texts, without those of their ends."""
+        _, inside, label = _places(lm, labels, ids)
 
         def likelihood(h: Tensor, targets: Tensor) -> list[Tensor]:
             return [lm.head.residuals(h, targets)[0] * inside.to(h.device)[:, None]]
 
+        rows = {"label": label[inside].float()}
         for name, (x, (g,)) in gradients_at(lm, ids, own_tokens(ids), self.sites, likelihood).items():
-            self._held_out[f"{name}.x"].append(x.cpu())
-            self._held_out[f"{name}.g"].append(g.cpu())
-        before = int(self._held_out["text"][-1][-1]) + 1 if self._held_out["text"] else 0
-        self._held_out["label"].append(label.float())
-        self._held_out["text"].append(index + before)
+            rows |= {f"{name}.x": x.cpu()[inside], f"{name}.g": g.cpu()[inside]}
+        return rows
 
     def save(self, file: Path, batches: int) -> None:
         """Write the sums to a file, with the number of batches that are in them; an older one stays until then."""
@@ -168,11 +182,11 @@ class InsideSums:
             raise StatisticsError(f"the sums in {file} are damaged, or of other sites: {error}.") from error
 
 
-def _places(lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+def _places(lm: LM, labels: Mapping[int, float], ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
     """For each predicted token (N,): the number of its text, whether it is no end, and its label."""
     lengths = torch.tensor([count_predicted(text) for text in ids])
     index = torch.repeat_interleave(torch.arange(len(ids)), lengths)
     inside = torch.ones(len(index), dtype=torch.bool)
     ends = lengths.cumsum(0) - 1
     inside[ends[torch.tensor([is_ended(lm, text) for text in ids])]] = False
-    return index, inside, torch.tensor([text.label for text in texts], dtype=torch.float64)[index]
+    return index, inside, torch.tensor([labels[id(text)] for text in ids], dtype=torch.float64)[index]

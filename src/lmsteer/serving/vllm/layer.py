@@ -35,6 +35,7 @@ class SteeredLogitsProcessor(LogitsProcessor):
         hidden_size = config.model_config.get_hidden_size()
         steers = [registry().find(name) for name in registry().names()]
         for steer in steers:
+            steer.check_head_alone("vLLM")
             if (steer.hidden_size, steer.vocabulary) != (hidden_size, self.org_vocab_size):
                 raise SteerError(
                     f"steer {steer.card.name!r} is for hidden size {steer.hidden_size} and vocabulary "

@@ -57,8 +57,9 @@ def adapter(head: HeadWeight, mix: Mix) -> Path:
 
     Raises:
         WrongBaseError: a steer belongs to another base.
-        SteerError: a steer has another form than multiply, or there are too many adapters.
+        SteerError: a steer has another form than multiply, or acts inside the model, or there are too many adapters.
     """
+    mix.check_head_alone("an adapter of the head")
     for steer in mix.steers.values():
         steer.card.check_head(head_sample(head.weight, len(head.weight)))
     parent = adapters_folder()

@@ -49,8 +49,8 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
         recall: use the last version of steers that have been deleted.
 
     Raises:
-        SteerError: the strengths cannot be parsed, or have windows; there is no such steer; or the request has limits
-            of a token, a gist, a baseline or a hold, or asks for readings.
+        SteerError: the strengths cannot be parsed, or have windows; there is no such steer, or it acts inside the
+            model; or the request has limits of a token, a gist, a baseline or a hold, or asks for readings.
     """
     extra_args = extra_args or {}
     if wrong := [key for key in extra_args if key != KEY and key.lower().startswith("steer")]:
@@ -67,6 +67,8 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
     if not isinstance(notation, str):
         raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {notation!r}.")
     steers, strengths = registry().steering(notation, recall=recall)
+    for steer in steers.values():
+        steer.check_head_alone("vLLM")
     return steers, constant(strengths, "vLLM")
 
 
