@@ -16,7 +16,7 @@ from lmsteer.generation.row import Row, row_noise
 from lmsteer.generation.writing import write
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
-from tiny import FAMILIES, random_steer, tiny_lm
+from tiny import FAMILIES, inner_steer, random_steer, tiny_lm
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -114,6 +114,27 @@ def test_an_adapter_is_installed_once_a_batch(llama):
     parts = [*write(llama, rows, 2, installed=adapter)]
     assert len(installed) == len(parts) == 2
     assert sorted(text.row for part in parts for text in part) == [0, 1, 2, 3]
+
+
+def test_what_is_written_inside_the_model_is_scored_while_the_adapter_is_there(llama, monkeypatch):
+    active, scored = [], []
+
+    @contextmanager
+    def adapter():
+        active.append(1)
+        yield
+        active.pop()
+
+    def score(lm, starts, texts):
+        scored.append(len(active))
+        return [-1.0] * len(texts)
+
+    monkeypatch.setattr(writing, "unsteered_log_likelihoods", score)
+    steer = inner_steer(llama, ["layers.0"])
+    rows = [replace(row, steers={"s": steer}, strengths={"s": 1.0}) for row in rows_of(llama, "abc", "de", tokens=4)]
+    (texts,) = write(llama, rows, 2, score=True, installed=adapter)
+    assert scored == [1]
+    assert [text.log_p for text in texts] == [-1.0, -1.0]
 
 
 def test_logits_that_are_not_finite_count_only_until_a_row_ends(llama, monkeypatch):

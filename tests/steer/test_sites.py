@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsteer.errors import SteerError
+from lmsteer.evaluation.mix_report import mix_report
 from lmsteer.export.gguf import export_gguf
 from lmsteer.model.head import HeadShard
 from lmsteer.model.lora import LoRAFactors, lora_attached
@@ -18,7 +19,7 @@ from lmsteer.reading.components import components
 from lmsteer.reading.held_out import measure_held_out
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.steer.algebra import overlaps
+from lmsteer.steer.algebra import merge, overlaps
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import all_sites, find_site, match_sites, model_layers
 from lmsteer.steer.steer import Steer
@@ -182,6 +183,17 @@ def test_what_is_known_of_the_head_alone_is_refused(llama):
     for use in refused:
         with pytest.raises(SteerError, match=r"a steer that acts on the head alone; .* acts at layers\.0"):
             use()
+
+
+def test_a_mix_of_steers_inside_the_model_has_no_cosines(llama):
+    mix = Mix({"a": inner_steer(llama, ["layers.0"]), "b": random_steer(llama)}, {"a": 1.0, "b": 2.0})
+    report = mix_report(mix, None)
+    assert (report.strengths, report.cosines) == ({"a": 1.0, "b": 2.0}, None)
+    merged = merge(mix, "both")
+    with llama.steered(mix):
+        expected = logits(llama)
+    with llama.steered(Mix({"s": merged}, {"s": 1.0})):
+        torch.testing.assert_close(logits(llama), expected, rtol=1e-4, atol=1e-4)  # float32, another order
 
 
 def test_a_scaled_steer_is_the_steer_at_another_strength(llama):

@@ -81,6 +81,8 @@ def mix(
     lm = lmsteer.load(model)
     lm.check_base(mixed)
     lm.check_base(lmsteer.Mix(others, dict.fromkeys(others, 1.0)))
+    if rank is not None:
+        mixed.check_head_alone("--rank")
     if rank is not None and rank > lm.hidden_size:
         raise DataError(f"--rank must be at most the model's hidden size, {lm.hidden_size}, not {rank}.")
     fisher = fisher_factors(lm)

@@ -116,8 +116,8 @@ class Row:
 
     def __post_init__(self) -> None:
         sizes = {name: size for name, size in sizes_of(self.strengths).items() if size and self.steers[name].sites}
-        if sizes:
-            inside = {name: self.steers[name] for name in sizes}, sizes
+        inside = ({name: self.steers[name] for name in sizes}, sizes) if sizes else None
+        if inside != self.start.inside:
             object.__setattr__(self, "start", replace(self.start, inside=inside))
 
     @property

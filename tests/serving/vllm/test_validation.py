@@ -9,7 +9,7 @@ import pytest
 from lmsteer import save_steer
 from lmsteer.errors import SteerError
 from lmsteer.serving.vllm.validation import FOLDERS, parse_steering, registry
-from tiny import kin_of, own_steer, random_steer, read_steer, tiny_lm
+from tiny import inner_steer, kin_of, own_steer, random_steer, read_steer, tiny_lm
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +17,13 @@ def fresh():
     registry.cache_clear()
     yield
     registry.cache_clear()
+
+
+def test_a_steer_inside_the_model_is_refused(llama, tmp_path, monkeypatch):
+    save_steer(inner_steer(llama, ["layers.0"]), tmp_path / "style")
+    monkeypatch.setenv(FOLDERS, str(tmp_path / "style"))
+    with pytest.raises(SteerError, match="vLLM needs a steer that acts on the head alone"):
+        parse_steering({"steers": "style=1"})
 
 
 def test_folders_and_ids_of_the_hub_are_told_apart_and_versions_are_passed_on(hub, llama, tmp_path, monkeypatch):
