@@ -16,6 +16,7 @@ from lmsteer.errors import DataError, SteerError, WrongBaseError
 from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.generate import generate, perplexity
+from lmsteer.generation.row import check_steering
 from lmsteer.generation.stream import stream
 from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.chat import encode_chat
@@ -151,6 +152,8 @@ def test_within_a_block_that_steers_inside_the_model_nothing_is_generated(llama)
     ):
         next(generate(llama, ["ab"]))
     assert next(generate(llama, ["ab"])).text
+    with llama.steered(Mix({"s": steer}, {"s": 1.0})), ThreadPoolExecutor(1) as pool:  # another thread's block
+        assert pool.submit(check_steering, llama, {}, {}).result(30) is None
 
 
 def test_greedy_generation_is_transformers_own(llama):

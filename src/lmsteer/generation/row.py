@@ -115,7 +115,8 @@ class Row:
     sums: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sizes = {name: size for name, size in sizes_of(self.strengths).items() if size and self.steers[name].sites}
+        sites = {name for name, steer in self.steers.items() if steer.sites}
+        sizes = {name: size for name, size in sizes_of(self.strengths).items() if size and name in sites}
         inside = ({name: self.steers[name] for name in sizes}, sizes) if sizes else None
         if inside != self.start.inside:
             object.__setattr__(self, "start", replace(self.start, inside=inside))

@@ -162,10 +162,11 @@ def _steered(head: nn.Module) -> _Steered:
 
 
 def sites_steered(model: PreTrainedModel) -> list[str]:
-    """The sites inside a model where steers act now, in this thread."""
-    with exclusive_use(model):
-        handles = _steered(model.get_output_embeddings()).handles
-        return [*dict.fromkeys(site.name for handle in handles for site in handle.sites)]
+    """The sites inside a model where this thread lets steers act now. It does not wait for another thread's use."""
+    if not exclusive_use(model).is_held_here:
+        return []
+    handles = _steered(model.get_output_embeddings()).handles
+    return [*dict.fromkeys(site.name for handle in handles for site in handle.sites)]
 
 
 @contextmanager

@@ -96,7 +96,9 @@ def test_a_batch_that_memory_is_short_for_is_read_in_halves(llama, monkeypatch):
     torch.testing.assert_close(parts.counts, whole.counts)
     torch.testing.assert_close(parts.tensors["layers.0.G"], whole.tensors["layers.0.G"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(parts.held_out(sites[0]).x, whole.held_out(sites[0]).x, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(sums, "gradients_at", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+    monkeypatch.setattr(
+        sums, "gradients_at", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+    )
     with pytest.raises(DataError, match="out of memory"):
         parts.add(llama, texts[:1], ids[:1], None)
     torch.testing.assert_close(parts.counts, whole.counts)
