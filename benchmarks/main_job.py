@@ -117,14 +117,14 @@ def read_both(data: Data) -> None:
 
 
 @app.command("curve")
-def curve_both(data: Data, method: str = "closed-form", strengths: str = "") -> None:
+def curve_both(data: Data, method: str = "closed-form", strengths: str = "", samples: int = SAMPLES) -> None:
     """The curve of one method over neutral prompts; strengths measured before and not now are kept."""
     prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[:PROMPTS]
     chosen = [float(s) for s in strengths.split(",")] if strengths else STRENGTHS[method]
     lm: LM = load()
     settings = [{method: s} for s in chosen]
     steers = {method: load_steer(WORK / method)}
-    config = GenerationConfig(SAMPLES, max_new_tokens=20, score=True, batch_size=144)
+    config = GenerationConfig(samples, max_new_tokens=20, score=True, batch_size=144)
     rows = list(generate(lm, prompts, steers, settings, config, progress=bars()))
     points = {p["strength"]: p for p in load_results(FIGURES).get(f"curve {method}", [])}
     points |= {

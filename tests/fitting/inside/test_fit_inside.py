@@ -45,7 +45,7 @@ def test_at_strength_one_the_model_diverges_by_the_unit(llama, cache, tmp_path):
     found = [divergence(llama, steer, s, texts) for s in (-1.0, 1.0)]
     # The unit is measured where strengths are four times as large: to second order it is the same.
     assert sum(found) / 2 == pytest.approx(UNIT, rel=0.3)
-    assert steer.card.fit["divergence"] == pytest.approx(UNIT, rel=0.06)
+    assert steer.card.fit["divergence"] == pytest.approx(UNIT, rel=0.11)
     assert divergence(llama, steer, 0.0, texts) == pytest.approx(0.0, abs=1e-7)
 
 
