@@ -162,7 +162,7 @@ def show() -> None:
         axes.plot(x, y, "o-", color=colour, label=name)
         for number, (p, px, py) in enumerate(zip(points, x, y, strict=True)):
             # Above the falling branch; by turns left and right of the steep rising one.
-            left = p["strength"] > 0 and number % 2 == 0
+            left = p["strength"] > 0 and (number % 2 == 0 or method == "deep")
             text = f"{p['strength']:+g}" if p["strength"] else "0"
             at = (-6, 3) if left else (6, 3) if p["strength"] < 0 else (6, -9)
             if px <= WORST:
@@ -170,8 +170,8 @@ def show() -> None:
                     text, (px, py), textcoords="offset points", xytext=at, fontsize=8, ha="right" if left else "left"
                 )
     axes.set(xscale="log", xlabel="perplexity, as a multiple of the unsteered model's", ylim=(0, 103))
-    axes.set_xlim(0.9, WORST)
-    ticks = (1, 1.2, 1.5, 2, 2.5, 3, 4, 6, 10)
+    axes.set_xlim(0.75, WORST)
+    ticks = (0.8, 1, 1.2, 1.5, 2, 2.5, 3, 4, 6, 10)
     axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
     axes.minorticks_off()
     axes.set_ylabel("texts that VADER calls positive (%)")
