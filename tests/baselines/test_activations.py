@@ -12,7 +12,7 @@ from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.control_vector import export_control_vector, import_control_vector
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
-from lmsteer.model.layers import decoder_layers
+from lmsteer.steer.sites import model_layers
 from lmsteer.util.provenance import provenance_of
 from tiny import FAMILIES, chat_lm, styled
 
@@ -36,14 +36,14 @@ def test_strength_1_goes_from_the_middle_to_an_end(make_lm, family):
 
     ends = {1: [], -1: []}
     for text in TEXTS:
-        with decoder_layers(lm)[0].register_forward_hook(look):
+        with model_layers(lm.model)[0].register_forward_hook(look):
             lm.model(torch.tensor(lm.encode([text.text])))
         ends[1 if text.label > 0 else -1].append((abs(text.label), seen.pop()[1:].mean(0)))
     means = {end: sum(w * h for w, h in rows) / sum(w for w, _ in rows) for end, rows in ends.items()}
     (direction,) = found.tensors.values()
     torch.testing.assert_close(direction, (means[1] - means[-1]) / 2, rtol=1e-4, atol=1e-4)  # float32: padded
     for strength in (0.0, 2.0):
-        with found.at(lm, [strength]), decoder_layers(lm)[0].register_forward_hook(look):
+        with found.at(lm, [strength]), model_layers(lm.model)[0].register_forward_hook(look):
             lm.model(torch.tensor(lm.encode(["some text"])))
     torch.testing.assert_close(seen[1] - seen[0], (2 * direction).expand_as(seen[0]), rtol=1e-4, atol=1e-4)
 
@@ -116,7 +116,7 @@ def test_what_has_no_direction_is_refused(llama):
         difference_of_means(llama, [LabelledText("a text", 1.0)], card_of(llama))
     with pytest.raises(ModelError, match="no layer 2"):
         difference_of_means(llama, TEXTS, card_of(llama), layer=2)
-    assert len(decoder_layers(llama)) == 2
+    assert len(model_layers(llama.model)) == 2
     first = difference_of_means(llama, [*TEXTS, LabelledText("", 1.0)], card_of(llama), layer=0)
     assert torch.isfinite(first.tensors["direction.0"]).all()
     with pytest.raises(SteerError, match="after the first layer"):
@@ -141,7 +141,7 @@ def test_states_of_prompts_do_not_count():
     def look(_, __, output):
         seen.append(output[0] if isinstance(output, tuple) else output)
 
-    with decoder_layers(lm)[0].register_forward_hook(look):
+    with model_layers(lm.model)[0].register_forward_hook(look):
         for text in texts:
             lm.model(torch.tensor(lm.encode([f"It is {text.text}"])))
     means = [states[0, len("It is ") :].mean(0) for states in seen]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lmsteer.generation import unconditional
-from lmsteer.generation.unconditional import FISHER_TEXTS, sample_unconditional
+from lmsteer.generation.unconditional import FISHER_TEXTS, own_texts, sample_unconditional
 from lmsteer.generation.writing import NotFiniteError
 from lmsteer.steer.mix import Mix
-from tiny import random_steer, tiny_lm
+from tiny import inner_steer, random_steer, tiny_lm
 
 
 def test_samples_depend_on_the_model_and_the_seed_alone(llama):
@@ -54,3 +54,15 @@ def test_a_damaged_model_is_refused():
     lm.model.get_input_embeddings().weight.data[lm.start_id] = torch.nan
     with pytest.raises(NotFiniteError, match="its weights may be damaged"):
         sample_unconditional(lm, 2, 3, seed=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+def test_own_texts_are_what_is_sampled_whatever_steers_act_around(make_lm, family):
+    lm = make_lm(family)
+    _, drawn = sample_unconditional(lm, 4, 6, 0)
+    texts = own_texts(lm, 4, 6, 0)
+    assert all(text[0] == lm.start_id for text in texts)
+    assert sorted(token for text in texts for token in text[1:]) == sorted(drawn.tolist())
+    assert own_texts(lm, 2, 6, 0) == texts[:2]
+    with lm.steered(Mix({"s": inner_steer(lm, ["layers.0"], head=True)}, {"s": 4.0})):
+        assert own_texts(lm, 4, 6, 0) == texts

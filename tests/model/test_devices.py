@@ -27,11 +27,12 @@ from lmsteer.gist.generation import generate_from_gists
 from lmsteer.gist.lookup import GistCard
 from lmsteer.model.batching import pad
 from lmsteer.model.kv_cache import Start, inputs_of, prefill, slice_kv, stack_kv
-from lmsteer.model.layers import decoder_layers, layer_devices
+from lmsteer.model.layers import layer_devices
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRA, body_layers, from_tensors, to_tensors
 from lmsteer.reading.verify import verify
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import model_layers
 from lmsteer.util.provenance import provenance_of
 from pretended import FIRST, HOST, SECOND, execute_on, move, pretended_devices
 from tiny import random_steer, styled, tiny_lm, tiny_model, tiny_tokenizer
@@ -230,7 +231,7 @@ def test_a_model_goes_to_the_accelerator_unless_told_otherwise(llama, tmp_path, 
 def test_a_model_without_a_list_of_layers_is_refused(llama, monkeypatch):
     monkeypatch.setattr(llama.model.config, "num_hidden_layers", 7)
     with pytest.raises(ModelError, match="no list of its 7 layers"):
-        decoder_layers(llama)
+        model_layers(llama.model)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.model.lm import LM
-from lmsteer.reading import verify as module
+from lmsteer.reading import explicit
 from lmsteer.reading.encode_labelled import encode_readable
 from lmsteer.reading.held_out import measure_texts
 from lmsteer.reading.verify import verify
@@ -117,7 +117,7 @@ def test_a_tokenizer_that_finds_no_token_in_a_text_is_no_obstacle(llama):
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("It", "")
     deaf = dataclasses.replace(llama, tokenizer=tokenizer)
     assert deaf.encode(["It"]) == [[]]
-    ids, mask = module._batch(deaf, "left")
+    ids, mask = explicit.batch_of(deaf, "left")
     assert ids[2].tolist()[-1] == deaf.start_id
     assert mask.sum(1).tolist()[2] == 1
     assert verify(deaf, random_steer(deaf)).acts

@@ -20,11 +20,11 @@ from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError, ModelError, WrongBaseError
 from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.kv_cache import Start
-from lmsteer.model.layers import decoder_layers
 from lmsteer.model.lm import LM
 from lmsteer.model.row_adapters import RowAdapter, constant_addition
 from lmsteer.model.row_layers import check_rows
 from lmsteer.reading.encode_labelled import cut, encode_texts
+from lmsteer.steer.sites import model_layers, output_of, with_output
 
 _DIRECTION = "direction"
 
@@ -71,7 +71,7 @@ class Activations(StoredBaseline, ForwardBaseline):
 
     def _after(self, lm: LM) -> Iterator[tuple[nn.Module, Tensor]]:
         """Each layer that a direction is added after, and the direction."""
-        blocks = decoder_layers(lm)
+        blocks = model_layers(lm.model)
         for name, direction in self.tensors.items():
             number = int(name.rpartition(".")[2])
             if number >= len(blocks):
@@ -95,7 +95,7 @@ def difference_of_means(
         DataError: texts of one end only.
         ModelError: the model's layers cannot be found.
     """
-    blocks = decoder_layers(lm)
+    blocks = model_layers(lm.model)
     number = layer if layer is not None else (len(blocks) - 1) // 2
     if not 0 <= number < len(blocks):
         raise ModelError(f"there is no layer {number}: {lm.name} has {len(blocks)}.")
@@ -119,7 +119,7 @@ def difference_of_means(
 
 def _states(lm: LM, block: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     outputs: list[Tensor] = []
-    with block.register_forward_hook(lambda _, __, output: outputs.append(_first(output))):
+    with block.register_forward_hook(lambda _, __, output: outputs.append(output_of(output))):
         lm.hidden_states(ids, mask)
     if len(outputs) != 1 or outputs[0].shape[:2] != ids.shape:
         raise ModelError(f"{type(lm.model).__name__} does not run texts (B, T) through its layers as (B, T, d).")
@@ -140,15 +140,9 @@ def _means(states: Tensor, mask: Tensor, begins: Sequence[int]) -> Tensor:
 
 def _adding(direction: Tensor, scale: Tensor) -> Any:
     def add(_: nn.Module, __: Any, output: Any) -> Any:
-        states = _first(output)
+        states = output_of(output)
         shift = broadcast_strengths(scale, states) * direction
         moved = states + shift.to(states.device, states.dtype)
-        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+        return with_output(output, moved)
 
     return add
-
-
-def _first(output: Any) -> Tensor:
-    """The residual stream: the output of a layer, or the first of its outputs."""
-    states: Tensor = output[0] if isinstance(output, tuple) else output
-    return states

@@ -14,6 +14,7 @@ from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.generate import not_finite
 from lmsteer.generation.row import Row
 from lmsteer.generation.sampling import OVERFLOW
+from lmsteer.generation.writing import write
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
@@ -27,6 +28,34 @@ _TEXTS_PER_DIMENSION = 1 / 3
 FISHER_SEED = 0
 # Raised when any of this changes, so that an older cache file is not read.
 _FORMAT = 2
+
+
+def own_texts(lm: LM, texts: int, tokens: int, seed: int) -> list[list[int]]:
+    """Texts that the unsteered model samples, each with the start token before it; to their end, if they have one.
+
+    The first of them are the same, however many there are.
+
+    Args:
+        lm: the model.
+        texts: the number of texts.
+        tokens: the length of each text in tokens, at most.
+        seed: the seed of the random numbers.
+
+    Raises:
+        NotFiniteError: the model's logits are not finite numbers.
+    """
+    rows, found = _rows(lm, texts, tokens, seed), dict[int, list[int]]()
+    with unsteered(lm.model):
+        for written in write(lm, rows, FISHER_TEXTS):
+            if any(text.failed for text in written):
+                raise not_finite(lm, "the start of a text", "")
+            found |= {text.row: [lm.start_id, *text.ids] for text in written}
+    return [found[row] for row in range(texts)]
+
+
+def fisher_blocks(width: int) -> int:
+    """The number of blocks of ``FISHER_TEXTS`` texts that factors of a width are measured on."""
+    return math.ceil(max(FISHER_TEXTS, _TEXTS_PER_DIMENSION * width) / FISHER_TEXTS)
 
 
 @torch.inference_mode()
@@ -45,14 +74,13 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
     Raises:
         NotFiniteError: the model's logits are not finite numbers.
     """
-    noise = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
-    sampling, stop_ids = SamplingConfig(top_p=0.95), torch.tensor(lm.stop_ids, dtype=torch.int64)
+    waiting, stop_ids = _rows(lm, texts, tokens, seed), torch.tensor(lm.stop_ids, dtype=torch.int64)
     h, drawn = list[Tensor](), list[Tensor]()
     with unsteered(lm.model):
         decoder = Decoder(lm)
         size = decoder.max_rows or texts
         for first in range(0, texts, size):
-            rows = [Row(Start([lm.start_id]), own, sampling=sampling) for own in noise[first : first + size]]
+            rows = waiting[first : first + size]
             decoder.admit(rows)
             is_running = torch.ones(len(rows), dtype=torch.bool)
             for _ in range(tokens):
@@ -65,6 +93,12 @@ def sample_unconditional(lm: LM, texts: int, tokens: int, seed: int) -> tuple[Te
     if (tokens_drawn == OVERFLOW).any():
         raise not_finite(lm, "the start of a text", "")
     return torch.cat(h), tokens_drawn
+
+
+def _rows(lm: LM, texts: int, tokens: int, seed: int) -> list[Row]:
+    """The rows of texts of the unsteered model."""
+    noise = torch.rand(texts, tokens, generator=torch.Generator().manual_seed(seed))
+    return [Row(Start([lm.start_id]), own, sampling=SamplingConfig(top_p=0.95)) for own in noise]
 
 
 def fisher_factors(lm: LM) -> FisherFactors:
@@ -83,7 +117,7 @@ def _measure(lm: LM) -> FisherFactors:
     d = lm.hidden_size
     c, f = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
     total, rows = torch.zeros(d, dtype=torch.float64), 0
-    for block in range(math.ceil(max(FISHER_TEXTS, _TEXTS_PER_DIMENSION * d) / FISHER_TEXTS)):
+    for block in range(fisher_blocks(d)):
         h, targets = sample_unconditional(lm, FISHER_TEXTS, min(FISHER_TOKENS, lm.max_length), FISHER_SEED + block)
         r, _ = lm.head.residuals(h, targets)
         h, r = h.cpu().double(), r.cpu().double()

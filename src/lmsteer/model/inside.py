@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
-from lmsteer.steer.sites import Site
+from lmsteer.steer.sites import Site, output_of, with_output
 from lmsteer.util.compat import is_out_of_memory
 
 
@@ -67,12 +67,12 @@ def observed(sites: Sequence[Site], *, gradients: bool = False) -> Iterator[dict
 
     def look(site: Site) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            y: Tensor = output[0] if isinstance(output, tuple) else output
+            y = output_of(output)
             if gradients and not y.requires_grad:
                 y = y.detach().requires_grad_()
             seen[site.name] = Passing((args[0] if site.is_weight else y).detach(), y)
             calls[site.name] += 1
-            return (y, *output[1:]) if isinstance(output, tuple) else y
+            return with_output(output, y)
 
         return hook
 

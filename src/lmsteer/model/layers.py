@@ -1,21 +1,11 @@
-"""The layers of a model, in their order, and the devices that they are on."""
+"""The devices that the layers of a model are on."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from lmsteer.model.lm import LM
 from lmsteer.steer.sites import model_layers
-
-
-def decoder_layers(lm: LM) -> nn.ModuleList:
-    """The model's layers, in their order.
-
-    Raises:
-        ModelError: there is no list of as many modules as the config has layers.
-    """
-    return model_layers(lm.model)
 
 
 def layer_devices(lm: LM) -> list[torch.device]:
@@ -27,4 +17,4 @@ def layer_devices(lm: LM) -> list[torch.device]:
     devices = {parameter.device for parameter in lm.model.parameters()}
     if len(devices) == 1:
         return [*devices] * lm.model.config.get_text_config().num_hidden_layers
-    return [next(layer.parameters()).device for layer in decoder_layers(lm)]
+    return [next(layer.parameters()).device for layer in model_layers(lm.model)]

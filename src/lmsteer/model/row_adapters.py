@@ -24,6 +24,7 @@ from lmsteer.errors import ModelError
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors, check_layer
 from lmsteer.model.onednn import linear
+from lmsteer.steer.sites import output_of, with_output
 
 # What is added to the output (b, .., m) of a layer at strength 1, given its input (b, .., n).
 Addition = Callable[[Tensor], Tensor]
@@ -124,11 +125,11 @@ class RowAdapters:
 
     def _adding(self, group: _Group, addition: Addition) -> Any:
         def add(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            y: Tensor = output[0] if isinstance(output, tuple) else output
+            y = output_of(output)
             # Some layers take the tokens of all rows one after the other.
             x_rows, y_rows = (each.reshape(self.rows, -1, each.shape[-1]) for each in (args[0], y))
             changed = _changed(x_rows, y_rows, group, addition).view(y.shape)
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+            return with_output(output, changed)
 
         return add
 

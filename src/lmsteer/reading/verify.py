@@ -14,34 +14,33 @@ On a kin of its base (the same weights before or after quantisation), it measure
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError, SteerError, WrongBaseError
-from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
-from lmsteer.model.lora import LoRAFactors, lora_update
-from lmsteer.model.weights import temporary_update
-from lmsteer.reading.encode import encode
 from lmsteer.reading.encode_labelled import encode_readable
+from lmsteer.reading.explicit import (
+    Side,
+    batch_of,
+    by_explicit_head,
+    by_explicit_maps,
+    by_lora,
+    hidden_states,
+    logits_of,
+    mix_of,
+)
 from lmsteer.reading.held_out import HeldOutMetrics, measure_texts
 from lmsteer.reading.splits import held_out_of
-from lmsteer.steer.hook import sites_of, unsteered
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.sites import HEAD
 from lmsteer.steer.steer import Steer
 from lmsteer.util.records import number_in
 
-Side = Literal["left", "right"]
 _SIDES: tuple[Side, Side] = ("left", "right")
-# Texts that identities are checked on.
-TEXTS = ("The weather this morning is", "I have read the book that you gave me and", "It")
 # What rounding may change of the logits, relative to the largest one.
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
@@ -147,14 +146,14 @@ def verify(
     checks = [
         _acts(lm, steer, strength),
         *_sites_act(lm, steer, strength),
-        _exact("1. strength 0 = unsteered, bit for bit", _logits(lm), _logits(lm, _mix(steer, 0.0))),
-        _close("2. hook = explicit head E(I + sW)ᵀ", *_explicit_head(lm, steer, strength)),
+        _exact("1. strength 0 = unsteered, bit for bit", logits_of(lm), logits_of(lm, mix_of(steer, 0.0))),
+        _close("2. hook = explicit head E(I + sW)ᵀ", *by_explicit_head(lm, steer, strength)),
         *(
-            [_close("2. hook = explicit maps at its sites", *_explicit_maps(lm, steer, strength))]
+            [_close("2. hook = explicit maps at its sites", *by_explicit_maps(lm, steer, strength))]
             if steer.sites
             else []
         ),
-        *([_close("2. hook = LoRA on the head", *_lora(lm, steer, strength))] if steer.form == "multiply" else []),
+        *([_close("2. hook = LoRA on the head", *by_lora(lm, steer, strength))] if steer.form == "multiply" else []),
         _close("3. several at once = their sum", *_stacked(lm, steer, strength)),
         *(_neighbours(lm, steer, strength, side) for side in _SIDES),
     ]
@@ -172,43 +171,21 @@ def _difference_of_kin(base: LM, kin: LM, steer: Steer, strength: float) -> KinD
     """
     if base.fingerprint != steer.card.base_fingerprint:
         raise WrongBaseError(f"{base.name!r} is not the base of {steer.card.title}, {steer.card.base!r}.")
-    logits = [_logits(lm).float().cpu() for lm in (base, kin)]
-    effects = [_logits(lm, _mix(steer, strength)).float().cpu() - z for lm, z in zip((base, kin), logits, strict=True)]
+    logits = [logits_of(lm).float().cpu() for lm in (base, kin)]
+    effects = [
+        logits_of(lm, mix_of(steer, strength)).float().cpu() - z for lm, z in zip((base, kin), logits, strict=True)
+    ]
     p, q = (z.log_softmax(-1) for z in logits)
-    hidden_states = (_hidden_states(lm).float().cpu() for lm in (base, kin))
-    return KinDifference(_relative(*hidden_states), float((p.exp() * (p - q)).sum(-1).mean()), _relative(*effects))
+    states = (hidden_states(lm).float().cpu() for lm in (base, kin))
+    return KinDifference(_relative(*states), float((p.exp() * (p - q)).sum(-1).mean()), _relative(*effects))
 
 
 def _relative(expected: Tensor, found: Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
-def _mix(steer: Steer, strength: float | list[float]) -> Mix:
-    return Mix({steer.card.name: steer}, {steer.card.name: strength})
-
-
-def _logits(lm: LM, mix: Mix | None = None, side: Side = "right") -> Tensor:
-    """Logits (N, V) at the N real tokens of a padded batch of texts."""
-    ids, mask = _batch(lm, side)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    extra = {"position_ids": positions} if lm.takes_positions else {}
-    with unsteered(lm.model), lm.steered(Mix({}, {}) if mix is None else mix):
-        return lm.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[mask.bool()]
-
-
-def _batch(lm: LM, side: Side) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask (B, T) of the texts; the start token stands for a text in which there is no token."""
-    texts = [ids[: lm.max_length] or [lm.start_id] for ids in encode(lm, TEXTS, start=False, end=False)]
-    return pad(texts, lm.pad_id, lm.device, side)
-
-
-def _hidden_states(lm: LM) -> Tensor:
-    ids, mask = _batch(lm, "right")
-    return lm.hidden_states(ids, mask)[mask.bool()]
-
-
 def _acts(lm: LM, steer: Steer, strength: float) -> Check:
-    difference = _difference(_logits(lm), _logits(lm, _mix(steer, strength)))
+    difference = _difference(logits_of(lm), logits_of(lm, mix_of(steer, strength)))
     return Check(f"the steer changes the logits at strength {strength:g}", difference, 0.0, difference > 0, True)
 
 
@@ -216,71 +193,25 @@ def _sites_act(lm: LM, steer: Steer, strength: float) -> list[Check]:
     """That the steer acts at each of its sites, where it acts inside the model: the least effect of one of them."""
     if not steer.sites:
         return []
-    base, effects = _logits(lm), dict[str, float]()
+    base, effects = logits_of(lm), dict[str, float]()
     for site in steer.sites:
-        effects[site] = _difference(base, _logits(lm, _mix(steer.at_sites([site]), strength)))
+        effects[site] = _difference(base, logits_of(lm, mix_of(steer.at_sites([site]), strength)))
     least = min(effects, key=lambda site: effects[site])
     what = f"it does so at each of its {len(effects)} sites, the least at {least}"
     return [Check(what, effects[least], 0.0, effects[least] > 0, True)]
 
 
-def _explicit_maps(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
-    """The logits by the hooks, and those where weights and streams are changed by whole matrices."""
-    inside = steer.at_sites(steer.sites)
-    with ExitStack() as stack:
-        stack.enter_context(lm.exclusive_use())
-        updates = []
-        for site in sites_of(lm.model, _mix(inside, strength)):
-            a, b = inside.inner[site.name]
-            if site.is_weight and site.module.weight.dtype == lm.model.dtype:
-                updates.append((f"{site.path}.weight", lora_update(site.module, LoRAFactors(a.T, strength * b))))
-            else:  # a stream, or a weight that is quantised
-                hook = partial(_mapped, site.is_weight, strength * a @ b.T)
-                stack.callback(site.module.register_forward_hook(hook).remove)
-        stack.enter_context(temporary_update(lm.model, updates))
-        explicit = _logits(lm)
-    return _logits(lm, _mix(inside, strength)), explicit
-
-
-def _mapped(reads_input: bool, w: Tensor, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    """The output y of a layer and what W makes of its input, or of y itself."""
-    y: Tensor = output[0] if isinstance(output, tuple) else output
-    x: Tensor = args[0] if reads_input else y
-    moved = (y.float() + x.float() @ w.to(y.device)).to(y.dtype)
-    return (moved, *output[1:]) if isinstance(output, tuple) else moved
-
-
-def _explicit_head(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
-    steer = steer.at_sites([HEAD])
-    h, weight, bias = _hidden_states(lm).float(), lm.head.weight.float(), lm.head.bias
-    raw = bias.float() if bias is not None else torch.zeros(len(weight), device=weight.device)
-    if steer.form == "multiply":
-        weight = weight + strength * weight @ steer.matrix().to(weight.device).T
-    elif steer.form == "add":
-        raw = raw + strength * weight @ steer.factors["a"].to(weight.device)
-    else:
-        raw = raw + strength * steer.factors["o"].to(weight.device)
-    return _logits(lm, _mix(steer, strength)), lm.head.post(h @ weight.T + raw)
-
-
-def _lora(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
-    steer = steer.at_sites([HEAD])
-    h, weight = _hidden_states(lm).float(), lm.head.weight.float()
-    lora_a, lora_b = steer.factors["A"].to(h.device).T, strength * weight @ steer.factors["B"].to(h.device)
-    return _logits(lm, _mix(steer, strength)), lm.head.post(lm.head.raw(h).float() + (h @ lora_a.T) @ lora_b.T)
-
-
 def _stacked(lm: LM, steer: Steer, strength: float) -> tuple[Tensor, Tensor]:
     parts = {name: replace(steer, card=replace(steer.card, name=name)) for name in ("a", "b", "c")}
     shares = dict(zip(parts, (0.5 * strength, 0.75 * strength, -0.25 * strength), strict=True))
-    return _logits(lm, Mix(parts, shares)), _logits(lm, _mix(steer, strength))
+    return logits_of(lm, Mix(parts, shares)), logits_of(lm, mix_of(steer, strength))
 
 
 def _neighbours(lm: LM, steer: Steer, strength: float, side: Side) -> Check:
-    _, mask = _batch(lm, side)
+    _, mask = batch_of(lm, side)
     others = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask.bool()] != 1
-    mixed = _logits(lm, _mix(steer, [0.0, strength, 0.0]), side)
-    base = _logits(lm, None, side)
+    mixed = logits_of(lm, mix_of(steer, [0.0, strength, 0.0]), side)
+    base = logits_of(lm, None, side)
     return _exact(f"4. neighbours of a steered row, padded on the {side}", base[others], mixed[others])
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.sites import Site, find_site
+from lmsteer.steer.sites import Site, find_site, output_of, with_output
 from lmsteer.steer.thread_guard import exclusive_use
 
 
@@ -132,11 +132,11 @@ class _Steered:
                 self._inner[name] = site.module.register_forward_hook(partial(self._steer_site, site))
 
     def _steer_site(self, site: Site, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        y: Tensor = output[0] if isinstance(output, tuple) else output
-        x, steered = args[0] if site.is_weight else y, y
+        steered = y = output_of(output)
+        x = args[0] if site.is_weight else y
         for handle in self.handles:
             steered = handle.mix.steer_site(site.name, x, steered)
-        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+        return with_output(output, steered)
 
     def _steer_hidden_states(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         h = steered = args[0]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -55,6 +55,17 @@ class Site:
     def is_weight(self) -> bool:
         """Whether it is a linear layer, and the map reads its input; else the map reads the stream that it changes."""
         return isinstance(self.module, (nn.Linear, Conv1D))
+
+
+def output_of(output: Any) -> Tensor:
+    """What a module puts out: its output, or the first of several."""
+    y: Tensor = output[0] if isinstance(output, tuple) else output
+    return y
+
+
+def with_output(output: Any, y: Tensor) -> Any:
+    """The output of a module with ``y`` in place of what ``output_of`` gives."""
+    return (y, *output[1:]) if isinstance(output, tuple) else y
 
 
 def is_site_name(name: str) -> bool:

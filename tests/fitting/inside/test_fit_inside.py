@@ -11,7 +11,7 @@ from lmsteer.errors import DataError, InterruptedWorkError, StatisticsError, Ste
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.inside import fit_inside as module
 from lmsteer.fitting.inside import sums
-from lmsteer.fitting.inside.fisher import divergence, site_factors, text_of
+from lmsteer.fitting.inside.fisher import divergence, divergence_texts, site_factors
 from lmsteer.fitting.inside.solve import UNIT
 from lmsteer.fitting.inside.sums import InsideSums
 from lmsteer.reading.verify import verify
@@ -41,7 +41,7 @@ def test_a_steer_inside_the_model_separates_styles_and_writes_them(llama, cache,
 
 def test_at_strength_one_the_model_diverges_by_the_unit(llama, cache, tmp_path):
     steer = fitted(llama, tmp_path / "s", "layers.0").steer
-    texts = text_of(llama)
+    texts = divergence_texts(llama)
     found = [divergence(llama, steer, s, texts) for s in (-1.0, 1.0)]
     # The unit is measured where strengths are four times as large: to second order it is the same.
     assert sum(found) / 2 == pytest.approx(UNIT, rel=0.3)
@@ -118,10 +118,10 @@ def test_damaged_sums_are_told_apart(llama, tmp_path):
 
 
 def test_factors_are_measured_once(llama, cache, monkeypatch):
-    sites, texts = match_sites(llama.model, ["layers.0", "layers.0.mlp.down_proj"]), text_of(llama)
-    found = site_factors(llama, sites, texts, no_progress)
+    sites = match_sites(llama.model, ["layers.0", "layers.0.mlp.down_proj"])
+    found = site_factors(llama, sites, no_progress)
     monkeypatch.setattr("lmsteer.fitting.inside.fisher.gradients_at", None)
-    again = site_factors(llama, sites[::-1], texts, no_progress)
+    again = site_factors(llama, sites[::-1], no_progress)
     for name, factors in found.items():
         torch.testing.assert_close(again[name].c, factors.c)
         assert factors.c.shape == (find_site(llama.model, name).inputs,) * 2

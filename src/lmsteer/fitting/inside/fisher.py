@@ -15,8 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lmsteer.generation.own_text import own_texts
-from lmsteer.generation.unconditional import FISHER_SEED, FISHER_TEXTS, FISHER_TOKENS
+from lmsteer.generation.unconditional import FISHER_SEED, FISHER_TEXTS, FISHER_TOKENS, fisher_blocks, own_texts
 from lmsteer.model.batching import length_buckets
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.inside import gradients_at
@@ -31,29 +30,31 @@ from lmsteer.util.progress import Progress
 # Raised when any of this changes, so that an older cache file is not read.
 _FORMAT = 1
 # Texts that a divergence is measured on.
-_DIVERGENCE_TEXTS = 48
+DIVERGENCE_TEXTS = 48
 
 
-def text_of(lm: LM) -> list[list[int]]:
-    """The model's own text that factors are measured on."""
-    return [ids for ids in own_texts(lm, FISHER_TEXTS, _length(lm), FISHER_SEED) if len(ids) > 1]
+def divergence_texts(lm: LM) -> list[list[int]]:
+    """The model's own text that divergences are measured on: some of what factors are measured on."""
+    return _texts(lm, DIVERGENCE_TEXTS)
 
 
-def site_factors(
-    lm: LM, sites: Sequence[Site], texts: Sequence[Sequence[int]], progress: Progress
-) -> dict[str, FisherFactors]:
+def _texts(lm: LM, count: int) -> list[list[int]]:
+    texts = own_texts(lm, count, min(FISHER_TOKENS, lm.max_length - 1), FISHER_SEED)
+    return [ids for ids in texts if len(ids) > 1]
+
+
+def site_factors(lm: LM, sites: Sequence[Site], progress: Progress) -> dict[str, FisherFactors]:
     """The Fisher factors of sites: measured in one pass for all, then read from the disk cache.
 
     Args:
         lm: the model.
         sites: the sites.
-        texts: the model's own text (``text_of``).
         progress: reports how far the pass is.
     """
     files = {site.name: _file(lm, site) for site in sites}
     known = {name: FisherFactors.read(file) for name, file in files.items()}
     missing = [site for site in sites if known[site.name] is None]
-    measured = _measured(lm, missing, texts, progress) if missing else {}
+    measured = _measured(lm, missing, progress) if missing else {}
     for name, factors in measured.items():
         with contextlib.suppress(OSError, SafetensorError):  # without a cache the next fit measures again
             factors.save(files[name])
@@ -62,12 +63,11 @@ def site_factors(
 
 @torch.inference_mode()
 def divergence(lm: LM, steer: Steer, strength: float, texts: Sequence[Sequence[int]]) -> float:
-    """``KL(p₀ ‖ p_s)`` of a steer at a strength, in nats a token, the mean over some of the model's own text."""
+    """``KL(p₀ ‖ p_s)`` of a steer at a strength, in nats a token, the mean over texts."""
     mix = Mix({"s": steer}, {"s": strength})
     total, count = 0.0, 0
-    some = texts[:_DIVERGENCE_TEXTS]
-    for batch in length_buckets(some):
-        ids = [some[i] for i in batch]
+    for batch in length_buckets(texts):
+        ids = [texts[i] for i in batch]
         (before, _), (after, _) = lm.predicting(ids), lm.predicting(ids, mix)
         for h, steered in lm.head.pieces(before, after):
             p = torch.log_softmax(lm.head.logits(h), -1)
@@ -77,9 +77,8 @@ def divergence(lm: LM, steer: Steer, strength: float, texts: Sequence[Sequence[i
     return total / count
 
 
-def _measured(
-    lm: LM, sites: Sequence[Site], texts: Sequence[Sequence[int]], progress: Progress
-) -> Mapping[str, FisherFactors]:
+def _measured(lm: LM, sites: Sequence[Site], progress: Progress) -> Mapping[str, FisherFactors]:
+    texts = _texts(lm, FISHER_TEXTS * fisher_blocks(lm.hidden_size))
     c = {site.name: torch.zeros(site.inputs, site.inputs, dtype=torch.float64) for site in sites}
     f = {site.name: torch.zeros(site.outputs, site.outputs, dtype=torch.float64) for site in sites}
     total = {site.name: torch.zeros(site.inputs, dtype=torch.float64) for site in sites}
@@ -105,7 +104,3 @@ def _file(lm: LM, site: Site) -> Path:
     return (
         cache_dir() / f"fisher-site-{_FORMAT}-{lm.fingerprint}-{lm.tokenizer_fingerprint[:8]}-{site.name}.safetensors"
     )
-
-
-def _length(lm: LM) -> int:
-    return min(FISHER_TOKENS, lm.max_length - 1)

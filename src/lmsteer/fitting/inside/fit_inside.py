@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
-from lmsteer.fitting.inside.fisher import site_factors, text_of
+from lmsteer.fitting.inside.fisher import divergence_texts, site_factors
 from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_settings
 from lmsteer.fitting.inside.sums import HeldOutRows, InsideSums
 from lmsteer.fitting.run import Checkpointer, FitRun
@@ -83,8 +83,7 @@ def fit_inside(
     """
     lm, sites = run.lm, inner_sites(run.lm, patterns)
     with resumable(lambda: kept_in(run.sites_partial, "The sums at the sites are")):
-        texts = text_of(lm)
-        fisher = site_factors(lm, sites, texts, run.progress)
+        fisher = site_factors(lm, sites, run.progress)
         probe = steer.factors["A_eos"][:, 0].double() if EOS_FACTORS[0] in steer.factors else None
         sums = _gather(run, sites, probe)
         maps = {
@@ -99,7 +98,7 @@ def fit_inside(
                 "more texts, or other sites."
             )
         eos = {name: steer.factors[name] for name in EOS_FACTORS if name in steer.factors}
-        inside, unit = in_units(lm, _steer_of(steer, maps), texts)
+        inside, unit = in_units(lm, _steer_of(steer, maps), divergence_texts(lm))
         done = replace(inside, factors={**inside.factors, **eos})
         held_out = held_out_of(run.texts, run.ids)
         metrics = measure_texts(lm, [run.texts[i] for i in held_out], [run.ids[i] for i in held_out], done)

@@ -27,8 +27,9 @@ from lmsteer.model.batching import pad
 from lmsteer.model.fingerprints import tensors_fingerprint
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode
+from lmsteer.reading.explicit import TEXTS
 from lmsteer.reading.likelihood import next_token_log_likelihoods
-from lmsteer.reading.verify import TEXTS, Check
+from lmsteer.reading.verify import Check
 from lmsteer.serving.remote.client import ServerError
 from lmsteer.serving.remote.server import Kind, Server, Written
 from lmsteer.steer.mix import Mix
