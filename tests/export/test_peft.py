@@ -186,6 +186,14 @@ def test_lora_of_linear_layers_is_a_steer_exactly(llama, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # float32, another order of products
 
 
+def test_a_rank_of_zero_is_refused(llama, tmp_path):
+    folder = export_lora(llama, Mix({"s": random_steer(llama)}, {"s": 1.0}), tmp_path / "lora")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 0}))
+    with pytest.raises(SteerError, match="says rank 0"):
+        import_lora(llama, folder, "x")
+
+
 def test_lora_of_layers_of_other_sizes_is_refused(llama, tmp_path):
     folder = export_lora(llama, Mix({"s": inner_steer(llama, ["layers.0.mlp.down_proj"])}, {"s": 1.0}), tmp_path / "l")
     tensors = load_file(folder / "adapter_model.safetensors")

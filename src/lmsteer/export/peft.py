@@ -209,7 +209,6 @@ def _read(lm: LM, folder: Path) -> tuple[LoRAFactors, dict[str, Tensor]]:
             f"the LoRA in {folder} changes {', '.join(changed[:3])}: a steer can only replace a LoRA of "
             f"{paths[HEAD]} and of linear layers that share no weight."
         )
-    scaling = alpha / stated**0.5 if config.get("use_rslora") else alpha / stated
     found = dict[str, LoRAFactors]()
     for name, pair in keys.items():
         if any(key in tensors for key in pair):
@@ -217,7 +216,7 @@ def _read(lm: LM, folder: Path) -> tuple[LoRAFactors, dict[str, Tensor]]:
             _check_factors(folder, paths[name], a, b, stated)
             if name in weights and (sizes := (b.shape[0], a.shape[1])) != (own := weights[name].sizes):
                 raise WrongBaseError(f"the LoRA in {folder} is for {paths[name]} of size {sizes}; {lm.name} has {own}.")
-            found[name] = LoRAFactors(a, scaling * b)
+            found[name] = LoRAFactors(a, alpha / (stated**0.5 if config.get("use_rslora") else stated) * b)
     if not found:
         raise SteerError(f"the LoRA in {folder} has no factors of {paths[HEAD]}, nor of another linear layer.")
     vocabulary, hidden_size = lm.head.weight.shape
