@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.tables.markdown import percent, results, short, table
 
 SIZES = (8, 16, 32, 64, 128, 500)
-SEEDS = range(1)
+SEEDS = range(3)
 BEFORE, BEFORE_AS_LONG, NOW = "before", "before, as long as now", "now"
 WAYS = (NOW, BEFORE, BEFORE_AS_LONG)
 UNSTEERED = "unsteered"

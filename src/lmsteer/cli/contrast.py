@@ -67,6 +67,7 @@ _OPTIONS = {
     "name",
     "label",
     "out",
+    "sites",
     "rank",
     "num_texts",
     "teacher",

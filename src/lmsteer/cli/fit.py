@@ -115,7 +115,7 @@ def fit(
     target_folder(name, out)
     if described:
         target = contrast.Target(name, label, out, model, as_json)
-        settings = ContrastConfig(num_texts, rank=rank, seed=seed, resume=resume)
+        settings = ContrastConfig(num_texts, sites=_names_of(sites), rank=rank, seed=seed, resume=resume)
         contrast.fit_described(described, target, config=settings, teacher=teacher)
         return
     if save_statistics:
@@ -132,7 +132,7 @@ def fit(
     processes = Processes.here()
     config = FitConfig(
         method=method,
-        sites=[site.strip() for site in sites.split(",")],
+        sites=_names_of(sites),
         rank=rank,
         max_tokens=max_tokens,
         statistics=statistics or (),
@@ -160,3 +160,7 @@ def _check_inputs(data: str | None, statistics: Sequence[Path]) -> None:
         raise DataError("nothing to fit: give labelled texts, or saved statistics.")
     if missing := [str(folder) for folder in statistics if not folder.is_dir()]:
         raise DataError(f"no such folder of statistics: {', '.join(missing)}.")
+
+
+def _names_of(sites: str) -> list[str]:
+    return [site.strip() for site in sites.split(",")]

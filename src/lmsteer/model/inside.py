@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lmsteer.errors import ModelError
 from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
+from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import Site, output_of, with_output
 from lmsteer.util.compat import is_out_of_memory
 
@@ -122,11 +123,35 @@ def gradients_at(
         ) from error
 
     def predicting(values: Tensor) -> Tensor:
-        values = values.reshape(len(ids), -1, values.shape[-1])  # some layers take the tokens of all rows in turn
-        return values[:, :-1][counted.to(values.device)].float()
+        return _predicting(values, counted).float()
 
     def rows_of(site: Site, gradients: Sequence[Tensor]) -> SiteRows:
         return SiteRows(predicting(seen[site.name].x), [predicting(g) for g in gradients])
 
     of_site = zip(*found, strict=True)
     return {site.name: rows_of(site, gradients) for site, gradients in zip(sites, of_site, strict=True)}
+
+
+@torch.inference_mode()
+def states_at(lm: LM, ids: Sequence[Sequence[int]], site: Site, mix: Mix | None = None) -> Tensor:
+    """What a site puts out (N, m) where tokens of some texts are predicted, text by text; as ``LM.predicting`` is.
+
+    Args:
+        lm: the model.
+        ids: the texts.
+        site: the site.
+        mix: the steers that act meanwhile, before the site; none by default.
+
+    Raises:
+        ModelError: the pass does not go through the site exactly once.
+    """
+    padded, mask = pad(ids, lm.pad_id, lm.device)
+    with lm.exclusive_use(), observed([site]) as seen:
+        lm.before_head(mix, input_ids=padded, attention_mask=mask)
+    return _predicting(seen[site.name].y, mask[:, 1:].bool())
+
+
+def _predicting(values: Tensor, counted: Tensor) -> Tensor:
+    """The rows of (B, T, n) at whose places counted tokens (B, T - 1) are predicted."""
+    values = values.reshape(len(counted), -1, values.shape[-1])  # some layers take the tokens of all rows in turn
+    return values[:, :-1][counted.to(values.device)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +35,25 @@ class LowRank(NamedTuple):
 
     a: Tensor
     b: Tensor
+
+
+def factors_of(maps: Mapping[str, LowRank], hidden_size: int) -> dict[str, Tensor]:
+    """The factors of a multiply steer with a map at each of some sites; without one the head's have no columns.
+
+    Both factors of a map get the same length, so that neither is out of float16's range.
+
+    Args:
+        maps: the maps, by the names of their sites.
+        hidden_size: d, of the model.
+    """
+    empty = LowRank(*(torch.zeros(hidden_size, 0) for _ in range(2)))
+    factors = dict[str, Tensor]()
+    for name, (a, b) in {HEAD: empty, **maps}.items():
+        lengths = float(a.norm()), float(b.norm())
+        size = math.sqrt(lengths[1] / lengths[0]) if all(lengths) else 1.0
+        before = "" if name == HEAD else f"{name}."
+        factors |= {f"{before}A": (a * size).float().contiguous(), f"{before}B": (b / size).float().contiguous()}
+    return factors
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.generation.writing import write
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import LowRank
 from lmsteer.util.files import exclusive
 from lmsteer.util.linalg import damped
 from lmsteer.util.progress import no_progress
@@ -113,7 +114,7 @@ def test_the_imitation_is_that_of_the_steered_model(lm, rows, is_one_sided):
         log_p, log_q = (torch.log_softmax(lm.head.logits(state), -1) for state in (target, h))
         return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
 
-    near = imitation(lm.head, replace(rows, is_one_sided=is_one_sided), (a, b))
+    near = imitation(lm.head, replace(rows, is_one_sided=is_one_sided), LowRank(a, b))
     ends = ((rows.positive, 1.0),) if is_one_sided else ((rows.positive, 1.0), (rows.negative, -1.0))
     # float32 logits; the sums are of some hundred rows
     assert near.steered == pytest.approx(sum(divergence(*end) for end in ends) / len(ends), rel=1e-4)
@@ -128,7 +129,7 @@ def test_the_map_is_the_least_squares_one(is_one_sided):
     neutral, plain, positive, negative = (torch.randn(50, 6, generator=g).double() for _ in range(4))
     regression = ShiftRegression.empty(6)
     nothing = torch.full((50, 2), -1)
-    rows = ContrastRows(neutral, plain, positive, negative, nothing, torch.zeros(50), is_one_sided)
+    rows = ContrastRows(neutral, plain, positive, negative, neutral, neutral, nothing, torch.zeros(50), is_one_sided)
     for part in (rows[torch.arange(20)], rows[torch.arange(20, 50)]):
         regression.add(part, torch.zeros(1, 6))
     w = regression.matrix()
@@ -243,7 +244,7 @@ def test_a_fit_without_resume_begins_anew_and_one_that_is_refused_leaves_nothing
     (partial / "texts.json").write_text("[")
     fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=config)
     assert not partial.exists()
-    monkeypatch.setattr("lmsteer.fitting.contrast.fit.read_texts", lambda *args: iter(()))
+    monkeypatch.setattr("lmsteer.fitting.contrast.fit._is_held_out", lambda text: False)
     for resume in (False, True):
         with pytest.raises(DataError, match="too few subjects"):
             fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=replace(config, resume=resume))
@@ -276,8 +277,8 @@ def test_texts_of_a_teacher_are_read_by_the_model_in_its_own_tokens(lm, tmp_path
 def test_ends_that_the_model_does_not_tell_apart_are_refused(lm, tmp_path, monkeypatch):
     real = read_texts
 
-    def same(*args):
-        return (replace(rows, negative=rows.positive) for rows in real(*args))
+    def same(*args, **places):
+        return (replace(rows, negative=rows.positive) for rows in real(*args, **places))
 
     monkeypatch.setattr("lmsteer.fitting.contrast.fit.read_texts", same)
     with pytest.raises(DataError, match="does not follow"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmsteer.errors import DataError
@@ -17,7 +18,9 @@ class ContrastConfig:
     Attributes:
         texts: number of texts that the model writes for each end. Default 40.
         new_tokens: length of a text in tokens. Default 32.
-        rank: rank of the steer; by default chosen from the spectrum.
+        sites: where the steer acts: ``head``, the stream after layers (``layers.N``, patterns of it), ``deep``, or
+            several. Default: the head alone.
+        rank: rank of the steer, at each site; by default chosen from the spectrum.
         seed: seed of the texts. Default 0.
         resume: whether to keep the texts that an interrupted fit has written. Default False: they are written anew.
 
@@ -27,6 +30,7 @@ class ContrastConfig:
 
     texts: int = 40
     new_tokens: int = 32
+    sites: Sequence[str] = ("head",)
     rank: int | None = None
     seed: int = 0
     resume: bool = False

@@ -5,7 +5,8 @@
     descriptions ──> prompts ──the model writes──> texts ──read after each prompt──> hidden states ──> W ──> steer
 
 The model writes short texts under both instructions. The steer is the linear map that comes nearest to the shift that
-the instructions make of the hidden state at each of their tokens (``regression``).
+the instructions make of the hidden state at each of their tokens (``regression``), at the head or at sites inside the
+model, from the first to the last.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
 from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
+from lmsteer.fitting.inside.fisher import site_factors
+from lmsteer.fitting.inside.fit_inside import inner_sites
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.lookup import target_folder
-from lmsteer.steer.steer import Steer
+from lmsteer.steer.sites import HEAD, Site
+from lmsteer.steer.steer import LowRank, Steer, factors_of
 from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.run import Run
@@ -84,9 +88,9 @@ def fit_contrast(
 
     Raises:
         DataError: another process fits a steer of this folder, there are fewer than four subjects, the descriptions do
-            not fit the model, it writes nothing under them, its predictions under both are the same, or what is kept of
-            an interrupted fit is of another one.
-        SteerError: the steer cannot be saved.
+            not fit the model, it writes nothing under them, its predictions under both are the same, what is kept of
+            an interrupted fit is of another one, or a site is a linear layer.
+        SteerError: the steer cannot be saved, or a pattern matches no site.
         InterruptedWorkError: the user stopped the fit; the texts so far are kept.
     """
     config = config or ContrastConfig()
@@ -95,6 +99,7 @@ def fit_contrast(
     if len(subjects) < HELD_OUT_EVERY:
         raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
     check_rank(config.rank, lm.hidden_size)
+    places = _places(lm, config.sites)
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
     asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens) if teacher else prompts
     kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.texts.partial")))
@@ -105,7 +110,7 @@ def fit_contrast(
         source = {"contrast": asdict(contrast), "texts": len(texts), **_setting(config)}
         source |= {"teacher": teacher.name} if teacher else {}
         card = lm.card(name, label=label or contrast.positive, data=source)
-        steer, near = _solve(lm, card, _read(lm, texts, progress), config.rank)
+        steer, near = _solve(lm, card, texts, places, config.rank, progress)
         save_steer(steer, folder)
     first, other = (next((text.ids for text in texts if text.end == end), ()) for end in (1, -1))
     return ContrastFit(steer, folder, near, (lm.codec.decode(first), lm.codec.decode(other)))
@@ -122,41 +127,80 @@ def _setting(config: ContrastConfig) -> dict[str, int]:
     return {"new_tokens": config.new_tokens, "seed": config.seed}
 
 
-def _read(lm: LM, texts: Sequence[ContrastText], progress: Progress) -> tuple[ShiftRegression, ContrastRows]:
-    """The regression on most of the subjects, and some rows on the others.
+def _places(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
+    """Where the steer shall act, in the order of the model: streams after layers, and None for the head.
+
+    Raises:
+        DataError: a site is a linear layer.
+        SteerError: a pattern matches nothing.
+        ModelError: the layers of the model cannot be found.
+    """
+    sites = inner_sites(lm, patterns) if set(patterns) != {HEAD} else []
+    if weights := [site.name for site in sites if site.is_weight]:
+        raise DataError(
+            f"{weights[0]} is a linear layer: the steer of a description acts on the stream of the model. Give "
+            f"{HEAD}, layers.N, or several."
+        )
+    return [*sites, None] if HEAD in patterns else [*sites]
+
+
+def _solve(
+    lm: LM, card: Card, texts: Sequence[ContrastText], places: Sequence[Site | None], rank: int | None, progress: Progress
+) -> tuple[Steer, Imitation]:
+    """The steer that comes nearest to the instructions on most of the subjects, and how near it comes on the others.
 
     Raises:
         DataError: the texts are on too few subjects, or the instructions change nothing.
+        ModelError: a forward pass does not go through a site exactly once.
     """
-    regression, unseen = ShiftRegression.empty(lm.hidden_size), list[ContrastRows]()
-    is_unseen = [text.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for text in texts]
-    step = -(-sum(len(text.ids) for text, held_out in zip(texts, is_unseen, strict=True) if held_out) // _UNSEEN_ROWS)
-    for rows in read_texts(lm, texts, progress):
-        held_out = rows.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-        regression.add(rows[~held_out], lm.head.weight)
-        unseen.append(rows[held_out.nonzero()[:: max(step, 1), 0]])
-    if not regression.count or not any(map(len, unseen)):
+    seen = [text for text in texts if not _is_held_out(text)]
+    unseen = [text for text in texts if _is_held_out(text)]
+    if not seen or not unseen:
         raise DataError(f"{lm.name} wrote texts on too few subjects: let it write more.")
+    fisher = site_factors(lm, [site for site in places if site], progress)
+    maps, shares, steer, tokens = dict[str, LowRank](), dict[str, float](), None, 0
+    for site in places:
+        regression = _regression(lm, seen, site, steer, progress)
+        name, metric = (site.name, fisher[site.name]) if site else (HEAD, fisher_factors(lm))
+        a, b, shares[name] = low_rank(regression.matrix(), metric, rank)
+        maps[name], tokens = LowRank(a, b), regression.count
+        steer = Steer("multiply", factors_of(maps, lm.hidden_size), lm.hidden_size, len(lm.head.weight), card)
+    assert steer is not None
+    near = imitation(lm.head, _unseen_rows(lm, unseen, steer, progress), LowRank(steer.factors["A"], steer.factors["B"]))
+    settings = {
+        "method": "contrast",
+        "damping": DAMPING,
+        "rank_share": shares[HEAD] if HEAD in shares else min(shares.values()),
+        "tokens": tokens,
+        "imitation": {name: round(value, 4) for name, value in asdict(near).items()},
+    }
+    if steer.sites:
+        ranks = {name: each.a.shape[1] for name, each in maps.items()}
+        settings["sites"] = {name: {"rank": ranks[name], "rank_share": round(shares[name], 4)} for name in maps}
+    return replace(steer, card=replace(card, fit=settings)), near
+
+
+def _is_held_out(text: ContrastText) -> bool:
+    return text.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+
+def _regression(
+    lm: LM, texts: Sequence[ContrastText], site: Site | None, steer: Steer | None, progress: Progress
+) -> ShiftRegression:
+    """The regression at a place of what the steer so far, which acts before it, leaves of the shift."""
+    regression = ShiftRegression.empty(lm.hidden_size)
+    for rows in read_texts(lm, texts, progress, site=site, steer=steer):
+        regression.add(rows, None if site else lm.head.weight)
     if not float(regression.product.norm()) > 0:
         raise DataError(
             f"the predictions of {lm.name} are the same under both descriptions: it does not follow them. Use a model "
             "that follows instructions, or say in other words what the texts are like."
         )
-    return regression, ContrastRows.join(unseen)
+    return regression
 
 
-def _solve(lm: LM, card: Card, read: tuple[ShiftRegression, ContrastRows], rank: int | None) -> tuple[Steer, Imitation]:
-    """The steer of a regression, and how near it comes to the instructions on the other rows."""
-    regression, unseen = read
-    a, b, rank_share = low_rank(regression.matrix(), fisher_factors(lm), rank)
-    factors = {name: factor.float().contiguous() for name, factor in (("A", a), ("B", b))}
-    near = imitation(lm.head, unseen, (factors["A"], factors["B"]))
-    settings = {
-        "method": "contrast",
-        "damping": DAMPING,
-        "rank_share": rank_share,
-        "tokens": regression.count,
-        "imitation": {name: round(value, 4) for name, value in asdict(near).items()},
-    }
-    vocabulary, hidden_size = lm.head.weight.shape
-    return Steer("multiply", factors, hidden_size, vocabulary, replace(card, fit=settings)), near
+def _unseen_rows(lm: LM, texts: Sequence[ContrastText], steer: Steer, progress: Progress) -> ContrastRows:
+    """Some of the rows of texts at the head's input, under the steer's parts inside the model."""
+    step = -(-sum(len(text.ids) for text in texts) // _UNSEEN_ROWS)
+    inside = steer if steer.sites else None
+    return ContrastRows.join([rows[::step] for rows in read_texts(lm, texts, progress, steer=inside)])

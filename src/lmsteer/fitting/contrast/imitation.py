@@ -14,6 +14,7 @@ from torch import Tensor
 from lmsteer.fitting.contrast.rows import ContrastRows
 from lmsteer.model.head import Head
 from lmsteer.reading.sweep import Direction
+from lmsteer.steer.steer import LowRank
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,31 @@ class Imitation:
         return 1 - self.steered / self.unsteered if self.unsteered > 0 else 0.0
 
 
-def imitation(head: Head, rows: ContrastRows, factors: tuple[Tensor, Tensor]) -> Imitation:
-    """How near W = A Bᵀ comes to the instructions on some rows.
+def imitation(head: Head, rows: ContrastRows, factors: LowRank) -> Imitation:
+    """How near a steer comes to the instructions on some rows.
 
     With a single end, only the positive one counts.
 
     Args:
         head: the head of the model.
-        rows: rows of texts on unseen subjects.
-        factors: A, B (d, r).
+        rows: rows of texts on unseen subjects at the head's input, read under the parts of the steer inside the model.
+        factors: A, B (d, r) of its part at the head, W = A Bᵀ.
     """
     direction = Direction.of_factors(head, *factors)
     total = torch.zeros(3, dtype=torch.float64)
-    for neutral, positive, negative in head.pieces(rows.neutral, rows.positive, rows.negative):
-        h = neutral.to(head.device)
-        base, shift = head.raw(h).float(), direction.logits(head, h)
+    ends = (1,) if rows.is_one_sided else (1, -1)
+    moved = rows.steered, rows.opposed
+    for neutral, positive, negative, *steered in head.pieces(rows.neutral, rows.positive, rows.negative, *moved):
+        base = torch.log_softmax(head.logits(neutral.to(head.device)), -1)
         plus, minus = (torch.log_softmax(head.logits(state), -1) for state in (positive, negative))
         total[0] += _divergence(plus, minus)
-        for sign, instructed in ((1, plus),) if rows.is_one_sided else ((1, plus), (-1, minus)):
-            for k, strength in enumerate((0, sign), 1):
-                total[k] += _divergence(instructed, torch.log_softmax(head.post(base + strength * shift), -1))
-    ends = 1 if rows.is_one_sided else 2
-    between, unsteered, steered = (total / len(rows)).tolist()
-    return Imitation(between, unsteered / ends, steered / ends)
+        for sign, instructed, state in zip(ends, (plus, minus), steered, strict=False):
+            h = state.to(head.device)
+            raw = head.raw(h).float() + sign * direction.logits(head, h)
+            total[1] += _divergence(instructed, base)
+            total[2] += _divergence(instructed, torch.log_softmax(head.post(raw), -1))
+    between, unsteered, closed = (total / len(rows)).tolist()
+    return Imitation(between, unsteered / len(ends), closed / len(ends))
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> float:

@@ -7,7 +7,8 @@ linear map that does nearly the same at strengths 1 and -1::
     W = argmin E ‖δ - h W‖² = (E[h hᵀ] + λ I)⁻¹ E[h δᵀ]                                    (d, d)
 
 So strength 1 is the effect of the instruction itself, as far as a linear map can give it, and there is no scale to
-search. ``h`` is read twice: after the request without an instruction, and without any prompt, since a steer has to
+search. Inside the model it is the same with the stream after a layer in place of h; of several such places, each makes
+up for what those before it have left of the shift there. ``h`` is read twice: after the request without an instruction, and without any prompt, since a steer has to
 act in conversations and in plain text. δ is taken net of the text's last tokens: its part in the span of their output
 embeddings is left out. The hidden state carries the word just written, and instructed texts repeat the words of their
 style, so that W would learn to say a word once more that was just said. Where the instructions change nothing, δ is 0,
@@ -53,14 +54,14 @@ class ShiftRegression:
         """The moments of no rows, for hidden size d."""
         return cls(torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64))
 
-    def add(self, rows: ContrastRows, embeddings: Tensor) -> None:
-        """Add rows, each with both of its hidden states that no instruction stands before.
+    def add(self, rows: ContrastRows, embeddings: Tensor | None) -> None:
+        """Add rows, each with both of its states that no instruction stands before.
 
         Args:
             rows: the rows.
-            embeddings: the output embeddings of the model (V, d).
+            embeddings: the output embeddings of the model (V, d), for rows at the head; None inside the model.
         """
-        shift = net_of_recent(rows.shift, rows.recent, embeddings).double()
+        shift = (rows.shift if embeddings is None else net_of_recent(rows.shift, rows.recent, embeddings)).double()
         for state in (rows.neutral.double(), rows.plain.double()):
             self.second_moment += state.T @ state
             self.product += state.T @ shift

@@ -9,10 +9,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
@@ -27,7 +26,7 @@ from lmsteer.reading.held_out import HeldOutMetrics, measure_texts
 from lmsteer.reading.hidden_rows import text_batches
 from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.sites import HEAD, Site, match_sites, model_layers
-from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer
+from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer, factors_of
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.run import Run, kept_in, resumable
 
@@ -98,25 +97,14 @@ def fit_inside(
                 "more texts, or other sites."
             )
         eos = {name: steer.factors[name] for name in EOS_FACTORS if name in steer.factors}
-        inside, unit = in_units(lm, _steer_of(steer, maps), divergence_texts(lm))
+        factors = factors_of({name: each.factors for name, each in maps.items()}, lm.hidden_size)
+        inside, unit = in_units(lm, replace(steer, factors=factors), divergence_texts(lm))
         done = replace(inside, factors={**inside.factors, **eos})
         held_out = held_out_of(run.texts, run.ids)
         metrics = measure_texts(lm, [run.texts[i] for i in held_out], [run.ids[i] for i in held_out], done)
     of_texts = {name: steer.card.fit[name] for name in _OF_TEXTS if name in steer.card.fit}
     fit = {"method": "closed-form", **of_texts, **unit_settings(maps, unit)}
     return replace(done, card=replace(steer.card, fit=fit, held_out=metrics.to_json())), metrics
-
-
-def _steer_of(steer: Steer, maps: Mapping[str, SiteMap]) -> Steer:
-    """A steer of maps by site; without a map of the head its factors there have no columns."""
-    empty = LowRank(*(torch.zeros(steer.hidden_size, 0) for _ in range(2)))
-    factors = dict[str, Tensor]()
-    for name in (HEAD, *(name for name in maps if name != HEAD)):
-        a, b = maps[name].factors if name in maps else empty
-        size = math.sqrt(float(b.norm() / a.norm())) if a.numel() else 1.0  # neither is out of float16's range
-        before = "" if name == HEAD else f"{name}."
-        factors |= {f"{before}A": (a * size).float().contiguous(), f"{before}B": (b / size).float().contiguous()}
-    return replace(steer, factors=factors)
 
 
 def _head_map(lm: LM, steer: Steer, statistics: Statistics) -> SiteMap:

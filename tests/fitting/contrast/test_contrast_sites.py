@@ -1,0 +1,140 @@
+"""A steer from descriptions that acts inside the model: what is read there, what each site gives, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmsteer.data.contrast import Contrast
+from lmsteer.data.starter import starter_subjects
+from lmsteer.errors import DataError, SteerError
+from lmsteer.fitting.contrast.config import ContrastConfig
+from lmsteer.fitting.contrast.fit import fit_contrast
+from lmsteer.fitting.contrast.imitation import imitation
+from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
+from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
+from lmsteer.fitting.contrast.writing import ContrastText, write_texts
+from lmsteer.steer.files import load_steer
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import find_site
+from lmsteer.steer.steer import LowRank
+from lmsteer.util.progress import no_progress
+from tiny import FAMILIES, inner_steer
+
+TWO_ENDS = ContrastText(0, ContrastPrompts([5, 6, 7], [8], [9, 10]), 1, [20, 21, 22])
+ONE_END = ContrastText(0, ContrastPrompts([5, 6, 7], [9, 10], [9, 10]), 1, [20, 21, 22])
+
+
+def joined(lm, text, **places):
+    return ContrastRows.join(list(read_texts(lm, [text], no_progress, **places)))
+
+
+def stream(lm, prompt, text, layer, mix=None):
+    """The stream after a layer where the text's tokens are predicted, from the model's own list of hidden states."""
+    ids = torch.tensor([[*prompt, *text]])
+    if mix is None:
+        states = lm.model(input_ids=ids, output_hidden_states=True).hidden_states
+    else:
+        with lm.steered(mix):
+            states = lm.model(input_ids=ids, output_hidden_states=True).hidden_states
+    return states[layer + 1][0, len(prompt) - 1 : -1]
+
+
+@torch.inference_mode()
+def test_the_stream_after_a_layer_is_read(llama):
+    rows = joined(llama, TWO_ENDS, site=find_site(llama.model, "layers.0"))
+    prompts = TWO_ENDS.prompts
+    for name, prompt in {"plain": [llama.start_id], "positive": prompts.positive, "neutral": prompts.neutral}.items():
+        expected = stream(llama, prompt, TWO_ENDS.ids, 0)
+        # padding changes rounding only
+        torch.testing.assert_close(getattr(rows, name), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(rows.shift, (rows.positive - rows.negative) / 2)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("text", [TWO_ENDS, ONE_END], ids=["two ends", "one-sided"])
+def test_the_shift_is_net_of_what_the_steer_so_far_does(llama, text):
+    steer, place = inner_steer(llama, ["layers.0"]), find_site(llama.model, "layers.1")
+    alone, after = joined(llama, text, site=place), joined(llama, text, site=place, steer=steer)
+    up, down = (
+        stream(llama, text.prompts.neutral, text.ids, 1, Mix({"s": steer}, {"s": strength})) for strength in (1.0, -1.0)
+    )
+    # The last entry of hidden_states is behind the final norm: another place.
+    final = llama.model.get_decoder().norm
+    torch.testing.assert_close(final(after.steered), up, atol=1e-4, rtol=1e-4)
+    moved = after.steered - alone.neutral if text is ONE_END else (after.steered - after.opposed) / 2
+    assert moved.norm() > 0.01
+    torch.testing.assert_close(after.shift, alone.shift - moved, atol=1e-5, rtol=1e-5)
+    if text is TWO_ENDS:
+        torch.testing.assert_close(final(after.opposed), down, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("text", [TWO_ENDS, ONE_END], ids=["two ends", "one-sided"])
+def test_the_imitation_is_that_of_the_steered_model(llama, text):
+    steer = inner_steer(llama, ["layers.0"], head=True)
+    near = imitation(llama.head, joined(llama, text, steer=steer), LowRank(steer.factors["A"], steer.factors["B"]))
+
+    def log_p(prompt, strength=0.0):
+        ids = torch.tensor([[*prompt, *text.ids]])
+        with llama.steered(Mix({"s": steer}, {"s": strength})):
+            logits = llama.model(input_ids=ids).logits
+        return torch.log_softmax(logits[0, len(prompt) - 1 : -1].float(), -1)
+
+    prompts, found = text.prompts, []
+    for sign, prompt in ((1.0, prompts.positive), (-1.0, prompts.negative))[: 1 if text is ONE_END else 2]:
+        p = log_p(prompt)
+        found.append([float((p.exp() * (p - log_p(prompts.neutral, s))).sum(-1).mean()) for s in (0.0, sign)])
+    unsteered, steered = (sum(each) / len(each) for each in zip(*found, strict=True))
+    # float32 logits
+    assert near.unsteered == pytest.approx(unsteered, rel=1e-3, abs=1e-5)
+    assert near.steered == pytest.approx(steered, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_steer_of_a_description_acts_inside(make_lm, family, tmp_path):
+    lm = make_lm(family)
+    contrast, config = Contrast.of_descriptions("abc", "xyz"), ContrastConfig(8, 6, sites=("layers.0", "head"))
+    fitted = fit_contrast(lm, contrast, name="abc", out=tmp_path / "s", config=config)
+    saved = load_steer(tmp_path / "s")
+    assert saved.sites == ("layers.0",)
+    assert saved.factors["A"].shape[1] == saved.ranks["head"] > 0
+    assert set(saved.card.fit["sites"]) == {"layers.0", "head"}
+    assert fitted.imitation.steered != fitted.imitation.unsteered
+
+
+def test_a_map_takes_away_some_of_the_shift_of_its_own_texts_after_it(llama, tmp_path):
+    contrast = Contrast.of_descriptions("abc", "xyz")
+    config = ContrastConfig(8, 6, sites=("layers.0",), rank=llama.hidden_size)
+    steer = fit_contrast(llama, contrast, name="abc", out=tmp_path / "s", config=config).steer
+    prompts = contrast_prompts(llama, contrast, starter_subjects(), config.new_tokens)
+    texts = [text for text in write_texts(llama, prompts, config) if text.subject % 4 != 3]
+    place = find_site(llama.model, "layers.1")
+    before, after = (
+        ContrastRows.join(list(read_texts(llama, texts, no_progress, site=place, steer=each))).shift
+        for each in (None, steer)
+    )
+    assert float(after.norm()) < 0.9 * float(before.norm())
+
+
+@pytest.mark.parametrize(
+    ("sites", "error", "message"),
+    [
+        (("layers.0.mlp.down_proj",), DataError, "is a linear layer"),
+        (("layers.9",), SteerError, "layers.0 to layers.1"),
+        (("nothing",), SteerError, "layers.0 to layers.1"),
+    ],
+)
+def test_sites_that_a_description_cannot_have_are_refused(llama, tmp_path, sites, error, message):
+    contrast, config = Contrast.of_descriptions("abc", "xyz"), ContrastConfig(8, 6, sites=sites)
+    with pytest.raises(error, match=message):
+        fit_contrast(llama, contrast, name="abc", out=tmp_path / "s", config=config)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_steer_at_the_head_alone_has_no_sites(llama, tmp_path):
+    contrast, config = Contrast.of_descriptions("abc", "xyz"), ContrastConfig(8, 6)
+    steer = fit_contrast(llama, contrast, name="abc", out=tmp_path / "s", config=config).steer
+    assert not steer.sites
+    assert "sites" not in steer.card.fit
+    assert set(steer.factors) == {"A", "B"}
