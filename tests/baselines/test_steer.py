@@ -26,3 +26,11 @@ def test_ctrl_c_during_the_fit_of_a_steer_names_no_folder_that_is_gone(llama, mo
     monkeypatch.setattr("lmsteer.fitting.activation_cache.compute_rows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit_baseline(llama, "steer", TEXTS)
+
+
+def test_a_steer_inside_the_model_is_a_method_of_its_own(llama, tmp_path):
+    baseline = fit_baseline(llama, "deep-steer", styled(240))
+    assert baseline.steer.sites == ("layers.1",)
+    loaded = load_baseline(save_baseline(baseline, tmp_path / "s"))
+    assert (loaded.method, loaded.capabilities.transferable) == ("deep-steer", False)
+    assert loaded.steer.card == baseline.steer.card

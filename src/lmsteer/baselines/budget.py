@@ -16,6 +16,8 @@ class TrainingBudget:
         seconds: maximum time in seconds; None for no limit. A run that it ends early cannot be repeated exactly.
         batch_size: number of texts per step.
         seed: seed of the initial parameters and of the order of texts.
+        search: whether to choose the learning rate and the number of steps on held-out texts (``search``): a training
+            for each rate, each within the other limits. Default False: the rate of the method, and all steps.
 
     Raises:
         DataError: a value is out of range.
@@ -25,6 +27,7 @@ class TrainingBudget:
     seconds: float | None = None
     batch_size: int = 16
     seed: int = 0
+    search: bool = False
 
     def __post_init__(self) -> None:
         if (

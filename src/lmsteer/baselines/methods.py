@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from lmsteer.baselines.activations import Activations, difference_of_means
@@ -15,14 +16,17 @@ from lmsteer.baselines.gists import Gists, compressed_instructions
 from lmsteer.baselines.lora import LoRABaseline, LoRATrainer
 from lmsteer.baselines.names import INSTRUCTION_BASED, check_methods
 from lmsteer.baselines.prompting import Prompting, few_shot, instructed
+from lmsteer.baselines.search import search
 from lmsteer.baselines.soft_prompts import PrefixTuning, PromptTuning, SoftPromptTrainer
-from lmsteer.baselines.steer import SteerBaseline, fit_steer
+from lmsteer.baselines.steer import DeepSteerBaseline, SteerBaseline, fit_steer, steer_baseline
 from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
+from lmsteer.fitting.inside.fit_inside import DEEP
 from lmsteer.model.lm import LM
 from lmsteer.model.row_layers import check_rows
 from lmsteer.steer.card import CARD_FILE
+from lmsteer.steer.files import load_steer
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.provenance import provenance_of
 from lmsteer.util.records import from_record
@@ -73,8 +77,12 @@ def _trained(make_trainer: Callable[[LM, int], Trainer]) -> Callable[[FitTask], 
 
     def fit(task: FitTask) -> Baseline:
         check_rows(task.lm)
-        trainer = make_trainer(task.lm, task.budget.seed)
-        metadata = train(task.lm, trainer, task.texts, task.budget, task.progress)
+        make = partial(make_trainer, task.lm, task.budget.seed)
+        if task.budget.search:
+            trainer, metadata = search(task.lm, make, task.texts, task.budget, task.progress)
+        else:
+            trainer = make()
+            metadata = train(task.lm, trainer, task.texts, task.budget, task.progress)
         return trainer.baseline(replace(task.card, fit=metadata))
 
     return fit
@@ -82,6 +90,9 @@ def _trained(make_trainer: Callable[[LM, int], Trainer]) -> Callable[[FitTask], 
 
 METHODS: Mapping[str, Method] = {
     "steer": Method(SteerBaseline, _FINE, lambda task: fit_steer(task.lm, task.texts, task.progress)),
+    "deep-steer": Method(
+        DeepSteerBaseline, _FINE, lambda task: fit_steer(task.lm, task.texts, task.progress, sites=(DEEP,))
+    ),
     "lora": Method(LoRABaseline, _SMALL, _trained(lambda lm, seed: LoRATrainer(lm, "all", seed=seed))),
     "lora-value": Method(LoRABaseline, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "value", seed=seed))),
     "lora-head": Method(LoRABaseline, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "head", seed=seed))),
@@ -149,7 +160,7 @@ def load_baseline(folder: str | Path) -> Baseline:
     """
     folder = Path(folder)
     if (folder / CARD_FILE).exists():
-        return SteerBaseline.load(folder)
+        return steer_baseline(load_steer(folder))
     with ADAPTER.reading(folder) as (record, tensors):
         card = from_record(BaselineCard, record["card"])
         check_methods([card.method])

@@ -8,6 +8,7 @@ from lmsteer.errors import DataError
 
 METHOD_NAMES = (
     "steer",
+    "deep-steer",
     "lora",
     "lora-value",
     "lora-head",

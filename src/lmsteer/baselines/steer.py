@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,10 +14,11 @@ from torch import Tensor
 from lmsteer.baselines.baseline import Capabilities, ForwardBaseline
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import InterruptedWorkError
-from lmsteer.fitting.fit import fit
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.model.lm import LM
-from lmsteer.steer.files import load_steer, save_steer
+from lmsteer.steer.files import save_steer
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import HEAD
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
@@ -63,15 +64,6 @@ class SteerBaseline(ForwardBaseline):
         """
         save_steer(self.steer, folder)
 
-    @classmethod
-    def load(cls, folder: Path) -> SteerBaseline:
-        """Read a steer's folder.
-
-        Raises:
-            SteerError: there is no steer in it, or a damaged one.
-        """
-        return cls(load_steer(folder))
-
     @contextmanager
     def at(self, lm: LM, strengths: Sequence[float]) -> Iterator[None]:
         """Steer the model.
@@ -83,8 +75,33 @@ class SteerBaseline(ForwardBaseline):
             yield
 
 
-def fit_steer(lm: LM, texts: Sequence[LabelledText], progress: Progress = no_progress) -> SteerBaseline:
+@dataclass(frozen=True)
+class DeepSteerBaseline(SteerBaseline):
+    """A steer that acts inside the model."""
+
+    capabilities: ClassVar[Capabilities] = replace(SteerBaseline.capabilities, transferable=False)
+
+    @property
+    def method(self) -> str:
+        """Always ``deep-steer``."""
+        return "deep-steer"
+
+
+def steer_baseline(steer: Steer) -> SteerBaseline:
+    """A steer as a baseline, by where it acts."""
+    return DeepSteerBaseline(steer) if steer.sites else SteerBaseline(steer)
+
+
+def fit_steer(
+    lm: LM, texts: Sequence[LabelledText], progress: Progress = no_progress, *, sites: Sequence[str] = (HEAD,)
+) -> SteerBaseline:
     """Fit a steer in closed form.
+
+    Args:
+        lm: the model.
+        texts: labelled texts.
+        progress: reports the work.
+        sites: where it acts, as in ``FitConfig``.
 
     Raises:
         DataError: too few texts, or texts of one end only.
@@ -92,7 +109,8 @@ def fit_steer(lm: LM, texts: Sequence[LabelledText], progress: Progress = no_pro
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            fitted = fit(lm, texts, name="steer", out=Path(folder) / "steer", progress=progress)
+            out, config = Path(folder) / "steer", FitConfig(sites=sites)
+            fitted = fit(lm, texts, name="steer", out=out, config=config, progress=progress)
         except InterruptedWorkError:  # it names a state to resume from, which goes with the temporary folder
             raise KeyboardInterrupt from None
-    return SteerBaseline(fitted.steer)
+    return steer_baseline(fitted.steer)

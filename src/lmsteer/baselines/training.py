@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from lmsteer.baselines.baseline import Trainer
 from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.model.batching import pad
+from lmsteer.model.batching import length_buckets, pad
 from lmsteer.model.length_grouped import LengthGroupedSampler
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode_labelled import cut, encode_texts
@@ -23,18 +24,22 @@ from lmsteer.util.progress import Progress, no_progress
 
 # Maximum number of tokens of a text, its prompt not counted; longer texts are cut, since a few would use up the budget.
 _MAX_TOKENS = 128
+# How often in a training its held-out texts are measured.
+_MEASURED = 10
 
 
 class TrainingRecord(TypedDict):
     """How a baseline was trained, for its card.
 
     Attributes:
-        steps: number of steps that were taken.
+        steps: number of steps that were taken; of those, where texts are held out, the ones that count.
         seconds: time of the training.
         learning_rate: learning rate of the first step.
         loss: mean loss of the last tenth of the steps, in nats per token.
         batch_size: number of texts per step.
         seed: seed of the initial parameters and of the order of texts.
+        held_out_loss: mean loss of the held-out texts after these steps, in nats per token, if there are any.
+        tried: the learning rates that were tried, and the held-out loss of each, if it was searched.
     """
 
     steps: int
@@ -43,12 +48,28 @@ class TrainingRecord(TypedDict):
     loss: float
     batch_size: int
     seed: int
+    held_out_loss: NotRequired[float]
+    tried: NotRequired[dict[str, float]]
 
 
 def train(
-    lm: LM, trainer: Trainer, texts: Sequence[LabelledText], budget: TrainingBudget, progress: Progress = no_progress
+    lm: LM,
+    trainer: Trainer,
+    texts: Sequence[LabelledText],
+    budget: TrainingBudget,
+    progress: Progress = no_progress,
+    *,
+    held_out: Sequence[LabelledText] = (),
 ) -> TrainingRecord:
     """Train a baseline within a budget. The learning rate falls linearly to zero at its end.
+
+    Args:
+        lm: the model.
+        trainer: the parameters.
+        texts: texts with labels in [-1, 1].
+        budget: the limits of the training.
+        progress: reports the steps.
+        held_out: other texts, which choose the number of steps: the parameters that they are likeliest under stay.
 
     Returns:
         How it was trained, for the card.
@@ -56,6 +77,90 @@ def train(
     Raises:
         DataError: no text has two tokens, or the method leaves no room for two; or the training diverged.
         KeyboardInterrupt: the user pressed Ctrl-C; it is raised between two steps.
+    """
+    ids, labels = _usable(lm, trainer, texts)
+    watch = _HeldOut(lm, trainer, held_out) if held_out else None
+    optimizer = torch.optim.AdamW(trainer.trainable(), trainer.learning_rate, weight_decay=0.0)
+    losses: list[float] = []
+    started = time.perf_counter()
+    with deferred_sigint() as check, progress("training", budget.steps, 0) as step:
+        for batch in _batches([len(own) for own in ids], budget):
+            of_time = (time.perf_counter() - started) / budget.seconds if budget.seconds else 0.0
+            passed = max(len(losses) / budget.steps, of_time)
+            if passed >= 1:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = trainer.learning_rate * (1 - passed)
+            loss = _loss(lm, trainer, [ids[i] for i in batch], [labels[i] for i in batch])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+            if watch and len(losses) % max(1, budget.steps // _MEASURED) == 0:
+                watch.measure(len(losses))
+            step(1, f"loss {losses[-1]:.3f}")
+            check()
+    if not all(torch.isfinite(tensor).all() for tensor in trainer.trainable()):
+        raise DataError("the training diverged: its parameters are not finite numbers.")
+    last = losses[-max(1, len(losses) // 10) :]
+    record: TrainingRecord = {
+        "steps": len(losses),
+        "seconds": time.perf_counter() - started,
+        "learning_rate": trainer.learning_rate,
+        "loss": sum(last) / len(last),
+        "batch_size": budget.batch_size,
+        "seed": budget.seed,
+    }
+    if watch:
+        watch.measure(len(losses))
+        record["steps"], record["held_out_loss"] = watch.restore()
+    return record
+
+
+class _HeldOut:
+    """Texts that no step sees, and the parameters that they have been likeliest under so far."""
+
+    def __init__(self, lm: LM, trainer: Trainer, texts: Sequence[LabelledText]) -> None:
+        self._lm, self._trainer = lm, trainer
+        self._ids, self._labels = _usable(lm, trainer, texts)
+        self._best: tuple[float, int, list[Tensor]] = (math.inf, 0, [])
+        self._steps = 0
+
+    @torch.no_grad()
+    def measure(self, steps: int) -> None:
+        """Measure the parameters after some steps, once; the best so far are kept."""
+        if steps == self._steps:
+            return
+        self._steps = steps
+        total, count = 0.0, 0
+        for batch in length_buckets(self._ids):
+            ids = [self._ids[i] for i in batch]
+            tokens = sum(map(count_predicted, ids))
+            total += float(_loss(self._lm, self._trainer, ids, [self._labels[i] for i in batch])) * tokens
+            count += tokens
+        if total / count < self._best[0]:
+            self._best = total / count, steps, [tensor.detach().clone() for tensor in self._trainer.trainable()]
+
+    @torch.no_grad()
+    def restore(self) -> tuple[int, float]:
+        """Put the best parameters back; after how many steps they were measured, and the loss.
+
+        Raises:
+            DataError: the loss was never a finite number.
+        """
+        loss, steps, best = self._best
+        if not best:
+            raise DataError("the training diverged: the loss of held-out texts is not a finite number.")
+        for tensor, value in zip(self._trainer.trainable(), best, strict=True):
+            tensor.copy_(value)
+        return steps, loss
+
+
+def _usable(lm: LM, trainer: Trainer, texts: Sequence[LabelledText]) -> tuple[list[Sequence[int]], list[float]]:
+    """The ids and labels of the texts that have a token to learn to predict, cut to what the method leaves room for.
+
+    Raises:
+        DataError: there are none.
     """
     encoded = encode_texts(lm, texts, end=False)
     room = lm.max_length - trainer.context
@@ -67,36 +172,7 @@ def train(
     usable = [i for i, row in enumerate(ids) if count_predicted(row)]
     if not usable:
         raise DataError("no text has two tokens, so there is no token to learn to predict.")
-    optimizer = torch.optim.AdamW(trainer.trainable(), trainer.learning_rate, weight_decay=0.0)
-    losses: list[float] = []
-    started = time.perf_counter()
-    with deferred_sigint() as check, progress("training", budget.steps, 0) as step:
-        for batch in _batches([len(ids[i]) for i in usable], budget):
-            of_time = (time.perf_counter() - started) / budget.seconds if budget.seconds else 0.0
-            passed = max(len(losses) / budget.steps, of_time)
-            if passed >= 1:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = trainer.learning_rate * (1 - passed)
-            rows = [usable[i] for i in batch]
-            loss = _loss(lm, trainer, [ids[i] for i in rows], [texts[i].label for i in rows])
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(float(loss.detach()))
-            step(1, f"loss {losses[-1]:.3f}")
-            check()
-    if not all(torch.isfinite(tensor).all() for tensor in trainer.trainable()):
-        raise DataError("the training diverged: its parameters are not finite numbers.")
-    last = losses[-max(1, len(losses) // 10) :]
-    return {
-        "steps": len(losses),
-        "seconds": time.perf_counter() - started,
-        "learning_rate": trainer.learning_rate,
-        "loss": sum(last) / len(last),
-        "batch_size": budget.batch_size,
-        "seed": budget.seed,
-    }
+    return [ids[i] for i in usable], [texts[i].label for i in usable]
 
 
 def _batches(lengths: Sequence[int], budget: TrainingBudget) -> Iterator[list[int]]:

@@ -29,6 +29,14 @@ MaxSeconds = Annotated[
     float | None,
     typer.Option(callback=options.more_than(0), help="Maximum seconds of each training (default: no maximum)."),
 ]
+Search = Annotated[
+    bool,
+    typer.Option(
+        "--search",
+        help="Choose the learning rate and the number of steps of each training on held-out texts: takes four times as "
+        "long.",
+    ),
+]
 TrainSizes = Annotated[str, typer.Option(help="Numbers of texts to fit on as well, such as 8,32,128 (default: none).")]
 
 
@@ -46,6 +54,7 @@ def compare(
     perplexity_model: options.PerplexityModel = None,
     steps: Annotated[int, typer.Option(min=1, help="Maximum number of optimizer steps of each training.")] = 200,
     max_seconds: MaxSeconds = None,
+    search: Search = False,
     num_samples: options.NumSamples = COMPARISON_SAMPLES,
     max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
     train_sizes: TrainSizes = "",
@@ -77,7 +86,7 @@ def compare(
     given = read_prompts(prompts) if prompts else neutral()[: options.NEUTRAL_PROMPTS]
     read = options.answered(given, chat=chat, system=system)
     check_scorer(scorer)
-    budget = TrainingBudget(steps, max_seconds, seed=seed)
+    budget = TrainingBudget(steps, max_seconds, seed=seed, search=search)
     protocol = Protocol(num_samples, max_new_tokens, seed=seed)
     config = ComparisonConfig(
         model, source, read, scorer, perplexity_model, budget, protocol, sizes, num_seeds, instructions

@@ -244,7 +244,7 @@ def test_a_fit_without_resume_begins_anew_and_one_that_is_refused_leaves_nothing
     (partial / "texts.json").write_text("[")
     fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=config)
     assert not partial.exists()
-    monkeypatch.setattr("lmsteer.fitting.contrast.fit._is_held_out", lambda text: False)
+    monkeypatch.setattr("lmsteer.fitting.contrast.fit.HELD_OUT_EVERY", 1)
     for resume in (False, True):
         with pytest.raises(DataError, match="too few subjects"):
             fit_contrast(lm, CONTRAST, name="x", out=tmp_path / "x", config=replace(config, resume=resume))

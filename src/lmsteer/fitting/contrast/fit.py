@@ -110,7 +110,7 @@ def fit_contrast(
         source = {"contrast": asdict(contrast), "texts": len(texts), **_setting(config)}
         source |= {"teacher": teacher.name} if teacher else {}
         card = lm.card(name, label=label or contrast.positive, data=source)
-        steer, near = _solve(lm, card, texts, places, config.rank, progress)
+        steer, near = _solve(_Texts.of(lm, texts, progress), card, places, config.rank)
         save_steer(steer, folder)
     first, other = (next((text.ids for text in texts if text.end == end), ()) for end in (1, -1))
     return ContrastFit(steer, folder, near, (lm.codec.decode(first), lm.codec.decode(other)))
@@ -144,63 +144,79 @@ def _places(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
     return [*sites, None] if HEAD in patterns else [*sites]
 
 
-def _solve(
-    lm: LM, card: Card, texts: Sequence[ContrastText], places: Sequence[Site | None], rank: int | None, progress: Progress
-) -> tuple[Steer, Imitation]:
-    """The steer that comes nearest to the instructions on most of the subjects, and how near it comes on the others.
+@dataclass(frozen=True)
+class _Texts:
+    """The texts of a fit.
 
-    Raises:
-        DataError: the texts are on too few subjects, or the instructions change nothing.
-        ModelError: a forward pass does not go through a site exactly once.
+    Attributes:
+        lm: the model that reads them.
+        seen: the texts on most of the subjects.
+        unseen: those on the others.
+        progress: reports how far the reading is.
     """
-    seen = [text for text in texts if not _is_held_out(text)]
-    unseen = [text for text in texts if _is_held_out(text)]
-    if not seen or not unseen:
-        raise DataError(f"{lm.name} wrote texts on too few subjects: let it write more.")
-    fisher = site_factors(lm, [site for site in places if site], progress)
-    maps, shares, steer, tokens = dict[str, LowRank](), dict[str, float](), None, 0
+
+    lm: LM
+    seen: Sequence[ContrastText]
+    unseen: Sequence[ContrastText]
+    progress: Progress
+
+    @classmethod
+    def of(cls, lm: LM, texts: Sequence[ContrastText], progress: Progress) -> _Texts:
+        """The texts, divided by subject.
+
+        Raises:
+            DataError: they are on too few subjects.
+        """
+        seen = [text for text in texts if text.subject % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+        unseen = [text for text in texts if text.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
+        if not seen or not unseen:
+            raise DataError(f"{lm.name} wrote texts on too few subjects: let it write more.")
+        return cls(lm, seen, unseen, progress)
+
+    def regression(self, site: Site | None, steer: Steer | None) -> ShiftRegression:
+        """The regression at a place of what the steer so far, which acts before it, leaves of the shift.
+
+        Raises:
+            DataError: the instructions change nothing.
+            ModelError: a forward pass does not go through the site exactly once.
+        """
+        lm, regression = self.lm, ShiftRegression.empty(self.lm.hidden_size)
+        for rows in read_texts(lm, self.seen, self.progress, site=site, steer=steer):
+            regression.add(rows, None if site else lm.head.weight)
+        if not float(regression.product.norm()) > 0:
+            raise DataError(
+                f"the predictions of {lm.name} are the same under both descriptions: it does not follow them. Use a "
+                "model that follows instructions, or say in other words what the texts are like."
+            )
+        return regression
+
+    def imitation(self, steer: Steer) -> Imitation:
+        """How near a steer comes to the instructions on the other subjects, measured on some of their rows."""
+        step = -(-sum(len(text.ids) for text in self.unseen) // _UNSEEN_ROWS)
+        blocks = read_texts(self.lm, self.unseen, self.progress, steer=steer if steer.sites else None)
+        rows = ContrastRows.join([block[::step] for block in blocks])
+        return imitation(self.lm.head, rows, LowRank(steer.factors["A"], steer.factors["B"]))
+
+
+def _solve(texts: _Texts, card: Card, places: Sequence[Site | None], rank: int | None) -> tuple[Steer, Imitation]:
+    """The steer that comes nearest to the instructions, place by place, and how near it comes on unseen subjects."""
+    lm, steer, tokens = texts.lm, None, 0
+    fisher = site_factors(lm, [site for site in places if site], texts.progress)
+    maps, shares = dict[str, LowRank](), dict[str, float]()
     for site in places:
-        regression = _regression(lm, seen, site, steer, progress)
+        regression = texts.regression(site, steer)
         name, metric = (site.name, fisher[site.name]) if site else (HEAD, fisher_factors(lm))
         a, b, shares[name] = low_rank(regression.matrix(), metric, rank)
         maps[name], tokens = LowRank(a, b), regression.count
         steer = Steer("multiply", factors_of(maps, lm.hidden_size), lm.hidden_size, len(lm.head.weight), card)
     assert steer is not None
-    near = imitation(lm.head, _unseen_rows(lm, unseen, steer, progress), LowRank(steer.factors["A"], steer.factors["B"]))
+    near = texts.imitation(steer)
+    of_sites = {name: {"rank": maps[name].a.shape[1], "rank_share": round(shares[name], 4)} for name in maps}
     settings = {
         "method": "contrast",
         "damping": DAMPING,
-        "rank_share": shares[HEAD] if HEAD in shares else min(shares.values()),
+        **({"sites": of_sites} if steer.sites else {"rank_share": shares[HEAD]}),
         "tokens": tokens,
         "imitation": {name: round(value, 4) for name, value in asdict(near).items()},
     }
-    if steer.sites:
-        ranks = {name: each.a.shape[1] for name, each in maps.items()}
-        settings["sites"] = {name: {"rank": ranks[name], "rank_share": round(shares[name], 4)} for name in maps}
     return replace(steer, card=replace(card, fit=settings)), near
-
-
-def _is_held_out(text: ContrastText) -> bool:
-    return text.subject % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-
-
-def _regression(
-    lm: LM, texts: Sequence[ContrastText], site: Site | None, steer: Steer | None, progress: Progress
-) -> ShiftRegression:
-    """The regression at a place of what the steer so far, which acts before it, leaves of the shift."""
-    regression = ShiftRegression.empty(lm.hidden_size)
-    for rows in read_texts(lm, texts, progress, site=site, steer=steer):
-        regression.add(rows, None if site else lm.head.weight)
-    if not float(regression.product.norm()) > 0:
-        raise DataError(
-            f"the predictions of {lm.name} are the same under both descriptions: it does not follow them. Use a model "
-            "that follows instructions, or say in other words what the texts are like."
-        )
-    return regression
-
-
-def _unseen_rows(lm: LM, texts: Sequence[ContrastText], steer: Steer, progress: Progress) -> ContrastRows:
-    """Some of the rows of texts at the head's input, under the steer's parts inside the model."""
-    step = -(-sum(len(text.ids) for text in texts) // _UNSEEN_ROWS)
-    inside = steer if steer.sites else None
-    return ContrastRows.join([rows[::step] for rows in read_texts(lm, texts, progress, steer=inside)])

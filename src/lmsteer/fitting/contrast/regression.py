@@ -8,11 +8,13 @@ linear map that does nearly the same at strengths 1 and -1::
 
 So strength 1 is the effect of the instruction itself, as far as a linear map can give it, and there is no scale to
 search. Inside the model it is the same with the stream after a layer in place of h; of several such places, each makes
-up for what those before it have left of the shift there. ``h`` is read twice: after the request without an instruction, and without any prompt, since a steer has to
-act in conversations and in plain text. δ is taken net of the text's last tokens: its part in the span of their output
-embeddings is left out. The hidden state carries the word just written, and instructed texts repeat the words of their
-style, so that W would learn to say a word once more that was just said. Where the instructions change nothing, δ is 0,
-and the map learns to leave the hidden state as it is.
+up for what those before it have left of the shift there.
+
+``h`` is read twice: after the request without an instruction, and without any prompt, since a steer has to act in
+conversations and in plain text. At the head, δ is taken net of the text's last tokens: its part in the span of their
+output embeddings is left out. The hidden state carries the word just written, and instructed texts repeat the words of
+their style, so that W would learn to say a word once more that was just said. Where the instructions change nothing, δ
+is 0, and the map learns to leave the hidden state as it is.
 
 A step along the gradient of the likelihood, which fits labels, does worse here: it moves nearly all hidden states in
 one direction, to words that then repeat (docs/log.md).
