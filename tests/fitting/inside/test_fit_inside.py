@@ -12,13 +12,17 @@ from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.inside import fit_inside as module
 from lmsteer.fitting.inside import sums
 from lmsteer.fitting.inside.fisher import divergence, divergence_texts, site_factors
-from lmsteer.fitting.inside.solve import UNIT
+from lmsteer.fitting.inside.fit_inside import site_groups
+from lmsteer.fitting.inside.solve import UNIT, unit_map
 from lmsteer.fitting.inside.sums import InsideSums
+from lmsteer.model.fisher import FisherFactors
+from lmsteer.reading.likelihood import steered_log_likelihoods
 from lmsteer.reading.verify import verify
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.sites import find_site, match_sites
+from lmsteer.steer.steer import LowRank
 from lmsteer.util.progress import no_progress
-from tiny import styled
+from tiny import inner_steer, styled
 
 TEXTS = styled(300)
 
@@ -51,15 +55,15 @@ def test_at_strength_one_the_model_diverges_by_the_unit(llama, cache, tmp_path):
 
 def test_a_stopped_fit_is_resumed_and_gives_the_same_steer(llama, cache, tmp_path, monkeypatch):
     real, calls = InsideSums.add, []
-    monkeypatch.setattr(InsideSums, "add", lambda self, *args: calls.append(1) or real(self, *args))
+    monkeypatch.setattr(InsideSums, "add", lambda self, *args, **held: calls.append(1) or real(self, *args, **held))
     expected = fitted(llama, tmp_path / "whole", "layers.0").steer
     batches, calls = len(calls), []
 
-    def stop(self, *args):
+    def stop(self, *args, **held):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        real(self, *args)
+        real(self, *args, **held)
 
     monkeypatch.setattr(InsideSums, "add", stop)
     with pytest.raises(InterruptedWorkError, match="sums at the sites"):
@@ -68,7 +72,7 @@ def test_a_stopped_fit_is_resumed_and_gives_the_same_steer(llama, cache, tmp_pat
     with pytest.raises(DataError, match="interrupted fit"):
         fitted(llama, tmp_path / "s", "layers.1", resume=True)
     again = []
-    monkeypatch.setattr(InsideSums, "add", lambda self, *args: again.append(1) or real(self, *args))
+    monkeypatch.setattr(InsideSums, "add", lambda self, *args, **held: again.append(1) or real(self, *args, **held))
     steer = fitted(llama, tmp_path / "s", "layers.0", resume=True).steer
     assert again
     assert len(again) == batches - 2  # two were in the sums
@@ -83,7 +87,7 @@ def test_a_batch_that_memory_is_short_for_is_read_in_halves(llama, monkeypatch):
     ids = llama.encode([text.text for text in texts])
     whole, parts, real = InsideSums(sites), InsideSums(sites), sums.gradients_at
     whole.add(llama, texts, ids, None)
-    whole.hold_out(llama, texts, ids)
+    whole.add(llama, texts, ids, None, held_out=True)
 
     def short(lm, some, *args):
         if len(some) > 2:
@@ -92,16 +96,44 @@ def test_a_batch_that_memory_is_short_for_is_read_in_halves(llama, monkeypatch):
 
     monkeypatch.setattr(sums, "gradients_at", short)
     parts.add(llama, texts, ids, None)
-    parts.hold_out(llama, texts, ids)
+    parts.add(llama, texts, ids, None, held_out=True)
     torch.testing.assert_close(parts.counts, whole.counts)
     torch.testing.assert_close(parts.tensors["layers.0.G"], whole.tensors["layers.0.G"], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(parts.held_out(sites[0]).x, whole.held_out(sites[0]).x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parts.held_out(sites[0]), whole.held_out(sites[0]), rtol=1e-4, atol=1e-4)
     monkeypatch.setattr(
         sums, "gradients_at", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
     )
     with pytest.raises(DataError, match="out of memory"):
         parts.add(llama, texts[:1], ids[:1], None)
     torch.testing.assert_close(parts.counts, whole.counts)
+
+
+def test_the_gain_is_the_slope_of_the_held_out_likelihood(llama):
+    """Held-out texts at their labels' strength become likelier by the gain, to first order."""
+    texts, site = TEXTS[:12], find_site(llama.model, "layers.0")
+    ids, steer = llama.encode([text.text for text in texts]), inner_steer(llama, ["layers.0"])
+    found = InsideSums([site])
+    found.add(llama, texts, ids, None, held_out=True)
+    factors = LowRank(*(factor.double() for factor in steer.inner["layers.0"]))
+    eye = (torch.eye(site.inputs, dtype=torch.float64), torch.eye(site.outputs, dtype=torch.float64))
+    metric = FisherFactors(*eye, torch.zeros(site.inputs, dtype=torch.float64))
+    gain = unit_map(factors, metric, found.held_out(site), 1.0).gain * metric.inner(factors, factors) ** 0.5
+    step = 2e-3
+    read = steered_log_likelihoods(llama, ids, [steer], [-step, step])
+    slopes = [float((own[0, 1] - own[0, 0]).double().sum()) / (2 * step) for own in read]
+    tokens = sum(map(len, ids)) - len(ids)
+    expected = sum(text.label * slope for text, slope in zip(texts, slopes, strict=True)) / tokens
+    assert gain == pytest.approx(expected, rel=2e-2, abs=1e-3)  # float32, a difference over 4e-3
+
+
+def test_sites_that_do_not_fit_in_memory_together_are_fitted_in_groups(llama, cache, tmp_path, monkeypatch):
+    whole = fitted(llama, tmp_path / "whole", "layers.*").steer
+    monkeypatch.setattr(module, "_GROUP_BYTES", 1)
+    assert [len(group) for group in site_groups(match_sites(llama.model, ["layers.*"]))] == [1, 1]
+    parts = fitted(llama, tmp_path / "parts", "layers.*").steer
+    for name, factor in whole.factors.items():
+        torch.testing.assert_close(parts.factors[name], factor, rtol=1e-4, atol=1e-5)
+    assert not (tmp_path / "parts.partial.sites").exists()
 
 
 def test_damaged_sums_are_told_apart(llama, tmp_path):

@@ -4,20 +4,22 @@
 
     texts ──first pass──> statistics ──> probe for credit, part at the head, end component        (fit_closed_form)
     texts ──second pass──> sums at each site ──> a map each ──> shares ──> unit of strength ──> steer
+
+The sums of many sites do not fit in memory: then the texts are read once more for each group of sites that do.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from lmsteer.errors import DataError
+from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.inside.fisher import divergence_texts, site_factors
-from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_settings
-from lmsteer.fitting.inside.sums import HeldOutRows, InsideSums
+from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_map, unit_settings
+from lmsteer.fitting.inside.sums import InsideSums
 from lmsteer.fitting.run import Checkpointer, FitRun
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.generation.unconditional import fisher_factors
@@ -32,7 +34,8 @@ from lmsteer.util.run import Run, kept_in, resumable
 
 # Stands for the stream after the middle layer, where labels tell most of what is written later (docs/log.md).
 DEEP = "deep"
-_SUMS_FILE = "sums.safetensors"
+# Bytes that the sums and Fisher factors of the sites of a group take at most.
+_GROUP_BYTES = 2**30
 # What the card says of the fit at the head that holds for the steer inside the model, too.
 _OF_TEXTS = ("max_tokens", "credit_rows", "damping_eos")
 
@@ -81,13 +84,16 @@ def fit_inside(
         InterruptedWorkError: the user stopped the run; the sums are kept.
     """
     lm, sites = run.lm, inner_sites(run.lm, patterns)
+    names = {"sites": [site.name for site in sites]}
     with resumable(lambda: kept_in(run.sites_partial, "The sums at the sites are")):
-        fisher = site_factors(lm, sites, run.progress)
+        Run(run.sites_partial, {**run.configuration().config, **names}, "an interrupted fit").open()
         probe = steer.factors["A_eos"][:, 0].double() if EOS_FACTORS[0] in steer.factors else None
-        sums = _gather(run, sites, probe)
-        maps = {
-            site.name: site_map(*sums.gradients(site), fisher[site.name], sums.held_out(site), rank) for site in sites
-        }
+        maps = dict[str, SiteMap]()
+        for number, group in enumerate(site_groups(sites)):
+            fisher = site_factors(lm, group, run.progress)
+            sums = _gather(run, group, probe, f"sums-{number}.safetensors")
+            for site in group:
+                maps[site.name] = site_map(*sums.gradients(site), fisher[site.name], sums.held_out(site), rank)
         if HEAD in patterns:
             maps = {HEAD: _head_map(lm, steer, statistics), **maps}
         maps = shared(maps)
@@ -107,24 +113,40 @@ def fit_inside(
     return replace(done, card=replace(steer.card, fit=fit, held_out=metrics.to_json())), metrics
 
 
+def site_groups(sites: Sequence[Site]) -> list[list[Site]]:
+    """Sites in their order, in groups whose sums and Fisher factors fit in memory together; one at least."""
+    groups, size = list[list[Site]](), 0
+    for site in sites:
+        # float64: four sums of (n, m), and C and F with their eigenvectors.
+        own = 8 * (4 * site.inputs * site.outputs + 2 * (site.inputs**2 + site.outputs**2))
+        if not groups or size + own > _GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(site)
+        size += own
+    return groups
+
+
 def _head_map(lm: LM, steer: Steer, statistics: Statistics) -> SiteMap:
     """The part of a steer at the head as a map like the others, of Fisher length 1."""
     rows = statistics.held_out[~statistics.held_out.is_end]
-    a, b = (steer.factors[name].double() for name in ("A", "B"))
-    b = b / math.sqrt(fisher_factors(lm).inner((a, b), (a, b)))
-    held_out = HeldOutRows(rows.h, rows.r, rows.label)
+    held_out = weighted_product(rows.h, rows.r, rows.label.double() / len(rows))
+    factors = LowRank(steer.factors["A"].double(), steer.factors["B"].double())
     share = steer.card.fit.get("rank_share")
-    return SiteMap(LowRank(a, b), held_out.gain(LowRank(a, b)), share if isinstance(share, float) else 1.0)
+    return unit_map(factors, fisher_factors(lm), held_out, share if isinstance(share, float) else 1.0)
 
 
-def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None) -> InsideSums:
-    """The sums of the run's texts; an interrupted run continues with the first batch that is missing."""
+def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None, name: str) -> InsideSums:
+    """The sums of the run's texts; an interrupted run continues with the first batch that is missing.
+
+    Args:
+        run: the run.
+        sites: the sites.
+        probe: the probe for credit assignment.
+        name: the name of the file that the sums are kept in.
+    """
     lm, chosen = run.lm, set(held_out_of(run.texts, run.ids))
-    kept = Run(
-        run.sites_partial, {**run.configuration().config, "sites": [s.name for s in sites]}, "an interrupted fit"
-    )
-    kept.open()
-    file = kept.folder / _SUMS_FILE
+    file = run.sites_partial / name
     sums, first = InsideSums.read(sites, file)
     parts = [[i for i in range(len(run.ids)) if (i in chosen) == held] for held in (True, False)]
     batches = [(k, [part[j] for j in own]) for k, part in enumerate(parts) for own in _batches(run, part)]
@@ -142,10 +164,7 @@ def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None) -> InsideS
         try:
             for (kind, batch), size in list(zip(batches, sizes, strict=True))[first:]:
                 texts, ids = [run.texts[i] for i in batch], [run.ids[i] for i in batch]
-                if kind == 0:
-                    sums.hold_out(lm, texts, ids)
-                else:
-                    sums.add(lm, texts, ids, probe)
+                sums.add(lm, texts, ids, probe, held_out=kind == 0)
                 done += 1
                 step(size, "")
                 saves.step()

@@ -20,7 +20,6 @@ from torch import Tensor
 from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import DAMPING_2, NaturalGradient
 from lmsteer.fitting.inside.fisher import divergence
-from lmsteer.fitting.inside.sums import HeldOutRows
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.steer.steer import LowRank, Steer
@@ -49,13 +48,26 @@ class SiteMap:
 
 
 def site_map(
-    gradients: Sequence[Tensor], domain: Tensor, fisher: FisherFactors, held_out: HeldOutRows, rank: int | None
+    gradients: Sequence[Tensor], domain: Tensor, fisher: FisherFactors, held_out: Tensor, rank: int | None
 ) -> SiteMap:
-    """The natural gradient at a site, and what it gains on held-out texts."""
+    """The natural gradient at a site, and what it gains on held-out texts.
+
+    Args:
+        gradients: the gradients at W = 0 (n, m).
+        domain: the domain's (n, m), to which the map is made orthogonal.
+        fisher: the Fisher factors of the site.
+        held_out: the gradient of held-out texts (n, m).
+        rank: rank of the map; None chooses it from the spectrum.
+    """
     a, b, share = NaturalGradient(gradients, fisher, domain).truncated(DAMPING_1, DAMPING_2, rank)
-    length = math.sqrt(fisher.inner((a, b), (a, b)))
-    factors = LowRank(a, b / length)
-    return SiteMap(factors, held_out.gain(factors), share)
+    return unit_map(LowRank(a, b), fisher, held_out, share)
+
+
+def unit_map(factors: LowRank, fisher: FisherFactors, held_out: Tensor, rank_share: float) -> SiteMap:
+    """A map scaled to Fisher length 1, and what it gains there on held-out texts: ``tr(Aᵀ H B)``."""
+    a, b = factors
+    unit = LowRank(a, b / math.sqrt(fisher.inner((a, b), (a, b))))
+    return SiteMap(unit, float(((held_out.T @ unit.a) * unit.b).sum()), rank_share)
 
 
 def shared(maps: Mapping[str, SiteMap]) -> dict[str, SiteMap]:

@@ -6,14 +6,13 @@ of the text, and of that of its tokens weighed by their credit q (``credit_assig
     G = Σ s x gᵀ        D = Σ x gᵀ        Q = Σ x g_qᵀ                                        (n, m)
 
 A gradient at a place of a text goes through all that the model says after it. At the head, where there is nothing after
-it, these are the sums of ``statistics``. The ends of texts do not count, as there. Rows of the held-out texts are kept,
-to weigh damping and sites by.
+it, these are the sums of ``statistics``. The ends of texts do not count, as there. Of the held-out texts there is
+H = Σ s x gᵀ, which says what a map gains on them: ``tr(Aᵀ H B)``, a sum over tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -31,31 +30,10 @@ from lmsteer.model.inside import gradients_at
 from lmsteer.model.lm import LM
 from lmsteer.reading.encoded_text import count_predicted, is_ended, own_tokens
 from lmsteer.steer.sites import Site
-from lmsteer.steer.steer import LowRank
 from lmsteer.util.files import replace_file
 
-_SUMS = ("G", "D", "Q")
-_COUNTS = ("tokens", "label", "credit")
-
-
-@dataclass(frozen=True)
-class HeldOutRows:
-    """Rows of held-out texts at a site, float32 on the CPU.
-
-    Attributes:
-        x: what its map reads (N, n).
-        g: the gradients of the log-likelihood at its output (N, m).
-        label: the labels of the texts (N,).
-    """
-
-    x: Tensor
-    g: Tensor
-    label: Tensor
-
-    def gain(self, factors: LowRank) -> float:
-        """The slope of the texts' log-likelihood along a map at strength 0, times their labels, in nats a token."""
-        slopes = ((self.x.double() @ factors.a) * (self.g.double() @ factors.b)).sum(1)
-        return float((self.label * slopes).mean())
+_SUMS = ("G", "D", "Q", "H")
+_COUNTS = ("tokens", "label", "credit", "held_out")
 
 
 class InsideSums:
@@ -65,8 +43,9 @@ class InsideSums:
         sites: the sites.
 
     Attributes:
-        tensors: all sums by name, such as ``layers.15.G``, and the rows of held-out texts.
-        counts: the number of tokens in the sums, and the sums of their labels and of their credits (3,).
+        tensors: all sums by name, such as ``layers.15.G``, float64.
+        counts: the number of tokens in the sums, the sums of their labels and of their credits, and the number of
+            tokens of held-out texts (4,).
     """
 
     def __init__(self, sites: Sequence[Site]) -> None:
@@ -77,21 +56,27 @@ class InsideSums:
             for name in _SUMS
         }
         self.counts = torch.zeros(len(_COUNTS), dtype=torch.float64)
-        self._held_out: dict[str, list[Tensor]] = {f"{site.name}.{part}": [] for site in sites for part in ("x", "g")}
-        self._held_out["label"] = []
 
     def gradients(self, site: Site) -> tuple[list[Tensor], Tensor]:
         """The gradients of a site at W = 0: of the labels, and of the credit if there is any; and the domain's."""
-        tokens, label, credits = self.counts.tolist()
-        g, d, q = (self.tensors[f"{site.name}.{name}"] / tokens for name in _SUMS)
+        tokens, label, credits, _ = self.counts.tolist()
+        g, d, q = (self.tensors[f"{site.name}.{name}"] / tokens for name in "GDQ")
         labelled = g - label / tokens * d
         return ([labelled, q - credits / tokens * d] if q.any() else [labelled]), d
 
-    def held_out(self, site: Site) -> HeldOutRows:
-        """The rows of held-out texts at a site."""
-        return HeldOutRows(*(torch.cat(self._held_out[name]) for name in (f"{site.name}.x", f"{site.name}.g", "label")))
+    def held_out(self, site: Site) -> Tensor:
+        """The gradient (n, m) of the held-out texts' log-likelihood times their labels, in nats a token."""
+        return self.tensors[f"{site.name}.H"] / self.counts[-1]
 
-    def add(self, lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]], probe: Tensor | None) -> None:
+    def add(
+        self,
+        lm: LM,
+        texts: Sequence[LabelledText],
+        ids: Sequence[Sequence[int]],
+        probe: Tensor | None,
+        *,
+        held_out: bool = False,
+    ) -> None:
         """Add a batch of texts; in halves if memory is short. If that fails, the sums are as they were.
 
         Args:
@@ -99,23 +84,18 @@ class InsideSums:
             texts: the texts.
             ids: their ids.
             probe: w (d,), the probe for credit assignment; None for the labels alone.
+            held_out: whether they are held out.
 
         Raises:
             DataError: memory is short for a single text.
             ModelError: a site that no gradient reaches, or that a forward pass does not call once.
         """
         labels = {id(own): text.label for text, own in zip(texts, ids, strict=True)}
-        for _, (sums, counts) in run_in_halves(partial(self._sums_of, lm, labels, probe), ids):
+        run = partial(self._held_out_sums, lm, labels) if held_out else partial(self._sums_of, lm, labels, probe)
+        for _, (sums, counts) in run_in_halves(run, ids):
             for name, increment in sums.items():
                 self.tensors[name] += increment
             self.counts += counts
-
-    def hold_out(self, lm: LM, texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> None:
-        """Keep the rows of a batch of held-out texts; errors as those of ``add``."""
-        labels = {id(own): text.label for text, own in zip(texts, ids, strict=True)}
-        for _, rows in run_in_halves(partial(self._rows_of, lm, labels), ids):
-            for name, own in rows.items():
-                self._held_out[name].append(own)
 
     def _sums_of(
         self, lm: LM, labels: Mapping[int, float], probe: Tensor | None, ids: Sequence[Sequence[int]]
@@ -139,26 +119,26 @@ class InsideSums:
             sums[f"{name}.D"] = weighted_product(x, g[0], ones)
             if probe is not None:
                 sums[f"{name}.Q"] = weighted_product(x, g[1], ones)
-        return sums, torch.stack([inside.sum(), (label * inside).sum(), credits.sum()])
+        nothing = torch.zeros(())
+        return sums, torch.stack([inside.sum(), (label * inside).sum(), credits.sum(), nothing]).double()
 
-    def _rows_of(self, lm: LM, labels: Mapping[int, float], ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """The rows of some held-out texts, without those of their ends."""
+    def _held_out_sums(
+        self, lm: LM, labels: Mapping[int, float], ids: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What some held-out texts add to the sums and counts."""
         _, inside, label = _places(lm, labels, ids)
 
         def likelihood(h: Tensor, targets: Tensor) -> list[Tensor]:
             return [lm.head.residuals(h, targets)[0] * inside.to(h.device)[:, None]]
 
-        rows = {"label": label[inside].float()}
-        for name, (x, (g,)) in gradients_at(lm, ids, own_tokens(ids), self.sites, likelihood).items():
-            rows |= {f"{name}.x": x.cpu()[inside], f"{name}.g": g.cpu()[inside]}
-        return rows
+        found = gradients_at(lm, ids, own_tokens(ids), self.sites, likelihood)
+        sums = {f"{name}.H": weighted_product(x.cpu(), g.cpu(), label) for name, (x, (g,)) in found.items()}
+        return sums, torch.tensor([0, 0, 0, int(inside.sum())], dtype=torch.float64)
 
     def save(self, file: Path, batches: int) -> None:
         """Write the sums to a file, with the number of batches that are in them; an older one stays until then."""
-        held_out = {f"held out {name}": torch.cat(parts) for name, parts in self._held_out.items() if parts}
-        counts = {"counts": self.counts, "batches": torch.tensor([batches])}
         with replace_file(file) as aside:
-            save_file({**self.tensors, **held_out, **counts}, aside)
+            save_file({**self.tensors, "counts": self.counts, "batches": torch.tensor([batches])}, aside)
 
     @classmethod
     def read(cls, sites: Sequence[Site], file: Path) -> tuple[Self, int]:
@@ -174,8 +154,6 @@ class InsideSums:
             tensors = load_file(file)
             for name, zero in sums.tensors.items():
                 zero += tensors[name]
-            for name, parts in sums._held_out.items():
-                parts += [tensors[key] for key in (f"held out {name}",) if key in tensors]
             sums.counts += tensors["counts"]
             return sums, int(tensors["batches"])
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
