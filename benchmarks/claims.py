@@ -33,15 +33,17 @@ from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.full import FullTrainer
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.soft_prompts import SoftPromptTrainer
-from lmsteer.baselines.steer import SteerBaseline, fit_steer
+from lmsteer.baselines.steer import SteerBaseline, fit_steer, steer_baseline
 from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft import export_lora
+from lmsteer.fitting.inside.fit_inside import DEEP
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.steer import Steer
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file
 from lmsteer.util.linalg import factorise
@@ -53,6 +55,8 @@ RESULTS = HERE / "results" / "claims.json"
 TEXTS, HELD_OUT, STEPS = 512, 200, 100
 SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 SEEDS = range(3)
+# The linear layers that a trained LoRA of every layer has.
+EVERYWHERE = ("layers.*.self_attn.*", "layers.*.mlp.*")
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 
@@ -95,6 +99,15 @@ class Bench:
             "scale": best,
             "parameters": baseline.parameters,
         }
+
+    def one_pass(self, texts: Sequence[LabelledText], sites: Sequence[str], rank: int | None = None) -> Steer:
+        """The steer at sites that the closed form fits."""
+        return fit_steer(self.lm, texts, bars(), sites=sites, rank=rank).steer
+
+    @cached_property
+    def everywhere(self) -> Steer:
+        """The one-pass LoRA of every layer, at the largest rank; its first columns are that of any smaller one."""
+        return self.one_pass(self.texts, EVERYWHERE, max(RANKS))
 
     @cached_property
     def shipped(self) -> Mix:
@@ -148,7 +161,9 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
     for rank in RANKS:
         works[f"c, LoRA on the head of rank {rank}"] = partial(learnt, partial(LoRATrainer, lm, "head", rank))
         works[f"c, LoRA everywhere of rank {rank}"] = partial(learnt, partial(LoRATrainer, lm, "all", rank))
+        works[f"c, one-pass LoRA everywhere of rank {rank}"] = partial(_first_columns, bench, rank)
         works[f"b, LoRA on the last value matrix of rank {rank}"] = partial(_imitated, bench, rank)
+    works["c, steer after the middle layer"] = partial(_one_pass, bench, bench.texts, (DEEP,))
     works["f, full fine-tuning"] = partial(learnt, partial(FullTrainer, lm))
     for tokens in TOKENS:
         works[f"d, steer of rank {tokens}"] = partial(_of_rank, bench, tokens)
@@ -161,6 +176,9 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
         for size in SIZES:
             some = sample_texts(texts, size, seed)
             works[f"e, steer from {size} texts, seed {seed}"] = partial(_from_texts, bench, some)
+            works[f"e, steer after the middle layer from {size} texts, seed {seed}"] = partial(
+                _one_pass, bench, some, (DEEP,)
+            )
             works[f"e, LoRA everywhere from {size} texts, seed {seed}"] = partial(learnt, lora, some, seed)
             works[f"e, prompt tokens from {size} texts, seed {seed}"] = partial(learnt, prompt, some, seed)
     return works
@@ -175,6 +193,19 @@ def _from_texts(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Any]:
         return bench.gain(fit_steer(bench.lm, texts))
     except LMSteerError as error:  # too few to choose the damping by
         return {"failed": str(error)}
+
+
+def _one_pass(bench: Bench, texts: Sequence[LabelledText], sites: Sequence[str]) -> dict[str, Any]:
+    try:
+        return bench.gain(steer_baseline(bench.one_pass(texts, sites)))
+    except LMSteerError as error:  # too few for sites inside the model
+        return {"failed": str(error)}
+
+
+def _first_columns(bench: Bench, rank: int) -> dict[str, float]:
+    """A one-pass LoRA of a rank, whose columns come in the order of what they do."""
+    steer = bench.everywhere
+    return bench.gain(steer_baseline(replace(steer, factors={k: f[:, :rank] for k, f in steer.factors.items()})))
 
 
 def _truncated(bench: Bench, rank: int) -> Baseline:
@@ -215,6 +246,7 @@ CURVES: Sequence[tuple[str, Sequence[int], Mapping[str, str]]] = (
             "steer": "c, steer of rank {}",
             "LoRA on the head": "c, LoRA on the head of rank {}",
             "LoRA everywhere": "c, LoRA everywhere of rank {}",
+            "one-pass LoRA everywhere": "c, one-pass LoRA everywhere of rank {}",
         },
     ),
     ("prompt tokens, or rank", TOKENS, {"steer": "d, steer of rank {}", "prompt": "d, {} prompt tokens"}),
@@ -228,7 +260,13 @@ CURVES: Sequence[tuple[str, Sequence[int], Mapping[str, str]]] = (
         },
     ),
 )
-COLOURS = {"steer": "#1f7a5a", "LoRA on the head": "#c98a1b", "LoRA everywhere": "#b4462f", "prompt": "#3b6fb6"}
+COLOURS = {
+    "steer": "#1f7a5a",
+    "LoRA on the head": "#c98a1b",
+    "LoRA everywhere": "#b4462f",
+    "one-pass LoRA everywhere": "#7a4fb5",
+    "prompt": "#3b6fb6",
+}
 
 
 def _draw(found: Mapping[str, Any]) -> None:

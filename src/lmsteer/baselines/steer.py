@@ -93,7 +93,12 @@ def steer_baseline(steer: Steer) -> SteerBaseline:
 
 
 def fit_steer(
-    lm: LM, texts: Sequence[LabelledText], progress: Progress = no_progress, *, sites: Sequence[str] = (HEAD,)
+    lm: LM,
+    texts: Sequence[LabelledText],
+    progress: Progress = no_progress,
+    *,
+    sites: Sequence[str] = (HEAD,),
+    rank: int | None = None,
 ) -> SteerBaseline:
     """Fit a steer in closed form.
 
@@ -102,6 +107,7 @@ def fit_steer(
         texts: labelled texts.
         progress: reports the work.
         sites: where it acts, as in ``FitConfig``.
+        rank: its rank at each site, likewise.
 
     Raises:
         DataError: too few texts, or texts of one end only.
@@ -109,7 +115,7 @@ def fit_steer(
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            out, config = Path(folder) / "steer", FitConfig(sites=sites)
+            out, config = Path(folder) / "steer", FitConfig(sites=sites, rank=rank)
             fitted = fit(lm, texts, name="steer", out=out, config=config, progress=progress)
         except InterruptedWorkError:  # it names a state to resume from, which goes with the temporary folder
             raise KeyboardInterrupt from None
