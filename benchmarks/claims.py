@@ -38,7 +38,7 @@ from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft import export_lora
-from lmsteer.fitting.inside.fit_inside import DEEP
+from lmsteer.fitting.site_names import DEEP
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer

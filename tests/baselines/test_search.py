@@ -10,11 +10,10 @@ import torch
 from lmsteer.baselines.baseline import Trainer
 from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.methods import fit_baseline
-from lmsteer.baselines.search import RATES, search
+from lmsteer.baselines.search import RATES, _divided, search
 from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
-from lmsteer.reading.splits import is_held_out
 from tiny import styled
 
 TEXTS = styled(60)
@@ -45,8 +44,7 @@ class OneNumber(Trainer):
 
 
 def losses_by_rate(lm, made):
-    held_out = [text for text in TEXTS if is_held_out(text)]
-    others = [text for text in TEXTS if not is_held_out(text)]
+    others, held_out = _divided(TEXTS)
     found = {}
     for factor in RATES:
         trainer = made()
@@ -70,20 +68,19 @@ def test_the_rate_with_the_least_held_out_loss_is_chosen(llama):
 def test_held_out_texts_are_measured_and_never_learnt_from(llama):
     trainer, _ = search(llama, lambda: OneNumber(llama, 40), TEXTS, BUDGET)
     ids = {text: llama.encode([text.text])[0] for text in TEXTS}
-    held_out = [list(ids[text]) for text in TEXTS if is_held_out(text)]
-    assert held_out
+    held_out = [list(ids[text]) for text in _divided(TEXTS)[1]]
+    assert len(held_out) == 6  # one in eight of thirty at either end
     assert not [own for own in held_out if own in trainer.learnt]
     assert all(own in trainer.measured for own in held_out)
 
 
 def test_the_parameters_of_the_best_step_stay(llama):
     """A rate that jumps over the best number ends farther from it than it has been."""
-    held_out = [text for text in TEXTS if is_held_out(text)]
-    others = [text for text in TEXTS if not is_held_out(text)]
+    others, held_out = _divided(TEXTS)
     trainer = OneNumber(llama, 40)
     trainer.learning_rate = 30.0
     record = train(llama, trainer, others, BUDGET, held_out=held_out)
-    assert record["steps"] < BUDGET.steps
+    assert record["best_step"] < record["steps"] == BUDGET.steps
     again = OneNumber(llama, 40)
     with torch.no_grad():
         again.number.copy_(trainer.number)
@@ -98,7 +95,8 @@ def test_a_rate_that_diverges_is_passed_over_and_if_all_do_that_is_said(llama):
             return super().logits(ids, mask, strengths) + (math.nan * self.number if self.learning_rate > 2 else 0)
 
     _, record = search(llama, lambda: Fragile(llama, 40), TEXTS, BUDGET)
-    assert set(record["tried"]) == {"0.1", "0.3", "1"}
+    assert [rate for rate, loss in record["tried"].items() if loss is None] == ["3"]
+    assert len(record["tried"]) == len(RATES)
 
     class Broken(OneNumber):
         def logits(self, ids, mask, strengths):
@@ -108,20 +106,24 @@ def test_a_rate_that_diverges_is_passed_over_and_if_all_do_that_is_said(llama):
         search(llama, lambda: Broken(llama, 40), TEXTS, BUDGET)
 
 
-def test_too_few_texts_are_refused(llama):
-    few = [text for text in TEXTS if not is_held_out(text)][:2]
-    with pytest.raises(DataError, match="too few"):
-        search(llama, lambda: OneNumber(llama, 40), few, BUDGET)
+def test_too_few_texts_are_refused_and_four_are_enough(llama):
+    positive, negative = TEXTS[:2], TEXTS[-2:]
+    with pytest.raises(DataError, match="two texts or more of either end"):
+        search(llama, lambda: OneNumber(llama, 40), [*positive, negative[0]], BUDGET)
+    others, held_out = _divided([*positive, *negative])
+    assert sorted(text.label for text in others) == sorted(text.label for text in held_out) == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("count", [40, 400, 4000])
+def test_one_text_in_eight_is_held_out_and_not_many_more_than_128(count):
+    texts = [LabelledText(f"text {n}", (-1.0, 0.0, 1.0)[n % 3]) for n in range(count)]
+    others, held_out = _divided(texts)
+    assert sorted([*others, *held_out], key=lambda t: t.text) == sorted(texts, key=lambda t: t.text)
+    assert abs(len(held_out) - min(count / 8, 128)) <= 3
+    assert held_out == _divided(texts[::-1])[1]
 
 
 def test_a_searched_baseline_says_on_its_card_what_was_tried(llama):
     baseline = fit_baseline(llama, "lora", TEXTS, budget=BUDGET)
     assert len(baseline.card.fit["tried"]) == len(RATES)
     assert f"{baseline.card.fit['learning_rate']:.3g}" in baseline.card.fit["tried"]
-
-
-@pytest.mark.parametrize("label", [-1.0, 1.0])
-def test_whether_a_text_is_held_out_does_not_depend_on_the_others(label):
-    texts = [LabelledText(f"text {n}", label) for n in range(400)]
-    share = sum(map(is_held_out, texts)) / len(texts)
-    assert 0.06 < share < 0.2  # one in eight; a binomial of 400 lies within these but for one time in a million

@@ -22,7 +22,7 @@ from lmsteer.baselines.steer import DeepSteerBaseline, SteerBaseline, fit_steer,
 from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
-from lmsteer.fitting.inside.fit_inside import DEEP
+from lmsteer.fitting.site_names import DEEP
 from lmsteer.model.lm import LM
 from lmsteer.model.row_layers import check_rows
 from lmsteer.steer.card import CARD_FILE

@@ -15,10 +15,10 @@ from lmsteer.baselines.baseline import Capabilities, ForwardBaseline
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import InterruptedWorkError
 from lmsteer.fitting.fit import FitConfig, fit
+from lmsteer.fitting.site_names import HEAD_ALONE
 from lmsteer.model.lm import LM
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.sites import HEAD
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
@@ -97,7 +97,7 @@ def fit_steer(
     texts: Sequence[LabelledText],
     progress: Progress = no_progress,
     *,
-    sites: Sequence[str] = (HEAD,),
+    sites: Sequence[str] = HEAD_ALONE,
     rank: int | None = None,
 ) -> SteerBaseline:
     """Fit a steer in closed form.

@@ -32,14 +32,15 @@ class TrainingRecord(TypedDict):
     """How a baseline was trained, for its card.
 
     Attributes:
-        steps: number of steps that were taken; of those, where texts are held out, the ones that count.
+        steps: number of steps that were taken.
         seconds: time of the training.
         learning_rate: learning rate of the first step.
         loss: mean loss of the last tenth of the steps, in nats per token.
         batch_size: number of texts per step.
         seed: seed of the initial parameters and of the order of texts.
-        held_out_loss: mean loss of the held-out texts after these steps, in nats per token, if there are any.
-        tried: the learning rates that were tried, and the held-out loss of each, if it was searched.
+        best_step: with held-out texts, the step after which they were likeliest; its parameters were kept.
+        held_out_loss: their mean loss then, in nats per token.
+        tried: the learning rates that were tried, and the held-out loss of each; None if it diverged.
     """
 
     steps: int
@@ -48,8 +49,13 @@ class TrainingRecord(TypedDict):
     loss: float
     batch_size: int
     seed: int
+    best_step: NotRequired[int]
     held_out_loss: NotRequired[float]
-    tried: NotRequired[dict[str, float]]
+    tried: NotRequired[dict[str, float | None]]
+
+
+class DivergedError(DataError):
+    """A training whose parameters or losses are no finite numbers."""
 
 
 def train(
@@ -80,13 +86,16 @@ def train(
     """
     ids, labels = _usable(lm, trainer, texts)
     watch = _HeldOut(lm, trainer, held_out) if held_out else None
+    reading = 0.0
     optimizer = torch.optim.AdamW(trainer.trainable(), trainer.learning_rate, weight_decay=0.0)
     losses: list[float] = []
     started = time.perf_counter()
     with deferred_sigint() as check, progress("training", budget.steps, 0) as step:
         for batch in _batches([len(own) for own in ids], budget):
-            of_time = (time.perf_counter() - started) / budget.seconds if budget.seconds else 0.0
+            of_time = (time.perf_counter() - started - reading) / budget.seconds if budget.seconds else 0.0
             passed = max(len(losses) / budget.steps, of_time)
+            if watch and losses:
+                reading += watch.measure(len(losses), passed)
             if passed >= 1:
                 break
             for group in optimizer.param_groups:
@@ -96,24 +105,22 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
-            if watch and len(losses) % max(1, budget.steps // _MEASURED) == 0:
-                watch.measure(len(losses))
             step(1, f"loss {losses[-1]:.3f}")
             check()
     if not all(torch.isfinite(tensor).all() for tensor in trainer.trainable()):
-        raise DataError("the training diverged: its parameters are not finite numbers.")
+        raise DivergedError("the training diverged: its parameters are not finite numbers.")
     last = losses[-max(1, len(losses) // 10) :]
     record: TrainingRecord = {
         "steps": len(losses),
-        "seconds": time.perf_counter() - started,
+        "seconds": time.perf_counter() - started - reading,
         "learning_rate": trainer.learning_rate,
         "loss": sum(last) / len(last),
         "batch_size": budget.batch_size,
         "seed": budget.seed,
     }
     if watch:
-        watch.measure(len(losses))
-        record["steps"], record["held_out_loss"] = watch.restore()
+        watch.measure(len(losses), 1.0)
+        record["best_step"], record["held_out_loss"] = watch.restore()
     return record
 
 
@@ -124,14 +131,24 @@ class _HeldOut:
         self._lm, self._trainer = lm, trainer
         self._ids, self._labels = _usable(lm, trainer, texts)
         self._best: tuple[float, int, list[Tensor]] = (math.inf, 0, [])
-        self._steps = 0
+        self._steps, self._due = 0, 1 / _MEASURED
 
     @torch.no_grad()
-    def measure(self, steps: int) -> None:
-        """Measure the parameters after some steps, once; the best so far are kept."""
-        if steps == self._steps:
-            return
-        self._steps = steps
+    def measure(self, steps: int, passed: float) -> float:
+        """Measure the parameters after some steps, if it is time; the best so far are kept, on the CPU.
+
+        Args:
+            steps: the number of steps.
+            passed: the share of the budget that is used up.
+
+        Returns:
+            The seconds that it took.
+        """
+        if steps == self._steps or passed < self._due:
+            return 0.0
+        self._steps, started = steps, time.perf_counter()
+        while self._due <= passed < 1:
+            self._due += 1 / _MEASURED
         total, count = 0.0, 0
         for batch in length_buckets(self._ids):
             ids = [self._ids[i] for i in batch]
@@ -139,18 +156,20 @@ class _HeldOut:
             total += float(_loss(self._lm, self._trainer, ids, [self._labels[i] for i in batch])) * tokens
             count += tokens
         if total / count < self._best[0]:
-            self._best = total / count, steps, [tensor.detach().clone() for tensor in self._trainer.trainable()]
+            kept = [tensor.detach().cpu().clone() for tensor in self._trainer.trainable()]
+            self._best = total / count, steps, kept
+        return time.perf_counter() - started
 
     @torch.no_grad()
     def restore(self) -> tuple[int, float]:
         """Put the best parameters back; after how many steps they were measured, and the loss.
 
         Raises:
-            DataError: the loss was never a finite number.
+            DivergedError: the loss was never a finite number.
         """
         loss, steps, best = self._best
         if not best:
-            raise DataError("the training diverged: the loss of held-out texts is not a finite number.")
+            raise DivergedError("the training diverged: the loss of held-out texts is not a finite number.")
         for tensor, value in zip(self._trainer.trainable(), best, strict=True):
             tensor.copy_(value)
         return steps, loss

@@ -33,8 +33,8 @@ Search = Annotated[
     bool,
     typer.Option(
         "--search",
-        help="Choose the learning rate and the number of steps of each training on held-out texts: takes four times as "
-        "long.",
+        help="Train at four learning rates, and choose the rate and the number of steps on held-out texts. Takes four "
+        "to six times as long.",
     ),
 ]
 TrainSizes = Annotated[str, typer.Option(help="Numbers of texts to fit on as well, such as 8,32,128 (default: none).")]

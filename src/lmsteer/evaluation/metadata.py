@@ -39,6 +39,7 @@ def evaluation_metadata(
 def comparison_metadata(config: ComparisonConfig, texts: int, scorer: Scorer) -> dict[str, str]:
     """The metadata of a comparison, whose methods learnt from a number of texts."""
     budget = config.budget
+    searched = "; learning rate and number of steps chosen on held-out texts" if budget.search else ""
     limit = f", {budget.seconds:g} seconds at most" if budget.seconds else ""
     return {
         "model": config.model,
@@ -46,7 +47,7 @@ def comparison_metadata(config: ComparisonConfig, texts: int, scorer: Scorer) ->
         **_measures(scorer, config.perplexity_model or config.model),
         "prompts": str(len(config.prompts)),
         "sampling": _sampling(config.protocol),
-        "training": f"{budget.steps} steps of {budget.batch_size} texts at most{limit}",
+        "training": f"{budget.steps} steps of {budget.batch_size} texts at most{limit}{searched}",
         "machine": platform.machine(),
     }
 

@@ -25,6 +25,7 @@ from lmsteer.fitting.fit_gradient import fit_gradient
 from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.fitting.inside.fit_inside import check_sites, fit_inside
 from lmsteer.fitting.run import FitRun
+from lmsteer.fitting.site_names import HEAD_ALONE, check_site_names, is_inside
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.fitting.statistics_files import check_statistics_target
 from lmsteer.model.lm import LM
@@ -63,7 +64,7 @@ class FitConfig:
     """
 
     method: Method = "closed-form"
-    sites: Sequence[str] = (HEAD,)
+    sites: Sequence[str] = HEAD_ALONE
     rank: int | None = None
     max_tokens: int | None = None
     statistics: Sequence[str | Path] = ()
@@ -76,7 +77,7 @@ class FitConfig:
     @property
     def is_inside(self) -> bool:
         """Whether the steer acts at sites inside the model."""
-        return set(self.sites) != {HEAD}
+        return is_inside(self.sites)
 
     def check(self, hidden_size: int) -> None:
         """Refuse settings that are out of range or do not go together.
@@ -88,10 +89,7 @@ class FitConfig:
             raise DataError(f"the method must be {' or '.join(METHODS)}, not {self.method!r}.")
         if self.method == "closed-form":
             check_rank(self.rank, hidden_size)
-        if not self.sites or isinstance(self.sites, str) or not all(self.sites):
-            raise DataError(
-                f"the sites are {self.sites!r}; they must be a list of names: {HEAD}, deep, or sites inside the model."
-            )
+        check_site_names(self.sites)
         if self.is_inside and (self.method == "gradient" or self.statistics or self.processes.count > 1):
             raise DataError(
                 "sites inside the model are for the closed form in one process, without saved statistics: the texts "

@@ -34,11 +34,13 @@ class FisherFactors:
         c: C (d, d), the second moment of hidden states.
         f: F (d, d), the second moment of residuals.
         mean: the mean hidden state (d,).
+        c_unit: the unit of the damping of C; the mean of its diagonal if None.
     """
 
     c: Tensor
     f: Tensor
     mean: Tensor
+    c_unit: float | None = None
 
     def inner(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
         """The Fisher inner product of two steers: ⟨W₁, W₂⟩ = tr(W₁ᵀ C W₂ F), in nats at strength 1 (times two).
@@ -66,11 +68,12 @@ class FisherFactors:
         """The square roots of the eigenvalues of C + λ₁ I and of F + λ₂ I, each (d,).
 
         Args:
-            damping_1: λ₁, in units of the mean diagonal of C.
+            damping_1: λ₁, in units of the mean diagonal of C, or of ``c_unit``.
             damping_2: λ₂, in units of the mean diagonal of F.
         """
         c, f = self.c_eigen[0], self.f_eigen[0]
-        return (c.clamp(min=0) + damping_1 * c.mean()).sqrt(), (f.clamp(min=0) + damping_2 * f.mean()).sqrt()
+        unit = float(c.mean()) if self.c_unit is None else self.c_unit
+        return (c.clamp(min=0) + damping_1 * unit).sqrt(), (f.clamp(min=0) + damping_2 * f.mean()).sqrt()
 
     def rotated(self, w: Tensor) -> Tensor:
         """A matrix (d, d) in the eigenbases of C (its rows) and F (its columns)."""
@@ -94,7 +97,8 @@ class FisherFactors:
         """The factors saved in a file, or None if there are none that can be read."""
         try:
             tensors = load_file(file)
-            return cls(tensors["c"], tensors["f"], tensors["mean"])
+            unit = float(tensors["c_unit"]) if "c_unit" in tensors else None
+            return cls(tensors["c"], tensors["f"], tensors["mean"], unit)
         except (OSError, SafetensorError, KeyError):
             return None
 
@@ -105,5 +109,8 @@ class FisherFactors:
             OSError: the disk cannot be written.
             SafetensorError: likewise.
         """
+        tensors = {"c": self.c.contiguous(), "f": self.f.contiguous(), "mean": self.mean}
+        if self.c_unit is not None:
+            tensors["c_unit"] = torch.tensor(self.c_unit, dtype=torch.float64)
         with replace_file(file) as aside:
-            save_file({"c": self.c.contiguous(), "f": self.f.contiguous(), "mean": self.mean}, aside)
+            save_file(tensors, aside)

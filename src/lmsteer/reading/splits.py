@@ -54,11 +54,6 @@ def is_candidate(digest: Tensor) -> Tensor:
     return digest[:, 0] < -(1 << 63) + (1 << 64) // HELD_OUT_SHARE
 
 
-def is_held_out(text: LabelledText) -> bool:
-    """Whether a text is a candidate for being held out."""
-    return bool(is_candidate(torch.tensor([to_int64_pair(text.digest)], dtype=torch.int64))[0])
-
-
 def held_out_of(texts: Sequence[LabelledText], ids: Sequence[Sequence[int]]) -> list[int]:
     """Indices of the texts that a fit on all of these readable texts (with their ids) holds out, in order of digest."""
     order = sorted((text.digest, i) for i, text in enumerate(texts))

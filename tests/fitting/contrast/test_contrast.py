@@ -129,7 +129,7 @@ def test_the_map_is_the_least_squares_one(is_one_sided):
     neutral, plain, positive, negative = (torch.randn(50, 6, generator=g).double() for _ in range(4))
     regression = ShiftRegression.empty(6)
     nothing = torch.full((50, 2), -1)
-    rows = ContrastRows(neutral, plain, positive, negative, neutral, neutral, nothing, torch.zeros(50), is_one_sided)
+    rows = ContrastRows(neutral, plain, positive, negative, (), nothing, torch.zeros(50), is_one_sided)
     for part in (rows[torch.arange(20)], rows[torch.arange(20, 50)]):
         regression.add(part, torch.zeros(1, 6))
     w = regression.matrix()

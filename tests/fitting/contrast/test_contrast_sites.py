@@ -8,6 +8,7 @@ import torch
 from lmsteer.data.contrast import Contrast
 from lmsteer.data.starter import starter_subjects
 from lmsteer.errors import DataError, SteerError
+from lmsteer.fitting.contrast import fit as module
 from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.imitation import imitation
@@ -48,25 +49,50 @@ def test_the_stream_after_a_layer_is_read(llama):
         expected = stream(llama, prompt, TWO_ENDS.ids, 0)
         # padding changes rounding only
         torch.testing.assert_close(getattr(rows, name), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(rows.shift, (rows.positive - rows.negative) / 2)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("text", [TWO_ENDS, ONE_END], ids=["two ends", "one-sided"])
-def test_the_shift_is_net_of_what_the_steer_so_far_does(llama, text):
+def test_after_a_steer_a_map_reads_what_it_leaves_and_makes_what_is_missing(llama, text):
     steer, place = inner_steer(llama, ["layers.0"]), find_site(llama.model, "layers.1")
-    alone, after = joined(llama, text, site=place), joined(llama, text, site=place, steer=steer)
-    up, down = (
-        stream(llama, text.prompts.neutral, text.ids, 1, Mix({"s": steer}, {"s": strength})) for strength in (1.0, -1.0)
-    )
-    # The last entry of hidden_states is behind the final norm: another place.
-    final = llama.model.get_decoder().norm
-    torch.testing.assert_close(final(after.steered), up, atol=1e-4, rtol=1e-4)
-    moved = after.steered - alone.neutral if text is ONE_END else (after.steered - after.opposed) / 2
-    assert moved.norm() > 0.01
-    torch.testing.assert_close(after.shift, alone.shift - moved, atol=1e-5, rtol=1e-5)
-    if text is TWO_ENDS:
-        torch.testing.assert_close(final(after.opposed), down, atol=1e-4, rtol=1e-4)
+    rows = joined(llama, text, site=place, steer=steer)
+    prompts = text.prompts
+    final = llama.model.get_decoder().norm  # the last of the model's own hidden states is behind it
+    ends = ((1.0, rows.positive),) if text is ONE_END else ((1.0, rows.positive), (-1.0, rows.negative))
+    kinds = ((prompts.neutral, rows.neutral), ([llama.start_id], rows.plain))
+    expected = [(end, kind) for end in ends for kind in kinds]
+    pairs = list(rows.pairs())
+    assert len(pairs) == len(expected)
+    for (x, shift), ((strength, instructed), (prompt, unsteered)) in zip(pairs, expected, strict=True):
+        under = stream(llama, prompt, text.ids, 1, Mix({"s": steer}, {"s": strength}))
+        torch.testing.assert_close(final(x), under, atol=1e-4, rtol=1e-4)  # padding changes rounding only
+        # The map's shift at this strength, and what the steer before it has moved, make the whole way.
+        whole = instructed - rows.neutral
+        torch.testing.assert_close(strength * shift + (x - unsteered), whole, atol=1e-5, rtol=1e-5)
+        assert (x - unsteered).norm() > 0.01
+
+
+def test_without_a_steer_before_it_a_map_makes_the_whole_shift(llama):
+    rows = joined(llama, TWO_ENDS, site=find_site(llama.model, "layers.1"))
+    (x, shift), (plain, same) = rows.pairs()
+    assert torch.equal(x, rows.neutral)
+    assert torch.equal(plain, rows.plain)
+    assert torch.equal(shift, rows.shift)
+    assert torch.equal(same, rows.shift)
+
+
+def test_each_place_is_read_under_the_maps_before_it(llama, tmp_path, monkeypatch):
+    read, real = [], module.read_texts
+
+    def spy(lm, texts, progress, *, site=None, steer=None):
+        read.append((site.name if site else "head", steer.sites if steer else ()))
+        return real(lm, texts, progress, site=site, steer=steer)
+
+    monkeypatch.setattr(module, "read_texts", spy)
+    config = ContrastConfig(8, 6, sites=("head", "layers.*"))
+    fit_contrast(llama, Contrast.of_descriptions("abc", "xyz"), name="abc", out=tmp_path / "s", config=config)
+    both = ("layers.0", "layers.1")
+    assert read == [("layers.0", ()), ("layers.1", both[:1]), ("head", both), ("head", both)]
 
 
 @torch.inference_mode()
@@ -104,17 +130,15 @@ def test_a_steer_of_a_description_acts_inside(make_lm, family, tmp_path):
 
 
 def test_a_map_takes_away_some_of_the_shift_of_its_own_texts_after_it(llama, tmp_path):
-    contrast = Contrast.of_descriptions("abc", "xyz")
+    contrast = Contrast.of_prompt("abc")
     config = ContrastConfig(8, 6, sites=("layers.0",), rank=llama.hidden_size)
     steer = fit_contrast(llama, contrast, name="abc", out=tmp_path / "s", config=config).steer
     prompts = contrast_prompts(llama, contrast, starter_subjects(), config.new_tokens)
     texts = [text for text in write_texts(llama, prompts, config) if text.subject % 4 != 3]
     place = find_site(llama.model, "layers.1")
-    before, after = (
-        ContrastRows.join(list(read_texts(llama, texts, no_progress, site=place, steer=each))).shift
-        for each in (None, steer)
-    )
-    assert float(after.norm()) < 0.9 * float(before.norm())
+    rows = ContrastRows.join(list(read_texts(llama, texts, no_progress, site=place, steer=steer)))
+    left = torch.cat([shift for _, shift in rows.pairs()])
+    assert float(left.square().mean()) < 0.8 * float(rows.shift.square().mean())
 
 
 @pytest.mark.parametrize(
@@ -123,12 +147,18 @@ def test_a_map_takes_away_some_of_the_shift_of_its_own_texts_after_it(llama, tmp
         (("layers.0.mlp.down_proj",), DataError, "is a linear layer"),
         (("layers.9",), SteerError, "layers.0 to layers.1"),
         (("nothing",), SteerError, "layers.0 to layers.1"),
+        ((), DataError, "the sites are"),
+        ("head", DataError, "the sites are"),
     ],
 )
 def test_sites_that_a_description_cannot_have_are_refused(llama, tmp_path, sites, error, message):
-    contrast, config = Contrast.of_descriptions("abc", "xyz"), ContrastConfig(8, 6, sites=sites)
+    contrast = Contrast.of_descriptions("abc", "xyz")
+
+    def attempt():
+        fit_contrast(llama, contrast, name="abc", out=tmp_path / "s", config=ContrastConfig(8, 6, sites=sites))
+
     with pytest.raises(error, match=message):
-        fit_contrast(llama, contrast, name="abc", out=tmp_path / "s", config=config)
+        attempt()
     assert not (tmp_path / "s").exists()
 
 

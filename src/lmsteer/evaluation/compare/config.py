@@ -84,9 +84,13 @@ class ComparisonConfig:
         return Run(folder, self.to_json(), "a comparison")
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as a JSON object."""
+        """The configuration as a JSON object; what older comparisons do not have is left out where it is off."""
+        budget = asdict(self.budget)
+        if not self.budget.search:
+            del budget["search"]
         return {
             **asdict(self),
+            "budget": budget,
             "prompts": [*map(prompt_json, self.prompts)],
             "protocol": record_of(self.protocol),
         }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmsteer.errors import DataError
+from lmsteer.fitting.site_names import HEAD_ALONE, check_site_names
 
 # One subject in so many is held out, to compare the steer with the instructions on.
 HELD_OUT_EVERY = 4
@@ -30,12 +31,13 @@ class ContrastConfig:
 
     texts: int = 40
     new_tokens: int = 32
-    sites: Sequence[str] = ("head",)
+    sites: Sequence[str] = HEAD_ALONE
     rank: int | None = None
     seed: int = 0
     resume: bool = False
 
     def __post_init__(self) -> None:
+        check_site_names(self.sites)
         if self.texts < HELD_OUT_EVERY:
             raise DataError(f"the model must write {HELD_OUT_EVERY} texts or more for each end, not {self.texts}.")
         if self.new_tokens < 1:

@@ -28,7 +28,8 @@ from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_ra
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
 from lmsteer.fitting.inside.fisher import site_factors
-from lmsteer.fitting.inside.fit_inside import inner_sites
+from lmsteer.fitting.inside.fit_inside import inner_sites, site_groups
+from lmsteer.fitting.site_names import is_inside
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
@@ -91,6 +92,7 @@ def fit_contrast(
             not fit the model, it writes nothing under them, its predictions under both are the same, what is kept of
             an interrupted fit is of another one, or a site is a linear layer.
         SteerError: the steer cannot be saved, or a pattern matches no site.
+        ModelError: a site that no gradient reaches, or that a forward pass does not call once.
         InterruptedWorkError: the user stopped the fit; the texts so far are kept.
     """
     config = config or ContrastConfig()
@@ -100,6 +102,8 @@ def fit_contrast(
         raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
     check_rank(config.rank, lm.hidden_size)
     places = _places(lm, config.sites)
+    for group in site_groups([site for site in places if site]):
+        site_factors(lm, group, progress)  # what no gradient reaches is refused before anything is written
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
     asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens) if teacher else prompts
     kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.texts.partial")))
@@ -135,7 +139,7 @@ def _places(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
         SteerError: a pattern matches nothing.
         ModelError: the layers of the model cannot be found.
     """
-    sites = inner_sites(lm, patterns) if set(patterns) != {HEAD} else []
+    sites = inner_sites(lm, patterns) if is_inside(patterns) else []
     if weights := [site.name for site in sites if site.is_weight]:
         raise DataError(
             f"{weights[0]} is a linear layer: the steer of a description acts on the stream of the model. Give "
@@ -174,15 +178,17 @@ class _Texts:
         return cls(lm, seen, unseen, progress)
 
     def regression(self, site: Site | None, steer: Steer | None) -> ShiftRegression:
-        """The regression at a place of what the steer so far, which acts before it, leaves of the shift.
+        """The regression at a site, or at the head, of what a steer that acts before it leaves of the shift.
 
         Raises:
-            DataError: the instructions change nothing.
+            DataError: the instructions change nothing, or the states are not finite numbers.
             ModelError: a forward pass does not go through the site exactly once.
         """
-        lm, regression = self.lm, ShiftRegression.empty(self.lm.hidden_size)
+        lm, regression = self.lm, ShiftRegression.empty(site.inputs if site else self.lm.hidden_size)
         for rows in read_texts(lm, self.seen, self.progress, site=site, steer=steer):
             regression.add(rows, None if site else lm.head.weight)
+        if not bool(regression.product.isfinite().all()):
+            raise DataError(f"the states of {lm.name} are not finite numbers: load it in another dtype.")
         if not float(regression.product.norm()) > 0:
             raise DataError(
                 f"the predictions of {lm.name} are the same under both descriptions: it does not follow them. Use a "
@@ -201,11 +207,11 @@ class _Texts:
 def _solve(texts: _Texts, card: Card, places: Sequence[Site | None], rank: int | None) -> tuple[Steer, Imitation]:
     """The steer that comes nearest to the instructions, place by place, and how near it comes on unseen subjects."""
     lm, steer, tokens = texts.lm, None, 0
-    fisher = site_factors(lm, [site for site in places if site], texts.progress)
     maps, shares = dict[str, LowRank](), dict[str, float]()
     for site in places:
         regression = texts.regression(site, steer)
-        name, metric = (site.name, fisher[site.name]) if site else (HEAD, fisher_factors(lm))
+        name = site.name if site else HEAD
+        metric = site_factors(lm, [site], texts.progress)[name] if site else fisher_factors(lm)
         a, b, shares[name] = low_rank(regression.matrix(), metric, rank)
         maps[name], tokens = LowRank(a, b), regression.count
         steer = Steer("multiply", factors_of(maps, lm.hidden_size), lm.hidden_size, len(lm.head.weight), card)

@@ -50,7 +50,7 @@ def imitation(head: Head, rows: ContrastRows, factors: LowRank) -> Imitation:
     direction = Direction.of_factors(head, *factors)
     total = torch.zeros(3, dtype=torch.float64)
     ends = (1,) if rows.is_one_sided else (1, -1)
-    moved = rows.steered, rows.opposed
+    moved = [after_neutral for after_neutral, _ in rows.under_steer] or [rows.neutral] * len(ends)
     for neutral, positive, negative, *steered in head.pieces(rows.neutral, rows.positive, rows.negative, *moved):
         base = torch.log_softmax(head.logits(neutral.to(head.device)), -1)
         plus, minus = (torch.log_softmax(head.logits(state), -1) for state in (positive, negative))

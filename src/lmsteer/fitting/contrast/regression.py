@@ -22,16 +22,17 @@ one direction, to words that then repeat (docs/log.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lmsteer.fitting.contrast.rows import ContrastRows
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.util.linalg import held_rank, ridge
+from lmsteer.util.linalg import held_rank, ridge, usual_square
 
-# λ in units of the mean diagonal of E[h hᵀ]. Results hardly depend on it from 0.003 to 0.3 (docs/log.md).
+# λ in units of the mean square of an entry of h, outliers left out. At the head, results hardly depend on it from 0.003
+# to 0.3 (docs/log.md).
 DAMPING = 0.1
 # Damping of the metric that the rank is chosen in: directions that the model's own text hardly visits weigh little.
 _METRIC_DAMPING = 0.01
@@ -45,11 +46,13 @@ class ShiftRegression:
         second_moment: Σ h hᵀ (d, d).
         product: Σ h δᵀ (d, d).
         count: number of rows in the sums.
+        squares: the mean square of each of them, in blocks.
     """
 
     second_moment: Tensor
     product: Tensor
     count: int = 0
+    squares: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def empty(cls, d: int) -> ShiftRegression:
@@ -63,15 +66,18 @@ class ShiftRegression:
             rows: the rows.
             embeddings: the output embeddings of the model (V, d), for rows at the head; None inside the model.
         """
-        shift = (rows.shift if embeddings is None else net_of_recent(rows.shift, rows.recent, embeddings)).double()
-        for state in (rows.neutral.double(), rows.plain.double()):
-            self.second_moment += state.T @ state
-            self.product += state.T @ shift
-            self.count += len(state)
+        for state, shift in rows.pairs():
+            wanted = (shift if embeddings is None else net_of_recent(shift, rows.recent, embeddings)).double()
+            x = state.double()
+            self.second_moment += x.T @ x
+            self.product += x.T @ wanted
+            self.count += len(x)
+            self.squares.append((x**2).mean(1))
 
     def matrix(self) -> Tensor:
         """W (d, d), float64."""
-        return ridge(self.second_moment / self.count, self.product / self.count, DAMPING)
+        unit = usual_square(torch.cat(self.squares))
+        return ridge(self.second_moment / self.count, self.product / self.count, DAMPING, unit)
 
 
 def net_of_recent(shift: Tensor, recent: Tensor, embeddings: Tensor) -> Tensor:
@@ -105,4 +111,4 @@ def low_rank(w: Tensor, fisher: FisherFactors, rank: int | None = None) -> tuple
     root_c, root_f = fisher.roots(*dampings)
     a, b, spectrum = fisher.factorised(root_c[:, None] * fisher.rotated(w) * root_f, *dampings)
     rank, share = held_rank(spectrum, rank)
-    return a[:, :rank], b[:, :rank], share
+    return a[:, :rank].clone(), b[:, :rank].clone(), share

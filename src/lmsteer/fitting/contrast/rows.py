@@ -3,14 +3,14 @@
 At each token of a text, ``h`` is read after the request without an instruction and, a second time, without any prompt;
 ``h₊`` is read after the instruction of the positive end and ``h₋`` after that of the negative one. The place is the
 head's input, or the stream after a layer. Where a steer acts before that place, ``h`` is read under it, too, at
-strengths 1 and -1.
+strength 1, and with two ends at -1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -42,9 +42,9 @@ class ContrastRows:
         neutral: states after the neutral prompts (N, d).
         plain: states of the texts without a prompt (N, d).
         positive: states after the prompts of the positive end (N, d).
-        negative: states after the prompts of the negative end (N, d).
-        steered: states after the neutral prompts under the steer so far at strength 1 (N, d).
-        opposed: the same at strength -1 (N, d).
+        negative: states after the prompts of the negative end (N, d); with one end, the neutral ones.
+        under_steer: states under a steer that acts before this place: (neutral, plain) at strength 1, and with two ends
+            at -1; empty without such a steer.
         recent: the text's last tokens before each (N, k); -1 where it had fewer.
         subject: number of the subject of each (N,).
         is_one_sided: whether the negative end is the absence of the positive one.
@@ -54,8 +54,7 @@ class ContrastRows:
     plain: Tensor
     positive: Tensor
     negative: Tensor
-    steered: Tensor
-    opposed: Tensor
+    under_steer: tuple[tuple[Tensor, Tensor], ...]
     recent: Tensor
     subject: Tensor
     is_one_sided: bool
@@ -65,27 +64,37 @@ class ContrastRows:
 
     @property
     def shift(self) -> Tensor:
-        """How the instructions move the states (N, d), beyond what the steer so far does.
-
-        It is half the way between two ends, or the way to one.
-        """
-        difference = (self.positive - self.negative) - (self.steered - self.opposed)
+        """How the instructions move the states (N, d): half the way between two ends, or the way to one."""
+        difference = self.positive - self.negative
         return difference if self.is_one_sided else difference / 2
 
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """States x (N, d) that a map reads, and the shifts (N, d) that it should make of them at strength 1.
+
+        After a steer that acts before this place, x is what it leaves of a state, and the shift is what is missing.
+        """
+        if not self.under_steer:
+            yield from ((self.neutral, self.shift), (self.plain, self.shift))
+        for sign, instructed, steered in zip((1, -1), (self.positive, self.negative), self.under_steer, strict=False):
+            for before, after in zip((self.neutral, self.plain), steered, strict=True):
+                yield after, sign * ((instructed - self.neutral) - (after - before))
+
     def __getitem__(self, index: Tensor | slice) -> Self:
-        return self._with({name: tensor[index] for name, tensor in self._tensors().items()})
+        return self._of([self], lambda parts: parts[0][index])
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """The rows of all parts, of which there is at least one."""
-        tensors = [part._tensors() for part in parts]
-        return parts[0]._with({name: torch.cat([each[name] for each in tensors]) for name in tensors[0]})
+        return cls._of(parts, torch.cat)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+    @classmethod
+    def _of(cls, parts: Sequence[Self], combine: Callable[[list[Tensor]], Tensor]) -> Self:
+        def combined(values: Sequence[Any]) -> Any:
+            if isinstance(values[0], tuple):
+                return tuple(combined(each) for each in zip(*values, strict=True))
+            return combine([*values]) if isinstance(values[0], Tensor) else values[0]
 
-    def _with(self, tensors: dict[str, Tensor]) -> Self:
-        return type(self)(**tensors, is_one_sided=self.is_one_sided)
+        return cls(**{name: combined([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
 
 def read_texts(
@@ -98,43 +107,40 @@ def read_texts(
         texts: the texts.
         progress: reports how far the reading is.
         site: the place inside the model whose states are read; None for the head's input.
-        steer: the steer so far, which acts before that place; None for none.
+        steer: a steer that acts before that place; None for none.
     """
     is_one_sided = all(text.prompts.negative == text.prompts.neutral for text in texts)
-
-    def reader(pairs: Sequence[tuple[Ids, Ids]], strength: float = 0.0) -> _Reader:
-        return _Reader.of(lm, pairs, site, Mix({"so far": steer}, {"so far": strength}) if steer and strength else None)
-
     after_neutral = [(text.prompts.neutral, text.ids) for text in texts]
-    plain, neutral = reader([([lm.start_id], text.ids) for text in texts]), reader(after_neutral)
+    without = [([lm.start_id], text.ids) for text in texts]
+
+    def reader(pairs: Sequence[tuple[Ids, Ids]], mix: Mix | None = None) -> _Reader:
+        return _Reader.of(lm, pairs, site, mix)
+
+    neutral, plain = reader(after_neutral), reader(without)
     positive = reader([(text.prompts.positive, text.ids) for text in texts])
     negative = neutral if is_one_sided else reader([(text.prompts.negative, text.ids) for text in texts])
-    steered = reader(after_neutral, 1.0) if steer else neutral
-    opposed = reader(after_neutral, -1.0) if steer and not is_one_sided else neutral
-    readers = {
-        "neutral": neutral,
-        "plain": plain,
-        "positive": positive,
-        "negative": negative,
-        "steered": steered,
-        "opposed": opposed,
-    }
+    mixes = [Mix({"before": steer}, {"before": s}) for s in ((1.0,) if is_one_sided else (1.0, -1.0))] if steer else []
+    steered = [(reader(after_neutral, mix), reader(without, mix)) for mix in mixes]
     with progress("reading texts", sum(len(text.ids) for text in texts), 0) as step:
         for batch in length_buckets([[0] * (text.prompts.longest + len(text.ids)) for text in texts]):
             some = [texts[i] for i in batch]
-            states = {each: each.states(batch) for each in dict.fromkeys(readers.values())}
+            h = neutral.states(batch)
             yield ContrastRows(
-                **{name: states[each] for name, each in readers.items()},
+                neutral=h,
+                plain=plain.states(batch),
+                positive=positive.states(batch),
+                negative=h if negative is neutral else negative.states(batch),
+                under_steer=tuple((one.states(batch), other.states(batch)) for one, other in steered),
                 recent=torch.cat([_recent(text.ids) for text in some]),
                 subject=torch.repeat_interleave(
                     torch.tensor([text.subject for text in some]), torch.tensor([len(text.ids) for text in some])
                 ),
                 is_one_sided=is_one_sided,
             )
-            step(sum(len(text.ids) for text in some), "")
+            step(len(h), "")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Reader:
     """Reads texts, each after a prompt of its own.
 

@@ -25,10 +25,11 @@ from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import Site
 from lmsteer.steer.steer import Steer
 from lmsteer.util.disk_cache import cache_dir
+from lmsteer.util.linalg import usual_square
 from lmsteer.util.progress import Progress
 
 # Raised when any of this changes, so that an older cache file is not read.
-_FORMAT = 1
+_FORMAT = 2
 # Texts that a divergence is measured on.
 DIVERGENCE_TEXTS = 48
 
@@ -82,6 +83,7 @@ def _measured(lm: LM, sites: Sequence[Site], progress: Progress) -> Mapping[str,
     c = {site.name: torch.zeros(site.inputs, site.inputs, dtype=torch.float64) for site in sites}
     f = {site.name: torch.zeros(site.outputs, site.outputs, dtype=torch.float64) for site in sites}
     total = {site.name: torch.zeros(site.inputs, dtype=torch.float64) for site in sites}
+    squares = dict[str, list[Tensor]]((site.name, []) for site in sites)
     count = 0
 
     def likelihood(h: Tensor, targets: Tensor) -> list[Tensor]:
@@ -95,9 +97,15 @@ def _measured(lm: LM, sites: Sequence[Site], progress: Progress) -> Mapping[str,
                 c[name] += x.T @ x
                 f[name] += g.T @ g
                 total[name] += x.sum(0)
+                squares[name].append((x**2).mean(1))
             count += sum(map(len, ids)) - len(ids)
             step(len(ids), "")
-    return {name: FisherFactors(c[name] / count, f[name] / count, total[name] / count) for name in c}
+    return {
+        name: FisherFactors(
+            c[name] / count, f[name] / count, total[name] / count, usual_square(torch.cat(squares[name]))
+        )
+        for name in c
+    }
 
 
 def _file(lm: LM, site: Site) -> Path:

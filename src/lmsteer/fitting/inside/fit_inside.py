@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from lmsteer.fitting.inside.fisher import divergence_texts, site_factors
 from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_map, unit_settings
 from lmsteer.fitting.inside.sums import InsideSums
 from lmsteer.fitting.run import Checkpointer, FitRun
+from lmsteer.fitting.site_names import DEEP
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
@@ -32,10 +34,8 @@ from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer, factors_of
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.run import Run, kept_in, resumable
 
-# Stands for the stream after the middle layer, where labels tell most of what is written later (docs/log.md).
-DEEP = "deep"
-# Bytes that the sums and Fisher factors of the sites of a group take at most.
-_GROUP_BYTES = 2**30
+# Bytes that the sums and Fisher factors of the sites of a group take at most, if there are several.
+_GROUP_BYTES = 3 * 2**29
 # What the card says of the fit at the head that holds for the steer inside the model, too.
 _OF_TEXTS = ("max_tokens", "credit_rows", "damping_eos")
 
@@ -85,15 +85,12 @@ def fit_inside(
     """
     lm, sites = run.lm, inner_sites(run.lm, patterns)
     names = {"sites": [site.name for site in sites]}
+    kept = Run(run.sites_partial, {**run.configuration().config, **names}, "an interrupted fit")
     with resumable(lambda: kept_in(run.sites_partial, "The sums at the sites are")):
-        Run(run.sites_partial, {**run.configuration().config, **names}, "an interrupted fit").open()
         probe = steer.factors["A_eos"][:, 0].double() if EOS_FACTORS[0] in steer.factors else None
         maps = dict[str, SiteMap]()
         for number, group in enumerate(site_groups(sites)):
-            fisher = site_factors(lm, group, run.progress)
-            sums = _gather(run, group, probe, f"sums-{number}.safetensors")
-            for site in group:
-                maps[site.name] = site_map(*sums.gradients(site), fisher[site.name], sums.held_out(site), rank)
+            maps |= _maps(run, group, kept, f"sums-{number}.safetensors", probe, rank)
         if HEAD in patterns:
             maps = {HEAD: _head_map(lm, steer, statistics), **maps}
         maps = shared(maps)
@@ -111,6 +108,18 @@ def fit_inside(
     of_texts = {name: steer.card.fit[name] for name in _OF_TEXTS if name in steer.card.fit}
     fit = {"method": "closed-form", **of_texts, **unit_settings(maps, unit)}
     return replace(done, card=replace(steer.card, fit=fit, held_out=metrics.to_json())), metrics
+
+
+def _maps(
+    run: FitRun, sites: Sequence[Site], kept: Run, file: str, probe: Tensor | None, rank: int | None
+) -> dict[str, SiteMap]:
+    """The maps of the sites of a group, whose sums and Fisher factors are in memory meanwhile."""
+    fisher = site_factors(run.lm, sites, run.progress)
+    kept.open()
+    sums = _gather(run, sites, probe, kept.folder / file)
+    return {
+        site.name: site_map(*sums.gradients(site), fisher.pop(site.name), sums.held_out(site), rank) for site in sites
+    }
 
 
 def site_groups(sites: Sequence[Site]) -> list[list[Site]]:
@@ -136,17 +145,16 @@ def _head_map(lm: LM, steer: Steer, statistics: Statistics) -> SiteMap:
     return unit_map(factors, fisher_factors(lm), held_out, share if isinstance(share, float) else 1.0)
 
 
-def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None, name: str) -> InsideSums:
+def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None, file: Path) -> InsideSums:
     """The sums of the run's texts; an interrupted run continues with the first batch that is missing.
 
     Args:
         run: the run.
         sites: the sites.
         probe: the probe for credit assignment.
-        name: the name of the file that the sums are kept in.
+        file: the file that the sums are kept in.
     """
     lm, chosen = run.lm, set(held_out_of(run.texts, run.ids))
-    file = run.sites_partial / name
     sums, first = InsideSums.read(sites, file)
     parts = [[i for i in range(len(run.ids)) if (i in chosen) == held] for held in (True, False)]
     batches = [(k, [part[j] for j in own]) for k, part in enumerate(parts) for own in _batches(run, part)]
@@ -170,7 +178,8 @@ def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None, name: str)
                 saves.step()
                 check()
         finally:
-            save()
+            if done > first:
+                save()
     return sums
 
 

@@ -66,7 +66,8 @@ def site_map(
 def unit_map(factors: LowRank, fisher: FisherFactors, held_out: Tensor, rank_share: float) -> SiteMap:
     """A map scaled to Fisher length 1, and what it gains there on held-out texts: ``tr(Aᵀ H B)``."""
     a, b = factors
-    unit = LowRank(a, b / math.sqrt(fisher.inner((a, b), (a, b))))
+    # A is copied, for it may be some columns of a matrix that should not be kept.
+    unit = LowRank(a.clone(), b / math.sqrt(fisher.inner((a, b), (a, b))))
     return SiteMap(unit, float(((held_out.T @ unit.a) * unit.b).sum()), rank_share)
 
 

@@ -1,0 +1,28 @@
+"""Where a fit may let a steer act, in words. This module does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lmsteer.errors import DataError
+
+HEAD_ALONE = ("head",)
+# Stands for the stream after the middle layer, where labels tell most of what is written later (docs/log.md).
+DEEP = "deep"
+
+
+def check_site_names(sites: Sequence[str]) -> None:
+    """Refuse what is no list of names or patterns.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not sites or isinstance(sites, str) or not all(sites):
+        raise DataError(
+            f"the sites are {sites!r}; they must be a list of names: head, {DEEP}, or sites inside the model."
+        )
+
+
+def is_inside(sites: Sequence[str]) -> bool:
+    """Whether a steer of these sites acts inside the model."""
+    return set(sites) != {*HEAD_ALONE}
