@@ -35,7 +35,7 @@ from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.soft_prompts import SoftPromptTrainer
 from lmsteer.baselines.steer import SteerBaseline, fit_steer, steer_baseline
 from lmsteer.baselines.training import train
-from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
+from lmsteer.data.labelled import FEW_TEXTS, LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft import export_lora
 from lmsteer.fitting.site_names import DEEP
@@ -100,14 +100,10 @@ class Bench:
             "parameters": baseline.parameters,
         }
 
-    def one_pass(self, texts: Sequence[LabelledText], sites: Sequence[str], rank: int | None = None) -> Steer:
-        """The steer at sites that the closed form fits."""
-        return fit_steer(self.lm, texts, bars(), sites=sites, rank=rank).steer
-
     @cached_property
     def everywhere(self) -> Steer:
-        """The one-pass LoRA of every layer, at the largest rank; its first columns are that of any smaller one."""
-        return self.one_pass(self.texts, EVERYWHERE, max(RANKS))
+        """The LoRA of every layer in closed form, at the largest rank."""
+        return fit_steer(self.lm, self.texts, bars(), sites=EVERYWHERE, rank=max(RANKS)).steer
 
     @cached_property
     def shipped(self) -> Mix:
@@ -161,9 +157,8 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
     for rank in RANKS:
         works[f"c, LoRA on the head of rank {rank}"] = partial(learnt, partial(LoRATrainer, lm, "head", rank))
         works[f"c, LoRA everywhere of rank {rank}"] = partial(learnt, partial(LoRATrainer, lm, "all", rank))
-        works[f"c, one-pass LoRA everywhere of rank {rank}"] = partial(_first_columns, bench, rank)
+        works[f"c, one-pass LoRA everywhere of rank {rank}"] = partial(_cut, bench, rank)
         works[f"b, LoRA on the last value matrix of rank {rank}"] = partial(_imitated, bench, rank)
-    works["c, steer after the middle layer"] = partial(_one_pass, bench, bench.texts, (DEEP,))
     works["f, full fine-tuning"] = partial(learnt, partial(FullTrainer, lm))
     for tokens in TOKENS:
         works[f"d, steer of rank {tokens}"] = partial(_of_rank, bench, tokens)
@@ -177,7 +172,7 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
             some = sample_texts(texts, size, seed)
             works[f"e, steer from {size} texts, seed {seed}"] = partial(_from_texts, bench, some)
             works[f"e, steer after the middle layer from {size} texts, seed {seed}"] = partial(
-                _one_pass, bench, some, (DEEP,)
+                _of_middle_layer, bench, some
             )
             works[f"e, LoRA everywhere from {size} texts, seed {seed}"] = partial(learnt, lora, some, seed)
             works[f"e, prompt tokens from {size} texts, seed {seed}"] = partial(learnt, prompt, some, seed)
@@ -195,15 +190,14 @@ def _from_texts(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Any]:
         return {"failed": str(error)}
 
 
-def _one_pass(bench: Bench, texts: Sequence[LabelledText], sites: Sequence[str]) -> dict[str, Any]:
-    try:
-        return bench.gain(steer_baseline(bench.one_pass(texts, sites)))
-    except LMSteerError as error:  # too few for sites inside the model
-        return {"failed": str(error)}
+def _of_middle_layer(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Any]:
+    if len(texts) < FEW_TEXTS:
+        return {"failed": "too few for sites inside the model"}
+    return bench.gain(fit_steer(bench.lm, texts, bars(), sites=(DEEP,)))
 
 
-def _first_columns(bench: Bench, rank: int) -> dict[str, float]:
-    """A one-pass LoRA of a rank, whose columns come in the order of what they do."""
+def _cut(bench: Bench, rank: int) -> dict[str, float]:
+    """The LoRA in closed form, cut to the first columns of each layer, which come in the order of what they do."""
     steer = bench.everywhere
     return bench.gain(steer_baseline(replace(steer, factors={k: f[:, :rank] for k, f in steer.factors.items()})))
 
@@ -279,6 +273,8 @@ def _draw(found: Mapping[str, Any]) -> None:
     for axes, (label, values, lines) in zip(charts, CURVES, strict=True):
         for name, key in lines.items():
             points = {v: some for v in values if (some := of_seeds(found, key.format(v)))}
+            if not points:
+                continue
             contrasts = [fmean(each["contrast"] for each in some) for some in points.values()]
             spread = [*zip(*map(_bar, points.values()), strict=True)]
             axes.errorbar([*points], contrasts, yerr=spread, color=COLOURS[name], label=name, capsize=2, linewidth=1.4)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +48,7 @@ from lmsteer.model.kv_cache import Start, prefill, slice_kv
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer, load_steer
+from lmsteer.steer.steer import Steer
 from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file, write_jsonl
 from lmsteer.util.progress import bars
@@ -58,12 +59,25 @@ CONTRAST = Contrast.of_descriptions("warm, delighted, full of praise", "cold, bi
 # The last ones: docs/log.md says which trials saw some of them.
 PROMPTS = slice(800, 1000)
 PROTOCOL = GenerationConfig(num_samples=3, max_new_tokens=20, batch_size=128)
+# Where the steer acts that acts inside the model, too.
+SITES = ("layers.20", "head")
+# Of these, the steers of each; each has the strength.
+STEERS = {
+    "steer": ("steer",),
+    "inside": ("inside",),
+    "shipped": ("shipped",),
+    "both": ("steer", "shipped"),
+    "inside and shipped": ("inside", "shipped"),
+}
+OURS = ("steer", "inside", "both", "inside and shipped")
 # Rivals continue each prompt once.
 RIVALS = GenerationConfig(num_samples=1, max_new_tokens=20, batch_size=128)
 STRENGTHS = {
     "steer": (2.0, 3.0, 4.0),
+    "inside": (2.0, 3.0, 4.0),
     "shipped": (4.0, 6.0),
     "both": (2.0,),
+    "inside and shipped": (2.0,),
     "activations": (4.0,),
     "prompt": (1.0,),
     "token": (1.0,),
@@ -78,6 +92,10 @@ def fit_all() -> None:
     if not (out := WORK / "steer").exists():
         fitted = fit_contrast(lm, CONTRAST, name="warmth", out=out, config=config, progress=bars())
         save_result(RESULTS, "fit", fitted.steer.card.fit)
+    if not (out := WORK / "inside").exists():
+        inside = replace(config, sites=SITES)
+        fitted = fit_contrast(lm, CONTRAST, name="warmth", out=out, config=inside, progress=bars())
+        save_result(RESULTS, "fit inside", fitted.steer.card.fit)
     prompts = contrast_prompts(lm, CONTRAST, starter_subjects(), config.new_tokens)
     if not (file := WORK / "texts.jsonl").exists():
         written = write_texts(lm, prompts, config, bars())
@@ -100,14 +118,14 @@ def write_all(
     save_result(RESULTS, "unsteered", ours.figures(Unsteered()))
     for name in names or NAMES:
         for condition in conditions(lm, name):
-            save_result(RESULTS, condition.name, (ours if name in ("steer", "both") else rivals).figures(condition))
+            save_result(RESULTS, condition.name, (ours if name in OURS else rivals).figures(condition))
 
 
 @app.command("show")
 def show() -> None:
     """Print the table and draw the picture."""
     print(contrast())
-    found = [each for name, each in load_results(RESULTS).items() if name != "fit"]
+    found = [each for name, each in load_results(RESULTS).items() if not name.startswith("fit")]
     shares = {each["name"]: Estimate(**each["positive"][SCORERS[0]]) for each in found}
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -121,17 +139,18 @@ def conditions(lm: LM, name: str) -> Iterator[Condition]:
     """A method at all of its strengths, in both directions."""
     for strength in sorted(sign * size for size in STRENGTHS[name] for sign in (-1, 1)):
         label = (f"{name}={strength:+g}", NAMES[name], strength)
-        if name == "both":
-            steers = {"steer": load_steer(WORK / "steer"), "shipped": find_steer("sentiment")}
-            yield Steered(*label, steers, {"steer": strength, "shipped": strength})
-        elif name in ("steer", "shipped"):
-            steer = load_steer(WORK / name) if name == "steer" else find_steer("sentiment")
-            yield Steered(*label, {name: steer}, {name: strength})
+        if name in STEERS:
+            steers = {each: _steer(each) for each in STEERS[name]}
+            yield Steered(*label, steers, dict.fromkeys(steers, strength))
         elif name == "activations":
             yield BaselineCondition(*label, load_baseline(WORK / name))
         else:
             instructed = tuple(asked(lm, words) for words in (CONTRAST.positive, CONTRAST.negative))
             yield (Asked if name == "prompt" else ContrastedTokens)(*label, instructed)
+
+
+def _steer(name: str) -> Steer:
+    return find_steer("sentiment") if name == "shipped" else load_steer(WORK / name)
 
 
 def asked(lm: LM, instruction: str) -> list[int]:

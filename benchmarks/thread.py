@@ -34,7 +34,9 @@ from lmsteer.data.chats import Chat, Prompt
 from lmsteer.data.contrast import Contrast
 from lmsteer.data.starter import starter_requests, starter_subjects
 from lmsteer.evaluation.conditions import BaselineCondition, Condition, Prefixed, Steered, Unsteered
+from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
+from lmsteer.fitting.site_names import HEAD_ALONE
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.prefill import Prefill
@@ -68,6 +70,8 @@ PROTOCOL = GenerationConfig(num_samples=1, max_new_tokens=30, batch_size=80)
 STEPS, BATCH = 40, 6
 STRENGTHS = (-1.0, 0.5, 1.0, 2.0)
 TOKENS = (1, 10)
+# Steers of the style that act inside the model: their sites, by name.
+INSIDE = {"layer-25": ("layers.25",), "three-layers": ("layers.15", "layers.20", "layers.25", "head")}
 app = typer.Typer(add_completion=False)
 
 
@@ -135,6 +139,8 @@ def fit_all(names: Annotated[list[str] | None, typer.Argument(help="Some of them
     works: dict[str, Callable[[], None]] = {}
     for name, prompt in PROMPTS.items():
         works[f"steer-{name}"] = partial(_fit_steer, lm, name, prompt)
+    for name, sites in INSIDE.items():
+        works[f"steer-{name}"] = partial(_fit_steer, lm, name, PROMPTS["style"], sites)
     works["lora-style"] = partial(_train, lm, "lora-style", PROMPTS["style"], lambda: LoRATrainer(lm, "all"))
     for tokens in TOKENS:
         works[f"tokens-{tokens}"] = partial(
@@ -174,6 +180,7 @@ def conditions(lm: LM) -> Iterator[Condition]:
     prompt, gist = _prompt("style"), _gist(lm, "gist", PROMPTS["style"], is_before_chat=False)
     yield from (Unsteered(), prompt, gist)
     yield from (_steer("style", strength) for strength in STRENGTHS)
+    yield from (_steer(name, strength) for name in INSIDE for strength in (1.0, 2.0))
     second = _steer("other", 1.0)
     yield from (_prompt("other"), second)
     yield Beside("steer & steer", "together", 1.0, _steer("style", 1.0), second)
@@ -195,13 +202,17 @@ def sizes(lm: LM) -> dict[str, Any]:
     found = {
         "prompt": {"bytes": per_token * len(prompt), "context": len(prompt)},
         "gist": {"bytes": gist.bytes, "context": gist.tokens},
-        "steer": {
-            "bytes": sum(t.numel() * t.element_size() for t in load_steer(WORK / "steer-style").factors.values())
-        },
+        "steer": {"bytes": _bytes("style")},
+        **{f"steer-{name}": {"bytes": _bytes(name)} for name in INSIDE},
     }
     if (WORK / "lora-style").exists():
         found["lora"] = {"bytes": load_baseline(WORK / "lora-style").bytes}
     return found | {f"tokens-{tokens}": {"bytes": per_token * tokens, "context": tokens} for tokens in TOKENS}
+
+
+def _bytes(name: str) -> int:
+    factors = load_steer(WORK / f"steer-{name}").factors.values()
+    return sum(factor.numel() * factor.element_size() for factor in factors)
 
 
 def _prompt(name: str) -> Condition:
@@ -234,9 +245,9 @@ def _answers(lm: LM, prompt: str, subjects: Sequence[str]) -> Answers:
     return Answers(lm, [asked[place] for place in kept], [ids[place] for place in kept])
 
 
-def _fit_steer(lm: LM, name: str, prompt: str) -> None:
-    contrast = Contrast.of_prompt(prompt)
-    fitted = fit_contrast(lm, contrast, name=name, subjects=SEEN, out=WORK / f"steer-{name}", progress=bars())
+def _fit_steer(lm: LM, name: str, prompt: str, sites: Sequence[str] = HEAD_ALONE) -> None:
+    contrast, config, out = Contrast.of_prompt(prompt), ContrastConfig(sites=sites), WORK / f"steer-{name}"
+    fitted = fit_contrast(lm, contrast, name=name, subjects=SEEN, out=out, config=config, progress=bars())
     save_result(RESULTS, f"fit of steer-{name}", fitted.steer.card.fit)
 
 

@@ -52,7 +52,8 @@ def rank() -> str:
     lines = {
         "steer": "c, steer of rank {}",
         "LoRA on the head": "c, LoRA on the head of rank {}",
-        "LoRA on every layer": "c, LoRA everywhere of rank {}",
+        "LoRA on every layer, trained": "c, LoRA everywhere of rank {}",
+        "LoRA on every layer, in closed form": "c, one-pass LoRA everywhere of rank {}",
     }
     rows = [[name, *_contrasts(measured, pattern, (*RANKS, 576))] for name, pattern in lines.items()]
     full = short(measured["f, full fine-tuning"]["contrast"])
@@ -76,8 +77,9 @@ def number_of_texts() -> str:
     measured = results("claims")
     lines = {
         "steer": "e, steer from {} texts",
+        "steer after the middle layer": "e, steer after the middle layer from {} texts",
         "prompt, ten tokens": "e, prompt tokens from {} texts",
-        "LoRA on every layer": "e, LoRA everywhere from {} texts",
+        "LoRA on every layer, trained": "e, LoRA everywhere from {} texts",
     }
     rows = [[f"{name}: contrast", *_contrasts(measured, pattern, SIZES)] for name, pattern in lines.items()]
     for name, pattern in lines.items():

@@ -8,7 +8,8 @@ from typing import Any
 from benchmarks.tables.markdown import percent, results, table
 
 KIB = 1024
-# Results at strength 1: what each is called, its sizes, and the method whose speed ``lmsteer compare`` has measured.
+# Results at strength 1: what each is called, its sizes, and the method whose speed ``lmsteer compare`` has measured,
+# if it has.
 WAYS = {
     "prompt": ("the prompt", "prompt", "prompting"),
     "gist": ("gist of one token", "gist", "gist"),
@@ -16,6 +17,8 @@ WAYS = {
     "tokens-1=+1": ("one token, trained for this prompt", "tokens-1", "prompt-tuning"),
     "tokens-10=+1": ("ten tokens, trained for this prompt", "tokens-10", "prompt-tuning"),
     "steer=+1": ("steer", "steer", "steer"),
+    "steer, layer-25=+1": ("steer after layer 25", "steer-layer-25", ""),
+    "steer, three-layers=+1": ("steer after layers 15, 20, 25 and at the head", "steer-three-layers", ""),
     "lora-style=+1": ("LoRA of every layer, trained", "lora", "lora"),
 }
 STRENGTHS = {"-1": -1, "0": 0, "0.5": 0.5, "1": 1, "2": 2}
@@ -36,9 +39,9 @@ def thread() -> str:
     rows = [["nothing", *_quality(base, base), "", "", "", ""]]
     for name, (label, size, method) in WAYS.items():
         if name in found:
-            own, times = sizes[size], speed[method]
+            own, times = sizes[size], [f"{each:.2f} x" for each in speed[method]] if method else ["", ""]
             cost = [f"{own['bytes'] / KIB:,.0f} KiB", f"{own.get('context', 0)}"]
-            rows.append([label, *_quality(found[name], base), *cost, *(f"{each:.2f} x" for each in times)])
+            rows.append([label, *_quality(found[name], base), *cost, *times])
     header = ["", "divergence, nats a token", "closed", "mean score", "looping", "size", "context tokens"]
     return table([*header, "time per token", "first token"], rows)
 

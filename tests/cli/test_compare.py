@@ -49,6 +49,17 @@ def test_methods_are_measured(run):
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_searched_training_says_so(run):
+    pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+    status, out, _ = run(*LINE, "--methods", "lora-head", "--search", "--json")
+    assert status == 0
+    assert "chosen on held-out texts" in json.loads(out)["metadata"]["training"]
+    card = json.loads(next(Path("c").rglob("adapter.json")).read_text())["card"]
+    assert len(card["fit"]["tried"]) == 4
+    assert run(*LINE, "--methods", "lora-head")[0] == 2  # another comparison than the folder's
+
+
+@pytest.mark.usefixtures("in_process")
 def test_fits_of_fewer_texts_are_measured_and_their_errors_are_reported(run):
     Path("prompts.txt").write_text("the\n")
     options = "--out g --scorer sentiment-vader --max-new-tokens 4 --num-samples 2 --json --prompts prompts.txt"
@@ -124,7 +135,7 @@ def test_an_interrupted_comparison_is_resumed(run, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--methods", "magic"], "unknown methods magic: there are steer, lora"),
+        (["--methods", "magic"], "unknown methods magic: there are steer, deep-steer, lora"),
         (["--methods", "prompting"], "needs --negative-prompt and --positive-prompt"),
         (["--positive-prompt", "Be good."], "give both"),
         (["--train-sizes", "many"], "numbers of texts"),

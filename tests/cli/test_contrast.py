@@ -31,6 +31,9 @@ PAIR = ("--positive", "abc", "--negative", "xyz")
         (("letters.jsonl", *PAIR), "DATA does not go with one"),
         ((*PAIR, "--label-map", "a=1", "--limit", "5"), "--label-map, --limit does not go with one"),
         (("letters.jsonl", "--num-texts", "8"), "goes with a description"),
+        ((*PAIR, "--sites", "layers.9"), "layers.0 to layers.1"),
+        ((*PAIR, "--sites", "layers.0.mlp.down_proj"), "is a linear layer"),
+        ((*PAIR, "--sites", "head,"), "must be a list of names"),
     ],
 )
 def test_descriptions_that_cannot_be_used_are_refused(run, args, reason):
@@ -47,6 +50,14 @@ def test_a_description_becomes_a_steer_with_a_safe_range(run):
     card = load_steer("steers/abc").card
     assert card.data["contrast"]["positive"] == "abc"
     assert list(card.safe_range) == json.loads(out)["card"]["safe_range"]
+    assert run("verify", "abc")[0] == 0
+
+
+def test_a_description_may_act_inside_the_model(run):
+    status, out, _ = run("fit", *PAIR, "--name", "abc", "--num-texts", "4", "--sites", "layers.0, head", "--json")
+    assert status == 0
+    assert set(json.loads(out)["ranks"]) == {"head", "layers.0"}
+    assert load_steer("steers/abc").card.safe_range
     assert run("verify", "abc")[0] == 0
 
 
