@@ -53,23 +53,23 @@ def test_the_stream_after_a_layer_is_read(llama):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("text", [TWO_ENDS, ONE_END], ids=["two ends", "one-sided"])
-def test_after_a_steer_a_map_reads_what_it_leaves_and_makes_what_is_missing(llama, text):
+def test_after_a_steer_a_map_makes_what_is_missing_of_the_shift(llama, text):
     steer, place = inner_steer(llama, ["layers.0"]), find_site(llama.model, "layers.1")
     rows = joined(llama, text, site=place, steer=steer)
-    prompts = text.prompts
     final = llama.model.get_decoder().norm  # the last of the model's own hidden states is behind it
-    ends = ((1.0, rows.positive),) if text is ONE_END else ((1.0, rows.positive), (-1.0, rows.negative))
-    kinds = ((prompts.neutral, rows.neutral), ([llama.start_id], rows.plain))
-    expected = [(end, kind) for end in ends for kind in kinds]
-    pairs = list(rows.pairs())
-    assert len(pairs) == len(expected)
-    for (x, shift), ((strength, instructed), (prompt, unsteered)) in zip(pairs, expected, strict=True):
-        under = stream(llama, prompt, text.ids, 1, Mix({"s": steer}, {"s": strength}))
-        torch.testing.assert_close(final(x), under, atol=1e-4, rtol=1e-4)  # padding changes rounding only
-        # The map's shift at this strength, and what the steer before it has moved, make the whole way.
-        whole = instructed - rows.neutral
-        torch.testing.assert_close(strength * shift + (x - unsteered), whole, atol=1e-5, rtol=1e-5)
-        assert (x - unsteered).norm() > 0.01
+    strengths = (1.0,) if text is ONE_END else (1.0, -1.0)
+    prompts = (text.prompts.neutral, [llama.start_id])
+    for strength, states in zip(strengths, rows.under_steer, strict=True):
+        for prompt, state in zip(prompts, states, strict=True):
+            under = stream(llama, prompt, text.ids, 1, Mix({"s": steer}, {"s": strength}))
+            torch.testing.assert_close(final(state), under, atol=1e-4, rtol=1e-4)  # padding changes rounding only
+    for k, (x, shift) in enumerate(rows.pairs()):
+        unsteered = (rows.neutral, rows.plain)[k]
+        assert torch.equal(x, unsteered)
+        other = unsteered if text is ONE_END else rows.under_steer[1][k]
+        moved = (rows.under_steer[0][k] - other) / len(strengths)
+        assert moved.norm() > 0.01
+        torch.testing.assert_close(shift + moved, rows.shift, atol=1e-6, rtol=1e-5)
 
 
 def test_without_a_steer_before_it_a_map_makes_the_whole_shift(llama):

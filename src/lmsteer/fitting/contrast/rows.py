@@ -71,13 +71,22 @@ class ContrastRows:
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """States x (N, d) that a map reads, and the shifts (N, d) that it should make of them at strength 1.
 
-        After a steer that acts before this place, x is what it leaves of a state, and the shift is what is missing.
+        After a steer that acts before this place, the shift is what is missing. x is the state without that steer: if
+        the map read off a state which way it is steered, its own shift would grow with the square of the strength.
         """
+        moved = self._moved_by_steer()
+        for k, state in enumerate((self.neutral, self.plain)):
+            yield state, self.shift - moved[k] if moved else self.shift
+
+    def _moved_by_steer(self) -> list[Tensor]:
+        """How the steer before this place moves the neutral and the plain states, each (N, d); none without one."""
         if not self.under_steer:
-            yield from ((self.neutral, self.shift), (self.plain, self.shift))
-        for sign, instructed, steered in zip((1, -1), (self.positive, self.negative), self.under_steer, strict=False):
-            for before, after in zip((self.neutral, self.plain), steered, strict=True):
-                yield after, sign * ((instructed - self.neutral) - (after - before))
+            return []
+        if self.is_one_sided:
+            ((neutral, plain),) = self.under_steer
+            return [neutral - self.neutral, plain - self.plain]
+        up, down = self.under_steer
+        return [(one - other) / 2 for one, other in zip(up, down, strict=True)]
 
     def __getitem__(self, index: Tensor | slice) -> Self:
         return self._of([self], lambda parts: parts[0][index])
