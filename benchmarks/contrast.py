@@ -60,7 +60,7 @@ CONTRAST = Contrast.of_descriptions("warm, delighted, full of praise", "cold, bi
 PROMPTS = slice(800, 1000)
 PROTOCOL = GenerationConfig(num_samples=3, max_new_tokens=20, batch_size=128)
 # Where the steer acts that acts inside the model, too.
-SITES = ("layers.20", "head")
+SITES = ("deep",)
 # Of these, the steers of each; each has the strength.
 STEERS = {
     "steer": ("steer",),
@@ -74,7 +74,7 @@ OURS = ("steer", "inside", "both", "inside and shipped")
 RIVALS = GenerationConfig(num_samples=1, max_new_tokens=20, batch_size=128)
 STRENGTHS = {
     "steer": (2.0, 3.0, 4.0),
-    "inside": (2.0, 3.0, 4.0),
+    "inside": (3.0, 4.0),
     "shipped": (4.0, 6.0),
     "both": (2.0,),
     "inside and shipped": (2.0,),

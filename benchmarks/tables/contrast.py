@@ -9,10 +9,10 @@ from benchmarks.tables.markdown import percent, results, short, table
 
 NAMES = {
     "steer": "steer from two sentences",
-    "inside": "the same, after layer 20 and at the head",
+    "inside": "the same with `--sites deep`",
     "shipped": "shipped steer, 8,538 labelled texts",
     "both": "both steers, each at the strength",
-    "inside and shipped": "that of layer 20 and the shipped one",
+    "inside and shipped": "that one and the shipped one, each",
     "activations": "activation addition, same texts",
     "prompt": "the prompt itself",
     "token": "contrastive prompting at each token",

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from lmsteer.errors import DataError
 
 HEAD_ALONE = ("head",)
-# Stands for the stream after the middle layer, where labels tell most of what is written later (docs/log.md).
+# Stands for what does best in generated text (docs/log.md): from labels the stream after the middle layer, from a
+# description the stream after two thirds of the layers, and the head.
 DEEP = "deep"
 
 

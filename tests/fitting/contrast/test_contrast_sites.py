@@ -129,6 +129,13 @@ def test_a_steer_of_a_description_acts_inside(make_lm, family, tmp_path):
     assert fitted.imitation.steered != fitted.imitation.unsteered
 
 
+def test_deep_is_the_stream_after_two_thirds_of_the_layers_and_the_head(llama, tmp_path):
+    config = ContrastConfig(8, 6, sites=("deep",))
+    steer = fit_contrast(llama, Contrast.of_prompt("abc"), name="abc", out=tmp_path / "s", config=config).steer
+    assert set(steer.ranks) == {"layers.1", "head"}
+    assert steer.rank > 0
+
+
 def test_a_map_takes_away_some_of_the_shift_of_its_own_texts_after_it(llama, tmp_path):
     contrast = Contrast.of_prompt("abc")
     config = ContrastConfig(8, 6, sites=("layers.0",), rank=llama.hidden_size)

@@ -29,13 +29,13 @@ from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
 from lmsteer.fitting.inside.fisher import site_factors
 from lmsteer.fitting.inside.fit_inside import inner_sites, site_groups
-from lmsteer.fitting.site_names import is_inside
+from lmsteer.fitting.site_names import DEEP, is_inside
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.lookup import target_folder
-from lmsteer.steer.sites import HEAD, Site
+from lmsteer.steer.sites import HEAD, Site, model_layers
 from lmsteer.steer.steer import LowRank, Steer, factors_of
 from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
@@ -139,6 +139,14 @@ def _places(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
         SteerError: a pattern matches nothing.
         ModelError: the layers of the model cannot be found.
     """
+    if (
+        DEEP in patterns
+    ):  # two thirds of the way, and the head: the best of some choices in generated text (docs/log.md)
+        patterns = [
+            *(each for each in patterns if each != DEEP),
+            f"layers.{2 * len(model_layers(lm.model)) // 3}",
+            HEAD,
+        ]
     sites = inner_sites(lm, patterns) if is_inside(patterns) else []
     if weights := [site.name for site in sites if site.is_weight]:
         raise DataError(
