@@ -1,6 +1,7 @@
 """Every method beside the others on real data: what ``lmsteer compare`` finds of two dimensions.
 
     python -m benchmarks.comparison measure DATA    both, or one by name; continues where it was stopped
+    python -m benchmarks.comparison add DATA NAME METHOD    a method that is not among the results of a dimension
     python -m benchmarks.comparison show            print the tables, draw docs/figures/compare-*.svg
 
 DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
@@ -26,7 +27,7 @@ from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.compare.config import ComparisonConfig
 from lmsteer.evaluation.compare.report import attribute_charts, write_report
-from lmsteer.evaluation.compare.results import MethodResult
+from lmsteer.evaluation.compare.results import Comparison, MethodResult
 from lmsteer.evaluation.compare.run import compare
 from lmsteer.evaluation.metadata import comparison_metadata
 from lmsteer.evaluation.protocol import Protocol
@@ -68,6 +69,19 @@ def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
         metadata |= {"texts": f"{TEXTS} labelled texts of {DIMENSIONS[name].train}"}
         write_report(WORK / name, comparison, metadata)
         save_result(RESULTS, name, {"metadata": metadata, **comparison.to_json()})
+
+
+@app.command("add")
+def add(data: Data, name: Annotated[str, typer.Argument()], method: Annotated[str, typer.Argument()]) -> None:
+    """A method beside those that were measured."""
+    check_known([name], CASES)
+    check_known([method], METHODS)
+    record = load_results(RESULTS)[name]
+    (more,) = compare(_config(data, name), [method], WORK / f"{name}-{method}", bars()).methods
+    known = [MethodResult.from_json(each) for each in record["methods"] if each["method"] != method]
+    place = next((k for k, each in enumerate(known) if [*METHODS].index(each.method) > [*METHODS].index(method)), None)
+    known.insert(len(known) if place is None else place, more)
+    save_result(RESULTS, name, {**record, **Comparison(known, record["failures"]).to_json()})
 
 
 @app.command("show")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from benchmarks.tables import (
     claims,
     contrast,
+    family,
     few,
     gists,
     limits,
@@ -32,6 +33,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "comparison-sentiment": methods.sentiment,
     "comparison-toxicity": methods.toxicity,
     "contrast": contrast.contrast,
+    "family": family.family,
     "few-texts": few.few_texts,
     "evidence": reading.evidence,
     "exports": serving.exports,

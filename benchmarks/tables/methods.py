@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from benchmarks.tables.markdown import results, table
-from lmsteer.baselines.methods import METHODS
 
 LEARNT = {
     "steer": "a matrix W on the output embedding, in closed form",
@@ -27,9 +24,11 @@ CONTINUOUS, ENDS, THREE = "any", "-1 to 1", "-1, 0, 1"
 
 def capabilities() -> str:
     """What each method learns, and which strengths and uses it allows."""
+    traits = {line["method"]: line["capabilities"] for line in results("comparison")["sentiment"]["summary"]}
     rows = []
     for method, learnt in LEARNT.items():
-        own = asdict(METHODS[method].kind.capabilities)
+        if not (own := traits.get(method)):
+            continue
         interpolated = not own["continuous"] and not own["zero_is_base"]
         strengths = CONTINUOUS if own["continuous"] else ENDS if interpolated else THREE
         keys = ("zero_is_base", "composable", "by_row", "transferable")
@@ -39,12 +38,12 @@ def capabilities() -> str:
 
 
 def sentiment() -> str:
-    """The twelve methods on sentiment."""
+    """The methods on sentiment."""
     return _measured("sentiment")
 
 
 def toxicity() -> str:
-    """The twelve methods on clean language."""
+    """The methods on clean language."""
     return _measured("toxicity")
 
 

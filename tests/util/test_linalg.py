@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsteer.util.linalg import damped, factorise, ridge
+from lmsteer.util.linalg import damped, factorise, ridge, usual_square
 
 
 @settings(max_examples=25, deadline=None)
@@ -36,3 +36,9 @@ def test_the_signs_of_factors_are_fixed():
     w = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     a, _, _ = factorise(w)
     assert (a.gather(0, a.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+def test_the_usual_square_leaves_outliers_out():
+    squares = torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0e6])
+    assert usual_square(squares) == 2.0
+    assert usual_square(squares[:4]) == float(squares[:4].mean())

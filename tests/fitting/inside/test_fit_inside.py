@@ -136,6 +136,29 @@ def test_sites_that_do_not_fit_in_memory_together_are_fitted_in_groups(llama, ca
     assert not (tmp_path / "parts.partial.sites").exists()
 
 
+def test_a_fit_that_is_stopped_in_its_second_group_keeps_the_first(llama, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_GROUP_BYTES", 1)
+    expected = fitted(llama, tmp_path / "whole", "layers.*").steer
+    real = InsideSums.add
+
+    def stop(self, *args, **held):
+        if self.sites[0].name == "layers.1":
+            raise KeyboardInterrupt
+        real(self, *args, **held)
+
+    monkeypatch.setattr(InsideSums, "add", stop)
+    with pytest.raises(InterruptedWorkError, match="sums at the sites"):
+        fitted(llama, tmp_path / "s", "layers.*")
+    read = []
+    monkeypatch.setattr(
+        InsideSums, "add", lambda self, *args, **held: read.append(self.sites[0].name) or real(self, *args, **held)
+    )
+    steer = fitted(llama, tmp_path / "s", "layers.*", resume=True).steer
+    assert set(read) == {"layers.1"}
+    for name, factor in expected.factors.items():
+        torch.testing.assert_close(steer.factors[name], factor, rtol=1e-4, atol=1e-5)
+
+
 def test_damaged_sums_are_told_apart(llama, tmp_path):
     sites = [find_site(llama.model, "layers.0")]
     file = tmp_path / "sums.safetensors"
@@ -157,6 +180,7 @@ def test_factors_are_measured_once(llama, cache, monkeypatch):
     for name, factors in found.items():
         torch.testing.assert_close(again[name].c, factors.c)
         assert factors.c.shape == (find_site(llama.model, name).inputs,) * 2
+        assert again[name].c_unit == factors.c_unit > 0
         assert torch.linalg.eigvalsh(factors.f).min() > -1e-9
 
 
