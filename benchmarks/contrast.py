@@ -127,11 +127,11 @@ def show() -> None:
     print(contrast())
     found = [each for name, each in load_results(RESULTS).items() if not name.startswith("fit")]
     shares = {each["name"]: Estimate(**each["positive"][SCORERS[0]]) for each in found}
-    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     axes = figure.subplots()
     draw_curves(axes, [*map(result_of, found)], lambda result: _share(shares, result))
     axes.set_ylabel("positive share, by VADER")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     write_file(PICTURES / "contrast.svg", render_figure(figure))
 
 

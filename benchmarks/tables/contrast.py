@@ -9,10 +9,10 @@ from benchmarks.tables.markdown import percent, results, short, table
 
 NAMES = {
     "steer": "steer from two sentences",
-    "inside": "the same with `--sites deep`",
+    "inside": "deep steer from two sentences",
     "shipped": "shipped steer, 8,538 labelled texts",
-    "both": "both steers, each at the strength",
-    "inside and shipped": "that one and the shipped one, each",
+    "both": "steer and the shipped one, each at the strength",
+    "inside and shipped": "deep steer and the shipped one, each at the strength",
     "activations": "activation addition, same texts",
     "prompt": "the prompt itself",
     "token": "contrastive prompting at each token",

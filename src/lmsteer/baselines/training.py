@@ -101,10 +101,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = trainer.learning_rate * (1 - passed)
             loss = _loss(lm, trainer, [ids[i] for i in batch], [labels[i] for i in batch])
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(float(loss.detach()))
+            losses.append(_stepped(optimizer, loss))
             step(1, f"loss {losses[-1]:.3f}")
             check()
     if not all(torch.isfinite(tensor).all() for tensor in trainer.trainable()):
@@ -122,6 +119,14 @@ def train(
         watch.measure(len(losses), 1.0)
         record["best_step"], record["held_out_loss"] = watch.restore()
     return record
+
+
+def _stepped(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    """Take a step along the gradient of a loss, and return the loss."""
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
 
 
 class _HeldOut:
