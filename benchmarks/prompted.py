@@ -50,7 +50,7 @@ class Answers:
                 places = range(first, min(first + _BATCH, len(self.texts)))
                 inputs = inputs_of(lm, [prefill.starts[place] for place in places])
                 ids, kept = pad([self.texts[place] for place in places], lm.pad_id, lm.device)
-                h = lm.before_head(**_extended(inputs, ids, kept))[:, -ids.shape[1] - 1 : -1]
+                h = lm.before_head(mix, **_extended(inputs, ids, kept))[:, -ids.shape[1] - 1 : -1]
                 parts.append((mix.steer_hidden_states(h, h) if steers else h)[kept.bool()].float())
         return torch.cat(parts)
 

@@ -71,7 +71,11 @@ STEPS, BATCH = 40, 6
 STRENGTHS = (-1.0, 0.5, 1.0, 2.0)
 TOKENS = (1, 10)
 # Steers of the style that act inside the model: their sites, by name.
-INSIDE = {"layer-25": ("layers.25",), "three-layers": ("layers.15", "layers.20", "layers.25", "head")}
+INSIDE = {
+    "layer-25": ("layers.25",),
+    "three-layers": ("layers.15", "layers.20", "layers.25", "head"),
+    "seven-layers": (*(f"layers.{layer}" for layer in range(9, 30, 3)), "head"),
+}
 app = typer.Typer(add_completion=False)
 
 
@@ -156,7 +160,7 @@ def fit_all(names: Annotated[list[str] | None, typer.Argument(help="Some of them
 def write_all(names: Annotated[list[str] | None, typer.Argument(help="Of some conditions.")] = None) -> None:
     """Divergences and continuations of every way whose parts are fitted, or of some."""
     lm = load()
-    save_result(RESULTS, "sizes", sizes(lm))
+    save_result(RESULTS, "sizes", {**load_results(RESULTS).get("sizes", {}), **sizes(lm)})
     writer = Writer(lm, [Chat.of_user(request) for request in starter_requests()], PROTOCOL, WORK / "rows")
     answers = _answers(lm, PROMPTS["style"], UNSEEN)
     wanted = answers.states(_prompt("style"))
@@ -180,7 +184,8 @@ def conditions(lm: LM) -> Iterator[Condition]:
     prompt, gist = _prompt("style"), _gist(lm, "gist", PROMPTS["style"], is_before_chat=False)
     yield from (Unsteered(), prompt, gist)
     yield from (_steer("style", strength) for strength in STRENGTHS)
-    yield from (_steer(name, strength) for name in INSIDE for strength in (1.0, 2.0))
+    inside = [name for name in INSIDE if (WORK / f"steer-{name}").exists()]
+    yield from (_steer(name, strength) for name in inside for strength in (1.0, 2.0))
     second = _steer("other", 1.0)
     yield from (_prompt("other"), second)
     yield Beside("steer & steer", "together", 1.0, _steer("style", 1.0), second)
@@ -203,7 +208,7 @@ def sizes(lm: LM) -> dict[str, Any]:
         "prompt": {"bytes": per_token * len(prompt), "context": len(prompt)},
         "gist": {"bytes": gist.bytes, "context": gist.tokens},
         "steer": {"bytes": _bytes("style")},
-        **{f"steer-{name}": {"bytes": _bytes(name)} for name in INSIDE},
+        **{f"steer-{name}": {"bytes": _bytes(name)} for name in INSIDE if (WORK / f"steer-{name}").exists()},
     }
     if (WORK / "lora-style").exists():
         found["lora"] = {"bytes": load_baseline(WORK / "lora-style").bytes}

@@ -12,9 +12,10 @@ from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.evaluation.conditions import BaselineCondition, Condition, Prefixed, Steered, Unsteered
 from lmsteer.generation.config import GenerationConfig
+from lmsteer.steer.mix import Mix
 from lmsteer.util.progress import no_progress
 from lmsteer.util.provenance import provenance_of
-from tiny import random_steer, tiny_lm
+from tiny import inner_steer, random_steer, tiny_lm
 
 PROMPTS = ["The cat sat", "A very long prompt, this", "B"]
 CONFIG = GenerationConfig(num_samples=3, max_new_tokens=8, batch_size=9)
@@ -59,6 +60,14 @@ def test_states_are_those_that_predict_the_texts(lm):
     steer = random_steer(lm)
     steered = answers.states(Steered("s", "s", 2.0, {"s": steer}, {"s": 2.0}))
     assert torch.allclose(steered, plain + 2 * plain @ steer.matrix(), atol=1e-4)
+    inside = inner_steer(lm, ["layers.0"])
+    found = answers.states(Steered("s", "s", 2.0, {"s": inside}, {"s": 2.0}))
+    read = [
+        lm.predicting([[*prompt, *text]], Mix({"s": inside}, {"s": 2.0}))[0][-len(text) :]
+        for prompt, text in zip(lm.encode(PROMPTS), texts, strict=True)
+    ]
+    assert torch.allclose(found, torch.cat(read), atol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-2)
 
 
 def test_a_lora_learns_to_imitate_a_prompt(lm):

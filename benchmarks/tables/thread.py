@@ -19,6 +19,7 @@ WAYS = {
     "steer=+1": ("steer", "steer", "steer"),
     "steer, layer-25=+1": ("steer after layer 25", "steer-layer-25", ""),
     "steer, three-layers=+1": ("steer after layers 15, 20, 25 and at the head", "steer-three-layers", ""),
+    "steer, seven-layers=+1": ("steer after layers 9, 12, .. 27 and at the head", "steer-seven-layers", ""),
     "lora-style=+1": ("LoRA of every layer, trained", "lora", "lora"),
 }
 STRENGTHS = {"-1": -1, "0": 0, "0.5": 0.5, "1": 1, "2": 2}
