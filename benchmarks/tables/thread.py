@@ -51,7 +51,11 @@ def strengths() -> str:
     """The steer and the LoRA between and beyond 0 and 1: mean score, and perplexity beside unsteered text."""
     found = results("thread")
     base, rows = found["unsteered"], []
-    for label, name in (("steer", "steer"), ("LoRA", "lora-style")):
+    for label, name in (
+        ("steer", "steer"),
+        ("three layers and the head", "steer, three-layers"),
+        ("LoRA", "lora-style"),
+    ):
         own = [base if not s else found.get(f"{name}={s:+g}") for s in STRENGTHS.values()]
         cells = ["" if one is None else _moved(one, base) for one in own]
         rows.append([label, *cells])
