@@ -84,7 +84,9 @@ def number_of_texts() -> str:
     rows = [[f"{name}: contrast", *_contrasts(measured, pattern, SIZES)] for name, pattern in lines.items()]
     for name, pattern in lines.items():
         gains = [[one["log_likelihood_gain"] for one in of_seeds(measured, pattern.format(size))] for size in SIZES]
-        rows.append([f"{name}: gain", *(f"{fmean(each):+.3f}" if each else "refused" for each in gains)])
+        missing = [_missing(measured, pattern.format(size)) for size in SIZES]
+        cells = [f"{fmean(each):+.3f}" if each else why for each, why in zip(gains, missing, strict=True)]
+        rows.append([f"{name}: gain", *cells])
     return table(["nats per token", *(f"{size:,} texts" for size in SIZES)], rows)
 
 
@@ -94,10 +96,15 @@ def _contrasts(measured: Mapping[str, Any], pattern: str, values: Sequence[int])
     for value in values:
         contrasts = [one["contrast"] for one in of_seeds(measured, pattern.format(value))]
         if not contrasts:
-            cells.append("refused" if any(key.startswith(pattern.format(value)) for key in measured) else "")
+            cells.append(_missing(measured, pattern.format(value)))
         elif len(contrasts) == 1:
             cells.append(short(contrasts[0], 4))
         else:
             spread = f"{short(min(contrasts))} to {short(max(contrasts))}"
             cells.append(f"{short(fmean(contrasts))} ({spread})")
     return cells
+
+
+def _missing(measured: Mapping[str, Any], key: str) -> str:
+    """What stands in place of a result: whether the fit was refused, or was not measured."""
+    return "refused" if any(each.startswith(key) for each in measured) else ""
