@@ -25,10 +25,11 @@ CONTINUOUS, ENDS, THREE = "any", "-1 to 1", "-1, 0, 1"
 def capabilities() -> str:
     """What each method learns, and which strengths and uses it allows."""
     traits = {line["method"]: line["capabilities"] for line in results("comparison")["sentiment"]["summary"]}
+    # What it can do is a steer's; it is not transferred. Its figures are not among the results.
+    traits = {"deep-steer": {**traits["steer"], "transferable": False}, **traits}
     rows = []
     for method, learnt in LEARNT.items():
-        if not (own := traits.get(method)):
-            continue
+        own = traits[method]
         interpolated = not own["continuous"] and not own["zero_is_base"]
         strengths = CONTINUOUS if own["continuous"] else ENDS if interpolated else THREE
         keys = ("zero_is_base", "composable", "by_row", "transferable")
