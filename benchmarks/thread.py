@@ -193,9 +193,10 @@ def conditions(lm: LM) -> Iterator[Condition]:
     yield _gist(lm, "gist of both", " ".join(PROMPTS.values()), is_before_chat=False)
     yield from (Beside(f"{way.name} & steer", "together", 1.0, way, second) for way in (prompt, gist))
     yield _gist(lm, "gist before the chat", PROMPTS["style"], is_before_chat=True)
-    yield from (_baseline("lora-style", strength) for strength in STRENGTHS)
-    lora = _baseline("lora-style", 1.0)
-    yield Beside(f"{lora.name} & steer", "together", 1.0, lora, second)
+    if (WORK / "lora-style").exists():
+        yield from (_baseline("lora-style", strength) for strength in STRENGTHS)
+        lora = _baseline("lora-style", 1.0)
+        yield Beside(f"{lora.name} & steer", "together", 1.0, lora, second)
     yield from (_baseline(name, 1.0) for name in map("tokens-{}".format, TOKENS) if (WORK / name).exists())
 
 
