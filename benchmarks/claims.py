@@ -35,10 +35,10 @@ from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.soft_prompts import SoftPromptTrainer
 from lmsteer.baselines.steer import SteerBaseline, fit_steer, steer_baseline
 from lmsteer.baselines.training import train
-from lmsteer.data.labelled import FEW_TEXTS, LabelledText, read_labelled, sample_texts
+from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.errors import LMSteerError
 from lmsteer.export.peft import export_lora
-from lmsteer.fitting.site_names import DEEP
+from lmsteer.fitting.site_names import DEEP, HEAD_ALONE
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer
@@ -171,9 +171,8 @@ def _works(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Callable[[]
         for size in SIZES:
             some = sample_texts(texts, size, seed)
             works[f"e, steer from {size} texts, seed {seed}"] = partial(_from_texts, bench, some)
-            works[f"e, steer after the middle layer from {size} texts, seed {seed}"] = partial(
-                _of_middle_layer, bench, some
-            )
+            deep = partial(_from_texts, bench, some, (DEEP,))
+            works[f"e, steer after the middle layer from {size} texts, seed {seed}"] = deep
             works[f"e, LoRA everywhere from {size} texts, seed {seed}"] = partial(learnt, lora, some, seed)
             works[f"e, prompt tokens from {size} texts, seed {seed}"] = partial(learnt, prompt, some, seed)
     return works
@@ -183,17 +182,11 @@ def _of_rank(bench: Bench, rank: int) -> dict[str, float]:
     return bench.gain(_truncated(bench, rank))
 
 
-def _from_texts(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Any]:
+def _from_texts(bench: Bench, texts: Sequence[LabelledText], sites: Sequence[str] = HEAD_ALONE) -> dict[str, Any]:
     try:
-        return bench.gain(fit_steer(bench.lm, texts))
+        return bench.gain(fit_steer(bench.lm, texts, bars(), sites=sites))
     except LMSteerError as error:  # too few to choose the damping by
         return {"failed": str(error)}
-
-
-def _of_middle_layer(bench: Bench, texts: Sequence[LabelledText]) -> dict[str, Any]:
-    if len(texts) < FEW_TEXTS:
-        return {"failed": "too few for sites inside the model"}
-    return bench.gain(fit_steer(bench.lm, texts, bars(), sites=(DEEP,)))
 
 
 def _cut(bench: Bench, rank: int) -> dict[str, float]:

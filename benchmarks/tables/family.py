@@ -12,7 +12,7 @@ from benchmarks.tables.markdown import percent, results, short, table
 # What each is called: the keys of its results in claims (contrast from 512 texts) and in thread (one prompt).
 WAYS = {
     "steer of the head, rank 16": ("c, steer of rank 16", "steer=+1"),
-    "steer of the stream after the middle layer": ("e, steer after the middle layer from 512 texts", ""),
+    "steer of the stream after the middle layer, rank 159": ("e, steer after the middle layer from 512 texts", ""),
     "steer of the stream after layer 25": ("", "steer, layer-25=+1"),
     "steer of three layers and the head": ("", "steer, three-layers=+1"),
     "steer of seven layers and the head": ("", "steer, seven-layers=+1"),

@@ -38,12 +38,7 @@ IDS = torch.arange(3, 9)[None]
 IN_WORDS = {"prompting", "few-shot"}
 FORWARD = sorted(name for name, method in METHODS.items() if issubclass(method.kind, ForwardBaseline))
 TRAINED = sorted(set(METHODS) - IN_WORDS - {"steer", "deep-steer", "activations", "gist"})
-
-
-def labelled(method):
-    """Texts to fit a method on: sites inside the model need more of them."""
-    return styled(240) if method == "deep-steer" else TEXTS
-
+MORE = {"deep-steer": styled(240)}  # sites inside the model need more texts
 
 WORDS = ("Be bad. ", "Be good.")
 
@@ -84,7 +79,7 @@ def fit_of(method: str) -> Fit:
     def progress(title, total, start):
         yield lambda advance, message: losses.append(float(message.rpartition(" ")[2])) if "loss" in message else None
 
-    made = fit_baseline(lm, method, labelled(method), budget=BUDGET, instructions=WORDS, progress=progress)
+    made = fit_baseline(lm, method, MORE.get(method, TEXTS), budget=BUDGET, instructions=WORDS, progress=progress)
     return Fit(made, losses, before, logits, lm)
 
 
@@ -114,7 +109,9 @@ def test_fitting_and_generating_leave_the_model_as_it_was(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fit_can_be_repeated(method):
     one, two = (
-        fit_baseline(tiny_lm("llama"), method, labelled(method), budget=replace(BUDGET, steps=2), instructions=WORDS)
+        fit_baseline(
+            tiny_lm("llama"), method, MORE.get(method, TEXTS), budget=replace(BUDGET, steps=2), instructions=WORDS
+        )
         for _ in range(2)
     )
     assert one.fingerprint == two.fingerprint

@@ -1,1 +1,1 @@
-"""Fitting: labelled texts become a steer."""
+"""Fitting: labelled texts, or a description, become a steer."""

@@ -21,6 +21,7 @@ from lmsteer.fitting.contrast.rows import RECENT, ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, write_texts
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.generation.writing import write
+from lmsteer.model.batching import length_buckets
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import LowRank
@@ -81,9 +82,8 @@ def test_rows_are_those_of_the_text_after_each_prompt(lm, negatives):
     ]
     rows = ContrastRows.join(list(read_texts(lm, texts, no_progress)))
     assert rows.is_one_sided == (negatives[0] == [9, 10])
-    order = [
-        text for subject in rows.subject.unique_consecutive().tolist() for text in texts if text.subject == subject
-    ]
+    sizes = [[0] * (text.prompts.longest + len(text.ids)) for text in texts]
+    order = [texts[place] for batch in length_buckets(sizes) for place in batch]
     for name in ("neutral", "plain", "positive", "negative"):
         expected = []
         for text in order:
@@ -129,7 +129,7 @@ def test_the_map_is_the_least_squares_one(is_one_sided):
     neutral, plain, positive, negative = (torch.randn(50, 6, generator=g).double() for _ in range(4))
     regression = ShiftRegression.empty(6)
     nothing = torch.full((50, 2), -1)
-    rows = ContrastRows(neutral, plain, positive, negative, (), nothing, torch.zeros(50), is_one_sided)
+    rows = ContrastRows(neutral, plain, positive, negative, (), nothing, is_one_sided)
     for part in (rows[torch.arange(20)], rows[torch.arange(20, 50)]):
         regression.add(part, torch.zeros(1, 6))
     w = regression.matrix()

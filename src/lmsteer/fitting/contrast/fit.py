@@ -102,12 +102,12 @@ def fit_contrast(
         raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
     check_rank(config.rank, lm.hidden_size)
     places = _places(lm, config.sites)
-    for group in site_groups([site for site in places if site]):
-        site_factors(lm, group, progress)  # what no gradient reaches is refused before anything is written
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
     asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens) if teacher else prompts
     kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.texts.partial")))
     with exclusive(folder), kept.until_done(resume=config.resume):
+        for group in site_groups([site for site in places if site]):
+            site_factors(lm, group, progress)  # what no gradient reaches is refused before anything is written
         texts = write_texts(teacher or lm, asked, config, progress, kept)
         if teacher:
             texts = taken_over(lm, prompts, teacher, texts, config.new_tokens)
@@ -139,21 +139,16 @@ def _places(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
         SteerError: a pattern matches nothing.
         ModelError: the layers of the model cannot be found.
     """
-    if (
-        DEEP in patterns
-    ):  # two thirds of the way, and the head: the best of some choices in generated text (docs/log.md)
-        patterns = [
-            *(each for each in patterns if each != DEEP),
-            f"layers.{2 * len(model_layers(lm.model)) // 3}",
-            HEAD,
-        ]
+    if DEEP in patterns:
+        two_thirds = f"layers.{2 * len(model_layers(lm.model)) // 3}"
+        patterns = [*(each for each in patterns if each != DEEP), two_thirds, HEAD]
     sites = inner_sites(lm, patterns) if is_inside(patterns) else []
     if weights := [site.name for site in sites if site.is_weight]:
         raise DataError(
             f"{weights[0]} is a linear layer: the steer of a description acts on the stream of the model. Give "
             f"{HEAD}, layers.N, or several."
         )
-    return [*sites, None] if HEAD in patterns else [*sites]
+    return [*sites, *([None] if HEAD in patterns else [])]
 
 
 @dataclass(frozen=True)

@@ -48,20 +48,24 @@ def imitation(head: Head, rows: ContrastRows, factors: LowRank) -> Imitation:
         factors: A, B (d, r) of its part at the head, W = A Bᵀ.
     """
     direction = Direction.of_factors(head, *factors)
+
+    def logits(h: Tensor) -> tuple[Tensor, Tensor]:
+        return head.raw(h).float(), direction.logits(head, h)
+
     total = torch.zeros(3, dtype=torch.float64)
     ends = (1,) if rows.is_one_sided else (1, -1)
     moved = [after_neutral for after_neutral, _ in rows.under_steer] or [rows.neutral] * len(ends)
     for neutral, positive, negative, *steered in head.pieces(rows.neutral, rows.positive, rows.negative, *moved):
-        base = torch.log_softmax(head.logits(neutral.to(head.device)), -1)
+        unsteered = logits(neutral.to(head.device))
+        base = torch.log_softmax(head.post(unsteered[0]), -1)
         plus, minus = (torch.log_softmax(head.logits(state), -1) for state in (positive, negative))
         total[0] += _divergence(plus, minus)
         for sign, instructed, state in zip(ends, (plus, minus), steered, strict=False):
-            h = state.to(head.device)
-            raw = head.raw(h).float() + sign * direction.logits(head, h)
+            raw, shift = logits(state.to(head.device)) if rows.under_steer else unsteered
             total[1] += _divergence(instructed, base)
-            total[2] += _divergence(instructed, torch.log_softmax(head.post(raw), -1))
-    between, unsteered, closed = (total / len(rows)).tolist()
-    return Imitation(between, unsteered / len(ends), closed / len(ends))
+            total[2] += _divergence(instructed, torch.log_softmax(head.post(raw + sign * shift), -1))
+    between, before, after = (total / len(rows)).tolist()
+    return Imitation(between, before / len(ends), after / len(ends))
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> float:

@@ -46,7 +46,6 @@ class ContrastRows:
         under_steer: states under a steer that acts before this place: (neutral, plain) at strength 1, and with two ends
             at -1; empty without such a steer.
         recent: the text's last tokens before each (N, k); -1 where it had fewer.
-        subject: number of the subject of each (N,).
         is_one_sided: whether the negative end is the absence of the positive one.
     """
 
@@ -56,7 +55,6 @@ class ContrastRows:
     negative: Tensor
     under_steer: tuple[tuple[Tensor, Tensor], ...]
     recent: Tensor
-    subject: Tensor
     is_one_sided: bool
 
     def __len__(self) -> int:
@@ -132,7 +130,6 @@ def read_texts(
     steered = [(reader(after_neutral, mix), reader(without, mix)) for mix in mixes]
     with progress("reading texts", sum(len(text.ids) for text in texts), 0) as step:
         for batch in length_buckets([[0] * (text.prompts.longest + len(text.ids)) for text in texts]):
-            some = [texts[i] for i in batch]
             h = neutral.states(batch)
             yield ContrastRows(
                 neutral=h,
@@ -140,10 +137,7 @@ def read_texts(
                 positive=positive.states(batch),
                 negative=h if negative is neutral else negative.states(batch),
                 under_steer=tuple((one.states(batch), other.states(batch)) for one, other in steered),
-                recent=torch.cat([_recent(text.ids) for text in some]),
-                subject=torch.repeat_interleave(
-                    torch.tensor([text.subject for text in some]), torch.tensor([len(text.ids) for text in some])
-                ),
+                recent=torch.cat([_recent(texts[i].ids) for i in batch]),
                 is_one_sided=is_one_sided,
             )
             step(len(h), "")
