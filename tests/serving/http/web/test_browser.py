@@ -74,6 +74,17 @@ def open_tab(page, address, name):
     page.get_by_role("tab", name=name).click()
 
 
+def open_fold(page, title, field):
+    """Open a fold, and return its field once it may be filled.
+
+    The page restores the values of a fold in the frame after it is drawn: a value filled before that is lost.
+    """
+    page.get_by_text(title).click()
+    page.get_by_label(field).wait_for()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return page.get_by_label(field)
+
+
 def test_slider_changes_the_text_and_the_link_restores_it(page, address):
     page.goto(f"{address}/ui/?prompt=The+movie+was&tokens=12&temperature=0")
     plain, steered = texts(page, "no steer: acted on 0 of 12 tokens")
@@ -104,8 +115,7 @@ def test_words_are_tinted_until_that_is_switched_off(page, address):
     page.get_by_role("option", name="none").click()
     page.wait_for_function("!document.querySelector('mark')")
     assert texts(page, "style +4: acted on 12 of 12 tokens") == [plain, steered]
-    page.get_by_text("Limits of each word").click()
-    page.get_by_label("number input for Divergence").fill("0.1")
+    open_fold(page, "Limits of each word", "number input for Divergence").fill("0.1")
     page.click("#write")
     page.wait_for_url("**kl=0.1**")
     page.wait_for_function("text => document.querySelector('#steered .text').innerText !== text", arg=steered)
@@ -116,8 +126,7 @@ def test_steers_act_where_the_page_says(page, address):
     page.goto(f"{address}/ui/?tokens=12&temperature=0&steer.style=4")
     plain, everywhere = texts(page, "style +4: acted on 12 of 12 tokens")
     assert not page.get_by_label("From token").is_visible()
-    page.get_by_text("Where the steers act").click()
-    page.get_by_label("From token").fill("4")
+    open_fold(page, "Where the steers act", "From token").fill("4")
     page.click("#write")
     still, late = texts(page, "style +4@4..: acted on 8 of 12 tokens")
     assert still == plain
