@@ -1,7 +1,8 @@
 """Every method beside the others on real data: what ``lmsteer compare`` finds of two dimensions.
 
     python -m benchmarks.comparison measure DATA    both, or one by name; continues where it was stopped
-    python -m benchmarks.comparison add DATA NAME METHOD    a method that is not among the results of a dimension
+    python -m benchmarks.comparison add DATA NAME METHOD    one method, beside those of a dimension; with --search, its
+                                                            learning rate and steps are searched on held-out texts
     python -m benchmarks.comparison show            print the tables, draw docs/figures/compare-*.svg
 
 DATA is the folder of the data files. Every method learns from the same 2,048 texts, in 100 steps if it is trained, and
@@ -72,12 +73,15 @@ def measure(data: Data, names: Annotated[list[str] | None, typer.Argument(help="
 
 
 @app.command("add")
-def add(data: Data, name: Annotated[str, typer.Argument()], method: Annotated[str, typer.Argument()]) -> None:
-    """A method beside those that were measured."""
+def add(
+    data: Data, name: Annotated[str, typer.Argument()], method: Annotated[str, typer.Argument()], search: bool = False
+) -> None:
+    """A method beside those that were measured, or in place of its own result."""
     check_known([name], CASES)
     check_known([method], METHODS)
     record = load_results(RESULTS)[name]
-    (more,) = compare(_config(data, name), [method], WORK / f"{name}-{method}", bars()).methods
+    folder = WORK / f"{name}-{method}{'-searched' * search}"
+    (more,) = compare(_config(data, name, search), [method], folder, bars()).methods
     known = [MethodResult.from_json(each) for each in record["methods"] if each["method"] != method]
     place = next((k for k, each in enumerate(known) if [*METHODS].index(each.method) > [*METHODS].index(method)), None)
     known.insert(len(known) if place is None else place, more)
@@ -93,7 +97,7 @@ def show() -> None:
         write_file(PICTURES / f"compare-{name}.svg", render_figure(attribute_charts(methods, DIMENSIONS[name].label)))
 
 
-def _config(data: Path, name: str) -> ComparisonConfig:
+def _config(data: Path, name: str, search: bool = False) -> ComparisonConfig:
     case = CASES[name]
     source = LabelledSource(str(data / f"{DIMENSIONS[name].train}.jsonl.gz"), limit=TEXTS)
     prompts = read_texts(data / f"{case.prompts}.jsonl.gz")[:PROMPTS]
@@ -103,7 +107,7 @@ def _config(data: Path, name: str) -> ComparisonConfig:
         prompts,
         name,
         PERPLEXITY_MODEL,
-        TrainingBudget(STEPS),
+        TrainingBudget(STEPS, search=search),
         Protocol(SAMPLES),
         instructions=case.instructions,
     )

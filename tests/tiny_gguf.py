@@ -24,8 +24,15 @@ def tokens() -> list[str]:
     return ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *byte_letters(), "ĊĊ", "ĠĠ", "Ġa"]
 
 
-def write_gguf(path: Path, *, without: str = "", alignment: int = 32) -> Path:
-    """A random two-layer Llama with a byte-level tokenizer, tied head, one tensor quantised."""
+def write_gguf(path: Path, *, without: str = "", changed: str = "", alignment: int = 32) -> Path:
+    """A random two-layer Llama with a byte-level tokenizer, tied head, one tensor quantised.
+
+    Args:
+        path: the file.
+        without: name of a tensor that it lacks.
+        changed: name of a tensor that it has with other numbers.
+        alignment: of its tensors.
+    """
     writer = gguf_format.GGUFWriter(path, "llama")
     if alignment != 32:
         writer.add_custom_alignment(alignment)
@@ -53,7 +60,7 @@ def write_gguf(path: Path, *, without: str = "", alignment: int = 32) -> Path:
             packed = gguf_format.quants.quantize(value, gguf_format.GGMLQuantizationType.Q8_0)
             writer.add_tensor(name, packed, raw_dtype=gguf_format.GGMLQuantizationType.Q8_0)
         elif name != without:
-            writer.add_tensor(name, value)
+            writer.add_tensor(name, -value if name == changed else value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

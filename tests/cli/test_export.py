@@ -48,15 +48,34 @@ def test_a_lora_goes_out_and_comes_back(run, mixed):
     torch.testing.assert_close(load_steer("steers/back").matrix(), mix.matrix(), rtol=1e-4, atol=1e-4)
 
 
+def test_an_adapter_goes_beside_an_untied_base(run, cache, tiny_gguf):
+    lm = load(tiny_gguf)
+    save_steer(random_steer(lm, name="a"), "steers/a")
+    status, out, _ = run("export", "--to", "gguf-base", "--gguf", str(tiny_gguf), "--out", "base.gguf", "--json")
+    assert status == 0
+    assert json.loads(out) == {"out": "base.gguf", "to": "gguf-base", "strengths": {}}
+    line = ["export", "a=1", "--to", "gguf-lora", "--out", "a.gguf", "--model", str(tiny_gguf)]
+    status, _, err = run(*line, model=False)
+    assert status == 2
+    assert "no output tensor of its own" in err
+    status, out, _ = run(*line, "--gguf", "base.gguf", model=False)
+    assert status == 0
+    assert "a=1 written to a.gguf" in out
+    assert Path("a.gguf").read_bytes().startswith(b"GGUF")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         (["a=2", "--to", "onnx", "--out", "m"], "'merged', 'lora', 'gguf'"),
         (["a=2", "--to", "gguf", "--out", "m.gguf"], "name it with --gguf"),
-        (["a=2", "--to", "merged", "--out", "m", "--gguf", "base.gguf"], "are for --to gguf"),
-        (["a=2", "--to", "lora", "--out", "m", "--output-type", "f32"], "are for --to gguf"),
+        (["a=2", "--to", "merged", "--out", "m", "--gguf", "base.gguf"], "is for --to gguf"),
+        (["a=2", "--to", "lora", "--out", "m", "--output-type", "f32"], "is for --to gguf"),
         (["a=2", "--to", "gguf", "--out", "m.gguf", "--gguf", "none.gguf"], "no such file: none.gguf"),
         (["a=1,2", "--to", "lora", "--out", "m"], "one strength of each"),
+        (["a=1", "--to", "gguf-base", "--out", "m.gguf"], "without steers"),
+        (["--to", "lora", "--out", "m"], "name the steers to export"),
+        (["a=1", "--to", "gguf-base", "--out", "m.gguf", "--output-type", "f16"], "--to gguf and --to gguf-lora"),
         (["c=1", "--to", "lora", "--out", "m"], "c"),
         (["a=1", "--to", "merged", "--out", "steers"], "holds no merged model"),
         (["a=1", "--to", "lora", "--out", "steers"], "holds no LoRA"),

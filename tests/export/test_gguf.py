@@ -11,7 +11,7 @@ import torch
 
 from lmsteer.errors import ModelError, OutputError, SteerError, WrongBaseError
 from lmsteer.export.gguf import export_gguf
-from lmsteer.export.merged_head import merged_head
+from lmsteer.export.updates import merged_head
 from lmsteer.model.loading import load
 from lmsteer.steer.mix import Mix
 from tiny import random_steer

@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM
 
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
 from lmsteer.export import merged as module
-from lmsteer.export import merged_head as heads
+from lmsteer.export import updates
 from lmsteer.export.merged import export_merged
-from lmsteer.export.merged_head import merged_head
+from lmsteer.export.updates import merged_head
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import all_sites
 from lmsteer.steer.steer import Steer
@@ -72,7 +72,7 @@ def mix(llama):
 
 
 def test_merged_head_is_the_product_with_the_matrix(llama, monkeypatch):
-    monkeypatch.setattr(heads, "_ROWS", 100)  # so that the tiny head has several parts
+    monkeypatch.setattr(updates, "_ROWS", 100)  # so that the tiny head has several parts
     mix = Mix({"a": random_steer(llama, seed=1), "b": random_steer(llama, seed=2)}, {"a": 1.5, "b": -0.5})
     e = llama.head.weight.double()
     expected = e @ (torch.eye(e.shape[1]).double() + mix.matrix().double()).T

@@ -84,13 +84,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of tex
 
 # Steers.
 SteerName = Annotated[str, typer.Argument(metavar="STEER", help="Name or folder of a steer.")]
-SteerStrengths = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="STEER=STRENGTH...",
-        help="Steers with one strength each: a number, a share of the safe range (50%), or auto.",
-    ),
-]
+STEER_STRENGTHS = typer.Argument(
+    metavar="STEER=STRENGTH...",
+    help="Steers with one strength each: a number, a share of the safe range (50%), or auto.",
+)
+SteerStrengths = Annotated[list[str], STEER_STRENGTHS]
 Steer = Annotated[
     list[str] | None,
     typer.Option(

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmsteer.errors import ModelError, SteerError
-from lmsteer.export.merged_head import check_exportable, merged_head, weight_sites
 from lmsteer.export.targets import MERGED_RECORD, check_merged_target
+from lmsteer.export.updates import check_exportable, layer_factors, merged_head, weight_sites
 from lmsteer.model.checkpoint import read_model
 from lmsteer.model.lm import LM
-from lmsteer.model.lora import LoRAFactors, check_floating, lora_update
-from lmsteer.steer.algebra import merge
+from lmsteer.model.lora import check_floating, lora_update
 from lmsteer.steer.mix import Mix
 from lmsteer.util.compat import untied
 from lmsteer.util.files import replace_folder, writing
@@ -88,13 +87,13 @@ def _layers(lm: LM, mix: Mix) -> dict[nn.Module, Tensor]:
     Raises:
         ModelError: a layer whose weight is quantised.
     """
-    sites, steer = weight_sites(lm, mix), merge(mix, "export")
+    sites = weight_sites(lm, mix)
+    layers = layer_factors(mix, sites)
     changed = dict[nn.Module, Tensor]()
     for site in sites:
         check_floating(site.module)
         own: Any = site.module.weight
-        update = lora_update(site.module, LoRAFactors(steer.inner[site.name].a.T, steer.inner[site.name].b))
-        changed[site.module] = (own.detach().cpu().float() + update).to(own.dtype)
+        changed[site.module] = (own.detach().cpu().float() + lora_update(site.module, layers[site.name])).to(own.dtype)
     return changed
 
 

@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
-from lmsteer.export.merged_head import check_exportable, weight_sites
 from lmsteer.export.targets import LORA_CONFIG, LORA_TENSORS, check_lora_target
+from lmsteer.export.updates import check_exportable, lora_factors, weight_sites
 from lmsteer.model.head import HeadWeight
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors
-from lmsteer.steer.algebra import merge
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import HEAD, Site, all_sites
 from lmsteer.steer.steer import Steer
@@ -84,10 +83,8 @@ def write_lora(head: HeadWeight, mix: Mix, folder: Path) -> Path:
 
 def _write(head: HeadWeight, mix: Mix, sites: Sequence[Site], folder: Path) -> Path:
     check_lora_target(folder)
-    steer = merge(mix, "export")
-    layers = {site.path: LoRAFactors(steer.inner[site.name].a.T, steer.inner[site.name].b) for site in sites}
-    if steer.rank:
-        layers[head.module] = LoRAFactors(steer.factors["A"].T, head.weight.cpu().float() @ steer.factors["B"])
+    paths = {HEAD: head.module} | {site.name: site.path for site in sites}
+    layers = {paths[name]: factors for name, factors in lora_factors(head.weight, mix, sites).items()}
     rank = max(len(factors.lora_A) for factors in layers.values())
     config = {
         "peft_type": "LORA",

@@ -1,19 +1,25 @@
-"""What an exported model changes: linear layers, and its head, ``E (I + s W)ᵀ = E + s (E B) Aᵀ`` with ``W = A Bᵀ``.
+"""What an export changes in a model: its head, ``E (I + s W)ᵀ = E + s (E B) Aᵀ`` with ``W = A Bᵀ``, and linear layers.
+
+Both changes are of low rank, so each is a LoRA: ``lora_A = Aᵀ`` (r, d) and ``lora_B = s E B`` (V, r) at the head, and
+``lora_A = Aᵀ`` (r, n) and ``lora_B = s B`` (m, r) at a linear layer. On the stream after a layer there is no weight.
 
 Symbols (shapes): ``E`` (V, d) the output embedding, ``A``, ``B`` (d, r) the factors of all steers of a mix together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from lmsteer.errors import SteerError
 from lmsteer.model.lm import LM
+from lmsteer.model.lora import LoRAFactors
 from lmsteer.steer.algebra import merge
 from lmsteer.steer.hook import sites_of
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.sites import Site
+from lmsteer.steer.sites import HEAD, Site
 
 # Rows of E that are merged at once: in float32 and 4,096 wide, 64 MiB.
 _ROWS = 4096
@@ -44,6 +50,31 @@ def weight_sites(lm: LM, mix: Mix) -> list[Site]:
             f"(--sites '{streams[0]}.mlp.down_proj', say), which an export can hold."
         )
     return sites
+
+
+def layer_factors(mix: Mix, sites: Sequence[Site]) -> dict[str, LoRAFactors]:
+    """The LoRAs of linear layers where a mix acts, by the names of their sites: float32, on the CPU.
+
+    Args:
+        mix: multiply steers, with one strength each.
+        sites: the linear layers (``weight_sites``).
+    """
+    inner = merge(mix, "export").inner
+    return {site.name: LoRAFactors(inner[site.name].a.T, inner[site.name].b) for site in sites}
+
+
+def lora_factors(e: Tensor, mix: Mix, sites: Sequence[Site]) -> dict[str, LoRAFactors]:
+    """A mix as a LoRA, as ``layer_factors``; with the factors of the head, if it acts there.
+
+    Args:
+        e: the output embedding (V, d).
+        mix: multiply steers, with one strength each.
+        sites: the linear layers where the mix acts (``weight_sites``).
+    """
+    layers, steer = layer_factors(mix, sites), merge(mix, "export")
+    if steer.rank:
+        layers[HEAD] = LoRAFactors(steer.factors["A"].T, e.cpu().float() @ steer.factors["B"])
+    return layers
 
 
 @torch.inference_mode()
