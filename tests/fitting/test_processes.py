@@ -58,6 +58,22 @@ def test_two_processes_fit_what_one_does(folder):
     assert (folder / "stats" / "statistics.json").exists()
 
 
+def test_two_processes_fit_at_sites_what_one_does(folder):
+    sites = ("--sites", "layers.0,layers.1.mlp.down_proj,head")
+    for name, launcher in (("one", []), ("two", LAUNCH)):
+        done = run(folder, launcher, name, *sites)
+        assert done.returncode == 0, done.stderr
+    alone, together = load_steer(folder / "steers" / "one"), load_steer(folder / "steers" / "two")
+    assert [*together.factors] == [*alone.factors]
+    assert together.card.held_out["texts"] == alone.card.held_out["texts"]
+    assert together.card.held_out["sign_accuracy"] == alone.card.held_out["sign_accuracy"]
+    for name in ("layers.0", "layers.1.mlp.down_proj"):
+        products = [each.inner[name].a @ each.inner[name].b.T for each in (alone, together)]
+        # As above; the unit of strength is measured to a tenth in steps, which begin with these maps.
+        torch.testing.assert_close(products[1], products[0], rtol=0, atol=1e-2 * float(products[0].abs().max()))
+    assert sorted(path.name for path in (folder / "steers").iterdir()) == ["one", "two"]
+
+
 def test_the_share_of_another_launch_is_not_taken_in(tmp_path, llama, monkeypatch):
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Processes, "wait_for_everyone", lambda self: None)
@@ -66,5 +82,8 @@ def test_the_share_of_another_launch_is_not_taken_in(tmp_path, llama, monkeypatc
     Statistics.empty(llama).save(tmp_path / "s.partial-1", share="2 of 2 of other texts", batches=3, of=3)
     with pytest.raises(StatisticsError, match="must share a disk"):
         fit(llama, texts, name="s", out=tmp_path / "s", config=FitConfig(processes=Processes(0, 2)))
+    inside = FitConfig(processes=Processes(1, 2), sites=("layers.0",))
+    with pytest.raises(StatisticsError, match=r"u\.partial-0\.sites.*must share a disk"):
+        fit(llama, texts, name="u", out=tmp_path / "u", config=inside)
     with pytest.raises(StatisticsError, match="no complete statistics in"):
         fit(llama, texts, name="t", out=tmp_path / "t", config=FitConfig(processes=Processes(0, 2)))

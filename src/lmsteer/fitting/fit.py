@@ -15,7 +15,6 @@ from lmsteer.data.labelled import (
     LabelledText,
     check_labelled,
     half_of_dimension,
-    texts_fingerprint,
 )
 from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import check_rank
@@ -90,10 +89,10 @@ class FitConfig:
         if self.method == "closed-form":
             check_rank(self.rank, hidden_size)
         check_site_names(self.sites)
-        if self.is_inside and (self.method == "gradient" or self.statistics or self.processes.count > 1):
+        if self.is_inside and (self.method == "gradient" or self.statistics):
             raise DataError(
-                "sites inside the model are for the closed form in one process, without saved statistics: the texts "
-                "are read again for them."
+                "sites inside the model are for the closed form without saved statistics: the texts are read again for "
+                "them."
             )
         if self.method == "gradient" and (self.statistics or self.save_statistics is not None):
             raise DataError("statistics are for the closed form only; the gradient method needs the texts.")
@@ -165,20 +164,17 @@ def fit(
         check_sites(lm, config.sites, config.rank)
     _check_texts(texts, source, config)
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
-    processes = config.processes
-    parts = processes.parts(folder.with_name(f"{folder.name}.partial"), f"{texts_fingerprint(texts):x}")
-    partial, share = parts[processes.index]
     run = FitRun(
         lm,
-        processes.share(texts),
-        partial,
+        texts,
+        folder.with_name(f"{folder.name}.partial"),
         config.max_tokens,
         config.resume,
         config.cache_activations,
-        progress if processes.is_main_process else no_progress,
-        share,
+        progress if config.processes.is_main_process else no_progress,
+        config.processes,
     )
-    had_state = partial.exists()
+    had_state = run.partial.exists()
     if not config.resume:
         shutil.rmtree(run.sites_partial, ignore_errors=True)
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
@@ -187,7 +183,7 @@ def fit(
         if config.method == "gradient":
             result = _fit_gradient(run, card, config, folder)
         else:
-            result = _fit_closed_form(run, card, config, folder, parts)
+            result = _fit_closed_form(run, card, config, folder)
     except DataError:  # the same texts will be refused again
         if not (config.resume and had_state):  # that state may be of another fit: keep it
             run.clear()
@@ -207,31 +203,30 @@ def _check_texts(texts: Sequence[LabelledText], source: LabelledSource | None, c
         warnings.warn(doubt, UserWarning, stacklevel=3)
 
 
-def _fit_closed_form(
-    run: FitRun, card: Card, config: FitConfig, folder: Path, parts: Sequence[tuple[Path, str]]
-) -> Fit:
+def _fit_closed_form(run: FitRun, card: Card, config: FitConfig, folder: Path) -> Fit:
     """The closed form. The first of several processes solves and saves; the others read what it saved."""
-    processes = config.processes
-    statistics = gather_all_statistics(run, config.statistics, processes, parts)
-    if statistics is None:
-        processes.wait_for_everyone()
+    fitted, statistics = None, gather_all_statistics(run, config.statistics)
+    if statistics is not None:
+        if config.save_statistics is not None:
+            with run.resumable("The statistics are"):
+                statistics.save(config.save_statistics)
+        if config.is_inside and has_few(statistics):
+            raise DataError(
+                f"{statistics.texts} texts are too few for sites inside the model: give {FEW_TEXTS} or more, or let "
+                f"the steer act at the {HEAD} alone."
+            )
+        fitted = fit_closed_form(run, card, statistics, rank=config.rank)
+    if config.is_inside:
+        at_head = None if fitted is None or statistics is None else (fitted[0], statistics)
+        fitted = fit_inside(run, at_head, config.sites, config.rank)
+    if fitted is not None:
+        with run.resumable("The statistics are"):
+            save_steer(fitted[0], folder)
+    run.processes.wait_for_everyone()
+    if fitted is None:
         steer = load_steer(folder)
         return Fit(steer, HeldOutMetrics.from_json(steer.card.held_out), folder)
-    if config.save_statistics is not None:
-        with run.resumable("The statistics are"):
-            statistics.save(config.save_statistics)
-    if config.is_inside and has_few(statistics):
-        raise DataError(
-            f"{statistics.texts} texts are too few for sites inside the model: give {FEW_TEXTS} or more, or let the "
-            f"steer act at the {HEAD} alone."
-        )
-    steer, held_out = fit_closed_form(run, card, statistics, rank=config.rank)
-    if config.is_inside:
-        steer, held_out = fit_inside(run, steer, statistics, config.sites, config.rank)
-    with run.resumable("The statistics are"):
-        save_steer(steer, folder)
-    processes.wait_for_everyone()
-    return Fit(steer, held_out, folder, statistics=statistics)
+    return Fit(*fitted, folder, statistics=statistics)
 
 
 def _fit_gradient(run: FitRun, card: Card, config: FitConfig, folder: Path) -> Fit:

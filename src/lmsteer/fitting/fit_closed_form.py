@@ -17,20 +17,15 @@ from lmsteer.reading.encoded_text import count_predicted
 from lmsteer.reading.held_out import HeldOutMetrics, measure_folds, measure_held_out
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
-from lmsteer.util.distributed import Processes
 from lmsteer.util.interrupts import deferred_sigint
 
 
-def gather_all_statistics(
-    run: FitRun, saved: Sequence[str | Path], processes: Processes, parts: Sequence[tuple[Path, str]]
-) -> Statistics | None:
+def gather_all_statistics(run: FitRun, saved: Sequence[str | Path]) -> Statistics | None:
     """The statistics of the run's texts, of those of the other processes, and of saved ones.
 
     Args:
         run: the run of this process.
         saved: folders of saved statistics.
-        processes: the processes that share the texts.
-        parts: for each process, the folder of its statistics and its share.
 
     Returns:
         The statistics; None in all processes but the first, which merges them.
@@ -40,7 +35,7 @@ def gather_all_statistics(
         StatisticsError: statistics that cannot be read or saved, or another process whose disk this one cannot see.
         InterruptedWorkError: the user stopped the run.
     """
-    statistics = Statistics.empty(run.lm)
+    statistics, processes = Statistics.empty(run.lm), run.processes
     for folder in saved:
         loaded, _ = load_statistics(folder)
         loaded.provenance.check_base(run.lm)
@@ -54,7 +49,7 @@ def gather_all_statistics(
         processes.wait_for_everyone()
         if not processes.is_main_process:
             return None
-        for part, share in parts:
+        for part, share in run.parts:
             statistics = statistics.merge(gathered if part == run.partial else _load_part(part, share))
     return statistics
 

@@ -8,16 +8,18 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmsteer.data.labelled import LabelledText
+from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode_labelled import encode_readable, ids_digest
 from lmsteer.reading.encoded_text import EncodedText
+from lmsteer.reading.splits import held_out_of
+from lmsteer.util.distributed import Processes
 from lmsteer.util.progress import Progress
 from lmsteer.util.run import Run, kept_in, resumable
 
@@ -31,35 +33,58 @@ _REPORT_EVERY = 10.0
 class FitRun:
     """A fit in progress.
 
-    The texts and their ids are held in memory as a whole; their hidden states are not.
+    The texts and their ids are held in memory as a whole; their hidden states are not. Of several processes, each reads
+    a share of the texts.
 
     Attributes:
         lm: the frozen model.
-        labelled: the labelled texts.
-        partial: the folder that the state of an interrupted fit is kept in.
+        labelled: the labelled texts of all processes.
+        folder: the folder that the state of an interrupted fit is kept in; of several processes, each has its own.
         max_tokens: longer texts are cut to this many tokens; None cuts none.
-        resume: whether to continue from the state in ``partial``, if there is one.
+        resume: whether to continue from the state in ``folder``, if there is one.
         cache_activations: whether to keep hidden states on disk for the next fit.
         progress: reports how far the fit is.
-        share: which share of which texts this process works on, if there are several processes.
+        processes: the processes that share the texts.
     """
 
     lm: LM
     labelled: Sequence[LabelledText]
-    partial: Path
+    folder: Path
     max_tokens: int | None
     resume: bool
     cache_activations: bool
     progress: Progress
-    share: str = ""
+    processes: Processes = field(default_factory=Processes)
+
+    @cached_property
+    def parts(self) -> list[tuple[Path, str]]:
+        """For each process, the folder of its state, and which share of which texts it reads, in words."""
+        return self.processes.parts(self.folder, f"{texts_fingerprint(self.labelled):x}")
+
+    @property
+    def partial(self) -> Path:
+        """The folder that the state of this process is kept in."""
+        return self.parts[self.processes.index][0]
+
+    @property
+    def share(self) -> str:
+        """Which share of which texts this process reads, in words; empty if there is no other one."""
+        return self.parts[self.processes.index][1]
 
     @cached_property
     def _readable(self) -> tuple[list[LabelledText], list[EncodedText]]:
-        return encode_readable(self.lm, self.labelled, self.max_tokens)
+        return encode_readable(self.lm, self.processes.share(self.labelled), self.max_tokens)
+
+    @cached_property
+    def held_out(self) -> list[tuple[LabelledText, EncodedText]]:
+        """The held-out texts of all processes and their ids, in order of digest."""
+        alone = self.processes.count == 1
+        texts, ids = self._readable if alone else encode_readable(self.lm, self.labelled, self.max_tokens)
+        return [(texts[i], ids[i]) for i in held_out_of(texts, ids)]
 
     @property
     def texts(self) -> list[LabelledText]:
-        """The texts that have a token to predict, each once."""
+        """The texts of this process's share that have a token to predict, each once."""
         return self._readable[0]
 
     @property
@@ -91,9 +116,14 @@ class FitRun:
         return self.resume and self.partial.exists()
 
     @property
+    def site_folders(self) -> list[Path]:
+        """For each process, the folder that its sums at sites inside the model are kept in."""
+        return [partial.with_name(f"{partial.name}.sites") for partial, _ in self.parts]
+
+    @property
     def sites_partial(self) -> Path:
-        """The folder that the sums at sites inside the model are kept in."""
-        return self.partial.with_name(f"{self.partial.name}.sites")
+        """The folder that the sums of this process at sites inside the model are kept in."""
+        return self.site_folders[self.processes.index]
 
     def clear(self) -> None:
         """Remove what is kept of the run."""

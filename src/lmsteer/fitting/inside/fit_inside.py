@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, StatisticsError
 from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.inside.fisher import divergence_texts, site_factors
 from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_map, unit_settings
@@ -28,9 +30,9 @@ from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import HeldOutMetrics, measure_texts
 from lmsteer.reading.hidden_rows import text_batches
-from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.sites import HEAD, Site, match_sites, model_layers
 from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer, factors_of
+from lmsteer.util.files import replace_file
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.run import Run, kept_in, resumable
 
@@ -66,60 +68,108 @@ def check_sites(lm: LM, patterns: Sequence[str], rank: int | None) -> None:
 
 
 def fit_inside(
-    run: FitRun, steer: Steer, statistics: Statistics, patterns: Sequence[str], rank: int | None = None
-) -> tuple[Steer, HeldOutMetrics]:
+    run: FitRun, at_head: tuple[Steer, Statistics] | None, patterns: Sequence[str], rank: int | None = None
+) -> tuple[Steer, HeldOutMetrics] | None:
     """Let a steer act at sites inside the model, too, or there alone.
 
     Args:
         run: the run, whose texts are read again.
-        steer: the steer of the head that was fitted on these texts; its end component stays as it is.
-        statistics: the statistics of these texts.
+        at_head: the steer of the head that was fitted on these texts, whose end component stays as it is, and their
+            statistics; None in all processes but the first.
         patterns: the sites; the part at the head stays if ``head`` is one of them.
         rank: rank of each map; None chooses it from the spectrum.
+
+    Returns:
+        The steer and its metrics on the held-out texts; None in all processes but the first.
 
     Raises:
         DataError: too few texts are held out, or none of the sites tells the labels of these apart.
         SteerError: a pattern matches no site.
         ModelError: a site that no gradient reaches, or that a forward pass does not call once.
+        StatisticsError: the sums of another process cannot be read.
         InterruptedWorkError: the user stopped the run; the sums are kept.
     """
-    lm, sites = run.lm, inner_sites(run.lm, patterns)
+    sites = inner_sites(run.lm, patterns)
     names = {"sites": [site.name for site in sites]}
     kept = Run(run.sites_partial, {**run.configuration().config, **names}, "an interrupted fit")
     with resumable(lambda: kept_in(run.sites_partial, "The sums at the sites are")):
-        probe = steer.factors["A_eos"][:, 0].double() if EOS_FACTORS[0] in steer.factors else None
-        maps = dict[str, SiteMap]()
+        kept.open()
+        probe, maps = _probe(run, at_head), dict[str, SiteMap]()
         for number, group in enumerate(site_groups(sites)):
-            maps |= _maps(run, group, kept, f"sums-{number}.safetensors", probe, rank)
-        if HEAD in patterns:
-            maps = {HEAD: _head_map(lm, steer, statistics), **maps}
-        maps = shared(maps)
-        if not maps:
-            raise DataError(
-                f"no map at {', '.join(patterns)} makes held-out texts likelier: the labels do not show there. Give "
-                "more texts, or other sites."
-            )
-        eos = {name: steer.factors[name] for name in EOS_FACTORS if name in steer.factors}
-        factors = factors_of({name: each.factors for name, each in maps.items()}, lm.hidden_size)
-        inside, unit = in_units(lm, replace(steer, factors=factors), divergence_texts(lm))
-        done = replace(inside, factors={**inside.factors, **eos})
-        held_out = held_out_of(run.texts, run.ids)
-        metrics = measure_texts(lm, [run.texts[i] for i in held_out], [run.ids[i] for i in held_out], done)
+            fisher = site_factors(run.lm, group, run.progress) if at_head else {}
+            sums = _all_sums(run, group, probe, f"sums-{number}.safetensors")
+            if sums is not None:
+                maps |= {
+                    site.name: site_map(*sums.gradients(site), fisher.pop(site.name), sums.held_out(site), rank)
+                    for site in group
+                }
+        return None if at_head is None else _joined(run, *at_head, maps, patterns)
+
+
+def _joined(
+    run: FitRun, steer: Steer, statistics: Statistics, maps: dict[str, SiteMap], patterns: Sequence[str]
+) -> tuple[Steer, HeldOutMetrics]:
+    """The steer of the maps of all sites, in one unit of strength, and its metrics on the held-out texts."""
+    lm = run.lm
+    maps = shared({HEAD: _head_map(lm, steer, statistics), **maps} if HEAD in patterns else maps)
+    if not maps:
+        raise DataError(
+            f"no map at {', '.join(patterns)} makes held-out texts likelier: the labels do not show there. Give more "
+            "texts, or other sites."
+        )
+    eos = {name: steer.factors[name] for name in EOS_FACTORS if name in steer.factors}
+    factors = factors_of({name: each.factors for name, each in maps.items()}, lm.hidden_size)
+    inside, unit = in_units(lm, replace(steer, factors=factors), divergence_texts(lm))
+    done = replace(inside, factors={**inside.factors, **eos})
+    texts, ids = zip(*run.held_out, strict=True)
+    metrics = measure_texts(lm, texts, ids, done)
     of_texts = {name: steer.card.fit[name] for name in _OF_TEXTS if name in steer.card.fit}
     fit = {"method": "closed-form", **of_texts, **unit_settings(maps, unit)}
     return replace(done, card=replace(steer.card, fit=fit, held_out=metrics.to_json())), metrics
 
 
-def _maps(
-    run: FitRun, sites: Sequence[Site], kept: Run, file: str, probe: Tensor | None, rank: int | None
-) -> dict[str, SiteMap]:
-    """The maps of the sites of a group, whose sums and Fisher factors are in memory meanwhile."""
-    fisher = site_factors(run.lm, sites, run.progress)
-    kept.open()
-    sums = _gather(run, sites, probe, kept.folder / file)
-    return {
-        site.name: site_map(*sums.gradients(site), fisher.pop(site.name), sums.held_out(site), rank) for site in sites
-    }
+def _probe(run: FitRun, at_head: tuple[Steer, Statistics] | None) -> Tensor | None:
+    """The probe for credit assignment (d,), which the first process has and hands to the others; None if there is none.
+
+    Raises:
+        StatisticsError: the disk of the first process cannot be seen here.
+    """
+    file = run.site_folders[0] / "probe.safetensors"
+    if at_head is not None:
+        factors = at_head[0].factors
+        probe = {"probe": factors["A_eos"][:, 0].double()} if EOS_FACTORS[0] in factors else {}
+        with replace_file(file) as aside:
+            save_file(probe, aside)
+    run.processes.wait_for_everyone()
+    try:
+        return load_file(file).get("probe")
+    except (OSError, SafetensorError) as error:
+        raise StatisticsError(f"cannot read {file}: {error}. The processes must share a disk.") from error
+
+
+def _all_sums(run: FitRun, sites: Sequence[Site], probe: Tensor | None, name: str) -> InsideSums | None:
+    """The sums of the texts of all processes; None in all processes but the first, which adds them up.
+
+    Args:
+        run: the run.
+        sites: the sites.
+        probe: the probe for credit assignment.
+        name: the name of the file that the sums of a process are kept in.
+
+    Raises:
+        StatisticsError: the sums of another process are not there.
+    """
+    sums = _gather(run, sites, probe, run.sites_partial / name)
+    run.processes.wait_for_everyone()
+    if not run.processes.is_main_process:
+        return None
+    for folder, (_, share) in zip(run.site_folders[1:], run.parts[1:], strict=True):
+        theirs, _ = InsideSums.read(sites, folder / name)
+        kept = Run(folder, {"share": share}).kept() or {}
+        if kept.get("share") != share or not theirs.counts.any():
+            raise StatisticsError(f"{folder} does not hold share {share}: the processes must share a disk.")
+        sums.merge(theirs)
+    return sums
 
 
 def site_groups(sites: Sequence[Site]) -> list[list[Site]]:
@@ -154,9 +204,9 @@ def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None, file: Path
         probe: the probe for credit assignment.
         file: the file that the sums are kept in.
     """
-    lm, chosen = run.lm, set(held_out_of(run.texts, run.ids))
+    lm, chosen = run.lm, {text.digest for text, _ in run.held_out}
     sums, first = InsideSums.read(sites, file)
-    parts = [[i for i in range(len(run.ids)) if (i in chosen) == held] for held in (True, False)]
+    parts = [[i for i, text in enumerate(run.texts) if (text.digest in chosen) == held] for held in (True, False)]
     batches = [(k, [part[j] for j in own]) for k, part in enumerate(parts) for own in _batches(run, part)]
     done = first
 

@@ -135,6 +135,12 @@ class InsideSums:
         sums = {f"{name}.H": weighted_product(x.cpu(), g.cpu(), label) for name, (x, (g,)) in found.items()}
         return sums, torch.tensor([0, 0, 0, int(inside.sum())], dtype=torch.float64)
 
+    def merge(self, other: InsideSums) -> None:
+        """Add the sums of other texts at the same sites."""
+        for name, increment in other.tensors.items():
+            self.tensors[name] += increment
+        self.counts += other.counts
+
     def save(self, file: Path, batches: int) -> None:
         """Write the sums to a file, with the number of batches that are in them; an older one stays until then."""
         with replace_file(file) as aside:
