@@ -33,10 +33,13 @@ VLLM := .venv-vllm
 test-vllm: $(VLLM)/installed
 	$(VLLM)/bin/python -m pytest -p no:cacheprovider -W ignore tests/serving/vllm
 
-# Compiled from source, in some four minutes on two cores, without the parts that read pictures.
-test-llamacpp: $(VENV)/installed-dev
-	CMAKE_ARGS="$(CMAKE_ARGS) -DLLAVA_BUILD=OFF" $(PIP_INSTALL) llama-cpp-python
-	$(BIN)/python -m pytest tests/export/test_llamacpp.py
+# llama.cpp is compiled from the source package of llama-cpp-python, in some ten minutes on two cores: its server, and the
+# library that llama-cpp-python loads.
+LLAMA := .venv-llamacpp
+test-llamacpp: $(VENV)/installed-dev $(LLAMA)/installed
+	$(PIP_INSTALL) diskcache
+	LLAMA_SERVER=$(LLAMA)/build/bin/llama-server LLAMA_CPP_LIB_PATH=$(CURDIR)/$(LLAMA)/build/bin PYTHONPATH=$(LLAMA)/source \
+		$(BIN)/python -m pytest tests/export/test_llamacpp.py tests/export/test_llama_server.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
@@ -54,7 +57,18 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV) $(VLLM) build site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(LLAMA) build site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(LLAMA)/installed:
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check cmake
+	mkdir -p $(LLAMA)/source
+	$(LLAMA)/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest $(LLAMA) llama-cpp-python
+	tar --extract --gzip --file $(LLAMA)/llama_cpp_python-*.tar.gz --directory $(LLAMA)/source --strip-components 1
+	$(LLAMA)/bin/cmake -S $(LLAMA)/source/vendor/llama.cpp -B $(LLAMA)/build -DCMAKE_BUILD_TYPE=Release $(CMAKE_ARGS) \
+		-DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
+	$(LLAMA)/bin/cmake --build $(LLAMA)/build --target llama-server --parallel 2
+	touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

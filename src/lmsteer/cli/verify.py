@@ -106,7 +106,7 @@ def _verify_on_server(
 ) -> None:
     """Measure a steer on a running server, which is asked for it before the model is loaded."""
     from lmsteer.serving.remote.client import JsonClient
-    from lmsteer.serving.remote.server import connect, name_on_server
+    from lmsteer.serving.remote.connect import connect, name_on_server
 
     find_card(steer)
     name = name_on_server(find_folder(steer))

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from live_server import running
 from lmsteer.serving.remote.client import JsonClient, RefusedError, ServerError
-from lmsteer.serving.remote.server import connect, name_on_server
+from lmsteer.serving.remote.connect import connect, name_on_server
 
 
 def constant(value):

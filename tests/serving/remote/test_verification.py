@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.serving.remote import verification as module
 from lmsteer.serving.remote.client import JsonClient, ServerError
-from lmsteer.serving.remote.server import connect
+from lmsteer.serving.remote.connect import connect
 from lmsteer.serving.remote.verification import verify_server
 from lmsteer.steer.files import load_steer
 from tiny import kin_of, tiny_lm

@@ -21,7 +21,7 @@ import lmsteer
 from lmsteer import Mix, find_steer, load_steer, save_steer
 from lmsteer.model.sources.resolve import resolve
 from lmsteer.serving.remote.client import JsonClient
-from lmsteer.serving.remote.server import connect
+from lmsteer.serving.remote.connect import connect
 from lmsteer.serving.remote.verification import verify_server
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.lookup import SHIPPED_FOLDER

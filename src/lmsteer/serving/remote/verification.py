@@ -192,7 +192,6 @@ def verify_server(server: Server, name: str, lm: LM, steer: Steer, strength: flo
     def beside(requests: Sequence[_Asked]) -> Iterator[float]:
         return (_distance(alone[asked], together[asked]) for asked in requests)
 
-    answered = float(not server.refuses_unknown_steers())
     checks = [
         Check("1. steer's part where none is named", part, limit, part <= limit),
         check("2. strength 0 = no steer", (_distance(alone[a], alone[b]) for a, b in zip(plain, zero, strict=True))),
@@ -200,8 +199,9 @@ def verify_server(server: Server, name: str, lm: LM, steer: Steer, strength: flo
         check(f"3. shift at {-strength:+g} = foretold", (read[asked].error for asked in down)),
         check("4. no steer, beside steered = alone", beside([*plain, *zero])),
         check("4. steered, beside others = alone", beside([*up, *down])),
-        Check("5. unknown steers that are answered", answered, 0.0, not answered),
     ]
+    if (refuses := server.refuses_unknown_steers()) is not None:
+        checks.append(Check("5. unknown steers that are answered", float(not refuses), 0.0, refuses))
     compared = sum(len(each.found) for each in read.values())
     which = (server.client.url, server.kind, server.version, server.model)
     what = (name, tensors_fingerprint(steer.factors), steer.card.base, steer.card.base_fingerprint)
