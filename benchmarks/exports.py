@@ -1,11 +1,11 @@
-"""The three exports beside the steer in flight: how far logits are apart after reloading in the foreign loader.
+"""The exports beside the steer in flight: how far logits are apart after reloading in the foreign loader.
 
     python -m benchmarks.exports
 
 Sentiment at two strengths on the default model, all positions of a few texts; shares of the logits' size, beside the
 share that the steer itself moves them by. Where llama.cpp is installed (``make test-llamacpp``) it reads the GGUF file
-in float32, and as it is written by default, beside the base's own file. Results go to
-``results/exports.json``.
+in float32, and as it is written by default, beside the base's own file, and the GGUF adapter of strength 1 at each
+strength as its scale. Results go to ``results/exports.json``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
@@ -23,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.results import save_result
 from lmsteer.data.starter import starter_prompts
 from lmsteer.export.gguf import export_gguf
+from lmsteer.export.gguf_lora import export_gguf_lora
 from lmsteer.export.merged import export_merged
 from lmsteer.export.peft import export_lora
 from lmsteer.model.lm import LM
@@ -75,7 +77,16 @@ def _exports(lm: LM, mix: Mix, source: Path, out: Path) -> dict[str, Callable[[]
     if find_spec("llama_cpp"):
         found["gguf in float32, llama.cpp"] = lambda: _llama_cpp(out / "whole.gguf")
         found["gguf as written, llama.cpp"] = lambda: _llama_cpp(export_gguf(lm, mix, source, out / "steered.gguf"))
+        found["gguf adapter on a base in float32, llama.cpp"] = lambda: _adapter(lm, mix, source, out)
     return found
+
+
+def _adapter(lm: LM, mix: Mix, source: Path, out: Path) -> Logits:
+    """The adapter of strength 1, at the mix's strength as its scale."""
+    one, none = (Mix(mix.steers, dict.fromkeys(mix.steers, strength)) for strength in (1.0, 0.0))
+    base = export_gguf(lm, none, source, out / "base.gguf", output="f32", others="f32")
+    adapter = export_gguf_lora(lm, one, base, out / "adapter.gguf")
+    return _llama_cpp(base, lora_path=str(adapter), lora_scale=float(mix.strengths[0, 0]))
 
 
 def _logits_of(model: torch.nn.Module) -> Logits:
@@ -86,10 +97,10 @@ def _logits_of(model: torch.nn.Module) -> Logits:
     return read
 
 
-def _llama_cpp(file: Path) -> Logits:
+def _llama_cpp(file: Path, **adapter: Any) -> Logits:
     from llama_cpp import Llama
 
-    model = Llama(str(file), n_ctx=64, logits_all=True, verbose=False, type_k=0, type_v=0)
+    model = Llama(str(file), n_ctx=64, logits_all=True, verbose=False, type_k=0, type_v=0, **adapter)
 
     def read(ids: list[int]) -> Tensor:
         model.reset()

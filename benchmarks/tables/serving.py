@@ -11,6 +11,7 @@ EXPORTS = {
     "lora, PEFT": "LoRA, read by PEFT",
     "gguf in float32, transformers": "GGUF in float32, read by transformers",
     "gguf in float32, llama.cpp": "GGUF in float32, read by llama.cpp",
+    "gguf adapter on a base in float32, llama.cpp": "GGUF adapter beside a base in float32, read by llama.cpp",
     "gguf as written, llama.cpp": "GGUF with the default options, read by llama.cpp",
 }
 
