@@ -11,7 +11,7 @@ from lmsteer.errors import DataError, InterruptedWorkError, StatisticsError, Ste
 from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.fitting.inside import fit_inside as module
 from lmsteer.fitting.inside import sums
-from lmsteer.fitting.inside.fisher import divergence, divergence_texts, site_factors
+from lmsteer.fitting.inside.fisher import OwnText, site_factors
 from lmsteer.fitting.inside.fit_inside import site_groups
 from lmsteer.fitting.inside.solve import UNIT, unit_map
 from lmsteer.fitting.inside.sums import InsideSums
@@ -45,12 +45,12 @@ def test_a_steer_inside_the_model_separates_styles_and_writes_them(llama, cache,
 
 def test_at_strength_one_the_model_diverges_by_the_unit(llama, cache, tmp_path):
     steer = fitted(llama, tmp_path / "s", "layers.0").steer
-    texts = divergence_texts(llama)
-    found = [divergence(llama, steer, s, texts) for s in (-1.0, 1.0)]
+    own = OwnText(llama)
+    found = [own.divergence(steer, s) for s in (-1.0, 1.0)]
     # The unit is measured where strengths are four times as large: to second order it is the same.
     assert sum(found) / 2 == pytest.approx(UNIT, rel=0.3)
     assert steer.card.fit["divergence"] == pytest.approx(UNIT, rel=0.11)
-    assert divergence(llama, steer, 0.0, texts) == pytest.approx(0.0, abs=1e-7)
+    assert own.divergence(steer, 0.0) == pytest.approx(0.0, abs=1e-7)
 
 
 def test_a_stopped_fit_is_resumed_and_gives_the_same_steer(llama, cache, tmp_path, monkeypatch):

@@ -30,13 +30,8 @@ from lmsteer.util.progress import Progress
 
 # Raised when any of this changes, so that an older cache file is not read.
 _FORMAT = 2
-# Texts that a divergence is measured on.
+# Texts that a divergence is measured on: some of what factors are measured on.
 DIVERGENCE_TEXTS = 48
-
-
-def divergence_texts(lm: LM) -> list[list[int]]:
-    """The model's own text that divergences are measured on: some of what factors are measured on."""
-    return _texts(lm, DIVERGENCE_TEXTS)
 
 
 def _texts(lm: LM, count: int) -> list[list[int]]:
@@ -62,20 +57,30 @@ def site_factors(lm: LM, sites: Sequence[Site], progress: Progress) -> dict[str,
     return {name: factors for name, factors in {**known, **measured}.items() if factors is not None}
 
 
-@torch.inference_mode()
-def divergence(lm: LM, steer: Steer, strength: float, texts: Sequence[Sequence[int]]) -> float:
-    """``KL(p₀ ‖ p_s)`` of a steer at a strength, in nats a token, the mean over texts."""
-    mix = Mix({"s": steer}, {"s": strength})
-    total, count = 0.0, 0
-    for batch in length_buckets(texts):
-        ids = [texts[i] for i in batch]
-        (before, _), (after, _) = lm.predicting(ids), lm.predicting(ids, mix)
-        for h, steered in lm.head.pieces(before, after):
-            p = torch.log_softmax(lm.head.logits(h), -1)
-            raw = mix.steer_logits(lm.head.raw(mix.steer_hidden_states(steered)).float())
-            total += float((p.exp() * (p - torch.log_softmax(lm.head.post(raw), -1))).sum())
-        count += len(before)
-    return total / count
+class OwnText:
+    """Some of the model's own text, and how far a steer makes the model diverge from itself on it.
+
+    Args:
+        lm: the model.
+    """
+
+    def __init__(self, lm: LM) -> None:
+        texts = _texts(lm, DIVERGENCE_TEXTS)
+        batches = [[texts[i] for i in batch] for batch in length_buckets(texts)]
+        self._lm, self._batches = lm, [(ids, lm.predicting(ids)[0]) for ids in batches]
+
+    @torch.inference_mode()
+    def divergence(self, steer: Steer, strength: float) -> float:
+        """``KL(p₀ ‖ p_s)`` of a steer at a strength, in nats a token, the mean over texts."""
+        mix, head, total, count = Mix({"s": steer}, {"s": strength}), self._lm.head, 0.0, 0
+        for ids, unsteered in self._batches:
+            steered, _ = self._lm.predicting(ids, mix)
+            for h, moved in head.pieces(unsteered, steered):
+                p = torch.log_softmax(head.logits(h), -1)
+                raw = mix.steer_logits(head.raw(mix.steer_hidden_states(moved)).float())
+                total += float((p.exp() * (p - torch.log_softmax(head.post(raw), -1))).sum())
+            count += len(unsteered)
+        return total / count
 
 
 def _measured(lm: LM, sites: Sequence[Site], progress: Progress) -> Mapping[str, FisherFactors]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lmsteer.errors import DataError, StatisticsError
 from lmsteer.fitting.credit_assignment import weighted_product
-from lmsteer.fitting.inside.fisher import divergence_texts, site_factors
+from lmsteer.fitting.inside.fisher import OwnText, site_factors
 from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_map, unit_settings
 from lmsteer.fitting.inside.sums import InsideSums
 from lmsteer.fitting.run import Checkpointer, FitRun
@@ -119,7 +119,7 @@ def _joined(
         )
     eos = {name: steer.factors[name] for name in EOS_FACTORS if name in steer.factors}
     factors = factors_of({name: each.factors for name, each in maps.items()}, lm.hidden_size)
-    inside, unit = in_units(lm, replace(steer, factors=factors), divergence_texts(lm))
+    inside, unit = in_units(replace(steer, factors=factors), OwnText(lm))
     done = replace(inside, factors={**inside.factors, **eos})
     texts, ids = zip(*run.held_out, strict=True)
     metrics = measure_texts(lm, texts, ids, done)

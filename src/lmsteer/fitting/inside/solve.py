@@ -19,9 +19,8 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import DAMPING_2, NaturalGradient
-from lmsteer.fitting.inside.fisher import divergence
+from lmsteer.fitting.inside.fisher import OwnText
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.model.lm import LM
 from lmsteer.steer.steer import LowRank, Steer
 
 # KL(p₀ ‖ p_s) at strengths 1 and -1, in nats a token of the model's own text.
@@ -81,20 +80,20 @@ def shared(maps: Mapping[str, SiteMap]) -> dict[str, SiteMap]:
     }
 
 
-def in_units(lm: LM, steer: Steer, texts: Sequence[Sequence[int]]) -> tuple[Steer, float]:
+def in_units(steer: Steer, own: OwnText) -> tuple[Steer, float]:
     """The steer with its unit of strength measured, and its divergence at strengths 1 and -1, by extrapolation.
 
     Args:
-        lm: the model.
-        steer: the steer, at any scale.
-        texts: the model's own text.
+        steer: the steer, of Fisher length 1 or so.
+        own: the model's own text.
 
     Raises:
         DataError: no scale is found at which the model diverges as wanted.
     """
-    scale, found = 1.0, math.nan
+    # Where maps of length 1 diverge as wanted if they do not act on one another.
+    scale, found = math.sqrt(2 * _MEASURED), math.nan
     for _ in range(_ROUNDS):
-        found = (divergence(lm, steer, scale, texts) + divergence(lm, steer, -scale, texts)) / 2
+        found = (own.divergence(steer, scale) + own.divergence(steer, -scale)) / 2
         if abs(found / _MEASURED - 1) < _CLOSE:
             break
         scale *= min(_STEP, max(1 / _STEP, math.sqrt(_MEASURED / max(found, 1e-12)))) if found >= 0 else 1 / _STEP
