@@ -16,7 +16,7 @@ from tiny import own_steer
 @pytest.fixture
 def url(lm, monkeypatch):
     """The address of a server that needs a key, and is asked for few tokens."""
-    monkeypatch.setattr("lmsteer.serving.remote.verification._TOKENS", 4)
+    monkeypatch.setattr("lmsteer.serving.verification.verify._TOKENS", 4)
     save_steer(own_steer(lm, name="own"), "steers/own")
     save_steer(own_steer(lm, name="changed"), "steers/changed")
     with running(create_app(create_service(lm, ServiceConfig(folders=["steers"])), keys=["secret"])) as address:
@@ -43,6 +43,22 @@ def test_a_steer_that_is_another_one_on_the_server_exits_with_1(run, lm, url):
     status, out, _ = run("verify", "elsewhere/changed", *server)
     assert status == 1
     assert out.count("FAILED") == 2
+
+
+def test_a_lora_of_peft_is_measured_in_this_process(run, lm, monkeypatch):
+    pytest.importorskip("peft", reason="the extra 'methods' is not installed")
+    monkeypatch.setattr("lmsteer.serving.verification.verify._TOKENS", 4)
+    save_steer(own_steer(lm, name="own"), "steers/own")
+    status, out, err = run("verify", "own", "--engine", "peft", "--strength", "2")
+    assert status == 0, out + err
+    assert "engine: PEFT" in out
+    assert "in this process, model 'tiny'" in out
+    status, _, err = run("verify", "own", "--engine", "peft", "--data", "texts.jsonl")
+    assert status == 2
+    assert "leave out --data" in err
+    status, _, err = run("verify", "own", "--engine", "peft", "--server", "http://127.0.0.1:1")
+    assert status == 2
+    assert "name two engines" in err
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from lmsteer import Mix, find_steer
 from lmsteer.export.gguf import export_gguf, export_gguf_base
 from lmsteer.export.gguf_lora import export_gguf_lora
 from lmsteer.model.sources.pypi import gguf_of
-from lmsteer.serving.remote.client import JsonClient, ServerError
-from lmsteer.serving.remote.connect import connect
-from lmsteer.serving.remote.verification import verify_server
+from lmsteer.serving.verification.client import JsonClient, ServerError
+from lmsteer.serving.verification.connect import connect
+from lmsteer.serving.verification.verify import verify_engine
 from tiny import inner_steer
 
 SERVER = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
@@ -107,9 +107,9 @@ def test_requests_at_once_have_scales_of_their_own(smollm2, steers, url):
 
 @pytest.mark.parametrize("name", ["sentiment", "layers"])
 def test_verify_passes(smollm2, steers, url, name):
-    found = verify_server(connect(JsonClient(url, None, 60.0), name, 2.0), name, smollm2, steers[name], 2.0)
+    found = verify_engine(connect(JsonClient(url, None, 60.0), name, 2.0), name, smollm2, steers[name], 2.0)
     assert found.acts
-    assert found.kind == "llama.cpp"
+    assert found.program == "llama.cpp"
 
 
 def test_tied_base_refuses_an_adapter_of_the_output(smollm2, steers, tmp_path):

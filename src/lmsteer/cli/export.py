@@ -13,7 +13,13 @@ from lmsteer.cli.app import app, stdout
 from lmsteer.cli.output.common import print_json, strengths_text
 from lmsteer.cli.steering import parse_steering
 from lmsteer.errors import DataError
-from lmsteer.export.targets import check_gguf_target, check_lora_target, check_merged_target
+from lmsteer.export.targets import (
+    ADAPTER_TYPES,
+    check_adapter_target,
+    check_gguf_target,
+    check_lora_target,
+    check_merged_target,
+)
 from lmsteer.model.sources.pypi import check_gguf_of, gguf_of
 
 _GGUF = ("gguf", "gguf-lora", "gguf-base")
@@ -74,6 +80,8 @@ def _check_options(to: str, steer: list[str] | None, gguf: Path | None, output_t
         raise DataError(f"--gguf is for --to {', '.join(_GGUF)}.")
     if to not in _GGUF[:2] and output_type:
         raise DataError("--output-type is for --to gguf and --to gguf-lora.")
+    if to == "gguf-lora" and output_type not in (None, *ADAPTER_TYPES):
+        raise DataError(f"the factors of an adapter are {' or '.join(ADAPTER_TYPES)}, not {output_type}.")
     if to != "merged" and check:
         raise DataError("--check is for --to merged.")
     if gguf and not gguf.is_file():
@@ -106,14 +114,17 @@ def _write(
     with gguf_of(base) as source:
         if to == "gguf":
             return export_gguf(lm, mix, source, out, output=output_type or "f16")
-        return export_gguf_lora(lm, mix, source, out, kind=output_type or "f32")
+        return export_gguf_lora(lm, mix, source, out, dtype=output_type or "f32")
 
 
 def _check_target(to: str, out: Path, base: str) -> None:
     """Refuse a place that the export cannot write to, and a base without a GGUF file where one is needed."""
     if to in _GGUF:
         check_gguf_of(base)
-        check_gguf_target(out, Path(base))
+        if to == "gguf-lora":
+            check_adapter_target(out)
+        else:
+            check_gguf_target(out, Path(base))
     elif to == "merged":
         check_merged_target(out)
     else:

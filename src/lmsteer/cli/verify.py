@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ import lmsteer
 from lmsteer.cli import options
 from lmsteer.cli.app import app, stdout, warn
 from lmsteer.cli.output.common import print_json
-from lmsteer.cli.output.verification import print_server_verification, print_verification
+from lmsteer.cli.output.verification import print_engine_verification, print_verification
 from lmsteer.cli.serve import KEY
 from lmsteer.data.labelled import LabelledSource
 from lmsteer.data.labels import parse_label_map
@@ -24,6 +24,7 @@ from lmsteer.util.records import FormatError, from_record
 
 if TYPE_CHECKING:
     from lmsteer.model.lm import LM
+    from lmsteer.serving.verification.verify import EngineVerification
 
 # Seconds. A large model may compile when it answers its first request.
 _PATIENCE = 60.0
@@ -32,9 +33,14 @@ Server = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Measure the steer on this running server: `lmsteer serve`, or vLLM with lmsteer's plugin; --model names "
-        "the model that it serves, by which the results are foretold (default: measure on --model itself).",
+        help="Measure the steer on this running server: `lmsteer serve`, vLLM with lmsteer's plugin, or llama-server "
+        "with an adapter of lmsteer; --model names the model that it serves, by which the results are foretold "
+        "(default: measure on --model itself).",
     ),
+]
+Engine = Annotated[
+    Literal["peft"] | None,
+    typer.Option(help="Measure the steer in this engine, in this process: peft, as a LoRA beside plain transformers."),
 ]
 ApiKey = Annotated[
     str | None, typer.Option(help=f"Key that the server asks for (default: that of the environment's {KEY}, if any).")
@@ -63,6 +69,7 @@ def verify(
     ] = None,
     strength: Annotated[float, typer.Option(help="Strength at which the steer is checked.")] = 1.0,
     server: Server = None,
+    engine: Engine = None,
     api_key: ApiKey = None,
     timeout: Timeout = None,
     model: options.Model = options.DEFAULT_MODEL,
@@ -72,13 +79,18 @@ def verify(
 
     Example: lmsteer verify sentiment --data held_out.jsonl
     """
+    if server and engine:
+        raise DataError("--server and --engine name two engines: leave out one.")
+    if (server or engine) and (data or text_column or label_column or label_map):
+        raise DataError("no labelled texts are measured on another engine: leave out --data, or --server and --engine.")
     if server is not None:
-        if data or text_column or label_column or label_map:
-            raise DataError("no labelled texts are measured on a server: leave out --data, or --server.")
         _verify_on_server(steer, strength, server, api_key or os.environ.get(KEY), timeout or _PATIENCE, model, as_json)
         return
     if api_key is not None or timeout is not None:
         raise DataError("--api-key and --timeout are for --server: name it, too.")
+    if engine is not None:
+        _verify_in_peft(steer, strength, model, as_json)
+        return
     if data is None and (text_column or label_column or label_map):
         raise DataError("--text-column, --label-column and --label-map describe --data: name the file, too.")
     chosen = {
@@ -105,19 +117,35 @@ def _verify_on_server(
     steer: str, strength: float, url: str, key: str | None, timeout: float, model: str, as_json: bool
 ) -> None:
     """Measure a steer on a running server, which is asked for it before the model is loaded."""
-    from lmsteer.serving.remote.client import JsonClient
-    from lmsteer.serving.remote.connect import connect, name_on_server
+    from lmsteer.serving.verification.client import JsonClient
+    from lmsteer.serving.verification.connect import connect, name_on_server
 
     find_card(steer)
     name = name_on_server(find_folder(steer))
     connected = connect(JsonClient(url, key, timeout), name, strength)
-    from lmsteer.serving.remote.verification import verify_server
+    from lmsteer.serving.verification.verify import verify_engine
 
-    verification = verify_server(connected, name, lmsteer.load(model), lmsteer.find_steer(steer), strength)
+    _report(verify_engine(connected, name, lmsteer.load(model), lmsteer.find_steer(steer), strength), as_json)
+
+
+def _verify_in_peft(steer: str, strength: float, model: str, as_json: bool) -> None:
+    """Measure a steer as a LoRA of PEFT, on a second copy of the model."""
+    from lmsteer.serving.verification.peft_engine import PeftEngine
+    from lmsteer.serving.verification.verify import verify_engine
+
+    loaded, name = lmsteer.find_steer(steer), find_card(steer).name
+    if strength == 0:
+        raise SteerError("at strength 0 no steer acts: verify it at another strength.")
+    with PeftEngine.loaded(lmsteer.load(model), loaded) as engine:
+        _report(verify_engine(engine, name, lmsteer.load(model), loaded, strength), as_json)
+
+
+def _report(verification: EngineVerification, as_json: bool) -> None:
+    """Print what was measured in another engine; exit status 1 if the steer does not act there as it should."""
     if as_json:
         print_json(verification.to_json())
     else:
-        print_server_verification(stdout, verification)
+        print_engine_verification(stdout, verification)
     if not verification.acts:
         raise typer.Exit(1)
 

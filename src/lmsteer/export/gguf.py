@@ -38,6 +38,7 @@ def export_gguf(lm: LM, mix: Mix, source: Path, out: Path, *, output: str = "f16
     check_types(output, others or output)
     check_gguf_target(out, source)
     base = GGUFBase.open(source)
+    base.check_output()
     base.check_model(lm)
     head = merged_head(lm, mix).float().numpy()
     return base.copy(out, lambda writer: add_tensor(writer, OUTPUT, head, TYPES[output]), head.nbytes, others)
@@ -60,6 +61,7 @@ def export_gguf_base(source: Path, out: Path) -> Path:
     """
     check_gguf_target(out, source)
     base = GGUFBase.open(source)
+    base.check_output()
     head = base.head
     if not base.is_tied:
         raise SteerError(f"{source} has an output tensor of its own: adapters load on it as it is.")

@@ -53,12 +53,15 @@ class GGUFBase:
         """Open a file.
 
         Raises:
-            ModelError: it cannot be read, or does not name its architecture.
+            ModelError: it cannot be read, is one part of several, or does not name its architecture.
         """
         try:
             reader = gguf_format.GGUFReader(path)
         except Exception as error:  # on damaged bytes the reader raises exceptions of many kinds
             raise ModelError(f"cannot read the GGUF file {path}: {type(error).__name__}: {error}") from error
+        parts = reader.get_field(gguf_format.Keys.Split.LLM_KV_SPLIT_COUNT)
+        if parts is not None and int(parts.contents()) > 1:
+            raise ModelError(f"{path} is one of several parts: join them with llama-gguf-split --merge.")
         field = reader.get_field(gguf_format.Keys.General.ARCHITECTURE)
         if field is None:
             raise ModelError(f"the GGUF file {path} does not name its architecture.")
@@ -70,15 +73,15 @@ class GGUFBase:
         return {tensor.name: tensor for tensor in self.reader.tensors}
 
     @property
-    def kind(self) -> gguf_format.MODEL_ARCH:
-        """Its architecture.
+    def arch(self) -> gguf_format.MODEL_ARCH:
+        """Its architecture, as ``gguf`` has it.
 
         Raises:
             ModelError: this release of ``gguf`` does not know it.
         """
-        for kind, name in gguf_format.MODEL_ARCH_NAMES.items():
+        for arch, name in gguf_format.MODEL_ARCH_NAMES.items():
             if name == self.architecture:
-                return kind
+                return arch
         raise ModelError(f"{self.path}: gguf does not know the architecture {self.architecture!r}.")
 
     @property
@@ -86,10 +89,8 @@ class GGUFBase:
         """Its output embedding: its output tensor, or the input embedding that takes the place of one.
 
         Raises:
-            ModelError: models of its architecture have no output tensor, or it lacks both tensors.
+            ModelError: it lacks both tensors.
         """
-        if gguf_format.MODEL_TENSOR.OUTPUT not in gguf_format.MODEL_TENSORS[self.kind]:
-            raise ModelError(f"{self.path}: models of architecture {self.architecture!r} have no output tensor.")
         head = self.tensors.get(OUTPUT, self.tensors.get(_EMBEDDING))
         if head is None:
             raise ModelError(f"{self.path} has neither {OUTPUT} nor {_EMBEDDING}.")
@@ -99,6 +100,15 @@ class GGUFBase:
     def is_tied(self) -> bool:
         """Whether it has no output tensor of its own."""
         return OUTPUT not in self.tensors
+
+    def check_output(self) -> None:
+        """Refuse a file whose model can have no output tensor of its own.
+
+        Raises:
+            ModelError: llama.cpp reads none in models of its architecture.
+        """
+        if gguf_format.MODEL_TENSOR.OUTPUT not in gguf_format.MODEL_TENSORS[self.arch]:
+            raise ModelError(f"{self.path}: models of architecture {self.architecture!r} have no output tensor.")
 
     def check_model(self, lm: LM) -> None:
         """Refuse a file of another model than a loaded one.

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import ModelError, SteerError
-from lmsteer.export.gguf_base import OUTPUT, TYPES, GGUFBase, add_tensor, check_types, finish, is_near, values
-from lmsteer.export.targets import check_gguf_target
+from lmsteer.export.gguf_base import OUTPUT, TYPES, GGUFBase, add_tensor, finish, is_near, values
+from lmsteer.export.targets import ADAPTER_TYPES, check_adapter_target
 from lmsteer.export.updates import check_exportable, lora_factors, weight_sites
 from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors, check_floating
@@ -31,11 +31,9 @@ from lmsteer.steer.sites import HEAD, Site
 from lmsteer.util.files import replace_file, writing
 
 _WEIGHT = ".weight"
-# Of blocks of 32 numbers; the factors of a LoRA have as many in a row as it has ranks.
-_BLOCKS = "q8_0"
 
 
-def export_gguf_lora(lm: LM, mix: Mix, source: Path, out: Path, *, kind: str = "f32") -> Path:
+def export_gguf_lora(lm: LM, mix: Mix, source: Path, out: Path, *, dtype: str = "f32") -> Path:
     """Write a mix at its strengths as a GGUF adapter; at a scale of 1 it is the mix.
 
     llama.cpp applies an adapter at all tokens that the model reads, those of the prompt included.
@@ -45,30 +43,32 @@ def export_gguf_lora(lm: LM, mix: Mix, source: Path, out: Path, *, kind: str = "
         mix: multiply steers, with one strength each.
         source: GGUF file of the base that the adapter will be loaded beside.
         out: file to write.
-        kind: type of the factors: f32 (the default) or f16.
+        dtype: type of the factors: f32 (the default) or f16.
 
     Raises:
         SteerError: steers of another form, or that act on the stream after a layer, strengths row by row, a base
-            without an output tensor of its own where the mix acts at the head, or a target that is the source or no
-            GGUF file.
+            without an output tensor of its own where the mix acts at the head, another type of the factors, or a
+            target that is no adapter.
         OutputError: the disk cannot be written.
         WrongBaseError: a steer belongs to another base.
         ModelError: the source cannot be read, belongs to another model, or has a linear layer in another form.
     """
     check_exportable(lm, mix)
     sites = {site.name: site for site in weight_sites(lm, mix)}
-    check_types(kind)
-    if kind == _BLOCKS:
-        raise SteerError(f"the factors of an adapter cannot be {_BLOCKS}: choose f32 or f16.")
-    check_gguf_target(out, source)
+    if dtype not in ADAPTER_TYPES:
+        raise SteerError(f"the factors of an adapter are {' or '.join(ADAPTER_TYPES)}, not {dtype!r}.")
+    check_adapter_target(out)
     base = GGUFBase.open(source)
     base.check_model(lm)
     layers = lora_factors(lm.head.weight, mix, [*sites.values()])
-    if HEAD in layers and base.is_tied:
-        raise SteerError(
-            f"{source.name} has no output tensor of its own: an adapter would act on the input embedding, too. Write a "
-            "base that has one (lmsteer export --to gguf-base --out base.gguf), and name it with --gguf."
-        )
+    if HEAD in layers:
+        base.check_output()
+        if base.is_tied:
+            raise SteerError(
+                f"{source.name} has no output tensor of its own: an adapter would act on the input embedding, too. "
+                "Write a base that has one with --to gguf-base and the same --model or --gguf, and name that one with "
+                "--gguf."
+            )
     tensors = {OUTPUT: layers.pop(HEAD)} if HEAD in layers else {}
     for name, (lora_a, lora_b) in layers.items():
         tensor = _tensor_of(base, sites[name])
@@ -79,8 +79,8 @@ def export_gguf_lora(lm: LM, mix: Mix, source: Path, out: Path, *, kind: str = "
         _add_fields(writer, lm, mix)
         for name, (lora_a, lora_b) in tensors.items():
             # llama.cpp multiplies by alpha / rank, and each tensor may have a rank of its own.
-            add_tensor(writer, f"{name}.lora_a", lora_a.contiguous().numpy(), TYPES[kind])
-            add_tensor(writer, f"{name}.lora_b", (len(lora_a) * lora_b).contiguous().numpy(), TYPES[kind])
+            add_tensor(writer, f"{name}.lora_a", lora_a.contiguous().numpy(), TYPES[dtype])
+            add_tensor(writer, f"{name}.lora_b", (len(lora_a) * lora_b).contiguous().numpy(), TYPES[dtype])
         finish(writer)
     return out
 
@@ -101,7 +101,7 @@ def _tensor_of(base: GGUFBase, site: Site) -> Any:
     Raises:
         ModelError: it has none.
     """
-    names = gguf_format.get_tensor_name_map(base.kind, _layers(base))
+    names = gguf_format.get_tensor_name_map(base.arch, _layers(base))
     # Models that read pictures, too, have their layers under a name of their own.
     for path in (site.path, f"model.{site.name}"):
         name = names.get_name(path + _WEIGHT, try_suffixes=(_WEIGHT,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from lmsteer.errors import SteerError
@@ -13,6 +14,12 @@ LORA_CONFIG, LORA_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 # Records what was merged into a model, and the names of the files that belong to the export.
 MERGED_RECORD = "lmsteer.json"
 _GGUF_MAGIC = b"GGUF"
+# How the metadata of an adapter begin: general.architecture and general.type are among the first fields of a file.
+_ADAPTER, _HEADER = "adapter", 4096
+# The name of the field, its type (8, a string), the length of the string, and the string.
+_ADAPTER_FIELD = b"general.type" + struct.pack("<IQ", 8, len(_ADAPTER)) + _ADAPTER.encode()
+# Types of the factors of a GGUF adapter. Blocks of 32 numbers do not suit it: a row has as many as the LoRA has ranks.
+ADAPTER_TYPES = ("f32", "f16")
 _LORA = ArtifactKind("LoRA", LORA_CONFIG, LORA_TENSORS, 1, SteerError)
 
 
@@ -35,10 +42,10 @@ def check_merged_target(folder: Path) -> None:
 
 
 def check_gguf_target(out: Path, source: Path) -> None:
-    """Refuse to overwrite the base, a folder, or a file that is not GGUF.
+    """Refuse to overwrite the base, an adapter, a folder, or a file that is not GGUF.
 
     Args:
-        out: the file that is about to be written; it need not exist.
+        out: the file of a model that is about to be written; it need not exist.
         source: the GGUF file of the base.
 
     Raises:
@@ -46,17 +53,45 @@ def check_gguf_target(out: Path, source: Path) -> None:
         OutputError: it cannot be written.
     """
     check_writable(out, "the model")
-    if not out.exists():
-        return
-    if source.exists() and out.samefile(source):
+    if out.exists() and source.exists() and out.samefile(source):
         raise SteerError(f"{out} is the base itself; choose another --out.")
+    if _gguf_type(out) == _ADAPTER:
+        raise SteerError(f"{out} exists and is an adapter; choose another --out.")
+
+
+def check_adapter_target(out: Path) -> None:
+    """Refuse to overwrite anything but a GGUF adapter.
+
+    Args:
+        out: the file of an adapter that is about to be written; it need not exist.
+
+    Raises:
+        SteerError: it is something else.
+        OutputError: it cannot be written.
+    """
+    check_writable(out, "the adapter")
+    if _gguf_type(out) not in (_ADAPTER, ""):
+        raise SteerError(f"{out} exists and is a model, not an adapter; choose another --out.")
+
+
+def _gguf_type(out: Path) -> str:
+    """What a GGUF file says that it is: "adapter", or "model" by default; empty if there is nothing.
+
+    Raises:
+        SteerError: it is no GGUF file, or cannot be read.
+    """
+    if not out.exists():
+        return ""
     try:
         with out.open("rb") as file:
-            start = file.read(4)
+            start = file.read(_HEADER)
     except OSError as error:
         raise SteerError(f"{out} exists and cannot be read: {error.strerror}; choose another --out.") from error
-    if start not in (b"", _GGUF_MAGIC):
+    if start and not start.startswith(_GGUF_MAGIC):
         raise SteerError(f"{out} exists and is not a GGUF file; choose another --out.")
+    if not start:
+        return ""
+    return _ADAPTER if _ADAPTER_FIELD in start else "model"
 
 
 def _merged_files(folder: Path) -> set[str]:

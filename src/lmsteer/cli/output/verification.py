@@ -15,7 +15,7 @@ from lmsteer.util.records import number_in
 if TYPE_CHECKING:
     from lmsteer.reading.held_out import HeldOutMetrics
     from lmsteer.reading.verify import Check, KinDifference, Verification
-    from lmsteer.serving.remote.verification import ServerVerification
+    from lmsteer.serving.verification.verify import EngineVerification
     from lmsteer.steer.card import Card
 
 
@@ -30,12 +30,13 @@ def print_verification(out: Console, verification: Verification, card: Card, sou
     out.print(f"{verification.held_out.texts} held-out texts ({escape(source)}): {_sentence(verification.held_out)}")
 
 
-def print_server_verification(out: Console, verification: ServerVerification) -> None:
-    """What was measured on a server, in which versions, so that it can be pasted into a report of a fault."""
+def print_engine_verification(out: Console, verification: EngineVerification) -> None:
+    """What was measured on another engine, in which versions, so that it can be pasted into a report of a fault."""
     found = verification
-    server = f"{found.kind} {found.server_version or '(version unknown)'} at {found.url}"
+    where = f"at {found.address}" if "://" in found.address else f"in {found.address}"
+    engine = f"{found.program} {found.engine_version or '(version unknown)'} {where}"
     lines = (
-        f"server: {server}, model {found.served_model!r}",
+        f"engine: {engine}, model {found.served_model!r}",
         f"here:   lmsteer {found.lmsteer_version}, model {found.local_model!r}",
         f"steer:  {found.steer}, fingerprint {found.steer_fingerprint}",
         f"base:   {found.base}, fingerprint {found.base_fingerprint}",
@@ -46,7 +47,7 @@ def print_server_verification(out: Console, verification: ServerVerification) ->
     out.print(
         f"Differences are parts of the foretold shift at {found.strength:+g} and {-found.strength:+g}, which is "
         f"{found.shift:.3g} nats (root mean square of {found.log_probabilities} log-probabilities). Without a steer, "
-        f"they differ by {found.noise:.2g} nats between the server and the model here, or alone and at once: rounding, "
+        f"they differ by {found.noise:.2g} nats between the engine and the model here, or alone and at once: rounding, "
         "or quantisation.",
         markup=False,
         highlight=False,

@@ -1,12 +1,12 @@
-"""Proves with numbers that a steer acts on a running server as on the local model, and on no request but its own.
+"""Proves with numbers that a steer acts in another engine as on the local model, and on no request but its own.
 
-The server continues a few prompts, always with the likeliest token, and tells the log-probabilities of the likeliest
+The engine continues a few prompts, always with the likeliest token, and tells the log-probabilities of the likeliest
 tokens at each place. The local model reads the same tokens: the hidden states of its one pass foretell what each
-strength does to these log-probabilities, which no server says of itself.
+strength does to these log-probabilities, which no engine says of itself.
 
 All differences are root mean squares over the log-probabilities of a request, as parts of the **foretold shift**: what
-the steer does to log-probabilities on the local model. So 1 means that a server ignores a strength, and 0.05 that what
-acts is a twentieth off. A twentieth is allowed, and twice what server and local model differ by without a steer. That
+the steer does to log-probabilities on the local model. So 1 means that an engine ignores a strength, and 0.05 that what
+acts is a twentieth off. A twentieth is allowed, and twice what engine and local model differ by without a steer. That
 is the rounding of other products and dtypes, or the quantisation of one of the two; both are measured.
 """
 
@@ -30,48 +30,48 @@ from lmsteer.reading.encode import encode
 from lmsteer.reading.explicit import TEXTS
 from lmsteer.reading.likelihood import next_token_log_likelihoods
 from lmsteer.reading.verify import Check
-from lmsteer.serving.remote.client import ServerError
-from lmsteer.serving.remote.server import Kind, Server, Written
+from lmsteer.serving.verification.client import ServerError
+from lmsteer.serving.verification.engine import Engine, Program, Written
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
 
-# Number of tokens that the server writes for each request: requests that come at once are in the same batch.
+# Number of tokens that the engine writes for each request: requests that come at once are in the same batch.
 _TOKENS = 16
 # The part of the shift that may be missing. Rounding to sixteen bits moves the effect of a steer by less than a
 # hundredth of it; the smallest mistakes that there are (another strength, a neighbour's) move it by more than this.
 _TOLERANCE = 0.05
-# Beyond this, differences say nothing: a server that ignores strengths differs by 1, one that halves them by a half.
+# Beyond this, differences say nothing: an engine that ignores strengths differs by 1, one that halves them by a half.
 _MOST = 0.25
 # Nats by which log-probabilities of one model differ at most, before and after it is quantised to four bits.
 _SAME_MODEL = 0.5
 
 
 @dataclass(frozen=True)
-class ServerVerification:
-    """How a steer acts on a running server.
+class EngineVerification:
+    """How a steer acts in another engine.
 
     Attributes:
-        url: the server's address.
-        kind: the program that it is.
-        server_version: its version; None if it does not say.
+        address: where the engine runs: a URL, or this process.
+        program: which program it is.
+        engine_version: its version; None if it does not say.
         served_model: what it calls its model.
-        steer: the steer's name on the server.
+        steer: the steer's name there.
         steer_fingerprint: the fingerprint of the factors of the steer here.
         base: the name of the steer's base.
         base_fingerprint: the fingerprint of its weights.
         local_model: the model here, which foretells.
         strength: the strength at which the steer was measured, and its opposite.
         shift: the foretold shift in nats, the root mean square.
-        noise: what log-probabilities differ by without a steer, between server and local model or alone and at once,
+        noise: what log-probabilities differ by without a steer, between engine and local model or alone and at once,
             in nats.
         log_probabilities: the number of log-probabilities that were compared with the local model's.
         checks: the checks.
         lmsteer_version: the version of lmsteer that has measured.
     """
 
-    url: str
-    kind: Kind
-    server_version: str | None
+    address: str
+    program: Program
+    engine_version: str | None
     served_model: str
     steer: str
     steer_fingerprint: str
@@ -104,9 +104,9 @@ class _Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class _Asker:
-    """Asks a server for continuations of some prompts (token ids) with one steer."""
+    """Asks an engine for continuations of some prompts (token ids) with one steer."""
 
-    server: Server
+    engine: Engine
     steer: str
     prompts: Sequence[Sequence[int]]
 
@@ -116,7 +116,7 @@ class _Asker:
 
     def alone(self, asked: _Asked) -> Written:
         """The answer to one request."""
-        return self.server.complete(self.prompts[asked.prompt], _TOKENS, self.steer, asked.strength)
+        return self.engine.complete(self.prompts[asked.prompt], _TOKENS, self.steer, asked.strength)
 
     def at_once(self, requests: Sequence[_Asked]) -> list[Written]:
         """The answers to requests that are sent at the same moment."""
@@ -131,10 +131,10 @@ class _Asker:
 
 
 class _Read(NamedTuple):
-    """Log-probabilities (N,) of the tokens of an answer: the server's, and those that the local model foretells.
+    """Log-probabilities (N,) of the tokens of an answer: the engine's, and those that the local model foretells.
 
     Attributes:
-        found: those of the server.
+        found: those of the engine.
         unsteered: those without the steer.
         steered: those at the strength of the request, or at the verified strength if it names no steer.
         places: the place of each token in the answer.
@@ -152,27 +152,27 @@ class _Read(NamedTuple):
 
     @property
     def error(self) -> float:
-        """How far the server is from what is foretold, in nats."""
+        """How far the engine is from what is foretold, in nats."""
         return _size(self.found - self.steered)
 
 
-def verify_server(server: Server, name: str, lm: LM, steer: Steer, strength: float = 1.0) -> ServerVerification:
-    """Measure how a steer acts on a running server.
+def verify_engine(engine: Engine, name: str, lm: LM, steer: Steer, strength: float = 1.0) -> EngineVerification:
+    """Measure how a steer acts in another engine.
 
     Args:
-        server: the server.
-        name: the steer's name on the server.
-        lm: the model that the server serves, or a kin of it.
+        engine: the engine.
+        name: the steer's name there.
+        lm: the model that the engine runs, or a kin of it.
         steer: the steer.
         strength: the strength at which it is measured, and its opposite.
 
     Raises:
-        ServerError: the server fails, or serves another model.
+        ServerError: the engine fails, or runs another model.
         WrongBaseError: the local model is neither the steer's base nor a kin of it.
         SteerError: the strength is so small that the steer hardly does more than rounding.
     """
     steer.card.check_base(lm)
-    asker = _Asker(server, name, [ids or [lm.start_id] for ids in encode(lm, TEXTS, start=False, end=False)])
+    asker = _Asker(engine, name, [ids or [lm.start_id] for ids in encode(lm, TEXTS, start=False, end=False)])
     plain, zero, up, down = (asker.requests(at) for at in (None, 0.0, strength, -strength))
     every, at_rest = [*plain, *zero, *up, *down], plain * 4
     alone = {asked: asker.alone(asked) for asked in every}
@@ -183,7 +183,7 @@ def verify_server(server: Server, name: str, lm: LM, steer: Steer, strength: flo
     shift = _size(torch.cat([read[asked].shift for asked in (*up, *down)]))
     part, difference = _unsteered([read[asked] for asked in plain])
     noise = max(difference, rounding)
-    limit = _limit(server, lm, strength, shift, noise, difference)
+    limit = _limit(engine, lm, strength, shift, noise, difference)
 
     def check(what: str, nats: Iterable[float]) -> Check:
         worst = max(nats) / shift
@@ -200,24 +200,24 @@ def verify_server(server: Server, name: str, lm: LM, steer: Steer, strength: flo
         check("4. no steer, beside steered = alone", beside([*plain, *zero])),
         check("4. steered, beside others = alone", beside([*up, *down])),
     ]
-    if (refuses := server.refuses_unknown_steers()) is not None:
+    if (refuses := engine.refuses_unknown_steers()) is not None:
         checks.append(Check("5. unknown steers that are answered", float(not refuses), 0.0, refuses))
     compared = sum(len(each.found) for each in read.values())
-    which = (server.client.url, server.kind, server.version, server.model)
+    which = (engine.address, engine.program, engine.version, engine.model)
     what = (name, tensors_fingerprint(steer.factors), steer.card.base, steer.card.base_fingerprint)
-    return ServerVerification(*which, *what, lm.name, strength, shift, noise, compared, checks)
+    return EngineVerification(*which, *what, lm.name, strength, shift, noise, compared, checks)
 
 
 @torch.inference_mode()
 def _read(lm: LM, steer: Steer, prompt: Sequence[int], asked: _Asked, written: Written, strength: float) -> _Read:
-    """Read on the local model what the server wrote.
+    """Read on the local model what the engine wrote.
 
     Raises:
-        ServerError: the server wrote a token that the local model does not have.
+        ServerError: the engine wrote a token that the local model does not have.
     """
     if (largest := max(max(place) for place in written.log_p)) >= lm.codec.rows:
         raise ServerError(
-            f"the server serves another model than {lm.name!r}, which has no token {largest}: name its model with "
+            f"the engine runs another model than {lm.name!r}, which has no token {largest}: name its model with "
             "--model."
         )
     ids, mask = pad([[*prompt, *written.tokens[:-1]]], lm.pad_id, lm.device)
@@ -245,16 +245,16 @@ def _unsteered(read: Sequence[_Read]) -> tuple[float, float]:
     return abs(part), _size(difference - part * shift)
 
 
-def _limit(server: Server, lm: LM, strength: float, shift: float, noise: float, difference: float) -> float:
+def _limit(engine: Engine, lm: LM, strength: float, shift: float, noise: float, difference: float) -> float:
     """The part of the foretold shift that may be missing.
 
     Raises:
-        ServerError: server and local model differ so much that they are not the same model.
+        ServerError: engine and local model differ so much that they are not the same model.
         SteerError: the shift is so small that the noise could hide it.
     """
     if not difference <= _SAME_MODEL:
         raise ServerError(
-            f"the server at {server.client.url} serves another model than {lm.name!r}: without a steer, their "
+            f"the engine at {engine.address} runs another model than {lm.name!r}: without a steer, their "
             f"log-probabilities differ by {difference:.2f} nats, and those of one model by no more than "
             f"{_SAME_MODEL:g}. Name its model with --model."
         )
@@ -262,7 +262,7 @@ def _limit(server: Server, lm: LM, strength: float, shift: float, noise: float, 
     if limit > _MOST:
         raise SteerError(
             f"at strength {strength:g} the steer moves log-probabilities by {shift:.2g} nats, too little to be "
-            f"measured: without a steer, they differ by {noise:.2g} between the server and {lm.name!r}, or between "
+            f"measured: without a steer, they differ by {noise:.2g} between the engine and {lm.name!r}, or between "
             "requests alone and at once. Choose a greater --strength."
         )
     return limit

@@ -1,4 +1,4 @@
-"""A running server whose requests choose their own steers. Nothing here imports torch."""
+"""A program that runs a model with steers whose strengths each request chooses. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lmsteer.serving.remote.client import JsonClient, RefusedError
+from lmsteer.serving.verification.client import JsonClient, RefusedError
 
-Kind = Literal["lmsteer", "vLLM", "llama.cpp"]
+Program = Literal["lmsteer", "vLLM", "llama.cpp", "PEFT"]
 # Number of likeliest tokens whose log-probabilities are asked for.
 TOP = 5
 # No steer has this name.
@@ -18,7 +18,7 @@ _UNKNOWN = "no-steer-has-this-name"
 
 @dataclass(frozen=True)
 class Written:
-    """What a server has written after a prompt, always the likeliest token.
+    """What an engine has written after a prompt, always the likeliest token.
 
     Attributes:
         tokens: the ids of the tokens.
@@ -30,20 +30,23 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Server(ABC):
-    """A server that has steers.
+class Engine(ABC):
+    """An engine that has steers.
 
     Attributes:
-        client: how it is asked.
-        kind: which program it is.
-        version: the version of that program; None if the server does not say.
+        program: which program it is.
+        version: the version of that program; None if it does not say.
         model: what it calls its model.
     """
 
-    client: JsonClient
-    kind: Kind
+    program: Program
     version: str | None
     model: str
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where it runs."""
 
     @abstractmethod
     def complete(
@@ -54,11 +57,11 @@ class Server(ABC):
         Args:
             prompt: token ids, or a text.
             max_tokens: the most tokens to write.
-            steer: the name of a steer on the server.
+            steer: the name of a steer that it has.
             strength: its strength; None for a request that names no steer.
 
         Raises:
-            RefusedError: the server refuses the request.
+            RefusedError: it refuses the request.
             ServerError: its answer cannot be used.
         """
 
@@ -71,3 +74,19 @@ class Server(ABC):
                 raise
             return True
         return False
+
+
+@dataclass(frozen=True)
+class Server(Engine):
+    """An engine that answers over HTTP.
+
+    Attributes:
+        client: how it is asked.
+    """
+
+    client: JsonClient
+
+    @property
+    def address(self) -> str:
+        """Its URL."""
+        return self.client.url

@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from lmsteer.serving.remote.client import JsonClient, ServerError
-from lmsteer.serving.remote.server import TOP, Kind, Server, Written
+from lmsteer.serving.verification.client import JsonClient, ServerError
+from lmsteer.serving.verification.engine import TOP, Program, Server, Written
 
 
 class OpenAIServer(Server):
     """The server of lmsteer, or vLLM with lmsteer's plugin."""
 
     @classmethod
-    def connect(cls, client: JsonClient, kind: Kind, model: str) -> Self:
+    def connect(cls, client: JsonClient, program: Program, model: str) -> Self:
         """Find out whether it has steers.
 
         Raises:
             ServerError: it is vLLM without the plugin.
         """
-        server = cls(client, kind, _version(client, kind), model)
-        if kind == "vLLM" and not server.refuses_unknown_steers():
+        server = cls(program, _version(client, program), model, client)
+        if program == "vLLM" and not server.refuses_unknown_steers():
             raise ServerError(
                 f"vLLM at {client.url} has no steers: it answers a request for one that does not exist. Install "
                 "lmsteer in its environment, and name the folders of its steers in LMSTEER_STEERS."
@@ -33,7 +33,7 @@ class OpenAIServer(Server):
     def complete(
         self, prompt: Sequence[int] | str, max_tokens: int, steer: str = "", strength: float | None = None
     ) -> Written:
-        """Continue a prompt, as in ``Server``."""
+        """Continue a prompt, as in ``Engine``."""
         body = {
             "model": self.model,
             "prompt": prompt,
@@ -48,15 +48,17 @@ class OpenAIServer(Server):
 
     def _named(self, steer: str, strength: float) -> dict[str, Any]:
         """The fields of a request that name a steer."""
-        if self.kind == "lmsteer":
+        if self.program == "lmsteer":
             return {"steers": {steer: strength}}
         return {"vllm_xargs": {"steers": f"{steer}={strength!r}"}}
 
 
-def _version(client: JsonClient, kind: Kind) -> str | None:
+def _version(client: JsonClient, program: Program) -> str | None:
     try:
         said = (
-            client.get("/openapi.json")["info"]["version"] if kind == "lmsteer" else client.get("/version")["version"]
+            client.get("/openapi.json")["info"]["version"]
+            if program == "lmsteer"
+            else client.get("/version")["version"]
         )
     except (ServerError, LookupError, TypeError, ValueError):
         return None

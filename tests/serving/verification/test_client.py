@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from live_server import running
-from lmsteer.serving.remote.client import JsonClient, RefusedError, ServerError
-from lmsteer.serving.remote.connect import connect, name_on_server
+from lmsteer.serving.verification.client import JsonClient, RefusedError, ServerError
+from lmsteer.serving.verification.connect import connect, name_on_server
 
 
 def constant(value):
@@ -77,7 +77,7 @@ def test_a_key_and_a_steer_that_the_server_does_not_know_are_told(serve, llama):
             asked(url, key)
     with pytest.raises(RefusedError, match="status 400: unknown steer 'nobody'; known steers: style"):
         asked(url, "right", "nobody")
-    assert asked(url, "right").kind == "lmsteer"
+    assert asked(url, "right").program == "lmsteer"
 
 
 def test_a_steer_is_named_by_its_folder_or_its_id_on_the_hub(tmp_path):

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lmsteer.errors import SteerError
-from lmsteer.serving.remote.client import JsonClient, ServerError
-from lmsteer.serving.remote.llama_server import LlamaServer
-from lmsteer.serving.remote.openai_server import OpenAIServer
-from lmsteer.serving.remote.server import Kind, Server
+from lmsteer.serving.verification.client import JsonClient, ServerError
+from lmsteer.serving.verification.engine import Program, Server
+from lmsteer.serving.verification.llama_server import LlamaServer
+from lmsteer.serving.verification.openai_server import OpenAIServer
 from lmsteer.steer.hub import origin_of, parse_hub_id
 
 # By whom the models of ``/v1/models`` are owned, on the servers that have steers.
-_KINDS: Mapping[str, Kind] = {"lmsteer": "lmsteer", "vllm": "vLLM", "llamacpp": "llama.cpp"}
+_PROGRAMS: Mapping[str, Program] = {"lmsteer": "lmsteer", "vllm": "vLLM", "llamacpp": "llama.cpp"}
 
 
 def name_on_server(folder: Path) -> str:
@@ -41,14 +41,14 @@ def connect(client: JsonClient, steer: str, strength: float) -> Server:
         model, owner = str(models["data"][0]["id"]), models["data"][0].get("owned_by")
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ServerError(f"{client.url}/v1/models lists no model: no server of OpenAI's API?") from error
-    if owner not in _KINDS:
+    if owner not in _PROGRAMS:
         raise ServerError(
             f"the server at {client.url} has no steers: {model!r} is served by {owner!r}, and only the server of "
             "lmsteer, vLLM with lmsteer's plugin, and llama-server with an adapter of lmsteer have them."
         )
-    kind = _KINDS[owner]
+    program = _PROGRAMS[owner]
     server: Server = (
-        LlamaServer.connect(client, model) if kind == "llama.cpp" else OpenAIServer.connect(client, kind, model)
+        LlamaServer.connect(client, model) if program == "llama.cpp" else OpenAIServer.connect(client, program, model)
     )
     server.complete("It", 1, steer, strength)
     return server

@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from live_server import running
-from lmsteer.serving.remote import verification as module
-from lmsteer.serving.remote.client import JsonClient, RefusedError, ServerError
-from lmsteer.serving.remote.connect import connect
-from lmsteer.serving.remote.verification import verify_server
+from lmsteer.serving.verification import verify as module
+from lmsteer.serving.verification.client import JsonClient, RefusedError, ServerError
+from lmsteer.serving.verification.connect import connect
+from lmsteer.serving.verification.verify import verify_engine
 from lmsteer.steer.files import load_steer
 
 
@@ -27,11 +27,12 @@ def few_tokens(monkeypatch):
 def llama_server(llama, inner):
     """Starts servers that answer as llama-server does, with our own server behind; each gives its address.
 
-    Its adapters, the change that it makes to a scale, and its answer in place of a completion may be chosen.
+    Its adapters, the change that it makes to a scale, its answer in place of a completion, and the places whose
+    log-probabilities it tells may be chosen.
     """
     with ExitStack() as stack:
 
-        def start(adapters=("other.gguf", "some/style.gguf"), scale=0.0, change=float, answer=None):
+        def start(adapters=("other.gguf", "some/style.gguf"), scale=0.0, change=float, answer=None, shown=bool):
             app = FastAPI()
 
             @app.get("/v1/models")
@@ -62,7 +63,9 @@ def llama_server(llama, inner):
                     "return_tokens_as_token_ids": True,
                 }
                 lines = inner.post("/v1/completions", json={**asked, "steers": named}).json()["choices"][0]["logprobs"]
-                return {"completion_probabilities": [*map(place, *lines_of(lines))]}
+                places = [*map(place, *lines_of(lines))]
+                tokens = [each["id"] for each in places]
+                return {"tokens": tokens, "completion_probabilities": [each for each in places if shown(each)]}
 
             return stack.enter_context(running(app))
 
@@ -87,15 +90,26 @@ def connected(url, steer="style"):
 
 
 def failed(url, llama, folder):
-    found = verify_server(connected(url), "style", llama, load_steer(folder / "style"), 1.0)
+    found = verify_engine(connected(url), "style", llama, load_steer(folder / "style"), 1.0)
     return found, [check.what.split(".")[0] for check in found.checks if not check.passed]
 
 
 def test_an_adapter_passes(llama_server, llama, folder):
     found, faults = failed(llama_server(), llama, folder)
     assert faults == []
-    assert (found.kind, found.server_version, found.served_model) == ("llama.cpp", "b9-abc", "base.gguf")
+    assert (found.program, found.engine_version, found.served_model) == ("llama.cpp", "b9-abc", "base.gguf")
     assert [check.what.split(".")[0] for check in found.checks] == ["1", "2", "3", "3", "4", "4"]
+
+
+def test_an_answer_counts_up_to_a_token_without_log_probabilities(llama_server, llama):
+    """llama-server tells none of a token that ends within a character."""
+    prompt = llama.encode(["on the"])[0]
+    whole = connected(llama_server()).complete(prompt, 5, "style", 1.0)
+    hidden = whole.tokens[2]
+    first = whole.tokens.index(hidden)
+    written = connected(llama_server(shown=lambda place: place["id"] != hidden)).complete(prompt, 5, "style", 1.0)
+    assert written.tokens == whole.tokens[:first]
+    assert len(written.log_p) == first
 
 
 @pytest.mark.parametrize(
@@ -108,11 +122,16 @@ def test_an_engine_that_ignores_the_scale_fails(llama_server, llama, folder, cha
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"adapters": ("a/style.gguf", "b/style.gguf")}, "several adapters of one name"),
         ({"adapters": ()}, "has no adapters: write one with `lmsteer export --to gguf-lora`"),
-        ({"scale": 1.0}, "applies other, style to requests that name no adapter: start it with --lora-scaled"),
+        ({"scale": 1.0}, r"start it with --lora-scaled other\.gguf:0,style\.gguf:0"),
         ({"adapters": [1, 2]}, "does not list adapters as llama-server does"),
         ({"answer": {"content": "x"}}, "no log-probabilities of tokens"),
-        ({"answer": {"completion_probabilities": []}}, "has no tokens"),
+        ({"answer": {"tokens": [], "completion_probabilities": []}}, "has no tokens with log-probabilities"),
+        (
+            {"answer": {"tokens": [3], "completion_probabilities": [{"id": 3, "logprob": 0, "top_logprobs": []}]}},
+            "Speculative decoding",
+        ),
     ],
 )
 def test_what_is_no_steering_server_is_told(llama_server, settings, message):

@@ -11,10 +11,10 @@ import torch
 from fastapi.responses import JSONResponse
 
 from lmsteer.errors import SteerError, WrongBaseError
-from lmsteer.serving.remote import verification as module
-from lmsteer.serving.remote.client import JsonClient, ServerError
-from lmsteer.serving.remote.connect import connect
-from lmsteer.serving.remote.verification import verify_server
+from lmsteer.serving.verification import verify as module
+from lmsteer.serving.verification.client import JsonClient, ServerError
+from lmsteer.serving.verification.connect import connect
+from lmsteer.serving.verification.verify import verify_engine
 from lmsteer.steer.files import load_steer
 from tiny import kin_of, tiny_lm
 
@@ -31,7 +31,7 @@ def measure(llama, folder):
 
     def verified(url, lm=llama, strength=1.0, steer=None):
         server = connect(JsonClient(url, None, 60.0), "style", strength)
-        return verify_server(server, "style", lm, steer or load_steer(folder / "style"), strength)
+        return verify_engine(server, "style", lm, steer or load_steer(folder / "style"), strength)
 
     return verified
 
@@ -55,13 +55,13 @@ def with_strengths(change):
 def test_our_own_server_passes(measure, own_url, llama):
     found = measure(own_url + "/v1/", strength=1.5)
     assert failed(found) == []
-    assert (found.kind, found.url, found.served_model, found.local_model) == (
+    assert (found.program, found.address, found.served_model, found.local_model) == (
         "lmsteer",
         own_url,
         llama.name,
         llama.name,
     )
-    assert found.server_version == found.lmsteer_version == version("lmsteer")
+    assert found.engine_version == found.lmsteer_version == version("lmsteer")
     assert found.shift > 0.1
     assert found.noise < 1e-4
     assert len(found.checks) == 7
@@ -81,7 +81,7 @@ def test_vllm_is_asked_in_its_own_way(measure, behind, llama):
 
     found = measure(behind(translate, owner="vllm"))
     assert failed(found) == []
-    assert (found.kind, found.server_version) == ("vLLM", "9.8.7")
+    assert (found.program, found.engine_version) == ("vLLM", "9.8.7")
     assert {body.get("vllm_xargs", {}).get("steers") for body in asked} >= {
         None,
         "style=0.0",
@@ -157,7 +157,7 @@ def test_another_model_on_the_server_is_told(measure, serve, llama):
     with torch.no_grad():
         other.model.get_input_embeddings().weight.neg_()
     url = serve(replace(other, base_fingerprint=llama.fingerprint))  # so that the server takes the steer for its own
-    with pytest.raises(ServerError, match=r"serves another model than 'tiny-llama': .*Name its model with --model"):
+    with pytest.raises(ServerError, match=r"runs another model than 'tiny-llama': .*Name its model with --model"):
         measure(url)
     with pytest.raises(WrongBaseError):
         measure(url, lm=tiny_lm("gpt2"))
