@@ -164,6 +164,8 @@ def fit(
         check_sites(lm, config.sites, config.rank)
     _check_texts(texts, source, config)
     texts = list({text.digest: text for text in texts}.values())  # twice in two shares would count twice
+    if config.is_inside and len(texts) < FEW_TEXTS:
+        raise _too_few(len(texts))
     run = FitRun(
         lm,
         texts,
@@ -186,7 +188,7 @@ def fit(
             result = _fit_closed_form(run, card, config, folder)
     except DataError:  # the same texts will be refused again
         if not (config.resume and had_state):  # that state may be of another fit: keep it
-            run.clear()
+            run.clear_all()
         raise
     run.clear()
     return result
@@ -211,10 +213,7 @@ def _fit_closed_form(run: FitRun, card: Card, config: FitConfig, folder: Path) -
             with run.resumable("The statistics are"):
                 statistics.save(config.save_statistics)
         if config.is_inside and has_few(statistics):
-            raise DataError(
-                f"{statistics.texts} texts are too few for sites inside the model: give {FEW_TEXTS} or more, or let "
-                f"the steer act at the {HEAD} alone."
-            )
+            raise _too_few(statistics.texts)
         fitted = fit_closed_form(run, card, statistics, rank=config.rank)
     if config.is_inside:
         at_head = None if fitted is None or statistics is None else (fitted[0], statistics)
@@ -227,6 +226,13 @@ def _fit_closed_form(run: FitRun, card: Card, config: FitConfig, folder: Path) -
         steer = load_steer(folder)
         return Fit(steer, HeldOutMetrics.from_json(steer.card.held_out), folder)
     return Fit(*fitted, folder, statistics=statistics)
+
+
+def _too_few(texts: int) -> DataError:
+    return DataError(
+        f"{texts} texts are too few for sites inside the model: give {FEW_TEXTS} or more, or let the steer act at the "
+        f"{HEAD} alone."
+    )
 
 
 def _fit_gradient(run: FitRun, card: Card, config: FitConfig, folder: Path) -> Fit:

@@ -33,8 +33,8 @@ _REPORT_EVERY = 10.0
 class FitRun:
     """A fit in progress.
 
-    The texts and their ids are held in memory as a whole; their hidden states are not. Of several processes, each reads
-    a share of the texts.
+    The texts and their ids are held in memory as a whole; their hidden states are not. Of several processes, each has
+    all texts and puts a share of them through the model.
 
     Attributes:
         lm: the frozen model.
@@ -58,7 +58,7 @@ class FitRun:
 
     @cached_property
     def parts(self) -> list[tuple[Path, str]]:
-        """For each process, the folder of its state, and which share of which texts it reads, in words."""
+        """For each process, the folder of its state, and which share of which texts it works on, in words."""
         return self.processes.parts(self.folder, f"{texts_fingerprint(self.labelled):x}")
 
     @property
@@ -68,29 +68,29 @@ class FitRun:
 
     @property
     def share(self) -> str:
-        """Which share of which texts this process reads, in words; empty if there is no other one."""
+        """Which share of which texts this process works on, in words; empty if there is no other one."""
         return self.parts[self.processes.index][1]
 
     @cached_property
     def _readable(self) -> tuple[list[LabelledText], list[EncodedText]]:
-        return encode_readable(self.lm, self.processes.share(self.labelled), self.max_tokens)
+        """The texts of all processes that have a token to predict, each once, and their ids."""
+        return encode_readable(self.lm, self.labelled, self.max_tokens)
+
+    @cached_property
+    def texts(self) -> Sequence[LabelledText]:
+        """Those of this process."""
+        return self.processes.share(self._readable[0])
+
+    @cached_property
+    def ids(self) -> Sequence[EncodedText]:
+        """The ids of the texts of this process."""
+        return self.processes.share(self._readable[1])
 
     @cached_property
     def held_out(self) -> list[tuple[LabelledText, EncodedText]]:
         """The held-out texts of all processes and their ids, in order of digest."""
-        alone = self.processes.count == 1
-        texts, ids = self._readable if alone else encode_readable(self.lm, self.labelled, self.max_tokens)
+        texts, ids = self._readable
         return [(texts[i], ids[i]) for i in held_out_of(texts, ids)]
-
-    @property
-    def texts(self) -> list[LabelledText]:
-        """The texts of this process's share that have a token to predict, each once."""
-        return self._readable[0]
-
-    @property
-    def ids(self) -> list[EncodedText]:
-        """The ids of those texts."""
-        return self._readable[1]
 
     @cached_property
     def states(self) -> HiddenStates:
@@ -126,8 +126,13 @@ class FitRun:
         return self.site_folders[self.processes.index]
 
     def clear(self) -> None:
-        """Remove what is kept of the run."""
+        """Remove what this process keeps of the run."""
         for folder in (self.partial, self.sites_partial):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def clear_all(self) -> None:
+        """Remove what all processes keep of the run."""
+        for folder in (*(partial for partial, _ in self.parts), *self.site_folders):
             shutil.rmtree(folder, ignore_errors=True)
 
     def resumable(self, kept: str) -> AbstractContextManager[None]:

@@ -66,7 +66,7 @@ def test_a_stopped_fit_is_resumed_and_gives_the_same_steer(llama, cache, tmp_pat
         real(self, *args, **held)
 
     monkeypatch.setattr(InsideSums, "add", stop)
-    with pytest.raises(InterruptedWorkError, match="sums at the sites"):
+    with pytest.raises(InterruptedWorkError, match="work so far"):
         fitted(llama, tmp_path / "s", "layers.0")
     assert (tmp_path / "s.partial.sites").exists()
     with pytest.raises(DataError, match="interrupted fit"):
@@ -147,7 +147,7 @@ def test_a_fit_that_is_stopped_in_its_second_group_keeps_the_first(llama, cache,
         real(self, *args, **held)
 
     monkeypatch.setattr(InsideSums, "add", stop)
-    with pytest.raises(InterruptedWorkError, match="sums at the sites"):
+    with pytest.raises(InterruptedWorkError, match="work so far"):
         fitted(llama, tmp_path / "s", "layers.*")
     read = []
     monkeypatch.setattr(
@@ -162,14 +162,15 @@ def test_a_fit_that_is_stopped_in_its_second_group_keeps_the_first(llama, cache,
 def test_damaged_sums_are_told_apart(llama, tmp_path):
     sites = [find_site(llama.model, "layers.0")]
     file = tmp_path / "sums.safetensors"
-    assert InsideSums.read(sites, file)[1] == 0
-    InsideSums(sites).save(file, 4)
-    assert InsideSums.read(sites, file)[1] == 4
+    with pytest.raises(StatisticsError, match="missing"):
+        InsideSums(sites).add_file(file)
+    InsideSums(sites).save(file, 4, 9)
+    assert InsideSums(sites).add_file(file) == (4, 9)
     with pytest.raises(StatisticsError, match="of other sites"):
-        InsideSums.read([find_site(llama.model, "layers.1")], file)
+        InsideSums([find_site(llama.model, "layers.1")]).add_file(file)
     file.write_bytes(b"nothing")
     with pytest.raises(StatisticsError, match="damaged"):
-        InsideSums.read(sites, file)
+        InsideSums(sites).add_file(file)
 
 
 def test_factors_are_measured_once(llama, cache, monkeypatch):

@@ -34,7 +34,7 @@ from lmsteer.steer.sites import HEAD, Site, match_sites, model_layers
 from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer, factors_of
 from lmsteer.util.files import replace_file
 from lmsteer.util.interrupts import deferred_sigint
-from lmsteer.util.run import Run, kept_in, resumable
+from lmsteer.util.run import Run, differing_settings, kept_in, resumable
 
 # Bytes that the sums and Fisher factors of the sites of a group take at most, if there are several.
 _GROUP_BYTES = 3 * 2**29
@@ -92,7 +92,7 @@ def fit_inside(
     sites = inner_sites(run.lm, patterns)
     names = {"sites": [site.name for site in sites]}
     kept = Run(run.sites_partial, {**run.configuration().config, **names}, "an interrupted fit")
-    with resumable(lambda: kept_in(run.sites_partial, "The sums at the sites are")):
+    with resumable(lambda: kept_in(run.sites_partial, "The work so far is")):
         kept.open()
         probe, maps = _probe(run, at_head), dict[str, SiteMap]()
         for number, group in enumerate(site_groups(sites)):
@@ -163,12 +163,12 @@ def _all_sums(run: FitRun, sites: Sequence[Site], probe: Tensor | None, name: st
     run.processes.wait_for_everyone()
     if not run.processes.is_main_process:
         return None
+    own = Run(run.sites_partial, {}).kept() or {}
     for folder, (_, share) in zip(run.site_folders[1:], run.parts[1:], strict=True):
-        theirs, _ = InsideSums.read(sites, folder / name)
-        kept = Run(folder, {"share": share}).kept() or {}
-        if kept.get("share") != share or not theirs.counts.any():
+        same = {"model": own.get("model"), "sites": own.get("sites"), "share": share}
+        batches, of = sums.add_file(folder / name)
+        if batches < of or differing_settings(same, Run(folder, {}).kept() or {}):
             raise StatisticsError(f"{folder} does not hold share {share}: the processes must share a disk.")
-        sums.merge(theirs)
     return sums
 
 
@@ -205,13 +205,14 @@ def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None, file: Path
         file: the file that the sums are kept in.
     """
     lm, chosen = run.lm, {text.digest for text, _ in run.held_out}
-    sums, first = InsideSums.read(sites, file)
+    sums = InsideSums(sites)
+    first = sums.add_file(file)[0] if file.exists() else 0
     parts = [[i for i, text in enumerate(run.texts) if (text.digest in chosen) == held] for held in (True, False)]
     batches = [(k, [part[j] for j in own]) for k, part in enumerate(parts) for own in _batches(run, part)]
     done = first
 
     def save() -> None:
-        sums.save(file, done)
+        sums.save(file, done, len(batches))
 
     sizes = [sum(len(run.ids[i]) for i in batch) for _, batch in batches]
     saves = Checkpointer(save)
@@ -228,7 +229,7 @@ def _gather(run: FitRun, sites: Sequence[Site], probe: Tensor | None, file: Path
                 saves.step()
                 check()
         finally:
-            if done > first:
+            if done > first or not file.exists():
                 save()
     return sums
 

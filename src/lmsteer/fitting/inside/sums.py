@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
@@ -135,35 +134,32 @@ class InsideSums:
         sums = {f"{name}.H": weighted_product(x.cpu(), g.cpu(), label) for name, (x, (g,)) in found.items()}
         return sums, torch.tensor([0, 0, 0, int(inside.sum())], dtype=torch.float64)
 
-    def merge(self, other: InsideSums) -> None:
-        """Add the sums of other texts at the same sites."""
-        for name, increment in other.tensors.items():
-            self.tensors[name] += increment
-        self.counts += other.counts
+    def save(self, file: Path, batches: int, of: int) -> None:
+        """Write the sums to a file, with the number of batches that are in them and of all; an older one stays so long.
 
-    def save(self, file: Path, batches: int) -> None:
-        """Write the sums to a file, with the number of batches that are in them; an older one stays until then."""
+        Args:
+            file: the file.
+            batches: the number of batches in the sums.
+            of: the number of all batches.
+        """
         with replace_file(file) as aside:
-            save_file({**self.tensors, "counts": self.counts, "batches": torch.tensor([batches])}, aside)
+            save_file({**self.tensors, "counts": self.counts, "batches": torch.tensor([batches, of])}, aside)
 
-    @classmethod
-    def read(cls, sites: Sequence[Site], file: Path) -> tuple[Self, int]:
-        """The sums in a file, and the number of batches in them; none if there is no file.
+    def add_file(self, file: Path) -> tuple[int, int]:
+        """Add the sums in a file; return the number of batches that are in them, and of all.
 
         Raises:
-            StatisticsError: the file is damaged, or of other sites.
+            StatisticsError: the file is missing, damaged, or of other sites.
         """
-        sums = cls(sites)
-        if not file.exists():
-            return sums, 0
         try:
-            tensors = load_file(file)
-            for name, zero in sums.tensors.items():
-                zero += tensors[name]
-            sums.counts += tensors["counts"]
-            return sums, int(tensors["batches"])
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise StatisticsError(f"the sums in {file} are damaged, or of other sites: {error}.") from error
+            with safe_open(file, "pt") as kept:
+                for name, total in self.tensors.items():
+                    total += kept.get_tensor(name)
+                self.counts += kept.get_tensor("counts")
+                batches, of = kept.get_tensor("batches").tolist()
+                return int(batches), int(of)
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            raise StatisticsError(f"the sums in {file} are missing, damaged, or of other sites: {error}.") from error
 
 
 def _places(lm: LM, labels: Mapping[int, float], ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
