@@ -36,6 +36,7 @@ test-vllm: $(VLLM)/installed
 # llama.cpp is compiled from the source package of llama-cpp-python, in some ten minutes on two cores: its server, and the
 # library that llama-cpp-python loads.
 LLAMA := .venv-llamacpp
+LLAMA_VERSION := 0.3.36
 test-llamacpp: $(VENV)/installed-dev $(LLAMA)/installed
 	$(PIP_INSTALL) diskcache
 	LLAMA_SERVER=$(LLAMA)/build/bin/llama-server LLAMA_CPP_LIB_PATH=$(CURDIR)/$(LLAMA)/build/bin PYTHONPATH=$(LLAMA)/source \
@@ -63,8 +64,8 @@ $(LLAMA)/installed:
 	$(PYTHON) -m venv $(LLAMA)
 	$(LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check cmake
 	mkdir -p $(LLAMA)/source
-	$(LLAMA)/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest $(LLAMA) llama-cpp-python
-	tar --extract --gzip --file $(LLAMA)/llama_cpp_python-*.tar.gz --directory $(LLAMA)/source --strip-components 1
+	$(LLAMA)/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest $(LLAMA) llama-cpp-python==$(LLAMA_VERSION)
+	tar --extract --gzip --file $(LLAMA)/llama_cpp_python-$(LLAMA_VERSION).tar.gz --directory $(LLAMA)/source --strip-components 1
 	$(LLAMA)/bin/cmake -S $(LLAMA)/source/vendor/llama.cpp -B $(LLAMA)/build -DCMAKE_BUILD_TYPE=Release $(CMAKE_ARGS) \
 		-DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
 	$(LLAMA)/bin/cmake --build $(LLAMA)/build --target llama-server --parallel 2

@@ -3,9 +3,10 @@
     python -m benchmarks.exports
 
 Sentiment at two strengths on the default model, all positions of a few texts; shares of the logits' size, beside the
-share that the steer itself moves them by. Where llama.cpp is installed (``make test-llamacpp``) it reads the GGUF file
-in float32, and as it is written by default, beside the base's own file, and the GGUF adapter of strength 1 at each
-strength as its scale. Results go to ``results/exports.json``.
+share that the steer itself moves them by. Where ``llama_cpp`` can be imported (after ``make test-llamacpp``, with the
+variables that the Makefile sets for its tests) it reads the GGUF file in float32, and as it is written by default,
+beside the base's own file, and the GGUF adapter of strength 1 at each strength as its scale. Results go to
+``results/exports.json``.
 """
 
 from __future__ import annotations

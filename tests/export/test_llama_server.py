@@ -55,13 +55,17 @@ def url(smollm2, steers, tmp_path_factory):
         port = free.getsockname()[1]
     loaded = ["--lora-scaled", ",".join(f"{adapter}:0" for adapter in adapters)]
     exact = ["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]
+    # Prompts are read under the steers of the layers, and the server's cache does not tell scales apart.
+    exact += ["--no-cache-prompt", "--cache-ram", "0"]
     slots = ["--parallel", "8", "--ctx-size", "4096", "--threads", "1"]
     command = [SERVER, "--model", str(base), "--port", str(port), *loaded, *exact, *slots]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         address = f"http://127.0.0.1:{port}"
-        wait_for(address, server)
-        yield address
-        server.terminate()
+        try:
+            wait_for(address, server)
+            yield address
+        finally:
+            server.terminate()
 
 
 def wait_for(address, server):

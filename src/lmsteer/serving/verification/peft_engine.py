@@ -55,8 +55,9 @@ class PeftEngine(Engine):
         with tempfile.TemporaryDirectory() as folder:
             export_lora(lm, Mix({"steer": steer}, {"steer": 1.0}), folder)
             with warnings.catch_warnings():
-                # PEFT asks transformers for a property by a name that will go.
+                # Of a name of transformers that PEFT uses and that will go; and of merging with tied embeddings.
                 warnings.simplefilter("ignore", FutureWarning)
+                warnings.filterwarnings("ignore", ".*tie_word_embeddings", UserWarning)
                 adapted = peft.PeftModel.from_pretrained(lm.model, folder).eval()
             yield cls("PEFT", version("peft"), lm.name, adapted, lm)
             adapted.unload()
