@@ -24,13 +24,14 @@ def tokens() -> list[str]:
     return ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *byte_letters(), "ĊĊ", "ĠĠ", "Ġa"]
 
 
-def write_gguf(path: Path, *, without: str = "", changed: str = "", alignment: int = 32) -> Path:
+def write_gguf(path: Path, *, without: str = "", changed: str = "", packed: str = "", alignment: int = 32) -> Path:
     """A random two-layer Llama with a byte-level tokenizer, tied head, one tensor quantised.
 
     Args:
         path: the file.
         without: name of a tensor that it lacks.
         changed: name of a tensor that it has with other numbers.
+        packed: name of a second tensor that is quantised.
         alignment: of its tensors.
     """
     writer = gguf_format.GGUFWriter(path, "llama")
@@ -56,9 +57,9 @@ def write_gguf(path: Path, *, without: str = "", changed: str = "", alignment: i
     writer.add_add_space_prefix(False)
     writer.add_chat_template(TEMPLATE)
     for name, value in tensors().items():
-        if name == "token_embd.weight":
-            packed = gguf_format.quants.quantize(value, gguf_format.GGMLQuantizationType.Q8_0)
-            writer.add_tensor(name, packed, raw_dtype=gguf_format.GGMLQuantizationType.Q8_0)
+        if name in ("token_embd.weight", packed):
+            blocks = gguf_format.quants.quantize(value, gguf_format.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(name, blocks, raw_dtype=gguf_format.GGMLQuantizationType.Q8_0)
         elif name != without:
             writer.add_tensor(name, -value if name == changed else value)
     writer.write_header_to_file()
