@@ -37,7 +37,12 @@ def export(
     out: Annotated[Path, typer.Option(metavar="PATH", help="Folder to write; a file for the gguf formats.")],
     steer: Annotated[list[str] | None, options.STEER_STRENGTHS] = None,
     gguf: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="GGUF file of the model, for the gguf formats.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="GGUF file of the model, for the gguf formats; for gguf-lora the one that the adapter "
+            "will be loaded beside (default: that of --model).",
+        ),
     ] = None,
     output_type: Annotated[
         Literal["f32", "f16", "q8_0"] | None,

@@ -34,13 +34,16 @@ Server = Annotated[
     typer.Option(
         metavar="URL",
         help="Measure the steer on this running server: `lmsteer serve`, vLLM with lmsteer's plugin, or llama-server "
-        "with an adapter of lmsteer; --model names the model that it serves, by which the results are foretold "
+        "with an adapter of lmsteer; --model names the same model here, which foretells the results "
         "(default: measure on --model itself).",
     ),
 ]
 Engine = Annotated[
     Literal["peft"] | None,
-    typer.Option(help="Measure the steer in this engine, in this process: peft, as a LoRA beside plain transformers."),
+    typer.Option(
+        help="Measure the steer in this engine, in this process: peft (a LoRA in transformers; needs the extra "
+        "'methods')."
+    ),
 ]
 ApiKey = Annotated[
     str | None, typer.Option(help=f"Key that the server asks for (default: that of the environment's {KEY}, if any).")
@@ -79,20 +82,14 @@ def verify(
 
     Example: lmsteer verify sentiment --data held_out.jsonl
     """
-    if server and engine:
-        raise DataError("--server and --engine name two engines: leave out one.")
-    if (server or engine) and (data or text_column or label_column or label_map):
-        raise DataError("no labelled texts are measured on another engine: leave out --data, or --server and --engine.")
+    describes = bool(text_column or label_column or label_map)
+    _check_options(server, engine, data, describes, api_key is not None or timeout is not None)
     if server is not None:
         _verify_on_server(steer, strength, server, api_key or os.environ.get(KEY), timeout or _PATIENCE, model, as_json)
         return
-    if api_key is not None or timeout is not None:
-        raise DataError("--api-key and --timeout are for --server: name it, too.")
     if engine is not None:
         _verify_in_peft(steer, strength, model, as_json)
         return
-    if data is None and (text_column or label_column or label_map):
-        raise DataError("--text-column, --label-column and --label-map describe --data: name the file, too.")
     chosen = {
         "path": data,
         "text_column": text_column,
@@ -111,6 +108,18 @@ def verify(
         print_verification(stdout, verification, loaded.card, source.path)
     if not verification.acts:
         raise typer.Exit(1)
+
+
+def _check_options(server: str | None, engine: str | None, data: str | None, describes: bool, waits: bool) -> None:
+    """Refuse options that do not go together: ``describes`` those of a file of texts, ``waits`` those of a server."""
+    if server and engine:
+        raise DataError("--server and --engine name two engines: leave out one.")
+    if (server or engine) and (data or describes):
+        raise DataError("no labelled texts are measured on another engine: leave out --data, or --server and --engine.")
+    if waits and not server:
+        raise DataError("--api-key and --timeout are for --server: name it, too.")
+    if describes and data is None:
+        raise DataError("--text-column, --label-column and --label-map describe --data: name the file, too.")
 
 
 def _verify_on_server(

@@ -139,6 +139,10 @@ def test_what_is_no_steering_server_is_told(llama_server, settings, message):
         connected(llama_server(**settings))
 
 
+def test_a_steer_of_the_hub_is_found_by_its_own_name(llama_server):
+    assert connected(llama_server(), "org/style").program == "llama.cpp"
+
+
 def test_an_adapter_that_is_not_there_is_named(llama_server):
     with pytest.raises(RefusedError, match=r"has no adapter calm\.gguf: it has other, style"):
         connected(llama_server(), "calm")

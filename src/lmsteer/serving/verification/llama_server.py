@@ -75,13 +75,14 @@ class LlamaServer(Server):
         Raises:
             RefusedError: the server has none of that name; requests name adapters by numbers alone.
         """
-        if steer not in self.adapters:
+        name = PurePath(steer).name  # of a steer of the Hub, without its owner
+        if name not in self.adapters:
             raise RefusedError(
-                f"llama-server at {self.client.url} has no adapter {steer}.gguf: it has {', '.join(self.adapters)}. "
+                f"llama-server at {self.client.url} has no adapter {name}.gguf: it has {', '.join(self.adapters)}. "
                 "Name the file after the steer.",
                 404,
             )
-        return self.adapters[steer]
+        return self.adapters[name]
 
 
 def _adapters(client: JsonClient) -> Any:
