@@ -91,4 +91,6 @@ def _charts(methods: Sequence[MethodResult]) -> tuple[Figure, list[Axes]]:
         axes.set_title(one.method, fontsize=9)
     for axes in charts[len(methods) :]:
         axes.set_visible(False)
+    for axes in charts[max(len(methods) - columns, 0) : len(methods)]:  # the lowest of each column
+        axes.xaxis.set_tick_params(labelbottom=True)
     return figure, list(charts[: len(methods)])
