@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsteer.errors import ModelError, SteerError
-from lmsteer.export.targets import check_gguf_target
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import QUANTISED
 from lmsteer.util.files import replace_file, writing
@@ -84,6 +83,12 @@ class GGUFBase:
                 return arch
         raise ModelError(f"{self.path}: gguf does not know the architecture {self.architecture!r}.")
 
+    @cached_property
+    def tensor_names(self) -> gguf_format.TensorNameMap:
+        """The names of tensors in files of its architecture, by those of other programs."""
+        field = self.reader.get_field(gguf_format.Keys.LLM.BLOCK_COUNT.format(arch=self.architecture))
+        return gguf_format.get_tensor_name_map(self.arch, 0 if field is None else int(field.contents()))
+
     @property
     def head(self) -> Any:
         """Its output embedding: its output tensor, or the input embedding that takes the place of one.
@@ -125,17 +130,16 @@ class GGUFBase:
         """Write a copy with another output tensor.
 
         Args:
-            out: the file to write.
+            out: the file to write (``check_gguf_target``).
             add_output: adds the output tensor.
             size: bytes that the output tensor may take.
             others: type of all other matrices: f32, f16 or q8_0; None leaves them as they are.
 
         Raises:
-            SteerError: the target is the file itself or no GGUF file, or a type does not suit a tensor.
+            SteerError: a type does not suit a tensor.
             OutputError: the disk cannot be written.
             ModelError: a tensor cannot be read.
         """
-        check_gguf_target(out, self.path)
         with writing(out, "the model", self.path.stat().st_size + size), replace_file(out) as aside:
             writer = gguf_format.GGUFWriter(aside, self.architecture)
             try:

@@ -101,19 +101,12 @@ def _tensor_of(base: GGUFBase, site: Site) -> Any:
     Raises:
         ModelError: it has none.
     """
-    names = gguf_format.get_tensor_name_map(base.arch, _layers(base))
     # Models that read pictures, too, have their layers under a name of their own.
     for path in (site.path, f"model.{site.name}"):
-        name = names.get_name(path + _WEIGHT, try_suffixes=(_WEIGHT,))
+        name = base.tensor_names.get_name(path + _WEIGHT, try_suffixes=(_WEIGHT,))
         if name in base.tensors:
             return base.tensors[name]
     raise ModelError(f"{base.path} has no tensor for the linear layer {site.name} alone.")
-
-
-def _layers(base: GGUFBase) -> int:
-    """The number of layers of a file."""
-    field = base.reader.get_field(gguf_format.Keys.LLM.BLOCK_COUNT.format(arch=base.architecture))
-    return 0 if field is None else int(field.contents())
 
 
 def _row_order(lm: LM, base: GGUFBase, tensor: Any, site: Site) -> Tensor:

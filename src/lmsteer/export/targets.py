@@ -87,10 +87,10 @@ def _gguf_type(out: Path) -> str:
             start = file.read(_HEADER)
     except OSError as error:
         raise SteerError(f"{out} exists and cannot be read: {error.strerror}; choose another --out.") from error
-    if start and not start.startswith(_GGUF_MAGIC):
-        raise SteerError(f"{out} exists and is not a GGUF file; choose another --out.")
     if not start:
         return ""
+    if not start.startswith(_GGUF_MAGIC):
+        raise SteerError(f"{out} exists and is not a GGUF file; choose another --out.")
     return _ADAPTER if _ADAPTER_FIELD in start else "model"
 
 

@@ -188,7 +188,10 @@ def fit(
             result = _fit_closed_form(run, card, config, folder)
     except DataError:  # the same texts will be refused again
         if not (config.resume and had_state):  # that state may be of another fit: keep it
-            run.clear_all()
+            if config.processes.is_main_process:
+                run.clear_all()
+            else:
+                run.clear()
         raise
     run.clear()
     return result

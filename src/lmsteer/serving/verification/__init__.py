@@ -1,1 +1,1 @@
-"""The side of a client: a running server is asked, and what its steers do is measured."""
+"""How a steer acts in other engines: they are asked, and their answers are compared with the local model."""

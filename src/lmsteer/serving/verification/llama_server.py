@@ -30,7 +30,8 @@ class LlamaServer(Server):
         """
         try:
             listed = [
-                (PurePath(each["path"]).stem, int(each["id"]), float(each["scale"])) for each in _adapters(client)
+                (PurePath(each["path"]).stem, int(each["id"]), float(each["scale"]))
+                for each in client.get("/lora-adapters")
             ]
             version = client.get("/props").get("build_info")
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -83,11 +84,6 @@ class LlamaServer(Server):
                 404,
             )
         return self.adapters[name]
-
-
-def _adapters(client: JsonClient) -> Any:
-    """The adapters that a server lists."""
-    return client.get("/lora-adapters")
 
 
 def _written(url: str, answer: Any) -> Written:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from threading import Lock
@@ -59,8 +59,10 @@ class PeftEngine(Engine):
                 warnings.simplefilter("ignore", FutureWarning)
                 warnings.filterwarnings("ignore", ".*tie_word_embeddings", UserWarning)
                 adapted = peft.PeftModel.from_pretrained(lm.model, folder).eval()
-            yield cls("PEFT", version("peft"), lm.name, adapted, lm)
-            adapted.unload()
+            try:
+                yield cls("PEFT", version("peft"), lm.name, adapted, lm)
+            finally:
+                adapted.unload()
 
     @property
     def address(self) -> str:
@@ -101,4 +103,4 @@ class PeftEngine(Engine):
         if strength is None:
             disabled: AbstractContextManager[Any] = self.adapted.disable_adapter()
             return disabled
-        return rescale_adapter_scale(self.adapted, strength) if strength != 1 else nullcontext()
+        return rescale_adapter_scale(self.adapted, strength)
