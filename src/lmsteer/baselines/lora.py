@@ -81,8 +81,8 @@ class LoRATrainer(Trainer):
 
     Args:
         lm: the model.
-        targets: a preset (``all``; ``value`` for the last layer's value matrix; ``head``), or the end of the names of
-            layers.
+        targets: a preset (``all``; ``value`` for the last layer's value matrix; ``head``), the end of the names of
+            layers, or these names.
         rank: r.
         seed: seed of A.
 
@@ -92,8 +92,8 @@ class LoRATrainer(Trainer):
 
     learning_rate = 1e-3
 
-    def __init__(self, lm: LM, targets: str = "all", rank: int = 8, seed: int = 0) -> None:
-        names = PRESETS[targets](lm) if targets in PRESETS else _ending(lm, targets)
+    def __init__(self, lm: LM, targets: str | Sequence[str] = "all", rank: int = 8, seed: int = 0) -> None:
+        names = _names(lm, targets)
         if not names:
             raise ModelError(f"{type(lm.model).__name__} has no linear layers {targets!r} for a LoRA.")
         if targets == "all":
@@ -115,8 +115,12 @@ class LoRATrainer(Trainer):
         return LoRABaseline(card, to_tensors(self._lora.factors()))
 
 
-def _ending(lm: LM, end: str) -> list[str]:
-    return [name for name in linear_layers(lm.model) if name.endswith(end)]
+def _names(lm: LM, targets: str | Sequence[str]) -> list[str]:
+    if not isinstance(targets, str):
+        return [*targets]
+    if targets in PRESETS:
+        return PRESETS[targets](lm)
+    return [name for name in linear_layers(lm.model) if name.endswith(targets)]
 
 
 def _check_covered(lm: LM, names: Sequence[str]) -> None:

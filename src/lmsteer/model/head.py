@@ -157,16 +157,12 @@ class HeadShard:
         first: the index in E of the first row.
         last: the index in E after the last row.
         rows: V, the number of rows of E.
-        scale: the model's logit scale.
-        soft_cap: the model's final logit soft cap, or None.
     """
 
     weight: Tensor
     first: int
     last: int
     rows: int
-    scale: float = 1.0
-    soft_cap: float | None = None
 
     @property
     def is_whole(self) -> bool:

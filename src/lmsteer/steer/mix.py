@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import NamedTuple
 
@@ -139,14 +139,15 @@ class Mix:
         offsets = self._factors(logits.device).offsets
         return logits if offsets is None else shift(logits, offsets, self._strengths_like("offset", logits))
 
-    def logit_shift(self, h: Tensor, weight: Tensor) -> Tensor:
+    def logit_shift(self, h: Tensor, weight: Tensor, gather: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """What the steers add to the raw logits (B, V) of ``h`` (B, d), in float32.
 
         It costs a product of their ranks with the vocabulary: the products with the output embeddings are kept.
 
         Args:
             h: the model's own hidden states.
-            weight: E (V, d), the output embeddings, on the device of ``h``.
+            weight: E (V, d), the output embeddings, on the device of ``h``; or the rows of it that a process holds.
+            gather: then joins the columns of all processes; None if one holds them all.
         """
         factors, parts = self._factors(h.device), list[Tensor]()
         if factors.a is not None:
@@ -154,10 +155,9 @@ class Mix:
         if factors.vectors is not None:
             parts.append(self._strengths_like("add", h).expand(len(h), -1))
         if parts:
-            change = torch.cat(parts, 1) @ self._head_products(factors, weight)
-        else:
-            change = torch.zeros(len(h), len(weight), device=h.device)
-        return self.steer_logits(change)
+            return self.steer_logits(torch.cat(parts, 1) @ self._head_products(factors, weight, gather))
+        vocabulary = max((steer.vocabulary for steer in self.steers.values()), default=len(weight))
+        return self.steer_logits(torch.zeros(len(h), vocabulary, device=h.device))
 
     def unit_shift(self, name: str, h: Tensor, weight: Tensor) -> Tensor:
         """What one of the steers alone adds to the raw logits (B, V) at strength 1; otherwise as ``logit_shift``."""
@@ -231,7 +231,9 @@ class Mix:
                 )
         return self._by_device[device]
 
-    def _head_products(self, factors: _JoinedFactors, weight: Tensor) -> Tensor:
+    def _head_products(
+        self, factors: _JoinedFactors, weight: Tensor, gather: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """``E B`` and ``E a`` of all steers, (R + K, V)."""
         key = weight.device, weight.data_ptr()
         if key not in self._products:
@@ -239,7 +241,8 @@ class Mix:
             with torch.inference_mode(False):
                 table = torch.cat([each for each in columns if each is not None], 1)
                 parts = [part.float() @ table for part in weight.detach().split(_EMBEDDINGS)]
-                self._products[key] = torch.cat(parts).T.contiguous()
+                products = torch.cat(parts).T.contiguous()
+                self._products[key] = gather(products) if gather else products
         return self._products[key]
 
     def _joined(self, form: Form, name: str, dim: int, device: torch.device) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Which row has which strengths, without a server: vLLM's own interfaces of both model runners."""
+"""Which row has which strengths, by vLLM's own interfaces of both model runners; `test_runners.py` has the rest."""
 
 import shutil
 from dataclasses import replace
@@ -18,13 +18,14 @@ from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.model.head import HeadShard, HeadWeight
 from lmsteer.serving.vllm import logits_processor, lora, validation
 from lmsteer.serving.vllm.adapter_cache import adapters_folder
-from lmsteer.serving.vllm.state import SteeringState
+from lmsteer.serving.vllm.after_head import HeadPass
+from lmsteer.serving.vllm.state import STATE, WorkerState
 from tiny import random_steer
 
 
 @pytest.fixture
 def steers(llama, tmp_path, monkeypatch):
-    """Steers of three forms in the registry, and a fresh steering state."""
+    """Steers of three forms in the registry, and a fresh state of the process."""
     found = {}
     for k, form in enumerate(("multiply", "add", "offset")):
         made = random_steer(llama, form, seed=k)
@@ -32,8 +33,7 @@ def steers(llama, tmp_path, monkeypatch):
         save_steer(found[form], tmp_path / form)
     monkeypatch.setenv(validation.FOLDERS, str(tmp_path))
     validation.registry.cache_clear()
-    fresh = SteeringState()
-    monkeypatch.setattr(logits_processor, "STATE", fresh)
+    monkeypatch.setattr(STATE, "steering", WorkerState().steering)
     yield found
     validation.registry.cache_clear()
 
@@ -44,12 +44,15 @@ def head(llama):
     return HeadShard(weight, 0, len(weight), len(weight))
 
 
-PROCESSED = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="processed_logprobs"))
-
-
 def first_runner():
     """The processor as the first model runner makes it."""
     return logits_processor.SteerLogitsProcessor(None, torch.device("cpu"), False)
+
+
+def second_runner(mode="raw_logprobs"):
+    """The processor as the second model runner makes it."""
+    config = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode=mode), speculative_config=None)
+    return logits_processor.SteerLogitsProcessor(config, SimpleNamespace(max_num_reqs=8, device=torch.device("cpu")))
 
 
 def params(steers=None):
@@ -66,16 +69,16 @@ def test_new_version_of_a_steer_is_used_by_later_requests_only(steers, head, lla
         torch.randn(2, head.weight.shape[1]),
     )
     route.update_state(update(1, added=[(0, "multiply=1")]))
-    (former,) = logits_processor.STATE.before_head(h[:1], head).steers.values()
+    (former,) = STATE.steering.mix(h[:1], head).steers.values()
     save_steer(replace(steers["multiply"], factors=random_steer(llama, seed=9).factors), tmp_path / "multiply")
     route.update_state(update(2, added=[(1, "multiply=2")]))
-    mix = logits_processor.STATE.before_head(h, head)
+    mix = STATE.steering.mix(h, head)
     assert len(mix.steers) == 2
     assert any(steer is former for steer in mix.steers.values())
     assert sorted(mix.strengths.sum(1).tolist()) == [1, 2]
     shutil.rmtree(tmp_path / "multiply")
     route.update_state(update(2, added=[(0, "add=1")]))  # running requests keep their version
-    assert len(logits_processor.STATE.before_head(h, head).steers) == 2
+    assert [len(row) for row in acting(h, head)] == [1, 1]
 
 
 def test_deleted_steer_still_steers_accepted_requests(steers, head, tmp_path):
@@ -86,7 +89,7 @@ def test_deleted_steer_still_steers_accepted_requests(steers, head, tmp_path):
     with pytest.raises(ValueError, match="unknown steer"):
         route.validate_params(params("multiply=1"))
     route.update_state(BatchUpdate(1, (), [(0, asked, None, [])], ()))
-    assert [*logits_processor.STATE.before_head(torch.randn(1, head.weight.shape[1]), head).steers] == ["multiply"]
+    assert [*STATE.steering.mix(torch.randn(1, head.weight.shape[1]), head).steers] == ["multiply"]
 
 
 def test_adapters_of_this_process_stay(steers, llama, tmp_path, monkeypatch):
@@ -103,16 +106,12 @@ def test_adapters_of_this_process_stay(steers, llama, tmp_path, monkeypatch):
         lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": 5.0}))
 
 
-def test_second_runner_is_refused_if_log_likelihoods_would_be_unsteered(steers):
-    config = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="raw_logprobs"))
-    with pytest.raises(SteerError, match="processed_logprobs"):
-        logits_processor.SteerLogitsProcessor(config, object())
-
-
 def acting(h, head):
     """The strengths of each of the next rows."""
-    mix = logits_processor.STATE.before_head(h, head)
-    return None if mix is None else [dict(zip(mix.steers, row.tolist(), strict=True)) for row in mix.strengths]
+    mix = STATE.steering.mix(h, head)
+    if mix is None:
+        return None
+    return [{name: s for name, s in zip(mix.steers, row.tolist(), strict=True) if s} for row in mix.strengths]
 
 
 def test_added_removed_and_moved_rows_keep_their_strengths(steers, head):
@@ -121,39 +120,15 @@ def test_added_removed_and_moved_rows_keep_their_strengths(steers, head):
         torch.randn(3, head.weight.shape[1]),
     )
     route.update_state(update(3, added=[(0, "multiply=1"), (1, None), (2, "add=2")]))
-    assert acting(h, head) == [{"multiply": 1, "add": 0}, {"multiply": 0, "add": 0}, {"multiply": 0, "add": 2}]
+    assert acting(h, head) == [{"multiply": 1}, {}, {"add": 2}]
     route.update_state(update(3, moved=[(0, 1, MoveDirectionality.SWAP)]))
-    assert acting(h, head)[1] == {"multiply": 1, "add": 0}
+    assert acting(h, head)[1] == {"multiply": 1}
     route.update_state(update(2, removed=[1], moved=[(2, 1, MoveDirectionality.UNIDIRECTIONAL)]))
-    assert acting(h[:2], head) == [{"add": 0}, {"add": 2}]
+    assert acting(h[:2], head) == [{}, {"add": 2}]
     route.update_state(None)
-    assert acting(h[:2], head) == [{"add": 0}, {"add": 2}]
+    assert acting(h[:2], head) == [{}, {"add": 2}]
     route.update_state(update(2, added=[(1, None)]))
     assert acting(h[:2], head) is None
-
-
-def test_only_announced_rows_are_steered(steers, head):
-    route, h = (
-        first_runner(),
-        torch.randn(5, head.weight.shape[1]),
-    )
-    assert acting(h, head) is None  # memory profiling
-    route.update_state(update(1, added=[(0, "multiply=1")]))
-    assert acting(h[:1], head) == [{"multiply": 1}]
-    assert acting(h, head) is None  # a prompt's log-likelihoods
-    route.update_state(None)
-    with pytest.raises(RuntimeError, match="1 rows were announced"):
-        acting(h, head)
-
-
-def test_model_without_the_layer_is_refused(steers):
-    route = first_runner()
-    logits = torch.zeros(1, 4)
-    route.update_state(update(1, added=[(0, None)]))
-    assert route.apply(logits) is logits
-    route.update_state(update(1, added=[(0, "multiply=1")]))
-    with pytest.raises(RuntimeError, match="cannot be steered"):
-        route.apply(logits)
 
 
 def test_steer_of_another_head_is_refused(steers, head):
@@ -172,16 +147,16 @@ def test_part_of_the_head_is_enough_for_the_check(llama, steers, head):
         HeadShard(head.weight[:half], half, head.rows, head.rows).check(steers["multiply"])
 
 
-def test_second_runner_steers_the_logits(llama, steers, head):
+def test_second_runner_steers_the_logits(steers, head):
     """Slots are in another order than rows, one has left, and the strengths of all forms count."""
-    route = logits_processor.SteerLogitsProcessor(PROCESSED, object())
+    route = second_runner()
     asked = {4: "multiply=1.5,offset=-2", 0: None, 2: "add=3,multiply=-1"}
     for slot, steers_asked in {2: "offset=9", **asked}.items():
         assert route.add_request(slot, params(steers_asked)) == bool(steers_asked)
     slots = [0, 4, 2, 4]
     h = torch.randn(len(slots), head.weight.shape[1])
-    assert logits_processor.STATE.before_head(h, head) is None
     logits = h @ head.weight.T
+    STATE.steering.remember(HeadPass(h, head, None, logits.clone(), lambda z: z, lambda part: part))
     mapping = torch.tensor(slots)
     context = LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy())
     found = route.apply(logits.clone(), context)
@@ -191,22 +166,6 @@ def test_second_runner_steers_the_logits(llama, steers, head):
     # float32: products in another order.
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert torch.equal(found[0], logits[0])
-    # A model that scales its logits, and one that caps them.
-    logits_processor.STATE.before_head(h, replace(head, scale=0.25))
-    scaled = route.apply(0.25 * logits, context)
-    torch.testing.assert_close(scaled, 0.25 * expected, atol=1e-4, rtol=1e-5)
-    logits_processor.STATE.before_head(h, replace(head, soft_cap=30.0))
-    with pytest.raises(RuntimeError, match="caps its logits"):
-        route.apply(logits.clone(), context)
-
-
-def test_second_runner_refuses_rows_that_it_did_not_see(steers, head):
-    route = logits_processor.SteerLogitsProcessor(PROCESSED, object())
-    route.add_request(0, params("multiply=1"))
-    mapping = torch.tensor([0])
-    context = LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy())
-    with pytest.raises(RuntimeError, match="did not see"):
-        route.apply(torch.zeros(1, head.rows), context)
 
 
 def test_steers_are_refused_if_there_are_none(monkeypatch):

@@ -1,4 +1,7 @@
-"""Steers in stock vLLM: the real package, the real server, the real default model. `make test-vllm` runs these."""
+"""Steers in stock vLLM: the real package, the real server, the real default model. `make test-vllm` runs these.
+
+All of this is with the first model runner; `test_second_runner.py` has the second one.
+"""
 
 import json
 import os
@@ -87,6 +90,7 @@ def client(folder, own_lora, tmp_path_factory):
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_PLUGINS": "lmsteer",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
         "PYTHONPATH": str(named_vllm(tmp_path_factory.mktemp("named"))),
     }
     command = [Path(sys.executable).with_name("vllm"), "serve", resolve("smollm2").location]
@@ -271,6 +275,7 @@ def offline(folder, tmp_path, jobs, **options):
     script.write_text(OFFLINE)
     environment = {**os.environ, "LMSTEER_STEERS": str(folder), "VLLM_CPU_KVCACHE_SPACE": "1"}
     environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # on a machine with fewer cores than it starts processes
+    environment["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     settings = json.dumps({"enforce_eager": True, **options})
     command = [sys.executable, script, resolve("smollm2").location, settings, json.dumps(jobs)]
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
@@ -295,7 +300,7 @@ def test_the_offline_class_steers_a_mixed_batch(folder, lm, tmp_path, options):
 def test_speculative_decoding_is_refused_at_start(folder, tmp_path):
     speculative = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
     said = offline(folder, tmp_path, [], speculative_config=speculative)
-    assert "do not work with speculative decoding" in said
+    assert "steers do not work with speculative decoding" in said
 
 
 def test_steers_of_another_shape_are_refused_at_start(llama, tmp_path):

@@ -1,4 +1,4 @@
-"""vLLM's custom logits processor, by which the strengths of a request reach its row of the batch.
+"""vLLM's custom logits processor, by which the strengths of a request reach its rows of the batch.
 
 With the first model runner it changes no logits: it only says before each pass which row is which request. With the
 second one it steers the logits.
@@ -6,7 +6,6 @@ second one it steers the logits.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -18,9 +17,11 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondRunnerProcessor
 
-from lmsteer.errors import LMSteerError, SteerError
+from lmsteer.errors import LMSteerError
+from lmsteer.serving.vllm.after_head import AfterHead
+from lmsteer.serving.vllm.before_head import BeforeHead
 from lmsteer.serving.vllm.state import STATE
-from lmsteer.serving.vllm.validation import FOLDERS, parse_steering
+from lmsteer.serving.vllm.validation import parse_steering
 from lmsteer.steer.mix import Steering
 
 
@@ -31,19 +32,21 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         vllm_config: vLLM's configuration.
         device_or_states: the device (first runner), or the states of the requests (second runner).
         is_pin_memory: whether memory is pinned; the first runner alone says so.
-
-    Raises:
-        SteerError: vLLM's settings would report log-likelihoods of the unsteered model.
     """
 
-    def __init__(self, vllm_config: Any, device_or_states: torch.device | object, is_pin_memory: bool = False) -> None:
-        STATE.after_head = not isinstance(device_or_states, torch.device)
-        raw = STATE.after_head and os.environ.get(FOLDERS) and vllm_config.model_config.logprobs_mode.startswith("raw")
-        if raw:
-            raise SteerError(
-                "with this model runner log-likelihoods would be the unsteered model's: start vLLM with "
-                "--logprobs-mode processed_logprobs, or with VLLM_USE_V2_MODEL_RUNNER=0."
-            )
+    _before: BeforeHead
+    _after: AfterHead
+
+    def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool = False) -> None:
+        # In a large batch of drafts a part is only handed over here if one of its requests asks for that.
+        self._every_row = False
+        if isinstance(device_or_states, torch.device):
+            self._before = STATE.steering = BeforeHead()
+        else:
+            raw = vllm_config.model_config.logprobs_mode.startswith("raw")
+            states = device_or_states
+            self._after = STATE.steering = AfterHead(states.max_num_reqs, states.device, raw=raw)
+            self._every_row = vllm_config.speculative_config is not None
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -65,23 +68,21 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """First runner, before each pass: rows were added, removed or moved."""
-        process_dict_updates(STATE.rows, batch_update, lambda params, *_: _steering(params))
-        STATE.announce(None if batch_update is None else batch_update.batch_size)
+        process_dict_updates(self._before.rows, batch_update, lambda params, *_: _steering(params))
+        self._before.announce(None if batch_update is None else batch_update.batch_size)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        """Second runner: a request takes a slot."""
-        STATE.rows.pop(req_idx, None)
+        """Second runner: a request takes a slot. Whether its rows have to come here."""
         steering = _steering(sampling_params)
-        if steering is not None:
-            STATE.rows[req_idx] = steering
-        return steering is not None
+        self._after.put(req_idx, steering)
+        return steering is not None or self._every_row
 
     def apply(self, logits: Tensor, ctx: LogitsContext | None = None) -> Tensor:
         """First runner: check that the rows were steered. Second runner: steer the logits."""
         if ctx is None:
-            STATE.check_acted()
+            self._before.check_acted()
             return logits
-        return STATE.steer_logits(logits, ctx.expanded_idx_mapping.tolist()) if STATE.rows else logits
+        return self._after.steer(logits, ctx)
 
 
 def _steering(params: SamplingParams) -> Steering | None:

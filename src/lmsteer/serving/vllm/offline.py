@@ -25,8 +25,8 @@ from lmsteer.steer.strength import constant
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.seeds import stable_seed
 
-# Set by this module, and by lmsteer's plugin when vLLM loads it.
-_VARIABLES = (FOLDERS, "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", "VLLM_USE_V2_MODEL_RUNNER")
+# Set by this module.
+_VARIABLES = (FOLDERS, "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY")
 
 
 def generate_to_file(

@@ -15,8 +15,6 @@ def register() -> None:
     """
     if not os.environ.get(FOLDERS):
         return
-    # The first runner steers hidden states before the head, at no cost; the second one steers logits after it.
-    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     from vllm.model_executor.custom_op import op_registry_oot
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
