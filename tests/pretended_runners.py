@@ -88,9 +88,9 @@ def first_runner(model: Model, requests: Sequence[Request]) -> Log:
             rows.append(request)
             changed = True
         step += 1
-        if not rows:
-            continue
         state.announce(len(rows) if changed else None)
+        if not rows:  # vLLM says so, too
+            continue
         h = torch.stack([model.state(request.number, request.tokens) for request in rows])
         mix = state.mix(h, model.head)
         raw = (h if mix is None else mix.steer_hidden_states(h)) @ model.weight.T

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
 from live_server import running
+from lmsteer.errors import ModelError
 from lmsteer.serving.http.app import create_app
 from lmsteer.serving.http.run import ServiceConfig, create_service
+from lmsteer.serving.verification import client as verification_client
 from lmsteer.steer.files import save_steer
 from tiny import own_steer
 
@@ -77,3 +80,47 @@ def test_what_cannot_be_measured_exits_with_2(run, lm, url, arguments, message):
     status, _, err = run("verify", *arguments, "--server", url)
     assert status == 2
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "vllm", "--strength", "0"], "no steer acts"),
+        (["--engine", "vllm"], "the program vllm is not found"),
+        (["--engine", "llamacpp"], "the program llama-server is not found"),
+        (["--engine-options", "-c 64"], "--engine-options is for --engine vllm and --engine llamacpp"),
+        (["--engine", "peft", "--engine-options", "-c 64"], "--engine-options is for --engine vllm"),
+        (["--engine", "vllm", "--engine-options", "'open"], "--engine-options"),
+    ],
+)
+def test_engines_that_cannot_be_started_exit_with_2(run, lm, monkeypatch, tmp_path, arguments, message):
+    save_steer(own_steer(lm, name="own"), "steers/own")
+    monkeypatch.setattr("lmsteer.serving.verification.started._program", not_found)
+    status, _, err = run("verify", "own", *arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def not_found(name, advice):
+    raise ModelError(f"the program {name} is not found: {advice}.")
+
+
+def test_a_started_engine_is_measured_like_any_server(run, lm, url, monkeypatch):
+    """The server of lmsteer stands in for that of the engine."""
+    monkeypatch.setenv("LMSTEER_API_KEY", "secret")
+    started = []
+
+    @contextmanager
+    def stand_in(steer, model, options):
+        started.append(options)
+        save_steer(steer, "steers/steer")
+        yield url
+
+    monkeypatch.setattr("lmsteer.serving.verification.started.vllm_server", stand_in)
+    client = verification_client.JsonClient
+    monkeypatch.setattr(verification_client, "JsonClient", lambda address, key, wait: client(address, "secret", wait))
+    status, out, err = run("verify", "own", "--engine", "vllm", "--engine-options", "--dtype float32")
+    assert status == 0, out + err
+    assert started == [["--dtype", "float32"]]
+    assert out.count(" ok ") == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -39,10 +40,17 @@ Server = Annotated[
     ),
 ]
 Engine = Annotated[
-    Literal["peft"] | None,
+    Literal["peft", "vllm", "llamacpp"] | None,
     typer.Option(
-        help="Measure the steer in this engine, in this process: peft (a LoRA in transformers; needs the extra "
-        "'methods')."
+        help="Measure the steer in this engine: peft (a LoRA in transformers, in this process; needs the extra "
+        "'methods'), vllm or llamacpp (`vllm serve` or `llama-server`, started for the time of the check)."
+    ),
+]
+EngineOptions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OPTIONS",
+        help="Options of the program that --engine starts, such as '--dtype float32' for vllm (default: none).",
     ),
 ]
 ApiKey = Annotated[
@@ -73,6 +81,7 @@ def verify(
     strength: Annotated[float, typer.Option(help="Strength at which the steer is checked.")] = 1.0,
     server: Server = None,
     engine: Engine = None,
+    engine_options: EngineOptions = None,
     api_key: ApiKey = None,
     timeout: Timeout = None,
     model: options.Model = options.DEFAULT_MODEL,
@@ -83,12 +92,15 @@ def verify(
     Example: lmsteer verify sentiment --data held_out.jsonl
     """
     describes = bool(text_column or label_column or label_map)
-    _check_options(server, engine, data, describes, api_key is not None or timeout is not None)
+    _check_options(server, engine, data, describes, api_key is not None or timeout is not None, engine_options)
     if server is not None:
         _verify_on_server(steer, strength, server, api_key or os.environ.get(KEY), timeout or _PATIENCE, model, as_json)
         return
-    if engine is not None:
+    if engine == "peft":
         _verify_in_peft(steer, strength, model, as_json)
+        return
+    if engine is not None:
+        _verify_in_started(engine, _words(engine_options), steer, strength, timeout or _PATIENCE, model, as_json)
         return
     chosen = {
         "path": data,
@@ -110,8 +122,21 @@ def verify(
         raise typer.Exit(1)
 
 
-def _check_options(server: str | None, engine: str | None, data: str | None, describes: bool, waits: bool) -> None:
-    """Refuse options that do not go together: ``describes`` those of a file of texts, ``waits`` those of a server."""
+def _check_options(
+    server: str | None, engine: str | None, data: str | None, describes: bool, waits: bool, started: str | None
+) -> None:
+    """Refuse options that do not go together.
+
+    Args:
+        server: URL of a server.
+        engine: name of an engine.
+        data: file of labelled texts.
+        describes: whether there are options of such a file.
+        waits: whether there are options of a server.
+        started: options of a program that is started.
+    """
+    if started is not None and engine not in ("vllm", "llamacpp"):
+        raise DataError("--engine-options is for --engine vllm and --engine llamacpp: name one.")
     if server and engine:
         raise DataError("--server and --engine name two engines: leave out one.")
     if (server or engine) and (data or describes):
@@ -139,14 +164,45 @@ def _verify_on_server(
 
 def _verify_in_peft(steer: str, strength: float, model: str, as_json: bool) -> None:
     """Measure a steer as a LoRA of PEFT, on a second copy of the model."""
+    from lmsteer.serving.verification.connect import check_strength
     from lmsteer.serving.verification.peft_engine import PeftEngine
     from lmsteer.serving.verification.verify import verify_engine
 
     loaded, name = lmsteer.find_steer(steer), find_card(steer).name
-    if strength == 0:
-        raise SteerError("at strength 0 no steer acts: verify it at another strength.")
+    check_strength(strength)
     with PeftEngine.loaded(lmsteer.load(model), loaded) as engine:
         _report(verify_engine(engine, name, lmsteer.load(model), loaded, strength), as_json)
+
+
+def _verify_in_started(
+    engine: str, engine_options: list[str], steer: str, strength: float, timeout: float, model: str, as_json: bool
+) -> None:
+    """Measure a steer on the server of another engine, which is started and ended here."""
+    from lmsteer.serving.verification.client import JsonClient
+    from lmsteer.serving.verification.connect import check_strength, connect
+    from lmsteer.serving.verification.started import STEER, llama_server, vllm_server
+    from lmsteer.serving.verification.verify import verify_engine
+
+    check_strength(strength)
+    loaded, lm = lmsteer.find_steer(steer), lmsteer.load(model)
+    loaded.card.check_base(lm)
+    server = (
+        vllm_server(loaded, model, engine_options)
+        if engine == "vllm"
+        else llama_server(lm, loaded, model, engine_options)
+    )
+    with server as url:
+        connected = connect(JsonClient(url, None, timeout), STEER, strength)
+        found = verify_engine(connected, STEER, lm, loaded, strength)
+    _report(replace(found, steer=loaded.card.name), as_json)
+
+
+def _words(text: str | None) -> list[str]:
+    """The options of a program, divided as a shell does."""
+    try:
+        return shlex.split(text or "")
+    except ValueError as error:
+        raise DataError(f"--engine-options cannot be read: {error}.") from error
 
 
 def _report(verification: EngineVerification, as_json: bool) -> None:

@@ -22,6 +22,16 @@ def name_on_server(folder: Path) -> str:
     return hub_id.repository if hub_id else folder.resolve().name
 
 
+def check_strength(strength: float) -> None:
+    """Refuse a strength at which nothing can be measured.
+
+    Raises:
+        SteerError: the strength is 0.
+    """
+    if strength == 0:
+        raise SteerError("at strength 0 no steer acts: verify it at another strength.")
+
+
 def connect(client: JsonClient, steer: str, strength: float) -> Server:
     """Find out which server it is, and that it has a steer.
 
@@ -34,8 +44,7 @@ def connect(client: JsonClient, steer: str, strength: float) -> Server:
         ServerError: it cannot be reached, is another program, or has no such steer.
         SteerError: the strength is 0.
     """
-    if strength == 0:
-        raise SteerError("at strength 0 no steer acts: verify it at another strength.")
+    check_strength(strength)
     models = client.get("/v1/models")
     try:
         model, owner = str(models["data"][0]["id"]), models["data"][0].get("owned_by")

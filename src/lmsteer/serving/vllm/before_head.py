@@ -33,6 +33,7 @@ class BeforeHead:
         """
         if size is not None:
             self._size = size
+        if size:
             # Steers that were there stay on the device; only strengths move.
             self._mix = row_by_row([self.rows.get(row, ({}, {})) for row in range(size)], self._mix)
         self._announced = True
