@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 
 from lmsteer.errors import SteerError
 from lmsteer.steer.hook import SteerHandle, unsteered
@@ -97,3 +98,18 @@ def test_a_steered_model_is_not_kept_alive():
     del lm
     gc.collect()
     assert model() is None
+
+
+@pytest.mark.slow
+def test_continuous_batching_of_transformers_is_steered(llama):
+    mix, prompts = Mix({"s": random_steer(llama)}, {"s": 8.0}), [[5, 6, 7, 8], [9, 10, 11]]
+    config = GenerationConfig(max_new_tokens=5, do_sample=False, pad_token_id=0, num_blocks=64, max_batch_tokens=64)
+    with llama.steered(mix):
+        found = llama.model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
+        expected = [
+            llama.model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
+            for prompt in prompts
+        ]
+    unsteered_ones = llama.model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
+    assert [output.generated_tokens for output in found.values()] == expected
+    assert [output.generated_tokens for output in unsteered_ones.values()] != expected
