@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from lmsteer.errors import SteerError, WrongBaseError
 from lmsteer.export import peft as module
-from lmsteer.export.peft import _solve, export_lora, head_name, import_lora
+from lmsteer.export.peft import _solve, export_lora, head_name, import_lora, write_lora
+from lmsteer.model.head import HeadWeight
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import all_sites
 from lmsteer.steer.steer import Steer
@@ -65,6 +66,19 @@ def test_plain_peft_gives_the_logits_of_a_steer_inside_the_model(make_lm, tmp_pa
     assert back.residual < 1e-4
     with torch.inference_mode(), lm.steered(Mix({"s": back.steer}, {"s": 1.0})):
         torch.testing.assert_close(lm.model(IDS).logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_lora_is_written_without_the_weights_of_the_layers(make_lm, tmp_path, family):
+    lm = make_lm(family)
+    weights = [site.name for site in all_sites(lm.model).values() if site.is_weight]
+    mix = Mix({"s": inner_steer(lm, weights[::3], head=True)}, {"s": 1.5})
+    whole = export_lora(lm, mix, tmp_path / "whole")
+    with torch.device("meta"):
+        skeleton = type(lm.model)(lm.model.config)
+    part = write_lora(HeadWeight(lm.name, head_name(lm), lm.head.weight), skeleton, mix, tmp_path / "part")
+    for file in sorted(each.name for each in whole.iterdir()):
+        assert (whole / file).read_bytes() == (part / file).read_bytes()
 
 
 def test_a_steer_of_the_stream_is_no_lora(llama, tmp_path):

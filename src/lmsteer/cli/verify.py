@@ -92,7 +92,12 @@ def verify(
     Example: lmsteer verify sentiment --data held_out.jsonl
     """
     describes = bool(text_column or label_column or label_map)
-    _check_options(server, engine, data, describes, api_key is not None or timeout is not None, engine_options)
+    starts = engine in ("vllm", "llamacpp")
+    if (timeout is not None and not (server or starts)) or (api_key is not None and not server):
+        raise DataError("--timeout is for --server and for an --engine that is started, --api-key for --server alone.")
+    if engine_options is not None and not starts:
+        raise DataError("--engine-options is for --engine vllm and --engine llamacpp: name one.")
+    _check_options(server, engine, data, describes)
     if server is not None:
         _verify_on_server(steer, strength, server, api_key or os.environ.get(KEY), timeout or _PATIENCE, model, as_json)
         return
@@ -122,27 +127,12 @@ def verify(
         raise typer.Exit(1)
 
 
-def _check_options(
-    server: str | None, engine: str | None, data: str | None, describes: bool, waits: bool, started: str | None
-) -> None:
-    """Refuse options that do not go together.
-
-    Args:
-        server: URL of a server.
-        engine: name of an engine.
-        data: file of labelled texts.
-        describes: whether there are options of such a file.
-        waits: whether there are options of a server.
-        started: options of a program that is started.
-    """
-    if started is not None and engine not in ("vllm", "llamacpp"):
-        raise DataError("--engine-options is for --engine vllm and --engine llamacpp: name one.")
+def _check_options(server: str | None, engine: str | None, data: str | None, describes: bool) -> None:
+    """Refuse options that do not go together; ``describes`` says whether there are some of a file of texts."""
     if server and engine:
         raise DataError("--server and --engine name two engines: leave out one.")
     if (server or engine) and (data or describes):
         raise DataError("no labelled texts are measured on another engine: leave out --data, or --server and --engine.")
-    if waits and not server:
-        raise DataError("--api-key and --timeout are for --server: name it, too.")
     if describes and data is None:
         raise DataError("--text-column, --label-column and --label-map describe --data: name the file, too.")
 

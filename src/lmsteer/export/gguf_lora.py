@@ -54,7 +54,7 @@ def export_gguf_lora(lm: LM, mix: Mix, source: Path, out: Path, *, dtype: str = 
         ModelError: the source cannot be read, belongs to another model, or has a linear layer in another form.
     """
     check_exportable(lm, mix)
-    sites = {site.name: site for site in weight_sites(lm, mix)}
+    sites = {site.name: site for site in weight_sites(lm.model, mix)}
     if dtype not in ADAPTER_TYPES:
         raise SteerError(f"the factors of an adapter are {' or '.join(ADAPTER_TYPES)}, not {dtype!r}.")
     check_adapter_target(out)

@@ -87,7 +87,7 @@ def _layers(lm: LM, mix: Mix) -> dict[nn.Module, Tensor]:
     Raises:
         ModelError: a layer whose weight is quantised.
     """
-    sites = weight_sites(lm, mix)
+    sites = weight_sites(lm.model, mix)
     layers = layer_factors(mix, sites)
     changed = dict[nn.Module, Tensor]()
     for site in sites:

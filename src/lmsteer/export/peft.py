@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import ModelError, SteerError, WrongBaseError
@@ -67,18 +68,23 @@ def export_lora(lm: LM, mix: Mix, out: str | Path) -> Path:
         WrongBaseError: a steer belongs to another base.
     """
     check_exportable(lm, mix)
-    return _write(HeadWeight(lm.name, head_name(lm), lm.head.weight), mix, weight_sites(lm, mix), Path(out))
+    return _write(HeadWeight(lm.name, head_name(lm), lm.head.weight), mix, weight_sites(lm.model, mix), Path(out))
 
 
-def write_lora(head: HeadWeight, mix: Mix, folder: Path) -> Path:
-    """Write a mix as a LoRA on a head; the rest of the model is not needed.
+def write_lora(head: HeadWeight, skeleton: PreTrainedModel, mix: Mix, folder: Path) -> Path:
+    """Write a mix as a LoRA of a model of which the head and the modules are at hand, as ``export_lora``.
+
+    Args:
+        head: the head.
+        skeleton: the model, whose weights need no values (``read_skeleton``).
+        mix: multiply steers, with one strength each.
+        folder: the folder to write.
 
     Raises:
-        SteerError: steers of several forms, or that act inside the model, strengths row by row, or a folder that holds
-            something else.
+        SteerError: steers of several forms, or that act on the stream after a layer, strengths row by row, or a folder
+            that holds something else.
     """
-    mix.check_head_alone("a LoRA on the head")
-    return _write(head, mix, [], folder)
+    return _write(head, mix, weight_sites(skeleton, mix), folder)
 
 
 def _write(head: HeadWeight, mix: Mix, sites: Sequence[Site], folder: Path) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lmsteer.errors import SteerError
 from lmsteer.model.lm import LM
@@ -37,13 +38,13 @@ def check_exportable(lm: LM, mix: Mix) -> None:
         raise SteerError("an export takes steers of form multiply, with one strength each.")
 
 
-def weight_sites(lm: LM, mix: Mix) -> list[Site]:
-    """The linear layers inside a model where a mix acts.
+def weight_sites(model: PreTrainedModel, mix: Mix) -> list[Site]:
+    """The linear layers inside a model where a mix acts; the values of its weights are not needed.
 
     Raises:
         SteerError: it acts on the stream after a layer, too, which no weight can do.
     """
-    sites = sites_of(lm.model, mix)
+    sites = sites_of(model, mix)
     if streams := [site.name for site in sites if not site.is_weight]:
         raise SteerError(
             f"no weight does what a steer does on the stream, at {', '.join(streams)}: fit it at linear layers "

@@ -174,9 +174,7 @@ class HeadShard:
 
         Raises:
             WrongBaseError: a value differs.
-            SteerError: the steer acts inside the model, too.
         """
-        steer.check_head_alone("an engine that steers the head")
         held = self.weight[: self.last - self.first]
         steer.card.check_head(head_sample(held, self.rows, self.first))
 

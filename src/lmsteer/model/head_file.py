@@ -1,4 +1,4 @@
-"""The head of a checkpoint, read from its file without the rest of the model."""
+"""The head of a checkpoint, read from its file without the rest of the model; and its modules, without weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lmsteer.model.checkpoint import explained
 from lmsteer.model.fingerprints import sampled_places
@@ -42,13 +42,34 @@ def read_head_sample(model: str) -> dict[int, float]:
         return {k: float(part[row : row + 1, column : column + 1]) for k, (row, column) in enumerate(places)}
 
 
+def read_skeleton(model: str) -> PreTrainedModel:
+    """The modules of a model in a folder or in the Hub's cache, with the shapes of their weights and without values.
+
+    Raises:
+        ModelError: the model is not there.
+    """
+    with explained(f"the modules of {model!r}", model):
+        return _skeleton(_folder(model))
+
+
+def _folder(model: str) -> Path:
+    return Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
+
+
+def _skeleton(folder: Path) -> PreTrainedModel:
+    with torch.device("meta"):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder, local_files_only=True)
+        )
+    return made
+
+
 @contextmanager
 def _opened(model: str) -> Iterator[tuple[str, Any, str]]:
     """The head's module, the open file that holds its weight, and the weight's name in it."""
     with explained(f"the output embedding of {model!r}", model):
-        folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        folder = _folder(model)
+        skeleton = _skeleton(folder)
         head = skeleton.get_output_embeddings()
         module = next(name for name, each in skeleton.named_modules() if each is head)
         tied = [key for key, each in skeleton.named_parameters(remove_duplicate=False) if each is head.weight]

@@ -99,11 +99,12 @@ def test_adapters_of_this_process_stay(steers, llama, tmp_path, monkeypatch):
     monkeypatch.setattr(lora, "_own", set())
     (adapters_folder() / "of another process").mkdir(parents=True)
     named = HeadWeight("tiny", "lm_head", llama.head.weight)
-    made = [lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": s})) for s in (1.0, 2.0, 3.0, 4.0, 1.0)]
+    mixes = [Mix({"one": steers["multiply"]}, {"one": s}) for s in (1.0, 2.0, 3.0, 4.0, 1.0)]
+    made = [lora.adapter(named, llama.model, mix) for mix in mixes]
     assert made[0] == made[4]
     assert all((folder / "adapter_config.json").is_file() for folder in made)
     with pytest.raises(SteerError, match="adapters for 4 strengths already"):
-        lora.adapter(named, Mix({"one": steers["multiply"]}, {"one": 5.0}))
+        lora.adapter(named, llama.model, mixes[0].with_strengths({"one": 5.0}))
 
 
 def acting(h, head):

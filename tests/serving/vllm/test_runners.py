@@ -141,6 +141,19 @@ def test_penalties_and_grammars_stay_as_they_are(steers, weight):
     torch.testing.assert_close(found[0, 3], plain[0, 3] - 1.5, rtol=0, atol=TOLERANCE)
 
 
+def test_rows_in_which_most_words_are_forbidden_are_not_taken_for_changed_ones(steers, weight):
+    state, made = AfterHead(2, torch.device("cpu"), raw=False), head_pass(weight, 1)
+    state.put(0, ({"add": steers["add"]}, {"add": 1.0}))
+    allowed = torch.full_like(made.logits, -torch.inf)
+    allowed[0, 5] = made.logits[0, 5] - 1
+    state.remember(made)
+    found = state.steer(allowed.clone(), context(0))
+    assert found.isfinite().nonzero().tolist() == [[0, 5]]
+    state.remember(made)
+    with pytest.raises(RuntimeError, match="changes its logits after"):
+        state.steer(2 * made.logits, context(0))
+
+
 def test_logits_that_are_reported_are_steered_if_they_are_the_raw_ones(steers, weight):
     for raw in (False, True):
         state, made = AfterHead(2, torch.device("cpu"), raw=raw), head_pass(weight, 2)

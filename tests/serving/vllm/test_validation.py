@@ -22,7 +22,7 @@ def fresh():
 def test_a_steer_inside_the_model_is_refused(llama, tmp_path, monkeypatch):
     save_steer(inner_steer(llama, ["layers.0"]), tmp_path / "style")
     monkeypatch.setenv(FOLDERS, str(tmp_path))
-    with pytest.raises(SteerError, match="vLLM needs a steer that acts on the head alone"):
+    with pytest.raises(SteerError, match="acts inside the model: on a server with --enable-lora, name the model"):
         parse_steering({"steers": "style=1"})
 
 

@@ -28,7 +28,7 @@ from lmsteer.serving.verification.connect import connect
 from lmsteer.serving.verification.verify import verify_engine
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.lookup import SHIPPED_FOLDER
-from tiny import random_steer
+from tiny import inner_steer, random_steer
 
 pytestmark = pytest.mark.model
 
@@ -43,11 +43,12 @@ def lm():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(lm, tmp_path_factory):
     """Steers of the server, in which more can be put."""
     where = tmp_path_factory.mktemp("steers")
     for name in ("sentiment", "toxicity"):
         shutil.copytree(SHIPPED_FOLDER / name, where / name)
+    save_steer(inner_steer(lm, ["layers.3.self_attn.q_proj", "layers.20.mlp.down_proj"], head=True), where / "layers")
     return where
 
 
@@ -243,6 +244,20 @@ def test_a_steer_can_be_added_while_the_server_runs(client, lm, folder):
 def test_a_user_s_own_adapter_and_a_steer_go_together(client, lm, own_lora):
     choice = asked(client, PROMPTS[0], "sentiment=2.5", model="own")
     check(lm, choice, PROMPTS[0], {"sentiment": 2.5}, model=own_lora[1].base_model.model)
+
+
+def test_a_steer_at_linear_layers_is_an_adapter_by_the_name_of_a_model(client, lm, folder):
+    from openai import BadRequestError
+
+    steer = load_steer(folder / "layers")
+    with ThreadPoolExecutor(3) as pool:
+        strengths = (1.0, -1.5, 1.0)
+        found = list(pool.map(lambda s: asked(client, PROMPTS[1], model=f"layers@{s:g}"), strengths))
+    for strength, choice in zip(strengths, found, strict=True):
+        check(lm, choice, PROMPTS[1], {"layers": strength}, {"layers": steer})
+    assert len({choice.text for choice in found}) == 2
+    with pytest.raises(BadRequestError, match="acts inside the model"):
+        asked(client, PROMPTS[1], "layers=1")
 
 
 def test_a_model_s_name_is_a_head_adapter_on_the_fly(client, lm):

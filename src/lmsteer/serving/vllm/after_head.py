@@ -115,10 +115,11 @@ class AfterHead:
     def _check_same(self, logits: Tensor, made: Tensor) -> None:
         """Refuse, once, logits that the model has changed after vLLM's own layer, which steers would not fit.
 
-        Penalties and biases change some words only, and a grammar those that it forbids, in both.
+        Penalties and biases change some words only. Where most words are forbidden, a later step is looked at.
         """
-        if not self._same:
-            if not bool((logits == made.float()).float().mean() > 0.5):
+        allowed = logits.isfinite()
+        if not self._same and bool(allowed.float().mean() > 0.5):
+            if not bool((logits == made.float())[allowed].float().mean() > 0.5):
                 raise RuntimeError(
                     "this model changes its logits after vLLM's LogitsProcessor layer: it cannot be steered by this "
                     "model runner. Start vLLM with VLLM_USE_V2_MODEL_RUNNER=0."

@@ -46,7 +46,6 @@ class SteeredLogitsProcessor(LogitsProcessor):
         hidden_size = model_config.get_hidden_size()
         steers = [registry().find(name) for name in registry().names()]
         for steer in steers:
-            steer.check_head_alone("vLLM")
             if (steer.hidden_size, steer.vocabulary) != (hidden_size, self.org_vocab_size):
                 raise SteerError(
                     f"steer {steer.card.name!r} is for hidden size {steer.hidden_size} and vocabulary "
@@ -104,8 +103,8 @@ def _check_settings(config: Any) -> None:
     """Refuse settings of vLLM under which some logits would not be steered."""
     if config.speculative_config is not None and not config.use_v2_model_runner:
         raise SteerError(
-            "with vLLM's first model runner steers do not work with speculative decoding: leave out "
-            "VLLM_USE_V2_MODEL_RUNNER=0, or the speculative config."
+            "with vLLM's first model runner steers do not work with speculative decoding. The second one needs Triton, "
+            "and VLLM_USE_V2_MODEL_RUNNER must not be 0. Or leave out the speculative config."
         )
     if config.parallel_config.enable_batch_sharded_sampling:
         raise SteerError("steers do not work with batch-sharded sampling: leave out --enable-batch-sharded-sampling.")

@@ -1,8 +1,8 @@
-"""Steers as LoRAs on the head, for vLLM servers whose plugins must not touch hidden states.
+"""Steers as LoRAs, for those at linear layers, and for servers whose plugins must not touch hidden states.
 
 vLLM asks a resolver for adapters that it does not know. For a model named ``sentiment@2.5`` this one writes the steer
-at that strength as an adapter. vLLM needs ``--enable-lora``, ``--max-lora-rank`` of at least the steer's rank, and a
-model whose head adapters may change.
+at that strength as an adapter. vLLM needs ``--enable-lora``, ``--max-lora-rank`` of at least the steer's rank, and, for
+steers of the head, a model whose head adapters may change.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
+from transformers import PreTrainedModel
 from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
@@ -20,7 +21,7 @@ from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.export.peft import write_lora
 from lmsteer.model.fingerprints import head_sample, tensors_fingerprint
 from lmsteer.model.head import HeadWeight
-from lmsteer.model.head_file import read_head
+from lmsteer.model.head_file import read_head, read_skeleton
 from lmsteer.serving.vllm.adapter_cache import adapters_folder
 from lmsteer.serving.vllm.validation import registry
 from lmsteer.steer.algebra import merge
@@ -52,14 +53,19 @@ class SteerResolver(LoRAResolver):
         return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))  # vLLM sets the number itself
 
 
-def adapter(head: HeadWeight, mix: Mix) -> Path:
-    """The folder of a mix as an adapter on a head; it is written at the first call.
+def adapter(head: HeadWeight, skeleton: PreTrainedModel, mix: Mix) -> Path:
+    """The folder of a mix as an adapter; it is written at the first call.
+
+    Args:
+        head: the model's head.
+        skeleton: its modules (``read_skeleton``).
+        mix: the mix.
 
     Raises:
         WrongBaseError: a steer belongs to another base.
-        SteerError: a steer has another form than multiply, or acts inside the model, or there are too many adapters.
+        SteerError: a steer has another form than multiply, or acts on the stream after a layer, or there are too many
+            adapters.
     """
-    mix.check_head_alone("an adapter of the head")
     for steer in mix.steers.values():
         steer.card.check_head(head_sample(head.weight, len(head.weight)))
     parent = adapters_folder()
@@ -71,7 +77,7 @@ def adapter(head: HeadWeight, mix: Mix) -> Path:
         others = sorted(set(parent.glob("*/")) - _own, key=lambda each: each.stat().st_mtime)
         for oldest in others[: max(0, len(others) + 1 - _MAX_KEPT)]:
             shutil.rmtree(oldest, ignore_errors=True)
-        write_lora(head, mix, folder)
+        write_lora(head, skeleton, mix, folder)
     return folder
 
 
@@ -81,12 +87,12 @@ def register_resolver() -> None:
 
 
 def _adapter_for(model: str, name: str) -> Path:
-    return adapter(_head(model), _mix(name))
+    return adapter(*_head_and_skeleton(model), _mix(name))
 
 
 @lru_cache(maxsize=1)
-def _head(model: str) -> HeadWeight:
-    return read_head(model)
+def _head_and_skeleton(model: str) -> tuple[HeadWeight, PreTrainedModel]:
+    return read_head(model), read_skeleton(model)
 
 
 def _mix(name: str) -> Mix:

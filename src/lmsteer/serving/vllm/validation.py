@@ -68,7 +68,11 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
         raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {notation!r}.")
     steers, strengths = registry().steering(notation, recall=recall)
     for steer in steers.values():
-        steer.check_head_alone("vLLM")
+        if steer.sites:
+            raise SteerError(
+                f"{steer.card.title} acts inside the model: on a server with --enable-lora, name the model "
+                f"'{steer.card.name}@2' in place of a strength, if it acts at linear layers."
+            )
     return steers, constant(strengths, "vLLM")
 
 
