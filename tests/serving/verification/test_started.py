@@ -76,7 +76,7 @@ def test_vllm_has_the_steer_and_ends_with_the_block(llama, program, tmp_path):
         record = json.loads(file.read_text())
         assert JsonClient(url, None, 5.0).get("/v1/models")["data"][0]["id"] == "tiny"
         assert record["arguments"][:2] == ["serve", str(tmp_path / "model")]
-        assert record["arguments"][-2:] == ["--dtype", "float32"]
+        assert record["arguments"][2:6] == ["--dtype", "float32", "--host", "127.0.0.1"]
         kept = load_steer(Path(record["steers"]) / started.STEER)
         assert torch.equal(kept.factors["A"], steer.factors["A"])
         assert is_running(record["pid"])
@@ -97,7 +97,7 @@ def test_llama_server_has_the_steer_at_scale_0(program, tiny_gguf):
         assert Path(adapter.removesuffix(":0")).name == f"{started.STEER}.gguf"
         assert Path(adapter.removesuffix(":0")).is_file()
         assert Path(arguments[arguments.index("-m") + 1]).is_file()
-        assert arguments[-2:] == ["-c", "64"]
+        assert arguments[-6:-4] == ["-c", "64"]
         assert "--no-cache-prompt" in arguments
 
 

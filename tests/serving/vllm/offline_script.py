@@ -32,6 +32,7 @@ def main() -> None:
             for output in written.outputs
         ]
         print("FOUND", json.dumps(outputs), flush=True)
+    print("SECOND", json.dumps(llm.llm_engine.vllm_config.use_v2_model_runner), flush=True)
     accepted = [metric for metric in llm.get_metrics() if metric.name == "vllm:spec_decode_num_accepted_tokens"]
     print("ACCEPTED", json.dumps(sum(metric.value for metric in accepted)), flush=True)
 

@@ -141,6 +141,53 @@ def test_penalties_and_grammars_stay_as_they_are(steers, weight):
     torch.testing.assert_close(found[0, 3], plain[0, 3] - 1.5, rtol=0, atol=TOLERANCE)
 
 
+def capped(weight, dtype=torch.float32):
+    """A pass of a model with a soft cap, as vLLM keeps it."""
+
+    def post(raw):
+        return 3 * torch.tanh(raw / 3)
+
+    made = head_pass(weight, 2)
+    raw = made.logits.to(dtype)
+    return replace(made, h=made.h.to(dtype), raw=raw, logits=post(raw), post=post)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_without_steers_stay_bit_for_bit_under_a_soft_cap(steers, weight, dtype):
+    state, made = AfterHead(2, torch.device("cpu"), raw=True), capped(weight, dtype)
+    before = made.logits.clone()
+    state.put(1, ({"multiply": steers["multiply"]}, {"multiply": 2.0}))
+    state.remember(made)
+    found = state.steer(made.logits.float(), context(0, 1))
+    assert torch.equal(found[0], before[0].float())
+    assert torch.equal(made.logits[0], before[0])
+    assert not torch.equal(found[1], before[1].float())
+
+
+def test_words_that_a_grammar_has_forbidden_in_the_model_s_logits_stay_forbidden(steers, weight):
+    state, made = AfterHead(2, torch.device("cpu"), raw=True), capped(weight)
+    plain = made.logits.clone()
+    made.logits[0, 3] = -torch.inf  # vLLM writes into what the head has made
+    state.put(0, ({"multiply": steers["multiply"]}, {"multiply": 2.0}))
+    state.remember(made)
+    found = state.steer(made.logits.clone(), context(0, 1))
+    assert found[0, 3] == made.logits[0, 3] == -torch.inf
+    assert found[:, :3].isfinite().all()
+    assert not torch.equal(found[0, :3], plain[0, :3])
+
+
+def test_nothing_of_a_pass_is_kept_if_no_request_is_steered(steers, weight):
+    state, made = AfterHead(2, torch.device("cpu"), raw=True, in_parts=True), head_pass(weight, 2)
+    assert state.put(0, None)  # its rows come all the same
+    state.remember(made)
+    assert state._pass is None
+    assert torch.equal(state.steer(made.logits.clone(), context(0)), made.logits)
+    state.put(1, ({"add": steers["add"]}, {"add": 1.0}))
+    state.remember(made)
+    state.steer(made.logits.clone(), context(0, 1))
+    assert state._pass is None
+
+
 def test_rows_in_which_most_words_are_forbidden_are_not_taken_for_changed_ones(steers, weight):
     state, made = AfterHead(2, torch.device("cpu"), raw=False), head_pass(weight, 1)
     state.put(0, ({"add": steers["add"]}, {"add": 1.0}))

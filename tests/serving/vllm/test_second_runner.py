@@ -54,7 +54,7 @@ PROMPT = [60, 17, 60, 17, 99, 60, 17]
 
 def make_model(folder, family="llama", size=4.0, **shape):
     """A tiny model in a folder; the larger its weights, the surer it is of its next token."""
-    torch.manual_seed(len(shape))
+    torch.manual_seed(0)
     config = AutoConfig.for_model(
         family, **{**SHAPE, **FAMILIES[family], **shape}, bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
@@ -107,6 +107,7 @@ def written(where, jobs, **options):
     lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
     outputs = [json.loads(rest) for word, rest in lines if word == "FOUND"]
     assert len(outputs) == len(jobs), (done.stdout + done.stderr)[-3000:]
+    assert ["SECOND", "true"] in lines
     return outputs, next(json.loads(rest) for word, rest in lines if word == "ACCEPTED")
 
 
@@ -160,10 +161,13 @@ def test_speculative_decoding_writes_what_is_greedy_under_the_steers(made):
 
 
 def test_speculative_decoding_keeps_the_steered_distribution(tmp_path):
-    """A draft model of another shape, which is not steered; frequencies of the second and third token."""
+    """Drafts by the model's own first layer and head, which are not steered; frequencies of the first three tokens."""
     lm = lmsteer.load(str(make_model(tmp_path / "model", size=1.5)))
-    draft = make_model(tmp_path / "draft", size=1.5, num_hidden_layers=1, intermediate_size=64)
-    strengths, count = {"offset": 1.5, "multiply": 1.0}, 400
+    draft = make_model(tmp_path / "draft", size=1.5, num_hidden_layers=1)
+    smaller = AutoModelForCausalLM.from_pretrained(draft)
+    smaller.load_state_dict(lm.model.state_dict(), strict=False)
+    smaller.save_pretrained(draft)
+    strengths, count = {"offset": 1.5, "multiply": 1.5}, 300
     for name in strengths:
         save_steer(replace(random_steer(lm, name, seed=3), card=lm.card(name)), tmp_path / "steers" / name)
     steers = ",".join(f"{name}={value}" for name, value in strengths.items())

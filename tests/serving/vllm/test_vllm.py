@@ -48,7 +48,8 @@ def folder(lm, tmp_path_factory):
     where = tmp_path_factory.mktemp("steers")
     for name in ("sentiment", "toxicity"):
         shutil.copytree(SHIPPED_FOLDER / name, where / name)
-    save_steer(inner_steer(lm, ["layers.3.self_attn.q_proj", "layers.20.mlp.down_proj"], head=True), where / "layers")
+    inside = inner_steer(lm, ["layers.3.self_attn.q_proj", "layers.20.mlp.down_proj"], head=True)
+    save_steer(replace(inside, card=lm.card("layers")), where / "layers")
     return where
 
 

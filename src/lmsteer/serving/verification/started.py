@@ -21,7 +21,7 @@ from lmsteer.export.gguf_lora import export_gguf_lora
 from lmsteer.model.lm import LM
 from lmsteer.model.sources.pypi import gguf_of
 from lmsteer.model.sources.resolve import resolve
-from lmsteer.serving.verification.client import JsonClient, ServerError
+from lmsteer.serving.verification.client import JsonClient, RefusedError, ServerError
 from lmsteer.serving.vllm.validation import FOLDERS
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.mix import Mix
@@ -31,6 +31,8 @@ from lmsteer.steer.steer import Steer
 STEER = "steer"
 # Seconds. A server that has not answered by then is taken for stuck; a large model loads for minutes.
 _PATIENCE, _PAUSE, _FAREWELL = 1800.0, 0.5, 30.0
+# The status of a server that loads its model.
+_LOADING = 503
 # Bytes of its last words that are repeated.
 _SAID = 2000
 
@@ -46,13 +48,15 @@ def vllm_server(steer: Steer, model: str, options: Sequence[str]) -> Iterator[st
 
     Raises:
         ModelError: vLLM is not installed, or ends before it answers.
+        SteerError: the steer acts inside the model.
     """
     program = _program("vllm", "install vLLM into this environment, as its documentation describes")
     with tempfile.TemporaryDirectory() as folder:
+        steer.check_head_alone("a strength in a request to vLLM")
         save_steer(steer, Path(folder) / STEER)
         port = _free_port()
-        command = [program, "serve", str(resolve(model).location), "--host", "127.0.0.1", "--port", str(port)]
-        with _running([*command, *options], {FOLDERS: folder}, port) as url:
+        command = [program, "serve", str(resolve(model).location), *options]
+        with _running(command, {FOLDERS: folder}, port) as url:
             yield url
 
 
@@ -78,9 +82,9 @@ def llama_server(lm: LM, steer: Steer, model: str, options: Sequence[str]) -> It
         if GGUFBase.open(base).is_tied and steer.rank:
             base = export_gguf_base(base, folder / "base.gguf")
         adapter = export_gguf_lora(lm, Mix({STEER: steer}, {STEER: 1.0}), base, folder / f"{STEER}.gguf")
-        command = [program, "-m", str(base), "--lora-scaled", f"{adapter}:0", "--host", "127.0.0.1", "--port"]
+        command = [program, "-m", str(base), "--lora-scaled", f"{adapter}:0", "--parallel", "4", "-c", "4096"]
         # Its cache of prompts takes those of one strength for those of another.
-        command += [str(port), "--parallel", "4", "-c", "4096", "--no-cache-prompt", "--cache-ram", "0"]
+        command += ["--no-cache-prompt", "--cache-ram", "0"]
         yield stack.enter_context(_running([*command, *options], {}, port))
 
 
@@ -107,7 +111,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _running(command: Sequence[str], environment: Mapping[str, str], port: int) -> Iterator[str]:
-    """The URL of a server that runs within a ``with`` block, once it answers.
+    """The URL of a server that runs on a port within a ``with`` block, once it answers.
 
     Raises:
         ModelError: it ends before it answers, or does not answer for half an hour.
@@ -116,7 +120,11 @@ def _running(command: Sequence[str], environment: Mapping[str, str], port: int) 
     with tempfile.TemporaryFile() as log:
         # A session of its own, so that all of its processes end with it and Ctrl-C reaches this process first.
         server = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             client, deadline = JsonClient(url, None, _PAUSE * 10), time.monotonic() + _PATIENCE
@@ -132,18 +140,26 @@ def _running(command: Sequence[str], environment: Mapping[str, str], port: int) 
 
 
 def _answers(client: JsonClient) -> bool:
+    """Whether a server has loaded its model.
+
+    Raises:
+        RefusedError: it answers, and refuses to say so: it asks for a key.
+    """
     try:
         client.get("/v1/models")
+    except RefusedError as error:
+        if error.status != _LOADING:
+            raise
+        return False
     except ServerError:
         return False
     return True
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and its processes: with a request first, then by force."""
+    """End a server with a request, and then what is left of it and of its processes by force."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(server.pid, number)
         with suppress(subprocess.TimeoutExpired):
             server.wait(_FAREWELL)
-            return

@@ -6,11 +6,11 @@ scale and soft cap, the logits change by what steered hidden states would have c
     post(z + z₁) - post(z)        z₁ = Σ_k s_k (h A_k) (E B_k)ᵀ
 
 The factors ``A`` and the products ``E B`` (V, R) stay on the device, and so does a table of the strengths of every
-request. A step picks its rows from that table there: it neither copies anything nor waits for the device, and its cost
+request, which changes only when a request with a steer comes. A step picks its rows from that table there, so its cost
 is the same for one setting of strengths as for many.
 
-Under speculative decoding a request has a row for each drafted token. Drafts come from a model without steers, and
-vLLM accepts or rejects each by the steered distribution, which is therefore the distribution of what is written.
+Under speculative decoding a request has a row for each drafted token. Drafts come without steers, and vLLM accepts or
+rejects each by the steered distribution, which is therefore the distribution of what is written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class HeadPass:
         h: the hidden states (B, d).
         head: the rows of E that this process holds.
         raw: the raw logits (B, V), before scale and soft cap; None if the model has no soft cap.
-        logits: the logits (B, V) that the sampler is given.
+        logits: the logits (B, V) that the sampler is given. vLLM may put minus infinity for words in them.
         post: the model's own scale and soft cap; it may work in place.
         gather: joins the columns that each process holds: (R, V / processes) to (R, V).
     """
@@ -58,67 +58,79 @@ class AfterHead:
         slots: the number of slots, each of which holds a request.
         device: the device of the logits.
         raw: whether log-likelihoods are those of the logits before vLLM processes them. Then these are steered, too.
+        in_parts: whether vLLM may hand the rows of a pass over in several parts, as it does with many drafts.
     """
 
-    def __init__(self, slots: int, device: torch.device, *, raw: bool) -> None:
-        self._slots, self._device, self._raw = slots, device, raw
+    def __init__(self, slots: int, device: torch.device, *, raw: bool, in_parts: bool = False) -> None:
+        self._slots, self._device, self._raw, self._in_parts = slots, device, raw, in_parts
         self._rows: dict[int, Steering] = {}
         self._table: tuple[Mix, Tensor] | None = None
         self._pass: HeadPass | None = None
         self._taken, self._same, self._changed = 0, False, False
         self._bases = CheckedBases()
 
-    def put(self, slot: int, steering: Steering | None) -> None:
-        """A request takes a slot, in place of the one that had it; None if it is not steered."""
+    def put(self, slot: int, steering: Steering | None) -> bool:
+        """A request takes a slot, in place of the one that had it; None if it is not steered.
+
+        Returns:
+            Whether its rows have to come to ``steer``. In parts all have, since a part of which none has is left out,
+            and then it would be unknown which rows are the next ones.
+        """
         before = self._rows.pop(slot, None)
         if steering is not None:
             self._rows[slot] = steering
         self._changed |= before is not None or steering is not None
+        return steering is not None or self._in_parts
+
+    def prepare(self) -> None:
+        """Bring the table of strengths up to date; vLLM calls this once before each forward pass."""
+        if self._changed:
+            before = self._table[0] if self._table else None
+            mix = row_by_row([self._rows.get(slot, ({}, {})) for slot in range(self._slots)], before)
+            strengths = mix.strengths.pin_memory() if self._device.type == "cuda" else mix.strengths
+            self._table, self._changed = (mix, strengths.to(self._device, non_blocking=True)), False
 
     def remember(self, made: HeadPass) -> None:
-        """The head was called: if the sampler is next, it is for these rows."""
-        self._pass, self._taken = made, 0
+        """The head was called: if the sampler is next, it is for these rows. Kept only for steered requests."""
+        self._pass, self._taken = made if self._rows else None, 0
 
     def steer(self, logits: Tensor, context: LogitsContext) -> Tensor:
         """Steer the next logits (B, V) of the last pass in place.
 
         Args:
-            logits: float32; other processors may have changed them. vLLM hands a large batch over in several parts.
+            logits: float32; other processors may have changed them.
             context: says which row is which request.
 
         Raises:
-            RuntimeError: these are not the next rows of the last pass of the head.
+            RuntimeError: these are not the next rows of the last pass of the head, or the model has changed them.
             WrongBaseError: a steer belongs to another base.
         """
-        made, part = self._next(len(logits))
+        part = slice(self._taken, self._taken + len(logits))
+        made, self._taken = self._pass, part.stop
+        if made is not None and part.stop >= len(made.h):
+            self._pass = None  # and with it the memory of a pass
         if not any(slot in self._rows for slot in context.idx_mapping_np.tolist()):
             return logits
+        if made is None or part.stop > len(made.h):
+            raise RuntimeError("lmsteer did not see the hidden states of these logits: they cannot be steered.")
         self._check_same(logits, made.logits[part])
         mix = self._mix_of(context.expanded_idx_mapping)
         self._bases.check(mix, made.head)
-        change = self._change(mix, made, part)
+        change = _change(mix, made, part)
         if self._raw:
             made.logits[part] += change.to(made.logits.dtype)
         logits += change
         return logits
-
-    def _next(self, count: int) -> tuple[HeadPass, slice]:
-        """The last pass of the head, and its next rows."""
-        part = slice(self._taken, self._taken + count)
-        if self._pass is None or part.stop > len(self._pass.h):
-            raise RuntimeError("lmsteer did not see the hidden states of these logits: they cannot be steered.")
-        made, self._taken = self._pass, part.stop
-        if part.stop == len(made.h):
-            self._pass = None  # and with it the memory of a pass
-        return made, part
 
     def _check_same(self, logits: Tensor, made: Tensor) -> None:
         """Refuse, once, logits that the model has changed after vLLM's own layer, which steers would not fit.
 
         Penalties and biases change some words only. Where most words are forbidden, a later step is looked at.
         """
+        if self._same:
+            return
         allowed = logits.isfinite()
-        if not self._same and bool(allowed.float().mean() > 0.5):
+        if bool(allowed.float().mean() > 0.5):
             if not bool((logits == made.float())[allowed].float().mean() > 0.5):
                 raise RuntimeError(
                     "this model changes its logits after vLLM's LogitsProcessor layer: it cannot be steered by this "
@@ -128,16 +140,16 @@ class AfterHead:
 
     def _mix_of(self, slots: Tensor) -> Mix:
         """The mix of some rows, by their slots (B,) on the device."""
-        if self._changed or self._table is None:
-            before = self._table[0] if self._table else None
-            mix = row_by_row([self._rows.get(slot, ({}, {})) for slot in range(self._slots)], before)
-            self._table, self._changed = (mix, mix.strengths.to(self._device)), False
+        self.prepare()
+        assert self._table is not None
         mix, strengths = self._table
         return mix.at(strengths[slots])
 
-    def _change(self, mix: Mix, made: HeadPass, part: slice) -> Tensor:
-        """What the steers change of the logits of some rows (B, V), float32."""
-        shift = mix.logit_shift(made.h[part], made.head.weight, made.gather)
-        if made.raw is None:
-            return made.post(shift)
-        return made.post(made.raw[part].float() + shift) - made.logits[part].float()
+
+def _change(mix: Mix, made: HeadPass, part: slice) -> Tensor:
+    """What the steers change of the logits of some rows (B, V), float32: an exact 0 of rows without steers."""
+    shift = mix.logit_shift(made.h[part], made.head.weight, made.gather)
+    if made.raw is None:
+        return made.post(shift)
+    raw = made.raw[part].float()
+    return made.post(raw + shift) - made.post(raw.clone())

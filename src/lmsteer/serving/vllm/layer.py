@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.compilation import backends
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
@@ -19,6 +20,9 @@ from lmsteer.serving.vllm.after_head import AfterHead, HeadPass
 from lmsteer.serving.vllm.before_head import BeforeHead
 from lmsteer.serving.vllm.state import STATE
 from lmsteer.serving.vllm.validation import registry
+
+# What vLLM calls the model while it is built; draft models have other names.
+_MODEL = "backbone"
 
 
 class SteeredLogitsProcessor(LogitsProcessor):
@@ -36,8 +40,9 @@ class SteeredLogitsProcessor(LogitsProcessor):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         config = get_current_vllm_config()
-        self._checked = _is_draft(config)
-        if not self._checked:
+        # A draft model has this layer, too: its logits are not steered, and its shape may be another one.
+        self._is_draft = self._checked = backends.model_tag != _MODEL
+        if not self._is_draft:
             _check_settings(config)
             self._check_steers(config.model_config)
 
@@ -61,7 +66,7 @@ class SteeredLogitsProcessor(LogitsProcessor):
         self, lm_head: Any, hidden_states: Tensor, embedding_bias: Tensor | None = None, skip_gather: bool = False
     ) -> Tensor | None:
         """The logits (B, V) of hidden states (B, d). vLLM's layer for LoRAs calls this with itself as ``self``."""
-        if not isinstance(STATE.steering, AfterHead):
+        if not isinstance(STATE.steering, AfterHead) or getattr(self, "_is_draft", False):
             return LogitsProcessor.forward(self, lm_head, hidden_states, embedding_bias, skip_gather)
         post, raw = (
             partial(_scaled_and_capped, self),
@@ -85,26 +90,20 @@ class SteeredLogitsProcessor(LogitsProcessor):
         if mix is None:
             return super()._apply_head(lm_head, hidden_states, embedding_bias)
         logits = super()._apply_head(lm_head, mix.steer_hidden_states(hidden_states), embedding_bias)
-        if any(steer.form == "offset" for steer in mix.steers.values()):
+        used = zip(mix.steers.values(), mix.strengths.T, strict=True)
+        if any(steer.form == "offset" and bool(strengths.any()) for steer, strengths in used):
             offsets = mix.steer_logits(torch.zeros(len(logits), shard.rows, device=logits.device))
             logits[:, : shard.last - shard.first] += offsets[:, shard.first : shard.last].to(logits.dtype)
         return logits
-
-
-def _is_draft(config: Any) -> bool:
-    """Whether the model is the draft model of another one: its logits are not steered, and its shape may differ."""
-    speculative = config.speculative_config
-    if speculative is None or speculative.draft_model_config is speculative.target_model_config:
-        return False
-    return config.model_config is speculative.draft_model_config
 
 
 def _check_settings(config: Any) -> None:
     """Refuse settings of vLLM under which some logits would not be steered."""
     if config.speculative_config is not None and not config.use_v2_model_runner:
         raise SteerError(
-            "with vLLM's first model runner steers do not work with speculative decoding. The second one needs Triton, "
-            "and VLLM_USE_V2_MODEL_RUNNER must not be 0. Or leave out the speculative config."
+            "with vLLM's first model runner steers do not work with speculative decoding. vLLM's log says why it does "
+            "not take the second one, unless VLLM_USE_V2_MODEL_RUNNER=0 asked for the first. Or leave out the speculative "
+            "config."
         )
     if config.parallel_config.enable_batch_sharded_sampling:
         raise SteerError("steers do not work with batch-sharded sampling: leave out --enable-batch-sharded-sampling.")

@@ -24,6 +24,9 @@ from lmsteer.serving.vllm.state import STATE
 from lmsteer.serving.vllm.validation import parse_steering
 from lmsteer.steer.mix import Steering
 
+# What a request asks log-likelihoods of its prompt by; not all versions of vLLM have both.
+_OF_PROMPTS = ("prompt_logprobs", "prompt_logprob_token_ids")
+
 
 class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
     """One class for both model runners, since vLLM's entry point names one.
@@ -38,15 +41,13 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
     _after: AfterHead
 
     def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool = False) -> None:
-        # In a large batch of drafts a part is only handed over here if one of its requests asks for that.
-        self._every_row = False
         if isinstance(device_or_states, torch.device):
             self._before = STATE.steering = BeforeHead()
         else:
             raw = vllm_config.model_config.logprobs_mode.startswith("raw")
             states = device_or_states
-            self._after = STATE.steering = AfterHead(states.max_num_reqs, states.device, raw=raw)
-            self._every_row = vllm_config.speculative_config is not None
+            drafts = vllm_config.speculative_config is not None
+            self._after = STATE.steering = AfterHead(states.max_num_reqs, states.device, raw=raw, in_parts=drafts)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -59,7 +60,8 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             _, strengths = parse_steering(sampling_params.extra_args)
         except LMSteerError as error:
             raise ValueError(str(error)) from error
-        if strengths and sampling_params.prompt_logprobs is not None:
+        asked = (getattr(sampling_params, name, None) for name in _OF_PROMPTS)
+        if strengths and any(each is not None for each in asked):
             raise ValueError("log-likelihoods of the prompt are the unsteered model's: request them without steers.")
 
     def is_argmax_invariant(self) -> bool:
@@ -73,9 +75,11 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Second runner: a request takes a slot. Whether its rows have to come here."""
-        steering = _steering(sampling_params)
-        self._after.put(req_idx, steering)
-        return steering is not None or self._every_row
+        return self._after.put(req_idx, _steering(sampling_params))
+
+    def apply_staged_writes(self) -> None:
+        """Second runner, before each pass: requests have come."""
+        self._after.prepare()
 
     def apply(self, logits: Tensor, ctx: LogitsContext | None = None) -> Tensor:
         """First runner: check that the rows were steered. Second runner: steer the logits."""

@@ -8,7 +8,7 @@ from lmsteer.serving.vllm.validation import FOLDERS
 
 
 def register() -> None:
-    """Put steers before every model's head; do nothing if ``LMSTEER_STEERS`` is not set.
+    """Let every model be steered at its head; do nothing if ``LMSTEER_STEERS`` is not set.
 
     Raises:
         SteerError: the variable names something that is not a folder.
