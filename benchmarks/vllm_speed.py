@@ -17,7 +17,7 @@ from typing import Any
 
 import typer
 
-from benchmarks.results import save_result
+from benchmarks.results import replace_results, save_result
 from lmsteer.data.starter import starter_prompts
 from lmsteer.model.sources.resolve import resolve
 from lmsteer.steer.lookup import SHIPPED_FOLDER
@@ -64,6 +64,7 @@ def main() -> None:
         outputs = llm.generate(prompts, asked, use_tqdm=False)
         return sum(len(each.outputs[0].token_ids) for each in outputs) / (time.perf_counter() - started)
 
+    replace_results(RESULTS, {})
     for rows, ways in WAYS.items():
         for way in ways.values():
             run(rows, *way)

@@ -102,8 +102,8 @@ def _check_settings(config: Any) -> None:
     if config.speculative_config is not None and not config.use_v2_model_runner:
         raise SteerError(
             "with vLLM's first model runner steers do not work with speculative decoding. vLLM's log says why it does "
-            "not take the second one, unless VLLM_USE_V2_MODEL_RUNNER=0 asked for the first. Or leave out the speculative "
-            "config."
+            "not take the second one, unless VLLM_USE_V2_MODEL_RUNNER=0 asked for the first. Or leave out the "
+            "speculative config."
         )
     if config.parallel_config.enable_batch_sharded_sampling:
         raise SteerError("steers do not work with batch-sharded sampling: leave out --enable-batch-sharded-sampling.")
