@@ -82,12 +82,13 @@ def fit_all(
 
 
 @app.command("write")
-def write_all(data: Data) -> None:
-    """Continuations of all that is fitted."""
+def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help="Of some methods.")] = None) -> None:
+    """Continuations of all that is fitted, or of some methods."""
+    check_known(names, NAMES)
     lm, results = load(), load_results(RESULTS)
     prompts = read_texts(data / "prompts_sentiment_neutral.jsonl.gz")[PROMPTS]
     writer = Writer(lm, prompts, PROTOCOL, WORK / "rows")
-    for condition in (Unsteered(), *_conditions(results)):
+    for condition in (Unsteered(), *_conditions(results, names or [*NAMES])):
         if condition.name not in results:
             save_result(RESULTS, condition.name, writer.figures(condition))
 
@@ -139,11 +140,11 @@ def _folder(name: str, count: int) -> Path:
     return WORK / f"{name}-{count}"
 
 
-def _conditions(results: dict[str, Any]) -> Iterator[Steered]:
-    """All that is fitted, at its strengths."""
+def _conditions(results: dict[str, Any], names: Sequence[str]) -> Iterator[Steered]:
+    """What is fitted of some methods, at its strengths."""
     for count in SIZES:
         for name, label in NAMES.items():
-            if of_fit(name, count) in results:
+            if name in names and of_fit(name, count) in results:
                 steer = load_steer(_folder(name, count))
                 for strength in sorted(sign * size for size in STRENGTHS[name] for sign in (-1, 1)):
                     method = f"{label}, {count:,} texts"

@@ -23,10 +23,10 @@ from lmsteer.model.sources.resolve import resolve
 from lmsteer.steer.lookup import SHIPPED_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "vllm_speed.json"
-RUNS = 7
+RUNS = 5
 THREE = ("sentiment", "toxicity", "politeness")
 # By the number of rows: how many tokens each writes; and of each way the number of settings and the steers of each.
-TOKENS = {32: 32, 256: 8}
+TOKENS = {32: 16, 256: 4}
 WAYS: dict[int, dict[str, tuple[int, tuple[str, ...]]]] = {
     32: {
         "unsteered": (1, ()),

@@ -176,8 +176,8 @@ def test_speculative_decoding_keeps_the_steered_distribution(tmp_path):
         for seed in range(count)
     ]
     guess = {"method": "draft_model", "model": str(draft), "num_speculative_tokens": 2}
-    outputs, accepted = written(tmp_path, jobs, speculative_config=guess)
-    assert accepted > count / 20
+    outputs, accepted = written(tmp_path, jobs, speculative_config={**guess, "draft_sample_method": "probabilistic"})
+    assert accepted > count / 10
     texts = [output["ids"] for (output,) in outputs]
     for place, expected in enumerate(marginals(lm, mix_of(tmp_path, strengths))):
         assert fits(Counter(ids[place] for ids in texts), expected), place
