@@ -49,14 +49,12 @@ def one_pass() -> str:
 
 
 def _best(points: list[Mapping[str, Any]], base: Mapping[str, Any], sign: int) -> str:
-    """Positive share at a multiple of the perplexity, at each strength of a side."""
+    """Positive share by VADER and by the packaged scorer at a multiple of the perplexity, at each strength of a side."""
     own = sorted((one for one in points if one["strength"] * sign > 0), key=lambda one: abs(one["strength"]))
     cells = []
     for one in own:
         ratio = one["perplexity"]["mean"] / base["perplexity"]["mean"]
+        vader, packaged = (percent(one["positive"][name]["mean"]) for name in ("sentiment-vader", "sentiment"))
         loops = one["looping"]["mean"]
-        cells.append(
-            f"{percent(one['positive']['sentiment-vader']['mean'])} at {ratio:.2f} ×"
-            + (f" ({percent(loops)} loop)" if loops >= 0.05 else "")
-        )
+        cells.append(f"{vader} ({packaged}) at {ratio:.2f} ×" + (f" ({percent(loops)} loop)" if loops >= 0.05 else ""))
     return ", ".join(cells)

@@ -55,8 +55,7 @@ class Mix:
         self.steers = dict(steers)
         self.strengths = _strength_table([strengths[name] for name in steers], list(steers))
         self._check_same_base()
-        # Shared with the copies for some rows. No method is kept here: a mix that refers to itself would keep its
-        # factors on the device until Python collects cycles.
+        # Shared with copies. No method is kept here: a mix that refers to itself would keep its factors on the device.
         self._by_device: dict[torch.device, _JoinedFactors] = {}
         # Their products with output embeddings, by where those are.
         self._products: dict[tuple[torch.device, int], Tensor] = {}
