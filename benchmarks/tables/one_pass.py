@@ -49,7 +49,7 @@ def one_pass() -> str:
 
 
 def _best(points: list[Mapping[str, Any]], base: Mapping[str, Any], sign: int) -> str:
-    """Positive share by VADER and by the packaged scorer at a multiple of the perplexity, at each strength of a side."""
+    """Positive share by both scorers at a multiple of the perplexity, at each strength of a side."""
     own = sorted((one for one in points if one["strength"] * sign > 0), key=lambda one: abs(one["strength"]))
     cells = []
     for one in own:
