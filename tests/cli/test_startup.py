@@ -138,7 +138,7 @@ MISTAKES = {
     "verify on no server": (["verify", "own", "--server", "http://127.0.0.1:1"], "cannot be reached"),
     "verify on no address": (["verify", "own", "--server", "here"], "is no address of a server"),
     "verify texts on a server": (["verify", "own", "--server", "x", "--data", "letters.jsonl"], "leave out --data"),
-    "key of no server": (["verify", "own", "--api-key", "x"], "are for --server"),
+    "key of no server": (["verify", "own", "--api-key", "x"], "--api-key for --server alone"),
     "analyse an empty text": (["analyse", "", "--steer", "own"], "text 1 is empty"),
     "evaluate into something": (["evaluate", "prompts.txt", "--steer", "own=1", "--out", "taken"], "no evaluation"),
     "evaluate into another evaluation": (

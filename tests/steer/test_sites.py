@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from lmsteer.errors import SteerError
 from lmsteer.evaluation.mix_report import mix_report
 from lmsteer.export.gguf import export_gguf
-from lmsteer.model.head import HeadShard
 from lmsteer.model.lora import LoRAFactors, lora_attached
 from lmsteer.reading.components import components
 from lmsteer.reading.held_out import measure_held_out
@@ -178,7 +177,6 @@ def test_what_is_known_of_the_head_alone_is_refused(llama):
         lambda: measure_held_out(llama, rows, steer),
         lambda: export_gguf(llama, mix, Path("x"), Path("y")),
         lambda: transfer(llama, steer, llama, texts=["a"]),
-        lambda: HeadShard(llama.head.weight, 0, 1, 1).check(steer),
     ]
     for use in refused:
         with pytest.raises(SteerError, match=r"a steer that acts on the head alone; .* acts at layers\.0"):

@@ -20,7 +20,6 @@ class FakeLLM:
     """Answers each prompt with the steers that its environment and its parameters name."""
 
     def __init__(self, model, **options):
-        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # as the plugin does
         if "wrong" in options:
             raise ValueError("no such option")
 
@@ -51,7 +50,6 @@ def test_each_row_has_its_strengths_and_a_seed_of_its_own(llama, tmp_path, fake_
 
 @pytest.mark.parametrize("before", [None, "steers"])
 def test_environment_is_restored(llama, tmp_path, fake_vllm, monkeypatch, before):
-    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
     monkeypatch.delenv(validation.FOLDERS, raising=False)
     if before:
         monkeypatch.setenv(validation.FOLDERS, before)
