@@ -18,12 +18,11 @@ from typing import Annotated
 
 import torch
 import typer
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables.contrast import NAMES, contrast
-from benchmarks.written import SCORERS, Writer, result_of
+from benchmarks.written import Writer, draw_shares
 from lmsteer.baselines.methods import fit_baseline, load_baseline, save_baseline
 from lmsteer.data.chats import Prompt
 from lmsteer.data.contrast import Contrast
@@ -31,9 +30,6 @@ from lmsteer.data.labelled import LabelledText, read_labelled
 from lmsteer.data.prompts import read_texts
 from lmsteer.data.starter import starter_subjects
 from lmsteer.evaluation.conditions import BaselineCondition, Condition, Steered, Unsteered
-from lmsteer.evaluation.intervals import Estimate
-from lmsteer.evaluation.report import draw_curves
-from lmsteer.evaluation.results import ConditionResult
 from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.prompts import contrast_prompts
@@ -49,8 +45,7 @@ from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import find_steer, load_steer
 from lmsteer.steer.steer import Steer
-from lmsteer.util.figures import render_figure
-from lmsteer.util.files import write_file, write_jsonl
+from lmsteer.util.files import write_jsonl
 from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
@@ -126,13 +121,7 @@ def show() -> None:
     """Print the table and draw the picture."""
     print(contrast())
     found = [each for name, each in load_results(RESULTS).items() if not name.startswith("fit")]
-    shares = {each["name"]: Estimate(**each["positive"][SCORERS[0]]) for each in found}
-    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
-    axes = figure.subplots()
-    draw_curves(axes, [*map(result_of, found)], lambda result: _share(shares, result))
-    axes.set_ylabel("positive share, by VADER")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    write_file(PICTURES / "contrast.svg", render_figure(figure))
+    draw_shares(found, PICTURES / "contrast.svg")
 
 
 def conditions(lm: LM, name: str) -> Iterator[Condition]:
@@ -220,10 +209,6 @@ def _after(lm: LM, before: Sequence[int], prompts: Sequence[Prompt]) -> list[Sta
 
 def _up_to_end(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     return ids[: next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))]
-
-
-def _share(shares: dict[str, Estimate], result: ConditionResult) -> Estimate:
-    return shares[result.name]
 
 
 def _not_empty(texts: Sequence[LabelledText]) -> list[LabelledText]:

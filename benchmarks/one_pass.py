@@ -22,13 +22,12 @@ from typing import Annotated, Any
 from unittest.mock import patch
 
 import typer
-from matplotlib.figure import Figure
 
 from benchmarks.claims import HELD_OUT, Bench
 from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.one_pass import NAMES, SIZES, of_fit
-from benchmarks.written import SCORERS, Writer, result_of
+from benchmarks.written import Writer, draw_shares
 from lmsteer.baselines.budget import TrainingBudget
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.baselines.search import search
@@ -36,9 +35,6 @@ from lmsteer.baselines.steer import fit_steer, steer_baseline
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.conditions import Steered, Unsteered
-from lmsteer.evaluation.intervals import Estimate
-from lmsteer.evaluation.report import draw_curves
-from lmsteer.evaluation.results import ConditionResult
 from lmsteer.fitting.site_names import DEEP, HEAD_ALONE
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.model.lm import LM
@@ -47,8 +43,6 @@ from lmsteer.model.lora import from_tensors
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.sites import match_sites
 from lmsteer.steer.steer import LowRank, Steer, factors_of
-from lmsteer.util.figures import render_figure
-from lmsteer.util.files import write_file
 from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
@@ -98,17 +92,7 @@ def show() -> None:
     """Print the table and draw the picture."""
     print(TABLES["one-pass"]())
     found = [each for name, each in load_results(RESULTS).items() if not name.startswith("fit")]
-    shares = {each["name"]: Estimate(**each["positive"][SCORERS[0]]) for each in found}
-
-    def share(result: ConditionResult) -> Estimate:
-        return shares[result.name]
-
-    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
-    axes = figure.subplots()
-    draw_curves(axes, [*map(result_of, found)], share)
-    axes.set_ylabel("positive share, by VADER")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    write_file(PICTURES / "one-pass.svg", render_figure(figure))
+    draw_shares(found, PICTURES / "one-pass.svg")
 
 
 def _fitted(bench: Bench, name: str, texts: Sequence[LabelledText]) -> dict[str, Any]:

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from lmsteer.data.chats import Prompt
 from lmsteer.evaluation.conditions import Condition, Steered, Unsteered
 from lmsteer.evaluation.evaluate import continuation_likelihoods
 from lmsteer.evaluation.intervals import Estimate, estimate, mean_estimate
 from lmsteer.evaluation.metrics import distinct, rep_3
+from lmsteer.evaluation.report import draw_curves
 from lmsteer.evaluation.results import ConditionResult, ScoredContinuation, summarize
 from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.evaluation.scorers.base import UNDECIDED
 from lmsteer.generation.config import GenerationConfig, record_of
 from lmsteer.model.lm import LM
+from lmsteer.util.figures import render_figure
 from lmsteer.util.files import write_file, write_jsonl
 from lmsteer.util.records import from_record
 
@@ -130,6 +133,21 @@ class Writer:
 def result_of(figures: dict[str, Any]) -> ConditionResult:
     """The part of the figures that pictures are drawn from."""
     return ConditionResult.from_json({name: figures[name] for name in ConditionResult.__dataclass_fields__})
+
+
+def draw_shares(found: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw the positive share by the first scorer against perplexity, a curve for each method."""
+    shares = {each["name"]: Estimate(**each["positive"][SCORERS[0]]) for each in found}
+
+    def share(result: ConditionResult) -> Estimate:
+        return shares[result.name]
+
+    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
+    axes = figure.subplots()
+    draw_curves(axes, [*map(result_of, found)], share)
+    axes.set_ylabel("positive share, by VADER")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    write_file(file, render_figure(figure))
 
 
 def is_looping(text: str) -> bool:

@@ -92,11 +92,7 @@ def verify(
     Example: lmsteer verify sentiment --data held_out.jsonl
     """
     describes = bool(text_column or label_column or label_map)
-    starts = engine in ("vllm", "llamacpp")
-    if (timeout is not None and not (server or starts)) or (api_key is not None and not server):
-        raise DataError("--timeout is for --server and for an --engine that is started, --api-key for --server alone.")
-    if engine_options is not None and not starts:
-        raise DataError("--engine-options is for --engine vllm and --engine llamacpp: name one.")
+    _check_options_of_engines(server, engine, engine_options, api_key, timeout)
     _check_options(server, engine, data, describes)
     if server is not None:
         _verify_on_server(steer, strength, server, api_key or os.environ.get(KEY), timeout or _PATIENCE, model, as_json)
@@ -135,6 +131,17 @@ def _check_options(server: str | None, engine: str | None, data: str | None, des
         raise DataError("no labelled texts are measured on another engine: leave out --data, or --server and --engine.")
     if describes and data is None:
         raise DataError("--text-column, --label-column and --label-map describe --data: name the file, too.")
+
+
+def _check_options_of_engines(
+    server: str | None, engine: str | None, engine_options: str | None, api_key: str | None, timeout: float | None
+) -> None:
+    """Refuse options of an engine where there is none that has them."""
+    starts = engine in ("vllm", "llamacpp")
+    if (timeout is not None and not (server or starts)) or (api_key is not None and not server):
+        raise DataError("--timeout is for --server and for an --engine that is started, --api-key for --server alone.")
+    if engine_options is not None and not starts:
+        raise DataError("--engine-options is for --engine vllm and --engine llamacpp: name one.")
 
 
 def _verify_on_server(
