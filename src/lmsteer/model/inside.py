@@ -25,8 +25,8 @@ class Passing(NamedTuple):
     """What passes through a site in a forward pass.
 
     Attributes:
-        x: what its map reads (B, T, n): the input of a linear layer, else the output of the layer.
-        y: its output (B, T, m).
+        x: what its map reads (B, T, n), or (N, n): the input of a linear layer, else the output of the layer.
+        y: its output (B, T, m), or (N, m).
     """
 
     x: Tensor
@@ -133,22 +133,28 @@ def gradients_at(
 
 
 @torch.inference_mode()
-def states_at(lm: LM, ids: Sequence[Sequence[int]], site: Site, mix: Mix | None = None) -> Tensor:
-    """What a site puts out (N, m) where tokens of some texts are predicted, text by text; as ``LM.predicting`` is.
+def passing_at(
+    lm: LM, ids: Sequence[Sequence[int]], sites: Sequence[Site], mix: Mix | None = None
+) -> dict[str, Passing]:
+    """What passes through sites where tokens of some texts are predicted, text by text; as ``LM.predicting`` is.
 
     Args:
         lm: the model.
         ids: the texts.
-        site: the site.
-        mix: the steers that act meanwhile, before the site; none by default.
+        sites: the sites.
+        mix: the steers that act meanwhile, before the sites; none by default.
+
+    Returns:
+        x (N, n) and y (N, m) of each site, by name.
 
     Raises:
-        ModelError: the pass does not go through the site exactly once.
+        ModelError: the pass does not go through a site exactly once.
     """
     padded, mask = pad(ids, lm.pad_id, lm.device)
-    with lm.exclusive_use(), observed([site]) as seen:
+    with lm.exclusive_use(), observed(sites) as seen:
         lm.before_head(mix, input_ids=padded, attention_mask=mask)
-    return _predicting(seen[site.name].y, mask[:, 1:].bool())
+    counted = mask[:, 1:].bool()
+    return {name: Passing(*(_predicting(values, counted) for values in each)) for name, each in seen.items()}
 
 
 def _predicting(values: Tensor, counted: Tensor) -> Tensor:

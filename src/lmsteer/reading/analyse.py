@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.encoded_text import first_predicted
 from lmsteer.reading.likelihood import steered_log_likelihoods
-from lmsteer.reading.position import Position, position
+from lmsteer.reading.position import Position, interpolated, position
 from lmsteer.reading.prompted import encode_after_with_offsets
 from lmsteer.reading.spans import Span, best_spans
 from lmsteer.reading.words import Word, words_of
@@ -26,6 +27,8 @@ from lmsteer.util.progress import Progress, no_progress
 
 # Three times the labels' range. A text whose likelihood peaks beyond gets the last of them as its position.
 STRENGTHS = tuple(k / 2 for k in range(-6, 7))
+# Where a steer inside the model is read in place of all of these: each costs a pass of the model.
+_PASSES = (-3.0, -1.0, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def analyse(
     steers: Mapping[str, Steer],
     *,
     prompts: Sequence[AnyPrompt | None] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
     spans: int = 3,
     window: int | None = None,
     chunk: int | None = None,
@@ -121,7 +124,10 @@ def analyse(
         texts: whole texts; a text that is longer than the model's context is read in windows.
         steers: the steers by name.
         prompts: what stands before each text and is not part of it: a text, a chat that the text answers, or None.
-        strengths: the strengths among which the position of a text is found.
+        strengths: the strengths among which the position of a text is found; -3 to 3 in steps of 0.5 by default. The
+            texts are read at each of them, with a steer of the head in one pass of the model for all, with one inside
+            the model in a pass for each. By default these are four passes, and the log-likelihood at the other
+            strengths is interpolated (``interpolated``). The evidence is never interpolated.
         spans: the most evidence spans to find in a text.
         window: the most tokens that a token is read after; the model's context if None.
         chunk: the most tokens in one pass of the model, as in ``steered_log_likelihoods``.
@@ -139,7 +145,9 @@ def analyse(
     if spans < 0:
         raise DataError(f"the number of spans must be 0 or more, not {spans}.")
     check_not_empty(texts)
-    line = sorted({-1.0, 1.0, *map(float, strengths)}) if strengths else []
+    line = sorted({-1.0, 1.0, *map(float, STRENGTHS if strengths is None else strengths)})
+    if strengths is not None and not len(strengths):
+        raise DataError("no strengths to read texts at.")
     if prompts is not None and len(prompts) != len(texts):
         raise DataError(f"there are {len(prompts)} prompts for {len(texts)} texts: give one for each, or none.")
     given = [
@@ -149,10 +157,27 @@ def analyse(
     for number, text in enumerate(encoded, 1):
         if len(text.bounds) <= text.is_ended:
             raise DataError(f"text {number} is empty, or this model's tokenizer finds no token in it.")
-    log_likelihoods = steered_log_likelihoods(
-        lm, [text.ids for text in encoded], [*steers.values()], line, window=window, chunk=chunk, progress=progress
-    )
-    return [text.analysis(log_p, steers, line, spans) for text, log_p in zip(encoded, log_likelihoods, strict=True)]
+    ids = [text.ids for text in encoded]
+    found: list[dict[str, Dimension]] = [{} for _ in encoded]
+    for some, tried in _divided(steers, line, _PASSES if strengths is None else line):
+        lines = steered_log_likelihoods(
+            lm, ids, [*some.values()], tried, window=window, chunk=chunk, progress=progress
+        )
+        for text, own, log_p in zip(encoded, found, lines, strict=True):
+            own |= text.dimensions(log_p, some, tried, line, spans)
+    return [
+        Analysis(text.text, tuple(text.bounds), tuple(text.words), {name: own[name] for name in steers}, text.prompt)
+        for text, own in zip(encoded, found, strict=True)
+    ]
+
+
+def _divided(
+    steers: Mapping[str, Steer], line: Sequence[float], passes: Sequence[float]
+) -> Iterator[tuple[Mapping[str, Steer], Sequence[float]]]:
+    """The steers of the head alone, which read texts at each strength of a line, and the others, which do at some."""
+    for is_inside, tried in ((False, line), (True, passes)):
+        if some := {name: steer for name, steer in steers.items() if bool(steer.sites) is is_inside}:
+            yield some, tried
 
 
 @dataclass(frozen=True)
@@ -173,14 +198,30 @@ class _Encoded:
     bounds: Sequence[Bounds]
     is_ended: bool
 
-    def analysis(self, log_p: Tensor, steers: Mapping[str, Steer], strengths: Sequence[float], spans: int) -> Analysis:
-        """The text on the dimensions of steers, from the log-likelihoods (K, S, T - 1) of all tokens but the first."""
-        words = words_of(self.text, self.bounds[: len(self.bounds) - self.is_ended])
-        dimensions = {
-            name: _dimension(lines, strengths, words, PlattScaling.from_held_out(steer.card.held_out), spans)
-            for (name, steer), lines in zip(steers.items(), log_p[..., -len(self.bounds) :], strict=True)
-        }
-        return Analysis(self.text, tuple(self.bounds), tuple(words), dimensions, self.prompt)
+    @cached_property
+    def words(self) -> Sequence[Word]:
+        """The words of the text, without its end."""
+        return words_of(self.text, self.bounds[: len(self.bounds) - self.is_ended])
+
+    def dimensions(
+        self, log_p: Tensor, steers: Mapping[str, Steer], tried: Sequence[float], line: Sequence[float], spans: int
+    ) -> dict[str, Dimension]:
+        """The text on the dimensions of steers.
+
+        Args:
+            log_p: the log-likelihoods (K, S, T - 1) of all tokens but the first.
+            steers: K steers by name.
+            tried: the strengths (S,) that it was read at, -1 and 1 among them.
+            line: the strengths among which its position is found.
+            spans: the most evidence spans to find.
+        """
+        found = {}
+        for (name, steer), lines in zip(steers.items(), log_p[..., -len(self.bounds) :].double(), strict=True):
+            evidence = (lines[tried.index(1.0)] - lines[tried.index(-1.0)]).tolist()
+            platt = PlattScaling.from_held_out(steer.card.held_out)
+            at_line = interpolated(lines.sum(1), tried, line)
+            found[name] = _dimension(evidence, position(at_line, line, sum(evidence), platt), self.words, spans)
+        return found
 
 
 def _encode(lm: LM, text: str, prompt: Prompt | None) -> _Encoded:
@@ -191,15 +232,12 @@ def _encode(lm: LM, text: str, prompt: Prompt | None) -> _Encoded:
     return _Encoded(text, prompt, ids, bounds[first_predicted(ids) :], ids.is_ended)
 
 
-def _dimension(
-    lines: Tensor, strengths: Sequence[float], words: Sequence[Word], platt: PlattScaling | None, spans: int
-) -> Dimension:
-    """A text on one dimension, from the log-likelihoods (S, T) of its tokens."""
-    evidence = (lines[strengths.index(1.0)] - lines[strengths.index(-1.0)]).tolist()
+def _dimension(evidence: Sequence[float], place: Position, words: Sequence[Word], spans: int) -> Dimension:
+    """A text on one dimension, from the evidence (T,) of its tokens and its position."""
     word_evidence = [sum(evidence[word.first : word.last]) for word in words]
     spoken = [e if w.start < w.end else 0.0 for w, e in zip(words, word_evidence, strict=True)]
     return Dimension(
-        position=position(lines.double().sum(1), strengths, sum(evidence), platt),
+        position=place,
         evidence=tuple(evidence),
         word_evidence=tuple(word_evidence),
         end=sum(evidence[words[-1].last :]),

@@ -56,6 +56,11 @@ class Site:
         """Whether it is a linear layer, and the map reads its input; else the map reads the stream that it changes."""
         return isinstance(self.module, (nn.Linear, Conv1D))
 
+    @property
+    def layer(self) -> str:
+        """The name of the stream after the layer that it is in, ``layers.N``; of a stream its own."""
+        return ".".join(self.name.split(".")[:2])
+
 
 def output_of(output: Any) -> Tensor:
     """What a module puts out: its output, or the first of several."""

@@ -122,19 +122,21 @@ def test_the_imitation_is_that_of_the_steered_model(lm, rows, is_one_sided):
     assert near.share == pytest.approx(1 - near.steered / near.unsteered)
 
 
+@pytest.mark.parametrize("is_of_linear_layer", [True, False])
 @pytest.mark.parametrize("is_one_sided", [True, False])
-def test_the_map_is_the_least_squares_one(is_one_sided):
+def test_the_map_is_the_least_squares_one(is_one_sided, is_of_linear_layer):
     """Its gradient is zero: no other map has a smaller damped sum of squares."""
     g = torch.Generator().manual_seed(0)
     neutral, plain, positive, negative = (torch.randn(50, 6, generator=g).double() for _ in range(4))
-    regression = ShiftRegression.empty(6)
+    inputs = tuple(torch.randn(50, 4, generator=g).double() for _ in range(2)) if is_of_linear_layer else ()
+    regression = ShiftRegression.empty(4 if inputs else 6, 6)
     nothing = torch.full((50, 2), -1)
-    rows = ContrastRows(neutral, plain, positive, negative, (), nothing, is_one_sided)
+    rows = ContrastRows(neutral, plain, positive, negative, (), inputs, nothing, is_one_sided)
     for part in (rows[torch.arange(20)], rows[torch.arange(20, 50)]):
         regression.add(part, torch.zeros(1, 6))
     w = regression.matrix()
     shift = positive - negative if is_one_sided else (positive - negative) / 2
-    h = torch.cat([neutral, plain])
+    h = torch.cat(inputs or (neutral, plain))
     moment = h.T @ h / len(h)
     damping = damped(moment, DAMPING) - moment
     gradient = h.T @ (h @ w - shift.repeat(2, 1)) / len(h) + damping @ w

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -14,10 +16,12 @@ from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.imitation import imitation
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
+from lmsteer.fitting.contrast.stream_effect import stream_effect
 from lmsteer.fitting.contrast.writing import ContrastText, write_texts
+from lmsteer.model.inside import observed
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.sites import find_site
+from lmsteer.steer.sites import all_sites, find_site
 from lmsteer.steer.steer import LowRank
 from lmsteer.util.progress import no_progress
 from tiny import FAMILIES, inner_steer
@@ -28,6 +32,19 @@ ONE_END = ContrastText(0, ContrastPrompts([5, 6, 7], [9, 10], [9, 10]), 1, [20, 
 
 def joined(lm, text, **places):
     return ContrastRows.join(list(read_texts(lm, [text], no_progress, **places)))
+
+
+def writes(lm, site):
+    with contextlib.suppress(DataError):
+        return stream_effect(lm, site) > 0
+    return False
+
+
+def own_rows(lm, contrast, config, *, site, steer):
+    """The rows of a fit at the stream after a layer, under a steer."""
+    prompts = contrast_prompts(lm, contrast, starter_subjects(), config.new_tokens)
+    texts = [text for text in write_texts(lm, prompts, config) if text.subject % 4 != 3]
+    return ContrastRows.join([*read_texts(lm, texts, no_progress, site=find_site(lm.model, site), steer=steer)])
 
 
 def stream(lm, prompt, text, layer, mix=None):
@@ -70,6 +87,21 @@ def test_after_a_steer_a_map_makes_what_is_missing_of_the_shift(llama, text):
         moved = (rows.under_steer[0][k] - other) / len(strengths)
         assert moved.norm() > 0.01
         torch.testing.assert_close(shift + moved, rows.shift, atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_linear_layer_reads_its_own_input_and_shifts_the_stream_behind_its_layer(llama):
+    down, layer = find_site(llama.model, "layers.1.mlp.down_proj"), find_site(llama.model, "layers.1")
+    steer = inner_steer(llama, ["layers.0"])
+    rows, expected = (joined(llama, TWO_ENDS, site=site, steer=steer) for site in (down, layer))
+    ids = torch.tensor([[*TWO_ENDS.prompts.neutral, *TWO_ENDS.ids]])
+    with observed([down]) as seen:
+        llama.model(input_ids=ids)
+    (x, shift), (alone, _) = rows.pairs()
+    torch.testing.assert_close(x, seen[down.name].x[0, len(TWO_ENDS.prompts.neutral) - 1 : -1], atol=1e-5, rtol=1e-5)
+    assert x.shape == alone.shape == (len(TWO_ENDS.ids), down.inputs)
+    (_, same), _ = expected.pairs()
+    assert torch.equal(shift, same)
 
 
 def test_without_a_steer_before_it_a_map_makes_the_whole_shift(llama):
@@ -129,6 +161,26 @@ def test_a_steer_of_a_description_acts_inside(make_lm, family, tmp_path):
     assert fitted.imitation.steered != fitted.imitation.unsteered
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lora_of_a_description_makes_the_shift_in_the_stream(make_lm, family, tmp_path):
+    lm = make_lm(family)
+    site = next(s for s in all_sites(lm.model).values() if s.is_weight and s.layer == "layers.1" and writes(lm, s))
+    config = ContrastConfig(8, 6, sites=(site.name,), rank=min(site.sizes))
+    contrast = Contrast.of_prompt("abc")
+    steer = fit_contrast(lm, contrast, name="abc", out=tmp_path / "s", config=config).steer
+    assert steer.sites == (site.name,)
+    rows = own_rows(lm, contrast, config, site="layers.1", steer=steer)
+    left = torch.cat([shift for _, shift in rows.pairs()])
+    # How much of the shift a linear map of random features can make differs from one random model to the other.
+    assert float(left.square().mean()) < 0.97 * float(rows.shift.square().mean())
+
+
+def test_linear_layers_come_before_the_stream_behind_them(llama, tmp_path):
+    config = ContrastConfig(8, 6, sites=("layers.1", "layers.1.self_attn.o_proj", "head", "layers.0.mlp.down_proj"))
+    steer = fit_contrast(llama, Contrast.of_prompt("abc"), name="abc", out=tmp_path / "s", config=config).steer
+    assert [*steer.card.fit["sites"]] == ["layers.0.mlp.down_proj", "layers.1.self_attn.o_proj", "layers.1", "head"]
+
+
 def test_deep_is_the_stream_after_two_thirds_of_the_layers_and_the_head(llama, tmp_path):
     config = ContrastConfig(8, 6, sites=("deep",))
     steer = fit_contrast(llama, Contrast.of_prompt("abc"), name="abc", out=tmp_path / "s", config=config).steer
@@ -140,10 +192,7 @@ def test_a_map_takes_away_some_of_the_shift_of_its_own_texts_after_it(llama, tmp
     contrast = Contrast.of_prompt("abc")
     config = ContrastConfig(8, 6, sites=("layers.0",), rank=llama.hidden_size)
     steer = fit_contrast(llama, contrast, name="abc", out=tmp_path / "s", config=config).steer
-    prompts = contrast_prompts(llama, contrast, starter_subjects(), config.new_tokens)
-    texts = [text for text in write_texts(llama, prompts, config) if text.subject % 4 != 3]
-    place = find_site(llama.model, "layers.1")
-    rows = ContrastRows.join(list(read_texts(llama, texts, no_progress, site=place, steer=steer)))
+    rows = own_rows(llama, contrast, config, site="layers.1", steer=steer)
     left = torch.cat([shift for _, shift in rows.pairs()])
     assert float(left.square().mean()) < 0.8 * float(rows.shift.square().mean())
 
@@ -151,7 +200,8 @@ def test_a_map_takes_away_some_of_the_shift_of_its_own_texts_after_it(llama, tmp
 @pytest.mark.parametrize(
     ("sites", "error", "message"),
     [
-        (("layers.0.mlp.down_proj",), DataError, "is a linear layer"),
+        (("layers.0.self_attn.q_proj",), DataError, "layers.0 itself, layers.0.self_attn.o_proj, layers.0.mlp.down"),
+        (("layers.0.mlp.up_proj",), DataError, "does not add to the residual stream"),
         (("layers.9",), SteerError, "layers.0 to layers.1"),
         (("nothing",), SteerError, "layers.0 to layers.1"),
         ((), DataError, "the sites are"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from lmsteer.fitting.contrast.imitation import Imitation, imitation
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
 from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
+from lmsteer.fitting.contrast.stream_effect import stream_effect
 from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
 from lmsteer.fitting.inside.fisher import site_factors
 from lmsteer.fitting.inside.fit_inside import inner_sites, site_groups
@@ -90,7 +91,7 @@ def fit_contrast(
     Raises:
         DataError: another process fits a steer of this folder, there are fewer than four subjects, the descriptions do
             not fit the model, it writes nothing under them, its predictions under both are the same, what is kept of
-            an interrupted fit is of another one, or a site is a linear layer.
+            an interrupted fit is of another one, or a linear layer does not write to the stream.
         SteerError: the steer cannot be saved, or a pattern matches no site.
         ModelError: a site that no gradient reaches, or that a forward pass does not call once.
         InterruptedWorkError: the user stopped the fit; the texts so far are kept.
@@ -108,13 +109,14 @@ def fit_contrast(
     with exclusive(folder), kept.until_done(resume=config.resume):
         for group in site_groups([site for site in places if site]):
             site_factors(lm, group, progress)  # what no gradient reaches is refused before anything is written
+        effects = {site.name: stream_effect(lm, site) for site in places if site and site.is_weight}
         texts = write_texts(teacher or lm, asked, config, progress, kept)
         if teacher:
             texts = taken_over(lm, prompts, teacher, texts, config.new_tokens)
         source = {"contrast": asdict(contrast), "texts": len(texts), **_setting(config)}
         source |= {"teacher": teacher.name} if teacher else {}
         card = lm.card(name, label=label or contrast.positive, data=source)
-        steer, near = _solve(_Texts.of(lm, texts, progress), card, places, config.rank)
+        steer, near = _solve(_Texts.of(lm, texts, progress), card, places, effects, config.rank)
         save_steer(steer, folder)
     first, other = (next((text.ids for text in texts if text.end == end), ()) for end in (1, -1))
     return ContrastFit(steer, folder, near, (lm.codec.decode(first), lm.codec.decode(other)))
@@ -132,22 +134,20 @@ def _setting(config: ContrastConfig) -> dict[str, int]:
 
 
 def _places(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
-    """Where the steer shall act, in the order of the model: streams after layers, and None for the head.
+    """Where the steer shall act, in the order of the model, and None for the head.
+
+    A linear layer comes before the stream after it, which its map changes.
 
     Raises:
-        DataError: a site is a linear layer.
         SteerError: a pattern matches nothing.
         ModelError: the layers of the model cannot be found.
     """
     if DEEP in patterns:
         two_thirds = f"layers.{2 * len(model_layers(lm.model)) // 3}"
         patterns = [*(each for each in patterns if each != DEEP), two_thirds, HEAD]
-    sites = inner_sites(lm, patterns) if is_inside(patterns) else []
-    if weights := [site.name for site in sites if site.is_weight]:
-        raise DataError(
-            f"{weights[0]} is a linear layer: the steer of a description acts on the stream of the model. Give "
-            f"{HEAD}, layers.N, or several."
-        )
+    found = inner_sites(lm, patterns) if is_inside(patterns) else []
+    layers = list(dict.fromkeys(site.layer for site in found))
+    sites = sorted(found, key=lambda site: (layers.index(site.layer), not site.is_weight))
     return [*sites, *([None] if HEAD in patterns else [])]
 
 
@@ -187,7 +187,8 @@ class _Texts:
             DataError: the instructions change nothing, or the states are not finite numbers.
             ModelError: a forward pass does not go through the site exactly once.
         """
-        lm, regression = self.lm, ShiftRegression.empty(site.inputs if site else self.lm.hidden_size)
+        lm, d = self.lm, self.lm.hidden_size
+        regression = ShiftRegression.empty(site.inputs if site else d, d)
         for rows in read_texts(lm, self.seen, self.progress, site=site, steer=steer):
             regression.add(rows, None if site else lm.head.weight)
         if not bool(regression.product.isfinite().all()):
@@ -207,7 +208,9 @@ class _Texts:
         return imitation(self.lm.head, rows, LowRank(steer.factors["A"], steer.factors["B"]))
 
 
-def _solve(texts: _Texts, card: Card, places: Sequence[Site | None], rank: int | None) -> tuple[Steer, Imitation]:
+def _solve(
+    texts: _Texts, card: Card, places: Sequence[Site | None], effects: Mapping[str, float], rank: int | None
+) -> tuple[Steer, Imitation]:
     """The steer that comes nearest to the instructions, place by place, and how near it comes on unseen subjects."""
     lm, steer, tokens = texts.lm, None, 0
     maps, shares = dict[str, LowRank](), dict[str, float]()
@@ -215,7 +218,7 @@ def _solve(texts: _Texts, card: Card, places: Sequence[Site | None], rank: int |
         regression = texts.regression(site, steer)
         name = site.name if site else HEAD
         metric = site_factors(lm, [site], texts.progress)[name] if site else fisher_factors(lm)
-        a, b, shares[name] = low_rank(regression.matrix(), metric, rank)
+        a, b, shares[name] = low_rank(regression.matrix() / effects.get(name, 1.0), metric, rank)
         maps[name], tokens = LowRank(a, b), regression.count
         steer = Steer("multiply", factors_of(maps, lm.hidden_size), lm.hidden_size, len(lm.head.weight), card)
     assert steer is not None

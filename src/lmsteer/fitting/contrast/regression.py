@@ -7,8 +7,9 @@ linear map that does nearly the same at strengths 1 and -1::
     W = argmin E ‖δ - h W‖² = (E[h hᵀ] + λ I)⁻¹ E[h δᵀ]                                    (d, d)
 
 So strength 1 is the effect of the instruction itself, as far as a linear map can give it, and there is no scale to
-search. Inside the model it is the same with the stream after a layer in place of h; of several such places, each makes
-up for what those before it have left of the shift there.
+search. Inside the model it is the same with the stream after a layer in place of h. A linear layer that writes to the
+stream gets the map from its own input to the shift of the stream after its layer (over ``stream_effect``). Of several
+such places, each makes up for what those before it have left of the shift there.
 
 ``h`` is read twice: after the request without an instruction, and without any prompt, since a steer has to act in
 conversations and in plain text. At the head, δ is taken net of the text's last tokens: its part in the span of their
@@ -40,11 +41,11 @@ _METRIC_DAMPING = 0.01
 
 @dataclass
 class ShiftRegression:
-    """The moments of a regression of shifts on hidden states, float64 on the CPU.
+    """The moments of a regression of shifts on what a map reads, float64 on the CPU.
 
     Attributes:
-        second_moment: Σ h hᵀ (d, d).
-        product: Σ h δᵀ (d, d).
+        second_moment: Σ x xᵀ (n, n); x is the hidden state h (n = d), or the input of a linear layer.
+        product: Σ x δᵀ (n, d).
         count: number of rows in the sums.
         squares: the mean square of each of them, in blocks.
     """
@@ -55,9 +56,9 @@ class ShiftRegression:
     squares: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, d: int) -> ShiftRegression:
-        """The moments of no rows, for hidden size d."""
-        return cls(torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64))
+    def empty(cls, n: int, d: int) -> ShiftRegression:
+        """The moments of no rows, for maps from n to d numbers."""
+        return cls(torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, d, dtype=torch.float64))
 
     def add(self, rows: ContrastRows, embeddings: Tensor | None) -> None:
         """Add rows, each with both of its states that no instruction stands before.
@@ -66,16 +67,16 @@ class ShiftRegression:
             rows: the rows.
             embeddings: the output embeddings of the model (V, d), for rows at the head; None inside the model.
         """
-        for state, shift in rows.pairs():
+        for read, shift in rows.pairs():
             wanted = (shift if embeddings is None else net_of_recent(shift, rows.recent, embeddings)).double()
-            x = state.double()
+            x = read.double()
             self.second_moment += x.T @ x
             self.product += x.T @ wanted
             self.count += len(x)
             self.squares.append((x**2).mean(1))
 
     def matrix(self) -> Tensor:
-        """W (d, d), float64."""
+        """W (n, d), float64."""
         unit = usual_square(torch.cat(self.squares))
         return ridge(self.second_moment / self.count, self.product / self.count, DAMPING, unit)
 
@@ -100,11 +101,11 @@ def net_of_recent(shift: Tensor, recent: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def low_rank(w: Tensor, fisher: FisherFactors, rank: int | None = None) -> tuple[Tensor, Tensor, float]:
-    """The best A, B (d, r) for W ≈ A Bᵀ in the Fisher metric, and the share of W's spectrum that they hold.
+    """The best A (n, r), B (d, r) for W ≈ A Bᵀ in the Fisher metric, and the share of W's spectrum that they hold.
 
     Args:
-        w: W (d, d), float64.
-        fisher: Fisher factors of the model.
+        w: W (n, d), float64.
+        fisher: Fisher factors of the place that W acts at.
         rank: r; by default the least that holds 95 % of the spectrum.
     """
     dampings = _METRIC_DAMPING, _METRIC_DAMPING

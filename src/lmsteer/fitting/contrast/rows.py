@@ -3,7 +3,8 @@
 At each token of a text, ``h`` is read after the request without an instruction and, a second time, without any prompt;
 ``h₊`` is read after the instruction of the positive end and ``h₋`` after that of the negative one. The place is the
 head's input, or the stream after a layer. Where a steer acts before that place, ``h`` is read under it, too, at
-strength 1, and with two ends at -1.
+strength 1, and with two ends at -1. For a linear layer it is the stream after the layer of the model that it is in, and
+the linear layer's own input is read with ``h``.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor
 from lmsteer.fitting.contrast.prompts import Ids
 from lmsteer.fitting.contrast.writing import ContrastText
 from lmsteer.model.batching import length_buckets, run_in_halves
-from lmsteer.model.inside import states_at
+from lmsteer.model.inside import passing_at
 from lmsteer.model.lm import LM
 from lmsteer.reading.after_prompt import AfterPrompt
 from lmsteer.reading.encoded_text import EncodedText, own_tokens
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.sites import Site
+from lmsteer.steer.sites import Site, find_site
 from lmsteer.steer.steer import Steer
 from lmsteer.util.lists import common_length
 from lmsteer.util.progress import Progress
@@ -45,6 +46,7 @@ class ContrastRows:
         negative: states after the prompts of the negative end (N, d); with one end, the neutral ones.
         under_steer: states under a steer that acts before this place: (neutral, plain) at strength 1, and with two ends
             at -1; empty without such a steer.
+        inputs: what a linear layer reads, (neutral, plain), each (N, n); empty where the map reads the states.
         recent: the text's last tokens before each (N, k); -1 where it had fewer.
         is_one_sided: whether the negative end is the absence of the positive one.
     """
@@ -54,6 +56,7 @@ class ContrastRows:
     positive: Tensor
     negative: Tensor
     under_steer: tuple[tuple[Tensor, Tensor], ...]
+    inputs: tuple[Tensor, ...]
     recent: Tensor
     is_one_sided: bool
 
@@ -67,14 +70,14 @@ class ContrastRows:
         return difference if self.is_one_sided else difference / 2
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """States x (N, d) that a map reads, and the shifts (N, d) that it should make of them at strength 1.
+        """What a map reads, x (N, n), and the shifts (N, d) that it should make of the states at strength 1.
 
-        After a steer that acts before this place, the shift is what is missing. x is the state without that steer: if
-        the map read off a state which way it is steered, its own shift would grow with the square of the strength.
+        After a steer that acts before this place, the shift is what is missing. x is read without that steer: if the
+        map read off x which way it is steered, its own shift would grow with the square of the strength.
         """
         moved = self._moved_by_steer()
-        for k, state in enumerate((self.neutral, self.plain)):
-            yield state, self.shift - moved[k] if moved else self.shift
+        for k, x in enumerate(self.inputs or (self.neutral, self.plain)):
+            yield x, self.shift - moved[k] if moved else self.shift
 
     def _moved_by_steer(self) -> list[Tensor]:
         """How the steer before this place moves the neutral and the plain states, each (N, d); none without one."""
@@ -113,7 +116,8 @@ def read_texts(
         lm: the model.
         texts: the texts.
         progress: reports how far the reading is.
-        site: the place inside the model whose states are read; None for the head's input.
+        site: the place inside the model whose states are read: a stream, or the one behind a linear layer; None for
+            the head's input.
         steer: a steer that acts before that place; None for none.
     """
     is_one_sided = all(text.prompts.negative == text.prompts.neutral for text in texts)
@@ -130,13 +134,15 @@ def read_texts(
     steered = [(reader(after_neutral, mix), reader(without, mix)) for mix in mixes]
     with progress("reading texts", sum(len(text.ids) for text in texts), 0) as step:
         for batch in length_buckets([[0] * (text.prompts.longest + len(text.ids)) for text in texts]):
-            h = neutral.states(batch)
+            h, x = neutral.passing(batch)
+            alone, alone_x = plain.passing(batch)
             yield ContrastRows(
                 neutral=h,
-                plain=plain.states(batch),
+                plain=alone,
                 positive=positive.states(batch),
                 negative=h if negative is neutral else negative.states(batch),
                 under_steer=tuple((one.states(batch), other.states(batch)) for one, other in steered),
+                inputs=(x, alone_x) if site and site.is_weight else (),
                 recent=torch.cat([_recent(texts[i].ids) for i in batch]),
                 is_one_sided=is_one_sided,
             )
@@ -151,7 +157,7 @@ class _Reader:
         lm: the model.
         texts: the texts after their prompts.
         shared: reads after what all prompts begin with; None where that is short, or not what is read.
-        site: the place inside the model whose states are read; None for the head's input.
+        site: the place inside the model, as in ``read_texts``.
         mix: the steers that act meanwhile.
     """
 
@@ -172,16 +178,36 @@ class _Reader:
 
     def states(self, places: Sequence[int]) -> Tensor:
         """The states (N, d) that predict the tokens of some texts, text by text."""
-        return torch.cat([states for _, states in run_in_halves(self._run, [self.texts[place] for place in places])])
+        return self.passing(places)[0]
+
+    def passing(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The states (N, d) that predict the tokens of some texts, and what a map reads there (N, n), text by text."""
+        states, inputs = zip(
+            *(part for _, part in run_in_halves(self._run, [self.texts[place] for place in places])), strict=True
+        )
+        return torch.cat(states), torch.cat(inputs)
 
     @torch.inference_mode()
-    def _run(self, texts: Sequence[EncodedText]) -> Tensor:
-        if self.shared is None:
-            h = states_at(self.lm, texts, self.site, self.mix) if self.site else self.lm.predicting(texts, self.mix)[0]
-            return h[own_tokens(texts).to(h.device)].float().cpu()
-        known = self.shared.tokens
-        states = self.shared.states([text[known:] for text in texts])
-        return torch.cat([each[text.begin - known :] for each, text in zip(states, texts, strict=True)])
+    def _run(self, texts: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
+        if self.shared is not None:
+            known = self.shared.tokens
+            found = self.shared.states([text[known:] for text in texts])
+            states = torch.cat([each[text.begin - known :] for each, text in zip(found, texts, strict=True)])
+            return states, states
+        h, x = self._read(texts)
+        own = own_tokens(texts).to(h.device)
+        states = h[own].float().cpu()
+        return states, states if x is h else x[own].float().cpu()
+
+    def _read(self, texts: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
+        """The states at all predicted tokens, and what a map reads there."""
+        if self.site is None:
+            h = self.lm.predicting(texts, self.mix)[0]
+            return h, h
+        stream = find_site(self.lm.model, self.site.layer)
+        seen = passing_at(self.lm, texts, [stream, *([self.site] if self.site.is_weight else [])], self.mix)
+        h = seen[stream.name].y
+        return h, seen[self.site.name].x.to(h.device) if self.site.is_weight else h
 
 
 def _recent(ids: Ids) -> Tensor:
