@@ -16,10 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsteer.generation.limits import RowLimits
 from lmsteer.model.head import HeadShard
 from lmsteer.serving.vllm.after_head import AfterHead, HeadPass
-from lmsteer.serving.vllm.before_head import BeforeHead
-from lmsteer.steer.mix import Mix, Steering
+from lmsteer.serving.vllm.asked import NOTHING, Asked
+from lmsteer.serving.vllm.before_head import BeforeHead, SteeredRow
+from lmsteer.serving.vllm.limits import within_limits
+from lmsteer.steer.mix import Mix
+from lmsteer.steer.strength import size_of, window_of
 
 # What a log holds of a row: the request, the number of tokens before it, and its logits.
 Log = dict[tuple[int, int], Tensor]
@@ -32,7 +36,7 @@ class Request:
     number: int
     arrival: int
     length: int
-    steering: Steering | None
+    asked: Asked | None
     tokens: list[int] = field(default_factory=list)
 
     def next(self, place: int) -> int:
@@ -41,7 +45,7 @@ class Request:
 
     def fresh(self) -> Request:
         """The same request before it has begun."""
-        return Request(self.number, self.arrival, self.length, self.steering)
+        return Request(self.number, self.arrival, self.length, self.asked)
 
 
 class Model:
@@ -62,11 +66,16 @@ class Model:
         return self.scale * raw
 
     def expected(self, request: Request, tokens: Sequence[int]) -> Tensor:
-        """The logits (V,) of a request by the definition of its steers."""
-        steers, strengths = request.steering or ({}, {})
-        mix = Mix(steers, strengths)
-        raw = mix.steer_hidden_states(self.state(request.number, tokens)[None]) @ self.weight.T
-        return self.post(mix.steer_logits(raw))[0]
+        """The logits (V,) of a request by the definition of its steers, windows and limits."""
+        asked, h = request.asked or NOTHING, self.state(request.number, tokens)[None]
+        shares = {name: window_of(strength).share(len(tokens)) for name, strength in asked.strengths.items()}
+        mix = Mix(asked.steers, {name: shares[name] * size_of(asked.strengths[name]) for name in shares})
+        unsteered = h @ self.weight.T
+        raw = mix.steer_logits(mix.steer_hidden_states(h) @ self.weight.T)
+        if not asked.limits.on:
+            return self.post(raw)[0]
+        limits = RowLimits.of([asked.limits], [()], 0, h.device)
+        return within_limits(unsteered, raw - unsteered, limits, self.post)[0]
 
 
 def first_runner(model: Model, requests: Sequence[Request]) -> Log:
@@ -87,8 +96,8 @@ def first_runner(model: Model, requests: Sequence[Request]) -> Log:
                 changed = True
         for request in [each for each in waiting if each.arrival <= step]:
             waiting.remove(request)
-            if request.steering is not None:
-                state.rows[len(rows)] = request.steering
+            if request.asked is not None:
+                state.rows[len(rows)] = SteeredRow(request.asked, request.tokens)
             rows.append(request)
             changed = True
         step += 1
@@ -98,7 +107,10 @@ def first_runner(model: Model, requests: Sequence[Request]) -> Log:
         h = torch.stack([model.state(request.number, request.tokens) for request in rows])
         mix = state.mix(h, model.head)
         raw = (h if mix is None else mix.steer_hidden_states(h)) @ model.weight.T
-        logits = model.post(raw if mix is None else mix.steer_logits(raw))
+        raw = raw if mix is None else mix.steer_logits(raw)
+        logits = model.post(raw)
+        if (apart := state.take_apart()) is not None:
+            logits[apart.places] = apart.logits(raw, apart.shift @ model.weight.T, model.post)
         state.check_acted()
         for request, line in zip(rows, logits, strict=True):
             log[request.number, len(request.tokens)] = line
@@ -109,7 +121,9 @@ def first_runner(model: Model, requests: Sequence[Request]) -> Log:
 def second_runner(model: Model, requests: Sequence[Request], seed: int, drafts: int = 0, part: int = 10**6) -> Log:
     """Every row under the second runner; with drafts, some of which are wrong, and in parts of so many requests."""
     chance, slots = random.Random(seed), len(requests) + 2
-    state = AfterHead(slots, torch.device("cpu"), raw=True, in_parts=part < len(requests))
+    # A request's own number stands before its text.
+    prompts = torch.ones(slots, dtype=torch.int32)
+    state = AfterHead(slots, torch.device("cpu"), lambda: prompts, raw=True, in_parts=part < len(requests))
     comes = dict[int, bool]()
     free, running, log = [*range(slots)], dict[int, Request](), Log()
     waiting, step = [request.fresh() for request in requests], 0
@@ -121,7 +135,7 @@ def second_runner(model: Model, requests: Sequence[Request], seed: int, drafts: 
             waiting.remove(request)
             slot = free.pop(chance.randrange(len(free)))
             running[slot] = request
-            comes[slot] = state.put(slot, request.steering)
+            comes[slot] = state.put(slot, request.asked)
         step += 1
         order = chance.sample([*running], len(running))
         if order:
@@ -158,9 +172,10 @@ def _pass(
     for first in range(0, len(order), part):
         own = order[first : first + part]
         mapping = torch.tensor([slot for slot in own for _ in range(len(drafted[slot]) + 1)])
+        places = torch.tensor([len(running[s].tokens) + k for s in own for k in range(len(drafted[s]) + 1)])
         rows = slice(place, place + len(mapping))
         place = rows.stop
-        context = SimpleNamespace(expanded_idx_mapping=mapping, idx_mapping_np=np.array(own))
+        context = SimpleNamespace(expanded_idx_mapping=mapping, idx_mapping_np=np.array(own), pos=places)
         # A part is left out if no request of it has to come.
         steered = state.steer(logits[rows].clone(), context) if any(comes[slot] for slot in own) else logits[rows]
         torch.testing.assert_close(steered, logits[rows], rtol=1e-5, atol=1e-5)  # those that vLLM reports

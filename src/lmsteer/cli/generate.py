@@ -18,7 +18,7 @@ from lmsteer.data.prompts import read_prompts
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
 from lmsteer.generation.partial_file import check_bulk_target
-from lmsteer.steer.strength import constant
+from lmsteer.steer.strength import check_counted
 from lmsteer.util.progress import bars
 from lmsteer.util.records import parse_json
 
@@ -78,10 +78,10 @@ def generate(
     config = GenerationConfig(num_samples, max_new_tokens, sampling, seed, batch_size, limits=limits, readings=readings)
     if limits.of_steers and not (steer or hold):
         raise DataError(f"--{limits.of_steers[0]} limits steers: name one with --steer or --hold.")
-    if limits.on and engine == "vllm":
-        raise DataError(
-            f"--{next(iter(limits.on))} does not apply to vLLM: leave it out, or use --engine transformers."
-        )
+    if engine == "vllm" and limits.fresh:
+        raise DataError("--fresh does not apply to vLLM: leave it out, or use --engine transformers.")
+    if engine == "vllm" and limits.on and not (steer or hold):
+        raise DataError("--plausible limits steers in vLLM: name one with --steer.")
     if readings and (stream or engine == "vllm"):
         raise DataError(f"--readings does not apply to {'vLLM' if engine == 'vllm' else '--stream'}: leave one out.")
     if engine == "vllm" and _is_given(context, "batch_size"):
@@ -100,7 +100,7 @@ def generate(
     steering = parse_steering(steer or [], hold or [])
     if engine == "vllm":
         for setting in steering.settings:
-            constant(setting, "--engine vllm")
+            check_counted(setting, "--engine vllm")
     if stream and (len(texts) * len(steering.settings) * num_samples != 1 or out or as_json):
         raise DataError("--stream prints one continuation: give one prompt and one strength of each steer.")
     if stream:

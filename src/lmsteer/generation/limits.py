@@ -76,6 +76,21 @@ class RowLimits:
         kinds = frozenset(name for row in rows for name in row.on)
         return cls(log_plausible, fresh, kl, recent.reshape(len(rows), width), kinds)
 
+    @property
+    def is_on(self) -> Tensor:
+        """Which rows have a limit (B,)."""
+        return self.log_plausible.isfinite() | (self.fresh > 0) | self.kl.isfinite()
+
+    def at(self, rows: Tensor) -> RowLimits:
+        """The limits of some rows (N,), which may be named more than once."""
+        return replace(
+            self,
+            log_plausible=self.log_plausible[rows],
+            fresh=self.fresh[rows],
+            kl=self.kl[rows],
+            recent=self.recent[rows],
+        )
+
     def after(self, tokens: Tensor) -> RowLimits:
         """The limits of the next step, after each row's token (B,)."""
         if not self.recent.shape[1]:

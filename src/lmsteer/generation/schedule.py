@@ -12,7 +12,8 @@ from lmsteer.generation.row import Row
 from lmsteer.model.lm import LM
 from lmsteer.model.thinking import thinking_of
 from lmsteer.steer.strength import Hold, Windowed, number, size_of, window_of
-from lmsteer.steer.window import ALL
+from lmsteer.steer.window import ALL, Window
+from lmsteer.steer.window_table import WindowTable
 
 
 def acting_strengths(lm: LM, row: Row, written: Sequence[int]) -> str:
@@ -68,13 +69,13 @@ class RowSchedule(NamedTuple):
 
     Attributes:
         strengths: the whole strengths (B, K).
-        edges: the edges of their windows (4, B, K): ``Edges``.
+        windows: at which tokens they act.
         written: the number of tokens (B, 1) that each row's continuation has.
         parts: the parts of answers; None where no strength asks for one.
     """
 
     strengths: Tensor
-    edges: Tensor
+    windows: WindowTable
     written: Tensor
     parts: _Parts | None
 
@@ -96,17 +97,15 @@ class RowSchedule(NamedTuple):
             strengths: the whole strengths (B, K).
             lm: the model.
         """
-        windows = [
+        windows: list[tuple[int, int, Window]] = [
             (row, columns[row][name], window_of(own.strengths[name]))
             for row, own in enumerate(rows)
             for name in own.steers
         ]
         if all(window == ALL for *_, window in windows) and not any(row.held for row in rows):
             return None
-        edges = torch.tensor(ALL.edges).repeat(*strengths.shape, 1)
         in_answer, in_thinking = torch.ones_like(strengths), torch.ones_like(strengths)
         for row, column, window in windows:
-            edges[row, column] = torch.tensor(window.edges)
             in_answer[row, column], in_thinking[row, column] = window.part != "thinking", window.part != "answer"
         parts = None
         if any(window.part != "all" for *_, window in windows):
@@ -116,12 +115,12 @@ class RowSchedule(NamedTuple):
             acts = (in_answer.to(lm.device), in_thinking.to(lm.device))
             parts = _Parts(thinking.on(lm.device), thinking.first_inside, state, *acts)
         counts = torch.tensor([[float(len(own))] for own in written], device=lm.device)
-        return cls(strengths.to(lm.device), edges.permute(2, 0, 1).contiguous().to(lm.device), counts, parts)
+        table = WindowTable.of(windows, strengths.shape, lm.device)
+        return cls(strengths.to(lm.device), table, counts, parts)
 
     def shares(self) -> Tensor:
         """The share (B, K) of each strength with which the next token is steered."""
-        start, rise, end, fall = self.edges
-        shares = ((self.written - start) / rise).clamp(0, 1) * ((end - self.written) / fall).clamp(0, 1)
+        shares = self.windows.shares(self.written)
         return shares if self.parts is None else shares * self.parts.shares()
 
     def now(self) -> Tensor:

@@ -160,9 +160,7 @@ def analyse(
     ids = [text.ids for text in encoded]
     found: list[dict[str, Dimension]] = [{} for _ in encoded]
     for some, tried in _divided(steers, line, _PASSES if strengths is None else line):
-        lines = steered_log_likelihoods(
-            lm, ids, [*some.values()], tried, window=window, chunk=chunk, progress=progress
-        )
+        lines = steered_log_likelihoods(lm, ids, [*some.values()], tried, window=window, chunk=chunk, progress=progress)
         for text, own, log_p in zip(encoded, found, lines, strict=True):
             own |= text.dimensions(log_p, some, tried, line, spans)
     return [

@@ -33,7 +33,7 @@ class Position:
 
 
 def interpolated(log_p: Tensor, tried: Sequence[float], strengths: Sequence[float]) -> Tensor:
-    """The log-likelihood (S,) of a text at some strengths, from that at those that were tried (R,): Lagrange's polynomial.
+    """The log-likelihood (S,) of a text at some strengths, on Lagrange's polynomial through those that were tried.
 
     Args:
         log_p: log-likelihood (R,) of the text at each strength that was tried.

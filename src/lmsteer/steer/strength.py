@@ -160,6 +160,26 @@ def check_strengths(cards: Mapping[str, Card], strengths: Strengths) -> None:
             strength.bounds(cards[name])
 
 
+def check_counted(strengths: Strengths, what: str) -> None:
+    """Refuse strengths that need more than the number of a token to be known.
+
+    Args:
+        strengths: the strengths.
+        what: what knows no more, for the message.
+
+    Raises:
+        SteerError: a strength acts in one part of an answer, or a reading is held.
+    """
+    for name, strength in strengths.items():
+        if isinstance(strength, Hold):
+            raise SteerError(f"{name}={strength:g}: {what} holds no readings; leave out the hold.")
+        if (part := window_of(strength).part) != "all":
+            raise SteerError(
+                f"{name}={strength:g}: {what} does not know an answer's parts; leave out @{part}, or write a window "
+                "that counts tokens, such as @10.. or @..40."
+            )
+
+
 def constant(strengths: Strengths, what: str) -> dict[str, float]:
     """Strengths that act at all tokens.
 

@@ -16,7 +16,7 @@ def main() -> None:
     params = [
         SamplingParams(
             **{"temperature": 0, "max_tokens": 8, "ignore_eos": True, **job.get("params", {})},
-            extra_args={"steers": job["steers"]} if job.get("steers") else None,
+            extra_args={"steers": job["steers"], **job.get("limits", {})} if job.get("steers") else None,
         )
         for job in jobs
     ]

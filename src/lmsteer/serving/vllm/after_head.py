@@ -6,8 +6,9 @@ scale and soft cap, the logits change by what steered hidden states would have c
     post(z + z₁) - post(z)        z₁ = Σ_k s_k (h A_k) (E B_k)ᵀ
 
 The factors ``A`` and the products ``E B`` (V, R) stay on the device, and so does a table of the strengths of every
-request, which changes only when a request with a steer comes. A step picks its rows from that table there, so its cost
-is the same for one setting of strengths as for many.
+request, with their windows and limits, which changes only when a request with a steer comes. A step picks its rows
+from that table there, so its cost is the same for one setting of strengths as for many. Limits cost a look at the
+vocabulary for each row of a step in which any request has them.
 
 Under speculative decoding a request has a row for each drafted token. Drafts come without steers, and vLLM accepts or
 rejects each by the steered distribution, which is therefore the distribution of what is written.
@@ -22,9 +23,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lmsteer.generation.limits import RowLimits
 from lmsteer.model.head import HeadShard
+from lmsteer.serving.vllm.asked import NOTHING, Asked, AskedTable
 from lmsteer.serving.vllm.checked_bases import CheckedBases
-from lmsteer.steer.mix import Mix, Steering, row_by_row
+from lmsteer.serving.vllm.limits import within_limits
+from lmsteer.steer.mix import Mix
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
@@ -57,19 +61,25 @@ class AfterHead:
     Args:
         slots: the number of slots, each of which holds a request.
         device: the device of the logits.
+        prompts: gives the lengths (S,) of the prompts of all slots, on the device; they are looked at if a strength has
+            a window.
         raw: whether log-likelihoods are those of the logits before vLLM processes them. Then these are steered, too.
         in_parts: whether vLLM may hand the rows of a pass over in several parts, as it does with many drafts.
     """
 
-    def __init__(self, slots: int, device: torch.device, *, raw: bool, in_parts: bool = False) -> None:
-        self._slots, self._device, self._raw, self._in_parts = slots, device, raw, in_parts
-        self._rows: dict[int, Steering] = {}
-        self._table: tuple[Mix, Tensor] | None = None
+    def __init__(
+        self, slots: int, device: torch.device, prompts: Callable[[], Tensor], *, raw: bool, in_parts: bool = False
+    ) -> None:
+        self._slots, self._device, self._prompts = slots, device, prompts
+        self._raw, self._in_parts = raw, in_parts
+        self._rows: dict[int, Asked] = {}
+        self._table: AskedTable | None = None
+        self._limits: RowLimits | None = None
         self._pass: HeadPass | None = None
         self._taken, self._same, self._changed = 0, False, False
         self._bases = CheckedBases()
 
-    def put(self, slot: int, steering: Steering | None) -> bool:
+    def put(self, slot: int, asked: Asked | None) -> bool:
         """A request takes a slot, in place of the one that had it; None if it is not steered.
 
         Returns:
@@ -77,18 +87,20 @@ class AfterHead:
             and then it would be unknown which rows are the next ones.
         """
         before = self._rows.pop(slot, None)
-        if steering is not None:
-            self._rows[slot] = steering
-        self._changed |= before is not None or steering is not None
-        return steering is not None or self._in_parts
+        if asked is not None:
+            self._rows[slot] = asked
+        self._changed |= before is not None or asked is not None
+        return asked is not None or self._in_parts
 
     def prepare(self) -> None:
         """Bring the table of strengths up to date; vLLM calls this once before each forward pass."""
         if self._changed:
-            before = self._table[0] if self._table else None
-            mix = row_by_row([self._rows.get(slot, ({}, {})) for slot in range(self._slots)], before)
-            strengths = mix.strengths.pin_memory() if self._device.type == "cuda" else mix.strengths
-            self._table, self._changed = (mix, strengths.to(self._device, non_blocking=True)), False
+            rows = [self._rows.get(slot, NOTHING) for slot in range(self._slots)]
+            self._table = AskedTable.of(rows, self._table and self._table.mix, self._device)
+            limits = [row.limits for row in rows]
+            is_limited = any(each.on for each in limits)
+            self._limits = RowLimits.of(limits, [()] * len(rows), 0, self._device) if is_limited else None
+            self._changed = False
 
     def remember(self, made: HeadPass) -> None:
         """The head was called: if the sampler is next, it is for these rows. Kept only for steered requests."""
@@ -114,9 +126,10 @@ class AfterHead:
         if made is None or part.stop > len(made.h):
             raise RuntimeError("lmsteer did not see the hidden states of these logits: they cannot be steered.")
         self._check_same(logits, made.logits[part])
-        mix = self._mix_of(context.expanded_idx_mapping)
+        slots = context.expanded_idx_mapping
+        mix = self._mix_of(slots, context.pos)
         self._bases.check(mix, made.head)
-        change = _change(mix, made, part)
+        change = _change(mix, made, part, self._limits and self._limits.at(slots))
         if self._raw:
             made.logits[part] += change.to(made.logits.dtype)
         logits += change
@@ -138,18 +151,31 @@ class AfterHead:
                 )
             self._same = True
 
-    def _mix_of(self, slots: Tensor) -> Mix:
-        """The mix of some rows, by their slots (B,) on the device."""
+    def _mix_of(self, slots: Tensor, places: Tensor) -> Mix:
+        """The mix of some rows, by their slots (B,) and their places in their sequences (B,), on the device."""
         self.prepare()
         assert self._table is not None
-        mix, strengths = self._table
-        return mix.at(strengths[slots])
+        token = places + 1 - self._prompts()[slots] if self._table.windows is not None else places
+        return self._table.now(token, slots)
 
 
-def _change(mix: Mix, made: HeadPass, part: slice) -> Tensor:
+def _change(mix: Mix, made: HeadPass, part: slice, limits: RowLimits | None) -> Tensor:
     """What the steers change of the logits of some rows (B, V), float32: an exact 0 of rows without steers."""
     shift = mix.logit_shift(made.h[part], made.head.weight, made.gather)
     if made.raw is None:
-        return made.post(shift)
-    raw = made.raw[part].float()
-    return made.post(raw + shift) - made.post(raw.clone())
+        z0, z1, post = made.logits[part].float(), made.post(shift), _as_it_is
+    else:
+        z0, z1, post = made.raw[part].float(), shift, lambda z: made.post(z.clone())
+    change = z1 if made.raw is None else post(z0 + z1) - post(z0)
+    if limits is None:
+        return change
+    unsteered = post(z0)
+    found = within_limits(z0, z1, limits, post) - unsteered
+    # Words that are forbidden stay so; the difference of two infinities is no number.
+    found = torch.where(unsteered.isfinite(), found, 0.0)
+    return torch.where(limits.is_on[:, None], found, change)
+
+
+def _as_it_is(z: Tensor) -> Tensor:
+    """Logits without a soft cap, whose scale is in them."""
+    return z

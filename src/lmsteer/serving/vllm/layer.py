@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -16,8 +17,8 @@ from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from lmsteer.errors import ModelError, SteerError
 from lmsteer.model.head import HeadShard
 from lmsteer.model.head_file import read_head_sample
-from lmsteer.serving.vllm.after_head import AfterHead, HeadPass
-from lmsteer.serving.vllm.before_head import BeforeHead
+from lmsteer.serving.vllm.after_head import HeadPass
+from lmsteer.serving.vllm.before_head import Apart, BeforeHead
 from lmsteer.serving.vllm.state import STATE
 from lmsteer.serving.vllm.validation import registry
 
@@ -66,16 +67,19 @@ class SteeredLogitsProcessor(LogitsProcessor):
         self, lm_head: Any, hidden_states: Tensor, embedding_bias: Tensor | None = None, skip_gather: bool = False
     ) -> Tensor | None:
         """The logits (B, V) of hidden states (B, d). vLLM's layer for LoRAs calls this with itself as ``self``."""
-        if not isinstance(STATE.steering, AfterHead) or getattr(self, "_is_draft", False):
+        if getattr(self, "_is_draft", False):
             return LogitsProcessor.forward(self, lm_head, hidden_states, embedding_bias, skip_gather)
         post, raw = (
             partial(_scaled_and_capped, self),
             self._get_logits(hidden_states, lm_head, embedding_bias, skip_gather),
         )
+        base_head = getattr(lm_head, "base_layer", lm_head)
+        if isinstance(STATE.steering, BeforeHead):
+            return _within_limits(self, base_head, raw, post, STATE.steering.take_apart(), skip_gather=skip_gather)
         if raw is None:
             return None
         logits = post(raw)
-        head = _shard(getattr(lm_head, "base_layer", lm_head), self.org_vocab_size)
+        head = _shard(base_head, self.org_vocab_size)
         gather, capped = partial(_gathered, self, head), self.soft_cap is not None
         STATE.steering.remember(HeadPass(hidden_states, head, raw if capped else None, logits, post, gather))
         return logits
@@ -95,6 +99,28 @@ class SteeredLogitsProcessor(LogitsProcessor):
             offsets = mix.steer_logits(torch.zeros(len(logits), shard.rows, device=logits.device))
             logits[:, : shard.last - shard.first] += offsets[:, shard.first : shard.last].to(logits.dtype)
         return logits
+
+
+def _within_limits(
+    layer: Any,
+    head: Any,
+    raw: Tensor | None,
+    post: Callable[[Tensor], Tensor],
+    apart: Apart | None,
+    *,
+    skip_gather: bool,
+) -> Tensor | None:
+    """The logits (B, V) of raw ones, of which some rows are limited; None where another process has them."""
+    if apart is None:
+        return None if raw is None else post(raw)
+    # Each process takes part in this product.
+    shift = getattr(layer, "base_layer", layer)._get_logits(apart.shift, head, None, skip_gather)
+    if raw is None:
+        return None
+    found = apart.logits(raw, shift, post)
+    logits = post(raw)
+    logits[apart.places] = found.to(logits.dtype)
+    return logits
 
 
 def _check_settings(config: Any) -> None:

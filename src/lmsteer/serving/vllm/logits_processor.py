@@ -6,6 +6,7 @@ second one it steers the logits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,10 +20,10 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from lmsteer.errors import LMSteerError
 from lmsteer.serving.vllm.after_head import AfterHead
-from lmsteer.serving.vllm.before_head import BeforeHead
+from lmsteer.serving.vllm.asked import Asked
+from lmsteer.serving.vllm.before_head import BeforeHead, SteeredRow
 from lmsteer.serving.vllm.state import STATE
 from lmsteer.serving.vllm.validation import parse_steering
-from lmsteer.steer.mix import Steering
 
 # What a request asks log-likelihoods of its prompt by; not all versions of vLLM have both.
 _OF_PROMPTS = ("prompt_logprobs", "prompt_logprob_token_ids")
@@ -47,7 +48,9 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             raw = vllm_config.model_config.logprobs_mode.startswith("raw")
             states = device_or_states
             drafts = vllm_config.speculative_config is not None
-            self._after = STATE.steering = AfterHead(states.max_num_reqs, states.device, raw=raw, in_parts=drafts)
+            self._after = STATE.steering = AfterHead(
+                states.max_num_reqs, states.device, lambda: states.prompt_len.gpu, raw=raw, in_parts=drafts
+            )
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -57,11 +60,11 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             ValueError: the request is not valid; vLLM answers with status 400.
         """
         try:
-            _, strengths = parse_steering(sampling_params.extra_args)
+            steered = bool(parse_steering(sampling_params.extra_args).steers)
         except LMSteerError as error:
             raise ValueError(str(error)) from error
         asked = (getattr(sampling_params, name, None) for name in _OF_PROMPTS)
-        if strengths and any(each is not None for each in asked):
+        if steered and any(each is not None for each in asked):
             raise ValueError("log-likelihoods of the prompt are the unsteered model's: request them without steers.")
 
     def is_argmax_invariant(self) -> bool:
@@ -70,12 +73,12 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """First runner, before each pass: rows were added, removed or moved."""
-        process_dict_updates(self._before.rows, batch_update, lambda params, *_: _steering(params))
+        process_dict_updates(self._before.rows, batch_update, _steered_row)
         self._before.announce(None if batch_update is None else batch_update.batch_size)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Second runner: a request takes a slot. Whether its rows have to come here."""
-        return self._after.put(req_idx, _steering(sampling_params))
+        return self._after.put(req_idx, _asked(sampling_params))
 
     def apply_staged_writes(self) -> None:
         """Second runner, before each pass: requests have come."""
@@ -89,10 +92,16 @@ class SteerLogitsProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         return self._after.steer(logits, ctx)
 
 
-def _steering(params: SamplingParams) -> Steering | None:
-    """The steers of an accepted request; a steer that has been deleted since is used in its last version."""
+def _steered_row(params: SamplingParams, _: Any, written: Sequence[int]) -> SteeredRow | None:
+    """A row of the first runner; None if it is not steered."""
+    asked = _asked(params)
+    return asked and SteeredRow(asked, written)
+
+
+def _asked(params: SamplingParams) -> Asked | None:
+    """What an accepted request asks for; a steer that has been deleted since is used in its last version."""
     try:
-        steering = parse_steering(params.extra_args, recall=True)
+        asked = parse_steering(params.extra_args, recall=True)
     except LMSteerError as error:
         raise RuntimeError(f"a request was accepted that cannot be steered: {error}") from error
-    return steering if steering[0] else None
+    return asked if asked.steers else None

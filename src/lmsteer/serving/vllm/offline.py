@@ -21,7 +21,7 @@ from lmsteer.model.sources.resolve import resolve
 from lmsteer.serving.vllm.validation import FOLDERS, KEY, registry
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.steer import Steer
-from lmsteer.steer.strength import constant
+from lmsteer.steer.strength import Strengths, check_counted, strengths_json
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.seeds import stable_seed
 
@@ -49,12 +49,13 @@ def generate_to_file(
     Raises:
         DataError: ``write_in_bulk`` refuses the file.
         LMSteerError: vLLM is not installed, does not start with these options, or stops.
-        SteerError: a strength has a window, or a reading is to be held.
+        SteerError: a strength acts in one part of an answer, or a reading is to be held.
         InterruptedWorkError: the user stopped the run; what was written is kept.
     """
     location = str(resolve(request.model).location)
-    settings = [constant(setting, "vLLM") for setting in request.settings]
-    with vllm_writer(location, request.steers, settings, request.config, out.parent, options) as write:
+    for setting in request.settings:
+        check_counted(setting, "vLLM")
+    with vllm_writer(location, request.steers, request.settings, request.config, out.parent, options) as write:
         write_in_bulk(write, request.prompts, out, request.record("vllm"), resume=resume, progress=progress)
 
 
@@ -62,7 +63,7 @@ def generate_to_file(
 def vllm_writer(
     model: str,
     steers: Mapping[str, Steer],
-    settings: Sequence[dict[str, float]],
+    settings: Sequence[Strengths],
     config: GenerationConfig,
     parent: Path,
     options: Mapping[str, Any],
@@ -73,7 +74,7 @@ def vllm_writer(
         model: folder or Hub id of the model.
         steers: steers by name.
         settings: the settings of the strengths, each used for every prompt.
-        config: how prompts are continued.
+        config: how prompts are continued; of the limits ``plausible`` and ``kl``.
         parent: a folder on a disk that all of vLLM's processes share; the steers are saved in a temporary folder there.
         options: arguments of ``vllm.LLM`` (``tensor_parallel_size``, ``distributed_executor_backend`` ...).
 
@@ -109,7 +110,7 @@ def _restored_environment() -> Iterator[None]:
 def _writer(
     model: str,
     names: Mapping[str, str],
-    settings: Sequence[dict[str, float]],
+    settings: Sequence[Strengths],
     config: GenerationConfig,
     options: Mapping[str, Any],
 ) -> Writer:
@@ -122,14 +123,15 @@ def _writer(
     except Exception as error:  # vLLM raises exceptions of many kinds for wrong options
         raise LMSteerError(f"vLLM does not start: {error}") from error
 
-    def params(prompt: int, strengths: Mapping[str, float], sample: int) -> SamplingParams:
+    def params(prompt: int, strengths: Strengths, sample: int) -> SamplingParams:
+        notation = {KEY: ",".join(f"{names[name]}={s}" for name, s in strengths.items()), **config.limits.on}
         return SamplingParams(
             temperature=config.sampling.temperature,
             top_p=config.sampling.top_p,
             top_k=config.sampling.top_k,
             max_tokens=config.max_new_tokens,
             seed=stable_seed(config.seed, prompt, sample),  # the same at all strengths
-            extra_args={KEY: ",".join(f"{names[name]}={s}" for name, s in strengths.items())} if strengths else None,
+            extra_args=notation if strengths else None,
         )
 
     def encoded(chat: Chat) -> list[int]:
@@ -146,7 +148,7 @@ def _writer(
             raise LMSteerError(f"vLLM stopped: {error}. The lines so far are kept; continue with --resume.") from error
         generations: list[list[dict[str, Any]]] = [[] for _ in prompts]
         for (i, setting, k), output in zip(rows, outputs, strict=True):
-            generations[i].append({"text": output.outputs[0].text, "strengths": setting, "sample": k})
+            generations[i].append({"text": output.outputs[0].text, "strengths": strengths_json(setting), "sample": k})
         return [
             {"prompt": published_prompt(prompt), "generations": lines}
             for prompt, lines in zip(prompts, generations, strict=True)

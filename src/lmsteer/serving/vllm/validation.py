@@ -9,12 +9,12 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from lmsteer.errors import SteerError
+from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.config import Limits
 from lmsteer.serving.registry import SteerRegistry
+from lmsteer.serving.vllm.asked import NOTHING, Asked
 from lmsteer.steer.card import Card
-from lmsteer.steer.mix import Steering
-from lmsteer.steer.strength import constant
+from lmsteer.steer.strength import check_counted
 
 FOLDERS, KEY = "LMSTEER_STEERS", "steers"
 # What lmsteer's own server lets a request name.
@@ -41,16 +41,17 @@ def registry() -> SteerRegistry:
     return found
 
 
-def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Steering:
-    """The steers and strengths in a request's ``vllm_xargs``; both are empty if it has none.
+def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False) -> Asked:
+    """The steers, strengths and limits in a request's ``vllm_xargs``; all are empty if it names no steer.
 
     Args:
         extra_args: the request's extra arguments.
         recall: use the last version of steers that have been deleted.
 
     Raises:
-        SteerError: the strengths cannot be parsed, or have windows; there is no such steer, or it acts inside the
-            model; or the request has limits of a token, a gist, a baseline or a hold, or asks for readings.
+        SteerError: the strengths cannot be parsed, or act in a part of an answer alone; there is no such steer, or it
+            acts inside the model; a limit is out of range, or is ``fresh``; or the request has a gist, a baseline or a
+            hold, or asks for readings.
     """
     extra_args = extra_args or {}
     if wrong := [key for key in extra_args if key != KEY and key.lower().startswith("steer")]:
@@ -60,9 +61,7 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
     if done := [key for key in _OWN_ANSWERS if key in extra_args]:
         raise SteerError(f"{done[0]!r} is what lmsteer's own server does; in vLLM, leave it out.")
     if KEY not in extra_args:
-        return {}, {}
-    if limits := [field.name for field in fields(Limits) if field.name in extra_args]:
-        raise SteerError(f"{limits[0]!r} is a limit that lmsteer's own server has; in vLLM, leave it out.")
+        return NOTHING
     notation = extra_args[KEY]
     if not isinstance(notation, str):
         raise SteerError(f"{KEY} must be a text like 'sentiment=2.5,toxicity=1', not {notation!r}.")
@@ -73,7 +72,26 @@ def parse_steering(extra_args: Mapping[str, Any] | None, *, recall: bool = False
                 f"{steer.card.title} acts inside the model: on a server with --enable-lora, name the model "
                 f"'{steer.card.name}@2' in place of a strength, if it acts at linear layers."
             )
-    return steers, constant(strengths, "vLLM")
+    check_counted(strengths, "vLLM")
+    return Asked(steers, strengths, _limits(extra_args))
+
+
+def _limits(extra_args: Mapping[str, Any]) -> Limits:
+    """The limits of a request.
+
+    Raises:
+        SteerError: one is no number, or out of range; or it is ``fresh``.
+    """
+    given = {field.name: extra_args[field.name] for field in fields(Limits) if field.name in extra_args}
+    if "fresh" in given:
+        raise SteerError("'fresh' is a limit that lmsteer's own server has; in vLLM, leave it out.")
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SteerError(f"{name!r} must be a number, not {value!r}.")
+    try:
+        return Limits(**given)
+    except DataError as error:
+        raise SteerError(str(error)) from error
 
 
 class _SameBase:
