@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from lmsteer.errors import DataError
 
 HEAD_ALONE = ("head",)
-# Stands for what does best in generated text (docs/log.md): from labels the stream after the middle layer, from a
-# description the stream after two thirds of the layers, and the head.
-DEEP = "deep"
+# These stand for sites of the model at hand (``inside.presets``): on the residual stream, and at linear layers.
+DEEP, LORA = "deep", "lora"
 
 
 def check_site_names(sites: Sequence[str]) -> None:
@@ -20,7 +19,7 @@ def check_site_names(sites: Sequence[str]) -> None:
     """
     if not sites or isinstance(sites, str) or not all(sites):
         raise DataError(
-            f"the sites are {sites!r}; they must be a list of names: head, {DEEP}, or sites inside the model."
+            f"the sites are {sites!r}; they must be a list of names: head, {DEEP}, {LORA}, or sites inside the model."
         )
 
 

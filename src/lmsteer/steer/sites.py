@@ -78,6 +78,11 @@ def is_site_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def layer_name(number: int) -> str:
+    """The name of the residual stream after a layer, by its number from 0."""
+    return f"{_LAYERS}.{number}"
+
+
 def model_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The model's layers, in their order.
 
@@ -155,7 +160,7 @@ def _found(model: PreTrainedModel) -> dict[str, Site]:
     shared = _shared_weights(model)
     sites = dict[str, Site]()
     for number, layer in enumerate(model_layers(model)):
-        name = f"{_LAYERS}.{number}"
+        name = layer_name(number)
         sites[name] = Site(name, names[layer], layer, width, width)
         for path, module in layer.named_modules():
             if isinstance(module, (nn.Linear, Conv1D)) and id(module.weight) not in shared:

@@ -16,8 +16,8 @@ from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.imitation import imitation
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
-from lmsteer.fitting.contrast.stream_effect import stream_effect
 from lmsteer.fitting.contrast.writing import ContrastText, write_texts
+from lmsteer.fitting.inside.stream_effect import stream_effect
 from lmsteer.model.inside import observed
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.mix import Mix

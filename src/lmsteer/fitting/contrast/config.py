@@ -19,8 +19,9 @@ class ContrastConfig:
     Attributes:
         texts: number of texts that the model writes for each end. Default 40.
         new_tokens: length of a text in tokens. Default 32.
-        sites: where the steer acts: ``head``, the stream after layers (``layers.N``, patterns of it), ``deep`` (the
-            stream two thirds of the way, and the head), or several. Default: the head alone.
+        sites: where the steer acts: ``head``, the stream after layers (``layers.N``, patterns of it), linear layers
+            that write to the stream, ``deep`` (the stream two thirds of the way, and the head), ``lora`` (the linear
+            layers of three layers that write to the stream), or several. Default: the head alone.
         rank: rank of the steer, at each site; by default chosen from the spectrum.
         seed: seed of the texts. Default 0.
         resume: whether to keep the texts that an interrupted fit has written. Default False: they are written anew.

@@ -26,17 +26,17 @@ from lmsteer.fitting.contrast.imitation import Imitation, imitation
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
 from lmsteer.fitting.contrast.regression import DAMPING, ShiftRegression, low_rank
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
-from lmsteer.fitting.contrast.stream_effect import stream_effect
 from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
 from lmsteer.fitting.inside.fisher import site_factors
-from lmsteer.fitting.inside.fit_inside import inner_sites, site_groups
-from lmsteer.fitting.site_names import DEEP, is_inside
+from lmsteer.fitting.inside.fit_inside import site_groups
+from lmsteer.fitting.inside.presets import sites_of_description
+from lmsteer.fitting.inside.stream_effect import stream_effect
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.lookup import target_folder
-from lmsteer.steer.sites import HEAD, Site, model_layers
+from lmsteer.steer.sites import HEAD, Site
 from lmsteer.steer.steer import LowRank, Steer, factors_of
 from lmsteer.util.files import exclusive
 from lmsteer.util.progress import Progress, no_progress
@@ -102,7 +102,7 @@ def fit_contrast(
     if len(subjects) < HELD_OUT_EVERY:
         raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
     check_rank(config.rank, lm.hidden_size)
-    places = _places(lm, config.sites)
+    places = sites_of_description(lm, config.sites)
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
     asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens) if teacher else prompts
     kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.texts.partial")))
@@ -131,24 +131,6 @@ def _run(lm: LM, prompts: Sequence[ContrastPrompts], config: ContrastConfig, fol
 
 def _setting(config: ContrastConfig) -> dict[str, int]:
     return {"new_tokens": config.new_tokens, "seed": config.seed}
-
-
-def _places(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
-    """Where the steer shall act, in the order of the model, and None for the head.
-
-    A linear layer comes before the stream after it, which its map changes.
-
-    Raises:
-        SteerError: a pattern matches nothing.
-        ModelError: the layers of the model cannot be found.
-    """
-    if DEEP in patterns:
-        two_thirds = f"layers.{2 * len(model_layers(lm.model)) // 3}"
-        patterns = [*(each for each in patterns if each != DEEP), two_thirds, HEAD]
-    found = inner_sites(lm, patterns) if is_inside(patterns) else []
-    layers = list(dict.fromkeys(site.layer for site in found))
-    sites = sorted(found, key=lambda site: (layers.index(site.layer), not site.is_weight))
-    return [*sites, *([None] if HEAD in patterns else [])]
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,17 @@ from torch import Tensor
 from lmsteer.errors import DataError, StatisticsError
 from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.inside.fisher import OwnText, site_factors
+from lmsteer.fitting.inside.presets import sites_of_labels
 from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_map, unit_settings
 from lmsteer.fitting.inside.sums import InsideSums
 from lmsteer.fitting.run import Checkpointer, FitRun
-from lmsteer.fitting.site_names import DEEP
+from lmsteer.fitting.site_names import LORA
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import HeldOutMetrics, measure_texts
 from lmsteer.reading.hidden_rows import text_batches
-from lmsteer.steer.sites import HEAD, Site, match_sites, model_layers
+from lmsteer.steer.sites import HEAD, Site
 from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer, factors_of
 from lmsteer.util.files import replace_file
 from lmsteer.util.interrupts import deferred_sigint
@@ -38,20 +39,10 @@ from lmsteer.util.run import Run, differing_settings, kept_in, resumable
 
 # Bytes that the sums and Fisher factors of the sites of a group take at most, if there are several.
 _GROUP_BYTES = 3 * 2**29
+# Of the maps of the preset ``lora``, unless a rank is given.
+LORA_RANK = 8
 # What the card says of the fit at the head that holds for the steer inside the model, too.
 _OF_TEXTS = ("max_tokens", "credit_rows", "damping_eos")
-
-
-def inner_sites(lm: LM, patterns: Sequence[str]) -> list[Site]:
-    """The sites inside a model that match any of some patterns; ``head`` is none of them.
-
-    Raises:
-        SteerError: a pattern matches nothing.
-        ModelError: the layers of the model cannot be found.
-    """
-    middle = f"layers.{len(model_layers(lm.model)) // 2}"
-    named = [middle if pattern == DEEP else pattern for pattern in patterns if pattern != HEAD]
-    return match_sites(lm.model, named)
 
 
 def check_sites(lm: LM, patterns: Sequence[str], rank: int | None) -> None:
@@ -62,7 +53,7 @@ def check_sites(lm: LM, patterns: Sequence[str], rank: int | None) -> None:
         SteerError: a pattern matches nothing.
         ModelError: the layers of the model cannot be found.
     """
-    for site in inner_sites(lm, patterns):
+    for site in sites_of_labels(lm, patterns):
         if rank is not None and rank > min(site.sizes):
             raise DataError(f"the rank is {rank}, but a map at {site.name} has a rank of at most {min(site.sizes)}.")
 
@@ -77,7 +68,7 @@ def fit_inside(
         at_head: the steer of the head that was fitted on these texts, whose end component stays as it is, and their
             statistics; None in all processes but the first.
         patterns: the sites; the part at the head stays if ``head`` is one of them.
-        rank: rank of each map; None chooses it from the spectrum.
+        rank: rank of each map; None chooses it from the spectrum, and takes 8 with the preset ``lora``.
 
     Returns:
         The steer and its metrics on the held-out texts; None in all processes but the first.
@@ -89,7 +80,8 @@ def fit_inside(
         StatisticsError: the sums of another process cannot be read.
         InterruptedWorkError: the user stopped the run; the sums are kept.
     """
-    sites = inner_sites(run.lm, patterns)
+    sites = sites_of_labels(run.lm, patterns)
+    rank = rank or (LORA_RANK if LORA in patterns else None)
     names = {"sites": [site.name for site in sites]}
     kept = Run(run.sites_partial, {**run.configuration().config, **names}, "an interrupted fit")
     with resumable(lambda: kept_in(run.sites_partial, "The work so far is")):

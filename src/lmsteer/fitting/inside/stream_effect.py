@@ -10,13 +10,13 @@ layer does not write to the stream.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
 
-from lmsteer.errors import DataError
+from lmsteer.errors import DataError, ModelError
 from lmsteer.generation.unconditional import FISHER_SEED, own_texts
 from lmsteer.model.inside import passing_at
 from lmsteer.model.lm import LM
@@ -36,16 +36,24 @@ def stream_effect(lm: LM, site: Site) -> float:
         DataError: the layer does not write to the stream.
         ModelError: a forward pass does not go through the layer exactly once.
     """
-    ids = _own_text(lm)
-    effect = _effect(lm, site, ids)
+    effect = _effect(lm, site, _own_text(lm))
     if effect is None:
-        same_layer = (each for each in all_sites(lm.model).values() if each.is_weight and each.layer == site.layer)
-        others = [each.name for each in same_layer if _effect(lm, each, ids) is not None]
+        others = "".join(f", {each.name}" for each in writing_sites(lm, [site.layer]))
         raise DataError(
             f"{site.name} does not add to the residual stream of {lm.name}, so it cannot make the shift of a "
-            f"description there. Give {site.layer} itself{''.join(f', {name}' for name in others)}, or head."
+            f"description there. Give {site.layer} itself{others}, or head."
         )
     return effect
+
+
+def writing_sites(lm: LM, layers: Sequence[str]) -> list[Site]:
+    """The linear layers in some layers, ``layers.N``, that write to the residual stream, in the order of the model."""
+    ids, found = _own_text(lm), list[Site]()
+    for site in all_sites(lm.model).values():
+        if site.is_weight and site.layer in layers:
+            with suppress(ModelError):  # not called once: an expert, say
+                found += [site] if _effect(lm, site, ids) is not None else []
+    return found
 
 
 def _own_text(lm: LM) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmsteer.errors import DataError
-from lmsteer.fitting.contrast.stream_effect import stream_effect
+from lmsteer.fitting.inside.stream_effect import stream_effect
 from lmsteer.steer.sites import all_sites, find_site
 from tiny import FAMILIES
 

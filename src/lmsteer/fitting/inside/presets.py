@@ -1,0 +1,60 @@
+"""Which sites the names of a fit stand for: patterns, and the presets ``deep`` and ``lora``.
+
+The presets stand for what does best in generated text (docs/log.md). Labels and descriptions ask for different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lmsteer.fitting.inside.stream_effect import writing_sites
+from lmsteer.fitting.site_names import DEEP, LORA, is_inside
+from lmsteer.model.lm import LM
+from lmsteer.steer.sites import HEAD, Site, layer_name, match_sites, model_layers
+
+
+def sites_of_labels(lm: LM, patterns: Sequence[str]) -> list[Site]:
+    """The sites inside a model where a fit from labels lets a steer act, in the order of the model; never the head.
+
+    ``deep`` is the stream after the middle layer, ``lora`` the linear layers of the middle third that write to it.
+
+    Raises:
+        SteerError: a pattern matches nothing.
+        ModelError: the layers of the model cannot be found.
+    """
+    count = len(model_layers(lm.model))
+    return _sites(lm, patterns, {DEEP: [count // 2], LORA: [*range(count // 3, max(2 * count // 3, count // 3 + 1))]})
+
+
+def sites_of_description(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
+    """The same for a fit from descriptions, in the order in which they are fitted, and None for the head at the end.
+
+    ``deep`` is the stream after two thirds of the layers, and the head; ``lora`` the linear layers that write to the
+    stream half, two thirds and five sixths of the way. A linear layer comes before the stream after it, which its map
+    changes.
+
+    Raises:
+        SteerError: a pattern matches nothing.
+        ModelError: the layers of the model cannot be found.
+    """
+    count = len(model_layers(lm.model))
+    places = {DEEP: [2 * count // 3], LORA: sorted({count // 2, 2 * count // 3, 5 * count // 6})}
+    found = _sites(lm, patterns, places) if is_inside(patterns) else []
+    layers = [*dict.fromkeys(site.layer for site in found)]
+    sites = sorted(found, key=lambda site: (layers.index(site.layer), not site.is_weight))
+    return [*sites, *([None] if {HEAD, DEEP} & {*patterns} else [])]
+
+
+def _sites(lm: LM, patterns: Sequence[str], layers: dict[str, list[int]]) -> list[Site]:
+    """The sites that match any of some patterns; presets stand for some layers."""
+    presets: dict[str, Callable[[list[str]], list[str]]] = {
+        DEEP: lambda streams: streams,
+        LORA: lambda streams: [site.name for site in writing_sites(lm, streams)],
+    }
+    named = list[str]()
+    for pattern in patterns:
+        if pattern in presets:
+            named += presets[pattern]([layer_name(number) for number in layers[pattern]])
+        elif pattern != HEAD:
+            named.append(pattern)
+    return match_sites(lm.model, named)
