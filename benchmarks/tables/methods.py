@@ -7,6 +7,7 @@ from benchmarks.tables.markdown import results, table
 LEARNT = {
     "steer": "a matrix W on the output embedding, in closed form",
     "deep-steer": "a matrix on the stream after the middle layer, in closed form",
+    "lora-steer": "a LoRA of the middle third's linear layers, in closed form",
     "lora": "a LoRA of every linear layer but the head",
     "lora-value": "a LoRA of the last layer's value matrix",
     "lora-head": "a LoRA of the head",
@@ -25,8 +26,9 @@ CONTINUOUS, ENDS, THREE = "any", "-1 to 1", "-1, 0, 1"
 def capabilities() -> str:
     """What each method learns, and which strengths and uses it allows."""
     traits = {line["method"]: line["capabilities"] for line in results("comparison")["sentiment"]["summary"]}
-    # What it can do is a steer's; it is not transferred. Its figures are not among the results.
-    traits = {"deep-steer": {**traits["steer"], "transferable": False}, **traits}
+    # What they can do is a steer's; they are not transferred. Their figures are not among the results.
+    inside = {**traits["steer"], "transferable": False}
+    traits = {"deep-steer": inside, "lora-steer": inside, **traits}
     rows = []
     for method, learnt in LEARNT.items():
         own = traits[method]

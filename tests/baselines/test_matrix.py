@@ -37,8 +37,8 @@ FEW_STEPS = TrainingBudget(steps=4, batch_size=8)
 IDS = torch.arange(3, 9)[None]
 IN_WORDS = {"prompting", "few-shot"}
 FORWARD = sorted(name for name, method in METHODS.items() if issubclass(method.kind, ForwardBaseline))
-TRAINED = sorted(set(METHODS) - IN_WORDS - {"steer", "deep-steer", "activations", "gist"})
-MORE = {"deep-steer": styled(240)}  # sites inside the model need more texts
+TRAINED = sorted(set(METHODS) - IN_WORDS - {"steer", "deep-steer", "lora-steer", "activations", "gist"})
+MORE = {"deep-steer": styled(240), "lora-steer": styled(240)}  # sites inside the model need more texts
 
 WORDS = ("Be bad. ", "Be good.")
 

@@ -34,3 +34,10 @@ def test_a_steer_inside_the_model_is_a_method_of_its_own(llama, tmp_path):
     loaded = load_baseline(save_baseline(baseline, tmp_path / "s"))
     assert (loaded.method, loaded.capabilities.transferable) == ("deep-steer", False)
     assert loaded.steer.card == baseline.steer.card
+
+
+def test_a_steer_at_linear_layers_alone_is_a_lora_in_closed_form(llama, tmp_path):
+    baseline = fit_baseline(llama, "lora-steer", styled(240))
+    assert baseline.steer.sites == ("layers.0.self_attn.o_proj", "layers.0.mlp.down_proj")
+    assert set(baseline.steer.ranks.values()) - {0} == {8}
+    assert load_baseline(save_baseline(baseline, tmp_path / "s")).method == "lora-steer"

@@ -135,7 +135,7 @@ def test_an_interrupted_comparison_is_resumed(run, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--methods", "magic"], "unknown methods magic: there are steer, deep-steer, lora"),
+        (["--methods", "magic"], "unknown methods magic: there are steer, deep-steer, lora-steer, lora"),
         (["--methods", "prompting"], "needs --negative-prompt and --positive-prompt"),
         (["--positive-prompt", "Be good."], "give both"),
         (["--train-sizes", "many"], "numbers of texts"),

@@ -22,7 +22,7 @@ from lmsteer.baselines.steer import DeepSteerBaseline, SteerBaseline, fit_steer,
 from lmsteer.baselines.training import train
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.errors import DataError
-from lmsteer.fitting.site_names import DEEP
+from lmsteer.fitting.site_names import DEEP, LORA
 from lmsteer.model.lm import LM
 from lmsteer.model.row_layers import check_rows
 from lmsteer.steer.card import CARD_FILE
@@ -92,6 +92,9 @@ METHODS: Mapping[str, Method] = {
     "steer": Method(SteerBaseline, _FINE, lambda task: fit_steer(task.lm, task.texts, task.progress)),
     "deep-steer": Method(
         DeepSteerBaseline, _FINE, lambda task: fit_steer(task.lm, task.texts, task.progress, sites=(DEEP,))
+    ),
+    "lora-steer": Method(
+        DeepSteerBaseline, _FINE, lambda task: fit_steer(task.lm, task.texts, task.progress, sites=(LORA,))
     ),
     "lora": Method(LoRABaseline, _SMALL, _trained(lambda lm, seed: LoRATrainer(lm, "all", seed=seed))),
     "lora-value": Method(LoRABaseline, _WIDE, _trained(lambda lm, seed: LoRATrainer(lm, "value", seed=seed))),

@@ -9,6 +9,7 @@ from lmsteer.errors import DataError
 METHOD_NAMES = (
     "steer",
     "deep-steer",
+    "lora-steer",
     "lora",
     "lora-value",
     "lora-head",

@@ -19,6 +19,7 @@ from lmsteer.fitting.site_names import HEAD_ALONE
 from lmsteer.model.lm import LM
 from lmsteer.steer.files import save_steer
 from lmsteer.steer.mix import Mix
+from lmsteer.steer.sites import is_weight_name
 from lmsteer.steer.steer import Steer
 from lmsteer.util.progress import Progress, no_progress
 
@@ -83,8 +84,9 @@ class DeepSteerBaseline(SteerBaseline):
 
     @property
     def method(self) -> str:
-        """Always ``deep-steer``."""
-        return "deep-steer"
+        """``lora-steer`` if it acts at linear layers alone, where it is a LoRA; else ``deep-steer``."""
+        is_lora = not self.steer.rank and all(map(is_weight_name, self.steer.sites))
+        return "lora-steer" if is_lora else "deep-steer"
 
 
 def steer_baseline(steer: Steer) -> SteerBaseline:

@@ -78,6 +78,12 @@ def is_site_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def is_weight_name(name: str) -> bool:
+    """Whether the name of a site is that of a linear layer."""
+    match = _NAME.fullmatch(name)
+    return match is not None and bool(match[2])
+
+
 def layer_name(number: int) -> str:
     """The name of the residual stream after a layer, by its number from 0."""
     return f"{_LAYERS}.{number}"
