@@ -188,9 +188,11 @@ def conditions(lm: LM) -> Iterator[Condition]:
     """Every way alone, at its strengths, and with another one or a steer beside it."""
     prompt, gist = _prompt("style"), _gist(lm, "gist", PROMPTS["style"], is_before_chat=False)
     yield from (Unsteered(), prompt, gist)
-    yield from (_steer("style", strength) for strength in STRENGTHS)
     inside = [name for name in INSIDE if (WORK / f"steer-{name}").exists()]
     yield from (_steer(name, strength) for name in inside for strength in (1.0, 2.0))
+    if not ((WORK / "steer-style").exists() and (WORK / "steer-other").exists()):
+        return
+    yield from (_steer("style", strength) for strength in STRENGTHS)
     second = _steer("other", 1.0)
     yield from (_prompt("other"), second)
     yield Beside("steer & steer", "together", 1.0, _steer("style", 1.0), second)
@@ -213,9 +215,10 @@ def sizes(lm: LM) -> dict[str, Any]:
     found = {
         "prompt": {"bytes": per_token * len(prompt), "context": len(prompt)},
         "gist": {"bytes": gist.bytes, "context": gist.tokens},
-        "steer": {"bytes": _bytes("style")},
         **{f"steer-{name}": {"bytes": _bytes(name)} for name in INSIDE if (WORK / f"steer-{name}").exists()},
     }
+    if (WORK / "steer-style").exists():
+        found["steer"] = {"bytes": _bytes("style")}
     if (WORK / "lora-style").exists():
         found["lora"] = {"bytes": load_baseline(WORK / "lora-style").bytes}
     return found | {f"tokens-{tokens}": {"bytes": per_token * tokens, "context": tokens} for tokens in TOKENS}

@@ -109,8 +109,8 @@ def first_runner(model: Model, requests: Sequence[Request]) -> Log:
         raw = (h if mix is None else mix.steer_hidden_states(h)) @ model.weight.T
         raw = raw if mix is None else mix.steer_logits(raw)
         logits = model.post(raw)
-        if (apart := state.take_apart()) is not None:
-            logits[apart.places] = apart.logits(raw, apart.shift @ model.weight.T, model.post)
+        if (limited := state.take_limited()) is not None:
+            logits[limited.places] = limited.logits(raw, limited.shift @ model.weight.T, model.post)
         state.check_acted()
         for request, line in zip(rows, logits, strict=True):
             log[request.number, len(request.tokens)] = line
@@ -121,8 +121,7 @@ def first_runner(model: Model, requests: Sequence[Request]) -> Log:
 def second_runner(model: Model, requests: Sequence[Request], seed: int, drafts: int = 0, part: int = 10**6) -> Log:
     """Every row under the second runner; with drafts, some of which are wrong, and in parts of so many requests."""
     chance, slots = random.Random(seed), len(requests) + 2
-    # A request's own number stands before its text.
-    prompts = torch.ones(slots, dtype=torch.int32)
+    prompts = torch.tensor([_prompt(slot) for slot in range(slots)], dtype=torch.int32)
     state = AfterHead(slots, torch.device("cpu"), lambda: prompts, raw=True, in_parts=part < len(requests))
     comes = dict[int, bool]()
     free, running, log = [*range(slots)], dict[int, Request](), Log()
@@ -172,7 +171,9 @@ def _pass(
     for first in range(0, len(order), part):
         own = order[first : first + part]
         mapping = torch.tensor([slot for slot in own for _ in range(len(drafted[slot]) + 1)])
-        places = torch.tensor([len(running[s].tokens) + k for s in own for k in range(len(drafted[s]) + 1)])
+        places = torch.tensor(
+            [_prompt(s) - 1 + len(running[s].tokens) + k for s in own for k in range(len(drafted[s]) + 1)]
+        )
         rows = slice(place, place + len(mapping))
         place = rows.stop
         context = SimpleNamespace(expanded_idx_mapping=mapping, idx_mapping_np=np.array(own), pos=places)
@@ -182,6 +183,11 @@ def _pass(
         lines = iter(steered)
         for slot in own:
             _accept(running[slot], drafted[slot], [next(lines) for _ in range(len(drafted[slot]) + 1)], log)
+
+
+def _prompt(slot: int) -> int:
+    """The length of the prompt in a slot: another one in each of three."""
+    return 1 + 4 * (slot % 3)
 
 
 def _drafted(request: Request, chance: random.Random, count: int) -> list[int]:

@@ -50,8 +50,8 @@ class FitConfig:
         sites: where the steer acts: ``head``, ``deep`` (the stream after the middle layer), ``lora`` (the linear layers
             of the middle third that write to the stream), names or patterns of sites inside the model
             (``lmsteer.steer.sites``), or several (closed form only). Default: the head alone.
-        rank: rank of the steer, at each site. By default the closed form chooses it from the spectrum, ``lora`` is of
-            rank 8, and the gradient method takes that of ``gradient``.
+        rank: rank of the steer, at each site. By default the closed form chooses it from the spectrum, or takes 8
+            where ``lora`` is among the sites, and the gradient method takes that of ``gradient``.
         max_tokens: longer texts are cut to this many tokens; None cuts none.
         statistics: folders of saved statistics to add (closed form only).
         save_statistics: folder to save the statistics of all texts to (closed form only).

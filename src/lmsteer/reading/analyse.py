@@ -172,7 +172,10 @@ def analyse(
 def _divided(
     steers: Mapping[str, Steer], line: Sequence[float], passes: Sequence[float]
 ) -> Iterator[tuple[Mapping[str, Steer], Sequence[float]]]:
-    """The steers of the head alone, which read texts at each strength of a line, and the others, which do at some."""
+    """The steers in two groups, each with the strengths at which texts are read.
+
+    Steers of the head alone read at all strengths of a line, steers inside the model at a few.
+    """
     for is_inside, tried in ((False, line), (True, passes)):
         if some := {name: steer for name, steer in steers.items() if bool(steer.sites) is is_inside}:
             yield some, tried

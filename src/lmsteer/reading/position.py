@@ -16,7 +16,7 @@ class Position:
     """The position of a text on a dimension (LM-Steer, Han et al., ACL 2024, section 5.3).
 
     Attributes:
-        strengths: the strengths that were tried, ascending (S,).
+        strengths: the strengths among which the position is found, ascending (S,).
         log_p: log-likelihood (S,) of the text at each strength, in nats; interpolated at those that it was not read at.
         shares: p(strength | text) (S,) under a uniform prior.
         best: the strength at which the text is likeliest, interpolated between those that were tried.

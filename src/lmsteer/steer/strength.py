@@ -161,11 +161,11 @@ def check_strengths(cards: Mapping[str, Card], strengths: Strengths) -> None:
 
 
 def check_counted(strengths: Strengths, what: str) -> None:
-    """Refuse strengths that need more than the number of a token to be known.
+    """Refuse strengths that depend on more than the number of a token: holds, and windows on a part of an answer.
 
     Args:
         strengths: the strengths.
-        what: what knows no more, for the message.
+        what: what is to be steered, for the message.
 
     Raises:
         SteerError: a strength acts in one part of an answer, or a reading is held.

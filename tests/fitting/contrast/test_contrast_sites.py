@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 import torch
 
@@ -15,13 +13,13 @@ from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.imitation import imitation
 from lmsteer.fitting.contrast.prompts import ContrastPrompts, contrast_prompts
+from lmsteer.fitting.contrast.regression import ShiftRegression
 from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, write_texts
-from lmsteer.fitting.inside.stream_effect import stream_effect
 from lmsteer.model.inside import observed
 from lmsteer.steer.files import load_steer
 from lmsteer.steer.mix import Mix
-from lmsteer.steer.sites import all_sites, find_site
+from lmsteer.steer.sites import find_site
 from lmsteer.steer.steer import LowRank
 from lmsteer.util.progress import no_progress
 from tiny import FAMILIES, inner_steer
@@ -34,14 +32,8 @@ def joined(lm, text, **places):
     return ContrastRows.join(list(read_texts(lm, [text], no_progress, **places)))
 
 
-def writes(lm, site):
-    with contextlib.suppress(DataError):
-        return stream_effect(lm, site) > 0
-    return False
-
-
-def own_rows(lm, contrast, config, *, site, steer):
-    """The rows of a fit at the stream after a layer, under a steer."""
+def own_rows(lm, contrast, config, *, site, steer=None):
+    """The rows of a fit at a site, under a steer."""
     prompts = contrast_prompts(lm, contrast, starter_subjects(), config.new_tokens)
     texts = [text for text in write_texts(lm, prompts, config) if text.subject % 4 != 3]
     return ContrastRows.join([*read_texts(lm, texts, no_progress, site=find_site(lm.model, site), steer=steer)])
@@ -162,17 +154,37 @@ def test_a_steer_of_a_description_acts_inside(make_lm, family, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_lora_of_a_description_makes_the_shift_in_the_stream(make_lm, family, tmp_path):
+def test_a_description_fits_a_lora_in_every_family(make_lm, family, tmp_path):
     lm = make_lm(family)
-    site = next(s for s in all_sites(lm.model).values() if s.is_weight and s.layer == "layers.1" and writes(lm, s))
-    config = ContrastConfig(8, 6, sites=(site.name,), rank=min(site.sizes))
-    contrast = Contrast.of_prompt("abc")
+    config, contrast = ContrastConfig(8, 6, sites=("lora",)), Contrast.of_descriptions("abc", "xyz")
+    fitted = fit_contrast(lm, contrast, name="abc", out=tmp_path / "s", config=config)
+    saved = load_steer(tmp_path / "s")
+    assert saved.sites
+    assert all(find_site(lm.model, name).is_weight for name in saved.sites)
+    assert fitted.imitation.steered != fitted.imitation.unsteered
+
+
+@pytest.mark.parametrize(("family", "effect"), [("llama", 1.0), ("granite", 0.25)])
+def test_the_map_of_a_linear_layer_makes_the_shift_that_the_stream_needs(
+    make_lm, family, effect, tmp_path, monkeypatch
+):
+    """Where the stream takes up a quarter of what the layer writes, the map writes four times the shift."""
+    lm, site = make_lm(family), "layers.1.mlp.down_proj"
+    if family == "granite":
+        for layer in lm.model.model.layers:
+            monkeypatch.setattr(layer, "residual_multiplier", effect)
+    config, contrast = ContrastConfig(8, 6, sites=(site,), rank=lm.hidden_size), Contrast.of_prompt("abc")
     steer = fit_contrast(lm, contrast, name="abc", out=tmp_path / "s", config=config).steer
-    assert steer.sites == (site.name,)
-    rows = own_rows(lm, contrast, config, site="layers.1", steer=steer)
-    left = torch.cat([shift for _, shift in rows.pairs()])
-    # How much of the shift a linear map of random features can make differs from one random model to the other.
-    assert float(left.square().mean()) < 0.97 * float(rows.shift.square().mean())
+    rows = own_rows(lm, contrast, config, site=site)
+    regression = ShiftRegression.empty(48, lm.hidden_size)
+    regression.add(rows, None)
+    a, b = steer.inner[site]
+    # float32 factors, and a measured effect
+    torch.testing.assert_close(effect * (a @ b.T), regression.matrix().float(), rtol=1e-2, atol=1e-4)
+    moved = own_rows(lm, contrast, config, site="layers.1", steer=steer)
+    (x, _), _ = rows.pairs()
+    made = moved.under_steer[0][0] - moved.neutral
+    torch.testing.assert_close(made, effect * (x @ a @ b.T), rtol=1e-2, atol=1e-4)
 
 
 def test_linear_layers_come_before_the_stream_behind_them(llama, tmp_path):

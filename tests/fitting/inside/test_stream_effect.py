@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lmsteer.errors import DataError
-from lmsteer.fitting.inside.stream_effect import stream_effect
+from lmsteer.fitting.inside.stream_effect import stream_effects
 from lmsteer.steer.sites import all_sites, find_site
-from tiny import FAMILIES
+from tiny import FAMILIES, tiny_lm
 
 
 def effects(lm, layer="layers.1"):
@@ -16,7 +17,7 @@ def effects(lm, layer="layers.1"):
         if site.is_weight and site.layer == layer:
             path = site.name.removeprefix(f"{layer}.")
             try:
-                found[path] = stream_effect(lm, site)
+                found[path] = stream_effects(lm, [site])[site.name]
             except DataError:
                 found[path] = None
     return found
@@ -32,6 +33,16 @@ def test_the_last_linear_layers_of_attention_and_mlp_write_to_the_stream_and_no_
     assert all(effect > 10 if "gemma" in family else effect == pytest.approx(1, abs=0.01) for effect in writing)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_16_bits_the_same_layers_write(make_lm, family):
+    if family == "mamba":
+        pytest.skip("its scan takes no 16-bit numbers on a CPU")
+    whole, half = effects(make_lm(family)), effects(tiny_lm(family, torch.bfloat16))
+    assert whole.keys() == half.keys()
+    for path, effect in whole.items():
+        assert half[path] == (None if effect is None else pytest.approx(effect, rel=0.3))  # 8 bits of a stream that is longer than y
+
+
 def test_a_scaled_residual_is_seen(make_lm, monkeypatch):
     lm = make_lm("granite")
     for layer in lm.model.model.layers:
@@ -43,11 +54,11 @@ def test_what_does_not_write_to_the_stream_is_refused_with_what_does(llama):
     choice = r"Give layers.0 itself, layers.0.self_attn.o_proj, layers.0.mlp.down_proj, or head"
     for path in ("self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj"):
         with pytest.raises(DataError, match=choice):
-            stream_effect(llama, find_site(llama.model, f"layers.0.{path}"))
+            stream_effects(llama, [find_site(llama.model, f"layers.0.{path}")])
 
 
 def test_nothing_stays_on_the_layer(llama):
     site = find_site(llama.model, "layers.0.mlp.down_proj")
     before = len(site.module._forward_hooks)
-    assert stream_effect(llama, site) == stream_effect(llama, site)
+    assert stream_effects(llama, [site]) == stream_effects(llama, [site])
     assert len(site.module._forward_hooks) == before

@@ -164,7 +164,10 @@ WINDOWS_AND_LIMITS = [
 def test_windows_and_limits_act_row_by_row(made, family):
     where, lm = made(family)
     jobs = jobs_of([strengths for strengths, _ in WINDOWS_AND_LIMITS], logprobs=1)
-    jobs = [{**job, "limits": limits} for job, (_, limits) in zip(jobs, WINDOWS_AND_LIMITS, strict=True)]
+    jobs = [
+        {**job, "ids": [*range(5, 6 + k), *job["ids"]], "limits": limits}  # prompts of several lengths
+        for k, (job, (_, limits)) in enumerate(zip(jobs, WINDOWS_AND_LIMITS, strict=True))
+    ]
     for (output,), job, (strengths, limits) in zip(written(where, jobs)[0], jobs, WINDOWS_AND_LIMITS, strict=True):
         steers = {name: load_steer(where / "steers" / name) for name in strengths}
         lines = defined_log_p(lm, job["ids"], output["ids"], Asked(steers, strengths, Limits(**limits)))

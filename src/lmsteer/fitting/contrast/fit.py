@@ -29,8 +29,8 @@ from lmsteer.fitting.contrast.rows import ContrastRows, read_texts
 from lmsteer.fitting.contrast.writing import ContrastText, KeptTexts, taken_over, write_texts
 from lmsteer.fitting.inside.fisher import site_factors
 from lmsteer.fitting.inside.fit_inside import site_groups
-from lmsteer.fitting.inside.presets import sites_of_description
-from lmsteer.fitting.inside.stream_effect import stream_effect
+from lmsteer.fitting.inside.presets import check_ranks, sites_of_description
+from lmsteer.fitting.inside.stream_effect import stream_effects
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.steer.card import Card
@@ -103,13 +103,14 @@ def fit_contrast(
         raise DataError(f"{HELD_OUT_EVERY} subjects or more are needed, of which some are held out.")
     check_rank(config.rank, lm.hidden_size)
     places = sites_of_description(lm, config.sites)
+    check_ranks([site for site in places if site], config.rank)
     prompts = contrast_prompts(lm, contrast, subjects, config.new_tokens)
     asked = contrast_prompts(teacher, contrast, subjects, config.new_tokens) if teacher else prompts
     kept = KeptTexts(_run(teacher or lm, asked, config, folder.with_name(f"{folder.name}.texts.partial")))
     with exclusive(folder), kept.until_done(resume=config.resume):
+        effects = stream_effects(lm, [site for site in places if site and site.is_weight])
         for group in site_groups([site for site in places if site]):
             site_factors(lm, group, progress)  # what no gradient reaches is refused before anything is written
-        effects = {site.name: stream_effect(lm, site) for site in places if site and site.is_weight}
         texts = write_texts(teacher or lm, asked, config, progress, kept)
         if teacher:
             texts = taken_over(lm, prompts, teacher, texts, config.new_tokens)

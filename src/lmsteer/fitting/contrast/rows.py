@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -178,36 +179,41 @@ class _Reader:
 
     def states(self, places: Sequence[int]) -> Tensor:
         """The states (N, d) that predict the tokens of some texts, text by text."""
-        return self.passing(places)[0]
+        return self._joined(self._states, places)[0]
 
     def passing(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The states (N, d) that predict the tokens of some texts, and what a map reads there (N, n), text by text."""
-        states, inputs = zip(
-            *(part for _, part in run_in_halves(self._run, [self.texts[place] for place in places])), strict=True
-        )
-        return torch.cat(states), torch.cat(inputs)
+        if self.site is None or not self.site.is_weight:
+            states = self.states(places)
+            return states, states
+        states, inputs = self._joined(partial(self._passing, self.site), places)
+        return states, inputs
+
+    def _joined(self, run: Callable[[Sequence[EncodedText]], Sequence[Tensor]], places: Sequence[int]) -> list[Tensor]:
+        parts = [part for _, part in run_in_halves(run, [self.texts[place] for place in places])]
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
 
     @torch.inference_mode()
-    def _run(self, texts: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
+    def _states(self, texts: Sequence[EncodedText]) -> tuple[Tensor]:
         if self.shared is not None:
             known = self.shared.tokens
             found = self.shared.states([text[known:] for text in texts])
-            states = torch.cat([each[text.begin - known :] for each, text in zip(found, texts, strict=True)])
-            return states, states
-        h, x = self._read(texts)
-        own = own_tokens(texts).to(h.device)
-        states = h[own].float().cpu()
-        return states, states if x is h else x[own].float().cpu()
-
-    def _read(self, texts: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
-        """The states at all predicted tokens, and what a map reads there."""
+            return (torch.cat([each[text.begin - known :] for each, text in zip(found, texts, strict=True)]),)
         if self.site is None:
-            h = self.lm.predicting(texts, self.mix)[0]
-            return h, h
+            return (_own(texts, self.lm.predicting(texts, self.mix)[0]),)
         stream = find_site(self.lm.model, self.site.layer)
-        seen = passing_at(self.lm, texts, [stream, *([self.site] if self.site.is_weight else [])], self.mix)
-        h = seen[stream.name].y
-        return h, seen[self.site.name].x.to(h.device) if self.site.is_weight else h
+        return (_own(texts, passing_at(self.lm, texts, [stream], self.mix)[stream.name].y),)
+
+    @torch.inference_mode()
+    def _passing(self, site: Site, texts: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
+        stream = find_site(self.lm.model, site.layer)
+        seen = passing_at(self.lm, texts, [stream, site], self.mix)
+        return _own(texts, seen[stream.name].y), _own(texts, seen[site.name].x)
+
+
+def _own(texts: Sequence[EncodedText], values: Tensor) -> Tensor:
+    """Of values (N', n) at all predicted tokens those at the texts' own tokens, float32 on the CPU."""
+    return values[own_tokens(texts).to(values.device)].float().cpu()
 
 
 def _recent(ids: Ids) -> Tensor:

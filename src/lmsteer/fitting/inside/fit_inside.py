@@ -21,7 +21,7 @@ from torch import Tensor
 from lmsteer.errors import DataError, StatisticsError
 from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.inside.fisher import OwnText, site_factors
-from lmsteer.fitting.inside.presets import sites_of_labels
+from lmsteer.fitting.inside.presets import check_ranks, sites_of_labels
 from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_map, unit_settings
 from lmsteer.fitting.inside.sums import InsideSums
 from lmsteer.fitting.run import Checkpointer, FitRun
@@ -49,13 +49,11 @@ def check_sites(lm: LM, patterns: Sequence[str], rank: int | None) -> None:
     """Refuse sites that a fit cannot have, before any work is done.
 
     Raises:
-        DataError: the rank is larger than a map of one of the sites can have.
+        DataError: the rank is larger than a map of one of the sites can have, or a preset stands for no site.
         SteerError: a pattern matches nothing.
         ModelError: the layers of the model cannot be found.
     """
-    for site in sites_of_labels(lm, patterns):
-        if rank is not None and rank > min(site.sizes):
-            raise DataError(f"the rank is {rank}, but a map at {site.name} has a rank of at most {min(site.sizes)}.")
+    check_ranks(sites_of_labels(lm, patterns), rank)
 
 
 def fit_inside(
@@ -68,7 +66,7 @@ def fit_inside(
         at_head: the steer of the head that was fitted on these texts, whose end component stays as it is, and their
             statistics; None in all processes but the first.
         patterns: the sites; the part at the head stays if ``head`` is one of them.
-        rank: rank of each map; None chooses it from the spectrum, and takes 8 with the preset ``lora``.
+        rank: rank of each map; None chooses it from the spectrum, or takes 8 for all if ``lora`` is among the patterns.
 
     Returns:
         The steer and its metrics on the held-out texts; None in all processes but the first.

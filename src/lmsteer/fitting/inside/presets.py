@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lmsteer.errors import DataError
 from lmsteer.fitting.inside.stream_effect import writing_sites
 from lmsteer.fitting.site_names import DEEP, LORA, is_inside
 from lmsteer.model.lm import LM
@@ -19,6 +20,7 @@ def sites_of_labels(lm: LM, patterns: Sequence[str]) -> list[Site]:
     ``deep`` is the stream after the middle layer, ``lora`` the linear layers of the middle third that write to it.
 
     Raises:
+        DataError: no linear layer writes to the stream, where ``lora`` asks for some.
         SteerError: a pattern matches nothing.
         ModelError: the layers of the model cannot be found.
     """
@@ -27,13 +29,14 @@ def sites_of_labels(lm: LM, patterns: Sequence[str]) -> list[Site]:
 
 
 def sites_of_description(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
-    """The same for a fit from descriptions, in the order in which they are fitted, and None for the head at the end.
+    """The places where a fit from descriptions lets a steer act, in the order in which they are fitted.
 
-    ``deep`` is the stream after two thirds of the layers, and the head; ``lora`` the linear layers that write to the
-    stream half, two thirds and five sixths of the way. A linear layer comes before the stream after it, which its map
-    changes.
+    The head comes last, as None. ``deep`` is the stream after two thirds of the layers, and the head; ``lora`` the
+    linear layers that write to the stream half, two thirds and five sixths of the way. A linear layer comes before the
+    stream after it, which its map changes.
 
     Raises:
+        DataError: no linear layer writes to the stream, where ``lora`` asks for some.
         SteerError: a pattern matches nothing.
         ModelError: the layers of the model cannot be found.
     """
@@ -45,6 +48,17 @@ def sites_of_description(lm: LM, patterns: Sequence[str]) -> list[Site | None]:
     return [*sites, *([None] if {HEAD, DEEP} & {*patterns} else [])]
 
 
+def check_ranks(sites: Sequence[Site], rank: int | None) -> None:
+    """Refuse a rank that the map of a site cannot have; None, which leaves the choice to the spectrum, passes.
+
+    Raises:
+        DataError: the rank is larger than one of the sides of a map.
+    """
+    for site in sites:
+        if rank is not None and rank > min(site.sizes):
+            raise DataError(f"the rank is {rank}, but a map at {site.name} has a rank of at most {min(site.sizes)}.")
+
+
 def _sites(lm: LM, patterns: Sequence[str], layers: dict[str, list[int]]) -> list[Site]:
     """The sites that match any of some patterns; presets stand for some layers."""
     presets: dict[str, Callable[[list[str]], list[str]]] = {
@@ -54,7 +68,14 @@ def _sites(lm: LM, patterns: Sequence[str], layers: dict[str, list[int]]) -> lis
     named = list[str]()
     for pattern in patterns:
         if pattern in presets:
-            named += presets[pattern]([layer_name(number) for number in layers[pattern]])
+            streams = [layer_name(number) for number in layers[pattern]]
+            stands_for = presets[pattern](streams)
+            if not stands_for:
+                raise DataError(
+                    f"{pattern}: no linear layer of {lm.name} in {', '.join(streams)} is found to write to the "
+                    "residual stream. Name the linear layers, or let the steer act at the head or after a layer."
+                )
+            named += stands_for
         elif pattern != HEAD:
             named.append(pattern)
     return match_sites(lm.model, named)

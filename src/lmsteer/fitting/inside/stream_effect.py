@@ -22,58 +22,66 @@ from lmsteer.model.inside import passing_at
 from lmsteer.model.lm import LM
 from lmsteer.steer.sites import Site, all_sites, find_site, output_of, with_output
 
-_TEXTS, _TOKENS = 2, 24
-# Length of e, relative to that of y: small, and yet far above the rounding of 16-bit numbers.
-_SIZE = 0.1
-# The least cosine of e and the stream's change, and the most that c may spread around its mean, relative to it.
-_LEAST_COSINE, _MOST_SPREAD = 0.5, 0.5
+_TEXTS, _TOKENS = 2, 32
+# Length of e, relative to that of y: small, and yet far above the rounding of a stream of 16-bit numbers that is some
+# hundred times as long.
+_SIZE = 0.3
+# The least cosine of e and the stream's change, at the median token.
+_LEAST_COSINE = 0.5
 
 
-def stream_effect(lm: LM, site: Site) -> float:
-    """The effect c of a linear layer's output on the stream after its layer: 1 where it is added as it is.
+def stream_effects(lm: LM, sites: Sequence[Site]) -> dict[str, float]:
+    """The effects c of linear layers on the stream after their layers, by name: 1 where an output is added as it is.
 
     Raises:
-        DataError: the layer does not write to the stream.
-        ModelError: a forward pass does not go through the layer exactly once.
+        DataError: a layer does not write to the stream.
+        ModelError: a forward pass does not go through a layer exactly once.
     """
-    effect = _effect(lm, site, _own_text(lm))
-    if effect is None:
-        others = "".join(f", {each.name}" for each in writing_sites(lm, [site.layer]))
-        raise DataError(
-            f"{site.name} does not add to the residual stream of {lm.name}, so it cannot make the shift of a "
-            f"description there. Give {site.layer} itself{others}, or head."
-        )
-    return effect
+    texts, found = _own_texts(lm), dict[str, float]()
+    for site in sites:
+        effect = _effect(lm, site, texts)
+        if effect is None:
+            others = "".join(f", {each.name}" for each in writing_sites(lm, [site.layer]))
+            raise DataError(
+                f"{site.name} does not add to the residual stream of {lm.name}, so it cannot make the shift of a "
+                f"description there. Give {site.layer} itself{others}, or head."
+            )
+        found[site.name] = effect
+    return found
 
 
 def writing_sites(lm: LM, layers: Sequence[str]) -> list[Site]:
     """The linear layers in some layers, ``layers.N``, that write to the residual stream, in the order of the model."""
-    ids, found = _own_text(lm), list[Site]()
+    texts, found = _own_texts(lm), list[Site]()
     for site in all_sites(lm.model).values():
         if site.is_weight and site.layer in layers:
-            with suppress(ModelError):  # not called once: an expert, say
-                found += [site] if _effect(lm, site, ids) is not None else []
+            # An expert is not called once, or with some of the tokens only.
+            with suppress(ModelError, RuntimeError, IndexError):
+                found += [site] if _effect(lm, site, texts) is not None else []
     return found
 
 
-def _own_text(lm: LM) -> list[list[int]]:
+def _own_texts(lm: LM) -> list[list[int]]:
     return own_texts(lm, _TEXTS, min(_TOKENS, lm.max_length - 1), FISHER_SEED)
 
 
 @torch.inference_mode()
-def _effect(lm: LM, site: Site, ids: Sequence[Sequence[int]]) -> float | None:
-    """c, the mean over tokens; None where the layer does not write to the stream."""
+def _effect(lm: LM, site: Site, texts: Sequence[Sequence[int]]) -> float | None:
+    """c, the median over tokens; None where the layer does not write to the stream."""
     stream = find_site(lm.model, site.layer)
     if site.outputs != stream.outputs:
         return None
-    before = passing_at(lm, ids, [site, stream])
+    before = passing_at(lm, texts, [site, stream])
     with lm.exclusive_use(), _changed(site):
-        after = passing_at(lm, ids, [site, stream])
-    e, change = (after[name].y.float() - before[name].y.float() for name in (site.name, stream.name))
-    along = (e.to(change.device) * change).sum(-1)
+        after = passing_at(lm, texts, [site, stream])
+    change = after[stream.name].y.float() - before[stream.name].y.float()
+    e = (after[site.name].y.float() - before[site.name].y.float()).to(change.device)
+    # The state of the first token may be an attention sink, a hundred times as long as the others.
+    usual = torch.cat([torch.arange(len(ids) - 1) > 0 for ids in texts]).to(change.device)
+    e, change = e[usual], change[usual]
+    along = (e * change).sum(-1)
     effects, cosines = along / e.square().sum(-1), along / (e.norm(dim=-1) * change.norm(dim=-1))
-    is_written = cosines.mean() >= _LEAST_COSINE and effects.std() <= _MOST_SPREAD * effects.mean()
-    return float(effects.mean()) if is_written else None
+    return float(effects.median()) if cosines.median() >= _LEAST_COSINE else None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.generation.limits import RowLimits
-from lmsteer.model.head import HeadShard
+from lmsteer.model.head import PIECE_NUMBERS, HeadShard
 from lmsteer.serving.vllm.asked import NOTHING, Asked, AskedTable
 from lmsteer.serving.vllm.checked_bases import CheckedBases
 from lmsteer.serving.vllm.limits import within_limits
@@ -121,7 +121,8 @@ class AfterHead:
         made, self._taken = self._pass, part.stop
         if made is not None and part.stop >= len(made.h):
             self._pass = None  # and with it the memory of a pass
-        if not any(slot in self._rows for slot in context.idx_mapping_np.tolist()):
+        own = context.idx_mapping_np.tolist()
+        if not any(slot in self._rows for slot in own):
             return logits
         if made is None or part.stop > len(made.h):
             raise RuntimeError("lmsteer did not see the hidden states of these logits: they cannot be steered.")
@@ -129,7 +130,9 @@ class AfterHead:
         slots = context.expanded_idx_mapping
         mix = self._mix_of(slots, context.pos)
         self._bases.check(mix, made.head)
-        change = _change(mix, made, part, self._limits and self._limits.at(slots))
+        # A request that has ended keeps its slot's limits until another one takes it.
+        is_limited = any(self._rows[slot].limits.on for slot in own if slot in self._rows)
+        change = _change(mix, made, part, self._limits.at(slots) if self._limits and is_limited else None)
         if self._raw:
             made.logits[part] += change.to(made.logits.dtype)
         logits += change
@@ -156,24 +159,30 @@ class AfterHead:
         self.prepare()
         assert self._table is not None
         token = places + 1 - self._prompts()[slots] if self._table.windows is not None else places
-        return self._table.now(token, slots)
+        return self._table.mix_at(token, slots)
 
 
 def _change(mix: Mix, made: HeadPass, part: slice, limits: RowLimits | None) -> Tensor:
     """What the steers change of the logits of some rows (B, V), float32: an exact 0 of rows without steers."""
     shift = mix.logit_shift(made.h[part], made.head.weight, made.gather)
     if made.raw is None:
-        z0, z1, post = made.logits[part].float(), made.post(shift), _as_it_is
+        change = made.post(shift)  # a scale alone
     else:
-        z0, z1, post = made.raw[part].float(), shift, lambda z: made.post(z.clone())
-    change = z1 if made.raw is None else post(z0 + z1) - post(z0)
+        raw = made.raw[part].float()
+        change = made.post(raw + shift) - made.post(raw.clone())
     if limits is None:
         return change
-    unsteered = post(z0)
-    found = within_limits(z0, z1, limits, post) - unsteered
-    # Words that are forbidden stay so; the difference of two infinities is no number.
-    found = torch.where(unsteered.isfinite(), found, 0.0)
-    return torch.where(limits.is_on[:, None], found, change)
+    some = max(1, PIECE_NUMBERS // change.shape[1])
+    for first in range(0, len(change), some):
+        rows = torch.arange(first, min(first + some, len(change)), device=change.device)
+        z0, post = (made.logits, _as_it_is) if made.raw is None else (made.raw, lambda z: made.post(z.clone()))
+        z1 = (change if made.raw is None else shift)[rows]
+        own, z0 = limits.at(rows), z0[part][rows].float()
+        unsteered = post(z0)
+        # Words that are forbidden stay so; the difference of two infinities is no number.
+        found = torch.where(unsteered.isfinite(), within_limits(z0, z1, own, post) - unsteered, 0.0)
+        change[rows] = torch.where(own.is_on[:, None], found, change[rows])
+    return change
 
 
 def _as_it_is(z: Tensor) -> Tensor:

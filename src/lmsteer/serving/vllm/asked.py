@@ -65,8 +65,8 @@ class AskedTable(NamedTuple):
             acting = WindowTable.of(windows, strengths.shape, device)
         return cls(mix.at(strengths.to(device, non_blocking=True)), acting)
 
-    def now(self, token: Tensor, rows: Tensor | None = None) -> Mix:
-        """The mix at a token of each continuation.
+    def mix_at(self, token: Tensor, rows: Tensor | None = None) -> Mix:
+        """The steers with the strengths that act at a token of each continuation.
 
         Args:
             token: the number of the token (N,), from 0.

@@ -31,7 +31,7 @@ class SteeredRow(NamedTuple):
     written: Sequence[int]
 
 
-class Apart(NamedTuple):
+class LimitedRows(NamedTuple):
     """The rows of a pass whose logits are limited. They reach the head unsteered.
 
     Attributes:
@@ -75,7 +75,7 @@ class BeforeHead:
         self.rows: dict[int, SteeredRow] = {}
         self._size, self._announced = 0, False
         self._table: AskedTable | None = None
-        self._apart: Apart | None = None
+        self._limited: LimitedRows | None = None
         self._bases = CheckedBases()
 
     def announce(self, size: int | None) -> None:
@@ -95,7 +95,7 @@ class BeforeHead:
     def mix(self, h: Tensor, head: HeadShard) -> Mix | None:
         """The mix for the hidden states ``h`` (B, d) that reach the head; None if they are not steered.
 
-        Rows with limits have strength 0 in it: ``take_apart`` has them.
+        Rows with limits have strength 0 in it: ``take_limited`` has them.
 
         Raises:
             RuntimeError: the number of rows is not the announced one, so it is unknown which row is which request.
@@ -107,19 +107,19 @@ class BeforeHead:
         if h.shape[0] != self._size:
             raise RuntimeError(f"{self._size} rows were announced to lmsteer, but {h.shape[0]} reached the head.")
         assert self._table is not None
-        mix = self._table.now(torch.tensor([self._written(row) for row in range(self._size)]))
+        mix = self._table.mix_at(torch.tensor([self._written(row) for row in range(self._size)]))
         self._bases.check(mix, head)
         if not (places := [row for row in range(self._size) if row in self.rows and self.rows[row].asked.limits.on]):
             return mix
         where = torch.tensor(places)
         limits = RowLimits.of([self.rows[row].asked.limits for row in places], [()] * len(places), 0, h.device)
-        self._apart = Apart(where.to(h.device), mix.for_rows(where), h[where.to(h.device)], limits)
+        self._limited = LimitedRows(where.to(h.device), mix.for_rows(where), h[where.to(h.device)], limits)
         return mix.without_rows(where)
 
-    def take_apart(self) -> Apart | None:
+    def take_limited(self) -> LimitedRows | None:
         """The rows with limits of the pass that has just gone through the head; None if there are none."""
-        apart, self._apart = self._apart, None
-        return apart
+        limited, self._limited = self._limited, None
+        return limited
 
     def _written(self, row: int) -> int:
         """The number of tokens that a row has written."""

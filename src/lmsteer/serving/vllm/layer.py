@@ -18,7 +18,7 @@ from lmsteer.errors import ModelError, SteerError
 from lmsteer.model.head import HeadShard
 from lmsteer.model.head_file import read_head_sample
 from lmsteer.serving.vllm.after_head import HeadPass
-from lmsteer.serving.vllm.before_head import Apart, BeforeHead
+from lmsteer.serving.vllm.before_head import BeforeHead, LimitedRows
 from lmsteer.serving.vllm.state import STATE
 from lmsteer.serving.vllm.validation import registry
 
@@ -75,7 +75,7 @@ class SteeredLogitsProcessor(LogitsProcessor):
         )
         base_head = getattr(lm_head, "base_layer", lm_head)
         if isinstance(STATE.steering, BeforeHead):
-            return _within_limits(self, base_head, raw, post, STATE.steering.take_apart(), skip_gather=skip_gather)
+            return _limited_logits(self, base_head, raw, post, STATE.steering.take_limited(), skip_gather=skip_gather)
         if raw is None:
             return None
         logits = post(raw)
@@ -101,25 +101,25 @@ class SteeredLogitsProcessor(LogitsProcessor):
         return logits
 
 
-def _within_limits(
+def _limited_logits(
     layer: Any,
     head: Any,
     raw: Tensor | None,
     post: Callable[[Tensor], Tensor],
-    apart: Apart | None,
+    limited: LimitedRows | None,
     *,
     skip_gather: bool,
 ) -> Tensor | None:
     """The logits (B, V) of raw ones, of which some rows are limited; None where another process has them."""
-    if apart is None:
+    if limited is None:
         return None if raw is None else post(raw)
     # Each process takes part in this product.
-    shift = getattr(layer, "base_layer", layer)._get_logits(apart.shift, head, None, skip_gather)
+    shift = getattr(layer, "base_layer", layer)._get_logits(limited.shift, head, None, skip_gather)
     if raw is None:
         return None
-    found = apart.logits(raw, shift, post)
-    logits = post(raw)
-    logits[apart.places] = found.to(logits.dtype)
+    found = limited.logits(raw, shift, post)
+    logits = post(raw).float()  # in 16 bits, words that a limit rules out would be alike
+    logits[limited.places] = found
     return logits
 
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmsteer.data.chats import Chat, Prompt
-from lmsteer.errors import LMSteerError
+from lmsteer.errors import LMSteerError, SteerError
 from lmsteer.generation.bulk import BulkRequest, Writer, write_in_bulk
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.partial_file import Lines
@@ -49,12 +49,14 @@ def generate_to_file(
     Raises:
         DataError: ``write_in_bulk`` refuses the file.
         LMSteerError: vLLM is not installed, does not start with these options, or stops.
-        SteerError: a strength acts in one part of an answer, or a reading is to be held.
+        SteerError: a strength acts in one part of an answer, a reading is to be held, or the limit ``fresh`` is on.
         InterruptedWorkError: the user stopped the run; what was written is kept.
     """
     location = str(resolve(request.model).location)
     for setting in request.settings:
         check_counted(setting, "vLLM")
+    if request.config.limits.fresh:
+        raise SteerError("'fresh' is a limit that lmsteer's own engine has; in vLLM, leave it out.")
     with vllm_writer(location, request.steers, request.settings, request.config, out.parent, options) as write:
         write_in_bulk(write, request.prompts, out, request.record("vllm"), resume=resume, progress=progress)
 
