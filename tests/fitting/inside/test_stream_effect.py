@@ -40,7 +40,8 @@ def test_in_16_bits_the_same_layers_write(make_lm, family):
     whole, half = effects(make_lm(family)), effects(tiny_lm(family, torch.bfloat16))
     assert whole.keys() == half.keys()
     for path, effect in whole.items():
-        assert half[path] == (None if effect is None else pytest.approx(effect, rel=0.3))  # 8 bits of a stream that is longer than y
+        # A stream of 8 bits that is longer than what is written to it.
+        assert half[path] == (None if effect is None else pytest.approx(effect, rel=0.3))
 
 
 def test_a_scaled_residual_is_seen(make_lm, monkeypatch):
