@@ -1,7 +1,8 @@
 # Two commands do everything on a machine with Python (3.11 or later), make and a package index:
 #   make demo    fit a steer, generate at several strengths, write demo/report.html
 #   make test    run the tests
-# Two more have engines of their own: make test-vllm (vLLM, in .venv-vllm), make test-llamacpp (compiles for minutes).
+# Three more have engines of their own: make test-vllm (vLLM, in .venv-vllm), make test-llamacpp (compiles for minutes),
+# make test-sglang (the code that reads adapters).
 # Each makes its own environment in .venv and installs what it needs, in the versions of constraints.txt.
 # To let pip choose the versions instead (for a torch with CUDA, say): make demo CONSTRAINTS=
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-slow coverage test-vllm test-llamacpp check docs format clean
+.PHONY: demo test test-slow coverage test-vllm test-llamacpp test-sglang check docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/lmsteer demo
@@ -42,6 +43,17 @@ test-llamacpp: $(VENV)/installed-dev $(LLAMA)/installed
 	LLAMA_SERVER=$(LLAMA)/build/bin/llama-server LLAMA_CPP_LIB_PATH=$(CURDIR)/$(LLAMA)/build/bin PYTHONPATH=$(LLAMA)/source \
 		$(BIN)/python -m pytest tests/export/test_llamacpp.py tests/export/test_llama_server.py
 
+# SGLang's wheel is unpacked, not installed: its server needs a GPU, its code that reads adapters does not.
+SGLANG := .venv-sglang
+SGLANG_VERSION := 0.5.23
+test-sglang: $(VENV)/installed-dev $(SGLANG)/unpacked
+	SGLANG_SOURCE=$(SGLANG)/source $(BIN)/python -m pytest tests/export/test_sglang.py
+
+$(SGLANG)/unpacked:
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest $(SGLANG) sglang==$(SGLANG_VERSION)
+	$(BIN)/python -m zipfile --extract $(SGLANG)/sglang-*.whl $(SGLANG)/source
+	touch $@
+
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -58,7 +70,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMA) build site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(LLAMA) $(SGLANG) build site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(LLAMA)/installed:
 	$(PYTHON) -m venv $(LLAMA)
