@@ -2,7 +2,6 @@
 
     python -m benchmarks.one_pass fit DATA      every method, from every number of texts; or some by name
     python -m benchmarks.one_pass write DATA    continuations of all that is fitted, at several strengths, scored
-    python -m benchmarks.one_pass read DATA     what reading in four passes leaves out of reading in thirteen
     python -m benchmarks.one_pass show          print the table, draw docs/figures/one-pass.svg
 
 DATA is the folder of the data files. The learning rate and the number of steps of the trained LoRA are searched on
@@ -22,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 from unittest.mock import patch
 
-import torch
 import typer
 
 from benchmarks.claims import HELD_OUT, Bench
@@ -42,9 +40,6 @@ from lmsteer.generation.config import GenerationConfig
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
 from lmsteer.model.lora import from_tensors
-from lmsteer.reading.analyse import STRENGTHS as LINE
-from lmsteer.reading.analyse import analyse
-from lmsteer.reading.position import Position
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.sites import match_sites
 from lmsteer.steer.steer import LowRank, Steer, factors_of
@@ -57,8 +52,7 @@ SITES, RANK = ("layers.1*.self_attn.o_proj", "layers.1*.mlp.down_proj"), 8
 CLOSED = {"head": (HEAD_ALONE, None), "deep": ((DEEP,), None), "one-pass": (SITES, RANK)}
 BUDGET = TrainingBudget(steps=50, search=True)
 PROMPTS, PROTOCOL = slice(0, 100), GenerationConfig(num_samples=1, max_new_tokens=20, batch_size=100)
-READ = 40
-STRENGTHS = {"head": (3.0, 6.0), "deep": (3.0, 6.0), "one-pass": (3.0, 6.0), "trained": (0.5, 1.0)}
+STRENGTHS = {"head": (15.0, 30.0), "deep": (3.0, 6.0), "one-pass": (3.0, 6.0), "trained": (0.5, 1.0)}
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 
@@ -91,36 +85,6 @@ def write_all(data: Data, names: Annotated[list[str] | None, typer.Argument(help
     for condition in (Unsteered(), *_conditions(results, names or [*NAMES])):
         if condition.name not in results:
             save_result(RESULTS, condition.name, writer.figures(condition))
-
-
-@app.command("read")
-def read_both(data: Data) -> None:
-    """Read texts with the steers inside the model in four passes and in thirteen; print and keep what differs."""
-    lm, results = load(), load_results(RESULTS)
-    texts = [text.text for text in read_labelled(data / "sst5_dev.jsonl.gz")][:READ]
-    for name in CLOSED:
-        if name != "head" and of_fit(name, SIZES[0]) in results:
-            save_result(RESULTS, f"read {name}", _read(lm, load_steer(_folder(name, SIZES[0])), texts))
-            print(name, load_results(RESULTS)[f"read {name}"])
-
-
-def _read(lm: LM, steer: Steer, texts: Sequence[str]) -> dict[str, float]:
-    """What reading in four passes leaves out of reading in thirteen, and how many times as long these take."""
-    seconds, places = list[float](), list[list[Position]]()
-    for strengths in (None, LINE):
-        started = time.perf_counter()
-        found = analyse(lm, texts, {"s": steer}, strengths=strengths, progress=bars())
-        seconds.append(time.perf_counter() - started)
-        places.append([each.dimensions["s"].position for each in found])
-    pairs = [*zip(*places, strict=True)]
-    errors = torch.tensor([near.log_p for near, _ in pairs]) - torch.tensor([read.log_p for _, read in pairs])
-    return {
-        "texts": len(texts),
-        "ratio of times": seconds[1] / seconds[0],
-        "largest error, nats a text": float(errors.abs().max()),
-        "largest error of the position": max(abs(near.best - read.best) for near, read in pairs),
-        "largest evidence, nats a text": max(abs(read.score) for _, read in pairs),
-    }
 
 
 @app.command("show")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.reading.position import interpolated, position
+from lmsteer.reading.position import position
 from lmsteer.steer.platt import PlattScaling
 
 
@@ -32,19 +32,3 @@ def test_shares_are_those_of_a_prior_that_prefers_nothing():
     assert found.probability == pytest.approx(1 / (1 + math.exp(0.25)))
     assert found.log_p == (-700.0, -701.0)
     assert position(torch.zeros(2), [-1.0, 1.0], 0.0, None).probability is None
-
-
-@given(st.lists(st.floats(-20, 20), min_size=4, max_size=4), st.floats(-3, 3))
-def test_a_cubic_is_interpolated_exactly(coefficients, at):
-    def cubic(s):
-        return sum(c * s**k for k, c in enumerate(coefficients))
-
-    tried = [-3.0, -1.0, 1.0, 3.0]
-    (found,) = interpolated(torch.tensor([cubic(s) for s in tried], dtype=torch.float64), tried, [at])
-    assert float(found) == pytest.approx(cubic(at), abs=1e-9)  # sums of some hundreds in float64
-
-
-@given(st.lists(st.floats(-3, 3), min_size=1, max_size=9, unique=True))
-def test_what_was_read_is_not_changed_by_interpolation(strengths):
-    log_p = torch.arange(len(strengths), dtype=torch.float64) - 700.1
-    assert torch.equal(interpolated(log_p, strengths, strengths), log_p)

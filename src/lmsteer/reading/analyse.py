@@ -17,7 +17,7 @@ from lmsteer.model.lm import LM
 from lmsteer.reading.encode import encode_with_offsets
 from lmsteer.reading.encoded_text import first_predicted
 from lmsteer.reading.likelihood import steered_log_likelihoods
-from lmsteer.reading.position import Position, interpolated, position
+from lmsteer.reading.position import Position, position
 from lmsteer.reading.prompted import encode_after_with_offsets
 from lmsteer.reading.spans import Span, best_spans
 from lmsteer.reading.words import Word, words_of
@@ -27,8 +27,8 @@ from lmsteer.util.progress import Progress, no_progress
 
 # Three times the labels' range. A text whose likelihood peaks beyond gets the last of them as its position.
 STRENGTHS = tuple(k / 2 for k in range(-6, 7))
-# Where a steer inside the model is read in place of all of these: each costs a pass of the model.
-_PASSES = (-3.0, -1.0, 1.0, 3.0)
+# Those of a steer inside the model: each costs a pass of the model.
+INSIDE_STRENGTHS = tuple(map(float, range(-3, 4)))
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,9 @@ def analyse(
         texts: whole texts; a text that is longer than the model's context is read in windows.
         steers: the steers by name.
         prompts: what stands before each text and is not part of it: a text, a chat that the text answers, or None.
-        strengths: the strengths among which the position of a text is found; -3 to 3 in steps of 0.5 by default. The
-            texts are read at each of them, with a steer of the head in one pass of the model for all, with one inside
-            the model in a pass for each. By default these are four passes, and the log-likelihood at the other
-            strengths is interpolated (``interpolated``). The evidence is never interpolated.
+        strengths: the strengths among which the position of a text is found. A steer of the head reads at all of them
+            in one pass of the model, one inside the model in a pass for each. By default they are -3 to 3, in steps of
+            0.5 for steers of the head, in steps of 1 for those inside the model.
         spans: the most evidence spans to find in a text.
         window: the most tokens that a token is read after; the model's context if None.
         chunk: the most tokens in one pass of the model, as in ``steered_log_likelihoods``.
@@ -145,9 +144,9 @@ def analyse(
     if spans < 0:
         raise DataError(f"the number of spans must be 0 or more, not {spans}.")
     check_not_empty(texts)
-    line = sorted({-1.0, 1.0, *map(float, STRENGTHS if strengths is None else strengths)})
     if strengths is not None and not len(strengths):
         raise DataError("no strengths to read texts at.")
+    asked = None if strengths is None else sorted({-1.0, 1.0, *map(float, strengths)})
     if prompts is not None and len(prompts) != len(texts):
         raise DataError(f"there are {len(prompts)} prompts for {len(texts)} texts: give one for each, or none.")
     given = [
@@ -159,10 +158,10 @@ def analyse(
             raise DataError(f"text {number} is empty, or this model's tokenizer finds no token in it.")
     ids = [text.ids for text in encoded]
     found: list[dict[str, Dimension]] = [{} for _ in encoded]
-    for some, tried in _divided(steers, line, _PASSES if strengths is None else line):
-        lines = steered_log_likelihoods(lm, ids, [*some.values()], tried, window=window, chunk=chunk, progress=progress)
+    for some, line in _divided(steers, asked):
+        lines = steered_log_likelihoods(lm, ids, [*some.values()], line, window=window, chunk=chunk, progress=progress)
         for text, own, log_p in zip(encoded, found, lines, strict=True):
-            own |= text.dimensions(log_p, some, tried, line, spans)
+            own |= text.dimensions(log_p, some, line, spans)
     return [
         Analysis(text.text, tuple(text.bounds), tuple(text.words), {name: own[name] for name in steers}, text.prompt)
         for text, own in zip(encoded, found, strict=True)
@@ -170,15 +169,12 @@ def analyse(
 
 
 def _divided(
-    steers: Mapping[str, Steer], line: Sequence[float], passes: Sequence[float]
+    steers: Mapping[str, Steer], asked: Sequence[float] | None
 ) -> Iterator[tuple[Mapping[str, Steer], Sequence[float]]]:
-    """The steers in two groups, each with the strengths at which texts are read.
-
-    Steers of the head alone read at all strengths of a line, steers inside the model at a few.
-    """
-    for is_inside, tried in ((False, line), (True, passes)):
+    """The steers of the head alone and those inside the model, each with the strengths at which they read."""
+    for is_inside, line in ((False, STRENGTHS), (True, INSIDE_STRENGTHS)):
         if some := {name: steer for name, steer in steers.items() if bool(steer.sites) is is_inside}:
-            yield some, tried
+            yield some, asked or line
 
 
 @dataclass(frozen=True)
@@ -205,23 +201,22 @@ class _Encoded:
         return words_of(self.text, self.bounds[: len(self.bounds) - self.is_ended])
 
     def dimensions(
-        self, log_p: Tensor, steers: Mapping[str, Steer], tried: Sequence[float], line: Sequence[float], spans: int
+        self, log_p: Tensor, steers: Mapping[str, Steer], line: Sequence[float], spans: int
     ) -> dict[str, Dimension]:
         """The text on the dimensions of steers.
 
         Args:
             log_p: the log-likelihoods (K, S, T - 1) of all tokens but the first.
             steers: K steers by name.
-            tried: the strengths (S,) that it was read at, -1 and 1 among them.
-            line: the strengths among which its position is found.
+            line: the strengths (S,) that it was read at, -1 and 1 among them.
             spans: the most evidence spans to find.
         """
         found = {}
         for (name, steer), lines in zip(steers.items(), log_p[..., -len(self.bounds) :].double(), strict=True):
-            evidence = (lines[tried.index(1.0)] - lines[tried.index(-1.0)]).tolist()
+            evidence = (lines[line.index(1.0)] - lines[line.index(-1.0)]).tolist()
             platt = PlattScaling.from_held_out(steer.card.held_out)
-            at_line = interpolated(lines.sum(1), tried, line)
-            found[name] = _dimension(evidence, position(at_line, line, sum(evidence), platt), self.words, spans)
+            place = position(lines.sum(1), line, sum(evidence), platt)
+            found[name] = _dimension(evidence, place, self.words, spans)
         return found
 
 

@@ -16,8 +16,8 @@ class Position:
     """The position of a text on a dimension (LM-Steer, Han et al., ACL 2024, section 5.3).
 
     Attributes:
-        strengths: the strengths among which the position is found, ascending (S,).
-        log_p: log-likelihood (S,) of the text at each strength, in nats; interpolated at those that it was not read at.
+        strengths: the strengths that were tried, ascending (S,).
+        log_p: log-likelihood (S,) of the text at each strength, in nats.
         shares: p(strength | text) (S,) under a uniform prior.
         best: the strength at which the text is likeliest, interpolated between those that were tried.
         score: evidence of the whole text: its log-likelihood at +1 minus that at -1, in nats.
@@ -30,22 +30,6 @@ class Position:
     best: float
     score: float
     probability: float | None
-
-
-def interpolated(log_p: Tensor, tried: Sequence[float], strengths: Sequence[float]) -> Tensor:
-    """The log-likelihood (S,) of a text at some strengths, on Lagrange's polynomial through those that were tried.
-
-    Args:
-        log_p: log-likelihood (R,) of the text at each strength that was tried.
-        tried: these strengths (R,), no two of them the same.
-        strengths: the strengths (S,). At those that were tried the log-likelihood stays as it is.
-    """
-    x, known = torch.tensor(strengths, dtype=torch.float64), torch.tensor(tried, dtype=torch.float64)
-    others = ~torch.eye(len(known), dtype=torch.bool)
-    # weights[s, r] = Π over the other nodes of (x - node) / (own node - node): 1 at its own node, 0 at the others
-    ratios = (x[:, None, None] - known) / torch.where(others, known[:, None] - known, 1.0)
-    weights = torch.where(others, ratios, 1.0).prod(-1)
-    return weights @ log_p.double()
 
 
 def position(log_p: Tensor, strengths: Sequence[float], score: float, platt: PlattScaling | None) -> Position:
