@@ -70,16 +70,12 @@ PROTOCOL = GenerationConfig(num_samples=1, max_new_tokens=30, batch_size=80)
 STEPS, BATCH = 40, 6
 STRENGTHS = (-1.0, 0.5, 1.0, 2.0)
 TOKENS = (1, 10)
-# The linear layers that write to the stream.
-WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 # Steers of the style that act inside the model: their sites, by name.
 INSIDE = {
     "layer-25": ("layers.25",),
     "three-layers": ("layers.15", "layers.20", "layers.25", "head"),
     "seven-layers": (*(f"layers.{layer}" for layer in range(9, 30, 3)), "head"),
-    "three-loras": tuple(f"layers.{layer}.mlp.down_proj" for layer in (15, 20, 25)),
-    "six-loras": tuple(f"layers.{layer}.{path}" for layer in (15, 20, 25) for path in WRITERS),
-    "fourteen-loras": tuple(f"layers.{layer}.{path}" for layer in range(9, 30, 3) for path in WRITERS),
+    "six-loras": ("lora",),
 }
 app = typer.Typer(add_completion=False)
 

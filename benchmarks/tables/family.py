@@ -17,7 +17,6 @@ WAYS = {
     "steer of three layers and the head": ("", "steer, three-layers=+1"),
     "steer of seven layers and the head": ("", "steer, seven-layers=+1"),
     "LoRA of six linear layers, in closed form": ("", "steer, six-loras=+1"),
-    "LoRA of fourteen linear layers, in closed form": ("", "steer, fourteen-loras=+1"),
     "LoRA of the head, rank 16, trained": ("c, LoRA on the head of rank 16", ""),
     "LoRA of every layer, rank 4, in closed form": ("c, one-pass LoRA everywhere of rank 4", ""),
     "LoRA of every layer, trained (rank 4; for the prompt, 8)": ("c, LoRA everywhere of rank 4", "lora-style=+1"),

@@ -7,7 +7,7 @@ from benchmarks.tables.markdown import results, table
 LEARNT = {
     "steer": "a matrix W on the output embedding, in closed form",
     "deep-steer": "a matrix on the stream after the middle layer, in closed form",
-    "lora-steer": "a LoRA of the middle third's linear layers, in closed form",
+    "lora-steer": "a LoRA of the linear layers of the middle third that write to the stream, in closed form",
     "lora": "a LoRA of every linear layer but the head",
     "lora-value": "a LoRA of the last layer's value matrix",
     "lora-head": "a LoRA of the head",

@@ -20,9 +20,7 @@ WAYS = {
     "steer, layer-25=+1": ("steer after layer 25", "steer-layer-25", ""),
     "steer, three-layers=+1": ("steer after layers 15, 20, 25 and at the head", "steer-three-layers", ""),
     "steer, seven-layers=+1": ("steer after layers 9, 12, .. 27 and at the head", "steer-seven-layers", ""),
-    "steer, three-loras=+1": ("LoRA of the MLPs of layers 15, 20 and 25, in closed form", "steer-three-loras", ""),
-    "steer, six-loras=+1": ("LoRA of attention and MLP there, in closed form", "steer-six-loras", ""),
-    "steer, fourteen-loras=+1": ("the same at layers 9, 12, .. 27, in closed form", "steer-fourteen-loras", ""),
+    "steer, six-loras=+1": ("LoRA of attention and MLP of layers 15, 20 and 25, in closed form", "steer-six-loras", ""),
     "lora-style=+1": ("LoRA of every layer, trained", "lora", "lora"),
 }
 STRENGTHS = {"-1": -1, "0": 0, "0.5": 0.5, "1": 1, "2": 2}

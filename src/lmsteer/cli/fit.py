@@ -39,13 +39,18 @@ Sites = Annotated[
     typer.Option(
         metavar="SITES",
         help="Where the steer acts, separated by commas: head, layers.N (after layer N), linear layers such as "
-        "'layers.*.mlp.down_proj' (a LoRA), lora (linear layers chosen for you), or deep (the middle of the model; "
-        "from a description, two thirds of the way and the head).",
+        "'layers.*.mlp.down_proj' (a LoRA; from a description, only those that write to the residual stream), lora (such "
+        "layers, chosen for you), or deep (the middle of the model; from a description, two thirds of the way and the "
+        "head).",
     ),
 ]
 Rank = Annotated[
     int | None,
-    typer.Option(min=1, help="Rank of the steer (default: chosen from the spectrum; 1000 for the gradient method)."),
+    typer.Option(
+        min=1,
+        help="Rank of the steer, at each site (default: chosen from the spectrum; 8 for --sites lora from labelled "
+        "texts; 1000 for the gradient method).",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the steer (default: steers/NAME).")]
 Statistics = Annotated[
