@@ -40,8 +40,8 @@ Sites = Annotated[
         metavar="SITES",
         help="Where the steer acts, separated by commas: head, layers.N (after layer N), linear layers such as "
         "'layers.*.mlp.down_proj' (a LoRA; from a description, only those that write to the residual stream), lora "
-        "(such layers, chosen for you), or deep (the middle of the model; from a description, two thirds of the way and the "
-        "head).",
+        "(such layers, chosen for you), or deep (the middle of the model; from a description, two thirds of the way "
+        "and the head).",
     ),
 ]
 Rank = Annotated[
