@@ -1,6 +1,7 @@
 """vLLM with steers on every row beside vLLM as it comes, by number of settings: tokens a second in alternating runs.
 
-    .venv-vllm/bin/python -m benchmarks.vllm_speed
+    .venv-vllm/bin/python -m benchmarks.vllm_speed              with 32 rows and with 256
+    .venv-vllm/bin/python -m benchmarks.vllm_speed --rows 256   with 256
 
 One engine in one process, which holds the plugin throughout: rows that ask for no steer run vLLM's own code. Greedy
 decoding with the first model runner; each run is made in every way. Results go to ``results/vllm_speed.json``.
@@ -13,11 +14,11 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from benchmarks.results import replace_results, save_result
+from benchmarks.results import check_known, save_result
 from lmsteer.data.starter import starter_prompts
 from lmsteer.model.sources.resolve import resolve
 from lmsteer.steer.lookup import SHIPPED_FOLDER
@@ -39,8 +40,9 @@ WAYS: dict[int, dict[str, tuple[int, tuple[str, ...]]]] = {
 }
 
 
-def main() -> None:
+def main(rows: Annotated[list[int] | None, typer.Option(help="Numbers of rows; all by default.")] = None) -> None:
     """Measure."""
+    check_known(rows, WAYS)
     os.environ["LMSTEER_STEERS"] = str(SHIPPED_FOLDER)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
@@ -64,19 +66,19 @@ def main() -> None:
         outputs = llm.generate(prompts, asked, use_tqdm=False)
         return sum(len(each.outputs[0].token_ids) for each in outputs) / (time.perf_counter() - started)
 
-    replace_results(RESULTS, {})
-    for rows, ways in WAYS.items():
+    for count in rows or WAYS:
+        ways = WAYS[count]
         for way in ways.values():
-            run(rows, *way)
+            run(count, *way)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(RUNS):
             for name, way in ways.items():
-                rates[name].append(run(rows, *way))
+                rates[name].append(run(count, *way))
         plain = rates["unsteered"]
         for name, each in rates.items():
             ratios = [own / other for own, other in zip(each, plain, strict=True)]
             figures = {"tokens/s": round(median(each), 1), "of unsteered": round(median(ratios), 3), "runs": each}
-            save_result(RESULTS, f"{rows} rows, {name}", figures)
+            save_result(RESULTS, f"{count} rows, {name}", figures)
 
 
 if __name__ == "__main__":
