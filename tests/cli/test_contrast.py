@@ -32,7 +32,7 @@ PAIR = ("--positive", "abc", "--negative", "xyz")
         ((*PAIR, "--label-map", "a=1", "--limit", "5"), "--label-map, --limit does not go with one"),
         (("letters.jsonl", "--num-texts", "8"), "goes with a description"),
         ((*PAIR, "--sites", "layers.9"), "layers.0 to layers.1"),
-        ((*PAIR, "--sites", "layers.0.mlp.down_proj"), "is a linear layer"),
+        ((*PAIR, "--sites", "layers.0.mlp.up_proj"), "does not add to the residual stream"),
         ((*PAIR, "--sites", "head,"), "must be a list of names"),
     ],
 )
