@@ -14,6 +14,12 @@ from lmsteer.steer.mix import Mix
 from lmsteer.steer.strength import size_of, window_of
 
 
+def mix_at(asked: Asked, token: int) -> Mix:
+    """The steers that a request asks for, with the strengths that act at a token of its continuation."""
+    shares = {name: window_of(strength).share(token) for name, strength in asked.strengths.items()}
+    return Mix(asked.steers, {name: shares[name] * size_of(asked.strengths[name]) for name in shares})
+
+
 @torch.inference_mode()
 def defined_log_p(lm: LM, prompt: Sequence[int], ids: Sequence[int], asked: Asked) -> Tensor:
     """Log-likelihoods (T, V) of all tokens at each of some that follow a prompt."""
@@ -21,8 +27,7 @@ def defined_log_p(lm: LM, prompt: Sequence[int], ids: Sequence[int], asked: Aske
     limits = RowLimits.of([asked.limits], [()], 0, states.device)
     lines = []
     for token, h in enumerate(states):
-        shares = {name: window_of(strength).share(token) for name, strength in asked.strengths.items()}
-        mix = Mix(asked.steers, {name: shares[name] * size_of(asked.strengths[name]) for name in shares})
+        mix = mix_at(asked, token)
         z0, z1 = lm.head.raw(h[None]).float(), mix.logit_shift(h[None], lm.head.weight)
         lines.append(limited(z0, z1, limits, lm.head.post).logits[0])
     return torch.stack(lines).log_softmax(-1)

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from by_definition import mix_at
 from lmsteer.generation.limits import RowLimits
 from lmsteer.model.head import HeadShard
 from lmsteer.serving.vllm.after_head import AfterHead, HeadPass
 from lmsteer.serving.vllm.asked import NOTHING, Asked
 from lmsteer.serving.vllm.before_head import BeforeHead, SteeredRow
 from lmsteer.serving.vllm.limits import within_limits
-from lmsteer.steer.mix import Mix
-from lmsteer.steer.strength import size_of, window_of
 
 # What a log holds of a row: the request, the number of tokens before it, and its logits.
 Log = dict[tuple[int, int], Tensor]
@@ -68,8 +67,7 @@ class Model:
     def expected(self, request: Request, tokens: Sequence[int]) -> Tensor:
         """The logits (V,) of a request by the definition of its steers, windows and limits."""
         asked, h = request.asked or NOTHING, self.state(request.number, tokens)[None]
-        shares = {name: window_of(strength).share(len(tokens)) for name, strength in asked.strengths.items()}
-        mix = Mix(asked.steers, {name: shares[name] * size_of(asked.strengths[name]) for name in shares})
+        mix = mix_at(asked, len(tokens))
         unsteered = h @ self.weight.T
         raw = mix.steer_logits(mix.steer_hidden_states(h) @ self.weight.T)
         if not asked.limits.on:

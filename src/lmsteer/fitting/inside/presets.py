@@ -5,7 +5,7 @@ The presets stand for what does best in generated text (docs/log.md). Labels and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from lmsteer.errors import DataError
 from lmsteer.fitting.inside.stream_effect import writing_sites
@@ -59,23 +59,26 @@ def check_ranks(sites: Sequence[Site], rank: int | None) -> None:
             raise DataError(f"the rank is {rank}, but a map at {site.name} has a rank of at most {min(site.sizes)}.")
 
 
-def _sites(lm: LM, patterns: Sequence[str], layers: dict[str, list[int]]) -> list[Site]:
+def _sites(lm: LM, patterns: Sequence[str], layers: Mapping[str, Sequence[int]]) -> list[Site]:
     """The sites that match any of some patterns; presets stand for some layers."""
-    presets: dict[str, Callable[[list[str]], list[str]]] = {
-        DEEP: lambda streams: streams,
-        LORA: lambda streams: [site.name for site in writing_sites(lm, streams)],
-    }
     named = list[str]()
     for pattern in patterns:
-        if pattern in presets:
-            streams = [layer_name(number) for number in layers[pattern]]
-            stands_for = presets[pattern](streams)
-            if not stands_for:
-                raise DataError(
-                    f"{pattern}: no linear layer of {lm.name} in {', '.join(streams)} is found to write to the "
-                    "residual stream. Name the linear layers, or let the steer act at the head or after a layer."
-                )
-            named += stands_for
+        streams = [layer_name(number) for number in layers.get(pattern, ())]
+        if pattern == LORA:
+            named += _writing(lm, streams)
+        elif pattern == DEEP:
+            named += streams
         elif pattern != HEAD:
             named.append(pattern)
     return match_sites(lm.model, named)
+
+
+def _writing(lm: LM, streams: Sequence[str]) -> list[str]:
+    """The names of the linear layers that write to the streams after some layers."""
+    found = [site.name for site in writing_sites(lm, streams)]
+    if not found:
+        raise DataError(
+            f"{LORA}: no linear layer of {lm.name} in {', '.join(streams)} is found to write to the residual stream. "
+            "Name the linear layers, or let the steer act at the head or after a layer."
+        )
+    return found

@@ -172,17 +172,21 @@ def _change(mix: Mix, made: HeadPass, part: slice, limits: RowLimits | None) -> 
         change = made.post(raw + shift) - made.post(raw.clone())
     if limits is None:
         return change
+    z0, z1, post = (made.logits, change, _as_it_is) if made.raw is None else (made.raw, shift, _copied(made.post))
     some = max(1, PIECE_NUMBERS // change.shape[1])
     for first in range(0, len(change), some):
         rows = torch.arange(first, min(first + some, len(change)), device=change.device)
-        z0, post = (made.logits, _as_it_is) if made.raw is None else (made.raw, lambda z: made.post(z.clone()))
-        z1 = (change if made.raw is None else shift)[rows]
-        own, z0 = limits.at(rows), z0[part][rows].float()
-        unsteered = post(z0)
+        own, plain = limits.at(rows), z0[part][rows].float()
+        unsteered = post(plain)
         # Words that are forbidden stay so; the difference of two infinities is no number.
-        found = torch.where(unsteered.isfinite(), within_limits(z0, z1, own, post) - unsteered, 0.0)
+        found = torch.where(unsteered.isfinite(), within_limits(plain, z1[rows], own, post) - unsteered, 0.0)
         change[rows] = torch.where(own.is_on[:, None], found, change[rows])
     return change
+
+
+def _copied(post: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function that may work in place, on a copy."""
+    return lambda z: post(z.clone())
 
 
 def _as_it_is(z: Tensor) -> Tensor:
