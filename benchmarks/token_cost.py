@@ -38,6 +38,7 @@ SITES = {
     "layers.15, rank 64": (["layers.15"], 64),
     "layers.15, rank 256": (["layers.15"], 256),
     "3 streams, rank 256": (["layers.10", "layers.15", "layers.20"], 256),
+    "20 linear layers, rank 8": (["layers.1*.self_attn.o_proj", "layers.1*.mlp.down_proj"], 8),
     "30 down_proj, rank 64": (["layers.*.mlp.down_proj"], 64),
 }
 # Steer, limits and readings of each way.

@@ -28,7 +28,6 @@ from lmsteer.evaluation.scorers import Vader
 from lmsteer.evaluation.strength_curve import Point, strength_curve
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
 from lmsteer.fitting.closed_form import NaturalGradient, solve
-from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.eos_component import fit_eos_component
 from lmsteer.fitting.gradient import GradientConfig, TextRows, Training, train
 from lmsteer.fitting.scale import gains_at, largest_scale
@@ -54,7 +53,7 @@ from lmsteer.reading.splits import held_out_of
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
 from lmsteer.util.files import write_file
-from lmsteer.util.linalg import factorise
+from lmsteer.util.linalg import factorise, weighted_product
 from lmsteer.util.provenance import provenance_of
 
 RESULTS = Path(__file__).parent / "results" / "variants.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 from unittest import mock
@@ -49,6 +50,44 @@ def pretended_devices() -> Iterator[None]:
     """Let ``device=FIRST`` and ``.to(SECOND)`` work, and refuse operations that mix devices, as CUDA does."""
     with mock.patch.object(torch, "tensor", _literal), _Operations():
         yield
+
+
+@dataclass
+class Copies:
+    """Copies between devices.
+
+    Attributes:
+        number: how many there were.
+        to_host: bytes that were copied to the CPU.
+        from_host: bytes that were copied from it.
+    """
+
+    number: int = 0
+    to_host: int = 0
+    from_host: int = 0
+
+
+_COUNTING: list[Copies] = []
+
+
+@contextmanager
+def counted_copies() -> Iterator[Copies]:
+    """Count copies between the CPU and devices that are pretended, within a ``with`` block."""
+    copies = Copies()
+    _COUNTING.append(copies)
+    try:
+        yield copies
+    finally:
+        _COUNTING.remove(copies)
+
+
+def _count(source: Tensor, target: torch.device) -> None:
+    for copies in _COUNTING:
+        if source.device != target:
+            copies.number += 1
+            size = source.numel() * source.element_size()
+            copies.to_host += size * (target == HOST)
+            copies.from_host += size * (source.device == HOST)
 
 
 class _Operations(TorchDispatchMode):
@@ -101,6 +140,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     device = tensors[0].device if crosses else [*places, *(t.device for t in tensors), HOST][0]
     if kwargs.get("device") is not None:
         device, kwargs = torch.device(kwargs["device"]), {**kwargs, "device": HOST}
+    if crosses:  # of copy_ the source is the second
+        _count(tensors[-1], device if func.overloadpacket is torch.ops.aten._to_copy else tensors[0].device)
     args, kwargs = tree_map(lambda x: x.values if isinstance(x, _Elsewhere) else x, (args, kwargs))
     with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():  # wrappers take no part in either
         output = func(*args, **kwargs)

@@ -20,6 +20,7 @@ from lmsteer.model.lm import LM
 from lmsteer.model.lora import LoRAFactors, body_layers
 from lmsteer.model.onednn import use_onednn
 from lmsteer.steer.card import Card
+from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import find_site
 from lmsteer.steer.steer import Steer
 from lmsteer.util.provenance import provenance_of
@@ -116,6 +117,12 @@ def kin_of(lm: LM, kind: str = "Q4_1") -> LM:
 def card(lm: LM, name: str = "style") -> Card:
     """A card of a steer on a model."""
     return Card(name=name, **provenance_of(lm), label="anything")
+
+
+def matrix_of(mix: Mix) -> torch.Tensor:
+    """The matrix (d, d) of a mix with one strength for all rows."""
+    a, b = mix.factors()
+    return a @ b.T
 
 
 def random_steer(lm: LM, form: str = "multiply", rank: int = 3, seed: int = 0, name: str = "style") -> Steer:

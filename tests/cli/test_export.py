@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from lmsteer.model.loading import load
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.mix import Mix
-from tiny import random_steer
+from tiny import matrix_of, random_steer
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_lora_goes_out_and_comes_back(run, mixed):
     status, out, _ = run("import", "l", "--name", "back")
     assert status == 0
     assert out.startswith("0.0% of the LoRA's change")
-    torch.testing.assert_close(load_steer("steers/back").matrix(), mix.matrix(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(load_steer("steers/back").matrix(), matrix_of(mix), rtol=1e-4, atol=1e-4)
 
 
 def test_an_adapter_goes_beside_an_untied_base(run, cache, tiny_gguf):

@@ -14,7 +14,7 @@ from lmsteer.export.updates import merged_head
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import all_sites
 from lmsteer.steer.steer import Steer
-from tiny import FAMILIES, inner_steer, random_steer, tiny_lm
+from tiny import FAMILIES, inner_steer, matrix_of, random_steer, tiny_lm
 
 IDS = torch.arange(3, 15).reshape(2, 6)
 
@@ -75,7 +75,7 @@ def test_merged_head_is_the_product_with_the_matrix(llama, monkeypatch):
     monkeypatch.setattr(updates, "_ROWS", 100)  # so that the tiny head has several parts
     mix = Mix({"a": random_steer(llama, seed=1), "b": random_steer(llama, seed=2)}, {"a": 1.5, "b": -0.5})
     e = llama.head.weight.double()
-    expected = e @ (torch.eye(e.shape[1]).double() + mix.matrix().double()).T
+    expected = e @ (torch.eye(e.shape[1]).double() + matrix_of(mix).double()).T
     torch.testing.assert_close(merged_head(llama, mix).double(), expected, rtol=1e-5, atol=1e-5)
 
 

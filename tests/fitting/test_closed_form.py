@@ -61,14 +61,18 @@ def test_the_natural_gradient_solves_its_equation(statistics, own, credited):
 
 def test_factors_are_the_best_of_their_rank(statistics, own):
     gradient = NaturalGradient.of_statistics(statistics, own)
-    a, b, spectrum = gradient.factors(3.0, 0.5)
-    # Through float32 factors.
-    torch.testing.assert_close(a @ b.T, gradient.matrix(3.0, 0.5), rtol=1e-3, atol=1e-4)
-    assert a[:, :4].shape == (32, 4)
+    whole, w = gradient.truncated(3.0, 0.5, 32), gradient.matrix(3.0, 0.5)
+    torch.testing.assert_close(whole.a @ whole.b.T, w, rtol=1e-9, atol=1e-9)  # float64
+    a, b, share = gradient.truncated(3.0, 0.5, 4)
+    assert a.shape == b.shape == (32, 4)
     # Eckart-Young in the damped Fisher metric: what the first four leave out is the rest of the spectrum.
-    rest = gradient.matrix(3.0, 0.5) - a[:, :4] @ b[:, :4].T
     c, f = (m + damping * m.diagonal().mean() * torch.eye(32).double() for m, damping in ((own.c, 3.0), (own.f, 0.5)))
-    assert float((rest.T @ c @ rest @ f).trace()) == pytest.approx(float((spectrum[4:].double() ** 2).sum()), rel=1e-4)
+
+    def squared(matrix: torch.Tensor) -> float:
+        return float((matrix.T @ c @ matrix @ f).trace())
+
+    assert squared(w - a @ b.T) == pytest.approx((1 - share) * squared(w), rel=1e-9)
+    assert gradient.truncated(3.0, 0.5).share >= 0.95 > gradient.truncated(3.0, 0.5, 1).share
 
 
 def test_a_style_that_is_there_is_found(llama, statistics, own):

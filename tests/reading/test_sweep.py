@@ -37,7 +37,7 @@ def test_a_direction_too_large_for_a_piece_goes_through_the_head(llama, monkeypa
     steer = random_steer(llama, rank=5)
     h, y = torch.randn(7, 32, generator=torch.Generator().manual_seed(0)), torch.arange(7)
     kept = Direction.of_steer(llama.head, steer)
-    monkeypatch.setattr("lmsteer.reading.sweep.PIECE_NUMBERS", 600)
+    monkeypatch.setattr("lmsteer.model.head.PIECE_NUMBERS", 600)
     direct = Direction.of_steer(llama.head, steer)
     assert kept.eb is not None
     assert direct.eb is None

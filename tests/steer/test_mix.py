@@ -14,7 +14,7 @@ from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from tiny import random_steer
+from tiny import matrix_of, random_steer
 
 strengths = st.floats(-8, 8, width=32)
 D, V = 8, 11
@@ -63,7 +63,7 @@ def test_steers_stacked_are_their_sum(values):
     h = torch.randn(2, 3, D)
     steers = {f"s{k}": steer("multiply", k) for k in range(len(values))}
     mix = Mix(steers, dict(zip(steers, values, strict=True)))
-    torch.testing.assert_close(mix.steer_hidden_states(h), h + h @ mix.matrix(), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(mix.steer_hidden_states(h), h + h @ matrix_of(mix), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

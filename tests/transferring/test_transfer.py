@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -202,13 +203,26 @@ def test_words_are_shared_by_what_they_stand_for(llama, by_pairs):
     squares = (geometric**0.5) / (geometric**0.5).sum()
     torch.testing.assert_close(words.weights, squares)  # half the power: the root, but for what makes them sum to one
     assert words.weights.min() > 0
-    assert (words.weights @ words.source).abs().max() < 1e-12
+    source, target = (torch.cat([*of_model.blocks()]) for of_model in (words.source, words.target))
+    assert (words.weights @ source).abs().max() < 1e-12
     assert 0 < words.frequency < 1
     common = sorted((set(token_texts(llama)) & set(token_texts(by_pairs))) - {""})
     y, z = common.index("y"), common.index("z")
-    for lm, rows in ((llama, words.source), (by_pairs, words.target)):
+    for lm, rows in ((llama, source), (by_pairs, target)):
         e = [lm.head.weight[lm.tokenizer.convert_tokens_to_ids(letter)].double() for letter in "yz"]
         torch.testing.assert_close(rows[z] - rows[y], e[1] - e[0])
+
+
+def test_moments_of_words_are_the_same_in_blocks_as_at_once(llama, by_pairs, monkeypatch):
+    words = find_shared_vocabulary(llama, by_pairs, align_states(llama, by_pairs, TEXTS), 0.5)
+    monkeypatch.setattr(shared_module, "_WORDS", 10)
+    e1, e2 = (torch.cat([*of_model.blocks()]) for of_model in (words.source, words.target))
+    assert len([*words.source.blocks()]) > 9
+    q, x = words.weights[:, None], torch.randn(e1.shape[1], 3, generator=torch.Generator().manual_seed(0)).double()
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)  # float64, added up in another order
+    close(words.second_moment(words.source), e1.T @ (q * e1))
+    close(words.cross(), e2.T @ (q * e1))
+    close(words.cross(x), e2.T @ (q * (e1 @ x)))
 
 
 def test_what_cannot_be_carried_is_refused(llama, disguised, make_lm):

@@ -1,12 +1,25 @@
-"""Ridge regression solves its equation, and a factorisation is the best of its rank."""
+"""Ridge regression solves its equation, factorisations are the best of their rank, and sums of products are exact."""
 
 from __future__ import annotations
 
+from unittest import mock
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsteer.util.linalg import damped, factorise, ridge, usual_square
+from lmsteer.util import linalg
+from lmsteer.util.linalg import (
+    damped,
+    factorise,
+    factorise_product,
+    factorise_to_share,
+    ridge,
+    usual_square,
+    weighted_product,
+)
+from pretended import FIRST, pretended_devices
 
 
 @settings(max_examples=25, deadline=None)
@@ -42,3 +55,59 @@ def test_the_usual_square_leaves_outliers_out():
     squares = torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0e6])
     assert usual_square(squares) == 2.0
     assert usual_square(squares[:4]) == float(squares[:4].mean())
+
+
+def spectrum_of_natural_gradients(size: int) -> torch.Tensor:
+    """A matrix whose spectrum falls off slowly, as those of fits do."""
+    drawn = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(size, size, generator=drawn).double())[0] for _ in range(2))
+    return (u * torch.arange(1, size + 1) ** -0.8) @ v
+
+
+@pytest.mark.parametrize("rank", [None, 5])
+def test_the_leading_part_of_a_wide_matrix_is_that_of_the_whole(monkeypatch, rank):
+    w = spectrum_of_natural_gradients(300)
+    whole = factorise_to_share(w, rank)
+    monkeypatch.setattr(linalg, "_WHOLE", 64)
+    monkeypatch.setattr(linalg, "_FIRST_SIZE", 16)
+    svd, sizes = torch.linalg.svd, []
+    with mock.patch.object(torch.linalg, "svd", lambda m, **options: sizes.append(min(m.shape)) or svd(m, **options)):
+        leading = factorise_to_share(w, rank)
+    assert max(sizes) < 300
+    assert leading.a.shape == whole.a.shape
+    # What subspace iteration leaves of the columns after the first ones, where the spectrum falls off so slowly.
+    assert leading.share == pytest.approx(whole.share, abs=2e-3)
+    gap = (leading.a @ leading.b.T - whole.a @ whole.b.T).norm() / w.norm()
+    assert gap < 0.03
+    again = factorise_to_share(w, rank)
+    assert torch.equal(again.a, leading.a)
+
+
+def test_a_rank_beyond_the_matrix_is_that_of_the_matrix():
+    w = torch.eye(3).double()
+    assert factorise_to_share(w, 7).a.shape == (3, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 1000))
+def test_factors_of_a_product_are_those_of_its_matrix(rank, seed):
+    drawn = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(6, rank, generator=drawn), torch.randn(7, rank, generator=drawn)
+    ours, theirs = factorise_product(a, b), factorise((a @ b.T).double())
+    torch.testing.assert_close(ours[0] @ ours[1].T, a @ b.T, rtol=1e-4, atol=1e-4)  # float32 factors
+    size = min(rank, 6)
+    torch.testing.assert_close(ours[2][:size], theirs[2][:size], rtol=1e-4, atol=1e-4)
+
+
+def test_sums_of_products_are_in_float64_on_the_cpu_and_in_blocks_of_float32_elsewhere(monkeypatch):
+    monkeypatch.setattr(linalg, "_ROWS", 16)
+    drawn = torch.Generator().manual_seed(0)
+    x, y, w = (torch.randn(*shape, generator=drawn) for shape in ((100, 5), (100, 7), (100,)))
+    expected = (x.double() * w[:, None]).T @ y.double()
+    torch.testing.assert_close(weighted_product(x, y, w), expected, rtol=1e-12, atol=1e-12)  # float64
+    with pretended_devices():
+        found = weighted_product(x.to(FIRST), y.to(FIRST), w)
+        assert (found.device, found.dtype) == (FIRST, torch.float64)
+        gap = found.cpu() - expected
+    # Each of the seven blocks is rounded to float32: 6e-8 of its own size, some units large.
+    assert 0 < gap.abs().max() < 3e-6

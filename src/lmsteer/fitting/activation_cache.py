@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
 from lmsteer.fitting.cache_kind import ACTIVATION_RECORD, ACTIVATIONS_FOLDER
+from lmsteer.model.batching import tokens_per_batch
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode_labelled import distinct_ids
 from lmsteer.reading.encoded_text import count_predicted, first_predicted
@@ -49,7 +50,7 @@ class HiddenStates:
     """
 
     def __init__(self, lm: LM, ids: Sequence[Sequence[int]], folder: Path | None = None) -> None:
-        self.batches = text_batches(ids)
+        self.batches = text_batches(ids, tokens_per_batch(lm.device))
         self._lm, self._ids, self._folder = lm, ids, folder
 
     def states(self, number: int) -> HiddenRows:
@@ -60,7 +61,7 @@ class HiddenStates:
         file = self._folder / f"{number:06d}.safetensors"
         if (cached := _read(file, ids)) is not None:
             return cached
-        fresh = compute_rows(self._lm, ids)
+        fresh = compute_rows(self._lm, ids).to("cpu")
         if not _write(fresh, file):
             self._folder = None
         return _read(file, ids) or fresh  # the file is mapped, while the fresh rows take memory
@@ -75,7 +76,7 @@ class HiddenStates:
             numbers = [number for number, batch in enumerate(self.batches) if not wanted.isdisjoint(batch)]
             yield from ((self.batches[number], self.states(number)) for number in numbers)
         else:
-            for batch in text_batches([self._ids[i] for i in indices]):
+            for batch in text_batches([self._ids[i] for i in indices], tokens_per_batch(self._lm.device)):
                 chosen = [indices[i] for i in batch]
                 yield chosen, compute_rows(self._lm, [self._ids[i] for i in chosen])
 

@@ -22,7 +22,7 @@ the best: with less damping, W fits the sample more than the dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, Self, TypedDict
 
@@ -37,7 +37,7 @@ from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.util.linalg import held_rank
+from lmsteer.util.linalg import Factorisation
 
 DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood hardly depends on λ₂, but the quality of generated text does (docs/log.md).
@@ -89,14 +89,14 @@ class NaturalGradient:
 
     def __init__(
         self,
-        gradients: Sequence[Tensor],
+        gradients: Iterable[Tensor],
         fisher: FisherFactors,
         domain: Tensor | None = None,
         weights: Sequence[float] | None = None,
     ) -> None:
-        self._weights = weights or [1.0] * len(gradients)
         self._fisher = fisher
         self._gradients = [fisher.rotated(gradient) for gradient in gradients]
+        self._weights = weights or [1.0] * len(self._gradients)
         self._domain = None if domain is None else fisher.rotated(domain)
 
     @classmethod
@@ -109,41 +109,41 @@ class NaturalGradient:
             probe: w (d,), the probe for credit assignment; without it the gradient is that of the labels alone.
         """
         n, sums = statistics.counts.tokens, statistics.sums
-        gradients = [(sums["G"] - statistics.counts.label / n * sums["D"]) / n]
-        if probe is not None:
-            blocks = [(rows.h, rows.r, rows.texts()[0]) for rows in statistics.sample]
-            gradients.append(credited_gradient(blocks, probe))
-        return cls(gradients, fisher, sums["D"] / n)
+
+        def gradients() -> Iterator[Tensor]:  # one at a time, since each is as large as a sum
+            yield (sums["G"] - statistics.counts.label / n * sums["D"]) / n
+            if probe is not None:
+                yield credited_gradient([(rows.h, rows.r, rows.texts()[0]) for rows in statistics.sample], probe)
+
+        return cls(gradients(), fisher, sums["D"] / n)
 
     def whitened(self, damping_1: float, damping_2: float) -> Tensor:
         """(C + λ₁)^½ W (F + λ₂)^½ (d, d) in the eigenbases; its squared singular values are proportional to nats."""
-        parts = [self._whiten(gradient, damping_1, damping_2) for gradient in self._gradients]
-        scales = [part.norm().clamp(min=1e-30) / w for part, w in zip(parts, self._weights, strict=True)]
-        gradient = torch.stack([part / scale for part, scale in zip(parts, scales, strict=True)]).sum(0)
-        if self._domain is None:
-            return gradient
-        domain = self._whiten(self._domain, damping_1, damping_2)
-        return gradient - (gradient * domain).sum() / (domain * domain).sum().clamp(min=1e-30) * domain
+        gradient = torch.zeros_like(self._gradients[0])
+        for part, weight in zip(self._gradients, self._weights, strict=True):
+            own = self._whiten(part, damping_1, damping_2)
+            gradient += own.mul_(weight / own.norm().clamp(min=1e-30))
+        if self._domain is not None:
+            domain = self._whiten(self._domain, damping_1, damping_2).flatten()
+            gradient -= (gradient.flatten() @ domain / (domain @ domain).clamp(min=1e-30) * domain).view_as(gradient)
+        return gradient
 
-    def factors(self, damping_1: float, damping_2: float) -> tuple[Tensor, Tensor, Tensor]:
-        """A, B (d, d), whose first r columns are the best steer of rank r in the damped Fisher metric; the spectrum."""
-        return self._fisher.factorised(self.whitened(damping_1, damping_2), damping_1, damping_2)
+    def truncated(self, damping_1: float, damping_2: float, rank: int | None = None) -> Factorisation:
+        """A, B (d, r), the best steer of rank r in the damped Fisher metric; by default the least that holds 95 %."""
+        return self._fisher.factorised(self.whitened(damping_1, damping_2), damping_1, damping_2, rank)
 
-    def truncated(self, damping_1: float, damping_2: float, rank: int | None = None) -> tuple[Tensor, Tensor, float]:
-        """A, B (d, r) and the share of the spectrum that they hold; by default the least rank that holds 95 %."""
-        a, b, spectrum = self.factors(damping_1, damping_2)
-        rank, share = held_rank(spectrum, rank)
-        return a[:, :rank], b[:, :rank], share
+    def rotated(self, damping_1: float, damping_2: float) -> Tensor:
+        """W (d, d) at full rank in the eigenbases of C and F."""
+        return self._whiten(self.whitened(damping_1, damping_2), damping_1, damping_2)
 
     def matrix(self, damping_1: float, damping_2: float) -> Tensor:
         """W (d, d) at full rank."""
-        root_c, root_f = self._fisher.roots(damping_1, damping_2)
-        inner = self.whitened(damping_1, damping_2) / root_c[:, None] / root_f
-        return self._fisher.c_eigen[1] @ inner @ self._fisher.f_eigen[1].T
+        inner = self.rotated(damping_1, damping_2)
+        return self._fisher.c_eigen.vectors @ inner @ self._fisher.f_eigen.vectors.T
 
     def _whiten(self, matrix: Tensor, damping_1: float, damping_2: float) -> Tensor:
         root_c, root_f = self._fisher.roots(damping_1, damping_2)
-        return matrix / root_c[:, None] / root_f
+        return (matrix / root_c[:, None]).div_(root_f)
 
 
 def check_rank(rank: int | None, hidden_size: int) -> None:
@@ -170,9 +170,10 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     """
     inside = statistics.held_out[~statistics.held_out.is_end]
     _check(statistics, inside)
+    fisher = fisher.to(statistics.device)
     end = fit_eos_component(statistics, fisher, head)
     gradient = NaturalGradient.of_statistics(statistics, fisher, end.probe if end else None)
-    damping_1, damping_2 = _choose_damping(gradient, inside), DAMPING_2
+    damping_1, damping_2 = _choose_damping(gradient, fisher, inside), DAMPING_2
     a, b, rank_share = gradient.truncated(damping_1, damping_2, rank)
     scale = largest_scale(head, inside, a, b)
     settings = SolutionSettings(
@@ -186,7 +187,7 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
         settings["damping_eos"] = end.damping
     factors = {"A": a * math.sqrt(scale), "B": b * math.sqrt(scale)}
     factors |= {"A_eos": end.probe[:, None], "B_eos": end.direction[:, None]} if end else {}
-    return Solution({name: factor.float().contiguous() for name, factor in factors.items()}, settings)
+    return Solution({name: factor.float().cpu().contiguous() for name, factor in factors.items()}, settings)
 
 
 def preview_held_out(statistics: Statistics, fisher: FisherFactors) -> str:
@@ -196,7 +197,8 @@ def preview_held_out(statistics: Statistics, fisher: FisherFactors) -> str:
     if statistics.counts.tokens < 2 or not len(labels) or labels.min() == labels.max():
         return ""
     w = NaturalGradient.of_statistics(statistics, fisher).matrix(DAMPINGS_1[1], DAMPING_2)
-    evidence = rows.per_text(((rows.h.double() @ w) * rows.r).sum(1))
+    h, r = (own.to(w) for own in (rows.h, rows.r))
+    evidence = rows.per_text(((h @ w) * r).sum(1).cpu())
     labelled = labels != 0
     signs = (evidence.sign() == labels.sign())[labelled].float().mean()
     return f"held out: {len(labels)} texts, {float(signs):.0%} of their signs inside the text"
@@ -214,12 +216,16 @@ def _check(statistics: Statistics, inside: LabelledRows) -> None:
         raise DataError("all texts that are not held out have the same label: there is no dimension to fit.")
 
 
-def _choose_damping(gradient: NaturalGradient, inside: LabelledRows) -> float:
+def _choose_damping(gradient: NaturalGradient, fisher: FisherFactors, inside: LabelledRows) -> float:
     """The largest λ₁ whose held-out gain, by a quadratic model, is within one standard error of the best."""
+    # In the eigenbases, in which each damping takes one product: none of them takes W out of there.
+    h, r = (
+        own.to(vectors) @ vectors
+        for own, (_, vectors) in zip((inside.h, inside.r), (fisher.c_eigen, fisher.f_eigen), strict=True)
+    )
     tried = []
     for damping_1 in DAMPINGS_1:
-        moved = inside.h.double() @ gradient.matrix(damping_1, DAMPING_2)
-        slope = inside.label * (moved * inside.r).sum(1)
+        slope = inside.label * ((h @ gradient.rotated(damping_1, DAMPING_2)) * r).sum(1).cpu()
         scale = (slope.sum() / (slope**2).sum().clamp(min=1e-30)).clamp(min=0)
         gains = inside.per_text(scale * slope - scale**2 / 2 * slope**2)
         tried.append((float(gains.mean()), float(gains.std() / len(gains) ** 0.5), damping_1))

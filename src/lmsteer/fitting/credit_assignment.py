@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lmsteer.util.linalg import add_product
+
 _AHEAD = 8
 # Rows that are converted to float64 at a time.
 _ROWS = 4096
@@ -25,12 +27,14 @@ _ROWS = 4096
 def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """The credit (N,) of the tokens that follow hidden states, and whether there is a prediction after them (N,).
 
+    Both are on the CPU.
+
     Args:
         h: hidden states (N, d), text by text in reading order.
         text: index of the text that each belongs to (N,); neighbours with one index belong to one text.
         w: the probe (d,).
     """
-    prediction = torch.cat([rows.to(w.dtype) @ w for rows in h.split(_ROWS)])
+    prediction = torch.cat([rows.to(w) @ w for rows in h.split(_ROWS)]).cpu()
     ahead, seen = torch.zeros_like(prediction), torch.zeros_like(prediction)
     for distance in range(1, min(_AHEAD, len(h) - 1) + 1):
         same = text[distance:] == text[:-distance]
@@ -40,7 +44,7 @@ def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def credited_gradient(blocks: Sequence[tuple[Tensor, Tensor, Tensor]], w: Tensor) -> Tensor:
-    """``E[(q - q̄) h rᵀ]`` (d, d), in float64: the gradient of the prediction ahead.
+    """``E[(q - q̄) h rᵀ]`` (d, d), in float64, on the device of the probe: the gradient of the prediction ahead.
 
     Args:
         blocks: blocks of whole texts: hidden states h (N, d), text by text in reading order, residuals r (N, d) of the
@@ -50,15 +54,7 @@ def credited_gradient(blocks: Sequence[tuple[Tensor, Tensor, Tensor]], w: Tensor
     credits = [credit(h, text, w) for h, _, text in blocks]
     count = max(sum(int(seen.sum()) for _, seen in credits), 1)
     mean = sum((float(q[seen].sum()) for q, seen in credits), 0.0) / count
-    gradient = torch.zeros(len(w), len(w), dtype=torch.float64)
+    gradient = torch.zeros(len(w), len(w), dtype=torch.float64, device=w.device)
     for (h, r, _), (q, seen) in zip(blocks, credits, strict=True):
-        gradient += weighted_product(h, r, (q - mean) * seen / count)
+        add_product(gradient, h, r, (q - mean) * seen / count)
     return gradient
-
-
-def weighted_product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """``Σ w x yᵀ`` (d, d) over rows of x, y (N, d) with weights (N,), in float64, some rows at a time."""
-    total = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
-    for some_x, some_y, weights in zip(x.split(_ROWS), y.split(_ROWS), weight.split(_ROWS), strict=True):
-        total += (some_x.double() * weights[:, None]).T @ some_y.double()
-    return total

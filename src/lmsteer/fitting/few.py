@@ -32,13 +32,13 @@ from lmsteer.data.labelled import FEW_TEXTS
 from lmsteer.errors import DataError
 from lmsteer.fitting.closed_form import DAMPING_2, DAMPINGS_1, NaturalGradient, Solution, SolutionSettings
 from lmsteer.fitting.contrast.prompts import Ids
-from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.reading.after_prompt import AfterPrompt
 from lmsteer.reading.encode import start_tokens
 from lmsteer.reading.rows import LabelledRows
+from lmsteer.util.linalg import weighted_product
 from lmsteer.util.progress import Progress
 
 # Of few texts, so many must lie on either side of the mean label.

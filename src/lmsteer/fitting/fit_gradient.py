@@ -45,7 +45,7 @@ def fit_gradient(run: FitRun, card: Card, config: GradientConfig) -> tuple[Steer
         raise DataError("too few texts: none could be held out. Give fifty texts or more.")
     rows_of = TextRows(run.states, texts)
     held_out_rows = rows_of.rows(chosen)
-    training = Training(lm.hidden_size, config)
+    training = Training(lm.hidden_size, config, lm.head.device)
     settings = {key: value for key, value in asdict(config).items() if key != "steps"}
     configuration = run.configuration(settings)
     if run.has_state:

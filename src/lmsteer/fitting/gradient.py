@@ -30,6 +30,7 @@ from lmsteer.util.run import Run
 from lmsteer.util.seeds import stable_seed
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_CPU = torch.device("cpu")
 _STATE_FILE, _RECORD_FILE = "state.safetensors", "state.json"
 # More than any model's hidden size, beyond which a rank adds nothing.
 _MAX_RANK = 1 << 16
@@ -77,25 +78,31 @@ class GradientConfig:
 
 
 class Training:
-    """A training by Adam: the factors and the optimizer, whose state can be saved and restored."""
+    """A training by Adam: the factors and the optimizer, whose state can be saved and restored.
 
-    def __init__(self, hidden_size: int, config: GradientConfig) -> None:
+    Args:
+        hidden_size: d, the hidden size of the model.
+        config: the settings.
+        device: the device of the factors.
+    """
+
+    def __init__(self, hidden_size: int, config: GradientConfig, device: torch.device = _CPU) -> None:
         self.config = config
         self.step = 0
         random = torch.Generator().manual_seed(config.seed)
         shape = (hidden_size, config.rank)
         names = FACTOR_NAMES if config.domain else FACTOR_NAMES[:2]
-        self.factors = {
-            name: (torch.randn(shape, generator=random) * config.initial_std).requires_grad_() for name in names
-        }
+        drawn = {name: torch.randn(shape, generator=random) * config.initial_std for name in names}
+        self.factors = {name: factor.to(device).requires_grad_() for name, factor in drawn.items()}
+        self.device = device
         self.optimizer = torch.optim.Adam(self.factors.values(), lr=config.learning_rate)
 
     def train_on(self, head: Head, rows: LabelledRows) -> float:
         """Take one step of Adam on the rows of a batch, and return the loss in nats a token."""
         self.optimizer.zero_grad()
         total = 0.0
-        for h, y, label in head.pieces(rows.h, rows.target, rows.label):
-            raw = head.raw(self._steered(h, label).to(head.weight.device))
+        for h, y, label in head.pieces(*(own.to(self.device) for own in (rows.h, rows.target, rows.label))):
+            raw = head.raw(self._steered(h, label))
             loss = -head.log_likelihood_of(raw.float(), y.to(raw.device)).sum() / len(rows)
             loss.backward()
             total += float(loss.detach())
@@ -108,7 +115,7 @@ class Training:
 
     def factors_of(self, kind: str) -> dict[str, Tensor]:
         """A, B (d, r) of the steer (``""``) or of the domain steer (``"_domain"``); B includes ε."""
-        a, b = self.factors[f"A{kind}"].detach(), self.factors[f"B{kind}"].detach()
+        a, b = (self.factors[f"{name}{kind}"].detach().cpu() for name in "AB")
         return {"A": a.clone(), "B": b * self.config.epsilon}
 
     def save(self, run: Run) -> None:
@@ -138,7 +145,9 @@ class Training:
             self.step = int(record["step"])
             for name, factor in self.factors.items() if self.step else ():
                 factor.data.copy_(tensors[name])
-                self.optimizer.state[factor] = {key: tensors[f"{name}.{key}"] for key in _MOMENTS}
+                # The number of steps stays on the CPU, as Adam keeps it.
+                moments = {key: tensors[f"{name}.{key}"].to(factor) for key in _MOMENTS[1:]}
+                self.optimizer.state[factor] = {_MOMENTS[0]: tensors[f"{name}.{_MOMENTS[0]}"], **moments}
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(f"{run.folder} holds no training that can be resumed ({error}); remove it.") from error
 
@@ -151,7 +160,10 @@ class Training:
 
 
 class TextRows:
-    """Rows of single texts, computed when they are first drawn (or read from the activation cache), and then kept."""
+    """Rows of single texts, computed when they are first drawn (or read from the activation cache), and then kept.
+
+    They are kept on the CPU, without residuals, of which nothing is made here.
+    """
 
     def __init__(self, states: HiddenStates, texts: Sequence[LabelledText]) -> None:
         self._states, self._texts = states, texts
@@ -161,7 +173,7 @@ class TextRows:
         """Rows of some texts, in their order."""
         missing = {i: None for i in indices if i not in self._kept}
         for batch, states in self._states.of_texts(list(missing)):
-            rows = states.labelled([self._texts[i] for i in batch])
+            rows = states.labelled([self._texts[i] for i in batch]).to("cpu").without_residuals()
             parts = torch.arange(len(rows)).split(torch.bincount(states.text).tolist())
             self._kept |= {i: rows[part] for i, part in zip(batch, parts, strict=True) if i in missing}
         return LabelledRows.join([self._kept[i] for i in indices])

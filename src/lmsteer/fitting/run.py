@@ -15,6 +15,7 @@ from typing import Any
 
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
+from lmsteer.model.batching import tokens_per_batch
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode_labelled import encode_readable, ids_digest
 from lmsteer.reading.encoded_text import EncodedText
@@ -25,8 +26,9 @@ from lmsteer.util.run import Run, kept_in, resumable
 
 # An interrupted fit loses at most so many seconds of work.
 _SAVE_EVERY = 60.0
-# Seconds between two reports on the held-out texts.
+# Seconds between two reports on the held-out texts; more where a report takes more than one part in so many of them.
 _REPORT_EVERY = 10.0
+_REPORT_SHARE = 20
 
 
 @dataclass
@@ -106,6 +108,7 @@ class FitRun:
             "set_of_texts": ids_digest(self.ids),
             "set_of_labels": hashlib.sha256(array("d", labels).tobytes()).hexdigest(),
             "share": self.share,
+            "tokens_per_batch": tokens_per_batch(self.lm.device),
             **(settings or {}),
         }
         return Run(self.partial, config, "an interrupted fit")
@@ -164,7 +167,8 @@ class HeldOutReporter:
 
     Args:
         describe: measures it and says it in a few words.
-        every: the least time between two measurements by ``message``, in seconds.
+        every: the least time between two measurements by ``message``, in seconds. It becomes twenty times what the
+            last one took, if that is more: the model is what a fit's time is for.
     """
 
     def __init__(self, describe: Callable[[], str], every: float = _REPORT_EVERY) -> None:
@@ -179,4 +183,6 @@ class HeldOutReporter:
 
     def renew(self) -> None:
         """Measure and describe now."""
+        started = time.monotonic()
         self.latest, self._last = self._describe(), time.monotonic()
+        self._every = max(self._every, _REPORT_SHARE * (self._last - started))

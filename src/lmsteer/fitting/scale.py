@@ -77,4 +77,5 @@ def _guess(rows: LabelledRows, a: Tensor, b: Tensor) -> float:
 
 def _slopes(rows: LabelledRows, a: Tensor, b: Tensor) -> Tensor:
     """Slope (N,) of each row's gain at scale 0: s h W r."""
-    return rows.label * (((rows.h.double() @ a.double()) @ b.double().T) * rows.r).sum(1)
+    h, r = (own.to(a.device, torch.float64) for own in (rows.h, rows.r))
+    return rows.label * (((h @ a.double()) @ b.double().T) * r).sum(1).cpu()

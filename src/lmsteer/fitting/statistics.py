@@ -39,7 +39,9 @@ from lmsteer.fitting.statistics_files import RECORD_FILE, SAMPLE_FILE, SUMS_FILE
 from lmsteer.model.lm import LM
 from lmsteer.reading.rows import LabelledRows, from_int64_pair
 from lmsteer.reading.splits import is_candidate, reservoir, split_held_out
+from lmsteer.util.devices import float64_device
 from lmsteer.util.files import replace_folder, writing
+from lmsteer.util.linalg import add_product
 from lmsteer.util.memory import trim_heap
 from lmsteer.util.provenance import Provenance, provenance_of
 from lmsteer.util.records import from_record, parse_json
@@ -108,11 +110,16 @@ class Statistics:
 
     @classmethod
     def empty(cls, lm: LM) -> Statistics:
-        """Statistics of no texts, for a model."""
-        d = lm.hidden_size
-        sums = {name: torch.zeros(d, d, dtype=torch.float64) for name in _MATRICES}
-        sums |= {name: torch.zeros(d, dtype=torch.float64) for name in _VECTORS}
+        """Statistics of no texts, for a model; the sums are on the device of its head."""
+        d, device = lm.hidden_size, float64_device(lm.head.device)
+        sums = {name: torch.zeros(d, d, dtype=torch.float64, device=device) for name in _MATRICES}
+        sums |= {name: torch.zeros(d, dtype=torch.float64, device=device) for name in _VECTORS}
         return cls(StatisticsProvenance(**provenance_of(lm)), sums, LabelledRows.none(d))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the sums; the rows that are kept are on the CPU."""
+        return self.sums["G"].device
 
     @property
     def texts(self) -> int:
@@ -144,7 +151,7 @@ class Statistics:
         held_out, others = split_held_out(self.held_out, other.held_out)
         merged = replace(
             self,
-            sums={name: total + other.sums[name] for name, total in self.sums.items()},
+            sums={name: total + other.sums[name].to(total.device) for name, total in self.sums.items()},
             sample=reservoir(self.sample, other.sample),
             held_out=held_out,
             counts=self.counts + other.counts,
@@ -182,18 +189,17 @@ class Statistics:
         return folder
 
     def _sum(self, rows: LabelledRows) -> None:
-        h, r, s = rows.h.double(), rows.r.double(), rows.label.double()
-        inside, end = ~rows.is_end, rows.is_end
-        hc, rc, sc = h[inside], r[inside], s[inside]
-        self.sums["D"] += hc.T @ rc
-        self.sums["G"] += (hc * sc[:, None]).T @ rc
-        self.sums["C_end"] += h[end].T @ h[end]
-        self.sums["g_end"] += h[end].T @ s[end]
-        self.sums["h_end"] += h[end].sum(0)
-        self.sums["r_end"] += r[end].sum(0)
-        texts = len(rows.texts()[1])
-        squared, label, at_end = float((sc**2).sum()), float(sc.sum()), float(s[end].sum())
-        self.counts += Counts(texts, int(inside.sum()), int(end.sum()), label, squared, at_end)
+        inside, end = rows[~rows.is_end], rows[rows.is_end]
+        label, at_end = inside.label.double(), end.label.double()
+        add_product(self.sums["D"], inside.h, inside.r)
+        add_product(self.sums["G"], inside.h, inside.r, label)
+        add_product(self.sums["C_end"], end.h, end.h)
+        h, r = (own.to(self.device, torch.float64) for own in (end.h, end.r))
+        self.sums["g_end"] += h.T @ at_end.to(self.device)
+        self.sums["h_end"] += h.sum(0)
+        self.sums["r_end"] += r.sum(0)
+        sums_of_labels = float(label.sum()), float((label**2).sum()), float(at_end.sum())
+        self.counts += Counts(len(rows.texts()[1]), len(inside), len(end), *sums_of_labels)
 
 
 def _tensors(rows: LabelledRows) -> dict[str, Tensor]:

@@ -19,7 +19,9 @@ from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.kv_cache import Start
 from lmsteer.model.lm import LM
 from lmsteer.steer.hook import unsteered
+from lmsteer.util.devices import float64_device
 from lmsteer.util.disk_cache import cache_dir
+from lmsteer.util.linalg import add_product
 
 # 192 texts of 32 tokens give some ten rows for each of the 576 dimensions of the default model: half a minute on two
 # cores. Wider models get as many rows a dimension, or C and F would be singular and damping would invert noise.
@@ -114,15 +116,14 @@ def fisher_factors(lm: LM) -> FisherFactors:
 
 def _measure(lm: LM) -> FisherFactors:
     """Sums over blocks of texts, each with a seed of its own, so that memory does not grow with the model's width."""
-    d = lm.hidden_size
-    c, f = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
-    total, rows = torch.zeros(d, dtype=torch.float64), 0
+    d, device, rows = lm.hidden_size, float64_device(lm.head.device), 0
+    c, f = (torch.zeros(d, d, dtype=torch.float64, device=device) for _ in range(2))
+    total = torch.zeros(d, dtype=torch.float64, device=device)
     for block in range(fisher_blocks(d)):
         h, targets = sample_unconditional(lm, FISHER_TEXTS, min(FISHER_TOKENS, lm.max_length), FISHER_SEED + block)
         r, _ = lm.head.residuals(h, targets)
-        h, r = h.cpu().double(), r.cpu().double()
-        c += h.T @ h
-        f += r.T @ r
-        total += h.sum(0)
+        add_product(c, h, h)
+        add_product(f, r, r)
+        total += h.to(total).sum(0)
         rows += len(h)
-    return FisherFactors(c / rows, f / rows, total / rows)
+    return FisherFactors(c / rows, f / rows, total / rows).with_eigenbases().to(torch.device("cpu"))

@@ -10,13 +10,20 @@ from torch import Tensor
 
 from lmsteer.errors import DataError
 from lmsteer.util.compat import is_out_of_memory
+from lmsteer.util.devices import is_host
 from lmsteer.util.progress import notice
 
 S = TypeVar("S", bound=Sequence[int])
 T = TypeVar("T")
 
-# Products of five hundred rows reach a CPU's full rate; larger batches have more padding in them.
-TOKENS_PER_BATCH = 512
+# Products of five hundred rows reach a CPU's full rate; larger batches have more padding in them. An accelerator takes
+# thousands of rows in the time of its kernels' launches.
+TOKENS_PER_BATCH, _ON_AN_ACCELERATOR = 512, 8192
+
+
+def tokens_per_batch(device: torch.device) -> int:
+    """How many tokens a forward pass without gradients takes at a time on a device."""
+    return TOKENS_PER_BATCH if is_host(device) else _ON_AN_ACCELERATOR
 
 
 def length_buckets(ids: Sequence[Sequence[int]], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:

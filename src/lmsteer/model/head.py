@@ -29,6 +29,7 @@ from lmsteer.errors import ModelError
 from lmsteer.model.fingerprints import head_sample
 from lmsteer.model.onednn import linear
 from lmsteer.steer.steer import Steer
+from lmsteer.util.devices import is_host
 
 # The names of logit scales in configs; the model multiplies (1) or divides (-1) by the value.
 _SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
@@ -37,6 +38,8 @@ _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 # Values in the (rows, V) matrix of one piece: 48 MiB of floats. Smaller pieces make slower products, and memory blocks
 # under 32 MiB, when they come and go, leave holes in glibc's heap.
 PIECE_NUMBERS = 3 * 2**22
+# The same on an accelerator, where a product reads the whole of E: 1 GiB.
+_PIECE_NUMBERS_ON_AN_ACCELERATOR = 2**28
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ class Head:
     def device(self) -> torch.device:
         """The device of the weight, on which logits are computed."""
         return self.weight.device
+
+    @property
+    def piece_numbers(self) -> int:
+        """How many logits are computed at a time: 48 MiB of them on a CPU, 1 GiB on an accelerator."""
+        return PIECE_NUMBERS if is_host(self.device) else _PIECE_NUMBERS_ON_AN_ACCELERATOR
 
     @property
     def bias(self) -> Tensor | None:
@@ -137,8 +145,8 @@ class Head:
         return residuals, log_likelihoods
 
     def pieces(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Split tensors along their first dimension, so that the logits of a piece stay under 48 MiB."""
-        size = max(1, PIECE_NUMBERS // self.weight.shape[0])
+        """Split tensors along their first dimension, so that the logits of a piece stay under ``piece_numbers``."""
+        size = max(1, self.piece_numbers // self.weight.shape[0])
         yield from zip(*(tensor.split(size) for tensor in rows if len(tensor)), strict=True)
 
     def _slope(self, logits: Tensor) -> Tensor | float:

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.unconditional import fisher_factors
-from lmsteer.model.fisher import FisherFactors
+from lmsteer.model.fisher import Eigenbasis, FisherFactors
 from lmsteer.model.lm import LM
 from lmsteer.reading.whole_words import WeightedWord, WholeWords
 from lmsteer.steer.mix import Mix
+from lmsteer.util.linalg import svd_of_product
 
 # Eigenvalues of C below this share of the largest are rounding; so are components below this share of the total.
 _FLOOR = 1e-9
@@ -73,7 +74,7 @@ def components(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> lis
     lm.check_base(mix)
     forms = {steer.form for steer in mix.steers.values()}
     if forms == {"multiply"}:
-        shares, logits = _of_matrix(lm, mix.matrix(), fisher_factors(lm), components)
+        shares, logits = _of_factors(lm, *mix.factors(), fisher_factors(lm), components)
     elif len(mix.steers) == 1 and len(mix.strengths) == 1:
         shares, logits = torch.ones(1), _of_vector(lm, mix)
     else:
@@ -87,15 +88,15 @@ def components(lm: LM, mix: Mix, *, components: int = 5, words: int = 12) -> lis
     ]
 
 
-def _of_matrix(lm: LM, w: Tensor, own: FisherFactors, count: int) -> tuple[Tensor, Tensor]:
-    """Shares (N,) and logits (N, V) of the first ``count`` components of W (d, d)."""
-    w = w.double()
-    root_c, root_f = (_root(*eigen) for eigen in (own.c_eigen, own.f_eigen))
-    u, spectrum, _ = torch.linalg.svd(root_c @ w @ root_f)
+def _of_factors(lm: LM, a: Tensor, b: Tensor, own: FisherFactors, count: int) -> tuple[Tensor, Tensor]:
+    """Shares (N,) and logits (N, V) of the first ``count`` components of W = A Bᵀ, for A, B (d, r)."""
+    a, b = a.double(), b.double()
+    root_a = _root(own.c_eigen, a)
+    u, spectrum, _ = svd_of_product(root_a, _root(own.f_eigen, b))
     # a = C^-½ u reads the mean hidden state m as m C^-½ u.
     values, basis = own.c_eigen
     readings = ((own.mean @ basis) / values.clamp(min=values.max() * _FLOOR).sqrt()) @ (basis.T @ u)
-    b = w.T @ root_c @ (u * torch.where(readings < 0, -1.0, 1.0))
+    b = b @ (root_a.T @ (u * torch.where(readings < 0, -1.0, 1.0)))
     shares = spectrum**2 / (spectrum**2).sum()
     count = min(count, int((shares > _FLOOR).sum()))  # components beyond the steer's rank are rounding
     return shares[:count], lm.head.direction(b.T[:count].to(lm.device, torch.float32)).cpu()
@@ -108,5 +109,6 @@ def _of_vector(lm: LM, mix: Mix) -> Tensor:
     return mix.steer_logits(moved).cpu()
 
 
-def _root(values: Tensor, vectors: Tensor) -> Tensor:
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+def _root(eigen: Eigenbasis, factor: Tensor) -> Tensor:
+    """``M^½ A`` (d, r) of a symmetric matrix M with this eigenbasis."""
+    return eigen.vectors @ (eigen.values.clamp(min=0).sqrt()[:, None] * (eigen.vectors.T @ factor))

@@ -8,8 +8,9 @@ second pass. The rows of a text are neighbours, in reading order; ``hidden_rows`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,11 +23,11 @@ AFTER_PROMPT = -2
 
 @dataclass(frozen=True)
 class PredictedTokens:
-    """N predicted tokens of some texts, float32 on the CPU.
+    """N predicted tokens of some texts. All but ``h`` and ``r`` is on the CPU.
 
     Attributes:
-        h: hidden states (N, d).
-        r: residuals (N, d).
+        h: hidden states (N, d), float32; fresh from the model on the device of its head.
+        r: residuals (N, d), likewise.
         log_p: log-likelihood of each token under the unsteered model, in nats (N,).
         target: ids of the tokens (N,).
         is_end: whether the token is the end of its text (N,).
@@ -43,6 +44,10 @@ class PredictedTokens:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same rows with their hidden states and residuals on a device."""
+        return replace(self, h=self.h.to(device), r=self.r.to(device))
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,16 @@ class LabelledRows(PredictedTokens):
     label: Tensor
     digest: Tensor
 
+    def without_residuals(self) -> LabelledRows:
+        """The same rows with residuals of no width (N, 0)."""
+        return replace(self, r=self.r.new_zeros(len(self), 0))
+
     def __getitem__(self, index: Tensor) -> LabelledRows:
-        return LabelledRows(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        """Some rows, by a mask (N,) or by their places, on the CPU."""
+        places = index.nonzero().flatten() if index.dtype == torch.bool else index
+        elsewhere = places.to(self.h.device)  # a mask there would make the host wait for the device
+        on_host = {f.name: getattr(self, f.name)[places] for f in fields(self) if f.name not in ("h", "r")}
+        return LabelledRows(self.h[elsewhere], self.r[elsewhere], **on_host)
 
     def texts(self) -> tuple[Tensor, Tensor]:
         """Index of the text that each row belongs to (N,), in order of digest, and the label of each text."""

@@ -27,22 +27,31 @@ _BLOCK_ROWS = 1024
 
 
 def split_held_out(held_out: LabelledRows, more: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
-    """Split rows that are held out so far and more candidates into those that are held out now, and the others."""
+    """Split rows that are held out so far and more candidates into those that are held out now, and the others.
+
+    Those that are held out are on the CPU, the others on the device of the candidates.
+    """
     still, newly = _first_by_digest((held_out, more), HELD_OUT_ROWS)
-    others = LabelledRows.join([held_out[~still], more[~newly]])
     if not newly.any():
-        return held_out, others  # the usual case once the limit is reached: nothing is copied
-    return LabelledRows.join([held_out[still], more[newly]]), others
+        return held_out, more  # the usual case once the limit is reached: nothing is copied
+    others = LabelledRows.join([held_out[~still].to(more.h.device), more[~newly]])
+    return LabelledRows.join([held_out[still], more[newly].to("cpu")]), others
+
+
+def sample_limit(hidden_size: int) -> int:
+    """How many rows of a model's hidden size the sample has at most."""
+    return min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size))
 
 
 def reservoir(sample: Sequence[LabelledRows], more: Sequence[LabelledRows]) -> tuple[LabelledRows, ...]:
-    """The sample after more rows were added, in blocks that are not too small."""
+    """The sample after more rows were added, on the CPU, in blocks that are not too small."""
     everything, blocks = (*sample, *more), list[LabelledRows]()
     hidden_size = next((block.h.shape[1] for block in everything), 1)
-    stays = _first_by_digest(everything, min(SAMPLE_ROWS, _SAMPLE_BYTES // (8 * hidden_size)))
+    stays = _first_by_digest(everything, sample_limit(hidden_size))
     for block, stay in zip(everything, stays, strict=True):
         if not stay.all():  # most blocks are complete, and are not copied
             block = block[stay]
+        block = block.to("cpu")
         if blocks and len(blocks[-1]) + len(block) <= _BLOCK_ROWS:
             block = LabelledRows.join([blocks.pop(), block])
         blocks.append(block)

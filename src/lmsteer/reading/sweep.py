@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lmsteer.model.head import PIECE_NUMBERS, Head
+from lmsteer.model.head import Head
 from lmsteer.model.onednn import linear
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
@@ -41,7 +41,7 @@ class Direction:
     def of_factors(cls, head: Head, a: Tensor, b: Tensor) -> Direction:
         """The direction of W = A Bᵀ, with A, B (d, r)."""
         a, b = (factor.to(head.weight.device, torch.float32) for factor in (a, b))
-        small = b.shape[1] * head.weight.shape[0] <= PIECE_NUMBERS
+        small = b.shape[1] * head.weight.shape[0] <= head.piece_numbers
         return cls(a, b, head.direction(b.T).T.contiguous() if small else None)
 
     @classmethod
@@ -93,10 +93,14 @@ def sweep(
         rows, y, s = rows.to(device), y.to(device), s.to(device)
         z0 = base.steer_logits(head.raw(base.steer_hidden_states(rows)).float())
         buffer = torch.empty_like(z0)
+        # Elsewhere than on the CPU each assignment to it would make the device wait.
+        found = here if here.device == z0.device else torch.empty_like(here, device=z0.device)
         for k, direction in enumerate(directions):
             z1 = direction.logits(head, rows)
             for j, column in enumerate(s.T):
-                here[:, k, j] = head.log_likelihood_of(torch.addcmul(z0, column[:, None], z1, out=buffer), y)
+                found[:, k, j] = head.log_likelihood_of(torch.addcmul(z0, column[:, None], z1, out=buffer), y)
+        if found is not here:
+            here.copy_(found)
     return log_p.permute(1, 2, 0)
 
 

@@ -191,16 +191,17 @@ class Mix:
                     f"but the model has {hidden_size} and {vocabulary}."
                 )
 
-    def matrix(self) -> Tensor:
-        """``Σ_k s_k W_k`` (d, d) of the multiply steers.
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A, B (d, R) of ``Σ_k s_k W_k = A Bᵀ``, the sum of the multiply steers.
 
         Raises:
-            SteerError: strengths differ from row to row.
+            SteerError: strengths differ from row to row, or a steer acts inside the model, too.
         """
         if self.strengths.shape[0] != 1:
             raise SteerError("a mix with strengths row by row has no single matrix.")
         pairs = zip(self.steers.values(), self.strengths[0], strict=True)
-        return torch.stack([s * steer.matrix() for steer, s in pairs if steer.form == "multiply"]).sum(0)
+        found = [(*steer.matrix_factors(), s) for steer, s in pairs if steer.form == "multiply"]
+        return torch.cat([s * a for a, _, s in found], 1), torch.cat([b for _, b, _ in found], 1)
 
     def _strengths_like(self, form: Form, x: Tensor) -> Tensor:
         """The strengths of one form's steers, in a shape that broadcasts over ``x``: (B, 1.., R or K)."""

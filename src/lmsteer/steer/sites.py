@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -50,6 +51,11 @@ class Site:
     def sizes(self) -> tuple[int, int]:
         """The outputs and the inputs, (m, n), as a weight has them."""
         return self.outputs, self.inputs
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the module, on which its rows are."""
+        return next(self.module.parameters()).device
 
     @property
     def is_weight(self) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lmsteer.errors import SteerError
 from lmsteer.steer.card import Card
 from lmsteer.steer.sites import HEAD, is_site_name
-from lmsteer.util.linalg import factorise
+from lmsteer.util.linalg import factorise_product
 
 Form = Literal["multiply", "add", "offset"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -167,16 +167,28 @@ class Steer:
         a, b = (torch.cat([self.factors[name], self.factors[f"{name}_eos"]], 1) for name in ("A", "B"))
         return replace(self, factors={"A": a, "B": b})
 
+    def matrix_factors(self, what: str = "a single matrix W") -> tuple[Tensor, Tensor]:
+        """A and B (d, r) of W = A Bᵀ, without the eos component.
+
+        Args:
+            what: what needs them, for the error message.
+
+        Raises:
+            SteerError: the steer has another form than multiply, or acts inside the model, too.
+        """
+        self.check_head_alone(what)
+        if self.form != "multiply":
+            raise SteerError(f"a steer of form {self.form} has no matrix.")
+        return self.factors["A"], self.factors["B"]
+
     def matrix(self) -> Tensor:
         """W = A Bᵀ (d, d) of a multiply steer, without its eos component.
 
         Raises:
             SteerError: the steer has another form, or acts inside the model, too.
         """
-        self.check_head_alone("a single matrix W")
-        if self.form != "multiply":
-            raise SteerError(f"a steer of form {self.form} has no matrix.")
-        return self.factors["A"] @ self.factors["B"].T
+        a, b = self.matrix_factors()
+        return a @ b.T
 
     def scaled(self, scale: float) -> Steer:
         """The steer with a unit of strength ``scale`` times as large; its card loses the metrics."""
@@ -193,10 +205,10 @@ class Steer:
         Raises:
             SteerError: the rank is out of range, the steer has another form, or it acts inside the model, too.
         """
-        self.check_head_alone("another rank")
+        a, b = self.matrix_factors("another rank")
         if not 1 <= rank <= self.hidden_size:
             raise SteerError(f"the rank must be from 1 to the hidden size, {self.hidden_size}, not {rank}.")
-        a, b, _ = factorise(self.matrix(), rank)
+        a, b, _ = factorise_product(a, b, rank)
         return replace(self, factors={**self.factors, "A": a, "B": b}, card=self.card.unmeasured())
 
     def _has_parts_of_another_form(self) -> bool:

@@ -60,12 +60,11 @@ def map_writer(
     word_map: WordMap, words: SharedVocabulary, source: FisherFactors, target: FisherFactors, b: Tensor
 ) -> Tensor:
     """B₂ (d₂, r), which moves the target's words as B₁ (d₁, r) moves the source's."""
-    e1, e2 = words.source, words.target
-    weighted = words.weights[:, None] * e1
     if word_map == "gradient":
-        wanted = weighted @ ridge(e1.T @ weighted, damped(source.f, _DAMPING_FISHER) @ b, _DAMPING_WORDS)
-        return ridge(target.f, e2.T @ wanted, _DAMPING_FISHER)
+        gradient = damped(source.f, _DAMPING_FISHER) @ b
+        wanted = ridge(words.second_moment(words.source), gradient, _DAMPING_WORDS)  # of each word: q e₁ · this
+        return ridge(target.f, words.cross(wanted), _DAMPING_FISHER)
     if word_map == "ridge":
-        return ridge(e2.T @ (words.weights[:, None] * e2), e2.T @ (weighted @ b), _DAMPING_WORDS)
-    u, spectrum, vt = torch.linalg.svd(e2.T @ weighted, full_matrices=False)
-    return spectrum.sum() / (words.weights @ (e2**2).sum(1)) * u @ (vt @ b)
+        return ridge(words.second_moment(words.target), words.cross(b), _DAMPING_WORDS)
+    u, spectrum, vt = torch.linalg.svd(words.cross(), full_matrices=False)
+    return spectrum.sum() / words.second_moment(words.target).trace() * u @ (vt @ b)

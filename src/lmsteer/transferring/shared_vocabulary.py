@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,26 +13,76 @@ from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
 from lmsteer.transferring.alignment import AlignedStates
+from lmsteer.util.linalg import add_product
 
 # Added to the probability of each word, so that words that neither model expects have some weight.
 _LEAST_PROBABILITY = 1e-9
 
 
+# Words that are converted to float64 at a time: all words of two wide models would take tens of gigabytes.
+_WORDS = 4096
+
+
 @dataclass(frozen=True)
-class SharedVocabulary:
-    """N words that two vocabularies share, float64 on the CPU.
+class WordEmbeddings:
+    """The output embeddings of N words in one model, centred, of which some are in float64 at a time.
 
     Attributes:
-        source: their embeddings in the source's head (N, d₁); the mean under ``weights`` is subtracted.
-        target: their embeddings in the target's head (N, d₂), likewise.
-        weights: the weights of the words (N,), which add up to 1: powers of how often both models expect a word.
+        weight: E (V, d), in the model's dtype and on its device.
+        tokens: the ids of the words (N,).
+        mean: what is subtracted from each (d,), float64 on the CPU.
+    """
+
+    weight: Tensor
+    tokens: Tensor
+    mean: Tensor
+
+    @classmethod
+    def centred(cls, weight: Tensor, tokens: Tensor, weights: Tensor) -> WordEmbeddings:
+        """Embeddings whose mean under some weights (N,) is 0."""
+        nothing = cls(weight, tokens, torch.zeros(weight.shape[1], dtype=torch.float64))
+        parts = zip(weights.split(_WORDS), nothing.blocks(), strict=True)
+        return cls(weight, tokens, torch.stack([own @ rows for own, rows in parts]).sum(0))
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The embeddings, some words (n, d) at a time, float64 on the CPU."""
+        for tokens in self.tokens.split(_WORDS):
+            yield self.weight[tokens.to(self.weight.device)].to("cpu", torch.float64) - self.mean
+
+
+@dataclass(frozen=True)
+class SharedVocabulary:
+    """N words that two vocabularies share: e₁ (N, d₁) their embeddings in one model, e₂ (N, d₂) in the other, centred.
+
+    Attributes:
+        source: e₁.
+        target: e₂.
+        weights: the weights q of the words (N,), float64, which add up to 1: powers of how often both models expect a
+            word.
         frequency: the probability that the source gives to all these words together.
     """
 
-    source: Tensor
-    target: Tensor
+    source: WordEmbeddings
+    target: WordEmbeddings
     weights: Tensor
     frequency: float
+
+    def second_moment(self, words: WordEmbeddings) -> Tensor:
+        """``e q eᵀ`` (d, d) of one model's words, float64."""
+        d = words.weight.shape[1]
+        total = torch.zeros(d, d, dtype=torch.float64)
+        for weights, rows in zip(self.weights.split(_WORDS), words.blocks(), strict=True):
+            add_product(total, rows, rows, weights)
+        return total
+
+    def cross(self, x: Tensor | None = None) -> Tensor:
+        """``e₂ᵀ q e₁ x`` (d₂, r) for x (d₁, r), float64; ``e₂ᵀ q e₁`` (d₂, d₁) without x."""
+        d1, d2 = (words.weight.shape[1] for words in (self.source, self.target))
+        total = torch.zeros(d2, d1 if x is None else x.shape[1], dtype=torch.float64)
+        parts = zip(self.weights.split(_WORDS), self.source.blocks(), self.target.blocks(), strict=True)
+        for weights, e1, e2 in parts:
+            add_product(total, e2, e1 if x is None else e1 @ x, weights)
+        return total
 
 
 def find_shared_vocabulary(source: LM, target: LM, states: AlignedStates, power: float) -> SharedVocabulary:
@@ -59,8 +110,11 @@ def find_shared_vocabulary(source: LM, target: LM, states: AlignedStates, power:
     ]
     weights = (expected[0] * expected[1]) ** (power / 2)
     weights = weights / weights.sum()
-    e1, e2 = (lm.head.weight.cpu()[tokens].double() for lm, tokens in zip((source, target), ids, strict=True))
-    return SharedVocabulary(e1 - weights @ e1, e2 - weights @ e2, weights, float(expected[0].sum()))
+    e1, e2 = (
+        WordEmbeddings.centred(lm.head.weight, tokens, weights)
+        for lm, tokens in zip((source, target), ids, strict=True)
+    )
+    return SharedVocabulary(e1, e2, weights, float(expected[0].sum()))
 
 
 @torch.inference_mode()

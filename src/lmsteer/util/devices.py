@@ -1,10 +1,20 @@
-"""The device of a process: its accelerator, if it has one."""
+"""The device of a process: its accelerator, if it has one; and what devices can do."""
 
 from __future__ import annotations
 
 import os
 
 import torch
+
+
+def is_host(device: torch.device) -> bool:
+    """Whether a device is the CPU of the machine: no accelerator."""
+    return device.type == "cpu" and not device.index
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """The device itself, or the CPU where it has no float64, as MPS does not."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def accelerator() -> torch.device | None:

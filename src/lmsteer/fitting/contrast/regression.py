@@ -30,7 +30,7 @@ from torch import Tensor
 
 from lmsteer.fitting.contrast.rows import ContrastRows
 from lmsteer.model.fisher import FisherFactors
-from lmsteer.util.linalg import held_rank, ridge, usual_square
+from lmsteer.util.linalg import Factorisation, ridge, usual_square
 
 # λ in units of the mean square of an entry of h, outliers left out. At the head, results hardly depend on it from 0.003
 # to 0.3 (docs/log.md).
@@ -100,7 +100,7 @@ def net_of_recent(shift: Tensor, recent: Tensor, embeddings: Tensor) -> Tensor:
     return shift - (e.mT @ parts)[..., 0].to(shift.dtype)
 
 
-def low_rank(w: Tensor, fisher: FisherFactors, rank: int | None = None) -> tuple[Tensor, Tensor, float]:
+def low_rank(w: Tensor, fisher: FisherFactors, rank: int | None = None) -> Factorisation:
     """The best A (n, r), B (d, r) for W ≈ A Bᵀ in the Fisher metric, and the share of W's spectrum that they hold.
 
     Args:
@@ -110,6 +110,4 @@ def low_rank(w: Tensor, fisher: FisherFactors, rank: int | None = None) -> tuple
     """
     dampings = _METRIC_DAMPING, _METRIC_DAMPING
     root_c, root_f = fisher.roots(*dampings)
-    a, b, spectrum = fisher.factorised(root_c[:, None] * fisher.rotated(w) * root_f, *dampings)
-    rank, share = held_rank(spectrum, rank)
-    return a[:, :rank].clone(), b[:, :rank].clone(), share
+    return fisher.factorised(root_c[:, None] * fisher.rotated(w) * root_f, *dampings, rank)

@@ -24,8 +24,9 @@ from lmsteer.reading.encoded_text import own_tokens
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import Site
 from lmsteer.steer.steer import Steer
+from lmsteer.util.devices import float64_device
 from lmsteer.util.disk_cache import cache_dir
-from lmsteer.util.linalg import usual_square
+from lmsteer.util.linalg import add_product, usual_square
 from lmsteer.util.progress import Progress
 
 # Raised when any of this changes, so that an older cache file is not read.
@@ -85,9 +86,13 @@ class OwnText:
 
 def _measured(lm: LM, sites: Sequence[Site], progress: Progress) -> Mapping[str, FisherFactors]:
     texts = _texts(lm, FISHER_TEXTS * fisher_blocks(lm.hidden_size))
-    c = {site.name: torch.zeros(site.inputs, site.inputs, dtype=torch.float64) for site in sites}
-    f = {site.name: torch.zeros(site.outputs, site.outputs, dtype=torch.float64) for site in sites}
-    total = {site.name: torch.zeros(site.inputs, dtype=torch.float64) for site in sites}
+
+    def zeros(site: Site, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=float64_device(site.device))
+
+    c = {site.name: zeros(site, site.inputs, site.inputs) for site in sites}
+    f = {site.name: zeros(site, site.outputs, site.outputs) for site in sites}
+    total = {site.name: zeros(site, site.inputs) for site in sites}
     squares = dict[str, list[Tensor]]((site.name, []) for site in sites)
     count = 0
 
@@ -98,19 +103,19 @@ def _measured(lm: LM, sites: Sequence[Site], progress: Progress) -> Mapping[str,
         for batch in length_buckets(texts):
             ids = [texts[i] for i in batch]
             for name, (x, (g,)) in gradients_at(lm, ids, own_tokens(ids), sites, likelihood).items():
-                x, g = x.cpu().double(), g.cpu().double()
-                c[name] += x.T @ x
-                f[name] += g.T @ g
-                total[name] += x.sum(0)
-                squares[name].append((x**2).mean(1))
+                add_product(c[name], x, x)
+                add_product(f[name], g, g)
+                total[name] += x.to(total[name]).sum(0)
+                squares[name].append((x.to(total[name]) ** 2).mean(1).cpu())
             count += sum(map(len, ids)) - len(ids)
             step(len(ids), "")
-    return {
-        name: FisherFactors(
-            c[name] / count, f[name] / count, total[name] / count, usual_square(torch.cat(squares[name]))
-        )
-        for name in c
-    }
+
+    def factors(name: str) -> FisherFactors:
+        unit = usual_square(torch.cat(squares[name]))
+        found = FisherFactors(c.pop(name) / count, f.pop(name) / count, total[name] / count, unit)
+        return found.with_eigenbases().to(torch.device("cpu"))
+
+    return {site.name: factors(site.name) for site in sites}
 
 
 def _file(lm: LM, site: Site) -> Path:

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.errors import DataError, StatisticsError
-from lmsteer.fitting.credit_assignment import weighted_product
 from lmsteer.fitting.inside.fisher import OwnText, site_factors
 from lmsteer.fitting.inside.presets import check_ranks, sites_of_labels
 from lmsteer.fitting.inside.solve import SiteMap, in_units, shared, site_map, unit_map, unit_settings
@@ -35,6 +34,7 @@ from lmsteer.steer.sites import HEAD, Site
 from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer, factors_of
 from lmsteer.util.files import replace_file
 from lmsteer.util.interrupts import deferred_sigint
+from lmsteer.util.linalg import weighted_product
 from lmsteer.util.run import Run, differing_settings, kept_in, resumable
 
 # Bytes that the sums and Fisher factors of the sites of a group take at most, if there are several.

@@ -58,6 +58,7 @@ def site_map(
         held_out: the gradient of held-out texts (n, m).
         rank: rank of the map; None chooses it from the spectrum.
     """
+    fisher = fisher.to(domain.device)
     a, b, share = NaturalGradient(gradients, fisher, domain).truncated(DAMPING_1, DAMPING_2, rank)
     return unit_map(LowRank(a, b), fisher, held_out, share)
 
@@ -65,9 +66,9 @@ def site_map(
 def unit_map(factors: LowRank, fisher: FisherFactors, held_out: Tensor, rank_share: float) -> SiteMap:
     """A map scaled to Fisher length 1, and what it gains there on held-out texts: ``tr(Aᵀ H B)``."""
     a, b = factors
-    # A is copied, for it may be some columns of a matrix that should not be kept.
-    unit = LowRank(a.clone(), b / math.sqrt(fisher.inner((a, b), (a, b))))
-    return SiteMap(unit, float(((held_out.T @ unit.a) * unit.b).sum()), rank_share)
+    unit = LowRank(a, b / math.sqrt(fisher.inner((a, b), (a, b))))
+    gain = float(((held_out.T @ unit.a) * unit.b).sum())
+    return SiteMap(LowRank(unit.a.cpu(), unit.b.cpu()), gain, rank_share)
 
 
 def shared(maps: Mapping[str, SiteMap]) -> dict[str, SiteMap]:

@@ -23,13 +23,15 @@ from torch import Tensor
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import StatisticsError
-from lmsteer.fitting.credit_assignment import credit, weighted_product
+from lmsteer.fitting.credit_assignment import credit
 from lmsteer.model.batching import run_in_halves
 from lmsteer.model.inside import gradients_at
 from lmsteer.model.lm import LM
 from lmsteer.reading.encoded_text import count_predicted, is_ended, own_tokens
 from lmsteer.steer.sites import Site
+from lmsteer.util.devices import float64_device
 from lmsteer.util.files import replace_file
+from lmsteer.util.linalg import weighted_product
 
 _SUMS = ("G", "D", "Q", "H")
 _COUNTS = ("tokens", "label", "credit", "held_out")
@@ -42,7 +44,7 @@ class InsideSums:
         sites: the sites.
 
     Attributes:
-        tensors: all sums by name, such as ``layers.15.G``, float64.
+        tensors: all sums by name, such as ``layers.15.G``, float64, on the devices of their sites.
         counts: the number of tokens in the sums, the sums of their labels and of their credits, and the number of
             tokens of held-out texts (4,).
     """
@@ -50,7 +52,9 @@ class InsideSums:
     def __init__(self, sites: Sequence[Site]) -> None:
         self.sites = sites
         self.tensors = {
-            f"{site.name}.{name}": torch.zeros(site.inputs, site.outputs, dtype=torch.float64)
+            f"{site.name}.{name}": torch.zeros(
+                site.inputs, site.outputs, dtype=torch.float64, device=float64_device(site.device)
+            )
             for site in sites
             for name in _SUMS
         }
@@ -93,7 +97,7 @@ class InsideSums:
         run = partial(self._held_out_sums, lm, labels) if held_out else partial(self._sums_of, lm, labels, probe)
         for _, (sums, counts) in run_in_halves(run, ids):
             for name, increment in sums.items():
-                self.tensors[name] += increment
+                self.tensors[name] += increment.to(self.tensors[name].device)
             self.counts += counts
 
     def _sums_of(
@@ -107,17 +111,16 @@ class InsideSums:
             r = lm.head.residuals(h, targets)[0] * inside.to(h.device)[:, None]
             if probe is None:
                 return [r]
-            q, seen = credit(h.cpu(), index, probe)
+            q, seen = credit(h, index, probe.to(float64_device(h.device)))
             credits.copy_(q * seen * inside)
             return [r, r * credits.to(r)[:, None]]
 
         sums = dict[str, Tensor]()
         for name, (x, gradients) in gradients_at(lm, ids, own_tokens(ids), self.sites, objectives).items():
-            x, g = x.cpu(), [each.cpu() for each in gradients]
-            sums[f"{name}.G"] = weighted_product(x, g[0], label)
-            sums[f"{name}.D"] = weighted_product(x, g[0], ones)
+            sums[f"{name}.G"] = weighted_product(x, gradients[0], label)
+            sums[f"{name}.D"] = weighted_product(x, gradients[0], ones)
             if probe is not None:
-                sums[f"{name}.Q"] = weighted_product(x, g[1], ones)
+                sums[f"{name}.Q"] = weighted_product(x, gradients[1], ones)
         nothing = torch.zeros(())
         return sums, torch.stack([inside.sum(), (label * inside).sum(), credits.sum(), nothing]).double()
 
@@ -131,7 +134,7 @@ class InsideSums:
             return [lm.head.residuals(h, targets)[0] * inside.to(h.device)[:, None]]
 
         found = gradients_at(lm, ids, own_tokens(ids), self.sites, likelihood)
-        sums = {f"{name}.H": weighted_product(x.cpu(), g.cpu(), label) for name, (x, (g,)) in found.items()}
+        sums = {f"{name}.H": weighted_product(x, g, label) for name, (x, (g,)) in found.items()}
         return sums, torch.tensor([0, 0, 0, int(inside.sum())], dtype=torch.float64)
 
     def save(self, file: Path, batches: int, of: int) -> None:
@@ -154,7 +157,7 @@ class InsideSums:
         try:
             with safe_open(file, "pt") as kept:
                 for name, total in self.tensors.items():
-                    total += kept.get_tensor(name)
+                    total += kept.get_tensor(name).to(total.device)
                 self.counts += kept.get_tensor("counts")
                 batches, of = kept.get_tensor("batches").tolist()
                 return int(batches), int(of)
