@@ -33,6 +33,7 @@ from benchmarks.tables import TABLES
 from benchmarks.tables.shapes import SHAPES, STAGES, Shape, key_of
 from lmsteer.export.peft import export_lora
 from lmsteer.fitting.closed_form import solve
+from lmsteer.fitting.scale import _SOME_ROWS, largest_scale
 from lmsteer.fitting.statistics import Counts, Statistics, StatisticsProvenance
 from lmsteer.model.checkpoint import read_tokenizer
 from lmsteer.model.fisher import Eigenbasis, FisherFactors
@@ -55,6 +56,8 @@ TOKENS, RANK, STRENGTHS = 64, 64, 13
 # Directions that the gradients of a style have, and how fast they fall off: as in fits of the default model.
 DIRECTIONS, FALL = 256, 0.8
 TEXTS, WORDS = 2048, 100_000
+# The solution's own products with the head, which have a stage of their own, take no time with so few words.
+_FEW_WORDS = 1000
 app = typer.Typer(add_completion=False)
 Stage = Callable[[Shape], Callable[[], object]]
 
@@ -144,8 +147,15 @@ def _of_solve(shape: Shape) -> Callable[[], object]:
     basis = torch.linalg.qr(torch.randn(d, 64, dtype=torch.float64))[0]
     reflection = torch.eye(d, dtype=torch.float64) - 2 * basis @ basis.T
     own = Eigenbasis(torch.linspace(1e-3, 4, d, dtype=torch.float64), reflection)
-    known, head = replace(factors, bases=(own, own)), _head(shape)
+    known, head = replace(factors, bases=(own, own)), _head(replace(shape, vocabulary=_FEW_WORDS))
+    statistics.held_out.target.remainder_(_FEW_WORDS)
     return lambda: solve(statistics, known, head)
+
+
+def _of_scale(shape: Shape) -> Callable[[], object]:
+    head, rows = _head(shape), _labelled(shape, _SOME_ROWS)
+    a, b = (factor.double() for factor in _factors(shape))
+    return lambda: largest_scale(head, rows, a, b)
 
 
 def _of_sweep(shape: Shape) -> Callable[[], object]:
@@ -190,6 +200,7 @@ _STAGES: dict[str, Stage] = {
     "sums": _of_sums,
     "eigenbases": _of_eigenbases,
     "solve": _of_solve,
+    "scale": _of_scale,
     "sweep": _of_sweep,
     "steered step": _of_steer,
     "export": _of_export,

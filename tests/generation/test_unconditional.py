@@ -36,7 +36,7 @@ def test_wider_models_are_measured_on_more_text(monkeypatch, tmp_path, hidden_si
 
     monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path))
     monkeypatch.setattr(unconditional, "sample_unconditional", sample)
-    head = SimpleNamespace(residuals=lambda h, targets: (h + 1, targets))
+    head = SimpleNamespace(residuals=lambda h, targets: (h + 1, targets), device=torch.device("cpu"))
     lm = SimpleNamespace(
         max_length=99, hidden_size=hidden_size, head=head, fingerprint="f", tokenizer_fingerprint="t" * 8
     )

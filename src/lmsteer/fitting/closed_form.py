@@ -218,14 +218,16 @@ def _check(statistics: Statistics, inside: LabelledRows) -> None:
 
 def _choose_damping(gradient: NaturalGradient, fisher: FisherFactors, inside: LabelledRows) -> float:
     """The largest λ₁ whose held-out gain, by a quadratic model, is within one standard error of the best."""
-    # In the eigenbases, in which each damping takes one product: none of them takes W out of there.
+    # In the eigenbases, in which each damping takes one product: none of them takes W out of there. In float32, in which
+    # the rows are: gains are compared with their standard error.
     h, r = (
-        own.to(vectors) @ vectors
+        own.to(vectors.device) @ vectors.float()
         for own, (_, vectors) in zip((inside.h, inside.r), (fisher.c_eigen, fisher.f_eigen), strict=True)
     )
     tried = []
     for damping_1 in DAMPINGS_1:
-        slope = inside.label * ((h @ gradient.rotated(damping_1, DAMPING_2)) * r).sum(1).cpu()
+        w = gradient.rotated(damping_1, DAMPING_2).float()
+        slope = inside.label * ((h @ w) * r).sum(1).cpu().double()
         scale = (slope.sum() / (slope**2).sum().clamp(min=1e-30)).clamp(min=0)
         gains = inside.per_text(scale * slope - scale**2 / 2 * slope**2)
         tried.append((float(gains.mean()), float(gains.std() / len(gains) ** 0.5), damping_1))
