@@ -1,8 +1,8 @@
 # Two commands do everything on a machine with Python (3.11 or later), make and a package index:
 #   make demo    fit a steer, generate at several strengths, write demo/report.html
 #   make test    run the tests
-# Three more have engines of their own: make test-vllm (vLLM, in .venv-vllm), make test-llamacpp (compiles for minutes),
-# make test-sglang (the code that reads adapters).
+# Four more have packages of their own: make test-vllm (vLLM, in .venv-vllm), make test-llamacpp (compiles for minutes),
+# make test-sglang (the code that reads adapters), make test-quantised (bitsandbytes and torchao). make test-gpu needs a GPU.
 # Each makes its own environment in .venv and installs what it needs, in the versions of constraints.txt.
 # To let pip choose the versions instead (for a torch with CUDA, say): make demo CONSTRAINTS=
 
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-slow coverage test-vllm test-llamacpp test-sglang check docs format clean
+.PHONY: demo test test-slow test-gpu coverage test-vllm test-llamacpp test-sglang test-quantised check docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/lmsteer demo
@@ -25,6 +25,10 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(PYTEST) -m slow
+
+# What needs a CUDA device. To get a torch with CUDA: make test-gpu CONSTRAINTS=
+test-gpu: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m gpu
 
 coverage: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow" --cov=lmsteer --cov-branch --cov-report=term-missing:skip-covered
@@ -42,6 +46,15 @@ test-llamacpp: $(VENV)/installed-dev $(LLAMA)/installed
 	$(PIP_INSTALL) diskcache
 	LLAMA_SERVER=$(LLAMA)/build/bin/llama-server LLAMA_CPP_LIB_PATH=$(CURDIR)/$(LLAMA)/build/bin PYTHONPATH=$(LLAMA)/source \
 		$(BIN)/python -m pytest tests/export/test_llamacpp.py tests/export/test_llama_server.py
+
+# What quantises weights is kept out of the environment: transformers and peft import it wherever it is installed.
+QUANTISED := .venv-quantised
+test-quantised: $(VENV)/installed-dev $(QUANTISED)/installed
+	PYTHONPATH=$(QUANTISED) $(BIN)/python -m pytest tests/model/test_quantised.py
+
+$(QUANTISED)/installed:
+	$(BIN)/python -m pip install --quiet --no-deps --target $(QUANTISED) bitsandbytes==0.50.2 torchao==0.18.0
+	touch $@
 
 # SGLang's wheel is unpacked, not installed: its server needs a GPU, its code that reads adapters does not.
 SGLANG := .venv-sglang
@@ -70,7 +83,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMA) $(SGLANG) build site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(LLAMA) $(SGLANG) $(QUANTISED) build site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(LLAMA)/installed:
 	$(PYTHON) -m venv $(LLAMA)

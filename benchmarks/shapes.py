@@ -25,7 +25,7 @@ import psutil
 import torch
 import typer
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.measure import peak_bytes, seconds
 from benchmarks.results import check_known, load_results, save_result
@@ -95,19 +95,27 @@ def one(name: str, stage: str) -> None:
     print(json.dumps({**found, "held_bytes": before, "peak_bytes": before + more, "threads": torch.get_num_threads()}))
 
 
-def _model(shape: Shape) -> LM:
-    """One layer of the model and its head."""
-    config = AutoConfig.for_model(shape.kind, **shape.settings, num_hidden_layers=1)
-    dtype = getattr(torch, shape.dtype)
+def random_model(shape: Shape, layers: int, device: torch.device) -> PreTrainedModel:
+    """Some layers of a model and its head, with random weights; on the meta device with none."""
+    config = AutoConfig.for_model(shape.kind, **shape.settings, num_hidden_layers=layers)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model = model.to_empty(device="cpu")
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, shape.dtype))
+    if device.type == "meta":
+        return model
+    model.to_empty(device=device)
+    model.tie_weights()
     for parameter in model.parameters():  # uniform numbers are drawn several times as fast as normal ones
         parameter.data.uniform_(-0.02, 0.02)
-    model.tie_weights()
-    for module in model.modules():  # buffers that no checkpoint holds
+    for module in model.modules():  # rotary frequencies, which are buffers that no checkpoint holds
         if hasattr(module, "inv_freq"):
             module.__init__(config)
+            module.to(device)
+    return model.eval()
+
+
+def _model(shape: Shape) -> LM:
+    """One layer of the model and its head, on the CPU."""
+    model = random_model(shape, 1, torch.device("cpu"))
     return LM(model, read_tokenizer(resolve(DEFAULT_MODEL).location, "the tokenizer"), "random")
 
 

@@ -28,11 +28,14 @@ def test_factors_come_back_with_their_eigenbases(factors, tmp_path):
     assert again.c_unit == pytest.approx(0.7)
 
 
-def test_a_file_without_eigenbases_is_none(factors, tmp_path):
+def test_a_file_without_eigenbases_has_them_computed(factors, tmp_path):
     file = tmp_path / "fisher.safetensors"
     factors.save(file)
     save_file({name: tensor for name, tensor in load_file(file).items() if "vectors" not in name}, file)
-    assert FisherFactors.read(file) is None
+    again = FisherFactors.read(file)
+    assert again is not None
+    assert again.bases is None
+    assert torch.equal(again.c_eigen.vectors, factors.c_eigen.vectors)
 
 
 def test_factors_move_with_what_is_known_of_them(factors):

@@ -108,3 +108,12 @@ def test_importing_it_loads_no_library():
     code = "import sys, lmsteer.util.compat; print({'torch', 'transformers', 'accelerate'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_weights_that_wrap_others_are_quantised():
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    plain = torch.zeros(2, 2)
+    assert not compat.is_quantised(plain)
+    assert not compat.is_quantised(torch.nn.Parameter(plain))
+    assert compat.is_quantised(TwoTensor(plain, plain))

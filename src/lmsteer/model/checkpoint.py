@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from lmsteer.errors import LMSteerError, ModelError
-from lmsteer.util.compat import load_report
+from lmsteer.util.compat import is_quantised, load_report
 from lmsteer.util.progress import notice
 from lmsteer.util.records import parse_json
 
@@ -197,7 +197,7 @@ def check_finite(model: nn.Module, what: str) -> None:
     """
     for name, parameter in model.named_parameters():
         weight = parameter.detach()
-        if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2 or not weight.numel():
+        if is_quantised(weight) or weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2 or not weight.numel():
             continue
         if not all(bool(end.isfinite()) for end in torch.aminmax(weight)):
             raise ModelError(

@@ -125,8 +125,11 @@ class FisherFactors:
         try:
             tensors = load_file(file)
             unit = float(tensors["c_unit"]) if "c_unit" in tensors else None
+            found = cls(tensors["c"], tensors["f"], tensors["mean"], unit)
+            if "c_vectors" not in tensors:
+                return found
             c_basis, f_basis = (Eigenbasis(tensors[f"{name}_values"], tensors[f"{name}_vectors"]) for name in "cf")
-            return cls(tensors["c"], tensors["f"], tensors["mean"], unit, (c_basis, f_basis))
+            return replace(found, bases=(c_basis, f_basis))
         except (OSError, SafetensorError, KeyError):
             return None
 

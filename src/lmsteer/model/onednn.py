@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lmsteer.util.compat import has_onednn_linear, onednn_linear
+from lmsteer.util.compat import has_onednn_linear, is_quantised, onednn_linear
 
 _HAS_ONEDNN = platform.machine().lower() in ("x86_64", "amd64") and has_onednn_linear()
 
@@ -50,7 +50,9 @@ def use_onednn(model: PreTrainedModel) -> None:
     """
     head = model.get_output_embeddings()
     for module in model.modules():
-        if type(module) is nn.Linear and _suits_onednn(module.weight, module.weight):
+        if type(module) is not nn.Linear or is_quantised(module.weight):
+            continue
+        if _suits_onednn(module.weight, module.weight):
             module.__class__ = Linear
             if module is not head:
                 module.weight.data = module.weight.data.T.contiguous().T

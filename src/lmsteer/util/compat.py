@@ -139,6 +139,13 @@ def hub_cache_folder(repository: str, cache_folder: str | Path | None = None) ->
     return Path(cache_folder or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
 
 
+def is_quantised(weight: Tensor) -> bool:
+    """Whether a weight is of torchao: it has the shape and dtype of the weight it stands for, and few operations."""
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    return is_traceable_wrapper_subclass(weight)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception, of Python or torch, means that memory is short, so that a smaller batch may pass."""
     from accelerate.utils.memory import should_reduce_batch_size
