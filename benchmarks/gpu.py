@@ -63,7 +63,7 @@ def measure(
     device = accelerator()
     if device is None and shape != TINY:
         raise typer.BadParameter("this machine has no accelerator; --shape tiny runs on any.")
-    lm, layers = _model(SHAPES.get(shape, _TINY), device or torch.device("cpu"))
+    lm, layers = _model(SHAPES.get(shape, TINY_SHAPE), device or torch.device("cpu"))
     with TemporaryDirectory() as cache, patch.dict(os.environ, LMSTEER_CACHE=cache):
         fitted = _fit(lm)
     found = {
@@ -84,7 +84,7 @@ def show() -> None:
     print(TABLES["gpu"]())
 
 
-_TINY = Shape(
+TINY_SHAPE = Shape(
     "llama", 64, 300, 2, {"intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}, "float32"
 )
 
@@ -96,14 +96,14 @@ def _model(shape: Shape, device: torch.device) -> tuple[LM, int]:
         one, two = (_bytes(shape, count) for count in (1, 2))
         free = torch.cuda.mem_get_info(device)[0] * _SHARE
         layers = max(1, min(layers, int((free - one) / (two - one)) + 1))
-    return LM(random_model(shape, layers, device), _tokenizer(), "random"), layers
+    return LM(random_model(shape, layers, device), byte_tokenizer(), "random"), layers
 
 
 def _bytes(shape: Shape, layers: int) -> int:
     return sum(weight.nbytes for weight in random_model(shape, layers, torch.device("meta")).parameters())
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of bytes."""
     vocabulary = {symbol: k for k, symbol in enumerate(["<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))

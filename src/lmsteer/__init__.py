@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lmsteer.fitting.contrast.config import ContrastConfig
     from lmsteer.fitting.contrast.fit import ContrastFit, fit_contrast
     from lmsteer.fitting.fit import Fit, FitConfig, fit
+    from lmsteer.fitting.gather import gather
     from lmsteer.fitting.gradient import GradientConfig
     from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
     from lmsteer.generation.generate import Continuation, generate, perplexity
@@ -80,6 +81,7 @@ _PUBLIC = {
     "fitting.contrast.config": ("ContrastConfig",),
     "fitting.contrast.fit": ("ContrastFit", "fit_contrast"),
     "fitting.fit": ("Fit", "FitConfig", "fit"),
+    "fitting.gather": ("gather",),
     "fitting.gradient": ("GradientConfig",),
     "generation.config": ("GenerationConfig", "Limits", "SamplingConfig"),
     "generation.generate": ("Continuation", "generate", "perplexity"),
@@ -142,6 +144,7 @@ __all__ = [
     "find_wish",
     "fit",
     "fit_contrast",
+    "gather",
     "generate",
     "interference",
     "load",

@@ -76,8 +76,8 @@ def test_other_names_are_datasets_of_the_hub(monkeypatch):
         def __iter__(self):
             return iter(self.rows)
 
-    def load_dataset(name, split):
-        asked.append((name, split))
+    def load_dataset(name, split, streaming):
+        asked.append((name, split, streaming))
         if split == "gone":
             raise RuntimeError("no such split")
         features = {"a": ClassLabel(["no", "yes"]), "b": object()}
@@ -93,4 +93,4 @@ def test_other_names_are_datasets_of_the_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"install `pip install 'lmsteer\[hub\]'`"):
         list(read_rows("org/name"))
-    assert asked == [("org/name", "test"), ("org/name", "gone")]
+    assert asked == [("org/name", "test", False), ("org/name", "gone", False)]

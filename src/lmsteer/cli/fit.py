@@ -59,12 +59,6 @@ Statistics = Annotated[
 SaveStatistics = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Folder to save the statistics of all texts to.")
 ]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        min=2, help="Maximum length of a text without its prompt, in tokens; longer ones are cut (default: none)."
-    ),
-]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue an interrupted fit of the same name and texts or description.")
 ]
@@ -87,11 +81,11 @@ def fit(
     text_column: options.TextColumn = "text",
     label_column: options.LabelColumn = "label",
     label_map: options.LabelMap = None,
-    split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
+    split: options.Split = "train",
     limit: options.Limit = None,
     statistics: Statistics = None,
     save_statistics: SaveStatistics = None,
-    max_tokens: MaxTokens = None,
+    max_tokens: options.MaxTokens = None,
     positive: contrast.Positive = None,
     negative: contrast.Negative = None,
     describe: contrast.Describe = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lmsteer.data.cells import TableRow, check_columns
@@ -40,6 +40,22 @@ def json_rows(path: str, content: str) -> Iterator[tuple[str, TableRow]]:
         yield place, _object(place, value)
     for place, value in values:
         yield place, _object(place, value)
+
+
+def json_line_rows(path: str, lines: Iterable[str]) -> Iterator[tuple[str, TableRow]]:
+    """The rows of a file of one object a line, each with its place; blank lines are passed over.
+
+    Args:
+        path: the name of the file.
+        lines: its lines.
+
+    Raises:
+        DataError: a line is not JSON, has a key twice, or is something else than a row.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield place, _object(place, json_value(place, line))
 
 
 def json_value(place: str, text: str) -> Any:

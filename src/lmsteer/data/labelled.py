@@ -10,18 +10,19 @@ import hashlib
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from lmsteer.data.cells import text_value
+from lmsteer.data.cells import TableRow, text_value
 from lmsteer.data.chats import AnyPrompt, Prompt, as_prompt, prompt_json
 from lmsteer.data.labels import read_labels, suggested_map
 from lmsteer.data.row_formats import Columns, Example, RowFormat, row_format
-from lmsteer.data.table_rows import read_rows
+from lmsteer.data.table_rows import read_rows, stream_rows
 from lmsteer.errors import DataError
 
 # How spreadsheets, R, pandas and databases write a value that is missing.
@@ -125,7 +126,28 @@ class LabelledSource:
         """
         if self.limit is not None and self.limit < 2:
             raise DataError(f"the limit must be 2 texts or more; it is {self.limit}.")
-        rows = self._examples()
+        texts = self._texts([*self._examples(read_rows(self.path, self.split))], tell)
+        return sample_texts(texts, self.limit, self.seed) if self.limit else texts
+
+    def windows(self, rows: int, tell: Tell = _untold) -> Iterator[list[LabelledText]]:
+        """Read the texts in windows of some rows, of which one at a time is in memory.
+
+        Args:
+            rows: number of rows in a window.
+            tell: is told the same as by ``read``, of the first window alone.
+
+        Raises:
+            DataError: as ``read``, once that row is reached; or a limit, which is a draw from all texts.
+        """
+        if self.limit is not None:
+            raise DataError("a limit draws from all texts, and a stream does not have all of them at once.")
+        examples = self._examples(stream_rows(self.path, self.split))
+        while some := [*islice(examples, rows)]:
+            yield self._texts(some, tell)
+            tell = _untold
+
+    def _texts(self, rows: Sequence[tuple[str, tuple[Example, ...]]], tell: Tell) -> list[LabelledText]:
+        """The texts of some rows, without what is left out."""
         readable = [(place, row) for place, row in rows if all(example.text.strip() for example in row)]
         kept = [(place, row) for place, row in readable if len(row) == 1 or row[0].text != row[1].text]
         found = [(place, example) for place, row in kept for example in row]
@@ -144,18 +166,17 @@ class LabelledSource:
         )
         for doubt in filter(None, doubts):
             tell(f"{self.path}: {doubt}")
-        return sample_texts(texts, self.limit, self.seed) if self.limit else texts
+        return texts
 
-    def _examples(self) -> list[tuple[str, tuple[Example, ...]]]:
+    def _examples(self, rows: Iterable[tuple[str, TableRow]]) -> Iterator[tuple[str, tuple[Example, ...]]]:
         """The examples of each row, with its place; all rows have the format of the first."""
-        columns, rows = Columns(self.text_column, self.label_column), list[tuple[str, tuple[Example, ...]]]()
+        columns = Columns(self.text_column, self.label_column)
         found: RowFormat | None = None
-        for place, row in read_rows(self.path, self.split):
+        for place, row in rows:
             found = found or row_format(place, row, columns)
             if not found.is_labelled and self.label_map is not None:
                 raise DataError(f"{place}: {found.title} has no labels to map; leave out --label-map.")
-            rows.append((place, found.read(place, row, columns)))
-        return rows
+            yield place, found.read(place, row, columns)
 
 
 def read_labelled(
@@ -183,7 +204,7 @@ def read_labelled(
         UserWarning: texts are blank, of one half of the dimension only, or the same with different labels.
     """
     labelled = LabelledSource(str(source), text_column, label_column, label_map, split)
-    texts = labelled.read(lambda message: warnings.warn(message, UserWarning, stacklevel=4))
+    texts = labelled.read(lambda message: warnings.warn(message, UserWarning, stacklevel=5))
     check_labelled(texts, str(source))
     return texts
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from lmsteer.data.cells import TableRow
 from lmsteer.data.csv_rows import csv_rows
 from lmsteer.data.hub_rows import hub_rows
-from lmsteer.data.json_rows import json_rows
+from lmsteer.data.json_rows import json_line_rows, json_rows
 from lmsteer.data.parquet_rows import parquet_rows
-from lmsteer.data.text_files import read_text
+from lmsteer.data.text_files import read_text, stream_lines
 from lmsteer.errors import DataError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -59,6 +59,30 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[str, T
     if kind in _SEPARATORS:
         return csv_rows(str(path), content, _SEPARATORS[kind])
     return json_rows(str(path), content)
+
+
+def stream_rows(source: str | Path, split: str = "train") -> Iterator[tuple[str, TableRow]]:
+    """Read the rows of a file or a Hub dataset in memory that does not grow with their number.
+
+    Args:
+        source: a ``.jsonl`` file (packed or not), a ``.parquet`` file, or a Hub dataset id, which is not downloaded
+            before it is read.
+        split: the split of a Hub dataset.
+
+    Yields:
+        As ``read_rows`` does.
+
+    Raises:
+        DataError: there is no such file or dataset, it cannot be read, or a file of its kind is read as a whole.
+    """
+    path = Path(source)
+    if not path.exists() and _kind(path) not in _KINDS and "://" not in str(source):
+        return hub_rows(str(source), split, stream=True)
+    if not path.is_file() or _kind(path) == ".parquet" or split != "train":
+        return read_rows(source, split)  # row by row, or refused
+    if _kind(path) != ".jsonl":
+        raise DataError(f"{path} is read as a whole; a stream is a .jsonl or .parquet file, or a Hub dataset.")
+    return json_line_rows(str(path), stream_lines(path))
 
 
 def is_table(path: Path) -> bool:

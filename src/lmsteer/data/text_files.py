@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -59,6 +60,26 @@ def read_standard_input() -> str:
     return _text("standard input", content)
 
 
+def stream_lines(path: Path) -> Iterator[str]:
+    """The lines of a file in UTF-8, which may be packed once, one at a time and without their line breaks.
+
+    Raises:
+        DataError: the file cannot be read, is no text, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as start:
+            head = start.read(64)
+        check_kind(str(path), head)
+        opened = next((module for mark, module in _PACKED.items() if re.match(mark, head, re.DOTALL)), "io")
+        with import_module(opened).open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield _decoded(f"{path}, line {number}", line.rstrip(b"\r\n"), "utf-8-sig" if number == 1 else "utf-8")
+    except DataError:
+        raise
+    except Exception as error:  # each module raises kinds of its own
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+
 def lines_of(text: str) -> list[str]:
     """The lines of a text, which end as on any system, and at no other character, since a text may hold it."""
     return re.split(r"\r\n|\n|\r", text)
@@ -73,6 +94,13 @@ def check_kind(name: str, head: bytes) -> None:
     for start, advice in _OTHER_KINDS.items():
         if head.startswith(start):
             raise DataError(f"{name} {advice}.")
+
+
+def _decoded(place: str, line: bytes, encoding: str) -> str:
+    try:
+        return line.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 (byte {error.start}); convert the file.") from error
 
 
 def _text(name: str, content: bytes) -> str:

@@ -218,8 +218,8 @@ def _check(statistics: Statistics, inside: LabelledRows) -> None:
 
 def _choose_damping(gradient: NaturalGradient, fisher: FisherFactors, inside: LabelledRows) -> float:
     """The largest λ₁ whose held-out gain, by a quadratic model, is within one standard error of the best."""
-    # In the eigenbases, in which each damping takes one product: none of them takes W out of there. In float32, in which
-    # the rows are: gains are compared with their standard error.
+    # In the eigenbases, in which each damping takes one product. In float32, as the rows are: gains are compared with
+    # their standard error.
     h, r = (
         own.to(vectors.device) @ vectors.float()
         for own, (_, vectors) in zip((inside.h, inside.r), (fisher.c_eigen, fisher.f_eigen), strict=True)

@@ -17,6 +17,7 @@ from lmsteer.reading.encoded_text import count_predicted
 from lmsteer.reading.held_out import HeldOutMetrics, measure_folds, measure_held_out
 from lmsteer.steer.card import Card
 from lmsteer.steer.steer import Steer
+from lmsteer.util.devices import float64_device
 from lmsteer.util.interrupts import deferred_sigint
 
 
@@ -104,7 +105,7 @@ def _gather(run: FitRun, fisher: FisherFactors) -> Statistics:
         statistics, record = load_statistics(run.partial)
         statistics.provenance.check_base(run.lm)
         configuration.check(record.get("run", {}))
-        first = int(record["batches"])
+        statistics, first = statistics.to(float64_device(run.lm.head.device)), int(record["batches"])
     batches = run.states.batches
     sizes = [sum(count_predicted(run.ids[i]) for i in batch) for batch in batches]
 

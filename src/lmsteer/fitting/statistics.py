@@ -131,6 +131,10 @@ class Statistics:
         """Number of rows in the sample."""
         return sum(map(len, self.sample))
 
+    def to(self, device: torch.device) -> Statistics:
+        """The same statistics with their sums on a device."""
+        return replace(self, sums={name: total.to(device) for name, total in self.sums.items()})
+
     def add(self, rows: LabelledRows) -> None:
         """Add the rows of some whole texts."""
         candidate = is_candidate(rows.digest)

@@ -197,7 +197,13 @@ def check_finite(model: nn.Module, what: str) -> None:
     """
     for name, parameter in model.named_parameters():
         weight = parameter.detach()
-        if is_quantised(weight) or weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2 or not weight.numel():
+        if (
+            is_quantised(weight)
+            or weight.is_meta
+            or not weight.is_floating_point()
+            or weight.element_size() < 2
+            or not weight.numel()
+        ):
             continue
         if not all(bool(end.isfinite()) for end in torch.aminmax(weight)):
             raise ModelError(

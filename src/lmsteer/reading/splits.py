@@ -31,9 +31,9 @@ def split_held_out(held_out: LabelledRows, more: LabelledRows) -> tuple[Labelled
 
     Those that are held out are on the CPU, the others on the device of the candidates.
     """
-    still, newly = _first_by_digest((held_out, more), HELD_OUT_ROWS)
-    if not newly.any():
+    if not (_may_enter([held_out], more, HELD_OUT_ROWS)).any():
         return held_out, more  # the usual case once the limit is reached: nothing is copied
+    still, newly = _first_by_digest((held_out, more), HELD_OUT_ROWS)
     others = LabelledRows.join([held_out[~still].to(more.h.device), more[~newly]])
     return LabelledRows.join([held_out[still], more[newly].to("cpu")]), others
 
@@ -45,9 +45,13 @@ def sample_limit(hidden_size: int) -> int:
 
 def reservoir(sample: Sequence[LabelledRows], more: Sequence[LabelledRows]) -> tuple[LabelledRows, ...]:
     """The sample after more rows were added, on the CPU, in blocks that are not too small."""
-    everything, blocks = (*sample, *more), list[LabelledRows]()
-    hidden_size = next((block.h.shape[1] for block in everything), 1)
-    stays = _first_by_digest(everything, sample_limit(hidden_size))
+    hidden_size = next((block.h.shape[1] for block in (*sample, *more)), 1)
+    limit = sample_limit(hidden_size)
+    entering = [block[enters] for block in more if (enters := _may_enter(sample, block, limit)).any()]
+    if not entering:
+        return tuple(sample)
+    everything, blocks = (*sample, *entering), list[LabelledRows]()
+    stays = _first_by_digest(everything, limit)
     for block, stay in zip(everything, stays, strict=True):
         if not stay.all():  # most blocks are complete, and are not copied
             block = block[stay]
@@ -80,6 +84,17 @@ def halves(texts: Sequence[LabelledText]) -> tuple[list[LabelledText], list[Labe
     groups = [list(group) for _, group in groupby(ordered, key=lambda text: to_int64_pair(text.digest)[0])]
     first, second = (list(chain.from_iterable(groups[start::2])) for start in (0, 1))
     return first, second
+
+
+def _may_enter(kept: Sequence[LabelledRows], more: LabelledRows, limit: int) -> Tensor:
+    """Which rows (N,) of more texts may be among the first, up to a limit, given those that are among them so far.
+
+    Once the limit is reached these are few, and none in most batches: no group that comes after all that are kept is.
+    """
+    if sum(map(len, kept)) < limit:
+        return torch.ones(len(more), dtype=torch.bool)
+    last = max(int(block.digest[:, 0].max()) for block in kept if len(block))
+    return more.digest[:, 0] <= last
 
 
 def _first_by_digest(blocks: Sequence[LabelledRows], limit: int) -> Sequence[Tensor]:
