@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
 from benchmarks.measure import seconds
-from benchmarks.results import load_results, save_result
-from benchmarks.tables.markdown import table
+from benchmarks.results import save_result
+from benchmarks.tables import TABLES
 from lmsteer.generation.config import NO_LIMITS, Limits
 from lmsteer.generation.decoder import Decoder
 from lmsteer.generation.row import Row, row_noise
@@ -78,15 +78,9 @@ def measure(
 
 
 @app.command("show")
-def show(results: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS) -> None:
+def show() -> None:
     """Print the table."""
-    print(cost_table(load_results(results)))
-
-
-def cost_table(found: dict[str, Any]) -> str:
-    """The time of a token in each way, as a multiple of that with the steer alone."""
-    header = ["", *(f"{rows} row{'s' * (rows != '1')}" for rows in found)]
-    return table(header, [[name, *(f"{one['ways'][name]['ratio']:.2f} ×" for one in found.values())] for name in WAYS])
+    print(TABLES["token-cost"]())
 
 
 def _inside(lm: LM, patterns: list[str], rank: int) -> Steer:

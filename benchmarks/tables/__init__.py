@@ -25,6 +25,7 @@ from benchmarks.tables import (
     speed,
     stream,
     thread,
+    token_cost,
     wishes,
     writing,
 )
@@ -72,6 +73,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "thread": thread.thread,
     "thread-strengths": thread.strengths,
     "thread-together": thread.together,
+    "token-cost": token_cost.token_cost,
     "transfer": writing.transfer,
     "vllm-speed": serving.vllm,
     "wishes-chat": wishes.chat,

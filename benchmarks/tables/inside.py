@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.tables.markdown import results, short, table
+from benchmarks.tables.markdown import percent, results, short, table
 
 # By the name of the choice of sites, as ``lmsteer fit --sites`` takes it.
 SITES = {"head": "head", "lora": "linear layers (`lora`)", "deep": "the middle layer (`deep`)"}
 TITLES = {"toxicity": "clean language", "politeness": "polite requests"}
 TEXTS = 512
 UNSTEERED = "unsteered"
+# The share of repeated runs of three words from which a table tells it.
+_LOOPS = 0.03
 
 
 def of_fit(name: str, sites: str) -> str:
@@ -57,4 +59,5 @@ def inside() -> str:
 
 def _point(one: dict[str, Any], base: dict[str, Any]) -> str:
     ratio = one["perplexity"]["mean"] / base["perplexity"]["mean"]
-    return f"{one['score']['mean']:.2f} at {ratio:.2f} ×"
+    loops = f" ({percent(one['rep_3'])} repeated)" if one["rep_3"] >= _LOOPS else ""
+    return f"{one['score']['mean']:.2f} at {ratio:.2f} ×{loops}"

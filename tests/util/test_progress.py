@@ -27,6 +27,13 @@ def test_a_log_file_gets_a_line_now_and_then(capsys, monkeypatch):
     assert capsys.readouterr().err == "counting: 6 of 9 result 7\n"
 
 
+def test_a_stream_has_no_total(capsys, monkeypatch):
+    monkeypatch.setattr("lmsteer.util.progress._LINE_EVERY", 0.0)
+    with bars()("reading", 0, 0) as step:
+        step(3, "loss 1")
+    assert capsys.readouterr().err == "reading: 3 loss 1\n"
+
+
 def test_silence_is_silent(capsys):
     with no_progress("counting", 3) as step:
         step(3, "x")

@@ -1,7 +1,7 @@
 """Progress of long work, and notices, on standard error.
 
-Functions that take long have an argument ``progress``. They open it with a title, a total and a count to start from,
-and call the resulting ``Step`` with each advance and a short message (the loss, the condition)::
+Functions that take long have an argument ``progress``. They open it with a title, a total (0 if nobody knows it) and a
+count to start from, and call the resulting ``Step`` with each advance and a short message (the loss, the condition)::
 
     with progress("fitting", len(batches), done) as step:
         for batch in batches:
@@ -60,7 +60,7 @@ def _bar(console: Console) -> Progress:
     def progress(title: str, total: int, start: int = 0) -> Iterator[Step]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Bars(*columns, TextColumn("{task.fields[message]}"), console=console) as shown:
-            task = shown.add_task(title, total=total, completed=start, message="")
+            task = shown.add_task(title, total=total or None, completed=start, message="")
 
             def step(advance: int, message: str) -> None:
                 shown.update(task, advance=advance, message=message)
@@ -79,7 +79,8 @@ def _lines(console: Console) -> Progress:
             nonlocal done, last_line
             done += advance
             if time.monotonic() - last_line >= _LINE_EVERY:
-                line = f"{title}: {done} of {total} {message}".rstrip()
+                share = f"{done} of {total}" if total else f"{done}"
+                line = f"{title}: {share} {message}".rstrip()
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
                 last_line = time.monotonic()
 
