@@ -21,6 +21,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from lmsteer.errors import LMSteerError, ModelError
 from lmsteer.util.compat import is_quantised, load_report
+from lmsteer.util.devices import device_advice
 from lmsteer.util.progress import notice
 from lmsteer.util.records import parse_json
 
@@ -238,6 +239,8 @@ def _in_words(error: Exception, location: str) -> str:
         return f"{fault}; fetch or save it again."
     if isinstance(error, pickle.UnpicklingError):
         return "its .bin file is damaged, or holds more than tensors, and lmsteer runs no code that is in a file."
+    if advice := device_advice(error):
+        return f"{str(error).strip()}. {advice}"
     return f"{error}" if isinstance(error, (OSError, ValueError, ImportError)) else f"{type(error).__name__}: {error}"
 
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
+
+from lmsteer.util.compat import is_out_of_memory
+
+# How torch says that it has no support for a device, or that the machine has none.
+_NO_DEVICE = re.compile(
+    r"not compiled with|not linked with|no kernel image|No \w+ GPUs are available|invalid device ordinal"
+)
 
 
 def is_host(device: torch.device) -> bool:
@@ -15,6 +23,18 @@ def is_host(device: torch.device) -> bool:
 def float64_device(device: torch.device) -> torch.device:
     """The device itself, or the CPU where it has no float64, as MPS does not."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def device_advice(error: Exception) -> str:
+    """What to do about an error of a device that is missing or full, when a model is loaded; empty for other errors."""
+    if is_out_of_memory(error):
+        return (
+            "Load the model in bfloat16 (dtype), quantised (quantization_config), over several devices "
+            "(device_map='auto'), or on the CPU (device_map='cpu')."
+        )
+    if isinstance(error, (AssertionError, RuntimeError)) and _NO_DEVICE.search(str(error)):
+        return "Install a torch for that device, or leave device_map out to use the devices that there are."
+    return ""
 
 
 def accelerator() -> torch.device | None:
