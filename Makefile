@@ -52,7 +52,7 @@ QUANTISED := .venv-quantised
 test-quantised: $(VENV)/installed-dev $(QUANTISED)/installed
 	PYTHONPATH=$(QUANTISED) $(BIN)/python -m pytest tests/model/test_quantised.py
 
-$(QUANTISED)/installed:
+$(QUANTISED)/installed: | $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --target $(QUANTISED) bitsandbytes==0.50.2 torchao==0.18.0
 	touch $@
 

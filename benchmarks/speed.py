@@ -66,7 +66,7 @@ class Bench:
         """A step of the published recipe: through the whole model, and on stored rows."""
         texts = self.texts[:BATCH]
         rows = TextRows(HiddenStates(self.lm, encode_labelled(self.lm, texts)), texts).rows(range(BATCH))
-        training = Training(self.lm.hidden_size, GradientConfig())
+        training = Training(self.lm.hidden_size, GradientConfig(), self.lm.head.device)
         return Ways(
             f"a step of the published recipe, {BATCH} texts",
             lambda: self._their_step(texts),

@@ -195,7 +195,7 @@ def refined(texts: Texts) -> Factors:
     size = float(torch.cat([first["A"], first["B"]]).square().mean().sqrt())
     rank = first["A"].shape[1]
     config = GradientConfig(steps=REFINING_STEPS, rank=rank, epsilon=1.0, learning_rate=size / 100, domain=False)
-    training = Training(texts.lm.hidden_size, config)
+    training = Training(texts.lm.hidden_size, config, texts.lm.head.device)
     for name, factor in first.items():
         training.factors[name].data.copy_(factor)
     chosen = set(held_out_of(texts.texts, texts.ids))

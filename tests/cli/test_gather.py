@@ -50,3 +50,4 @@ def test_what_cannot_be_streamed_is_told(run, content, arguments, message):
     status, _, err = run("gather", *arguments, "--out", "stats")
     assert status == 2
     assert message in err
+    assert not Path("stats").exists()

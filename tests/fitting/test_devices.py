@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsteer.fitting.activation_cache import HiddenStates
-from lmsteer.fitting.closed_form import solve
+from lmsteer.fitting.closed_form import preview_held_out, solve
 from lmsteer.fitting.gradient import GradientConfig, TextRows, Training
 from lmsteer.fitting.inside.sums import InsideSums
 from lmsteer.fitting.statistics import Statistics, gather_statistics
@@ -86,6 +86,22 @@ def test_hidden_states_leave_the_device_only_for_what_is_kept(both, monkeypatch)
     # The likelihood and the id of each token, 12 bytes, and h and r of the rows that are kept for some time.
     assert 12 * tokens < sent < 12 * tokens + 4 * kept * 8 * lm.hidden_size
     assert max(copies.number for copies in counted) <= 24
+
+
+def test_what_is_reported_on_the_way_is_that_of_the_cpu(both):
+    factors = fisher_factors(both[1])
+    there, here = (preview_held_out(statistics_of(lm), factors.to(lm.head.device)) for lm in both)
+    assert there == here
+    assert "of their signs inside the text" in here
+
+
+def test_factors_measured_on_the_device_are_those_of_the_cpu(both, tmp_path, monkeypatch):
+    here = fisher_factors(both[1])
+    monkeypatch.setenv("LMSTEER_CACHE", str(tmp_path / "another"))
+    there = fisher_factors(both[0])
+    assert {there.c.device, there.f_eigen.vectors.device} == {HOST}
+    for one, other in ((there.c, here.c), (there.f, here.f), (there.mean, here.mean)):
+        assert (one - other).norm() < 1e-5 * other.norm()  # blocks of float32
 
 
 def test_sums_inside_the_model_are_those_of_the_cpu(both):

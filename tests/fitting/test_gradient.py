@@ -17,6 +17,7 @@ from lmsteer.util.run import Run
 from tiny import styled
 
 TEXTS = styled(24)
+CPU = torch.device("cpu")
 SETTINGS = GradientConfig(steps=6, batch_size=5, rank=4, initial_std=0.1, epsilon=0.5, l2=1e-3)
 
 
@@ -26,7 +27,7 @@ def run(folder: Path, texts: str = "texts", seed: int = 0) -> Run:
 
 def trained(lm, config: GradientConfig = SETTINGS) -> tuple[Training, list[float]]:
     ids = encode_labelled(lm, TEXTS)
-    training, losses = Training(lm.hidden_size, config), []
+    training, losses = Training(lm.hidden_size, config, CPU), []
     train(
         training,
         TextRows(HiddenStates(lm, ids), TEXTS),
@@ -41,7 +42,7 @@ def test_fitting_from_stored_rows_is_fitting_through_the_whole_model(llama):
     """Identity 5, against the plain published loop: the model, a parametrised head, one backward pass."""
     training, losses = trained(llama)
     ids = encode_labelled(llama, TEXTS)
-    naive = Training(llama.hidden_size, SETTINGS)
+    naive = Training(llama.hidden_size, SETTINGS, CPU)
     for batch, expected in zip(training_batches(len(TEXTS), SETTINGS), losses, strict=True):
         padded, mask = pad([ids[i] for i in batch], 0, llama.device)
         label = torch.tensor([TEXTS[i].label for i in batch])[:, None, None]
@@ -69,7 +70,7 @@ def test_it_learns(llama):
 def test_a_killed_run_goes_on_exactly(llama, tmp_path):
     whole, _ = trained(llama)
     ids = encode_labelled(llama, TEXTS)
-    first = Training(llama.hidden_size, SETTINGS)
+    first = Training(llama.hidden_size, SETTINGS, CPU)
 
     def kill(number: int, _: float) -> None:
         if number == 3:
@@ -78,7 +79,7 @@ def test_a_killed_run_goes_on_exactly(llama, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(first, TextRows(HiddenStates(llama, ids), TEXTS), llama.head, range(len(TEXTS)), kill)
-    second = Training(llama.hidden_size, SETTINGS)
+    second = Training(llama.hidden_size, SETTINGS, CPU)
     second.restore(run(tmp_path))
     assert second.step == 3
     train(second, TextRows(HiddenStates(llama, ids), TEXTS), llama.head, range(len(TEXTS)), lambda *_: None)
@@ -88,22 +89,22 @@ def test_a_killed_run_goes_on_exactly(llama, tmp_path):
 
 
 def test_another_run_is_not_gone_on_with(llama, tmp_path):
-    Training(32, SETTINGS).optimizer.zero_grad()
+    Training(32, SETTINGS, CPU).optimizer.zero_grad()
     training, _ = trained(llama)
     training.save(run(tmp_path))
     with pytest.raises(DataError, match="another texts"):
-        Training(32, SETTINGS).restore(run(tmp_path, "others"))
+        Training(32, SETTINGS, CPU).restore(run(tmp_path, "others"))
     with pytest.raises(DataError, match="another seed"):
-        Training(32, SETTINGS).restore(run(tmp_path, seed=1))
+        Training(32, SETTINGS, CPU).restore(run(tmp_path, seed=1))
 
 
 def test_damaged_and_untouched_trainings(llama, tmp_path):
-    fresh = Training(32, SETTINGS)
+    fresh = Training(32, SETTINGS, CPU)
     fresh.save(run(tmp_path))  # interrupted in its first step
-    Training(32, SETTINGS).restore(run(tmp_path))
+    Training(32, SETTINGS, CPU).restore(run(tmp_path))
     (tmp_path / "s" / "state.json").write_text("{")
     with pytest.raises(DataError, match="no training that can be resumed"):
-        Training(32, SETTINGS).restore(run(tmp_path))
+        Training(32, SETTINGS, CPU).restore(run(tmp_path))
     for wrong, message in (({"rank": 0}, "1 or more"), ({"rank": 10**20}, "at most"), ({"seed": 1 << 64}, "64 bits")):
         with pytest.raises(DataError, match=message):
             GradientConfig(**wrong)

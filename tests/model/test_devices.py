@@ -15,6 +15,9 @@ from lmsteer.baselines.full import FullBaseline
 from lmsteer.baselines.lora import LoRABaseline
 from lmsteer.data.instructions import Instruction
 from lmsteer.errors import ModelError
+from lmsteer.fitting import run
+from lmsteer.fitting.fit import FitConfig
+from lmsteer.fitting.gradient import GradientConfig
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import generate
 from lmsteer.generation.unconditional import sample_unconditional
@@ -255,15 +258,29 @@ def test_a_gpu_holds_the_model_and_gives_the_cpus_numbers(checkpoint):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gpu_fits_the_cpus_steer(checkpoint, tmp_path, dtype):
-    texts = styled(60)
-    found = [
+@pytest.mark.parametrize(
+    "config",
+    [FitConfig(), FitConfig(sites=("layers.0",)), FitConfig("gradient", gradient=GradientConfig(steps=20, rank=8))],
+    ids=["head", "inside", "gradient"],
+)
+def test_a_gpu_fits_the_cpus_steer(checkpoint, tmp_path, monkeypatch, dtype, config):
+    monkeypatch.setattr(run.HeldOutReporter.__init__, "__defaults__", (0.0,))  # what is reported on the way is computed, too
+    texts = styled(240)  # fewer would be fitted in another way
+    fitted = (
         lmsteer.fit(
-            lmsteer.load(checkpoint, dtype=dtype, device_map=device), texts, name="s", out=tmp_path / device
+            lmsteer.load(checkpoint, dtype=dtype, device_map=device),
+            texts,
+            name="s",
+            out=tmp_path / device,
+            config=config,
         ).steer
         for device in ("cuda:0", "cpu")
+    )
+    found = [
+        steer.factors["layers.0.A"] @ steer.factors["layers.0.B"].T if steer.sites else steer.matrix()
+        for steer in fitted
     ]
-    one, other = (steer.matrix().flatten() for steer in found)
+    one, other = (matrix.flatten() for matrix in found)
     assert float(torch.nn.functional.cosine_similarity(one, other, dim=0)) > 0.98
 
 

@@ -1,4 +1,4 @@
-"""The accelerator of a process."""
+"""The accelerator of a process, and what is said of devices that are missing or full."""
 
 from __future__ import annotations
 

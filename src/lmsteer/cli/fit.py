@@ -85,7 +85,12 @@ def fit(
     limit: options.Limit = None,
     statistics: Statistics = None,
     save_statistics: SaveStatistics = None,
-    max_tokens: options.MaxTokens = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Maximum length of a text without its prompt, in tokens; longer ones are cut (default: none)."
+        ),
+    ] = None,
     positive: contrast.Positive = None,
     negative: contrast.Negative = None,
     describe: contrast.Describe = None,

@@ -27,7 +27,9 @@ def gather(
     label_column: options.LabelColumn = "label",
     label_map: options.LabelMap = None,
     split: options.Split = "train",
-    max_tokens: options.MaxTokens = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Maximum length of a text in tokens (default: the model's context).")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue with the first texts that are not in the statistics.")
     ] = False,

@@ -171,12 +171,6 @@ LabelMap = Annotated[
     str | None, typer.Option(help="Numbers of class labels, such as 'negative=-1,positive=1' (default: none).")
 ]
 Split = Annotated[str, typer.Option(help="Split of a Hub dataset.")]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        min=2, help="Maximum length of a text without its prompt, in tokens; longer ones are cut (default: none)."
-    ),
-]
 Limit = Annotated[
     int | None, typer.Option(help="Number of texts to use, drawn at random with --seed (default: all texts).")
 ]

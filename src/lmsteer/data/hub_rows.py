@@ -35,5 +35,7 @@ def hub_rows(name: str, split: str, *, stream: bool = False) -> Iterator[tuple[s
     try:
         for number, row in enumerate(rows, 1):
             yield f"{name} ({split}), row {number}", name_classes(row, classes)
-    except (OSError, RuntimeError, ValueError) as error:  # a stream that breaks off
+    except DataError:
+        raise
+    except Exception as error:  # a stream that breaks off, in any way that its client knows
         raise DataError(f"{name} ({split}) cannot be read after row {number}: {error}") from error

@@ -17,7 +17,8 @@ from lmsteer.data.text_files import read_text, stream_lines
 from lmsteer.errors import DataError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_KINDS = (".jsonl", ".ndjson", ".json", *_SEPARATORS, ".parquet")
+_LINES = (".jsonl", ".ndjson")
+_KINDS = (*_LINES, ".json", *_SEPARATORS, ".parquet")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -36,15 +37,7 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[str, T
         DataError: there is no such file or dataset, or it cannot be read.
     """
     path, kind = Path(source), _kind(Path(source))
-    try:
-        exists, is_folder = path.exists(), path.is_dir()
-    except OSError as error:  # such as a name that no file can have
-        raise DataError(f"{str(source)[:80]!r} cannot be read: {error.strerror}.") from error
-    if is_folder:
-        raise DataError(f"{path} is a folder; name one of its files, or join them into one.")
-    if not exists:
-        if kind in _KINDS or "://" in str(source):
-            raise DataError(f"{source}: no such file.")
+    if _is_of_hub(path, source):
         return hub_rows(str(source), split)
     if split != "train":
         raise DataError(f"{path} is a file, which has no splits: leave out --split {split}.")
@@ -76,13 +69,30 @@ def stream_rows(source: str | Path, split: str = "train") -> Iterator[tuple[str,
         DataError: there is no such file or dataset, it cannot be read, or a file of its kind is read as a whole.
     """
     path = Path(source)
-    if not path.exists() and _kind(path) not in _KINDS and "://" not in str(source):
+    if _is_of_hub(path, source):
         return hub_rows(str(source), split, stream=True)
     if not path.is_file() or _kind(path) == ".parquet" or split != "train":
         return read_rows(source, split)  # row by row, or refused
-    if _kind(path) != ".jsonl":
+    if _kind(path) not in _LINES:
         raise DataError(f"{path} is read as a whole; a stream is a .jsonl or .parquet file, or a Hub dataset.")
     return json_line_rows(str(path), stream_lines(path))
+
+
+def _is_of_hub(path: Path, source: str | Path) -> bool:
+    """Whether a source is no file, and may be a dataset of the Hub.
+
+    Raises:
+        DataError: it can be neither.
+    """
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except OSError as error:  # such as a name that no file can have
+        raise DataError(f"{str(source)[:80]!r} cannot be read: {error.strerror}.") from error
+    if is_folder:
+        raise DataError(f"{path} is a folder; name one of its files, or join them into one.")
+    if not exists and (_kind(path) in _KINDS or "://" in str(source)):
+        raise DataError(f"{source}: no such file.")
+    return not exists
 
 
 def is_table(path: Path) -> bool:

@@ -37,7 +37,7 @@ from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.util.linalg import Factorisation
+from lmsteer.util.linalg import Factorisation, in_float64
 
 DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood hardly depends on λ₂, but the quality of generated text does (docs/log.md).
@@ -197,7 +197,7 @@ def preview_held_out(statistics: Statistics, fisher: FisherFactors) -> str:
     if statistics.counts.tokens < 2 or not len(labels) or labels.min() == labels.max():
         return ""
     w = NaturalGradient.of_statistics(statistics, fisher).matrix(DAMPINGS_1[1], DAMPING_2)
-    h, r = (own.to(w) for own in (rows.h, rows.r))
+    h, r = (in_float64(own, w.device) for own in (rows.h, rows.r))
     evidence = rows.per_text(((h @ w) * r).sum(1).cpu())
     labelled = labels != 0
     signs = (evidence.sign() == labels.sign())[labelled].float().mean()

@@ -12,6 +12,7 @@ from lmsteer.fitting.few import FOLDS, FewTexts, has_few, solve_few
 from lmsteer.fitting.run import Checkpointer, FitRun, HeldOutReporter
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
 from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.batching import tokens_per_batch
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.reading.encoded_text import count_predicted
 from lmsteer.reading.held_out import HeldOutMetrics, measure_folds, measure_held_out
@@ -99,13 +100,15 @@ def fit_closed_form(
 
 def _gather(run: FitRun, fisher: FisherFactors) -> Statistics:
     """The statistics of the run's own texts; an interrupted run continues with the first batch that is missing."""
-    configuration = run.configuration()
+    device = float64_device(run.lm.head.device)
+    fisher = fisher.to(device)
+    configuration = run.configuration({"tokens_per_batch": tokens_per_batch(run.lm.device)})
     statistics, first = Statistics.empty(run.lm), 0
     if run.has_state:
         statistics, record = load_statistics(run.partial)
         statistics.provenance.check_base(run.lm)
         configuration.check(record.get("run", {}))
-        statistics, first = statistics.to(float64_device(run.lm.head.device)), int(record["batches"])
+        statistics, first = statistics.to(device), int(record["batches"])
     batches = run.states.batches
     sizes = [sum(count_predicted(run.ids[i]) for i in batch) for batch in batches]
 

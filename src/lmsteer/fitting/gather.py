@@ -8,13 +8,13 @@ counts twice. What comes out are statistics, which ``fit`` solves like any other
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
-from lmsteer.errors import StatisticsError
+from lmsteer.errors import DataError, StatisticsError
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.run import Checkpointer
 from lmsteer.fitting.statistics import Statistics, gather_statistics, load_statistics
@@ -28,11 +28,12 @@ from lmsteer.util.run import differing_settings, kept_in, resumable
 
 # Rows of a window: enough that batches are of texts of like length.
 WINDOW = 4096
+Window = Sequence[LabelledText]
 
 
 def gather(
     lm: LM,
-    windows: Iterable[Sequence[LabelledText]],
+    windows: Iterable[Window],
     out: str | Path,
     *,
     max_tokens: int | None = None,
@@ -41,83 +42,106 @@ def gather(
 ) -> Statistics:
     """Gather statistics of a stream of texts, and save them.
 
+    They are saved from time to time, and whatever stops the stream: always those of whole windows.
+
     Args:
         lm: the frozen model.
         windows: the texts, some at a time, as ``LabelledSource.windows`` gives them.
         out: the folder of the statistics, for ``FitConfig.statistics``.
-        max_tokens: longer texts are cut to this many tokens; None cuts none.
+        max_tokens: longer texts are cut to this many tokens; None cuts them to the model's context.
         resume: whether to continue with the first window that is not in the statistics of the folder. The stream has to
             give the same texts again; those that are in the statistics are compared, and not read by the model.
         progress: reports the texts.
 
     Raises:
-        DataError: texts that cannot be read, such as ones that are longer than the model's context.
-        StatisticsError: the folder holds something else, or statistics of another stream, model or ``max_tokens``.
-        InterruptedWorkError: the user pressed Ctrl-C; the statistics so far are kept.
+        DataError: the stream has no texts, or some that cannot be read.
+        StatisticsError: the folder holds something else, statistics that are not to be resumed, or statistics of
+            another stream, model or ``max_tokens``.
+        InterruptedWorkError: the user pressed Ctrl-C; the statistics of whole windows are kept.
     """
-    folder, run = Path(out), _Stream(lm, max_tokens)
+    folder, stream = Path(out), iter(windows)
     check_statistics_target(folder)
-    stream, statistics = iter(windows), Statistics.empty(lm)
-    if resume and (folder / RECORD_FILE).exists():
-        statistics = run.restored(folder, stream)
-    saves = Checkpointer(lambda: run.save(statistics, folder))
+    work = _Stream(lm, max_tokens, folder)
+    if (folder / RECORD_FILE).exists():
+        if not resume:
+            raise StatisticsError(f"{folder} holds statistics already: resume them, remove them or choose another one.")
+        work.restore(stream)
+    saves = Checkpointer(work.save)
     with (
         resumable(lambda: kept_in(folder, "The statistics so far are")),
-        progress("reading a stream of texts", 0, statistics.texts) as step,
-        deferred_sigint() as check,
+        progress("reading a stream of texts", 0, work.statistics.texts) as step,
     ):
         try:
-            for window in stream:
-                run.add(window, statistics)
-                step(len(window), f"{statistics.counts.tokens:,} tokens")
+            while (window := next(stream, None)) is not None:  # Ctrl-C is not deferred: a stream may hang
+                with deferred_sigint() as check:
+                    work.add(window, step, check)
                 saves.step()
-                check()
         finally:
-            run.save(statistics, folder)
-    return statistics
+            work.save()
+    if not work.statistics.texts:
+        raise DataError("the stream has no texts that can be read.")
+    return work.statistics
 
 
 class _Stream:
-    """A stream in progress: how many windows are in the statistics, and which.
+    """A stream in progress: statistics of whole windows, and which these are.
 
     Args:
         lm: the model.
         max_tokens: as in ``gather``.
+        folder: where the statistics are saved.
     """
 
-    def __init__(self, lm: LM, max_tokens: int | None) -> None:
-        self._lm, self._max_tokens = lm, max_tokens
-        self._windows, self._digest = 0, hashlib.sha256()
+    def __init__(self, lm: LM, max_tokens: int | None, folder: Path) -> None:
+        self._lm, self._max_tokens, self._folder = lm, max_tokens, folder
+        self._windows, self._saved, self._digest = 0, 0, hashlib.sha256()
+        self.statistics = Statistics.empty(lm)
 
-    def add(self, window: Sequence[LabelledText], statistics: Statistics) -> None:
-        """Add the texts of the next window; if that fails, the window is in none of them."""
-        texts, ids = encode_readable(self._lm, window, self._max_tokens)
-        gather_statistics(HiddenStates(self._lm, ids), texts, statistics)
+    def add(self, window: Window, step: Callable[[int, str], None], check: Callable[[], None]) -> None:
+        """Add the texts of the next window; if that fails, the statistics have none of them.
+
+        Args:
+            window: the texts.
+            step: reports the texts of a batch.
+            check: lets Ctrl-C through.
+        """
+        limit = self._max_tokens or self._lm.max_length
+        texts, ids = encode_readable(self._lm, window, limit, may_be_none=True)
+        states = HiddenStates(self._lm, ids)
+
+        def after_batch(number: int, tokens: int) -> None:
+            step(len(states.batches[number - 1]), "")
+            check()
+
+        own = gather_statistics(states, texts, Statistics.empty(self._lm), after_batch=after_batch)
+        self.statistics = self.statistics.merge(own)
         self._pass(window)
 
-    def save(self, statistics: Statistics, folder: Path) -> None:
-        """Save the statistics, with what they are of."""
-        statistics.save(folder, stream=self._record())
+    def save(self) -> None:
+        """Save the statistics if there is anything new in them."""
+        if self._windows > self._saved:
+            self.statistics.save(self._folder, stream=self._record())
+            self._saved = self._windows
 
-    def restored(self, folder: Path, stream: Any) -> Statistics:
-        """The statistics in a folder; the windows that are in them are taken from the stream.
+    def restore(self, stream: Iterator[Window]) -> None:
+        """Take the statistics of the folder, and the windows that are in them from the stream.
 
         Raises:
             StatisticsError: they are of something else.
         """
-        statistics, record = load_statistics(folder)
+        statistics, record = load_statistics(self._folder)
         statistics.provenance.check_base(self._lm)
         kept = record.get("stream", {})
         for window in islice(stream, kept.get("windows", 0)):
             self._pass(window)
         if different := differing_settings(self._record(), kept):
             raise StatisticsError(
-                f"the statistics in {folder} are of another stream: its {', '.join(different)} differ. Give the same "
-                "texts in the same order, or choose another folder."
+                f"the statistics in {self._folder} are of another stream: its {', '.join(different)} differ. Give the "
+                "same texts in the same order, or choose another folder."
             )
-        return statistics.to(float64_device(self._lm.head.device))
+        self.statistics, self._saved = statistics.to(float64_device(self._lm.head.device)), self._windows
 
-    def _pass(self, window: Sequence[LabelledText]) -> None:
+    def _pass(self, window: Window) -> None:
         self._windows += 1
         self._digest.update(f"{texts_fingerprint(window):x}".encode())
 

@@ -30,7 +30,6 @@ from lmsteer.util.run import Run
 from lmsteer.util.seeds import stable_seed
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-_CPU = torch.device("cpu")
 _STATE_FILE, _RECORD_FILE = "state.safetensors", "state.json"
 # More than any model's hidden size, beyond which a rank adds nothing.
 _MAX_RANK = 1 << 16
@@ -86,7 +85,7 @@ class Training:
         device: the device of the factors.
     """
 
-    def __init__(self, hidden_size: int, config: GradientConfig, device: torch.device = _CPU) -> None:
+    def __init__(self, hidden_size: int, config: GradientConfig, device: torch.device) -> None:
         self.config = config
         self.step = 0
         random = torch.Generator().manual_seed(config.seed)

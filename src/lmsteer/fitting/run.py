@@ -15,7 +15,6 @@ from typing import Any
 
 from lmsteer.data.labelled import LabelledText, texts_fingerprint
 from lmsteer.fitting.activation_cache import HiddenStates, open_activation_cache
-from lmsteer.model.batching import tokens_per_batch
 from lmsteer.model.lm import LM
 from lmsteer.reading.encode_labelled import encode_readable, ids_digest
 from lmsteer.reading.encoded_text import EncodedText
@@ -108,7 +107,6 @@ class FitRun:
             "set_of_texts": ids_digest(self.ids),
             "set_of_labels": hashlib.sha256(array("d", labels).tobytes()).hexdigest(),
             "share": self.share,
-            "tokens_per_batch": tokens_per_batch(self.lm.device),
             **(settings or {}),
         }
         return Run(self.partial, config, "an interrupted fit")
@@ -167,8 +165,8 @@ class HeldOutReporter:
 
     Args:
         describe: measures it and says it in a few words.
-        every: the least time between two measurements by ``message``, in seconds. It becomes twenty times what the
-            last one took, if that is more: the model is what a fit's time is for.
+        every: the least time between two measurements by ``message``, in seconds. It grows to twenty times what the
+            slowest one took: the model is what a fit's time is for.
     """
 
     def __init__(self, describe: Callable[[], str], every: float = _REPORT_EVERY) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
 from lmsteer.reading.sweep import Direction, sweep
+from lmsteer.util.linalg import in_float64
 
 # Scales tried on held-out text, as multiples of the one that a quadratic model of the likelihood suggests.
 _SCALES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.4, 2.8, 4.0, 5.6)
@@ -77,5 +78,5 @@ def _guess(rows: LabelledRows, a: Tensor, b: Tensor) -> float:
 
 def _slopes(rows: LabelledRows, a: Tensor, b: Tensor) -> Tensor:
     """Slope (N,) of each row's gain at scale 0: s h W r."""
-    h, r = (own.to(a.device, torch.float64) for own in (rows.h, rows.r))
+    h, r = (in_float64(own, a.device) for own in (rows.h, rows.r))
     return rows.label * (((h @ a.double()) @ b.double().T) * r).sum(1).cpu()

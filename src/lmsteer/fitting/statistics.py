@@ -41,7 +41,7 @@ from lmsteer.reading.rows import LabelledRows, from_int64_pair
 from lmsteer.reading.splits import is_candidate, reservoir, split_held_out
 from lmsteer.util.devices import float64_device
 from lmsteer.util.files import replace_folder, writing
-from lmsteer.util.linalg import add_product
+from lmsteer.util.linalg import in_float64, weighted_product
 from lmsteer.util.memory import trim_heap
 from lmsteer.util.provenance import Provenance, provenance_of
 from lmsteer.util.records import from_record, parse_json
@@ -195,13 +195,17 @@ class Statistics:
     def _sum(self, rows: LabelledRows) -> None:
         inside, end = rows[~rows.is_end], rows[rows.is_end]
         label, at_end = inside.label.double(), end.label.double()
-        add_product(self.sums["D"], inside.h, inside.r)
-        add_product(self.sums["G"], inside.h, inside.r, label)
-        add_product(self.sums["C_end"], end.h, end.h)
-        h, r = (own.to(self.device, torch.float64) for own in (end.h, end.r))
-        self.sums["g_end"] += h.T @ at_end.to(self.device)
-        self.sums["h_end"] += h.sum(0)
-        self.sums["r_end"] += r.sum(0)
+        h, r = (in_float64(own, self.device) for own in (end.h, end.r))
+        more = {
+            "D": weighted_product(inside.h, inside.r),
+            "G": weighted_product(inside.h, inside.r, label),
+            "C_end": weighted_product(h, h),
+            "g_end": h.T @ at_end.to(self.device),
+            "h_end": h.sum(0),
+            "r_end": r.sum(0),
+        }
+        for name, increment in more.items():  # which needs no more memory, and so does not fail half-way
+            self.sums[name] += increment.to(self.device)
         sums_of_labels = float(label.sum()), float((label**2).sum()), float(at_end.sum())
         self.counts += Counts(len(rows.texts()[1]), len(inside), len(end), *sums_of_labels)
 

@@ -21,7 +21,7 @@ from lmsteer.model.lm import LM
 from lmsteer.steer.hook import unsteered
 from lmsteer.util.devices import float64_device
 from lmsteer.util.disk_cache import cache_dir
-from lmsteer.util.linalg import add_product
+from lmsteer.util.linalg import add_product, in_float64
 
 # 192 texts of 32 tokens give some ten rows for each of the 576 dimensions of the default model: half a minute on two
 # cores. Wider models get as many rows a dimension, or C and F would be singular and damping would invert noise.
@@ -107,15 +107,18 @@ def fisher_factors(lm: LM) -> FisherFactors:
     """The Fisher factors of a model: measured once, then read from the disk cache."""
     file = cache_dir() / f"fisher-{_FORMAT}-{lm.fingerprint}-{lm.tokenizer_fingerprint[:8]}.safetensors"
     factors = FisherFactors.read(file)
-    if factors is None:
-        factors = _measure(lm)
+    if factors is None or factors.bases is None:
+        factors = (factors or _measure(lm)).with_eigenbases().to(torch.device("cpu"))
         with contextlib.suppress(OSError, SafetensorError):  # without a cache the next fit measures again
             factors.save(file)
     return factors
 
 
 def _measure(lm: LM) -> FisherFactors:
-    """Sums over blocks of texts, each with a seed of its own, so that memory does not grow with the model's width."""
+    """Factors on the device of the head, of sums over blocks of texts, each with a seed of its own.
+
+    So memory does not grow with the model's width.
+    """
     d, device, rows = lm.hidden_size, float64_device(lm.head.device), 0
     c, f = (torch.zeros(d, d, dtype=torch.float64, device=device) for _ in range(2))
     total = torch.zeros(d, dtype=torch.float64, device=device)
@@ -124,6 +127,6 @@ def _measure(lm: LM) -> FisherFactors:
         r, _ = lm.head.residuals(h, targets)
         add_product(c, h, h)
         add_product(f, r, r)
-        total += h.to(total).sum(0)
+        total += in_float64(h, device).sum(0)
         rows += len(h)
-    return FisherFactors(c / rows, f / rows, total / rows).with_eigenbases().to(torch.device("cpu"))
+    return FisherFactors(c / rows, f / rows, total / rows)

@@ -38,8 +38,8 @@ _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 # Values in the (rows, V) matrix of one piece: 48 MiB of floats. Smaller pieces make slower products, and memory blocks
 # under 32 MiB, when they come and go, leave holes in glibc's heap.
 PIECE_NUMBERS = 3 * 2**22
-# The same on an accelerator, where a product reads the whole of E: 1 GiB.
-_PIECE_NUMBERS_ON_AN_ACCELERATOR = 2**28
+# The same on an accelerator, where a product reads the whole of E: 256 MiB, of which a sweep holds four.
+_ON_AN_ACCELERATOR = 2**26
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Head:
 
     @property
     def piece_numbers(self) -> int:
-        """How many logits are computed at a time: 48 MiB of them on a CPU, 1 GiB on an accelerator."""
-        return PIECE_NUMBERS if is_host(self.device) else _PIECE_NUMBERS_ON_AN_ACCELERATOR
+        """How many logits are computed at a time on the head's device."""
+        return piece_numbers(self.device)
 
     @property
     def bias(self) -> Tensor | None:
@@ -200,6 +200,11 @@ class HeadWeight:
     base: str
     module: str
     weight: Tensor
+
+
+def piece_numbers(device: torch.device) -> int:
+    """How many logits are computed at a time on a device: 48 MiB of them on a CPU, 256 MiB on an accelerator."""
+    return PIECE_NUMBERS if is_host(device) else _ON_AN_ACCELERATOR
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:

@@ -43,11 +43,17 @@ def encode_labelled(lm: LM, texts: Sequence[LabelledText], max_tokens: int | Non
 
 
 def encode_readable(
-    lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None
+    lm: LM, texts: Sequence[LabelledText], max_tokens: int | None = None, *, may_be_none: bool = False
 ) -> tuple[list[LabelledText], list[EncodedText]]:
     """The texts that have a token to predict, each once, with their ids as ``encode_labelled`` gives them.
 
     How many others there are is told; a text of the same group as one of them is left out with it.
+
+    Args:
+        lm: the model.
+        texts: the labelled texts.
+        max_tokens: as in ``encode_labelled``.
+        may_be_none: whether it may be that no text has a token to predict.
 
     Raises:
         DataError: as ``encode_labelled``, or no text has a token to predict.
@@ -58,7 +64,7 @@ def encode_readable(
     lost = {text.group for text, ids in pairs if not count_predicted(ids)} - {""}
     pairs = [(text, ids) for text, ids in pairs if count_predicted(ids) and text.group not in lost]
     reason = f"the prompts of {full} fill the model's context of {lm.max_length} tokens" if full else ""
-    if unique and not pairs:
+    if unique and not pairs and not may_be_none:
         reason = reason or f"the tokenizer of {lm.name} finds none in them"
         raise DataError(f"none of the {len(unique)} texts has a token to predict: {reason}.")
     if left_out := len(unique) - len(pairs):

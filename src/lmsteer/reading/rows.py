@@ -23,7 +23,7 @@ AFTER_PROMPT = -2
 
 @dataclass(frozen=True)
 class PredictedTokens:
-    """N predicted tokens of some texts. All but ``h`` and ``r`` is on the CPU.
+    """N predicted tokens of some texts. All fields but ``h`` and ``r`` are on the CPU.
 
     Attributes:
         h: hidden states (N, d), float32; fresh from the model on the device of its head.

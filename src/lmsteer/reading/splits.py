@@ -31,7 +31,7 @@ def split_held_out(held_out: LabelledRows, more: LabelledRows) -> tuple[Labelled
 
     Those that are held out are on the CPU, the others on the device of the candidates.
     """
-    if not (_may_enter([held_out], more, HELD_OUT_ROWS)).any():
+    if not _may_enter([held_out], more, HELD_OUT_ROWS).any():
         return held_out, more  # the usual case once the limit is reached: nothing is copied
     still, newly = _first_by_digest((held_out, more), HELD_OUT_ROWS)
     others = LabelledRows.join([held_out[~still].to(more.h.device), more[~newly]])
@@ -47,7 +47,8 @@ def reservoir(sample: Sequence[LabelledRows], more: Sequence[LabelledRows]) -> t
     """The sample after more rows were added, on the CPU, in blocks that are not too small."""
     hidden_size = next((block.h.shape[1] for block in (*sample, *more)), 1)
     limit = sample_limit(hidden_size)
-    entering = [block[enters] for block in more if (enters := _may_enter(sample, block, limit)).any()]
+    candidates = [(block, _may_enter(sample, block, limit)) for block in more]
+    entering = [block if enters.all() else block[enters] for block, enters in candidates if enters.any()]
     if not entering:
         return tuple(sample)
     everything, blocks = (*sample, *entering), list[LabelledRows]()

@@ -13,7 +13,7 @@ from lmsteer.model.head import Head
 from lmsteer.model.lm import LM
 from lmsteer.model.vocabulary import token_texts
 from lmsteer.transferring.alignment import AlignedStates
-from lmsteer.util.linalg import add_product
+from lmsteer.util.linalg import add_product, in_float64
 
 # Added to the probability of each word, so that words that neither model expects have some weight.
 _LEAST_PROBABILITY = 1e-9
@@ -47,7 +47,7 @@ class WordEmbeddings:
     def blocks(self) -> Iterator[Tensor]:
         """The embeddings, some words (n, d) at a time, float64 on the CPU."""
         for tokens in self.tokens.split(_WORDS):
-            yield self.weight[tokens.to(self.weight.device)].to("cpu", torch.float64) - self.mean
+            yield in_float64(self.weight[tokens.to(self.weight.device)], self.mean.device) - self.mean
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SharedVocabulary:
     frequency: float
 
     def second_moment(self, words: WordEmbeddings) -> Tensor:
-        """``e q eᵀ`` (d, d) of one model's words, float64."""
+        """``eᵀ q e`` (d, d) of one model's words, float64."""
         d = words.weight.shape[1]
         total = torch.zeros(d, d, dtype=torch.float64)
         for weights, rows in zip(self.weights.split(_WORDS), words.blocks(), strict=True):

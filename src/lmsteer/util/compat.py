@@ -141,9 +141,7 @@ def hub_cache_folder(repository: str, cache_folder: str | Path | None = None) ->
 
 def is_quantised(weight: Tensor) -> bool:
     """Whether a weight is of torchao: it has the shape and dtype of the weight it stands for, and few operations."""
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-    return is_traceable_wrapper_subclass(weight)
+    return type(weight).__module__.startswith("torchao.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -21,8 +21,8 @@ def is_host(device: torch.device) -> bool:
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """The device itself, or the CPU where it has no float64, as MPS does not."""
-    return torch.device("cpu") if device.type == "mps" else device
+    """The device itself if it is sure to have float64, as CUDA's are; else the CPU. MPS and some XPUs have none."""
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 def device_advice(error: Exception) -> str:

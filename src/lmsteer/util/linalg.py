@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.util.devices import float64_device, is_host
-from lmsteer.util.random_state import forked_random_state
+from lmsteer.util.random_state import seeded
 
 # A row that is so many times as long as the median one, squared, is an outlier.
 _OUTLIER = 16.0
@@ -22,6 +22,11 @@ _OVERSAMPLING = 1.25
 
 # Rows that are multiplied at a time.
 _ROWS = 4096
+
+
+def in_float64(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor in float64 on a device: first moved, then converted, since a device it comes from may lack float64."""
+    return x.to(device).double()
 
 
 class Factorisation(NamedTuple):
@@ -43,7 +48,7 @@ def add_product(total: Tensor, x: Tensor, y: Tensor, weight: Tensor | None = Non
 
     On a CPU the products are computed in float64, too, which takes no time beside a forward pass. Accelerators are up
     to 64 times slower in float64 than in float32, so there each block of rows is multiplied in float32, and only the
-    blocks are added up in float64: the error is that of one block, 1e-6 of its size.
+    blocks are added up in float64: the error is that of one block, 1e-6 of its size (unless torch was set to TF32).
 
     Args:
         total: the sum (n, m), float64, which is changed.
@@ -54,11 +59,11 @@ def add_product(total: Tensor, x: Tensor, y: Tensor, weight: Tensor | None = Non
     dtype = torch.float64 if is_host(total.device) else torch.float32
     for start in range(0, len(x), _ROWS):
         some = slice(start, start + _ROWS)
-        some_x, some_y = (rows[some].to(total.device, dtype) for rows in (x, y))
+        some_x, some_y = (rows[some].to(total.device).to(dtype) for rows in (x, y))
         total += (some_x if weight is None else some_x * weight[some].to(some_x)[:, None]).T @ some_y
 
 
-def weighted_product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+def weighted_product(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """``Σ w x yᵀ`` (n, m) over rows of x (N, n) and y (N, m) with weights (N,), in float64, on the device of x."""
     total = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=float64_device(x.device))
     add_product(total, x, y, weight)
@@ -177,8 +182,7 @@ def _leading(matrix: Tensor, rank: int | None, share: float) -> tuple[Tensor, Te
     size = _FIRST_SIZE if rank is None else int(rank * _OVERSAMPLING) + 8
     total = float((matrix**2).sum())
     while full > _WHOLE and size < full:
-        with forked_random_state([matrix.device]):
-            torch.manual_seed(0)
+        with seeded(matrix.device, 0):
             u, spectrum, v = torch.svd_lowrank(matrix, size, _ITERATIONS)
         if rank or float((spectrum[: int(size / _OVERSAMPLING)] ** 2).sum()) >= share * total:
             return u, spectrum, v

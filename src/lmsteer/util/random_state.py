@@ -18,3 +18,16 @@ def forked_random_state(devices: Iterable[torch.device]) -> Iterator[None]:
     cuda = {device for device in devices if device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(cuda, key=str)):
         yield
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Draw on one device from a seed within a ``with`` block; no other device's random state is touched."""
+    with forked_random_state([device]):
+        if device.type == "cuda":
+            torch.cuda.default_generators[
+                torch.cuda.current_device() if device.index is None else device.index
+            ].manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
+        yield

@@ -26,7 +26,7 @@ from lmsteer.steer.sites import Site
 from lmsteer.steer.steer import Steer
 from lmsteer.util.devices import float64_device
 from lmsteer.util.disk_cache import cache_dir
-from lmsteer.util.linalg import add_product, usual_square
+from lmsteer.util.linalg import add_product, in_float64, usual_square
 from lmsteer.util.progress import Progress
 
 # Raised when any of this changes, so that an older cache file is not read.
@@ -105,8 +105,9 @@ def _measured(lm: LM, sites: Sequence[Site], progress: Progress) -> Mapping[str,
             for name, (x, (g,)) in gradients_at(lm, ids, own_tokens(ids), sites, likelihood).items():
                 add_product(c[name], x, x)
                 add_product(f[name], g, g)
-                total[name] += x.to(total[name]).sum(0)
-                squares[name].append((x.to(total[name]) ** 2).mean(1).cpu())
+                exact = in_float64(x, total[name].device)
+                total[name] += exact.sum(0)
+                squares[name].append((exact**2).mean(1).cpu())
             count += sum(map(len, ids)) - len(ids)
             step(len(ids), "")
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.generation.limits import RowLimits
-from lmsteer.model.head import PIECE_NUMBERS, HeadShard
+from lmsteer.model.head import HeadShard, piece_numbers
 from lmsteer.serving.vllm.asked import NOTHING, Asked, AskedTable
 from lmsteer.serving.vllm.checked_bases import CheckedBases
 from lmsteer.serving.vllm.limits import within_limits
@@ -173,7 +173,7 @@ def _change(mix: Mix, made: HeadPass, part: slice, limits: RowLimits | None) -> 
     if limits is None:
         return change
     z0, z1, post = (made.logits, change, _as_it_is) if made.raw is None else (made.raw, shift, _copied(made.post))
-    some = max(1, PIECE_NUMBERS // change.shape[1])
+    some = max(1, piece_numbers(change.device) // change.shape[1])
     for first in range(0, len(change), some):
         rows = torch.arange(first, min(first + some, len(change)), device=change.device)
         own, plain = limits.at(rows), z0[part][rows].float()
