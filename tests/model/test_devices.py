@@ -264,7 +264,8 @@ def test_a_gpu_holds_the_model_and_gives_the_cpus_numbers(checkpoint):
     ids=["head", "inside", "gradient"],
 )
 def test_a_gpu_fits_the_cpus_steer(checkpoint, tmp_path, monkeypatch, dtype, config):
-    monkeypatch.setattr(run.HeldOutReporter.__init__, "__defaults__", (0.0,))  # what is reported on the way is computed, too
+    # What is reported on the way is computed, too.
+    monkeypatch.setattr(run.HeldOutReporter.__init__, "__defaults__", (0.0,))
     texts = styled(240)  # fewer would be fitted in another way
     fitted = (
         lmsteer.fit(
