@@ -74,7 +74,8 @@ def lora_factors(e: Tensor, mix: Mix, sites: Sequence[Site]) -> dict[str, LoRAFa
     """
     layers, steer = layer_factors(mix, sites), merge(mix, "export")
     if steer.rank:
-        layers[HEAD] = LoRAFactors(steer.factors["A"].T, e.cpu().float() @ steer.factors["B"])
+        written = torch.cat([rows.cpu().float() @ steer.factors["B"] for rows in e.split(_ROWS)])
+        layers[HEAD] = LoRAFactors(steer.factors["A"].T, written)
     return layers
 
 
