@@ -1,10 +1,10 @@
-"""What a graphics card makes of a model of 8 billion weights: a fit, and decoding with and without steers.
+"""The speed of a fit, and of decoding with and without steers, on a graphics card, for a model of 8 billion weights.
 
     benchmarks/gpu.sh                     the tests that need a GPU, then this
     python -m benchmarks.gpu measure      measure, and write results/gpu.json
     python -m benchmarks.gpu show         print the table
 
-Weights are random and the tokenizer knows bytes alone, so nothing is fetched; ten minutes are enough. Of a card with
+Weights are random and the tokenizer knows bytes alone, so no model is fetched. Of a card with
 less memory than the model takes, as many layers are used as fit, and the table says how many. ``--shape tiny`` runs the
 same on anything, to see that it runs.
 """
@@ -47,7 +47,7 @@ from lmsteer.util.devices import accelerator
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 TINY = "tiny"
-# Of the model's weights, how much of the memory that is free they may take.
+# The share of the free memory that the model's weights may take.
 _SHARE = 0.6
 ROWS, STEPS = (1, 8, 64), 32
 app = typer.Typer(add_completion=False)

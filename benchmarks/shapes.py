@@ -1,7 +1,7 @@
 """Large models, rehearsed: each stage of the work on one layer and the whole head of a model of real width.
 
     python -m benchmarks.shapes measure            every stage of every shape; what is done already is kept
-    python -m benchmarks.shapes measure SHAPE ...  of some shapes
+    python -m benchmarks.shapes measure SHAPE ...  of some shapes; with --stage, some stages
     python -m benchmarks.shapes show               print the table
 
 Weights are random, in the dtype of the real model, d and V are the real ones, and so is every other width. Each stage
@@ -63,11 +63,15 @@ Stage = Callable[[Shape], Callable[[], object]]
 
 
 @app.command("measure")
-def measure(names: Annotated[list[str] | None, typer.Argument(help="Of some shapes.")] = None) -> None:
-    """Every stage, or those of some shapes."""
+def measure(
+    names: Annotated[list[str] | None, typer.Argument(help="Of some shapes.")] = None,
+    stages: Annotated[list[str] | None, typer.Option("--stage", help="Some stages; all by default.")] = None,
+) -> None:
+    """Every stage, or some, of every shape, or of some."""
     check_known(names, SHAPES)
+    check_known(stages, STAGES)
     for name in names or SHAPES:
-        for stage in STAGES:
+        for stage in stages or STAGES:
             if (key := key_of(name, stage)) not in load_results(RESULTS):
                 command = [sys.executable, "-m", "benchmarks.shapes", "stage", name, stage]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -52,7 +52,7 @@ STAGES = {
     "residuals": "64 tokens: 4 d V each",
     "sums": "64 tokens: 4 d² each",
     "eigenbases": "of C and F, once a model: some 18 d³",
-    "solve": "once a fit: eleven products of d × d × d, at most",
+    "solve": "once a fit: six products of d × d × d, and nine d² for each of some ten thousand kept rows",
     "scale": "once a fit: 2 d V for each of 2,048 tokens",
     "sweep": "64 tokens, 13 strengths: 2 d V each, and 13 V",
     "steered step": "one layer, a token of 8 rows",

@@ -86,7 +86,7 @@ def test_no_second_model_and_no_matrix_of_the_steer_is_made(llama, mix, tmp_path
         raise AssertionError("this does not fit on the device")
 
     monkeypatch.setattr(module.AutoModelForCausalLM, "from_pretrained", too_large)
-    monkeypatch.setattr(Mix, "matrix", too_large)
+    monkeypatch.setattr(Steer, "matrix", too_large)
     assert (export_merged(llama, mix, tmp_path / "m") / "model.safetensors").exists()
 
 

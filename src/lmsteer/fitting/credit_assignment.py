@@ -34,7 +34,7 @@ def credit(h: Tensor, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         text: index of the text that each belongs to (N,); neighbours with one index belong to one text.
         w: the probe (d,).
     """
-    prediction = torch.cat([in_float64(rows, w.device) @ w for rows in h.split(_ROWS)]).cpu()
+    prediction = torch.cat([in_float64(rows, w.device) @ w.double() for rows in h.split(_ROWS)]).cpu()
     ahead, seen = torch.zeros_like(prediction), torch.zeros_like(prediction)
     for distance in range(1, min(_AHEAD, len(h) - 1) + 1):
         same = text[distance:] == text[:-distance]
