@@ -26,8 +26,8 @@ from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.progress import Progress, no_progress
 from lmsteer.util.run import differing_settings, kept_in, resumable
 
-# Rows of a window: enough that batches are of texts of like length.
-WINDOW = 4096
+# Rows of a window: enough that batches are of texts of like length, and few, since a window that is stopped is lost.
+WINDOW = 512
 Window = Sequence[LabelledText]
 
 
