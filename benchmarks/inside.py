@@ -47,7 +47,6 @@ from lmsteer.util.progress import bars
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "inside.json", HERE / "results" / "work" / "inside"
 PROMPTS, PROTOCOL = slice(0, 100), Protocol(num_samples=2)
-INSIDE = (3.0, 6.0)
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Of some dimensions.")]
@@ -61,16 +60,18 @@ class Case:
         prompts: their file, without ``.jsonl.gz``.
         signs: of the strengths.
         head: strengths of the steer at the head, whose unit is another for each fit.
+        inside: strengths of steers inside the model.
     """
 
     prompts: str
     signs: tuple[int, ...]
     head: tuple[float, ...]
+    inside: tuple[float, ...]
 
 
 CASES = {
-    "toxicity": Case("prompts_toxic", (1,), (1.0, 2.0, 3.0, 6.0)),
-    "politeness": Case("prompts_sentiment_neutral", (1, -1), (3.0, 6.0, 15.0)),
+    "toxicity": Case("prompts_toxic", (1,), (1.0, 2.0, 3.0, 6.0), (3.0, 6.0)),
+    "politeness": Case("prompts_sentiment_neutral", (1, -1), (6.0,), (3.0,)),
 }
 
 
@@ -130,7 +131,7 @@ def write_all(data: Data, names: Names = None) -> None:
             if not _folder(name, sites).exists():
                 continue
             steer = load_steer(_folder(name, sites))
-            for size in CASES[name].head if sites == "head" else INSIDE:
+            for size in CASES[name].head if sites == "head" else CASES[name].inside:
                 for strength in (sign * size for sign in CASES[name].signs):
                     key = of_strength(name, sites, strength)
                     conditions[key] = Steered(key, sites, strength, {sites: steer}, {sites: strength})
