@@ -59,6 +59,12 @@ Statistics = Annotated[
 SaveStatistics = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Folder to save the statistics of all texts to.")
 ]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Maximum length of a text without its prompt, in tokens; longer ones are cut (default: none)."
+    ),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue an interrupted fit of the same name and texts or description.")
 ]
@@ -85,12 +91,7 @@ def fit(
     limit: options.Limit = None,
     statistics: Statistics = None,
     save_statistics: SaveStatistics = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Maximum length of a text without its prompt, in tokens; longer ones are cut (default: none)."
-        ),
-    ] = None,
+    max_tokens: MaxTokens = None,
     positive: contrast.Positive = None,
     negative: contrast.Negative = None,
     describe: contrast.Describe = None,
