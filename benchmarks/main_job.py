@@ -55,12 +55,14 @@ WORST = 12
 STRENGTHS = {
     "closed-form": (-9.0, -7.0, -6.0, -5.0, -3.0, 0.0, 2.0, 4.0, 5.0, 6.0, 7.0),
     "deep": (-8.0, -7.0, -6.0, -5.0, -3.0, 0.0, 3.0, 5.0, 7.0, 9.0),
+    "lora": (-6.0, -4.5, -3.0, 0.0, 3.0, 5.0, 7.0),
     "gradient": (-5.0, -3.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 3.0, 5.0),
 }
 
 CONFIGS = {
     "closed-form": FitConfig(resume=True),
     "deep": FitConfig(sites=["deep"], resume=True),
+    "lora": FitConfig(sites=["lora"], resume=True),
     "gradient": FitConfig(method="gradient", resume=True, gradient=GradientConfig(l2=1e-6)),
 }
 

@@ -34,7 +34,7 @@ from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.steer.lookup import target_folder
 from lmsteer.steer.sites import HEAD
 from lmsteer.steer.steer import Steer
-from lmsteer.util.distributed import Processes
+from lmsteer.util.distributed import Processes, first_process_writes
 from lmsteer.util.progress import Progress, no_progress
 
 Method = Literal["closed-form", "gradient"]
@@ -161,6 +161,29 @@ def fit(
     if config.save_statistics is not None:
         check_statistics_target(Path(config.save_statistics))
     config.check(lm.hidden_size)
+    if lm.is_split and (config.resume or config.processes.count > 1):
+        raise DataError(
+            "a model whose weights are split over processes is fitted by all of them together, from the start: leave "
+            "resume and processes out."
+        )
+    origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
+    card = lm.card(name, label=label, data=origin)
+    with first_process_writes(lm.is_split, folder) as own:
+        if own != folder and config.save_statistics is not None:
+            config = replace(config, save_statistics=own.with_name("statistics"))
+        return replace(_fit(lm, texts, card, source, own, config, progress), folder=folder)
+
+
+def _fit(
+    lm: LM,
+    texts: Sequence[LabelledText],
+    card: Card,
+    source: LabelledSource | None,
+    folder: Path,
+    config: FitConfig,
+    progress: Progress,
+) -> Fit:
+    """The fit, saved to a folder."""
     if config.is_inside:
         check_sites(lm, config.sites, config.rank)
     _check_texts(texts, source, config)
@@ -180,8 +203,6 @@ def fit(
     had_state = run.partial.exists()
     if not config.resume:
         shutil.rmtree(run.sites_partial, ignore_errors=True)
-    origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
-    card = lm.card(name, label=label, data=origin)
     try:
         if config.method == "gradient":
             result = _fit_gradient(run, card, config, folder)
@@ -206,7 +227,7 @@ def _check_texts(texts: Sequence[LabelledText], source: LabelledSource | None, c
     if (source is not None and not texts) or not is_part:
         check_labelled(texts, source.path if source else "the data")
     if source is None and (doubt := half_of_dimension(texts)):  # who reads a source is told by it
-        warnings.warn(doubt, UserWarning, stacklevel=3)
+        warnings.warn(doubt, UserWarning, stacklevel=4)
 
 
 def _fit_closed_form(run: FitRun, card: Card, config: FitConfig, folder: Path) -> Fit:

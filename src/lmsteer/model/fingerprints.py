@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lmsteer.util.compat import is_quantised
+from lmsteer.util.compat import is_quantised, whole
 
 # Values sampled from each parameter; they tell any two trained models apart.
 _SAMPLES = 16
@@ -22,7 +22,7 @@ def model_fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        weight = parameter.detach()
+        weight = whole(parameter)
         values = weight.dequantize() if is_quantised(weight) else weight
         digest.update(_sample(values).to(torch.bfloat16).float().cpu().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from lmsteer.errors import ModelError
 from lmsteer.model.fingerprints import head_sample
 from lmsteer.model.onednn import linear
 from lmsteer.steer.steer import Steer
+from lmsteer.util.compat import is_split, whole
 from lmsteer.util.devices import is_host
 
 # The names of logit scales in configs; the model multiplies (1) or divides (-1) by the value.
@@ -80,9 +82,18 @@ class Head:
     @property
     def weight(self) -> Tensor:
         """E (V, d), detached, in the dtype of the model."""
+        return self._whole_weight if is_split(self._weight) else self._weight.detach()
+
+    @property
+    def _weight(self) -> Tensor:
         weight = self.module.weight
         assert isinstance(weight, Tensor)
-        return weight.detach()
+        return weight
+
+    @cached_property
+    def _whole_weight(self) -> Tensor:
+        """E, where each of several processes has a part of it in the module: joined once, and kept in all of them."""
+        return whole(self._weight)
 
     @property
     def device(self) -> torch.device:
@@ -98,7 +109,7 @@ class Head:
     def bias(self) -> Tensor | None:
         """The head's bias (V,), if it has one."""
         bias = getattr(self.module, "bias", None)
-        return bias.detach() if isinstance(bias, Tensor) else None
+        return whole(bias) if isinstance(bias, Tensor) else None
 
     def raw(self, h: Tensor) -> Tensor:
         """``h Eᵀ + b`` (.., V) before scale and soft cap, in the dtype of the head."""

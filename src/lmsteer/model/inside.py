@@ -18,7 +18,7 @@ from lmsteer.model.batching import pad
 from lmsteer.model.lm import LM
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.sites import Site, output_of, with_output
-from lmsteer.util.compat import is_out_of_memory
+from lmsteer.util.compat import is_fsdp, is_out_of_memory
 
 
 class Passing(NamedTuple):
@@ -87,6 +87,22 @@ def observed(sites: Sequence[Site], *, gradients: bool = False) -> Iterator[dict
         )
 
 
+def check_gradients(lm: LM) -> None:
+    """Refuse a model under FSDP, which has a layer's weights during a whole pass through the model only.
+
+    Gradients begin at the head's input here, so that FSDP does not notice the backward pass, and memory that it has
+    given up would be read as weights.
+
+    Raises:
+        ModelError: FSDP splits the model's weights.
+    """
+    if lm.is_split and is_fsdp(lm.model):
+        raise ModelError(
+            f"{lm.name} is split by FSDP, under which gradients inside a model cannot be computed. Split it by tensor "
+            "parallelism or a device_map, or let the steer act on the head alone."
+        )
+
+
 def gradients_at(
     lm: LM, ids: Sequence[Sequence[int]], own: Tensor, sites: Sequence[Site], objectives: Objectives
 ) -> dict[str, SiteRows]:
@@ -100,8 +116,10 @@ def gradients_at(
         objectives: gives the gradients of the objectives at the head's input, where the backward passes begin.
 
     Raises:
-        ModelError: the pass does not go through a site exactly once, or no gradient reaches it.
+        ModelError: the pass does not go through a site exactly once, or no gradient reaches it; or FSDP splits the
+            model's weights.
     """
+    check_gradients(lm)
     padded, mask = pad(ids, lm.pad_id, lm.device)
     # The model belongs to this thread before anything is observed: no other one's pass is.
     with lm.exclusive_use(), torch.inference_mode(False), torch.enable_grad(), observed(sites, gradients=True) as seen:

@@ -34,7 +34,7 @@ from lmsteer.steer.card import Card
 from lmsteer.steer.hook import SteerHandle, sites_of, unsteered
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.thread_guard import Guard, exclusive_use
-from lmsteer.util.compat import is_recurrent
+from lmsteer.util.compat import is_recurrent, is_split
 from lmsteer.util.provenance import provenance_of
 
 
@@ -62,12 +62,19 @@ class LM:
     def __post_init__(self) -> None:
         self._check_weights()
         self.model.eval().requires_grad_(False)
+        if self.is_split:  # what all processes must compute together is computed now, before one of them goes its way
+            _ = self.fingerprint, self.head.weight
         prove(self)
 
     @cached_property
     def head(self) -> Head:
         """The output embedding, with the model's logit scale and soft cap."""
         return Head.of(self.model)
+
+    @cached_property
+    def is_split(self) -> bool:
+        """Whether several processes hold a part of the weights each, so that all of them must do the same work."""
+        return any(is_split(parameter) for parameter in self.model.parameters())
 
     @property
     def hidden_size(self) -> int:

@@ -16,6 +16,9 @@ from lmsteer.model.sources.pypi import DEFAULT_MODEL
 from lmsteer.model.sources.resolve import hub_answers, resolve
 from lmsteer.util.devices import accelerator
 
+# The options that split the weights over processes, of which transformers chooses the devices.
+_SPLITTING = {"distributed_config", "tp_plan", "tp_size"}
+
 
 def load(
     model: str | Path = DEFAULT_MODEL,
@@ -35,7 +38,8 @@ def load(
             ``load(name, quantization_config=..., base_fingerprint=steer.card.base_fingerprint)`` says that they belong.
         options: passed on to ``AutoModelForCausalLM.from_pretrained`` (``device_map``, ``quantization_config``,
             ``attn_implementation``, ``revision`` ...); those that say where files are hold for the tokenizer, too.
-            Without a ``device_map`` the model goes to the accelerator, if there is one.
+            Without a ``device_map`` the model goes to the accelerator, if there is one. With a ``distributed_config``
+            the processes of a ``torchrun`` hold a part of the weights each (tensor parallelism, FSDP).
 
     Raises:
         ModelError: the model cannot be found, fetched or read, is not wholly on disk, or is no causal language model.
@@ -43,7 +47,7 @@ def load(
     source, what = resolve(model), f"the model {str(model)!r}"
     local = source.local or bool(options.get("local_files_only"))
     options["local_files_only"] = local or not hub_answers(source.location, options.get("cache_dir"))
-    if (device := accelerator()) is not None:
+    if (device := accelerator()) is not None and not _SPLITTING & {*options}:
         options.setdefault("device_map", str(device))
     check_kind(source.location, what, options)
     tokenizer = read_tokenizer(source.location, what, **where(options))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lmsteer.util.compat import has_onednn_linear, is_quantised, onednn_linear
+from lmsteer.util.compat import has_onednn_linear, is_quantised, is_split, onednn_linear
 
 _HAS_ONEDNN = platform.machine().lower() in ("x86_64", "amd64") and has_onednn_linear()
 
@@ -50,7 +50,7 @@ def use_onednn(model: PreTrainedModel) -> None:
     """
     head = model.get_output_embeddings()
     for module in model.modules():
-        if type(module) is not nn.Linear or is_quantised(module.weight):
+        if type(module) is not nn.Linear or is_quantised(module.weight) or is_split(module.weight):
             continue
         if _suits_onednn(module.weight, module.weight):
             module.__class__ = Linear

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lmsteer.errors import ModelError, SteerError
+from lmsteer.util.compat import is_split
 
 HEAD = "head"
 _LAYERS = "layers"
@@ -112,6 +113,7 @@ def all_sites(model: PreTrainedModel) -> dict[str, Site]:
     """All sites inside a model, by name, from the first layer to the last; found once.
 
     A linear layer that shares its weight with another one is none: a steer of the one would not be one of the other.
+    Nor is one whose weight is split over processes, which may see a part of its input or output each.
 
     Raises:
         ModelError: the layers of the model cannot be found.
@@ -163,7 +165,8 @@ def describe_sites(model: PreTrainedModel) -> str:
     count = len(model_layers(model))
     paths = dict.fromkeys(name.split(".", 2)[2] for name, site in all_sites(model).items() if site.is_weight)
     linear = ", ".join(f"{_LAYERS}.N.{path}" for path in paths)
-    return f"there are {HEAD}, {_LAYERS}.0 to {_LAYERS}.{count - 1}, and {linear or 'no linear layer in them'}"
+    none = "no linear layer in them" + " that is not split over processes" * any(map(is_split, model.parameters()))
+    return f"there are {HEAD}, {_LAYERS}.0 to {_LAYERS}.{count - 1}, and {linear or none}"
 
 
 def _found(model: PreTrainedModel) -> dict[str, Site]:
@@ -175,7 +178,9 @@ def _found(model: PreTrainedModel) -> dict[str, Site]:
         name = layer_name(number)
         sites[name] = Site(name, names[layer], layer, width, width)
         for path, module in layer.named_modules():
-            if isinstance(module, (nn.Linear, Conv1D)) and id(module.weight) not in shared:
+            if not isinstance(module, (nn.Linear, Conv1D)) or is_split(module.weight):
+                continue
+            if id(module.weight) not in shared:
                 own = f"{name}.{path}"
                 sites[own] = Site(own, names[module], module, *_widths(module))
     return sites

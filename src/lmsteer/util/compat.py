@@ -144,6 +144,29 @@ def is_quantised(weight: Tensor) -> bool:
     return type(weight).__module__.startswith("torchao.")
 
 
+def is_split(weight: Tensor) -> bool:
+    """Whether several processes hold a part of a weight each, as under tensor parallelism and FSDP (a ``DTensor``)."""
+    return hasattr(weight, "full_tensor")
+
+
+def is_fsdp(model: nn.Module) -> bool:
+    """Whether FSDP splits a model's weights, and joins those of a layer for its passes."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def whole(weight: Tensor) -> Tensor:
+    """A weight as one plain tensor, detached. If processes hold a part of it each, all of them must call this."""
+    import torch
+
+    if not is_split(weight):
+        return weight.detach()
+    with torch.inference_mode(False), torch.no_grad():  # a DTensor cannot be detached in inference mode
+        joined: Tensor = weight.full_tensor()  # type: ignore[attr-defined]
+        return joined.detach()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception, of Python or torch, means that memory is short, so that a smaller batch may pass."""
     from accelerate.utils.memory import should_reduce_batch_size

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -74,6 +75,26 @@ class Processes:
             return
         with _state().main_process_first():
             yield
+
+
+@contextmanager
+def first_process_writes(split: bool, folder: Path) -> Iterator[Path]:
+    """The folder that a process writes to, within a ``with`` block, where processes that share a model all do the same.
+
+    The first writes to ``folder``, the others to a temporary one, which is gone afterwards. They wait for the first.
+
+    Args:
+        split: whether the weights of the model are split over processes; else this process writes to ``folder``.
+        folder: the folder.
+    """
+    if not split:
+        yield folder
+        return
+    import torch.distributed
+
+    with TemporaryDirectory() as scratch:
+        yield folder if torch.distributed.get_rank() == 0 else Path(scratch) / folder.name
+    torch.distributed.barrier()
 
 
 def _state() -> PartialState:

@@ -27,6 +27,7 @@ from lmsteer.fitting.run import Checkpointer, FitRun
 from lmsteer.fitting.site_names import LORA
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.generation.unconditional import fisher_factors
+from lmsteer.model.inside import check_gradients
 from lmsteer.model.lm import LM
 from lmsteer.reading.held_out import HeldOutMetrics, measure_texts
 from lmsteer.reading.hidden_rows import text_batches
@@ -51,8 +52,9 @@ def check_sites(lm: LM, patterns: Sequence[str], rank: int | None) -> None:
     Raises:
         DataError: the rank is larger than a map of one of the sites can have, or a preset stands for no site.
         SteerError: a pattern matches nothing.
-        ModelError: the layers of the model cannot be found.
+        ModelError: the layers of the model cannot be found, or FSDP splits its weights.
     """
+    check_gradients(lm)
     check_ranks(sites_of_labels(lm, patterns), rank)
 
 
