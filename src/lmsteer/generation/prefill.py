@@ -26,9 +26,16 @@ from lmsteer.model.kv_cache import KVSlice, Start, placed_kv, read_on, shortest_
 from lmsteer.model.lm import LM
 from lmsteer.model.row_adapters import RowAdapters
 from lmsteer.steer.mix import row_by_row
+from lmsteer.util.devices import is_host
 
-# Prompt tokens read between two decoding steps, padding included: running rows wait that long at most.
-PREFILL_CHUNK = 256
+# Prompt tokens read between two decoding steps, padding included: running rows wait that long at most. An accelerator
+# reads thousands in the time of a few steps.
+PREFILL_CHUNK, _ON_AN_ACCELERATOR = 256, 2048
+
+
+def prefill_chunk(device: torch.device) -> int:
+    """How many prompt tokens are read between two decoding steps on a device."""
+    return PREFILL_CHUNK if is_host(device) else _ON_AN_ACCELERATOR
 
 
 @dataclass(frozen=True)

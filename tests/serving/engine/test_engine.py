@@ -8,6 +8,7 @@ from lmsteer import generate
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.batch import Batch
 from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig
+from lmsteer.generation.prefill import prefill_chunk
 from lmsteer.gist.compress import compress
 from lmsteer.model.kv_cache import NOTHING_BEFORE
 from lmsteer.serving.engine.isolation import StepError
@@ -67,6 +68,12 @@ def test_batched_sequences_equal_what_generate_gives_alone(engines, family, limi
             assert found.total_evidence == pytest.approx(own.total_evidence, abs=1e-3)
         assert choice.steered == (choice.tokens if request.steers else 0)
         assert choice.finish in (["stop"] if choice.tokens < request.max_new_tokens else ["length", "stop"])
+
+
+def test_prompts_are_read_in_larger_chunks_on_an_accelerator(llama, engines):
+    assert engines(llama).prefill_chunk == prefill_chunk(llama.device) == 256
+    assert engines(llama, prefill_chunk=7).prefill_chunk == 7
+    assert prefill_chunk(torch.device("cuda", 0)) == 2048
 
 
 def test_preempted_sequence_gives_the_same_text(llama, engines):

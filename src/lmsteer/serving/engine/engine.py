@@ -26,7 +26,7 @@ import torch
 
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.batch import SPARE
-from lmsteer.generation.prefill import PREFILL_CHUNK
+from lmsteer.generation.prefill import prefill_chunk
 from lmsteer.model.lm import LM
 from lmsteer.serving.engine.isolation import as_step_error
 from lmsteer.serving.engine.jobs import BusyError, Jobs, StoppedError
@@ -45,7 +45,8 @@ class EngineConfig:
         max_num_seqs: maximum number of sequences that are prefilled or decoded at once.
         max_queue: maximum number of sequences that wait for a place; more are refused with ``BusyError``.
         max_cache_tokens: size of the KV cache in tokens over all sequences, padding included.
-        prefill_chunk: number of prompt tokens to read between two decoding steps.
+        prefill_chunk: number of prompt tokens to read between two decoding steps; by default 256 on a CPU and 2,048 on
+            an accelerator.
         max_prefix_tokens: number of prompt tokens whose keys and values are kept for later prompts that begin alike
             (one system prompt, a longer conversation), beside the KV cache; 0 for none.
         headroom: number of new tokens for each sequence that the KV cache must have room for when one is admitted.
@@ -54,7 +55,7 @@ class EngineConfig:
     max_num_seqs: int = 32
     max_queue: int = 128
     max_cache_tokens: int = 32_768
-    prefill_chunk: int = PREFILL_CHUNK
+    prefill_chunk: int | None = None
     max_prefix_tokens: int = 4096
     headroom: int = SPARE
 
@@ -66,11 +67,15 @@ class Engine:
         lm: the model. Other threads that use it take turns with the engine, step by step.
         config: the limits.
         clock: time in seconds.
+
+    Attributes:
+        prefill_chunk: number of prompt tokens that are read between two decoding steps.
     """
 
     def __init__(self, lm: LM, config: EngineConfig = EngineConfig(), *, clock: Clock = time.monotonic) -> None:
         self.lm, self.config, self._clock = lm, config, clock
-        self._scheduler = Scheduler(lm, config.prefill_chunk, config.max_prefix_tokens)
+        self.prefill_chunk = config.prefill_chunk or prefill_chunk(lm.device)
+        self._scheduler = Scheduler(lm, self.prefill_chunk, config.max_prefix_tokens)
         self._waiting = deque[GeneratedSequence]()
         self._max_num_seqs = min(config.max_num_seqs, self._scheduler.max_num_seqs or config.max_num_seqs)
         # How many there is memory for; it is found out anew whenever there is nothing to do.
@@ -238,7 +243,7 @@ class Engine:
         Sequences are padded to the longest one. The only sequence is always admitted.
         """
         prompts = [len(each.ids) for each in [*admitted, sequence]]
-        if admitted and len(prompts) * max(prompts) > self.config.prefill_chunk:
+        if admitted and len(prompts) * max(prompts) > self.prefill_chunk:
             return False
         sequences = [*self._scheduler.running, *admitted]
         longest = max(each.length for each in [*sequences, sequence]) + self.config.headroom

@@ -144,7 +144,7 @@ class Service:
                 raise RequestError(f"text {number} has {len(ids)} tokens, more than {max_model_len}.", param="texts")
 
         def job(text: str) -> Callable[[], Analysis]:
-            chunk = self.engine.config.prefill_chunk
+            chunk = self.engine.prefill_chunk
             return lambda: analyse(self.lm, [text], steers, spans=request.spans, chunk=chunk)[0]
 
         futures: list[Future[Analysis]] = []
