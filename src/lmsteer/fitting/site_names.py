@@ -12,14 +12,20 @@ DEEP, LORA = "deep", "lora"
 
 
 def check_site_names(sites: Sequence[str]) -> None:
-    """Refuse what is no list of names or patterns.
+    """Refuse what is no list of names or patterns of sites.
 
     Raises:
-        DataError: it is none.
+        DataError: it is none, or a name is neither a preset nor has the form of a site inside a model.
     """
     if not sites or isinstance(sites, str) or not all(sites):
         raise DataError(
             f"the sites are {sites!r}; they must be a list of names: head, {DEEP}, {LORA}, or sites inside the model."
+        )
+    known = (*HEAD_ALONE, DEEP, LORA)
+    if odd := [name for name in sites if name not in known and "." not in name]:
+        raise DataError(
+            f"there is no site {odd[0]!r}: give {', '.join(known)}, or sites inside the model, such as layers.15 or "
+            "'layers.*.mlp.down_proj'."
         )
 
 

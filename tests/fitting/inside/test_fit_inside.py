@@ -193,7 +193,7 @@ def test_factors_are_measured_once(llama, cache, monkeypatch):
         (FitConfig(sites=["head", ""]), DataError, "must be a list of names"),
         (FitConfig(sites=["layers.*.self_attn.k_proj"], rank=17), DataError, "has a rank of at most 16"),
         (FitConfig(sites=["layers.9"]), SteerError, r"no site of LlamaForCausalLM matches"),
-        (FitConfig(sites=["middle"]), SteerError, "matches 'middle'"),
+        (FitConfig(sites=["middle"]), DataError, "no site 'middle': give head, deep, lora, or sites inside the model"),
         (FitConfig(sites=["layers.0"], method="gradient"), DataError, "the closed form without"),
         (FitConfig(sites=["layers.0"], statistics=["x"]), DataError, "without saved statistics"),
     ],
