@@ -1,13 +1,13 @@
-"""Steers inside the model beside the head's, on two more dimensions: clean language, and the politeness of requests.
+"""Steers inside the model beside the head's, on more dimensions (clean language, polite requests) and one more model.
 
-    python -m benchmarks.inside fit DATA      every dimension at every choice of sites, from 512 texts
+    python -m benchmarks.inside fit DATA      every case at every choice of sites, from 512 texts; --sites: at some
     python -m benchmarks.inside write DATA    continuations under each, at several strengths, scored
     python -m benchmarks.inside show          print the table
 
 DATA is the folder of the data files. Prompts of clean language are toxic themselves. The scorer of politeness is a
 logistic regression on the mean states of a sentence encoder, of requests to another site (Stack Exchange) than those of
-the fit (Wikipedia). Perplexity is that of the unsteered model. What is done already is kept. Results go to
-``results/inside.json``.
+the fit (Wikipedia). Perplexity is that of the unsteered model. Gemma 3 270M needs ``LMSTEER_ACCEPT_TERMS=gemma3-270m``.
+What is done already is kept. Results go to ``results/inside.json``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.claims import HELD_OUT, Bench
-from benchmarks.dimensions import DIMENSIONS
+from benchmarks.dimensions import DIMENSIONS, Dimension
 from benchmarks.results import check_known, load_results, save_result
 from benchmarks.scorers import figures_of
 from benchmarks.tables import TABLES
@@ -40,6 +40,7 @@ from lmsteer.evaluation.scorers.base import UNDECIDED, ScorerMetrics
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.sentiment import LAYERS
 from lmsteer.model.loading import load
+from lmsteer.model.sources.pypi import DEFAULT_MODEL
 from lmsteer.steer.files import load_steer, save_steer
 from lmsteer.util.files import finite
 from lmsteer.util.progress import bars
@@ -49,7 +50,7 @@ RESULTS, WORK = HERE / "results" / "inside.json", HERE / "results" / "work" / "i
 PROMPTS, PROTOCOL = slice(0, 100), Protocol(num_samples=2)
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
-Names = Annotated[list[str] | None, typer.Argument(help="Of some dimensions.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Some cases.")]
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,22 @@ class Case:
         signs: of the strengths.
         head: strengths of the steer at the head, whose unit is another for each fit.
         inside: strengths of steers inside the model.
+        dimension: the dimension, whose data it is fitted on; by default the case has its name.
+        model: the model.
     """
 
     prompts: str
     signs: tuple[int, ...]
     head: tuple[float, ...]
     inside: tuple[float, ...]
+    dimension: str = ""
+    model: str = DEFAULT_MODEL
 
 
 CASES = {
     "toxicity": Case("prompts_toxic", (1,), (1.0, 2.0, 3.0, 6.0), (3.0, 6.0)),
     "politeness": Case("prompts_sentiment_neutral", (1, -1), (6.0,), (3.0,)),
+    "gemma": Case("prompts_sentiment_neutral", (1, -1), (3.0, 6.0), (3.0, 6.0), "sentiment", "gemma3-270m"),
 }
 
 
@@ -103,14 +109,17 @@ class Politeness:
 
 
 @app.command("fit")
-def fit_all(data: Data, names: Names = None) -> None:
-    """Fit every dimension at every choice of sites, and read unseen texts with each."""
+def fit_all(
+    data: Data, names: Names = None, chosen: Annotated[list[str] | None, typer.Option("--sites")] = None
+) -> None:
+    """Fit every case at every choice of sites, and read unseen texts with each."""
     check_known(names, CASES)
-    lm = load()
+    check_known(chosen, SITES)
     for name in names or CASES:
-        texts = sample_texts(_labelled(data, DIMENSIONS[name].train), TEXTS, 0)
-        bench = Bench(lm, (), sample_texts(_labelled(data, DIMENSIONS[name].test), HELD_OUT, 0))
-        for sites in SITES:
+        lm = load(CASES[name].model)
+        texts = sample_texts(_labelled(data, _dimension(name).train), TEXTS, 0)
+        bench = Bench(lm, (), sample_texts(_labelled(data, _dimension(name).test), HELD_OUT, 0))
+        for sites in chosen or SITES:
             if of_fit(name, sites) not in load_results(RESULTS):
                 steer = fit_steer(lm, texts, bars(), sites=(sites,)).steer
                 save_steer(steer, _folder(name, sites))
@@ -121,8 +130,8 @@ def fit_all(data: Data, names: Names = None) -> None:
 def write_all(data: Data, names: Names = None) -> None:
     """Continuations of each, at its strengths."""
     check_known(names, CASES)
-    lm = load()
     for name in names or CASES:
+        lm = load(CASES[name].model)
         judge = _judge(name, data)
         if (key := f"{name}, scorer") not in load_results(RESULTS):
             save_result(RESULTS, key, asdict(figures_of(judge, *_test(data, name))))
@@ -149,11 +158,15 @@ def show() -> None:
 
 
 def _judge(name: str, data: Path) -> Scorer:
-    return Politeness(data) if name == "politeness" else scorer(name)
+    return Politeness(data) if name == "politeness" else scorer(CASES[name].dimension or name)
+
+
+def _dimension(name: str) -> Dimension:
+    return DIMENSIONS[CASES[name].dimension or name]
 
 
 def _test(data: Path, name: str) -> tuple[str, list[LabelledText]]:
-    return DIMENSIONS[name].test, _labelled(data, DIMENSIONS[name].test)
+    return _dimension(name).test, _labelled(data, _dimension(name).test)
 
 
 def _labelled(data: Path, file: str) -> list[LabelledText]:

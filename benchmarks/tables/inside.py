@@ -1,4 +1,4 @@
-"""The table of steers inside the model beside the head's, on two more dimensions."""
+"""The table of steers inside the model beside the head's, on more dimensions and one more model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.tables.markdown import percent, results, short, table
 
 # By the name of the choice of sites, as ``lmsteer fit --sites`` takes it.
 SITES = {"head": "head", "lora": "linear layers (`lora`)", "deep": "the middle layer (`deep`)"}
-TITLES = {"toxicity": "clean language", "politeness": "polite requests"}
+TITLES = {"toxicity": "clean language", "politeness": "polite requests", "gemma": "sentiment, Gemma 3 270M"}
 TEXTS = 512
 UNSTEERED = "unsteered"
 # The share of repeated runs of three words from which a table tells it.
