@@ -53,7 +53,7 @@ from lmsteer.util.provenance import provenance_of
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "claims.json"
 TEXTS, HELD_OUT, STEPS = 512, 200, 100
-SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+SCALES = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 SEEDS = range(3)
 # The linear layers that a trained LoRA of every layer has.
 EVERYWHERE = ("layers.*.self_attn.*", "layers.*.mlp.*")

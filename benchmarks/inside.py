@@ -76,7 +76,7 @@ class Case:
 
 CASES = {
     "toxicity": Case("prompts_toxic", (1,), (1.0, 2.0, 3.0, 6.0), (3.0, 6.0)),
-    "politeness": Case("prompts_sentiment_neutral", (1, -1), (6.0,), (3.0,)),
+    "politeness": Case("prompts_sentiment_neutral", (1, -1), (3.0, 6.0), (3.0,)),
     "gemma": Case("prompts_sentiment_neutral", (1, -1), (3.0, 6.0), (3.0, 6.0), "sentiment", "gemma3-270m"),
 }
 

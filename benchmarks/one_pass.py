@@ -52,7 +52,7 @@ SITES, RANK = ("layers.1*.self_attn.o_proj", "layers.1*.mlp.down_proj"), 8
 CLOSED = {"head": (HEAD_ALONE, None), "deep": ((DEEP,), None), "one-pass": (SITES, RANK)}
 BUDGET = TrainingBudget(steps=50, search=True)
 PROMPTS, PROTOCOL = slice(0, 100), GenerationConfig(num_samples=1, max_new_tokens=20, batch_size=100)
-STRENGTHS = {"head": (3.0, 6.0, 15.0, 30.0), "deep": (3.0, 6.0), "one-pass": (3.0, 6.0), "trained": (0.5, 1.0)}
+STRENGTHS = {"head": (3.0, 6.0), "deep": (3.0, 6.0), "one-pass": (3.0, 6.0), "trained": (0.5, 1.0)}
 app = typer.Typer(add_completion=False)
 Data = Annotated[Path, typer.Argument(help="Folder of the data files.")]
 

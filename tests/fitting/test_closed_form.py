@@ -9,6 +9,7 @@ import torch
 
 from lmsteer.data.labelled import LabelledText
 from lmsteer.errors import DataError
+from lmsteer.fitting import scale
 from lmsteer.fitting.activation_cache import HiddenStates
 from lmsteer.fitting.closed_form import NaturalGradient, solve
 from lmsteer.fitting.credit_assignment import credited_gradient
@@ -84,6 +85,13 @@ def test_a_style_that_is_there_is_found(llama, statistics, own):
     one, four = (log_p - rows.log_p).mean(1).tolist()
     assert one > 0.1
     assert one > four  # strength 1 is the label, not a fraction of it
+
+
+def test_the_steer_is_long_enough_to_do_something(llama, statistics, own, monkeypatch):
+    monkeypatch.setattr(scale, "SHORTEST", 10.0)  # longer than this steer would be
+    solution = solve(statistics, own, llama.head)
+    a, b = (solution.factors[name].double() for name in ("A", "B"))
+    assert own.inner((a, b), (a, b)) == pytest.approx(100, rel=1e-5)  # factors are float32
 
 
 def test_credit_reaches_the_steer(llama, statistics, own):

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsteer.fitting.scale import _crossing, best_scales, gains_at, largest_scale
+from lmsteer.fitting.scale import SHORTEST, _crossing, best_scales, gains_at, largest_scale, long_enough
+from lmsteer.model.fisher import FisherFactors
 from lmsteer.reading.encode_labelled import encode_labelled
 from lmsteer.reading.hidden_rows import gather_rows
 from lmsteer.reading.rows import LabelledRows
@@ -54,6 +55,18 @@ def test_the_largest_scale_keeps_nine_tenths_of_the_gain(llama, rows):
     # A concave curve lies above its chord: a little more than nine tenths are kept.
     assert 0.9 * gain <= kept < 0.95 * gain
     assert beyond < 0.9 * gain
+
+
+@given(st.floats(1e-6, 10))
+def test_a_unit_is_never_shorter_than_what_can_be_seen(scale):
+    random = torch.Generator().manual_seed(0)
+    c, f, a, b = (torch.randn(6, 6, generator=random, dtype=torch.float64) for _ in range(4))
+    fisher = FisherFactors(c @ c.T, f @ f.T, torch.zeros(6, dtype=torch.float64))
+    w, own = a @ b.T, long_enough(scale, fisher, a, b)
+    length = own * float(torch.trace(w.T @ fisher.c @ w @ fisher.f)) ** 0.5
+    assert own >= scale
+    assert length >= SHORTEST * (1 - 1e-9)  # float64
+    assert own == scale or length == pytest.approx(SHORTEST)
 
 
 @given(st.floats(0.1, 10), st.floats(0.1, 10))

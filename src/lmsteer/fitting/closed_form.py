@@ -32,7 +32,7 @@ from torch import Tensor
 from lmsteer.errors import DataError
 from lmsteer.fitting.credit_assignment import credited_gradient
 from lmsteer.fitting.eos_component import fit_eos_component
-from lmsteer.fitting.scale import largest_scale
+from lmsteer.fitting.scale import largest_scale, long_enough
 from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
@@ -175,7 +175,7 @@ def solve(statistics: Statistics, fisher: FisherFactors, head: Head, *, rank: in
     gradient = NaturalGradient.of_statistics(statistics, fisher, end.probe if end else None)
     damping_1, damping_2 = _choose_damping(gradient, fisher, inside), DAMPING_2
     a, b, rank_share = gradient.truncated(damping_1, damping_2, rank)
-    scale = largest_scale(head, inside, a, b)
+    scale = long_enough(largest_scale(head, inside, a, b), fisher, a, b)
     settings = SolutionSettings(
         damping_1=damping_1,
         damping_2=damping_2,
