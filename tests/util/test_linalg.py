@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lmsteer.util import linalg
 from lmsteer.util.linalg import (
+    chain_product,
     damped,
     factorise,
     factorise_product,
@@ -68,7 +69,7 @@ def spectrum_of_natural_gradients(size: int) -> torch.Tensor:
 def test_the_leading_part_of_a_wide_matrix_is_that_of_the_whole(monkeypatch, rank):
     w = spectrum_of_natural_gradients(300)
     whole = factorise_to_share(w, rank)
-    monkeypatch.setattr(linalg, "_WHOLE", 64)
+    monkeypatch.setattr(linalg, "_WIDE", 64)
     monkeypatch.setattr(linalg, "_FIRST_SIZE", 16)
     svd, sizes = torch.linalg.svd, []
     with mock.patch.object(torch.linalg, "svd", lambda m, **options: sizes.append(min(m.shape)) or svd(m, **options)):
@@ -111,3 +112,17 @@ def test_sums_of_products_are_in_float64_on_the_cpu_and_in_blocks_of_float32_els
         gap = found.cpu() - expected
     # Each of the seven blocks is rounded to float32: 6e-8 of its own size, some units large.
     assert 0 < gap.abs().max() < 3e-6
+
+
+def test_wide_products_are_in_float32(monkeypatch):
+    drawn = torch.Generator().manual_seed(0)
+    a, w, b = (torch.randn(12, 12, generator=drawn, dtype=torch.float64) for _ in range(3))
+    exact = a @ w @ b
+    torch.testing.assert_close(chain_product(a, w, b), exact, rtol=1e-12, atol=1e-12)  # float64
+    sums = weighted_product(a, w)
+    monkeypatch.setattr(linalg, "_WIDE", 8)
+    found = chain_product(a, w, b)
+    assert found.dtype == torch.float64
+    # float32: 6e-8 of what is added up, some tens large.
+    assert 0 < (found - exact).abs().max() < 1e-4
+    assert 0 < (weighted_product(a, w) - sums).abs().max() < 1e-5

@@ -37,7 +37,7 @@ from lmsteer.fitting.statistics import Statistics
 from lmsteer.model.fisher import FisherFactors
 from lmsteer.model.head import Head
 from lmsteer.reading.rows import LabelledRows
-from lmsteer.util.linalg import Factorisation, in_float64
+from lmsteer.util.linalg import Factorisation, chain_product, in_float64
 
 DAMPINGS_1 = (3.0, 10.0, 30.0)
 # Held-out likelihood hardly depends on λ₂, but the quality of generated text does (docs/log.md).
@@ -139,7 +139,7 @@ class NaturalGradient:
     def matrix(self, damping_1: float, damping_2: float) -> Tensor:
         """W (d, d) at full rank."""
         inner = self.rotated(damping_1, damping_2)
-        return self._fisher.c_eigen.vectors @ inner @ self._fisher.f_eigen.vectors.T
+        return chain_product(self._fisher.c_eigen.vectors, inner, self._fisher.f_eigen.vectors.T)
 
     def _whiten(self, matrix: Tensor, damping_1: float, damping_2: float) -> Tensor:
         root_c, root_f = self._fisher.roots(damping_1, damping_2)

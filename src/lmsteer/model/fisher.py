@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsteer.util.files import replace_file
-from lmsteer.util.linalg import Factorisation, factorise_to_share
+from lmsteer.util.linalg import Factorisation, chain_product, factorise_to_share
 
 
 class Eigenbasis(NamedTuple):
@@ -102,7 +102,7 @@ class FisherFactors:
 
     def rotated(self, w: Tensor) -> Tensor:
         """A matrix (d, d) in the eigenbases of C (its rows) and F (its columns)."""
-        return self.c_eigen[1].T @ w @ self.f_eigen[1]
+        return chain_product(self.c_eigen.vectors.T, w, self.f_eigen.vectors)
 
     def factorised(
         self, whitened: Tensor, damping_1: float, damping_2: float, rank: int | None = None

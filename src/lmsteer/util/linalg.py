@@ -12,9 +12,10 @@ from lmsteer.util.random_state import seeded
 
 # A row that is so many times as long as the median one, squared, is an outlier.
 _OUTLIER = 16.0
-# Matrices up to this size are decomposed whole, which takes a second or less. Of larger ones only the leading part is,
-# by subspace iteration (Halko, Martinsson and Tropp, 2011), whose cost grows with d² in place of d³.
-_WHOLE = 1024
+# Matrices up to this size are multiplied in float64 and decomposed whole, which takes a second or less. Of larger ones
+# products are computed in float32, twice as fast, and only the leading part is decomposed, by subspace iteration (Halko,
+# Martinsson and Tropp, 2011), whose cost grows with d² in place of d³.
+_WIDE = 1024
 _FIRST_SIZE, _ITERATIONS = 256, 4
 # The part is some columns larger than the rank that is asked for: its last columns are not converged.
 _OVERSAMPLING = 1.25
@@ -46,9 +47,10 @@ class Factorisation(NamedTuple):
 def add_product(total: Tensor, x: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
     """Add ``Σ w x yᵀ`` to a sum (n, m) in float64, some rows at a time, on the device of the sum.
 
-    On a CPU the products are computed in float64, too, which takes no time beside a forward pass. Accelerators are up
-    to 64 times slower in float64 than in float32, so there each block of rows is multiplied in float32, and only the
-    blocks are added up in float64: the error is that of one block, 1e-6 of its size (unless torch was set to TF32).
+    On a CPU the products are computed in float64, too, which takes no time beside a forward pass, unless they are wide
+    (above 1,024). Accelerators are up to 64 times slower in float64 than in float32. So wide ones, and all those on
+    accelerators, are multiplied in float32, block of rows by block, and only the blocks are added up in float64: the
+    error is that of one block, 1e-6 of its size (unless torch was set to TF32).
 
     Args:
         total: the sum (n, m), float64, which is changed.
@@ -56,11 +58,18 @@ def add_product(total: Tensor, x: Tensor, y: Tensor, weight: Tensor | None = Non
         y: rows (N, m).
         weight: weights of the rows (N,), on any device; 1 by default.
     """
-    dtype = torch.float64 if is_host(total.device) else torch.float32
+    dtype = torch.float64 if is_host(total.device) and max(total.shape) <= _WIDE else torch.float32
     for start in range(0, len(x), _ROWS):
         some = slice(start, start + _ROWS)
         some_x, some_y = (rows[some].to(total.device).to(dtype) for rows in (x, y))
         total += (some_x if weight is None else some_x * weight[some].to(some_x)[:, None]).T @ some_y
+
+
+def chain_product(*matrices: Tensor) -> Tensor:
+    """The product of some matrices in float64; wide ones (above 1,024) are multiplied in float32, to 1e-6 of its size."""
+    if max(max(each.shape) for each in matrices) <= _WIDE:
+        return torch.linalg.multi_dot(matrices)
+    return torch.linalg.multi_dot([each.float() for each in matrices]).double()
 
 
 def weighted_product(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -181,7 +190,7 @@ def _leading(matrix: Tensor, rank: int | None, share: float) -> tuple[Tensor, Te
     full = min(matrix.shape)
     size = _FIRST_SIZE if rank is None else int(rank * _OVERSAMPLING) + 8
     total = float((matrix**2).sum())
-    while full > _WHOLE and size < full:
+    while full > _WIDE and size < full:
         with seeded(matrix.device, 0):
             u, spectrum, v = torch.svd_lowrank(matrix, size, _ITERATIONS)
         if rank or float((spectrum[: int(size / _OVERSAMPLING)] ** 2).sum()) >= share * total:
