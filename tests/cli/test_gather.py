@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import lmsteer
 from tiny import styled
 
 
@@ -44,7 +45,8 @@ def test_a_stream_becomes_a_steer(run, path):
         ('{"text": "a", "label": 1}\n', ["texts.jsonl", "--split", "test"], "leave out --split"),
     ],
 )
-def test_what_cannot_be_streamed_is_told(run, content, arguments, message):
+def test_what_cannot_be_streamed_is_told_before_the_model_is_loaded(run, monkeypatch, content, arguments, message):
+    monkeypatch.setattr(lmsteer, "load", lambda *_, **__: pytest.fail("loaded"))
     file = "texts.csv" if arguments[0] == "texts.csv" else "texts.jsonl"
     Path(file).write_bytes(content if isinstance(content, bytes) else content.encode())
     status, _, err = run("gather", *arguments, "--out", "stats")

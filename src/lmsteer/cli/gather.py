@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -46,9 +47,10 @@ def gather(
 
     from lmsteer.fitting.gather import WINDOW, gather
 
-    lm = lmsteer.load(model)
     windows = source.windows(WINDOW, warn)
-    found = gather(lm, windows, out, max_tokens=max_tokens, resume=resume, progress=bars())
+    first = next(windows, [])  # what is wrong with the data shows before the model is loaded
+    lm = lmsteer.load(model)
+    found = gather(lm, chain([first], windows), out, max_tokens=max_tokens, resume=resume, progress=bars())
     if as_json:
         print_json({"folder": str(out), "texts": found.texts, "tokens": found.counts.tokens})
     else:
