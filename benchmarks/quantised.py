@@ -3,9 +3,9 @@
     PYTHONPATH=.venv-quantised python -m benchmarks.quantised measure DATA    every form, or some by name
     python -m benchmarks.quantised show                                       print the table
 
-DATA is the folder of the data files; ``make test-quantised`` makes the folder ``.venv-quantised``. "Cosine" is that of a
-steer's map with the one that was fitted on the whole weights, in the Fisher metric of these. Contrast and gain are those
-of ``benchmarks.claims``. What is done already is kept. Results go to ``results/quantised.json``.
+DATA is the folder of the data files; ``make test-quantised`` makes the folder ``.venv-quantised``. "Cosine" is that of
+a steer's map with the one that was fitted on the whole weights, in the Fisher metric of these. Contrast and gain are
+those of ``benchmarks.claims``. What is done already is kept. Results go to ``results/quantised.json``.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ def train(
         DataError: no text has two tokens, or the method leaves no room for two; or the training diverged.
         KeyboardInterrupt: the user pressed Ctrl-C; it is raised between two steps.
     """
+    lm.check_in_one_process("the training of a baseline")
     ids, labels = _usable(lm, trainer, texts)
     watch = _HeldOut(lm, trainer, held_out) if held_out else None
     reading = 0.0

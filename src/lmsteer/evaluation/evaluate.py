@@ -71,6 +71,7 @@ def evaluate(
         ScorerError: the scorer fails; earlier blocks are kept.
         InterruptedWorkError: the user pressed Ctrl-C.
     """
+    lm.check_in_one_process("an evaluation")
     protocol = protocol or Protocol()
     if not conditions or not prompts:
         raise DataError("nothing to evaluate: give prompts, and a steer with strengths.")

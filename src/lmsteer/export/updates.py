@@ -33,6 +33,7 @@ def check_exportable(lm: LM, mix: Mix) -> None:
         SteerError: the mix has no steers, steers of another form than multiply, or strengths row by row.
         WrongBaseError: a steer belongs to another base.
     """
+    lm.check_in_one_process("an export")
     lm.check_base(mix)
     if len(mix.strengths) != 1 or not mix.steers or any(steer.form != "multiply" for steer in mix.steers.values()):
         raise SteerError("an export takes steers of form multiply, with one strength each.")

@@ -15,8 +15,8 @@ damping λ₁, λ₂ (in units of the mean diagonal) the natural gradient of the
 order, how likely the texts are as a whole. Without it, one side of the dimension also drifts into the manner of the
 corpus.
 
-λ₁ and the unit of strength are chosen on held-out texts. λ₁ is the largest whose gain is within one standard error of
-the best: with less damping, W fits the sample more than the dimension.
+λ₁ and the unit of strength are chosen on held-out texts (the unit has a least length: ``scale``). λ₁ is the largest
+whose gain is within one standard error of the best: with less damping, W fits the sample more than the dimension.
 """
 
 from __future__ import annotations

@@ -150,6 +150,7 @@ def fit(
 
     Raises:
         DataError: texts that no steer can be fitted on, or settings out of range.
+        ModelError: no gradient reaches a site.
         WrongBaseError: statistics of another model.
         StatisticsError: statistics that cannot be read, or a folder for them that holds something else.
         InterruptedWorkError: the user stopped the fit; its state is kept.
@@ -170,7 +171,7 @@ def fit(
     card = lm.card(name, label=label, data=origin)
     with first_process_writes(lm.is_split, folder) as own:
         if own != folder and config.save_statistics is not None:
-            config = replace(config, save_statistics=own.with_name("statistics"))
+            config = replace(config, save_statistics=own.with_name(f"{own.name}.statistics"))
         return replace(_fit(lm, texts, card, source, own, config, progress), folder=folder)
 
 

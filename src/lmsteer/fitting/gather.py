@@ -59,6 +59,7 @@ def gather(
             another stream, model or ``max_tokens``.
         InterruptedWorkError: the user pressed Ctrl-C; the statistics of whole windows are kept.
     """
+    lm.check_in_one_process("a stream of texts")
     folder, stream = Path(out), iter(windows)
     check_statistics_target(folder)
     work = _Stream(lm, max_tokens, folder)

@@ -138,7 +138,17 @@ class FitRun:
 
     def resumable(self, kept: str) -> AbstractContextManager[None]:
         """Turn Ctrl-C within a ``with`` block into a message; ``kept`` says what is kept, as "The statistics are"."""
-        return resumable(lambda: kept_in(self.partial, kept))
+        return resumable(lambda: self.kept_in(self.partial, kept))
+
+    def kept_in(self, folder: Path, kept: str) -> str:
+        """What is kept in a folder when the fit is stopped, and how to continue; ``kept`` as in ``resumable``.
+
+        A fit on weights that are split over processes begins anew, so nothing is kept of it.
+        """
+        if self.lm.is_split:
+            self.clear()
+            return "Nothing is kept: a fit on weights that are split over processes begins anew."
+        return kept_in(folder, kept)
 
 
 class Checkpointer:

@@ -79,6 +79,7 @@ def generate_to_file(
         DataError: a prompt cannot be continued, or ``write_in_bulk`` refuses the file.
         InterruptedWorkError: the user stopped the run; what was written is kept.
     """
+    lm.check_in_one_process("generation into a file")
     check_prompts(lm, request.prompts, request.config, request.settings)
     write = writer_of(lm, request.steers, request.settings, request.config)
     write_in_bulk(write, request.prompts, out, request.record("transformers"), resume=resume, progress=progress)

@@ -43,6 +43,7 @@ def check_maskable(lm: LM) -> None:
     Raises:
         ModelError: it is such a model.
     """
+    lm.check_in_one_process("a gist")
     _check_config(lm)
     if lm.model in _PASSED:
         return

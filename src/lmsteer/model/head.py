@@ -82,18 +82,16 @@ class Head:
     @property
     def weight(self) -> Tensor:
         """E (V, d), detached, in the dtype of the model."""
-        return self._whole_weight if is_split(self._weight) else self._weight.detach()
-
-    @property
-    def _weight(self) -> Tensor:
+        if "weight" in self._joined:
+            return self._joined["weight"]
         weight = self.module.weight
         assert isinstance(weight, Tensor)
-        return weight
+        return weight.detach()
 
     @cached_property
-    def _whole_weight(self) -> Tensor:
-        """E, where each of several processes has a part of it in the module: joined once, and kept in all of them."""
-        return whole(self._weight)
+    def _joined(self) -> dict[str, Tensor]:
+        """Weight and bias where each of several processes has a part in the module: joined once, and kept in all."""
+        return {name: whole(own) for name, own in self.module.named_parameters() if is_split(own)}
 
     @property
     def device(self) -> torch.device:
@@ -108,8 +106,8 @@ class Head:
     @property
     def bias(self) -> Tensor | None:
         """The head's bias (V,), if it has one."""
-        bias = getattr(self.module, "bias", None)
-        return whole(bias) if isinstance(bias, Tensor) else None
+        bias = self._joined.get("bias", getattr(self.module, "bias", None))
+        return bias.detach() if isinstance(bias, Tensor) else None
 
     def raw(self, h: Tensor) -> Tensor:
         """``h Eᵀ + b`` (.., V) before scale and soft cap, in the dtype of the head."""

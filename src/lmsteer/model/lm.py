@@ -63,7 +63,7 @@ class LM:
         self._check_weights()
         self.model.eval().requires_grad_(False)
         if self.is_split:  # what all processes must compute together is computed now, before one of them goes its way
-            _ = self.fingerprint, self.head.weight
+            _ = self.fingerprint, self.head.weight, self.head.bias
         prove(self)
 
     @cached_property
@@ -262,6 +262,21 @@ class LM:
         vocabulary, hidden_size = self.head.weight.shape
         mix.check_shape(hidden_size, vocabulary)
         sites_of(self.model, mix)
+
+    def check_in_one_process(self, what: str) -> None:
+        """Refuse work that one process does by itself, on a model whose weights are split over several.
+
+        Args:
+            what: the work, such as "an export".
+
+        Raises:
+            ModelError: the weights are split.
+        """
+        if self.is_split:
+            raise ModelError(
+                f"{what} needs all weights of {self.name!r} in one process, and they are split over several: load it "
+                "without distributed_config. device_map='auto' spreads it over the devices of one process."
+            )
 
     def _check_weights(self) -> None:
         """Refuse weights that accelerate keeps on disk or in the CPU's memory and loads for each forward pass."""

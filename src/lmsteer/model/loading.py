@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from lmsteer.errors import ModelError
 from lmsteer.model.checkpoint import check_task, read_model, read_tokenizer, where
 from lmsteer.model.lm import LM
 from lmsteer.model.model_kind import check_kind
@@ -17,7 +18,7 @@ from lmsteer.model.sources.resolve import hub_answers, resolve
 from lmsteer.util.devices import accelerator
 
 # The options that split the weights over processes, of which transformers chooses the devices.
-_SPLITTING = {"distributed_config", "tp_plan", "tp_size"}
+_SPLITTING = ("distributed_config", "tp_plan", "tp_size")
 
 
 def load(
@@ -42,13 +43,17 @@ def load(
             the processes of a ``torchrun`` hold a part of the weights each (tensor parallelism, FSDP).
 
     Raises:
-        ModelError: the model cannot be found, fetched or read, is not wholly on disk, or is no causal language model.
+        ModelError: the model cannot be found, fetched or read, is not wholly on disk, or is no causal language model;
+            or a ``distributed_config`` gives whole layers to each process.
     """
     source, what = resolve(model), f"the model {str(model)!r}"
     local = source.local or bool(options.get("local_files_only"))
     options["local_files_only"] = local or not hub_answers(source.location, options.get("cache_dir"))
-    if (device := accelerator()) is not None and not _SPLITTING & {*options}:
+    splits = any(options.get(name) is not None for name in _SPLITTING)
+    if (device := accelerator()) is not None and not splits:
         options.setdefault("device_map", str(device))
+    if (getattr(options.get("distributed_config"), "pp_size", None) or 1) > 1:
+        raise ModelError(f"{what} cannot have its layers in several processes: choose tensor parallelism.")
     check_kind(source.location, what, options)
     tokenizer = read_tokenizer(source.location, what, **where(options))
     loaded = read_model(AutoModelForCausalLM, source.location, what, dtype=dtype, **options)

@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
+from lmsteer.errors import LMSteerError, OutputError
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -81,20 +83,37 @@ class Processes:
 def first_process_writes(split: bool, folder: Path) -> Iterator[Path]:
     """The folder that a process writes to, within a ``with`` block, where processes that share a model all do the same.
 
-    The first writes to ``folder``, the others to a temporary one, which is gone afterwards. They wait for the first.
+    The first writes to ``folder``, the others to a temporary one, which is gone afterwards. They wait for each other.
 
     Args:
         split: whether the weights of the model are split over processes; else this process writes to ``folder``.
         folder: the folder.
+
+    Raises:
+        OutputError: another process failed, such as the first one, whose disk is full.
     """
     if not split:
         yield folder
         return
     import torch.distributed
 
-    with TemporaryDirectory() as scratch:
-        yield folder if torch.distributed.get_rank() == 0 else Path(scratch) / folder.name
-    torch.distributed.barrier()
+    try:
+        with TemporaryDirectory() as scratch:
+            yield folder if torch.distributed.get_rank() == 0 else Path(scratch) / folder.name
+    except LMSteerError as error:  # of any other error the process ends, and its launcher ends the others
+        _outcomes(str(error))
+        raise
+    if failed := _outcomes(""):
+        raise OutputError(f"process {failed[0][0]} of this fit failed: {failed[0][1]}")
+
+
+def _outcomes(error: str) -> list[tuple[int, str]]:
+    """The index and the error of each process that failed; each one gives its own, empty if it did not."""
+    import torch.distributed
+
+    errors = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(errors, error)
+    return [(index, each) for index, each in enumerate(errors) if each]
 
 
 def _state() -> PartialState:

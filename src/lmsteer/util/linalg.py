@@ -12,8 +12,8 @@ from lmsteer.util.random_state import seeded
 
 # A row that is so many times as long as the median one, squared, is an outlier.
 _OUTLIER = 16.0
-# Matrices up to this size are multiplied in float64 and decomposed whole, which takes a second or less. Of larger ones
-# products are computed in float32, twice as fast, and only the leading part is decomposed, by subspace iteration (Halko,
+# Matrices up to this size are multiplied in float64 and decomposed whole, which takes a second or less. Larger ones are
+# multiplied in float32, twice as fast, and only their leading part is decomposed, by subspace iteration (Halko,
 # Martinsson and Tropp, 2011), whose cost grows with d² in place of d³.
 _WIDE = 1024
 _FIRST_SIZE, _ITERATIONS = 256, 4
@@ -66,7 +66,7 @@ def add_product(total: Tensor, x: Tensor, y: Tensor, weight: Tensor | None = Non
 
 
 def chain_product(*matrices: Tensor) -> Tensor:
-    """The product of some matrices in float64; wide ones (above 1,024) are multiplied in float32, to 1e-6 of its size."""
+    """The product of some matrices, in float64; wide ones (above 1,024) are multiplied in float32, to 1e-6."""
     if max(max(each.shape) for each in matrices) <= _WIDE:
         return torch.linalg.multi_dot(matrices)
     return torch.linalg.multi_dot([each.float() for each in matrices]).double()

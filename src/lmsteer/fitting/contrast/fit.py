@@ -96,6 +96,7 @@ def fit_contrast(
         ModelError: a site that no gradient reaches, or that a forward pass does not call once.
         InterruptedWorkError: the user stopped the fit; the texts so far are kept.
     """
+    lm.check_in_one_process("a fit from descriptions")
     config = config or ContrastConfig()
     folder = target_folder(name, out)
     subjects = list(subjects or starter_subjects())

@@ -36,7 +36,7 @@ from lmsteer.steer.steer import EOS_FACTORS, LowRank, Steer, factors_of
 from lmsteer.util.files import replace_file
 from lmsteer.util.interrupts import deferred_sigint
 from lmsteer.util.linalg import weighted_product
-from lmsteer.util.run import Run, differing_settings, kept_in, resumable
+from lmsteer.util.run import Run, differing_settings, resumable
 
 # Bytes that the sums and Fisher factors of the sites of a group take at most, if there are several.
 _GROUP_BYTES = 3 * 2**29
@@ -84,7 +84,7 @@ def fit_inside(
     rank = rank or (LORA_RANK if LORA in patterns else None)
     names = {"sites": [site.name for site in sites]}
     kept = Run(run.sites_partial, {**run.configuration().config, **names}, "an interrupted fit")
-    with resumable(lambda: kept_in(run.sites_partial, "The work so far is")):
+    with resumable(lambda: run.kept_in(run.sites_partial, "The work so far is")):
         kept.open()
         probe, maps = _probe(run, at_head), dict[str, SiteMap]()
         for number, group in enumerate(site_groups(sites)):

@@ -77,6 +77,7 @@ def _writing(lm: LM, streams: Sequence[str]) -> list[str]:
     """The names of the linear layers that write to the streams after some layers."""
     found = [site.name for site in writing_sites(lm, streams)]
     if not found:
+        lm.check_in_one_process(f"the preset {LORA}")
         raise DataError(
             f"{LORA}: no linear layer of {lm.name} in {', '.join(streams)} is found to write to the residual stream. "
             "Name the linear layers, or let the steer act at the head or after a layer."

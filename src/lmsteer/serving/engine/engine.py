@@ -73,6 +73,7 @@ class Engine:
     """
 
     def __init__(self, lm: LM, config: EngineConfig = EngineConfig(), *, clock: Clock = time.monotonic) -> None:
+        lm.check_in_one_process("the engine")
         self.lm, self.config, self._clock = lm, config, clock
         self.prefill_chunk = config.prefill_chunk or prefill_chunk(lm.device)
         self._scheduler = Scheduler(lm, self.prefill_chunk, config.max_prefix_tokens)
