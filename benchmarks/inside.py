@@ -29,7 +29,7 @@ from benchmarks.results import check_known, load_results, save_result
 from benchmarks.scorers import figures_of
 from benchmarks.tables import TABLES
 from benchmarks.tables.inside import SITES, TEXTS, UNSTEERED, of_fit, of_strength
-from lmsteer.baselines.steer import fit_steer, steer_baseline
+from lmsteer.baselines.steer import steer_baseline
 from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
 from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.conditions import Condition, Steered, Unsteered
@@ -39,9 +39,10 @@ from lmsteer.evaluation.scorers import Scorer, scorer
 from lmsteer.evaluation.scorers.base import UNDECIDED, ScorerMetrics
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.sentiment import LAYERS
+from lmsteer.fitting.fit import FitConfig, fit
 from lmsteer.model.loading import load
 from lmsteer.model.sources.pypi import DEFAULT_MODEL
-from lmsteer.steer.files import load_steer, save_steer
+from lmsteer.steer.files import load_steer
 from lmsteer.util.files import finite
 from lmsteer.util.progress import bars
 
@@ -121,8 +122,9 @@ def fit_all(
         bench = Bench(lm, (), sample_texts(_labelled(data, _dimension(name).test), HELD_OUT, 0))
         for sites in chosen or SITES:
             if of_fit(name, sites) not in load_results(RESULTS):
-                steer = fit_steer(lm, texts, bars(), sites=(sites,)).steer
-                save_steer(steer, _folder(name, sites))
+                # Fits that are interrupted are resumed: on a large vocabulary one takes hours.
+                config, out = FitConfig(sites=(sites,), resume=True), _folder(name, sites)
+                steer = fit(lm, texts, name=name, out=out, config=config, progress=bars()).steer
                 save_result(RESULTS, of_fit(name, sites), {"fit": steer.card.fit, **bench.gain(steer_baseline(steer))})
 
 

@@ -1,9 +1,9 @@
 """The unit of strength: the scale of W at strength 1, chosen on held-out rows.
 
 Strength 1 means the label +1: the scale is the one at which held-out texts are likeliest at strength = label, or, so
-that smaller strengths have an effect, a somewhat larger one (``largest_scale``). Of some
-hundred texts too few are held out to tell that scale, and it may come out next to nothing, so that a strength would do
-nothing. So W has a certain length in the Fisher metric at least, ``SHORTEST``.
+that smaller strengths have an effect, a somewhat larger one (``largest_scale``). Of some hundred texts too few are held
+out to tell that scale. It may come out next to nothing, and a strength would do nothing then. So W has a certain length
+in the Fisher metric at least, ``SHORTEST``.
 """
 
 from __future__ import annotations
