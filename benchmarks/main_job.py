@@ -1,6 +1,6 @@
 """The main job on real data: fit, read and generate, beside the published recipe.
 
-    python -m benchmarks.main_job fit DATA          2,000 SST-5 texts; --method deep: inside the model;
+    python -m benchmarks.main_job fit DATA          2,000 SST-5 texts; --method deep or lora: inside the model;
                                                     --method gradient: the published recipe
     python -m benchmarks.main_job read DATA         SST-2 dev under each steer, VADER's own accuracy
     python -m benchmarks.main_job curve DATA        the strength curves
@@ -51,7 +51,7 @@ PICTURE = PICTURES / "strength-curve.svg"
 TEXTS, PROMPTS, SAMPLES = 2000, 200, 3
 # The picture ends at this multiple of the unsteered perplexity; what is worse is no language.
 WORST = 12
-# Of ours at the head and inside the model, and of the published recipe (at its best without its domain steer).
+# Of ours at the head and inside the model, and of the published recipe, which is at its best without its domain steer.
 STRENGTHS = {
     "closed-form": (-9.0, -7.0, -6.0, -5.0, -3.0, 0.0, 2.0, 4.0, 5.0, 6.0, 7.0),
     "deep": (-8.0, -7.0, -6.0, -5.0, -3.0, 0.0, 3.0, 5.0, 7.0, 9.0),
@@ -77,7 +77,7 @@ def _state() -> None:
 
 @app.command("fit")
 def fit_both(data: Data, method: str = "closed-form") -> None:
-    """Fit by one method: closed-form, deep, or gradient (the published recipe, 1,000 steps)."""
+    """Fit by one method: closed-form, deep, lora, or gradient (the published recipe, 1,000 steps)."""
     texts = sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), TEXTS, seed=0)
     lm, started = load(), time.perf_counter()
     done = fit(
@@ -154,7 +154,8 @@ def show() -> None:
     axes = figure.subplots()
     for method, colour, name in (
         ("closed-form", "#1f7a5a", "closed form, at the head"),
-        ("deep", "#31589c", "closed form, inside the model"),
+        ("deep", "#31589c", "closed form, after the middle layer"),
+        ("lora", "#8a5fb0", "closed form, a LoRA"),
         ("gradient", "#b4462f", "published recipe"),
     ):
         points = results.get(f"curve {method}", [])
@@ -164,10 +165,10 @@ def show() -> None:
         axes.plot(x, y, "o-", color=colour, label=name)
         for number, (p, px, py) in enumerate(zip(points, x, y, strict=True)):
             # Above the falling branch; by turns left and right of the steep rising one.
-            left = p["strength"] > 0 and (number % 2 == 0 or method == "deep")
+            left = p["strength"] > 0 and (number % 2 == 0 or method in ("deep", "lora"))
             text = f"{p['strength']:+g}" if p["strength"] else "0"
             at = (-6, 3) if left else (6, 3) if p["strength"] < 0 else (6, -9)
-            if px <= WORST:
+            if px <= WORST and (p["strength"] or method == "closed-form"):
                 axes.annotate(
                     text, (px, py), textcoords="offset points", xytext=at, fontsize=8, ha="right" if left else "left"
                 )

@@ -68,6 +68,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "speed-fits": speed.fits,
     "strength-curve": writing.strength_curve,
     "strength-curve-inside": writing.strength_curve_inside,
+    "strength-curve-lora": writing.strength_curve_lora,
     "test-texts": reading.test_texts,
     "stream": stream.stream,
     "thread": thread.thread,

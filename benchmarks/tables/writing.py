@@ -25,6 +25,11 @@ def strength_curve_inside() -> str:
     return _curve("curve deep")
 
 
+def strength_curve_lora() -> str:
+    """The same of the LoRA in closed form."""
+    return _curve("curve lora")
+
+
 def _curve(key: str) -> str:
     points = results("main_job")[key]
     base = next(point["perplexity"] for point in points if not point["strength"])
