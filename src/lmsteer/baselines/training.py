@@ -83,6 +83,7 @@ def train(
     Raises:
         DataError: no text has two tokens, or the method leaves no room for two; or the training diverged.
         KeyboardInterrupt: the user pressed Ctrl-C; it is raised between two steps.
+        ModelError: the weights of the model are split over processes.
     """
     lm.check_in_one_process("the training of a baseline")
     ids, labels = _usable(lm, trainer, texts)

@@ -70,6 +70,7 @@ def evaluate(
         WrongBaseError: a steer was fitted on another base.
         ScorerError: the scorer fails; earlier blocks are kept.
         InterruptedWorkError: the user pressed Ctrl-C.
+        ModelError: the weights of the model are split over processes.
     """
     lm.check_in_one_process("an evaluation")
     protocol = protocol or Protocol()

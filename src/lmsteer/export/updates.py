@@ -32,6 +32,7 @@ def check_exportable(lm: LM, mix: Mix) -> None:
     Raises:
         SteerError: the mix has no steers, steers of another form than multiply, or strengths row by row.
         WrongBaseError: a steer belongs to another base.
+        ModelError: the weights of the model are split over processes.
     """
     lm.check_in_one_process("an export")
     lm.check_base(mix)

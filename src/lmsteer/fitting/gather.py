@@ -58,6 +58,7 @@ def gather(
         StatisticsError: the folder holds something else, statistics that are not to be resumed, or statistics of
             another stream, model or ``max_tokens``.
         InterruptedWorkError: the user pressed Ctrl-C; the statistics of whole windows are kept.
+        ModelError: the weights of the model are split over processes.
     """
     lm.check_in_one_process("a stream of texts")
     folder, stream = Path(out), iter(windows)

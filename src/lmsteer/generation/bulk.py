@@ -78,6 +78,7 @@ def generate_to_file(
     Raises:
         DataError: a prompt cannot be continued, or ``write_in_bulk`` refuses the file.
         InterruptedWorkError: the user stopped the run; what was written is kept.
+        ModelError: the weights of the model are split over processes.
     """
     lm.check_in_one_process("generation into a file")
     check_prompts(lm, request.prompts, request.config, request.settings)

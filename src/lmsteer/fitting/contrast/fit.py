@@ -93,7 +93,8 @@ def fit_contrast(
             not fit the model, it writes nothing under them, its predictions under both are the same, what is kept of
             an interrupted fit is of another one, or a linear layer does not write to the stream.
         SteerError: the steer cannot be saved, or a pattern matches no site.
-        ModelError: a site that no gradient reaches, or that a forward pass does not call once.
+        ModelError: a site that no gradient reaches, or that a forward pass does not call once; or the weights of the
+            model are split over processes.
         InterruptedWorkError: the user stopped the fit; the texts so far are kept.
     """
     lm.check_in_one_process("a fit from descriptions")

@@ -70,6 +70,9 @@ class Engine:
 
     Attributes:
         prefill_chunk: number of prompt tokens that are read between two decoding steps.
+
+    Raises:
+        ModelError: the weights of the model are split over processes.
     """
 
     def __init__(self, lm: LM, config: EngineConfig = EngineConfig(), *, clock: Clock = time.monotonic) -> None:
