@@ -215,7 +215,7 @@ def test_a_map_takes_away_some_of_the_shift_of_its_own_texts_after_it(llama, tmp
         (("layers.0.self_attn.q_proj",), DataError, "layers.0 itself, layers.0.self_attn.o_proj, layers.0.mlp.down"),
         (("layers.0.mlp.up_proj",), DataError, "does not add to the residual stream"),
         (("layers.9",), SteerError, "layers.0 to layers.1"),
-        (("nothing",), SteerError, "layers.0 to layers.1"),
+        (("nothing",), DataError, "no site 'nothing': give head, deep, lora"),
         ((), DataError, "the sites are"),
         ("head", DataError, "the sites are"),
     ],
