@@ -24,13 +24,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.claims import HELD_OUT, Bench
+from benchmarks.data import labelled_texts
 from benchmarks.dimensions import DIMENSIONS, Dimension
 from benchmarks.results import check_known, load_results, save_result
 from benchmarks.scorers import figures_of
 from benchmarks.tables import TABLES
 from benchmarks.tables.inside import SITES, TEXTS, UNSTEERED, of_fit, of_strength
 from lmsteer.baselines.steer import steer_baseline
-from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
+from lmsteer.data.labelled import LabelledText, sample_texts
 from lmsteer.data.prompts import read_texts
 from lmsteer.evaluation.conditions import Condition, Steered, Unsteered
 from lmsteer.evaluation.evaluate import evaluate
@@ -93,7 +94,7 @@ class Politeness:
 
     def __init__(self, data: Path) -> None:
         self.metrics: tuple[ScorerMetrics, ...] = ()
-        texts = _labelled(data, "politeness_stackexchange")
+        texts = labelled_texts(data, "politeness_stackexchange")
         self._encoder = Encoder()
         self._model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
         self._model.fit(self._states([text.text for text in texts]), [text.label > 0 for text in texts])
@@ -118,8 +119,8 @@ def fit_all(
     check_known(chosen, SITES)
     for name in names or CASES:
         lm = load(CASES[name].model)
-        texts = sample_texts(_labelled(data, _dimension(name).train), TEXTS, 0)
-        bench = Bench(lm, (), sample_texts(_labelled(data, _dimension(name).test), HELD_OUT, 0))
+        texts = sample_texts(labelled_texts(data, _dimension(name).train), TEXTS, 0)
+        bench = Bench(lm, (), sample_texts(labelled_texts(data, _dimension(name).test), HELD_OUT, 0))
         for sites in chosen or SITES:
             if of_fit(name, sites) not in load_results(RESULTS):
                 # Fits that are interrupted are resumed: on a large vocabulary one takes hours.
@@ -168,11 +169,7 @@ def _dimension(name: str) -> Dimension:
 
 
 def _test(data: Path, name: str) -> tuple[str, list[LabelledText]]:
-    return _dimension(name).test, _labelled(data, _dimension(name).test)
-
-
-def _labelled(data: Path, file: str) -> list[LabelledText]:
-    return [text for text in read_labelled(data / f"{file}.jsonl.gz") if text.label]
+    return _dimension(name).test, labelled_texts(data, _dimension(name).test)
 
 
 def _folder(name: str, sites: str) -> Path:

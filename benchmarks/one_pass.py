@@ -24,6 +24,7 @@ from unittest.mock import patch
 import typer
 
 from benchmarks.claims import HELD_OUT, Bench
+from benchmarks.data import labelled_texts
 from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.one_pass import NAMES, SIZES, of_fit
@@ -67,7 +68,7 @@ def fit_all(
     check_known(names, NAMES)
     check_known(size, SIZES)
     texts = read_labelled(data / "sst5_train.jsonl.gz")
-    held_out = [text for text in read_labelled(data / "sst5_dev.jsonl.gz") if text.label]
+    held_out = labelled_texts(data, "sst5_dev")
     bench = Bench(load(), (), sample_texts(held_out, HELD_OUT, 0))
     for count in size or SIZES:
         for name in names or NAMES:

@@ -20,11 +20,12 @@ import typer
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from benchmarks.claims import HELD_OUT, Bench
+from benchmarks.data import labelled_texts
 from benchmarks.results import check_known, load_results, save_result
 from benchmarks.tables import TABLES
 from benchmarks.tables.quantised import FORMS, TEXTS, WHOLE
 from lmsteer.baselines.steer import fit_steer, steer_baseline
-from lmsteer.data.labelled import LabelledText, read_labelled, sample_texts
+from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.generation.unconditional import fisher_factors
 from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
@@ -51,8 +52,8 @@ def measure(
     check_known(names, FORMS)
     texts = sample_texts(read_labelled(data / "sst5_train.jsonl.gz"), TEXTS, 0)
     whole = load()
-    bench = Bench(whole, (), sample_texts(_labelled(data), HELD_OUT, 0))
-    for form in names or FORMS:
+    bench = Bench(whole, (), sample_texts(labelled_texts(data, "sst5_dev"), HELD_OUT, 0))
+    for form in dict.fromkeys([WHOLE, *(names or FORMS)]):  # cosines are with the steer of the whole weights
         if form not in load_results(RESULTS):
             lm, started = whole if form == WHOLE else _quantised(form), time.perf_counter()
             steer = fit_steer(lm, texts, bars()).steer
@@ -68,21 +69,20 @@ def show() -> None:
     print(TABLES["quantised"]())
 
 
-def _labelled(data: Path) -> list[LabelledText]:
-    return [text for text in read_labelled(data / "sst5_dev.jsonl.gz") if text.label]
-
-
 def _quantised(form: str) -> LM:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages that quantise
-        return load(device_map="cpu", quantization_config=_config(form))
+        return load(device_map="cpu", quantization_config=config_of(form))
 
 
-def _config(form: str) -> Any:
+def config_of(form: str) -> Any:
+    """How transformers quantises."""
     if form == "torchao-8":
         from torchao.quantization import Int8WeightOnlyConfig
 
         return TorchAoConfig(Int8WeightOnlyConfig())
+    if form == "bitsandbytes-8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 
 

@@ -26,7 +26,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from lmsteer.data.labelled import LabelledText, read_labelled
+from benchmarks.data import labelled_texts
+from lmsteer.data.labelled import LabelledText
 from lmsteer.evaluation.scorers.base import UNDECIDED, Scorer, ScorerMetrics
 from lmsteer.evaluation.scorers.encoder import Encoder
 from lmsteer.evaluation.scorers.named import scorer
@@ -63,7 +64,7 @@ def main(
 
 def try_layers(data: Path) -> None:
     """Right on SST-2 dev, area under the curve and log loss of each pair of layers, n-grams beside them."""
-    train, dev = _read(data, TRAIN), _read(data, "sst2_dev")
+    train, dev = labelled_texts(data, TRAIN), labelled_texts(data, "sst2_dev")
     texts, held_out = [text.text for text in train], [text.text for text in dev]
     encoder, every = Encoder(), range(7)
     x, z = encoder.means(texts, every), encoder.means(held_out, every)
@@ -82,7 +83,7 @@ def _metrics(p: Tensor, positive: Tensor) -> list[str]:
 
 def fit(data: Path) -> None:
     """Fit both regressions and write their weights."""
-    train = _read(data, TRAIN)
+    train = labelled_texts(data, TRAIN)
     texts, positive = [text.text for text in train], _positive(train)
     states = Encoder().means(texts, LAYERS).flatten(1)
     factors = {**_of_words(texts, positive), **_of_states(states, positive)}
@@ -113,7 +114,7 @@ def measure(data: Path) -> None:
     figures: dict[str, list[dict[str, Any]]] = {}
     for name, sets in TESTS.items():
         one = scorer(name)
-        found = [figures_of(one, file, _read(data, file)) for file in sets]
+        found = [figures_of(one, file, labelled_texts(data, file)) for file in sets]
         print(name, *found, sep="\n    ", flush=True)
         figures[name] = [asdict(each) for each in found]
     write_file(ASSETS / "metrics.json", json.dumps(figures, indent=1) + "\n")
@@ -127,10 +128,6 @@ def figures_of(one: Scorer, data: str, texts: Sequence[LabelledText]) -> ScorerM
     right = ((scores > UNDECIDED) == positive)[verdicts]
     accuracy = float(right.double().mean())
     return ScorerMetrics(data, len(texts), len(right), round(accuracy, 4), round(auc(scores, positive), 4))
-
-
-def _read(data: Path, file: str) -> list[LabelledText]:
-    return [text for text in read_labelled(data / f"{file}.jsonl.gz") if text.label]
 
 
 def _positive(texts: Sequence[LabelledText]) -> Any:

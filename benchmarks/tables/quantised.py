@@ -5,7 +5,12 @@ from __future__ import annotations
 from benchmarks.tables.markdown import results, short, table
 
 WHOLE = "whole"
-FORMS = {WHOLE: "the whole weights", "torchao-8": "torchao, 8 bits", "bitsandbytes-4": "bitsandbytes, 4 bits (NF4)"}
+FORMS = {
+    WHOLE: "the whole weights",
+    "torchao-8": "torchao, 8 bits",
+    "bitsandbytes-8": "bitsandbytes, 8 bits",
+    "bitsandbytes-4": "bitsandbytes, 4 bits (NF4)",
+}
 TEXTS = 512
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import BitsAndBytesConfig, TorchAoConfig
 
 import lmsteer
+from benchmarks.quantised import config_of
 from lmsteer.baselines.steer import fit_steer
 from lmsteer.errors import WrongBaseError
 from lmsteer.model.lm import LM
@@ -19,19 +18,8 @@ from tiny import own_steer, styled, tiny_model, tiny_tokenizer
 
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("torchao")
-FORMS = ("bitsandbytes, 8 bits", "bitsandbytes, 4 bits", "torchao, 8 bits")
+FORMS = ("bitsandbytes-8", "bitsandbytes-4", "torchao-8")
 TEXTS = styled(240)
-
-
-def config_of(form: str) -> Any:
-    """How transformers quantises."""
-    if form == "torchao, 8 bits":
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        return TorchAoConfig(Int8WeightOnlyConfig())
-    if form == "bitsandbytes, 8 bits":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 
 
 @pytest.fixture(autouse=True)

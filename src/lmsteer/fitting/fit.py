@@ -162,11 +162,7 @@ def fit(
     if config.save_statistics is not None:
         check_statistics_target(Path(config.save_statistics))
     config.check(lm.hidden_size)
-    if lm.is_split and (config.resume or config.processes.count > 1):
-        raise DataError(
-            "a model whose weights are split over processes is fitted by all of them together, from the start: leave "
-            "resume and processes out."
-        )
+    _check_split(lm, config)
     origin = {"source": {k: v for k, v in asdict(source).items() if v is not None}} if source else {}
     card = lm.card(name, label=label, data=origin)
     with first_process_writes(lm.is_split, folder) as own:
@@ -218,6 +214,15 @@ def _fit(
         raise
     run.clear()
     return result
+
+
+def _check_split(lm: LM, config: FitConfig) -> None:
+    """Refuse settings that a model whose weights are split over processes cannot have."""
+    if lm.is_split and (config.resume or config.processes.count > 1):
+        raise DataError(
+            "a model whose weights are split over processes is fitted by all of them together, from the start: leave "
+            "resume and processes out."
+        )
 
 
 def _check_texts(texts: Sequence[LabelledText], source: LabelledSource | None, config: FitConfig) -> None:

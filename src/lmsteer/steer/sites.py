@@ -172,15 +172,13 @@ def describe_sites(model: PreTrainedModel) -> str:
 def _found(model: PreTrainedModel) -> dict[str, Site]:
     width = model.config.get_text_config().hidden_size
     names = {module: name for name, module in model.named_modules()}
-    shared = _shared_weights(model)
+    left_out = _shared_weights(model) | {id(weight) for weight in model.parameters() if is_split(weight)}
     sites = dict[str, Site]()
     for number, layer in enumerate(model_layers(model)):
         name = layer_name(number)
         sites[name] = Site(name, names[layer], layer, width, width)
         for path, module in layer.named_modules():
-            if not isinstance(module, (nn.Linear, Conv1D)) or is_split(module.weight):
-                continue
-            if id(module.weight) not in shared:
+            if isinstance(module, (nn.Linear, Conv1D)) and id(module.weight) not in left_out:
                 own = f"{name}.{path}"
                 sites[own] = Site(own, names[module], module, *_widths(module))
     return sites
