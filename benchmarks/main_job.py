@@ -165,7 +165,7 @@ def show() -> None:
         axes.plot(x, y, "o-", color=colour, label=name)
         for number, (p, px, py) in enumerate(zip(points, x, y, strict=True)):
             # Above the falling branch; by turns left and right of the steep rising one.
-            left = p["strength"] > 0 and (number % 2 == 0 or method in ("deep", "lora"))
+            left = p["strength"] > 0 and method != "lora" and (number % 2 == 0 or method == "deep")
             text = f"{p['strength']:+g}" if p["strength"] else "0"
             at = (-6, 3) if left else (6, 3) if p["strength"] < 0 else (6, -9)
             if px <= WORST and (p["strength"] or method == "closed-form"):
