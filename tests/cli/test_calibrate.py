@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,25 @@ def test_calibration_is_kept_on_the_card_and_serves_percents(run, lm):
     assert load_steer("elsewhere").card.calibration["max_perplexity_ratio"] == 1.3
 
 
+def test_what_is_kept_bounds_the_range(run, lm):
+    pairs = [{"good": "abcd" * n, "bad": "dcba" * n} for n in range(1, 9)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    few = ["calibrate", "one", "--prompts", "prompts.txt", "--num-samples", "1", "--max-new-tokens", "4"]
+    status, out, err = run(*few, "--max-perplexity-ratio", "1000", "--keep", "pairs.jsonl:1", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["kept"] == 1
+    (base,) = (trial for trial in found["trials"] if not trial["strength"])
+    for trial in found["trials"]:
+        if found["low"] <= trial["strength"] <= found["high"]:
+            assert trial["accuracy"] >= base["accuracy"]
+    calibration = load_steer("steers/one").card.calibration
+    assert calibration["kept"] == 1
+    assert {trial["accuracy"] for trial in calibration["curve"]} == {round(t["accuracy"], 4) for t in found["trials"]}
+    assert "pairs right" in run(*few, "--keep", "pairs.jsonl:0.5")[1]
+    assert "pairs right" not in run(*few)[1]
+
+
 def test_a_range_within_limits_is_shown_and_not_recorded(run, lm):
     few = ["calibrate", "one", "--prompts", "prompts.txt", "--num-samples", "1", "--max-new-tokens", "4", "--kl", "0.1"]
     before = load_steer("steers/one").card
@@ -85,6 +105,10 @@ def test_a_steer_of_the_same_name_is_not_overwritten_by_one_that_ships(run, lm, 
             "Invalid value for '--max-perplexity-ratio': must be more than 1, not 1",
         ),
         (["calibrate", "one", "--target", "0.5"], "give both"),
+        (["calibrate", "one", "--keep", "pairs.jsonl"], "write PAIRS:SHARE"),
+        (["calibrate", "one", "--keep", "pairs.jsonl:most"], "write PAIRS:SHARE"),
+        (["calibrate", "one", "--keep", "gone.jsonl:0.9"], "gone.jsonl"),
+        (["calibrate", "one", "--keep", "letters.jsonl:0.9"], "'good'"),
         (["calibrate", "one", "--scorer", "magic", "--target", "0.5"], "unknown scorer 'magic'"),
         (["calibrate", "other"], "was fitted on"),
         (["calibrate", "one", "--scorer", "sentiment-vader", "--target", "7"], "lie between 0 and 1, so --target must"),

@@ -23,6 +23,16 @@ def test_a_stream_is_what_generate_gives(run):
         assert "one continuation" in err
 
 
+def test_a_stop_string_ends_the_text(run):
+    greedy = ["generate", "The movie was", "--temperature", "0", "--max-new-tokens", "12", "--json"]
+    (whole,) = json.loads(run(*greedy)[1])["generations"]
+    stop = whole["text"].split()[3]
+    status, out, _ = run(*greedy, "--stop", stop)
+    assert status == 0
+    assert json.loads(out)["generations"][0]["text"] == whole["text"].split(stop)[0]
+    assert "a stop string is empty" in run(*greedy, "--stop", "")[2]
+
+
 def test_readings_stand_in_json_and_in_a_table(run):
     options = ("--max-new-tokens", "3", "--readings")
     status, out, _ = run("generate", "abc", *options, "--json")

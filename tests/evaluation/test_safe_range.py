@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmsteer.data.minimal_pairs import Kept, MinimalPair
 from lmsteer.errors import DataError, SteerError
 from lmsteer.evaluation import safe_range as module
+from lmsteer.evaluation.minimal_pairs import PairReader
 from lmsteer.evaluation.protocol import Protocol
-from lmsteer.evaluation.safe_range import Pieces, Trial, _limit, _strength_at, calibrate
+from lmsteer.evaluation.safe_range import Pieces, _limit, _strength_at, calibrate
+from lmsteer.evaluation.trials import Trial
 from lmsteer.generation import kept_prompts
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.generate import Continuation, generate, perplexity
@@ -52,6 +56,21 @@ def test_the_ends_of_the_range_are_safe_and_strengths_beyond_them_are_not(llama,
         unsteered = next(t for t in safe.trials if not t.strength)
         assert trial.perplexity > 1.3 * base or trial.rep_3 > unsteered.rep_3 + 0.1
     assert [t.strength for t in safe.trials] == sorted(t.strength for t in safe.trials)
+
+
+def test_strengths_at_which_too_little_grammar_is_left_are_not_safe(llama, safe):
+    drawn = random.Random(0)
+    pairs = [MinimalPair(*("".join(drawn.choices("abcdefgh ", k=n)) for _ in range(2))) for n in range(4, 44)]
+    steer = random_steer(llama)
+    found = calibrate(llama, steer, PROMPTS, max_perplexity_ratio=1.3, keep=Kept(pairs, 0.99), protocol=FOUR)
+    reader = PairReader(llama, steer, pairs)
+    base = reader.accuracy(0.0)
+    assert all(trial.accuracy == reader.accuracy(trial.strength) for trial in found.trials)
+    for end in (found.low, found.high):
+        assert reader.accuracy(end) >= 0.99 * base
+    assert safe.low <= found.low <= 0 <= found.high <= safe.high
+    assert (found.low, found.high) != (safe.low, safe.high)  # it acts
+    assert all(math.isnan(trial.accuracy) for trial in safe.trials)
 
 
 def test_in_pieces_it_finds_the_same(llama, safe):

@@ -49,6 +49,25 @@ def readable(llama):
     return replace(llama, tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special))
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("readings", [False, True])
+def test_stop_strings_end_continuations(llama, batch_size, readings):
+    steers, strengths = {"style": random_steer(llama)}, [{"style": -2.0}, {"style": 2.0}]
+    config = GenerationConfig(2, 24, batch_size=batch_size, score=True)
+    whole = list(generate(llama, PROMPTS, steers, strengths, config))
+    stop = tuple(c.text[len(c.text) // 2 :][:2] for c in whole[:2])
+    config = replace(config, stop=stop, readings=readings)
+    found = list(generate(llama, PROMPTS, steers, strengths, config))
+    assert texts(found) == [min((c.text.split(s)[0] for s in stop), key=len) for c in whole]
+    assert all(one.tokens < other.tokens for one, other in zip(found[:2], whole[:2], strict=True))
+    for one, other in zip(found, whole, strict=True):
+        assert one.tokens <= other.tokens
+        assert (one.tokens < other.tokens) == (one.log_p > other.log_p)  # of the tokens that were drawn
+        assert not readings or "".join(r.text for r in one.readings) == one.text
+        assert not readings or len(one.readings) == one.tokens
+    assert "".join(stream(llama, PROMPTS[0], steers, strengths[0], config)) == found[0].text
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_do_not_depend_on_their_batch(make_lm, family):
     lm = make_lm(family)

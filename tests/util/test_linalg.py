@@ -35,6 +35,29 @@ def test_ridge_solves_its_equation(seed, damping):
 
 
 @settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.floats(1e-4, 10), st.sampled_from([1e-30, 1.0, 1e30]))
+def test_wide_ridge_is_refined_to_float64(seed, damping, size):
+    drawn = torch.Generator().manual_seed(seed)
+    root = torch.randn(40, 40, generator=drawn, dtype=torch.float64)
+    m, v = root @ root.T, size * torch.randn(40, 3, generator=drawn, dtype=torch.float64)
+    exact = ridge(m, v, damping)
+    in_float64 = mock.patch.object(torch.linalg, "cholesky", side_effect=AssertionError("in float64"))
+    with mock.patch.object(linalg, "_WIDE", 8), in_float64:
+        found = ridge(m, v, damping)
+    # The residual is refined to 1e-12; the condition number is at most 40 / 1e-4.
+    assert float((found - exact).norm()) <= 4e-7 * float(exact.norm())
+    assert float((damped(m, damping) @ found - v).norm()) <= 1e-12 * float(v.norm())
+
+
+def test_wide_ridge_beyond_float32_is_solved_in_float64(monkeypatch):
+    monkeypatch.setattr(linalg, "_WIDE", 2)
+    m, v = torch.tensor([1e12, 1.0, 1.0], dtype=torch.float64).diag(), torch.ones(3, dtype=torch.float64)
+    m[1, 2] = m[2, 1] = 1 - 1e-9  # float32 rounds it to a matrix that is not positive definite
+    torch.testing.assert_close(m @ ridge(m, v, 0.0), v, rtol=1e-6, atol=1e-6)  # condition number 2e9 in float64
+    assert float(ridge(m, 0 * v, 0.0).norm()) == 0
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(0, 1000))
 def test_factors_of_full_rank_give_the_matrix_back_and_truncation_is_the_nearest(rank, seed):
     w = torch.randn(6, 6, generator=torch.Generator().manual_seed(seed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ import lmsteer
 from lmsteer.cli import options
 from lmsteer.cli.app import app, stdout
 from lmsteer.cli.output.common import print_json
+from lmsteer.data.minimal_pairs import Kept, read_minimal_pairs
 from lmsteer.data.prompts import read_prompts
 from lmsteer.data.starter import starter_requests
 from lmsteer.errors import DataError
@@ -37,6 +38,14 @@ def calibrate(
     ] = None,
     target: Annotated[
         float | None, typer.Option(help="Mean score of --scorer to reach; 'auto' becomes the strength that does.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PAIRS:SHARE",
+            help="Minimal pairs (a data file, such as BLiMP's), and the least share of the accuracy on them, without a "
+            "steer, that a safe strength keeps: blimp.jsonl:0.98.",
+        ),
     ] = None,
     prompts: options.PromptsFile = None,
     chat: options.AsChat = False,
@@ -75,6 +84,7 @@ def calibrate(
     destination = folder if limits else folder_for_update(folder, out)
     if target is not None and scorer is None:
         raise DataError("--target is the mean score of --scorer: give both.")
+    kept = None if keep is None else _kept(keep)
     texts = None
     if prompts or chat or system is not None:
         own = read_prompts(prompts) if prompts else starter_requests()
@@ -93,14 +103,27 @@ def calibrate(
         max_perplexity_ratio=max_perplexity_ratio,
         attribute=attribute,
         target=target,
+        keep=kept,
         protocol=protocol,
         progress=bars(),
     )
     if not limits:
         lmsteer.save_steer(replace(loaded, card=safe_range.add_to(loaded.card)), destination)
     if as_json:
-        print_json(asdict(safe_range))
+        print_json(safe_range.to_json())
     else:
         from lmsteer.cli.output.safe_range import print_safe_range
 
         print_safe_range(stdout, str(out or steer), safe_range)
+
+
+def _kept(notation: str) -> Kept:
+    """Read ``PAIRS:SHARE``."""
+    file, colon, share = notation.rpartition(":")
+    try:
+        least = float(share)
+    except ValueError:
+        colon = ""
+    if not colon or not file:
+        raise DataError(f"cannot read --keep {notation!r}: write PAIRS:SHARE, like blimp.jsonl:0.98.")
+    return Kept(read_minimal_pairs(file), least)

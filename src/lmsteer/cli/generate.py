@@ -54,6 +54,7 @@ def generate(
     top_p: options.TopP = options.DEFAULTS.sampling.top_p,
     top_k: options.TopK = options.DEFAULTS.sampling.top_k,
     temperature: options.Temperature = options.DEFAULTS.sampling.temperature,
+    stop: options.Stop = None,
     plausible: options.Plausible = options.DEFAULTS.limits.plausible,
     fresh: options.Fresh = options.DEFAULTS.limits.fresh,
     kl: options.KL = options.DEFAULTS.limits.kl,
@@ -75,7 +76,16 @@ def generate(
     Example: lmsteer generate 'The movie was' --steer sentiment=-3,0,3
     """
     limits, sampling = Limits(plausible, fresh, kl), SamplingConfig(top_p, top_k, temperature)
-    config = GenerationConfig(num_samples, max_new_tokens, sampling, seed, batch_size, limits=limits, readings=readings)
+    config = GenerationConfig(
+        num_samples,
+        max_new_tokens,
+        sampling,
+        seed,
+        batch_size,
+        limits=limits,
+        readings=readings,
+        stop=tuple(stop or ()),
+    )
     if limits.of_steers and not (steer or hold):
         raise DataError(f"--{limits.of_steers[0]} limits steers: name one with --steer or --hold.")
     if engine == "vllm" and limits.fresh:

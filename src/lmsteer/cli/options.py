@@ -114,6 +114,10 @@ TopP = Annotated[
     float,
     typer.Option(help="Nucleus sampling: draw from the likeliest tokens that have this probability together."),
 ]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="A string that ends a continuation, in front of it; repeatable."),
+]
 TopK = Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 means all.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 always takes the likeliest token.")]
 Plausible = Annotated[

@@ -1,7 +1,8 @@
 """calibrate: which strengths of a steer are safe, and which strength reaches a target.
 
 A strength is safe if the model still writes its language: if the perplexity of its text under the unsteered model is at
-most a given multiple of the perplexity of unsteered text, and if the text is not degenerate (``is_degenerate``).
+most a given multiple of the perplexity of unsteered text, and if the text is not degenerate (``is_degenerate``). What
+the model knows of grammar may be a condition, too (``minimal_pairs``).
 
 The limit of the safe strengths is searched for each sign. Strengths are doubled from 1 until one is not safe; if 1 is
 not safe, they are halved until one is. Bisection then finds the limit between the two. The random numbers are the same
@@ -13,26 +14,28 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lmsteer.data.chats import AnyPrompt, Chat, as_prompt
+from lmsteer.data.minimal_pairs import Kept
 from lmsteer.data.starter import starter_prompts, starter_requests
 from lmsteer.errors import DataError
-from lmsteer.evaluation.metrics import is_degenerate, rep_3
+from lmsteer.evaluation.metrics import is_degenerate
+from lmsteer.evaluation.minimal_pairs import PairReader
 from lmsteer.evaluation.protocol import CALIBRATION, Protocol
 from lmsteer.evaluation.scorers.base import ScoreFunction
-from lmsteer.generation.generate import Continuation, continue_from, encode_prompts, perplexity
+from lmsteer.evaluation.trials import Trial, Trials
+from lmsteer.generation.generate import Continuation, continue_from, encode_prompts
 from lmsteer.generation.kept_prompts import can_be_kept, read_once
 from lmsteer.generation.prefill import Prefill
-from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.lm import LM
-from lmsteer.steer.card import Calibration, Card, TrialRecord
+from lmsteer.steer.card import Calibration, Card
 from lmsteer.steer.mix import Mix
 from lmsteer.steer.steer import Steer
-from lmsteer.util.progress import Progress, Step, no_progress
+from lmsteer.util.progress import Progress, no_progress
 
 T = TypeVar("T")
 # The largest and the smallest size of a strength that is tried.
@@ -43,32 +46,6 @@ _BISECTIONS = 3
 _EXPECTED_TRIALS = 14
 # The target is searched for at this many strengths of the safe range.
 _TARGET_STEPS = 8
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A strength that was tried.
-
-    Attributes:
-        strength: the strength of the steer.
-        perplexity: perplexity of the continuations under the unsteered model; nan, and not safe, if logits overflowed.
-        rep_3: mean share of repeated runs of three words in a continuation.
-        score: mean score of the continuations; nan if no attribute was given.
-    """
-
-    strength: float
-    perplexity: float
-    rep_3: float
-    score: float
-
-    def rounded(self) -> TrialRecord:
-        """The trial as a card keeps it."""
-        return TrialRecord(
-            strength=_rounded(self.strength),
-            perplexity=_rounded(self.perplexity),
-            rep_3=_rounded(self.rep_3),
-            score=_rounded(self.score),
-        )
 
 
 class RunPiece(typing.Protocol):
@@ -106,6 +83,7 @@ class SafeRange:
         target: the mean score that was asked for; None if none was.
         target_strength: the safe strength nearest to 0 that reaches the target; None if none does.
         trials: all strengths that were tried, in ascending order.
+        kept: the least share of the accuracy on minimal pairs that was asked for; None if none was.
     """
 
     low: float
@@ -114,12 +92,24 @@ class SafeRange:
     target: float | None
     target_strength: float | None
     trials: list[Trial]
+    kept: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The safe range as a JSON object, with what was not asked for left out."""
+        record = asdict(self)
+        if self.kept is None:
+            del record["kept"]
+            for trial in record["trials"]:
+                del trial["accuracy"]
+        return record
 
     def add_to(self, card: Card) -> Card:
         """The card with this safe range on it."""
         calibration = Calibration(
             max_perplexity_ratio=self.max_perplexity_ratio, curve=[trial.rounded() for trial in self.trials]
         )
+        if self.kept is not None:
+            calibration |= {"kept": self.kept}
         if self.target is not None:
             calibration |= {"target": self.target, "target_strength": self.target_strength}
         return replace(card, safe_range=(self.low, self.high), calibration=calibration)
@@ -133,6 +123,7 @@ def calibrate(
     max_perplexity_ratio: float = 1.5,
     attribute: ScoreFunction | None = None,
     target: float | None = None,
+    keep: Kept | None = None,
     protocol: Protocol = CALIBRATION,
     progress: Progress = no_progress,
     pieces: Pieces = WHOLE,
@@ -146,6 +137,7 @@ def calibrate(
         max_perplexity_ratio: the perplexity may rise to this multiple of that of unsteered text; above 1.
         attribute: gives each text a score, which the trials then have; needed for a target.
         target: the wanted mean score. One below the score of unsteered text is searched for at negative strengths.
+        keep: minimal pairs, and the share of the accuracy on them that is left at every safe strength.
         protocol: how continuations are generated: one of 40 tokens for each prompt and strength by default.
         progress: reports the trials.
         pieces: how the work is divided.
@@ -177,14 +169,19 @@ def calibrate(
             rows = [pieces.run(partial(written, *each, strength)) for each in zip(parts, prefills, strict=True)]
             return [row for own in rows for row in own]
 
-        trials = _Trials(write, attribute, step)
+        pair_reader = PairReader(lm, steer, keep.pairs) if keep else None
+
+        def accuracy(strength: float) -> float:
+            return pieces.run(partial(pair_reader.accuracy, strength)) if pair_reader else math.nan
+
+        trials = Trials(write, accuracy, attribute, step)
         base = trials.at(0.0)
 
         def is_safe(strength: float) -> bool:
             trial = trials.at(strength)
-            return trial.perplexity <= max_perplexity_ratio * base.perplexity and not is_degenerate(
-                trial.rep_3, base.rep_3
-            )
+            is_sound = trial.perplexity <= max_perplexity_ratio * base.perplexity
+            is_kept = keep is None or trial.accuracy >= keep.share * base.accuracy
+            return is_sound and is_kept and not is_degenerate(trial.rep_3, base.rep_3)
 
         low, high = -_limit(lambda size: is_safe(-size)), _limit(is_safe)
         target_strength = None
@@ -192,7 +189,8 @@ def calibrate(
             end = high if target > base.score else low
             side = [trials.at(end * k / _TARGET_STEPS) for k in range(_TARGET_STEPS + 1)]
             target_strength = _strength_at(side, target)
-    return SafeRange(low, high, max_perplexity_ratio, target, target_strength, trials.in_order())
+    kept = keep.share if keep else None
+    return SafeRange(low, high, max_perplexity_ratio, target, target_strength, trials.in_order(), kept)
 
 
 def neutral_prompts(lm: LM) -> list[AnyPrompt]:
@@ -211,48 +209,6 @@ def _check(max_perplexity_ratio: float, attribute: ScoreFunction | None, target:
         raise DataError("a target is a mean score: give the attribute that scores the texts, too.")
     if target is not None and not math.isfinite(target):
         raise DataError(f"the target must be a finite number, not {target:g}.")
-
-
-class _Trials:
-    """Trials of strengths, each made once.
-
-    Args:
-        write: gives the continuations at a strength.
-        attribute: gives each text a score, or None.
-        step: reports a trial.
-    """
-
-    def __init__(
-        self, write: Callable[[float], list[Continuation]], attribute: ScoreFunction | None, step: Step
-    ) -> None:
-        self._write, self._attribute, self._step = write, attribute, step
-        self._made: dict[float, Trial] = {}
-
-    def at(self, strength: float) -> Trial:
-        """The trial of a strength."""
-        if strength not in self._made:
-            try:
-                trial = _trial(strength, self._write(strength), self._attribute)
-            except NotFiniteError:
-                if not strength:
-                    raise
-                trial = Trial(strength, math.nan, math.nan, math.nan)
-            self._made[strength] = trial
-            self._step(1, f"at {strength:+g} perplexity {trial.perplexity:.1f}")
-        return self._made[strength]
-
-    def in_order(self) -> list[Trial]:
-        """All trials, by strength."""
-        return [self._made[strength] for strength in sorted(self._made)]
-
-
-def _trial(strength: float, rows: Sequence[Continuation], attribute: ScoreFunction | None) -> Trial:
-    texts = [row.text for row in rows]
-    score = math.nan
-    if attribute is not None:
-        scores = attribute(texts)
-        score = sum(scores) / len(scores)
-    return Trial(strength, perplexity(rows), sum(map(rep_3, texts)) / len(texts), score)
 
 
 def _limit(is_safe: Callable[[float], bool]) -> float:
@@ -283,7 +239,3 @@ def _strength_at(trials: Sequence[Trial], target: float) -> float | None:
             share = (target - before.score) / (after.score - before.score)
             return round(before.strength + share * (after.strength - before.strength), 3)
     return None
-
-
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)

@@ -45,7 +45,8 @@ class EosComponent:
 
 def eos_direction(fisher: FisherFactors, r_end: Tensor) -> Tensor:
     """u (d,), which moves the end-of-text token and as little else as possible, of the mean residual there (d,)."""
-    u = ridge(fisher.f, r_end, _DAMPING_U)
+    values, vectors = fisher.f_eigen
+    u = vectors @ ((vectors.T @ r_end) / (values + _DAMPING_U * values.mean()))
     return u / (u @ r_end)
 
 

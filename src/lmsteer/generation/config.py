@@ -101,9 +101,10 @@ class GenerationConfig:
         readings: whether to keep what is known of each token: its log-likelihood with and without the steers, the
             divergence of its distribution, and its evidence (``lmsteer.generation.readings``). It costs a few
             hundredths of a token's time.
+        stop: strings that end a continuation, which is the text in front of the first of them. Default none.
 
     Raises:
-        DataError: a value is out of range.
+        DataError: a value is out of range, or a stop string is empty.
     """
 
     num_samples: int = 1
@@ -114,8 +115,11 @@ class GenerationConfig:
     score: bool = False
     limits: Limits = NO_LIMITS
     readings: bool = False
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise DataError("a stop string is empty: it would end every continuation before its first token.")
         for name, value in (
             ("the number of samples", self.num_samples),
             ("the batch size", self.batch_size),
@@ -134,6 +138,6 @@ class _Limited(Protocol):
 
 
 def record_of(config: _Limited) -> dict[str, Any]:
-    """The fields of a configuration, for a file; of its limits those that are on, and readings, if there are any."""
+    """The fields of a configuration, for a file; limits, readings and stop strings only where there are any."""
     record = {**asdict(config), "limits": config.limits.on}
-    return {name: value for name, value in record.items() if value or name not in ("limits", "readings")}
+    return {name: value for name, value in record.items() if value or name not in ("limits", "readings", "stop")}

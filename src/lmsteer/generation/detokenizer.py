@@ -75,13 +75,18 @@ class Detokenizer:
         if self.stopped:
             return ""
         text = self._held + new
-        start = min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)
-        if start is not None:
+        own = before_stop(text, self._stop)
+        if own != text:
             self.stopped, self._held = True, ""
-            return text[:start]
+            return own
         keep = 0 if last else max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """The part of a text in front of the first stop string that stands in it."""
+    return text[: min((at for string in stop if (at := text.find(string)) >= 0), default=None)]
 
 
 def _overlap(text: str, stop: str) -> int:

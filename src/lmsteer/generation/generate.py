@@ -18,7 +18,7 @@ import torch
 from lmsteer.data.chats import AnyPrompt, Chat, Prompt, as_prompt
 from lmsteer.errors import DataError
 from lmsteer.generation.config import GenerationConfig
-from lmsteer.generation.detokenizer import Detokenizer
+from lmsteer.generation.detokenizer import Detokenizer, before_stop
 from lmsteer.generation.prefill import Prefill
 from lmsteer.generation.readings import ReadingLog, TokenReading
 from lmsteer.generation.row import Row, check_steering, row_noise
@@ -39,10 +39,10 @@ class Continuation:
 
     Attributes:
         prompt: the prompt: a text, or a chat.
-        text: the continuation, without special tokens.
+        text: the continuation, without special tokens, up to the first stop string.
         strengths: the strength of each steer.
         sample: the number of the sample among those of its prompt and strengths, from 0.
-        tokens: the number of tokens drawn, with an end-of-text token.
+        tokens: the number of tokens drawn, with an end-of-text token or those of a stop string.
         log_p: the log-likelihood of these tokens under the unsteered model, in nats; nan if it was not asked for.
         readings: what is known of each of these tokens; none if that was not asked for.
     """
@@ -142,6 +142,7 @@ def continue_from(
             config.limits,
             readings=config.readings,
             is_thinking=thinking[each.prompt],
+            stop=config.stop,
         )
 
     def continuation(text: Written) -> Continuation:
@@ -151,12 +152,12 @@ def continue_from(
             raise not_finite(lm, f"prompt {first_prompt + each.prompt + 1}", prompts[each.prompt], acting)
         return Continuation(
             prompts[each.prompt],
-            lm.codec.decode(text.ids),
+            before_stop(lm.codec.decode(text.ids), config.stop),
             each.strengths,
             each.sample,
             len(text.ids),
             text.log_p,
-            tuple(_readings(lm, text, each.strengths)),
+            tuple(_readings(lm, text, each.strengths, config.stop)),
         )
 
     rows = [*map(row_of, wanted)]
@@ -180,9 +181,9 @@ class _Wanted(NamedTuple):
     sample: int
 
 
-def _readings(lm: LM, text: Written, steers: Iterable[str]) -> Iterator[TokenReading]:
+def _readings(lm: LM, text: Written, steers: Iterable[str], stop: Sequence[str]) -> Iterator[TokenReading]:
     """The readings of a continuation, if there are any."""
-    log, added = ReadingLog(steers), Detokenizer(lm.codec)
+    log, added = ReadingLog(steers), Detokenizer(lm.codec, stop)
     for place, (token, values) in enumerate(zip(text.ids, text.readings, strict=False), 1):
         yield log.add(token, added.add(token) + (added.end() if place == len(text.ids) else ""), values)
 

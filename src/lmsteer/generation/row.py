@@ -101,6 +101,7 @@ class Row:
         readings: whether what is known of each of its tokens is kept (``readings``).
         is_thinking: whether its continuation begins inside the thinking part of a chat's answer.
         sums: of each steer whose reading is held, what was read of ``written`` (``hold``).
+        stop: strings that end its continuation; who writes the row looks for them.
     """
 
     start: Start
@@ -113,6 +114,7 @@ class Row:
     readings: bool = False
     is_thinking: bool = False
     sums: Mapping[str, Tensor] = field(default_factory=dict)
+    stop: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         sites = {name for name, steer in self.steers.items() if steer.sites}

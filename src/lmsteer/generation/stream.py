@@ -101,13 +101,14 @@ def _started(
         config.limits,
         readings=readings,
         is_thinking=is_thinking,
+        stop=config.stop,
     )
     return _tokens(lm, row, given)
 
 
 @torch.inference_mode()
 def _tokens(lm: LM, row: Row, prompt: AnyPrompt) -> Iterator[_WrittenToken]:
-    decoder, text, written = Decoder(lm), Detokenizer(lm.codec), list[int]()
+    decoder, text, written = Decoder(lm), Detokenizer(lm.codec, row.stop), list[int]()
     decoder.admit([row])
     for left in reversed(range(len(row.noise))):
         with lm.exclusive_use():
@@ -117,7 +118,8 @@ def _tokens(lm: LM, row: Row, prompt: AnyPrompt) -> Iterator[_WrittenToken]:
         if token == OVERFLOW:
             raise not_finite(lm, "the prompt", as_prompt(prompt), acting_strengths(lm, row, written))
         written.append(token)
-        is_last = not left or token in lm.stop_ids
-        yield _WrittenToken(token, text.add(token) + (text.end() if is_last else ""), next(iter(look.readings[0]), ()))
+        added = text.add(token)
+        is_last = text.stopped or not left or token in lm.stop_ids
+        yield _WrittenToken(token, added + (text.end() if is_last else ""), next(iter(look.readings[0]), ()))
         if is_last:
             break

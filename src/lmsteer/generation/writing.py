@@ -17,6 +17,7 @@ import torch
 
 from lmsteer.errors import LMSteerError
 from lmsteer.generation.decoder import Decoder, Look
+from lmsteer.generation.detokenizer import Detokenizer
 from lmsteer.generation.row import Row
 from lmsteer.generation.sampling import OVERFLOW
 from lmsteer.generation.scoring import unsteered_log_likelihoods
@@ -46,6 +47,7 @@ class Written:
         readings: their lines in the table of readings; none unless the row asks for them.
         ended: whether no token follows.
         failed: whether that is so because the logits after the last token are not finite numbers.
+        text: its text so far, if the row has stop strings.
     """
 
     row: int
@@ -54,9 +56,12 @@ class Written:
     readings: list[list[float]] = field(default_factory=list)
     ended: bool = False
     failed: bool = False
+    text: Detokenizer | None = None
 
     def add(self, look: Look, row: int, length: int, stop_ids: Collection[int]) -> None:
-        """Add a row's tokens up to the end of the text, or up to where there is no token although one was to be drawn.
+        """Add a row's tokens up to its end, or up to where there is no token although one was to be drawn.
+
+        It ends with an end-of-text token, a stop string, or its largest number of tokens.
 
         Args:
             look: the tokens of all rows.
@@ -74,7 +79,10 @@ class Written:
             self.ids.append(token)
             self.log_p += log_p[place] if log_p else 0.0
             self.readings += readings[place : place + 1]
-            self.ended = token in stop_ids or len(self.ids) == length
+            if self.text is not None:
+                self.text.add(token)
+            stopped = self.text is not None and self.text.stopped
+            self.ended = stopped or token in stop_ids or len(self.ids) == length
 
 
 @torch.inference_mode()
@@ -86,7 +94,7 @@ def write(
     score: bool = False,
     installed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[list[Written]]:
-    """Write rows, each up to an end-of-text token or as many tokens as it has random numbers.
+    """Write rows, each up to an end-of-text token, a stop string, or as many tokens as it has random numbers.
 
     A row whose logits are not finite numbers fails alone: the others are written on.
 
@@ -114,7 +122,7 @@ def write(
         with nullcontext() if installed is nullcontext else lm.exclusive_use(), installed():
             while (waiting or running) and len(ended) < enough:
                 if size - len(running) >= min(len(waiting), max(1, size * _REFILL)):
-                    running += _admit(decoder, waiting, size - len(running), score)
+                    running += _admit(lm, decoder, waiting, size - len(running), score)
                 # No row goes on beyond its end, where its text might be longer than the model's context.
                 left = min(len(row.noise) - len(text.ids) for row, text in zip(decoder.rows, running, strict=True))
                 for _ in range(min(_STRETCH, left)):
@@ -128,12 +136,15 @@ def write(
         yield ended
 
 
-def _admit(decoder: Decoder, waiting: deque[tuple[int, Row]], places: int, score: bool) -> list[Written]:
+def _admit(lm: LM, decoder: Decoder, waiting: deque[tuple[int, Row]], places: int, score: bool) -> list[Written]:
     """Let the next rows join the others."""
     new = [waiting.popleft() for _ in range(min(places, len(waiting)))]
     if new:
         decoder.admit([row for _, row in new])
-    return [Written(number, [], 0.0 if score else math.nan) for number, _ in new]
+    texts = [Detokenizer(lm.codec, row.stop) if row.stop else None for _, row in new]
+    return [
+        Written(number, [], 0.0 if score else math.nan, text=text) for (number, _), text in zip(new, texts, strict=True)
+    ]
 
 
 def _look(decoder: Decoder, running: list[Written], stop_ids: Collection[int]) -> list[Written]:

@@ -24,13 +24,17 @@ _DTYPE_GAP = 1e-2
 QUANTISED = 0.25
 
 
-class TrialRecord(TypedDict):
-    """A strength that ``lmsteer.calibrate`` tried: a ``Trial``, rounded; None stands for nan."""
-
+class _Tried(TypedDict):
     strength: float | None
     perplexity: float | None
     rep_3: float | None
     score: float | None
+
+
+class TrialRecord(_Tried, total=False):
+    """A strength that ``lmsteer.calibrate`` tried: a ``Trial``, rounded; None stands for nan."""
+
+    accuracy: float | None
 
 
 class Calibration(TypedDict, total=False):
@@ -39,12 +43,14 @@ class Calibration(TypedDict, total=False):
     Attributes:
         max_perplexity_ratio: the multiple of the unsteered perplexity up to which a strength is safe.
         curve: the strengths that were tried.
+        kept: the least share of the accuracy on minimal pairs that was asked for, if one was.
         target: the mean score that was asked for, if one was.
         target_strength: with a target, the safe strength that reaches it; None if none does.
     """
 
     max_perplexity_ratio: float
     curve: list[TrialRecord]
+    kept: float
     target: float
     target_strength: Finite | None
 

@@ -12,11 +12,14 @@ from lmsteer.util.random_state import seeded
 
 # A row that is so many times as long as the median one, squared, is an outlier.
 _OUTLIER = 16.0
-# Matrices up to this size are multiplied in float64 and decomposed whole, which takes a second or less. Larger ones are
-# multiplied in float32, twice as fast, and only their leading part is decomposed, by subspace iteration (Halko,
+# Matrices up to this size are multiplied and decomposed in float64, which takes a second or less. Larger ones are
+# multiplied and factored in float32, twice as fast; what is solved with the factors is refined in float64 (Higham,
+# 2002, chapter 12). Of their singular values only the leading ones are computed, by subspace iteration (Halko,
 # Martinsson and Tropp, 2011), whose cost grows with d² in place of d³.
 _WIDE = 1024
 _FIRST_SIZE, _ITERATIONS = 256, 4
+# Steps of refinement, and the residual, relative to the right-hand side, at which it ends.
+_REFINEMENTS, _REFINED = 20, 1e-12
 # The part is some columns larger than the rank that is asked for: its last columns are not converged.
 _OVERSAMPLING = 1.25
 
@@ -100,8 +103,27 @@ def ridge(second_moment: Tensor, product: Tensor, damping: float, unit: float | 
         damping: λ, relative to the mean diagonal of M.
         unit: m, if it is another number.
     """
-    factor = torch.linalg.cholesky(damped(second_moment, damping, unit))
-    return torch.cholesky_solve(product.reshape(len(product), -1), factor).reshape(product.shape)
+    matrix, right = damped(second_moment, damping, unit), product.reshape(len(product), -1)
+    refined = _refined_solution(matrix, right) if len(matrix) > _WIDE else None
+    if refined is None:
+        refined = torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
+    return refined.reshape(product.shape)
+
+
+def _refined_solution(matrix: Tensor, right: Tensor) -> Tensor | None:
+    """M⁻¹ v (d, r) for a positive definite M (d, d), factored in float32; None where float32 is not enough for that."""
+    factor, failed = torch.linalg.cholesky_ex(matrix.float())
+    solution, rest = torch.zeros_like(right), right
+    size = float(right.norm())
+    if failed or not size:
+        return None
+    for _ in range(_REFINEMENTS):
+        length = rest.norm()  # float32 has a smaller range than float64
+        solution = solution + torch.cholesky_solve((rest / length).float(), factor) * length
+        rest = right - matrix @ solution
+        if float(rest.norm()) <= _REFINED * size:
+            return solution
+    return None
 
 
 def usual_square(squares: Tensor) -> float:
@@ -192,7 +214,7 @@ def _leading(matrix: Tensor, rank: int | None, share: float) -> tuple[Tensor, Te
     total = float((matrix**2).sum())
     while full > _WIDE and size < full:
         with seeded(matrix.device, 0):
-            u, spectrum, v = torch.svd_lowrank(matrix, size, _ITERATIONS)
+            u, spectrum, v = (part.double() for part in torch.svd_lowrank(matrix.float(), size, _ITERATIONS))
         if rank or float((spectrum[: int(size / _OVERSAMPLING)] ** 2).sum()) >= share * total:
             return u, spectrum, v
         size *= 2

@@ -50,20 +50,22 @@ def test_each_row_has_its_strengths_and_a_seed_of_its_own(llama, tmp_path, fake_
     assert [line["text"] for line in second["generations"]] == expected
 
 
-def test_windows_and_limits_go_with_the_strengths(llama, tmp_path, fake_vllm, monkeypatch):
-    given, generate = [], FakeLLM.generate
+def test_windows_limits_and_stop_strings_go_with_the_strengths(llama, tmp_path, fake_vllm, monkeypatch):
+    given, stops, generate = [], [], FakeLLM.generate
 
     def spy(self, prompts, params, use_tqdm):
         given.extend(validation.parse_steering(each.extra_args) for each in params)
+        stops.extend(each.stop for each in params)
         return generate(self, prompts, params, use_tqdm)
 
     monkeypatch.setattr(FakeLLM, "generate", spy)
-    config = GenerationConfig(limits=Limits(plausible=0.05, kl=1.5))
+    config = GenerationConfig(limits=Limits(plausible=0.05, kl=1.5), stop=("end",))
     window = Windowed(2.0, Window.parse("..8"))
     with vllm_writer("model", {"style": random_steer(llama)}, [{"style": window}], config, tmp_path, {}) as write:
         (line,) = write(["one"], 0)
     assert [(asked.strengths, asked.limits) for asked in given] == [({"s0": window}, config.limits)]
     assert line["generations"][0]["strengths"] == {"style": "2@..8"}
+    assert stops == [["end"]]
 
 
 @pytest.mark.parametrize("before", [None, "steers"])

@@ -13,10 +13,11 @@ from lmsteer.evaluation.safe_range import MAX_STRENGTH, SafeRange
 
 def print_safe_range(out: Console, name: str, safe_range: SafeRange) -> None:
     """The strengths that were tried, the safe range, and how to write it."""
-    table = Table("strength", "perplexity", "repetition", "score")
+    table = Table("strength", "perplexity", "repetition", "score", *(["pairs right"] if safe_range.kept else []))
     for trial in safe_range.trials:
         shown = "" if math.isnan(trial.score) else f"{trial.score:.3f}"
-        table.add_row(signed(trial.strength), f"{trial.perplexity:.1f}", f"{trial.rep_3:.0%}", shown)
+        kept = [] if not safe_range.kept else [f"{trial.accuracy:.1%}"]
+        table.add_row(signed(trial.strength), f"{trial.perplexity:.1f}", f"{trial.rep_3:.0%}", shown, *kept)
     out.print(table)
     out.print(
         f"Safe: from {signed(safe_range.low)} to {signed(safe_range.high)}, recorded on the card; "

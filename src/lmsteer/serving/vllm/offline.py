@@ -132,6 +132,7 @@ def _writer(
             top_p=config.sampling.top_p,
             top_k=config.sampling.top_k,
             max_tokens=config.max_new_tokens,
+            stop=list(config.stop),
             seed=stable_seed(config.seed, prompt, sample),  # the same at all strengths
             extra_args=notation if strengths else None,
         )
