@@ -110,10 +110,12 @@ def random_model(shape: Shape, layers: int, device: torch.device) -> PreTrainedM
     model.tie_weights()
     for parameter in model.parameters():  # uniform numbers are drawn several times as fast as normal ones
         parameter.data.uniform_(-0.02, 0.02)
-    for module in model.modules():  # rotary frequencies, which are buffers that no checkpoint holds
+    for module in model.modules():  # buffers that no checkpoint holds: frequencies, and the scale of embeddings
         if hasattr(module, "inv_freq"):
             module.__init__(config)
             module.to(device)
+        if hasattr(module, "embed_scale"):
+            module.embed_scale.fill_(module.scalar_embed_scale)
     return model.eval()
 
 
