@@ -18,7 +18,6 @@ from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
 
 from benchmarks.results import PICTURES, check_known, load_results, save_result
 from benchmarks.tables.contrast import NAMES, contrast
@@ -30,15 +29,13 @@ from lmsteer.data.labelled import LabelledText, read_labelled
 from lmsteer.data.prompts import read_texts
 from lmsteer.data.starter import starter_subjects
 from lmsteer.evaluation.conditions import BaselineCondition, Condition, Steered, Unsteered
+from lmsteer.evaluation.ensembles import Context, Ensemble
 from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.prompts import contrast_prompts
 from lmsteer.fitting.contrast.writing import write_texts
-from lmsteer.generation.batch import Batch
-from lmsteer.generation.config import GenerationConfig, SamplingConfig
+from lmsteer.generation.config import GenerationConfig
 from lmsteer.generation.prefill import Prefill
-from lmsteer.generation.row import row_noise
-from lmsteer.generation.sampling import RowSettings, draw
 from lmsteer.model.chat import encode_chat
 from lmsteer.model.kv_cache import Start, prefill, slice_kv
 from lmsteer.model.lm import LM
@@ -135,7 +132,7 @@ def conditions(lm: LM, name: str) -> Iterator[Condition]:
             yield BaselineCondition(*label, load_baseline(WORK / name))
         else:
             instructed = tuple(asked(lm, words) for words in (CONTRAST.positive, CONTRAST.negative))
-            yield (Asked if name == "prompt" else ContrastedTokens)(*label, instructed)
+            yield (Asked if name == "prompt" else contrasted_tokens)(*label, instructed)
 
 
 def _steer(name: str) -> Steer:
@@ -168,35 +165,32 @@ class Asked(Condition):
 
 
 @dataclass(frozen=True)
-class ContrastedTokens(Asked):
+class AfterIds(Context):
+    """Ids stand before plain prompts, and are read once.
+
+    Attributes:
+        ids: the ids; none if empty.
+    """
+
+    ids: Sequence[int] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """The ids."""
+        return json.dumps([*self.ids])
+
+    def starts(self, lm: LM, prompts: Sequence[Prompt], new_tokens: int) -> list[Start]:
+        """The prompts after the ids."""
+        if not self.ids:
+            return [Start(own) for own in lm.encode([*map(str, prompts)], special=False)]
+        return _after(lm, self.ids, prompts)
+
+
+def contrasted_tokens(name: str, method: str, strength: float, instructed: Sequence[Sequence[int]]) -> Ensemble:
     """Each token is drawn from ``z + s (z₊ - z₋)``: after the prompt alone, and after either instruction."""
-
-    def generate(self, lm: LM, prompts: Sequence[Prompt], prefill: Prefill, config: GenerationConfig) -> list[str]:
-        """Continue prompts, three contexts of each row in one batch."""
-        contexts = [_after(lm, ids, prompts) for ids in self.instructed]
-        plain = [Start(start.ids) for start in contexts[0]]
-        rows = [(place, sample) for place in range(len(prompts)) for sample in range(config.num_samples)]
-        size, texts = config.batch_size // (1 + len(contexts)), list[str]()
-        for first in range(0, len(rows), size):
-            some = rows[first : first + size]
-            starts = [context[place] for context in (plain, *contexts) for place, _ in some]
-            noise = torch.stack([row_noise(config.seed, *row, config.max_new_tokens) for row in some])
-            texts += [lm.codec.decode(row) for row in self._written(lm, starts, noise, config.sampling)]
-        return texts
-
-    @torch.inference_mode()
-    def _written(self, lm: LM, starts: Sequence[Start], noise: Tensor, sampling: SamplingConfig) -> list[list[int]]:
-        """The tokens of each row up to the end of its text; ``starts`` are context by context."""
-        settings = RowSettings.of([sampling] * len(noise), len(lm.head.weight), lm.device)
-        batch, last, drawn = Batch(lm), torch.tensor([start.ids[-1] for start in starts]), list[Tensor]()
-        for _ in batch.prefill(starts):
-            pass
-        for own in noise.T:
-            plain, positive, negative = batch.forward(last).chunk(3)
-            drawn.append(draw(plain + self.strength * (positive - negative), own, settings))
-            batch.advance()
-            last = drawn[-1].repeat(3)
-        return [_up_to_end(row, lm.stop_ids) for row in torch.stack(drawn, 1).tolist()]
+    positive, negative = instructed
+    contexts = (AfterIds(1.0), AfterIds(strength, positive), AfterIds(-strength, negative))
+    return Ensemble(name, method, strength, contexts)
 
 
 def _after(lm: LM, before: Sequence[int], prompts: Sequence[Prompt]) -> list[Start]:
@@ -205,10 +199,6 @@ def _after(lm: LM, before: Sequence[int], prompts: Sequence[Prompt]) -> list[Sta
     cache = prefill(lm, ids, torch.ones_like(ids), torch.arange(len(before), device=lm.device)[None])
     kept = slice_kv(cache, 0, len(before))
     return [Start(own, kept, len(before)) for own in lm.encode([*map(str, prompts)], special=False)]
-
-
-def _up_to_end(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
-    return ids[: next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))]
 
 
 def _not_empty(texts: Sequence[LabelledText]) -> list[LabelledText]:

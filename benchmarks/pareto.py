@@ -24,7 +24,8 @@ from benchmarks.results import PICTURES, load_results, save_result
 from benchmarks.tables import TABLES
 from lmsteer.data.labelled import read_labelled, sample_texts
 from lmsteer.data.prompts import read_texts
-from lmsteer.evaluation.conditions import Condition, Steered, conditions_of
+from lmsteer.evaluation.condition_sets import conditions_of
+from lmsteer.evaluation.conditions import Condition, Steered
 from lmsteer.evaluation.evaluate import evaluate
 from lmsteer.evaluation.intervals import Estimate
 from lmsteer.evaluation.protocol import Protocol

@@ -64,7 +64,7 @@ def test_there_are_commands_to_check():
 
 def test_the_reference_describes_every_command(options):
     table = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"`([a-z]+(?: [a-z]+)?)`", table.partition("Where a steer's name")[0])) == set(options)
+    assert set(re.findall(r"`([a-z-]+(?: [a-z]+)?)`", table.partition("Where a steer's name")[0])) == set(options)
     described = HOOKS.on_page_markdown("<!-- commands -->", None)
     assert [line.removeprefix("## ") for line in described.splitlines() if line.startswith("## ")] == sorted(options)
 

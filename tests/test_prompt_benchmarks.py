@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.contrast import Asked, ContrastedTokens
+from benchmarks.contrast import Asked, contrasted_tokens
 from benchmarks.prompted import Answers
 from benchmarks.written import SCORERS, Writer, is_looping, result_of
 from lmsteer.baselines.baseline import BaselineCard
@@ -38,9 +38,9 @@ def written(lm, condition: Condition) -> list[str]:
 
 def test_contrasted_tokens_without_a_contrast_are_unsteered(lm, instructed):
     plain = written(lm, Unsteered())
-    assert written(lm, ContrastedTokens("c", "c", 0.0, instructed)) == plain
-    assert written(lm, ContrastedTokens("c", "c", 1.0, [instructed[0]] * 2)) == plain
-    assert written(lm, ContrastedTokens("c", "c", 2.0, instructed)) != plain
+    assert written(lm, contrasted_tokens("c", "c", 0.0, instructed)) == plain
+    assert written(lm, contrasted_tokens("c", "c", 1.0, [instructed[0]] * 2)) == plain
+    assert written(lm, contrasted_tokens("c", "c", 2.0, instructed)) != plain
 
 
 def test_an_instruction_that_is_read_once_is_a_prefix(lm, instructed):

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from lmsteer.data.labelled import LabelledText, read_labelled
     from lmsteer.data.starter import starter_prompts, starter_requests, starter_texts
     from lmsteer.data.wishes import Wish, find_wish, wishes
-    from lmsteer.evaluation.conditions import Condition, conditions_of
+    from lmsteer.evaluation.condition_sets import conditions_of
+    from lmsteer.evaluation.conditions import Condition
     from lmsteer.evaluation.evaluate import evaluate
     from lmsteer.evaluation.interference import Interference, interference
     from lmsteer.evaluation.protocol import Protocol
@@ -70,7 +71,8 @@ _PUBLIC = {
     "data.labelled": ("LabelledText", "read_labelled"),
     "data.starter": ("starter_prompts", "starter_requests", "starter_texts"),
     "data.wishes": ("Wish", "find_wish", "wishes"),
-    "evaluation.conditions": ("Condition", "conditions_of"),
+    "evaluation.condition_sets": ("conditions_of",),
+    "evaluation.conditions": ("Condition",),
     "evaluation.interference": ("Interference", "interference"),
     "evaluation.evaluate": ("evaluate",),
     "evaluation.protocol": ("Protocol",),

@@ -6,16 +6,8 @@ import pytest
 
 from lmsteer.baselines.steer import SteerBaseline
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.evaluation import conditions as module
-from lmsteer.evaluation.conditions import (
-    BASELINES,
-    BaselineCondition,
-    BestOf,
-    Prefixed,
-    Steered,
-    Unsteered,
-    conditions_of,
-)
+from lmsteer.evaluation.condition_sets import BASELINES, conditions_of
+from lmsteer.evaluation.conditions import BaselineCondition, BestOf, Prefixed, Steered, Unsteered
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.reading.components import components
 from lmsteer.steer.mix import Mix
@@ -39,6 +31,7 @@ def texts_of(lm, condition, prompts=("abc", "xy")):
 def test_conditions_are_the_curve_and_its_baselines(llama, conditions):
     assert [*conditions][:3] == ["unsteered", "s=-2", "s=+3"]
     expected = {"prompt -1", "prompt +1", "prompt & s=-2", "prompt & s=+3", "best of 8 -1", "best of 8 +1"}
+    expected |= {"contrastive prompts -2", "contrastive prompts +0.5", "guidance -1.5", "guidance +3", "top-p 0.5"}
     assert expected < conditions.keys()
     assert conditions["prompt & s=-2"].prefix == "Bad. "
     assert conditions["prompt & s=+3"].steering[1] == {"s": 3.0}
@@ -79,6 +72,9 @@ def test_input_without_conditions_is_refused(llama):
         conditions_of(llama, one, {"s": [1.0]}, ["prompting"])
     with pytest.raises(DataError, match="no strengths"):
         conditions_of(llama, one, {"s": []})
+    for name in ("contrastive-prompting", "guidance"):
+        with pytest.raises(DataError, match=f"{name} needs two instructions"):
+            conditions_of(llama, one, {"s": [1.0]}, [name], ["Bad."])
     with pytest.raises(DataError, match="cannot be called words"):
         conditions_of(llama, {"words": one["s"]}, {"words": [1.0]})
 
@@ -133,4 +129,3 @@ def test_every_condition_refuses_another_base(make_lm, conditions):
     for name in ("s=+3", "prompt & s=+3", "words +2", "best of 8 +1"):
         with pytest.raises(WrongBaseError):
             conditions[name].prefill(qwen, ["abc"], 4)
-    assert module.BASELINES == ("prompting", "words", "best-of-n")

@@ -11,8 +11,9 @@ from tokenizers import processors
 
 from lmsteer.data.chats import Chat
 from lmsteer.errors import DataError, InterruptedWorkError, ScorerError, WrongBaseError
-from lmsteer.evaluation import conditions as conditions_module
-from lmsteer.evaluation.conditions import BASELINES, Unsteered, conditions_of
+from lmsteer.evaluation import condition_sets
+from lmsteer.evaluation.condition_sets import BASELINES, conditions_of
+from lmsteer.evaluation.conditions import Unsteered
 from lmsteer.evaluation.evaluate import continuation_likelihoods, evaluate
 from lmsteer.evaluation.interference import steer_evidence
 from lmsteer.evaluation.protocol import Protocol
@@ -232,11 +233,11 @@ def test_another_scorer_of_the_same_name_is_refused(llama, conditions, tmp_path)
 
 @pytest.mark.parametrize("name", ["s=+2", "words +4", "best of 8 +1"])
 def test_blocks_of_another_steer_of_the_same_name_are_not_used(llama, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(conditions_module, "_LIST_SIZE", 5)
+    monkeypatch.setattr(condition_sets, "_LIST_SIZE", 5)
     results = []
     for seed in (0, 1):
         steers = {"s": random_steer(llama, seed=seed)}
-        made = {one.name: one for one in conditions_of(llama, steers, {"s": [2.0]}, BASELINES[1:])}
+        made = {one.name: one for one in conditions_of(llama, steers, {"s": [2.0]}, ["words", "best-of-n"])}
         results += run(llama, [made[name]], tmp_path / "e", PROMPTS[:2])
     assert results[0].perplexity != results[1].perplexity
 

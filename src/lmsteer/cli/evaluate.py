@@ -29,6 +29,13 @@ class Baseline(StrEnum):
     PROMPTING = "prompting"
     WORDS = "words"
     BEST_OF_N = "best-of-n"
+    CONTRASTIVE_PROMPTING = "contrastive-prompting"
+    GUIDANCE = "guidance"
+    GREEDIER = "greedier"
+
+
+# Those that need an instruction for each end.
+_INSTRUCTED = {Baseline.PROMPTING, Baseline.CONTRASTIVE_PROMPTING, Baseline.GUIDANCE}
 
 
 Steer = Annotated[
@@ -43,7 +50,7 @@ Out = Annotated[
 ]
 BaselineOption = Annotated[
     list[Baseline] | None,
-    typer.Option(help="Baseline to measure as well: prompting, words or best-of-n. Repeatable."),
+    typer.Option(help="Baseline to measure as well. Repeatable."),
 ]
 
 
@@ -80,10 +87,10 @@ def evaluate(
     """
     steering = parse_steering(steer, warned=False)
     instructions = [text for text in (negative_prompt, positive_prompt) if text]
-    if len(instructions) != (2 if Baseline.PROMPTING in (baseline or ()) else 0):
+    if len(instructions) != (2 if _INSTRUCTED & {*(baseline or ())} else 0):
         raise DataError(
-            "--baseline prompting needs two instructions, --negative-prompt and --positive-prompt; "
-            "nothing else takes them."
+            "--baseline prompting, contrastive-prompting and guidance need two instructions, --negative-prompt and "
+            "--positive-prompt; nothing else takes them."
         )
     read = options.answered(read_prompts(prompts)[:limit], chat=chat, system=system)
     check_scorer(scorer)

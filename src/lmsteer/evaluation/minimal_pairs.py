@@ -43,23 +43,24 @@ class PairReader:
         lm.check_base(Mix({"s": steer}, {"s": 0.0}))
         self._lm, self._steer, self._ids = lm, steer, encode_pairs(lm, pairs)
 
-    def right(self, strength: float) -> Tensor:
-        """Which pairs (N,) the model gets right at a strength.
+    @torch.inference_mode()
+    def right(self, strengths: Sequence[float]) -> Tensor:
+        """Which pairs the model gets right at each of S strengths, (S, N).
 
         Raises:
             DataError: memory is short for a single sentence.
         """
         if self._steer.sites:
-            lines = steered_log_likelihoods(self._lm, self._ids, [self._steer], [strength])
-            return _is_right(torch.stack([line.sum() for line in lines]))
+            lines = steered_log_likelihoods(self._lm, self._ids, [self._steer], strengths)
+            return _is_right(torch.stack([line[0].sum(1) for line in lines], 1))
         order, h, targets = self._read
-        log_p = sweep(self._lm.head, h, targets, [Direction.of_steer(self._lm.head, self._steer)], [strength])[0, 0]
-        sums = torch.stack([own.sum() for own in log_p.split([len(self._ids[i]) - 1 for i in order])])
-        return _is_right(torch.empty_like(sums).index_put_((torch.tensor(order),), sums))
+        log_p = sweep(self._lm.head, h, targets, [Direction.of_steer(self._lm.head, self._steer)], strengths)[0]
+        read = torch.stack([own.sum(1) for own in log_p.split([len(self._ids[i]) - 1 for i in order], dim=1)], 1)
+        return _is_right(read[:, torch.tensor(order).argsort()])
 
     def accuracy(self, strength: float) -> float:
         """The share of pairs that the model gets right at a strength."""
-        return float(self.right(strength).double().mean())
+        return float(self.right([strength]).double().mean())
 
     @cached_property
     def _read(self) -> tuple[list[int], Tensor, Tensor]:
@@ -99,6 +100,5 @@ def encode_pairs(lm: LM, pairs: Sequence[MinimalPair]) -> list[list[int]]:
 
 
 def _is_right(log_p: Tensor) -> Tensor:
-    """Which pairs (N,) are right by the log-likelihoods (2 N,) of their sentences."""
-    good, bad = log_p.view(-1, 2).unbind(1)
-    return good > bad
+    """Which pairs (.., N) are right by the log-likelihoods (.., 2 N) of their sentences."""
+    return log_p[..., ::2] > log_p[..., 1::2]
