@@ -29,7 +29,7 @@ from lmsteer.data.labelled import LabelledText, read_labelled
 from lmsteer.data.prompts import read_texts
 from lmsteer.data.starter import starter_subjects
 from lmsteer.evaluation.conditions import BaselineCondition, Condition, Steered, Unsteered
-from lmsteer.evaluation.ensembles import Context, Ensemble
+from lmsteer.evaluation.ensembles import Context, Ensemble, Greedier, dexperts
 from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.prompts import contrast_prompts
@@ -47,6 +47,7 @@ from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "contrast.json", HERE / "results" / "work" / "contrast"
+TRAINED = HERE / "results" / "work" / "one_pass" / "trained-512"
 CONTRAST = Contrast.of_descriptions("warm, delighted, full of praise", "cold, bitter, full of complaint")
 # The last ones: docs/log.md says which trials saw some of them.
 PROMPTS = slice(800, 1000)
@@ -72,8 +73,13 @@ STRENGTHS = {
     "inside and shipped": (2.0,),
     "activations": (4.0,),
     "prompt": (1.0,),
-    "token": (1.0,),
+    "token": (1.0, 2.0),
+    "guidance": (2.0,),
+    "experts": (1.0, 2.0),
+    "greedier": (0.0,),
 }
+# Of the greedier text.
+TOP_P = 0.5
 app = typer.Typer(add_completion=False)
 
 
@@ -123,16 +129,22 @@ def show() -> None:
 
 def conditions(lm: LM, name: str) -> Iterator[Condition]:
     """A method at all of its strengths, in both directions."""
-    for strength in sorted(sign * size for size in STRENGTHS[name] for sign in (-1, 1)):
+    instructed = [asked(lm, words) for words in (CONTRAST.positive, CONTRAST.negative)]
+    for strength in sorted({sign * size for size in STRENGTHS[name] for sign in (-1, 1)}):
         label = (f"{name}={strength:+g}", NAMES[name], strength)
         if name in STEERS:
             steers = {each: _steer(each) for each in STEERS[name]}
             yield Steered(*label, steers, dict.fromkeys(steers, strength))
         elif name == "activations":
             yield BaselineCondition(*label, load_baseline(WORK / name))
+        elif name == "greedier":
+            yield Greedier(name, *label[1:], TOP_P)
         else:
-            instructed = tuple(asked(lm, words) for words in (CONTRAST.positive, CONTRAST.negative))
-            yield (Asked if name == "prompt" else contrasted_tokens)(*label, instructed)
+            yield (
+                Asked(*label, instructed)
+                if name == "prompt"
+                else Ensemble(*label, contexts(name, strength, instructed))
+            )
 
 
 def _steer(name: str) -> Steer:
@@ -186,11 +198,22 @@ class AfterIds(Context):
         return _after(lm, self.ids, prompts)
 
 
-def contrasted_tokens(name: str, method: str, strength: float, instructed: Sequence[Sequence[int]]) -> Ensemble:
-    """Each token is drawn from ``z + s (z₊ - z₋)``: after the prompt alone, and after either instruction."""
+def contexts(name: str, strength: float, instructed: Sequence[Sequence[int]]) -> Sequence[Context]:
+    """The contexts of a rival at decoding time.
+
+    Args:
+        name: ``token`` (contrastive prompting), ``guidance``, or ``experts``: DExperts of the LoRA of
+            ``benchmarks.one_pass``, which was trained on 512 labelled texts.
+        strength: its strength.
+        instructed: ids before the prompt, for the +1 end and for the -1 end.
+    """
     positive, negative = instructed
-    contexts = (AfterIds(1.0), AfterIds(strength, positive), AfterIds(-strength, negative))
-    return Ensemble(name, method, strength, contexts)
+    if name == "guidance":
+        size = abs(strength)
+        return (AfterIds(1.0 - size), AfterIds(size, positive if strength > 0 else negative))
+    if name == "experts":
+        return dexperts(load_baseline(TRAINED), strength).contexts
+    return (AfterIds(1.0), AfterIds(strength, positive), AfterIds(-strength, negative))
 
 
 def _after(lm: LM, before: Sequence[int], prompts: Sequence[Prompt]) -> list[Start]:

@@ -4,7 +4,7 @@
     python -m benchmarks.grammar show            print the table
 
 DATA is the folder of the data files, of which BLiMP's is read. The methods are fitted on the same 512 texts. What they
-write was measured before (``benchmarks.one_pass``, and ``benchmarks.contrast`` for the steer that ships); their fits are
+write was measured before (``benchmarks.one_pass``, and ``benchmarks.contrast`` for the shipped steer); their fits are
 read here. A pair is right if the model finds its good sentence likelier. What is kept is the accuracy as a share of
 that without a steer; its interval is paired over the pairs. What is done already is kept. Results go to
 ``results/grammar.json``.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.contrast import Asked, contrasted_tokens
+from benchmarks.contrast import Asked, contexts
 from benchmarks.prompted import Answers
 from benchmarks.written import SCORERS, Writer, is_looping, result_of
 from lmsteer.baselines.baseline import BaselineCard
 from lmsteer.baselines.lora import LoRATrainer
 from lmsteer.evaluation.conditions import BaselineCondition, Condition, Prefixed, Steered, Unsteered
+from lmsteer.evaluation.ensembles import Ensemble
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.steer.mix import Mix
 from lmsteer.util.progress import no_progress
@@ -38,13 +39,19 @@ def written(lm, condition: Condition) -> list[str]:
 
 def test_contrasted_tokens_without_a_contrast_are_unsteered(lm, instructed):
     plain = written(lm, Unsteered())
-    assert written(lm, contrasted_tokens("c", "c", 0.0, instructed)) == plain
-    assert written(lm, contrasted_tokens("c", "c", 1.0, [instructed[0]] * 2)) == plain
-    assert written(lm, contrasted_tokens("c", "c", 2.0, instructed)) != plain
+
+    def contrasted(strength, instructed):
+        return written(lm, Ensemble("c", "c", strength, contexts("token", strength, instructed)))
+
+    assert contrasted(0.0, instructed) == plain
+    assert contrasted(1.0, [instructed[0]] * 2) == plain
+    assert contrasted(2.0, instructed) != plain
 
 
 def test_an_instruction_that_is_read_once_is_a_prefix(lm, instructed):
     assert written(lm, Asked("a", "a", 1.0, instructed)) == written(lm, PREFIXED)
+    guided = Ensemble("g", "g", 1.0, contexts("guidance", 1.0, instructed))  # at 1 it is the instruction alone
+    assert written(lm, guided) == written(lm, PREFIXED)
 
 
 def test_states_are_those_that_predict_the_texts(lm):

@@ -16,6 +16,9 @@ NAMES = {
     "activations": "activation addition, same texts",
     "prompt": "the prompt itself",
     "token": "contrastive prompting at each token",
+    "guidance": "guidance by the prompt",
+    "experts": "DExperts of a LoRA, 512 labelled texts",
+    "greedier": "unsteered, top-p 0.5",
 }
 
 
