@@ -50,6 +50,8 @@ def measure(data: Annotated[Path, typer.Argument(help="Folder of the data files.
     lm, pairs = load(), some_of_each(read_minimal_pairs(data / "blimp_60_of_each.jsonl.gz"))
     for name in NAMES:
         strengths = [s for s in written(name) if key_of(name, s) not in load_results(RESULTS)]
+        if not strengths:
+            continue
         baseline = steer_baseline(find_steer("sentiment")) if name == SHIPPED else load_baseline(WORK / f"{name}-512")
         for strength, own in _right(lm, baseline, pairs, strengths):
             if not strength:

@@ -13,6 +13,7 @@ import yaml
 from lm_eval import evaluator
 
 from lmsteer.cli.lm_eval import with_model
+from lmsteer.errors import DataError
 from lmsteer.evaluation.harness import SteeredLM
 
 LINES = [{"text": "ab", "choices": ["cd", "xyz"], "answer": 0}, {"text": "The", "choices": ["x", "abc"], "answer": 1}]
@@ -73,20 +74,40 @@ def test_bad_input_ends_in_a_message_and_2(run, lm, task, tiny_folder, model_arg
     assert "Traceback" not in err
 
 
+OURS, ROWS = ["--model", "lmsteer"], ["--batch_size", "64"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "added"),
     [
-        (["--tasks", "blimp"], True),
-        (["run", "--tasks", "blimp"], True),
-        (["--tasks", "blimp", "--model", "hf"], False),
-        (["run", "--model=vllm"], False),
-        (["--config", "run.yaml"], False),
-        (["ls", "tasks"], False),
-        ([], False),
+        (["--tasks", "blimp"], [*OURS, *ROWS]),
+        (["run", "--tasks", "blimp"], [*OURS, *ROWS]),
+        (["run", "--tasks", "blimp", "-b8"], OURS),
+        (["--batch_size=8"], OURS),
+        (["--tasks", "blimp", "--model", "hf"], []),
+        (["--tasks", "blimp", "-Mhf"], []),
+        (["run", "--model=vllm"], []),
+        (["--config", "named.yaml"], []),
+        (["--config=open.yaml"], [*OURS, *ROWS]),
+        (["-C", "sized.yaml"], OURS),
+        (["ls", "tasks"], []),
+        ([], []),
     ],
 )
-def test_the_model_is_a_steered_one_unless_another_is_named(arguments, named):
-    assert with_model(arguments) == [*arguments, *(["--model", "lmsteer"] if named else [])]
+def test_the_model_is_a_steered_one_unless_another_is_named(tmp_path, monkeypatch, arguments, added):
+    monkeypatch.chdir(tmp_path)
+    Path("named.yaml").write_text("model: hf\ntasks: [blimp]\n")
+    Path("open.yaml").write_text("tasks: [blimp]\n")
+    Path("sized.yaml").write_text("tasks: [blimp]\nbatch_size: 8\n")
+    assert with_model(arguments) == [*arguments, *added]
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), ("model: [hf", "is not YAML")])
+def test_a_file_of_settings_that_cannot_be_read_is_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(DataError, match=f"run.yaml {message}"):
+        with_model(["--config", str(tmp_path / "run.yaml")])
 
 
 def test_without_the_harness_the_command_says_what_to_install(run, monkeypatch):

@@ -15,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from lmsteer.errors import DataError, ModelError, SteerError, WrongBaseError
 from lmsteer.evaluation import harness
 from lmsteer.evaluation.harness import SteeredLM
+from lmsteer.generation.config import SamplingConfig
 from lmsteer.model.sources.resolve import DEFAULT_MODEL, resolve
 from lmsteer.steer.files import save_steer
 from tiny import inner_steer, random_steer
@@ -100,6 +101,55 @@ def test_a_small_batch_writes_the_same(unsteered, smollm2):
     assert one == unsteered.generate_until(asked, disable_tqdm=True)
 
 
+def test_what_a_task_leaves_open_is_as_the_models_settings_say(smollm2, monkeypatch, capsys):
+    settings = smollm2.model.generation_config
+    monkeypatch.setattr(settings, "top_p", 0.8)
+    monkeypatch.setattr(settings, "top_k", 20)
+    monkeypatch.setattr(settings, "repetition_penalty", 1.1)
+    model = made(smollm2)
+    assert "repetition_penalty=1.1, which do not act here" in " ".join(capsys.readouterr().err.split())
+    config = model._generation({"until": ["\n"], "do_sample": True})
+    assert config.sampling == SamplingConfig(0.8, 20, 1.0)
+    assert model._generation({"until": [], "do_sample": True, "top_k": 5}).sampling == SamplingConfig(0.8, 5, 1.0)
+    assert model._generation({"until": "x"}).sampling.temperature == 0
+    assert config.stop == ("\n", smollm2.tokenizer.eos_token)
+
+
+def test_the_harnesss_seed_governs_samples(unsteered):
+    wanted = {"until": [], "max_gen_toks": 8, "do_sample": True}
+    texts = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        texts.append(unsteered.generate_until(requests("generate_until", [("The weather", wanted)]), disable_tqdm=True))
+    assert texts[0] == texts[2] != texts[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"), [(None, 64), ("auto", 64), ("auto:4", 64), (256, 256), ("8", 8), ("none", None), (0, None)]
+)
+def test_the_batch_size_is_that_of_the_harness(smollm2, given, rows):
+    if rows is None:
+        with pytest.raises(DataError, match="the batch size must be a number from 1, or auto"):
+            made(smollm2, batch_size=given)
+    else:
+        assert made(smollm2, batch_size=given).batch_size == rows
+        assert made(smollm2, batch_size=given, max_batch_size=4).batch_size == 4
+
+
+def test_a_start_token_is_added_where_it_is_asked_for(smollm2, location):
+    asked = HFLM(location, device="cpu", add_bos_token=True)
+    assert made(smollm2, add_bos_token=True).tok_encode("The cats") == asked.tok_encode("The cats")
+    assert made(smollm2).tok_encode("The cats") == smollm2.encode(["The cats"])[0]
+
+
+def test_what_does_not_fit_is_refused(smollm2, unsteered):
+    with pytest.raises(DataError, match=f"max_length must be from 1 to the model's {smollm2.max_length}"):
+        made(smollm2, max_length=smollm2.max_length + 1)
+    for context, own in (([1], [2] * 65), ([1], []), ([], [2])):
+        with pytest.raises(DataError, match=f"a continuation has {len(own)} tokens, after {len(context)}: .* to 64"):
+            unsteered._loglikelihood_tokens([(None, context, own)], disable_tqdm=True)
+
+
 def test_samples_are_drawn_as_a_task_asks(unsteered):
     wanted = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0, "top_p": 0.9}
     drawn = unsteered.generate_until(requests("generate_until", [("The weather", wanted)]), disable_tqdm=True)
@@ -126,6 +176,7 @@ def test_steers_are_named_with_their_strengths(smollm2, steers, strengths):
         ({"until": ["."], "num_beams": 4}, "no beam search"),
         ({"until": ["."], "repetition_penalty": 1.2}, "does not generate with repetition_penalty"),
         ({"until": ["."], "max_gen_toks": 64}, "asks for 64 new tokens, and the model reads 64"),
+        ({"until": ["."], "do_sample": True, "temperature": -1.0}, "the temperature must be 0 or more"),
     ],
 )
 def test_what_a_task_cannot_have_is_refused(unsteered, wanted, message):
@@ -141,6 +192,8 @@ def test_what_a_task_cannot_have_is_refused(unsteered, wanted, message):
         ({"steers": {"sentiment": "1,2"}}, SteerError, "one strength of each steer"),
         ({"steers": "sentiment=3@10.."}, SteerError, "strengths that act at all tokens"),
         ({"peft": "adapter", "parallelize": True}, DataError, "does not know parallelize, peft"),
+        ({"think_end_token": 7}, DataError, "the text of a token"),
+        ({"enable_thinking": True}, DataError, "enable_thinking needs it"),
         ({"pretrained": "no/such/model"}, ModelError, "no/such/model"),
     ],
 )

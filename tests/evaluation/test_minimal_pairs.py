@@ -12,7 +12,7 @@ import torch
 from conftest import SHARED
 from lmsteer.baselines.steer import steer_baseline
 from lmsteer.data.minimal_pairs import MinimalPair, read_minimal_pairs
-from lmsteer.errors import WrongBaseError
+from lmsteer.errors import DataError, WrongBaseError
 from lmsteer.evaluation.minimal_pairs import PairReader, encode_pairs, right_pairs
 from lmsteer.reading.continuations import score_continuations
 from lmsteer.steer.files import find_steer
@@ -64,6 +64,18 @@ def test_the_model_reads_once_for_all_strengths_at_the_head(llama):
         once = len(passes)
         reader.right([2.0, 3.0])
     assert len(passes) == once
+
+
+def test_what_cannot_be_read_is_refused(llama):
+    long = [*PAIRS, MinimalPair("a" * llama.max_length, "b")]
+    for read in (
+        lambda: PairReader(llama, random_steer(llama), long),
+        lambda: right_pairs(llama, steer_baseline(random_steer(llama)), long, 1.0),
+    ):
+        with pytest.raises(DataError, match="minimal pair 21 has a sentence of"):
+            read()
+    with pytest.raises(DataError, match="no strengths"):
+        PairReader(llama, random_steer(llama), PAIRS).right([])
 
 
 def test_a_steer_of_another_model_is_refused(llama, make_lm):

@@ -73,6 +73,13 @@ def test_strengths_at_which_too_little_grammar_is_left_are_not_safe(llama, safe)
     assert all(math.isnan(trial.accuracy) for trial in safe.trials)
 
 
+def test_pairs_of_which_none_is_right_are_refused(llama):
+    pair = MinimalPair("abcabcabcabc", "x")
+    assert not PairReader(llama, random_steer(llama), [pair]).accuracy(0.0)
+    with pytest.raises(DataError, match="none of the minimal pairs right"):
+        calibrate(llama, random_steer(llama), PROMPTS, keep=Kept([pair], 0.9), protocol=FOUR)
+
+
 def test_in_pieces_it_finds_the_same(llama, safe):
     sizes = []
 

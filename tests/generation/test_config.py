@@ -23,6 +23,7 @@ from lmsteer.generation.config import GenerationConfig, Limits, SamplingConfig, 
         (SamplingConfig, {"temperature": math.nan}, "temperature must be 0 or more, and finite"),
         (SamplingConfig, {"temperature": math.inf}, "temperature must be"),
         (GenerationConfig, {"stop": ("a", "")}, "a stop string is empty"),
+        (GenerationConfig, {"stop": ""}, "a stop string is empty"),
         (Limits, {"plausible": 1.0}, "plausible must be at least 0 and below 1; it is 1.0"),
         (Limits, {"plausible": -0.1}, "plausible must be"),
         (Limits, {"plausible": math.nan}, "plausible must be"),
@@ -47,3 +48,7 @@ def test_limits_that_are_off_are_not_on_record():
     assert "limits" not in plain
     limited = record_of(GenerationConfig(limits=Limits(0.1, kl=2.0)))
     assert limited == {**plain, "limits": {"plausible": 0.1, "kl": 2.0}}
+
+
+def test_one_stop_string_may_stand_alone():
+    assert GenerationConfig(stop="end") == GenerationConfig(stop=["end"]) == GenerationConfig(stop=("end",))

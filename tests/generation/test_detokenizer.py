@@ -16,6 +16,7 @@ class WithoutStream:
 
     def __init__(self, tokenizer):
         self.decode, self.get_vocab = tokenizer.decode, tokenizer.get_vocab
+        self.added_tokens_encoder = tokenizer.added_tokens_encoder
 
 
 TOKENIZERS = pytest.mark.parametrize("tokenizer", [TOKENIZER, WithoutStream(TOKENIZER)], ids=["fast", "slow"])
@@ -107,3 +108,14 @@ def test_a_text_that_follows_another_keeps_its_first_space(kind):
     for before, expected in (((), "the"), (prompt, " the")):
         detokenizer = Detokenizer(codec, before=before)
         assert "".join([*map(detokenizer.add, new), detokenizer.end()]) == expected
+
+
+@TOKENIZERS
+def test_a_special_token_stops_the_text_as_a_token(tokenizer):
+    (end,) = (TOKENIZER.convert_tokens_to_ids(TOKENIZER.eos_token),)
+    detokenizer = Detokenizer(codec_of(tokenizer), [TOKENIZER.eos_token, "zz"])
+    # The z may begin a stop string, so it is held back until the special token ends the text.
+    pieces = [detokenizer.add(token) for token in [*ids_of("abz"), end, *ids_of("c")]]
+    assert "".join(pieces) == "abz"
+    assert detokenizer.stopped
+    assert detokenizer.end() == ""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lmsteer.errors import DataError, WrongBaseError
+from lmsteer.generation.writing import NotFiniteError
 from lmsteer.reading.continuations import score_continuations
 from lmsteer.steer.mix import Mix
 from tiny import FAMILIES, inner_steer, random_steer
@@ -70,6 +71,11 @@ def test_contexts_lose_their_beginning_where_they_are_too_long(llama):
     (whole,) = score_continuations(llama, [(long, [3, 4])], NOTHING)
     (cut,) = score_continuations(llama, [(long[-(llama.max_length - 1) :], [3, 4])], NOTHING)
     assert whole == cut
+
+
+def test_logits_that_are_not_finite_are_refused(llama):
+    with pytest.raises(NotFiniteError, match=r"continuation 1: .* lower the strength"):
+        score_continuations(llama, PAIRS, Mix({"style": random_steer(llama)}, {"style": 1e38}))
 
 
 def test_what_cannot_be_scored_is_refused(llama, make_lm):

@@ -116,7 +116,7 @@ TopP = Annotated[
 ]
 Stop = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", help="A string that ends a continuation, in front of it; repeatable."),
+    typer.Option(metavar="TEXT", help="A continuation ends in front of this text. Repeatable."),
 ]
 TopK = Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 means all.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 always takes the likeliest token.")]

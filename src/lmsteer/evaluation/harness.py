@@ -17,13 +17,16 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from transformers import PreTrainedTokenizerBase
 
 from lmsteer.errors import DataError, SteerError
 from lmsteer.generation.config import GenerationConfig, SamplingConfig
 from lmsteer.generation.generate import continue_from
 from lmsteer.generation.prefill import Prefill
+from lmsteer.model.checkpoint import read_tokenizer
+from lmsteer.model.lm import LM
 from lmsteer.model.loading import load
-from lmsteer.model.sources.resolve import DEFAULT_MODEL
+from lmsteer.model.sources.resolve import DEFAULT_MODEL, resolve
 from lmsteer.reading.continuations import score_continuations
 from lmsteer.steer.files import find_steer
 from lmsteer.steer.lookup import find_card
@@ -31,14 +34,16 @@ from lmsteer.steer.mix import Mix
 from lmsteer.steer.notation import of_model_name, parse_strengths
 from lmsteer.steer.strength import constant
 from lmsteer.util.distributed import Processes
-from lmsteer.util.progress import Progress, bars, no_progress
+from lmsteer.util.progress import Progress, bars, no_progress, notice
 
 # The name of this model in the harness.
 NAME = "lmsteer"
 # Rows that are written at once, where the harness chooses ("auto").
 _ROWS = 64
-# What transformers draws from where a task says nothing, and so what ``hf`` does.
+# What transformers draws from where neither a task nor the model says anything, and so what ``hf`` does.
 _TOP_K = 50
+# What a model's own settings may ask of generation, with what asks for nothing.
+_PENALTIES = {"repetition_penalty": (None, 1.0), "no_repeat_ngram_size": (None, 0), "min_p": (None, 0.0)}
 # What a task may ask of generation; ``num_beams`` must be 1.
 _GENERATION = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "num_beams"}
 
@@ -52,20 +57,20 @@ class SteeredLM(HFLM):
             strengths. Notation is that of ``--steer``, with one strength each that acts at all tokens.
         device: where the model goes; by default, and for CUDA where there is none, to the accelerator if there is one.
         dtype: the dtype of the weights; ``auto`` takes the checkpoint's own.
-        batch_size: the largest number of rows that are written at once; 64 if it is ``auto``.
-        max_batch_size: a bound for that.
+        batch_size: the largest number of rows that are written at once; 64 if it is ``auto`` (or ``auto:N``).
+        max_batch_size: a bound for that; none by default.
         revision: a branch, tag or commit of the Hub.
         trust_remote_code: whether code from the Hub may run.
-        max_length: the most tokens that are read at once; by default the model's context.
+        max_length: the most tokens that are read at once; by default the model's context, which is the most.
         add_bos_token: whether a start token stands before each text; by default the tokenizer decides.
         prefix_token_id: the token that a text without a context starts from; the harness's choice by default.
-        think_end_token: a text that ends a part of an answer which is dropped.
-        enable_thinking: passed on to the chat template.
+        think_end_token: the text of the token that ends a part of an answer which is dropped.
+        enable_thinking: passed on to the chat template; True needs a ``think_end_token``.
         chat_template_args: likewise.
         unknown: refused, since they would have no effect.
 
     Raises:
-        DataError: an argument is not known, or several processes were launched.
+        DataError: an argument is not known or out of range, or several processes were launched.
         ModelError: as ``lmsteer.load``.
         SteerError: a steer is not found, its notation cannot be read, or it has no strength of that kind.
         WrongBaseError: a steer was fitted on another base.
@@ -98,6 +103,8 @@ class SteeredLM(HFLM):
             )
         if Processes.here().count > 1:
             raise DataError(f"--model {NAME} evaluates in one process: start it without `accelerate launch`.")
+        if str(think_end_token or "").isdigit() or (enable_thinking and not think_end_token):
+            raise DataError("think_end_token is the text of a token, such as </think>; enable_thinking needs it.")
         self.strengths = _strengths_of(steers)
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             device = None  # the harness asks for CUDA by itself
@@ -106,11 +113,15 @@ class SteeredLM(HFLM):
         self.lm = load(pretrained, dtype=dtype, **options)
         self.mix = Mix({name: find_steer(name) for name in self.strengths}, self.strengths)
         self.lm.check_base(self.mix)
+        if max_length is not None and not 0 < max_length <= self.lm.max_length:
+            raise DataError(f"max_length must be from 1 to the model's {self.lm.max_length} tokens, not {max_length}.")
+        self._tell_of_penalties()
+        rows = _rows_of(batch_size)
         with _quiet():  # the harness warns of models that are loaded already
             super().__init__(
                 self.lm.model,
-                tokenizer=self.lm.tokenizer,
-                batch_size=min(_ROWS if batch_size in (None, "auto") else int(batch_size), max_batch_size or _ROWS),
+                tokenizer=_tokenizer_of(self.lm, pretrained, add_bos_token),
+                batch_size=min(rows, max_batch_size or rows),
                 max_length=max_length,
                 add_bos_token=add_bos_token,
                 prefix_token_id=prefix_token_id,
@@ -141,6 +152,12 @@ class SteeredLM(HFLM):
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         """The log-likelihood of each continuation, and whether greedy generation writes it."""
+        for _, context, own in requests:
+            if not context or not 0 < len(own) <= self.max_length:
+                raise DataError(
+                    f"a continuation has {len(own)} tokens, after {len(context)}: it must have from 1 to "
+                    f"{self.max_length}, as many as are read at once, and its context one or more."
+                )
         pairs = [([*context, *own][-(self.max_length + 1) :][: -len(own)], own) for _, context, own in requests]
         scores = score_continuations(self.lm, pairs, self.mix, progress=no_progress if disable_tqdm else bars())
         for (request, *_), score in zip(requests, scores, strict=True):
@@ -157,14 +174,14 @@ class SteeredLM(HFLM):
         for places in alike.values():
             contexts, wanted = [requests[place].args[0] for place in places], requests[places[0]].args[1]
             texts = self._write(contexts, wanted, no_progress if disable_tqdm else bars())
-            found |= dict(zip(places, texts, strict=True))
-            for context, text in zip(contexts, texts, strict=True):
+            for place, context, text in zip(places, contexts, texts, strict=True):
+                found[place] = text
                 self.cache_hook.add_partial("generate_until", (context, wanted), text)
         return [found[place] for place in range(len(requests))]
 
-    def _write(self, contexts: Sequence[str], wanted: Mapping[str, Any], progress: Progress) -> list[str]:
+    def _write(self, contexts: Sequence[str], wanted: Mapping[str, Any], progress: Progress) -> Iterator[str]:
         """Continue contexts as one set of wishes of a task says."""
-        config = _generation(wanted, self.max_gen_toks, self.batch_size)
+        config = self._generation(wanted)
         room = self.max_length - config.max_new_tokens
         if room < 1:
             raise DataError(
@@ -175,11 +192,39 @@ class SteeredLM(HFLM):
         written = continue_from(
             self.lm, contexts, prefill, self.mix.steers, [self.strengths], config, progress=progress
         )
-        return [postprocess_generated_text(each.text, list(config.stop), self.think_end_token) for each in written]
+        for each in written:
+            yield postprocess_generated_text(each.text, list(config.stop), self.think_end_token)
 
     def _context_ids(self, context: str, room: int) -> list[int]:
         ids, _ = self.tok_batch_encode([context], left_truncate_len=room)
         return ids[0].tolist() or [self.prefix_token_id]
+
+    def _generation(self, wanted: Mapping[str, Any]) -> GenerationConfig:
+        """How a task wants its answers written: by the likeliest tokens, unless it says otherwise.
+
+        What it leaves open is drawn as the model's own settings say. Random numbers depend on the harness's seed.
+        """
+        given: dict[str, Any] = dict(normalize_gen_kwargs(dict(wanted), self.max_gen_toks))
+        if unknown := {*given} - _GENERATION:
+            raise DataError(f"--model {NAME} does not generate with {', '.join(sorted(unknown))}.")
+        if given.get("num_beams", 1) != 1:
+            raise DataError(f"--model {NAME} has no beam search: choose num_beams=1.")
+        own = {name: getattr(self.lm.model.generation_config, name) for name in ("top_p", "top_k", "temperature")}
+        open_ = {"top_p": 1.0, "top_k": _TOP_K, "temperature": 1.0}
+        open_ |= {name: value for name, value in own.items() if value is not None}
+        values = {name: given.get(name, value) for name, value in open_.items()}
+        sampling = SamplingConfig(**{**values, "temperature": values["temperature"] if given["do_sample"] else 0.0})
+        end = self.lm.tokenizer.eos_token
+        stop = dict.fromkeys(string for string in (*given["until"], end) if string)
+        seed = torch.initial_seed() % 2**63
+        return GenerationConfig(1, given["max_gen_toks"], sampling, seed, batch_size=self.batch_size, stop=tuple(stop))
+
+    def _tell_of_penalties(self) -> None:
+        """Say which settings of the model act in ``hf``'s generation and not in this one."""
+        config = self.lm.model.generation_config
+        asked = {name: getattr(config, name, None) for name in _PENALTIES}
+        if acting := [f"{name}={value}" for name, value in asked.items() if value not in _PENALTIES[name]]:
+            notice(f"the model's generation settings ask for {', '.join(acting)}, which do not act here.")
 
 
 def _strengths_of(steers: str | Mapping[str, float | str]) -> dict[str, float]:
@@ -195,17 +240,21 @@ def _strengths_of(steers: str | Mapping[str, float | str]) -> dict[str, float]:
     return constant(settings[0], f"--model {NAME}")
 
 
-def _generation(wanted: Mapping[str, Any], most: int, rows: int) -> GenerationConfig:
-    """How a task wants its answers written: by the likeliest tokens, unless it says otherwise."""
-    given: dict[str, Any] = dict(normalize_gen_kwargs(dict(wanted), most))
-    if unknown := {*given} - _GENERATION:
-        raise DataError(f"--model {NAME} does not generate with {', '.join(sorted(unknown))}.")
-    if given.get("num_beams", 1) != 1:
-        raise DataError(f"--model {NAME} has no beam search: choose num_beams=1.")
-    temperature = given.get("temperature", 1.0) if given["do_sample"] else 0.0
-    sampling = SamplingConfig(given.get("top_p", 1.0), given.get("top_k", _TOP_K), temperature)
-    stop = tuple(dict.fromkeys(string for string in given["until"] if string))
-    return GenerationConfig(1, given["max_gen_toks"], sampling, batch_size=rows, stop=stop)
+def _rows_of(batch_size: int | str | None) -> int:
+    """The number of rows that are written at once."""
+    if batch_size is None or str(batch_size).startswith("auto"):
+        return _ROWS
+    if not str(batch_size).isdigit() or int(batch_size) < 1:
+        raise DataError(f"the batch size must be a number from 1, or auto, not {batch_size!r}.")
+    return int(batch_size)
+
+
+def _tokenizer_of(lm: LM, pretrained: str, add_bos_token: bool | None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; with a setting of its start token, one that is read with it, as ``hf`` does."""
+    if add_bos_token is None:
+        return lm.tokenizer
+    location = resolve(pretrained).location
+    return read_tokenizer(location, f"the tokenizer of {lm.name!r}", add_bos_token=add_bos_token)
 
 
 @contextmanager

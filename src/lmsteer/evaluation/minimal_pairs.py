@@ -1,8 +1,8 @@
 """What a model knows of grammar: of two sentences, does it find the right one likelier (BLiMP, Warstadt et al., 2020)?
 
 A style may change what a model says, and should leave alone what it can do. This measure needs no generation and no
-judge: two likelihoods a pair, each of a whole sentence after the token that texts start from, as in
-lm-evaluation-harness, whose figures are the same.
+judge: two likelihoods a pair, each of a whole sentence after the token that texts start from. (lm-evaluation-harness
+puts a space before each sentence, so that its figures are others.)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmsteer.baselines.baseline import Baseline
 from lmsteer.data.minimal_pairs import MinimalPair
+from lmsteer.errors import DataError
 from lmsteer.model.batching import length_buckets, run_in_halves, tokens_per_batch
 from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import steered_log_likelihoods
@@ -35,7 +36,7 @@ class PairReader:
         pairs: the pairs.
 
     Raises:
-        DataError: a sentence has a token that the model cannot read.
+        DataError: a sentence has a token that the model cannot read, or is longer than its context.
         WrongBaseError: the steer was fitted on another base.
     """
 
@@ -48,8 +49,10 @@ class PairReader:
         """Which pairs the model gets right at each of S strengths, (S, N).
 
         Raises:
-            DataError: memory is short for a single sentence.
+            DataError: there are no strengths, or memory is short for a single sentence.
         """
+        if not strengths:
+            raise DataError("no strengths to read minimal pairs at.")
         if self._steer.sites:
             lines = steered_log_likelihoods(self._lm, self._ids, [self._steer], strengths)
             return _is_right(torch.stack([line[0].sum(1) for line in lines], 1))
@@ -93,9 +96,14 @@ def encode_pairs(lm: LM, pairs: Sequence[MinimalPair]) -> list[list[int]]:
     """The ids of the sentences after the token that texts start from: good, bad, good, bad and so on.
 
     Raises:
-        DataError: a sentence has a token that the model cannot read.
+        DataError: a sentence has a token that the model cannot read, or is longer than its context.
     """
     ids = lm.encode([sentence for pair in pairs for sentence in (pair.good, pair.bad)], special=False)
+    if longest := [place for place, tokens in enumerate(ids) if len(tokens) >= lm.max_length]:
+        raise DataError(
+            f"minimal pair {longest[0] // 2 + 1} has a sentence of {len(ids[longest[0]])} tokens; with a start token "
+            f"it is longer than the model's context of {lm.max_length}."
+        )
     return [[lm.start_id, *tokens] for tokens in ids]
 
 

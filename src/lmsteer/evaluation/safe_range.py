@@ -61,7 +61,7 @@ class Pieces:
     """How a calibration is divided, for a server that does other work in between.
 
     Attributes:
-        run: runs a piece: some prompts are read, or continued at one strength.
+        run: runs a piece: some prompts are read, or continued at one strength, or all minimal pairs are read at one.
         prompts: the largest number of prompts in a piece; None for all.
     """
 
@@ -95,7 +95,7 @@ class SafeRange:
     kept: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The safe range as a JSON object, with what was not asked for left out."""
+        """The safe range as a JSON object; accuracies and ``kept`` stand in it only where pairs were given."""
         record = asdict(self)
         if self.kept is None:
             del record["kept"]
@@ -143,8 +143,8 @@ def calibrate(
         pieces: how the work is divided.
 
     Raises:
-        DataError: a ratio of 1 or less, a target without an attribute or the reverse, or input that ``generate``
-            refuses.
+        DataError: a ratio of 1 or less, a target without an attribute or the reverse, input that ``generate`` refuses,
+            or minimal pairs that are too long, or of which none is right without a steer.
         WrongBaseError: the steer was fitted on another base.
         NotFiniteError: the unsteered model's logits are not finite numbers.
     """
@@ -176,6 +176,8 @@ def calibrate(
 
         trials = Trials(write, accuracy, attribute, step)
         base = trials.at(0.0)
+        if not base.accuracy:  # a share of nothing is kept by everything
+            raise DataError("the model gets none of the minimal pairs right without a steer: give others, or more.")
 
         def is_safe(strength: float) -> bool:
             trial = trials.at(strength)

@@ -6,6 +6,7 @@ This module does not import torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -101,7 +102,8 @@ class GenerationConfig:
         readings: whether to keep what is known of each token: its log-likelihood with and without the steers, the
             divergence of its distribution, and its evidence (``lmsteer.generation.readings``). It costs a few
             hundredths of a token's time.
-        stop: strings that end a continuation, which is the text in front of the first of them. Default none.
+        stop: strings that end a continuation, which is the text in front of the first of them; special tokens, which
+            have no text, end it, too. Default none.
 
     Raises:
         DataError: a value is out of range, or a stop string is empty.
@@ -115,9 +117,10 @@ class GenerationConfig:
     score: bool = False
     limits: Limits = NO_LIMITS
     readings: bool = False
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         if "" in self.stop:
             raise DataError("a stop string is empty: it would end every continuation before its first token.")
         for name, value in (

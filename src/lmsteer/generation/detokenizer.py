@@ -20,7 +20,8 @@ class Detokenizer:
 
     Args:
         codec: the model's tokenizer.
-        stop: strings that end the text; they are not part of it.
+        stop: strings that end the text; they are not part of it. One that is a special token, which has no text, ends
+            it as a token.
         before: tokens that the text follows. Without any, it begins like a text of its own: some tokenizers drop the
             space in front of its first word.
 
@@ -37,13 +38,20 @@ class Detokenizer:
         # Text of ids before ``_decoded`` has been returned; decoding again starts at ``_context``.
         self._context, self._decoded = 0, 0
         self._held = ""
+        added = tokenizer.added_tokens_encoder if stop else {}
+        self._stop_ids = {added[string] for string in stop if string in added}
         self.stopped = False
         for token in before:
             self._new_text(token)
 
     def add(self, token: int) -> str:
         """The text that has become certain with one more token."""
-        return self._until_stop(self._new_text(token), last=False)
+        new = self._new_text(token)
+        if token not in self._stop_ids or self.stopped:
+            return self._until_stop(new, last=False)
+        rest = self._until_stop(new, last=True)
+        self.stopped = True
+        return rest
 
     def end(self) -> str:
         """The rest of the text, when no token follows."""

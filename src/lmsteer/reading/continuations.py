@@ -7,6 +7,7 @@ but for their last token (single letters after one question) is read once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lmsteer.errors import DataError
+from lmsteer.generation.writing import NotFiniteError
 from lmsteer.model.batching import length_buckets, pad, run_in_halves, tokens_per_batch
 from lmsteer.model.lm import LM
 from lmsteer.reading.likelihood import next_token_log_likelihoods
@@ -55,6 +57,7 @@ def score_continuations(
     Raises:
         DataError: a context or a continuation is empty, or a continuation is longer than the model's context; or memory
             is short for a single text.
+        NotFiniteError: the logits are not finite numbers.
         SteerError, WrongBaseError: as ``LM.check_base``.
     """
     lm.check_base(mix)
@@ -76,6 +79,11 @@ def score_continuations(
             scores = _scored(lm, rows, targets, mix).split([len(continuation) for *_, continuation in own])
             for (_, place, _), score in zip(own, scores, strict=True):
                 found[place] = Scored(float(score[:, 0].sum()), bool(score[:, 1].all()))
+                if math.isnan(found[place].log_p):
+                    raise NotFiniteError(
+                        f"continuation {place + 1}: the model's logits are not finite numbers under {mix!r}: lower the "
+                        "strength, or load the model in another dtype (bfloat16 or float32)."
+                    )
             step(len(own), "")
     return [found[place] for place in range(len(pairs))]
 
