@@ -49,14 +49,14 @@ def location(session_cache):
 
 
 @pytest.fixture(scope="module")
-def hf(location):
+def hf(llama):
     """The harness's own model, with a context that cuts the last text into windows."""
-    return HFLM(location, device="cpu", batch_size=4, max_length=64)
+    return HFLM(llama.model, tokenizer=llama.tokenizer, batch_size=4, max_length=64)
 
 
 @pytest.fixture(scope="module")
-def unsteered(smollm2):
-    return made(smollm2, max_length=64)
+def unsteered(llama):
+    return made(llama, max_length=64)
 
 
 def made(lm, **arguments):
@@ -72,6 +72,14 @@ def assert_alike(found, expected):
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
+@pytest.mark.model
+def test_figures_of_the_default_model_are_those_of_hf(smollm2, location):
+    hf, unsteered = HFLM(location, device="cpu", batch_size=4, max_length=64), made(smollm2, max_length=64)
+    pairs, asked = requests("loglikelihood", PAIRS), requests("generate_until", ASKED[:2])
+    assert_alike(unsteered.loglikelihood(pairs, disable_tqdm=True), hf.loglikelihood(pairs, disable_tqdm=True))
+    assert unsteered.generate_until(asked, disable_tqdm=True) == hf.generate_until(asked, disable_tqdm=True)
+
+
 def test_figures_without_a_steer_are_those_of_hf(hf, unsteered):
     pairs, texts = requests("loglikelihood", PAIRS), requests("loglikelihood_rolling", TEXTS)
     assert_alike(unsteered.loglikelihood(pairs, disable_tqdm=True), hf.loglikelihood(pairs, disable_tqdm=True))
@@ -81,38 +89,39 @@ def test_figures_without_a_steer_are_those_of_hf(hf, unsteered):
     assert unsteered.generate_until(asked, disable_tqdm=True) == hf.generate_until(asked, disable_tqdm=True)
 
 
-@pytest.mark.parametrize("steers", ["sentiment=-3+toxicity@2", "deep=2"])
-def test_steered_figures_are_those_of_the_steered_model(hf, steers, smollm2, tmp_path, monkeypatch):
+@pytest.mark.parametrize("steers", ["one=-3+two@2", "deep=2"])
+def test_steered_figures_are_those_of_the_steered_model(hf, steers, llama, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_steer(inner_steer(smollm2, ["layers.15"], head=True), "steers/deep")
-    model = made(smollm2, steers=steers, max_length=64)
+    save_steer(random_steer(llama, name="one"), "steers/one")
+    save_steer(random_steer(llama, seed=1, name="two"), "steers/two")
+    save_steer(inner_steer(llama, ["layers.0"], head=True), "steers/deep")
+    model = made(llama, steers=steers, max_length=64)
     pairs, asked = requests("loglikelihood", PAIRS), requests("generate_until", ASKED)
-    with monkeypatch.context() as patch, model.lm.steered(model.mix):
-        patch.setattr(hf, "_model", model.lm.model)  # transformers' own forward pass, with hooks
+    with model.lm.steered(model.mix):  # transformers' own forward pass, with hooks
         expected, texts = hf.loglikelihood(pairs, disable_tqdm=True), hf.generate_until(asked, disable_tqdm=True)
     assert_alike(model.loglikelihood(pairs, disable_tqdm=True), expected)
     assert model.generate_until(asked, disable_tqdm=True) == texts
     assert expected != hf.loglikelihood(pairs, disable_tqdm=True)  # it acts
 
 
-def test_a_small_batch_writes_the_same(unsteered, smollm2):
+def test_a_small_batch_writes_the_same(unsteered, llama):
     asked = requests("generate_until", ASKED)
-    one = made(smollm2, batch_size=1, max_length=64).generate_until(asked, disable_tqdm=True)
+    one = made(llama, batch_size=1, max_length=64).generate_until(asked, disable_tqdm=True)
     assert one == unsteered.generate_until(asked, disable_tqdm=True)
 
 
-def test_what_a_task_leaves_open_is_as_the_models_settings_say(smollm2, monkeypatch, capsys):
-    settings = smollm2.model.generation_config
+def test_what_a_task_leaves_open_is_as_the_models_settings_say(llama, monkeypatch, capsys):
+    settings = llama.model.generation_config
     monkeypatch.setattr(settings, "top_p", 0.8)
     monkeypatch.setattr(settings, "top_k", 20)
     monkeypatch.setattr(settings, "repetition_penalty", 1.1)
-    model = made(smollm2)
+    model = made(llama)
     assert "repetition_penalty=1.1, which do not act here" in " ".join(capsys.readouterr().err.split())
     config = model._generation({"until": ["\n"], "do_sample": True})
     assert config.sampling == SamplingConfig(0.8, 20, 1.0)
     assert model._generation({"until": [], "do_sample": True, "top_k": 5}).sampling == SamplingConfig(0.8, 5, 1.0)
     assert model._generation({"until": "x"}).sampling.temperature == 0
-    assert config.stop == ("\n", smollm2.tokenizer.eos_token)
+    assert config.stop == ("\n", llama.tokenizer.eos_token)
 
 
 def test_the_harnesss_seed_governs_samples(unsteered):
@@ -127,13 +136,13 @@ def test_the_harnesss_seed_governs_samples(unsteered):
 @pytest.mark.parametrize(
     ("given", "rows"), [(None, 64), ("auto", 64), ("auto:4", 64), (256, 256), ("8", 8), ("none", None), (0, None)]
 )
-def test_the_batch_size_is_that_of_the_harness(smollm2, given, rows):
+def test_the_batch_size_is_that_of_the_harness(llama, given, rows):
     if rows is None:
         with pytest.raises(DataError, match="the batch size must be a number from 1, or auto"):
-            made(smollm2, batch_size=given)
+            made(llama, batch_size=given)
     else:
-        assert made(smollm2, batch_size=given).batch_size == rows
-        assert made(smollm2, batch_size=given, max_batch_size=4).batch_size == 4
+        assert made(llama, batch_size=given).batch_size == rows
+        assert made(llama, batch_size=given, max_batch_size=4).batch_size == 4
 
 
 def test_a_start_token_is_added_where_it_is_asked_for(smollm2, location):
@@ -142,9 +151,9 @@ def test_a_start_token_is_added_where_it_is_asked_for(smollm2, location):
     assert made(smollm2).tok_encode("The cats") == smollm2.encode(["The cats"])[0]
 
 
-def test_what_does_not_fit_is_refused(smollm2, unsteered):
-    with pytest.raises(DataError, match=f"max_length must be from 1 to the model's {smollm2.max_length}"):
-        made(smollm2, max_length=smollm2.max_length + 1)
+def test_what_does_not_fit_is_refused(llama, unsteered):
+    with pytest.raises(DataError, match=f"max_length must be from 1 to the model's {llama.max_length}"):
+        made(llama, max_length=llama.max_length + 1)
     for context, own in (([1], [2] * 65), ([1], []), ([], [2])):
         with pytest.raises(DataError, match=f"a continuation has {len(own)} tokens, after {len(context)}: .* to 64"):
             unsteered._loglikelihood_tokens([(None, context, own)], disable_tqdm=True)
