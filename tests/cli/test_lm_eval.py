@@ -74,6 +74,12 @@ def test_bad_input_ends_in_a_message_and_2(run, lm, task, tiny_folder, model_arg
     assert "Traceback" not in err
 
 
+def test_an_unknown_task_is_named(run):
+    status, _, err = run("lm-eval", "--tasks", "nothing_of_the_kind", model=False)
+    assert status == 2
+    assert "lmsteer: lm-evaluation-harness: Tasks not found: nothing_of_the_kind" in err
+
+
 OURS, ROWS = ["--model", "lmsteer"], ["--batch_size", "64"]
 
 

@@ -38,7 +38,10 @@ def lm_eval(context: typer.Context) -> None:
     if "lmsteer" not in model_registry:  # releases of the harness that look for entry points find it by themselves
         model_registry.register("lmsteer", target="lmsteer.evaluation.harness:SteeredLM")
     sys.argv = ["lm_eval", *with_model(context.args)]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except ValueError as error:  # so the harness refuses unknown tasks and settings
+        raise LMSteerError(f"lm-evaluation-harness: {error}") from error
 
 
 def with_model(arguments: list[str]) -> list[str]:
