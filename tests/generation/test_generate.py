@@ -62,7 +62,10 @@ def test_stop_strings_end_continuations(llama, batch_size, readings):
     assert all(one.tokens < other.tokens for one, other in zip(found[:2], whole[:2], strict=True))
     for one, other in zip(found, whole, strict=True):
         assert one.tokens <= other.tokens
-        assert (one.tokens < other.tokens) == (one.log_p > other.log_p)  # of the tokens that were drawn
+        if one.tokens < other.tokens:
+            assert one.log_p > other.log_p  # of the tokens that were drawn
+        else:
+            assert one.log_p == pytest.approx(other.log_p, abs=1e-4)  # float32, in other batches
         assert not readings or "".join(r.text for r in one.readings) == one.text
         assert not readings or len(one.readings) == one.tokens
     assert "".join(stream(llama, PROMPTS[0], steers, strengths[0], config)) == found[0].text
