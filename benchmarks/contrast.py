@@ -29,7 +29,7 @@ from lmsteer.data.labelled import LabelledText, read_labelled
 from lmsteer.data.prompts import read_texts
 from lmsteer.data.starter import starter_subjects
 from lmsteer.evaluation.conditions import BaselineCondition, Condition, Steered, Unsteered
-from lmsteer.evaluation.ensembles import Context, Ensemble, Greedier, dexperts
+from lmsteer.evaluation.ensembles import Context, Ensemble, Greedier
 from lmsteer.fitting.contrast.config import ContrastConfig
 from lmsteer.fitting.contrast.fit import fit_contrast
 from lmsteer.fitting.contrast.prompts import contrast_prompts
@@ -47,7 +47,6 @@ from lmsteer.util.progress import bars
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "contrast.json", HERE / "results" / "work" / "contrast"
-TRAINED = HERE / "results" / "work" / "one_pass" / "trained-512"
 CONTRAST = Contrast.of_descriptions("warm, delighted, full of praise", "cold, bitter, full of complaint")
 # The last ones: docs/log.md says which trials saw some of them.
 PROMPTS = slice(800, 1000)
@@ -73,9 +72,8 @@ STRENGTHS = {
     "inside and shipped": (2.0,),
     "activations": (4.0,),
     "prompt": (1.0,),
-    "token": (1.0, 2.0),
+    "token": (1.0,),
     "guidance": (2.0,),
-    "experts": (1.0, 2.0),
     "greedier": (0.0,),
 }
 # Of the greedier text.
@@ -202,8 +200,7 @@ def contexts(name: str, strength: float, instructed: Sequence[Sequence[int]]) ->
     """The contexts of a rival at decoding time.
 
     Args:
-        name: ``token`` (contrastive prompting), ``guidance``, or ``experts``: DExperts of the LoRA of
-            ``benchmarks.one_pass``, which was trained on 512 labelled texts.
+        name: ``token`` (contrastive prompting) or ``guidance``.
         strength: its strength.
         instructed: ids before the prompt, for the +1 end and for the -1 end.
     """
@@ -211,8 +208,6 @@ def contexts(name: str, strength: float, instructed: Sequence[Sequence[int]]) ->
     if name == "guidance":
         size = abs(strength)
         return (AfterIds(1.0 - size), AfterIds(size, positive if strength > 0 else negative))
-    if name == "experts":
-        return dexperts(load_baseline(TRAINED), strength).contexts
     return (AfterIds(1.0), AfterIds(strength, positive), AfterIds(-strength, negative))
 
 

@@ -17,7 +17,6 @@ NAMES = {
     "prompt": "the prompt itself",
     "token": "contrastive prompting at each token",
     "guidance": "guidance by the prompt",
-    "experts": "DExperts of a LoRA, 512 labelled texts",
     "greedier": "unsteered, top-p 0.5",
 }
 
