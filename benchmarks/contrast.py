@@ -76,6 +76,8 @@ STRENGTHS = {
     "guidance": (2.0,),
     "greedier": (0.0,),
 }
+# What the picture leaves out: guidance lies far to the right of all else, and greedier text moves nothing.
+_NOT_DRAWN = ("fit", "guidance", "greedier")
 # Of the greedier text.
 TOP_P = 0.5
 app = typer.Typer(add_completion=False)
@@ -121,7 +123,7 @@ def write_all(
 def show() -> None:
     """Print the table and draw the picture."""
     print(contrast())
-    found = [each for name, each in load_results(RESULTS).items() if not name.startswith("fit")]
+    found = [each for name, each in load_results(RESULTS).items() if not name.startswith(_NOT_DRAWN)]
     draw_shares(found, PICTURES / "contrast.svg")
 
 
@@ -136,7 +138,7 @@ def conditions(lm: LM, name: str) -> Iterator[Condition]:
         elif name == "activations":
             yield BaselineCondition(*label, load_baseline(WORK / name))
         elif name == "greedier":
-            yield Greedier(name, *label[1:], TOP_P)
+            yield Greedier(name, NAMES[name], 0.0, TOP_P)
         else:
             yield (
                 Asked(*label, instructed)
