@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lmsteer.baselines.steer import SteerBaseline
+from lmsteer.cli.evaluate import _INSTRUCTED, Baseline
 from lmsteer.errors import DataError, WrongBaseError
-from lmsteer.evaluation.condition_sets import BASELINES, conditions_of
+from lmsteer.evaluation.condition_sets import BASELINES, INSTRUCTED, conditions_of
 from lmsteer.evaluation.conditions import BaselineCondition, BestOf, Prefixed, Steered, Unsteered
 from lmsteer.generation.config import GenerationConfig
 from lmsteer.reading.components import components
@@ -129,3 +130,6 @@ def test_every_condition_refuses_another_base(make_lm, conditions):
     for name in ("s=+3", "prompt & s=+3", "words +2", "best of 8 +1"):
         with pytest.raises(WrongBaseError):
             conditions[name].prefill(qwen, ["abc"], 4)
+    assert BASELINES == ("prompting", "words", "best-of-n", "contrastive-prompting", "guidance", "greedier")
+    assert [*BASELINES] == [*Baseline]  # the command line has them without importing torch
+    assert {*INSTRUCTED} == _INSTRUCTED

@@ -9,13 +9,12 @@ from typing import Any
 
 import typer
 
+from lmsteer.cli import options
 from lmsteer.cli.app import app
 from lmsteer.data.text_files import read_text
 from lmsteer.errors import DataError, LMSteerError
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-# Rows that are written at once; the harness's own default is 1.
-_ROWS = 64
 
 
 @app.command("lm-eval", context_settings=_PASSED_ON)
@@ -56,7 +55,8 @@ def with_model(arguments: list[str]) -> list[str]:
     if _is_given(arguments, "--model", "-M") or "model" in config:
         return arguments
     sized = _is_given(arguments, "--batch_size", "-b") or "batch_size" in config
-    return [*arguments, "--model", "lmsteer", *([] if sized else ["--batch_size", str(_ROWS)])]
+    rows = [] if sized else ["--batch_size", str(options.DEFAULTS.batch_size)]  # the harness's own default is 1
+    return [*arguments, "--model", "lmsteer", *rows]
 
 
 def _is_given(arguments: list[str], name: str, short: str) -> bool:

@@ -38,8 +38,6 @@ from lmsteer.util.progress import Progress, bars, no_progress, notice
 
 # The name of this model in the harness.
 NAME = "lmsteer"
-# Rows that are written at once, where the harness chooses ("auto").
-_ROWS = 64
 # What transformers draws from where neither a task nor the model says anything, and so what ``hf`` does.
 _TOP_K = 50
 # What a model's own settings may ask of generation, with what asks for nothing.
@@ -243,7 +241,7 @@ def _strengths_of(steers: str | Mapping[str, float | str]) -> dict[str, float]:
 def _rows_of(batch_size: int | str | None) -> int:
     """The number of rows that are written at once."""
     if batch_size is None or str(batch_size).startswith("auto"):
-        return _ROWS
+        return GenerationConfig().batch_size
     if not str(batch_size).isdigit() or int(batch_size) < 1:
         raise DataError(f"the batch size must be a number from 1, or auto, not {batch_size!r}.")
     return int(batch_size)
